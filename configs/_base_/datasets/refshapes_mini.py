@@ -1,0 +1,57 @@
+# RefShapes mini: `refseg data refshapes --preset mini --out data/refshapes_mini`
+_root = 'data/refshapes_mini'
+_tokenizer = dict(word_list=f'{_root}/words.txt', max_words=24)
+_image_size = (96, 96)
+
+_train_pipeline = [
+    dict(type='LoadImage'),
+    dict(type='Resize', size=_image_size),
+    dict(type='LoadText', tokenizer=_tokenizer),
+    dict(type='PackSample'),
+]
+_test_pipeline = [
+    dict(type='LoadImage'),
+    dict(type='Resize', size=_image_size),
+    dict(type='LoadText', tokenizer=_tokenizer),
+    dict(type='PackSample', with_ground_truth=True),
+]
+
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='EpochSampler', shuffle=True),
+    collate_fn=dict(type='refseg.collate_samples'),
+    dataset=dict(
+        type='ReferringDataset',
+        annotations=dict(format='jsonl', file=f'{_root}/refshapes.jsonl', split='train'),
+        expressions_per_image=6,
+        max_bad_samples=10,
+        pipeline=_train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    batch_size=8,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='EpochSampler', shuffle=False),
+    collate_fn=dict(type='refseg.collate_samples'),
+    dataset=dict(
+        type='ReferringDataset',
+        annotations=dict(format='jsonl', file=f'{_root}/refshapes.jsonl', split='val'),
+        pipeline=_test_pipeline,
+    ),
+)
+test_dataloader = dict(
+    batch_size=8,
+    num_workers=1,
+    sampler=dict(type='EpochSampler', shuffle=False),
+    collate_fn=dict(type='refseg.collate_samples'),
+    dataset=dict(
+        type='ReferringDataset',
+        annotations=dict(format='jsonl', file=f'{_root}/refshapes.jsonl', split='test'),
+        pipeline=_test_pipeline,
+    ),
+)
+val_evaluator = dict(type='ReferringMetric')
+test_evaluator = dict(type='ReferringMetric')

@@ -1,0 +1,154 @@
+"""`refseg quickstart`: data, training, evaluation and a report with pictures, in one go.
+
+The model is whatever config is given; the report is `refseg.visualization.write_report`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from refseg.apis.runner import RunOptions, build_runner, load_config, load_weights
+from refseg.datasets.refshapes import generate
+from refseg.datasets.transforms import read_image
+from refseg.evaluation.functions import ExpressionRow, summarise, summarise_by
+from refseg.evaluation.metrics import merged_target, score_image
+from refseg.structures import ImageResult
+from refseg.visualization.cases import Case, choose_cases
+from refseg.visualization.curves import read_scalars, training_curves
+from refseg.visualization.report import write_report
+
+
+def use_data_root(cfg: Config, root: str) -> None:
+    """Points every data set of a RefShapes config at another folder."""
+    for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        dataset = cfg[key].dataset
+        dataset.annotations.file = str(Path(root, Path(dataset.annotations.file).name))
+        for transform in dataset.pipeline:
+            if transform.get("tokenizer", {}).get("word_list"):
+                transform.tokenizer.word_list = str(Path(root, Path(transform.tokenizer.word_list).name))
+
+
+def evaluate(runner: Runner) -> tuple[list[ImageResult], list[ExpressionRow]]:
+    """Results and rows of the runner's test set."""
+    model = runner.model.eval()
+    results: list[ImageResult] = []
+    with torch.no_grad():
+        for data in runner.test_dataloader:
+            results += model.test_step(data)
+    return results, [row for result in results for row in score_image(result)]
+
+
+def make_cases(results: list[ImageResult], rows: list[ExpressionRow], per_group: int = 6) -> list[Case]:
+    """The best, the worst, random and no-target expressions, with their masks."""
+    place = {name: (result, k) for result in results for k, name in enumerate(result.meta.expression_ids)}
+    choices = choose_cases(
+        [
+            {
+                "expression_id": row.expression_id,
+                "iou": row.iou,
+                "no_target": not row.has_target,
+                "rejected": row.rejected,
+            }
+            for row in rows
+        ],
+        per_group=per_group,
+    )
+    cases = []
+    for group, chosen in choices.items():
+        for choice in chosen:
+            result, k = place[choice["expression_id"]]
+            cases.append(
+                Case(
+                    image=read_image(result.meta.image_path),
+                    text=result.meta.texts[k],
+                    predicted=result.masks[k].numpy(),
+                    ground_truth=merged_target(result.ground_truth, k, result.meta.original_size),
+                    iou=choice["iou"],
+                    rejected=choice["rejected"],
+                    expression_id=choice["expression_id"],
+                    tags={"skill": result.meta.tags[k].get("skill", "")},
+                    group=group,
+                )
+            )
+    return cases
+
+
+def environment() -> dict[str, str]:
+    import platform
+
+    import mmengine
+
+    from refseg import __version__
+
+    return {
+        "refseg": __version__,
+        "Python": platform.python_version(),
+        "PyTorch": torch.__version__,
+        "mmengine": mmengine.__version__,
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {torch.get_num_threads()} threads",
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def best_checkpoint(work_dir: Path) -> Path:
+    """The newest file that `save_best` left."""
+    return max(work_dir.glob("best_*.pth"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def quickstart(
+    *, config: str, work_dir: str, data: str, preset: str = "mini", cfg_options: dict[str, Any] | None = None
+) -> Path:
+    """Makes RefShapes if it is not there, trains, evaluates the best checkpoint of val on test, writes the report."""
+    start = time.monotonic()
+    print(f"1/4 data: RefShapes {preset} in {data}")
+    generate(preset, data)
+    cfg = load_config(config, RunOptions(work_dir=work_dir, cfg_options=cfg_options or {}))
+    use_data_root(cfg, data)
+
+    print(f"2/4 training {config} (log and TensorBoard files: {work_dir})")
+    runner = build_runner(cfg)
+    runner.train()
+    trained = time.monotonic()
+
+    checkpoint = best_checkpoint(Path(work_dir))
+    print(f"3/4 evaluating {checkpoint.name} on the test split")
+    load_weights(runner.model, checkpoint)
+    results, rows = evaluate(runner)
+    metrics = summarise(rows)
+
+    print("4/4 report")
+    scalars = Path(runner.log_dir) / "vis_data" / "scalars.json"
+    report = Path(work_dir) / "report.html"
+    write_report(
+        report,
+        title=f"{Path(config).stem} on RefShapes {preset}",
+        summary={
+            "protocol": "refseg (original size, union masks, probability >= 0.5, no-target head)",
+            "data set": f"RefShapes {preset}",
+            "split": f"test: {len(results)} images, {len(rows)} expressions",
+            "model": f"{type(runner.model).__name__}, {sum(p.numel() for p in runner.model.parameters()) / 1e6:.2f} M "
+            f"parameters, from random weights, {runner.iter} steps",
+            "checkpoint": f"{checkpoint.name} (best on val)",
+            "seed": str(runner.seed),
+            "training time": f"{trained - start:.0f} s with data",
+        },
+        metrics=metrics,
+        breakdowns={"by skill": summarise_by(rows, "skill"), "by number of targets": summarise_by(rows, "num_targets")},
+        curves=training_curves(read_scalars(scalars)),
+        cases=make_cases(results, rows),
+        environment=environment(),
+        config_text=cfg.pretty_text,
+    )
+    (Path(work_dir) / "metrics.json").write_text(json.dumps(metrics, indent=2))
+    print("  ".join(f"{name} {value:.1f}" for name, value in metrics.items()))
+    print(f"done in {time.monotonic() - start:.0f} s; open the report: {report.resolve()}")
+    return report

@@ -1,0 +1,181 @@
+"""From a config file to a running mmengine Runner: the options of train and test, applied in one place."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+
+from refseg.compat import init_cpu_dist
+from refseg.config_check import check_config
+from refseg.engine import latest_checkpoint
+from refseg.files import write_atomically
+from refseg.paths import resolve_config
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, broken, or of another model."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """The options that mmdet's and mmseg's tools know, under their names. `resume=True` finds the newest."""
+
+    work_dir: str | None = None
+    cfg_options: dict[str, Any] = field(default_factory=dict)
+    launcher: Literal["none", "pytorch", "slurm", "mpi"] = "none"
+    resume: bool | str = False
+    amp: bool = False
+    auto_scale_lr: bool = False
+    compile: bool = False
+
+
+def load_config(config: str, options: RunOptions | None = None) -> Config:
+    """The config with the options applied, every key of it known to be read by something."""
+    options = options or RunOptions()
+    path = Path(resolve_config(config))
+    cfg = Config.fromfile(path)
+    cfg.merge_from_dict(options.cfg_options)
+    cfg.launcher = options.launcher
+    cfg.work_dir = options.work_dir or cfg.get("work_dir") or f"work_dirs/{path.stem}"
+    if options.amp:
+        use_amp(cfg)
+    if options.compile:
+        cfg.compile = True
+    if options.auto_scale_lr:
+        if not cfg.get("auto_scale_lr"):
+            raise ValueError(f"{config}: --auto-scale-lr needs auto_scale_lr.base_batch_size in the config")
+        cfg.auto_scale_lr.enable = True
+    check_config(cfg)
+    if cfg.get("wandb", {}).get("enable"):
+        start = {key: value for key, value in cfg.wandb.to_dict().items() if key != "enable"}
+        cfg.visualizer.vis_backends.append(dict(type="OptionalWandbBackend", init_kwargs=start))
+    if options.resume:
+        set_resume(cfg, options.resume)
+    return cfg
+
+
+def use_amp(cfg: Config) -> None:
+    """Mixed precision: bf16 where the GPU has it, else fp16 with loss scaling."""
+    if not torch.cuda.is_available():
+        raise ValueError("--amp needs a GPU; leave it out to train in fp32 on the CPU")
+    bf16 = torch.cuda.is_bf16_supported()
+    cfg.optim_wrapper.type = "GuardedAmpOptimWrapper"
+    cfg.optim_wrapper.dtype = "bfloat16" if bf16 else "float16"
+    cfg.optim_wrapper.setdefault("loss_scale", 1.0 if bf16 else "dynamic")
+
+
+def set_resume(cfg: Config, resume: bool | str) -> None:
+    """Points the config at the checkpoint to go on from; a run that has none yet starts from the beginning."""
+    found = latest_checkpoint(cfg.work_dir) if resume is True else Path(resume)
+    if found is None:
+        print(f"--resume: no checkpoint in {cfg.work_dir}, starting from the beginning")
+        return
+    if not found.is_file():
+        raise CheckpointError(f"--resume: no such checkpoint: {found}")
+    cfg.resume = True
+    cfg.load_from = str(found)
+
+
+def batch_report(cfg: Config, world_size: int) -> tuple[str, bool]:
+    """ "per GPU x GPUs x accumulation = total", beside the paper's total; whether they agree."""
+    per_gpu = cfg.train_dataloader.batch_size
+    accumulation = cfg.optim_wrapper.get("accumulative_counts", 1)
+    total = per_gpu * world_size * accumulation
+    what = "GPU" if torch.cuda.is_available() else "process"
+    line = f"batch: {per_gpu} per {what} x {world_size} x {accumulation} accumulation = {total} images"
+    paper = (cfg.get("auto_scale_lr") or {}).get("base_batch_size")
+    if paper is None:
+        return line, True
+    line += f" (the learning rate belongs to {paper})"
+    if paper != total and not cfg.auto_scale_lr.get("enable"):
+        return line + ". They differ: pass --auto-scale-lr, or change batch_size or accumulative_counts", False
+    return line, True
+
+
+def build_runner(cfg: Config) -> Runner:
+    """The runner; processes are joined first where there is no GPU, and accumulation counts in --auto-scale-lr."""
+    init_cpu_dist(cfg.launcher)
+    cfg = cfg.copy()
+    accumulation = (cfg.get("optim_wrapper") or {}).get("accumulative_counts", 1)
+    if (cfg.get("auto_scale_lr") or {}).get("enable") and accumulation > 1:
+        cfg.auto_scale_lr.base_batch_size /= accumulation  # mmengine's real batch leaves accumulation out
+    return Runner.from_cfg(cfg)
+
+
+def train(config: str, options: RunOptions | None = None) -> Runner:
+    """Trains; returns the runner when it is done."""
+    cfg = load_config(config, options)
+    runner = build_runner(cfg)
+    line, agrees = batch_report(cfg, runner.world_size)
+    print_log(line, logger="current", level=20 if agrees else 30)
+    runner.train()
+    return runner
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A checkpoint's content on the CPU, read with `weights_only=True`."""
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no such checkpoint: {path}")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return {"state_dict": load_file(path)}
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} cannot be read as weights ({type(error).__name__}: {str(error).splitlines()[0]}). A truncated "
+            "file, or a pickle with code in it, which refseg does not run."
+        ) from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint")
+    return content
+
+
+def load_weights(model: torch.nn.Module, path: str | Path) -> None:
+    """Loads a checkpoint into a model; every key must fit."""
+    content = read_checkpoint(path)
+    state = content.get("state_dict", content)
+    own = model.state_dict()
+    missing = sorted(set(own) - set(state))
+    extra = sorted(set(state) - set(own))
+    shapes = sorted(key for key in set(own) & set(state) if own[key].shape != state[key].shape)
+    problems = [
+        f"{len(keys)} {what} (first: {', '.join(keys[:3])})"
+        for what, keys in (("missing", missing), ("unexpected", extra), ("of another shape", shapes))
+        if keys
+    ]
+    if problems:
+        raise CheckpointError(f"{path} does not fit {type(model).__name__}: weights {'; '.join(problems)}")
+    model.load_state_dict(state)
+
+
+def test(
+    config: str, checkpoint: str, options: RunOptions | None = None, *, out: str | None = None
+) -> dict[str, float]:
+    """Evaluates a checkpoint on the config's test set; `out`: a JSON file for the metrics."""
+    cfg = load_config(config, options)
+    for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"):
+        cfg[key] = None
+    for key in ("val_dataloader", "val_cfg", "val_evaluator"):
+        cfg[key] = None
+    cfg.custom_hooks = [
+        hook for hook in cfg.get("custom_hooks", []) if hook["type"] in ("TextTruncationHook", "ProgressBarHook")
+    ]
+    runner = build_runner(cfg)
+    model = runner.model.module if hasattr(runner.model, "module") else runner.model
+    load_weights(model, checkpoint)
+    metrics = runner.test()
+    if out is not None and runner.rank == 0:
+        result = {"config": config, "checkpoint": os.fspath(checkpoint), "metrics": metrics}
+        write_atomically(out, json.dumps(result, indent=2).encode())
+    return metrics

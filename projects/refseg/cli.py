@@ -1,0 +1,182 @@
+"""The `refseg` command: one verb each, all loading lazily."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    from mmengine.config import DictAction
+
+    parser.add_argument("config", help="config file, or the name of one that ships with refseg")
+    parser.add_argument("--work-dir", help="where logs and checkpoints go (default: work_dirs/<config name>)")
+    parser.add_argument(
+        "--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE", help="overrides of config keys"
+    )
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--allow-download", action="store_true", help="let text encoders come from the hub")
+
+
+def _run_options(args: argparse.Namespace, **more: Any) -> Any:
+    from refseg.apis import RunOptions
+
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    if args.allow_download:
+        os.environ["REFSEG_ALLOW_DOWNLOAD"] = "1"
+    return RunOptions(work_dir=args.work_dir, cfg_options=args.cfg_options, launcher=args.launcher, **more)
+
+
+def _train_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_run_options(parser)
+    parser.add_argument(
+        "--resume", nargs="?", const="auto", metavar="CKPT", help="go on from CKPT, or from the newest in the work dir"
+    )
+    parser.add_argument("--amp", action="store_true", help="mixed precision (bf16 where the GPU has it)")
+    parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate with the total batch")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the training step")
+
+
+def _train(args: argparse.Namespace) -> int:
+    from refseg.apis import train
+
+    resume = True if args.resume == "auto" else args.resume or False
+    more = dict(resume=resume, amp=args.amp, auto_scale_lr=args.auto_scale_lr, compile=args.compile)
+    train(args.config, _run_options(args, **more))
+    return 0
+
+
+def _test_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_run_options(parser)
+    parser.add_argument("checkpoint", help="weights (.pth or .safetensors)")
+    parser.add_argument("--out", help="write the metrics to this JSON file")
+
+
+def _test(args: argparse.Namespace) -> int:
+    from refseg.apis import test
+
+    test(args.config, args.checkpoint, _run_options(args), out=args.out)
+    return 0
+
+
+def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    from refseg import doctor
+
+    doctor.add_arguments(parser)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from refseg import doctor
+
+    return doctor.main(args)
+
+
+def _data_arguments(parser: argparse.ArgumentParser) -> None:
+    from refseg.datasets.refshapes import cli as refshapes
+
+    what = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
+    refshapes.add_arguments(what.add_parser("refshapes", help="generate the RefShapes benchmark"))
+
+
+def _data(args: argparse.Namespace) -> int:
+    from refseg.datasets.refshapes import cli as refshapes
+
+    return refshapes.main(args) or 0
+
+
+def _quickstart_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", default="baseline_tiny_refshapes", help="what to train")
+    parser.add_argument("--work-dir", default="work_dirs/quickstart")
+    parser.add_argument("--data", default="data/refshapes_mini", help="where RefShapes mini is, or will be made")
+
+
+def _quickstart(args: argparse.Namespace) -> int:
+    from refseg.apis.quickstart import quickstart
+
+    quickstart(config=args.config, work_dir=args.work_dir, data=args.data)
+    return 0
+
+
+def _flops_arguments(parser: argparse.ArgumentParser) -> None:
+    from refseg.apis import flops
+
+    flops.add_arguments(parser)
+
+
+def _flops(args: argparse.Namespace) -> int:
+    from refseg.apis import flops
+
+    return flops.main(args)
+
+
+def _benchmark_arguments(parser: argparse.ArgumentParser) -> None:
+    from refseg.apis import benchmark
+
+    benchmark.add_arguments(parser)
+
+
+def _benchmark(args: argparse.Namespace) -> int:
+    from refseg.apis import benchmark
+
+    return benchmark.main(args)
+
+
+VERBS = {
+    "train": ("train a config", _train_arguments, _train),
+    "test": ("evaluate a checkpoint", _test_arguments, _test),
+    "data": ("make data", _data_arguments, _data),
+    "quickstart": (
+        "generate RefShapes, train a small model, evaluate, write a report",
+        _quickstart_arguments,
+        _quickstart,
+    ),
+    "flops": ("parameters, MACs and FLOPs of a config", _flops_arguments, _flops),
+    "benchmark": ("samples per second, latency and memory of a config", _benchmark_arguments, _benchmark),
+    "doctor": ("what is installed, what works, what is missing", _doctor_arguments, _doctor),
+}
+
+
+def _expected_errors() -> tuple[type[BaseException], ...]:
+    """Errors whose message is the whole answer; anything else is a defect and shows its traceback."""
+    from refseg.apis.runner import CheckpointError
+    from refseg.config_check import ConfigError
+    from refseg.datasets.errors import DataError
+    from refseg.engine.nonfinite import NonFiniteLossError
+
+    return CheckpointError, ConfigError, DataError, NonFiniteLossError, FileNotFoundError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="refseg", description="The open toolbox for referring segmentation.")
+    from refseg import __version__
+
+    parser.add_argument("--version", action="version", version=f"refseg {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    chosen = next((word for word in argv if not word.startswith("-")), None)
+    for verb, (summary, add_arguments, _) in VERBS.items():
+        verb_parser = verbs.add_parser(verb, help=summary, description=summary)
+        if verb == chosen:  # building the others would import what they need
+            add_arguments(verb_parser)
+    args = parser.parse_args(argv)
+    try:
+        return VERBS[args.verb][2](args)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if args.verb != "doctor" and isinstance(error, _expected_errors()):
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            # An error from a data worker carries that worker's traceback; its last line is the message.
+            message = lines[-1] if lines[0].startswith("Caught ") else "\n".join(lines)
+            print(f"refseg {args.verb}: error: {message}", file=sys.stderr)
+            return 1
+        raise
+
+
+if __name__ == "__main__":
+    sys.exit(main())

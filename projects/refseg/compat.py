@@ -1,0 +1,182 @@
+"""Work-arounds for libraries, one function each, with the versions concerned and the reason.
+
+Each has a test in `tests/test_compat.py` that fails when the work-around stops working, or when the library no longer
+needs it. A work-around that is not needed any more is deleted together with its test.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import subprocess
+import sys
+import types
+from typing import Any
+
+_EXT = "mmcv._ext"
+
+
+class CompiledOpMissing(ImportError):
+    """An mmcv operator was called that exists only in a compiled mmcv."""
+
+
+class _MissingOp:
+    """Stands for one compiled function: it can be imported and passed around, and says why it cannot be called."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.__name__ = name
+        self.reason = reason
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise CompiledOpMissing(
+            f"mmcv's compiled operator '{self.__name__}' was called, but {self.reason}. refseg's own models never need "
+            "it; for other models build mmcv from source for this PyTorch "
+            "(`pip install --no-binary mmcv 'mmcv>=2.0.0rc4,<2.2'`, needs a compiler), then check with `refseg doctor`."
+        )
+
+
+class _ExtStandIn(types.ModuleType):
+    """Answers for `mmcv._ext`: every public name is a `_MissingOp`."""
+
+    __refseg_stand_in__ = True
+    reason = "this mmcv has no compiled extension"
+
+    def __getattr__(self, name: str) -> _MissingOp:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _MissingOp(name, self.reason)
+
+
+class _ExtLoader(importlib.abc.Loader):
+    """Loads the real extension if there is one that works, else the stand-in."""
+
+    def __init__(self, real: importlib.machinery.ModuleSpec | None) -> None:
+        self.real = real
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+        module = _ExtStandIn(_EXT)
+        if self.real is None or self.real.loader is None:
+            return module
+        try:
+            import torch  # noqa: F401  the extension links against libtorch, which must be loaded first
+
+            return self.real.loader.create_module(self.real) or module
+        except ImportError as error:  # compiled for another PyTorch
+            module.reason = f"this mmcv's compiled extension does not load ({error})"
+            return module
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        if not isinstance(module, _ExtStandIn) and self.real is not None and self.real.loader is not None:
+            self.real.loader.exec_module(module)
+
+
+class _ExtFinder(importlib.abc.MetaPathFinder):
+    """Finds `mmcv._ext`, whether it was compiled or not."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        if fullname != _EXT:
+            return None
+        real = importlib.machinery.PathFinder.find_spec(fullname, path)
+        return importlib.machinery.ModuleSpec(fullname, _ExtLoader(real), origin=real.origin if real else None)
+
+
+def install_mmcv_ext_stand_in() -> None:
+    """mmcv-lite 2.x, and any mmcv compiled for another PyTorch: `mmcv.ops`, hence `mmdet.models` and `mmseg.models`,
+    die importing `mmcv._ext`. mmcv has no binary wheel for current PyTorch.
+
+    An import hook answers for that one module. A compiled extension that works is used as it is; otherwise everything
+    imports, and calling a compiled operator raises `CompiledOpMissing`. Nothing is imported here.
+    """
+    if _EXT not in sys.modules and not any(isinstance(finder, _ExtFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _ExtFinder())
+
+
+def mmcv_ext_state() -> tuple[bool, str]:
+    """Whether mmcv's compiled extension works, and a sentence about it."""
+    install_mmcv_ext_stand_in()
+    ext = importlib.import_module(_EXT)
+    if isinstance(ext, _ExtStandIn):
+        return False, ext.reason
+    return True, f"compiled extension {getattr(ext, '__file__', '')}"
+
+
+def _history_method(owner: Any, name: str) -> Any:
+    """What `getattr` means inside a checkpoint: a statistic of mmengine's HistoryBuffer, and nothing else."""
+    from mmengine.logging.history_buffer import HistoryBuffer
+
+    if owner is HistoryBuffer and name in ("min", "max", "mean", "current"):
+        return getattr(HistoryBuffer, name)
+    raise ValueError(f"refused to read attribute {name!r} of {owner!r} while loading a checkpoint")
+
+
+def allow_mmengine_checkpoints() -> None:
+    """mmengine 0.10.7 resumes with a bare `torch.load`; since PyTorch 2.6 that means `weights_only=True`, which refuses
+    the logging history that mmengine keeps in its own checkpoints.
+
+    What that history is made of (a plain container, its four methods, numpy arrays and numbers) is allowed by name;
+    everything else stays refused.
+    """
+    import numpy as np
+    import torch
+    from mmengine.logging.history_buffer import HistoryBuffer
+
+    try:
+        from numpy._core.multiarray import _reconstruct, scalar
+    except ImportError:  # numpy 1.x
+        from numpy.core.multiarray import _reconstruct, scalar
+    dtypes = {type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "uint8", "bool")}
+    torch.serialization.add_safe_globals(
+        [
+            HistoryBuffer,
+            (_history_method, "builtins.getattr"),
+            # numpy 1.x and 2.x name the same functions differently inside the file
+            *((_reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+            *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+            np.ndarray,
+            np.dtype,
+            *dtypes,
+        ]
+    )
+
+
+def init_cpu_dist(launcher: str, timeout_s: float = 1800.0) -> bool:
+    """mmengine 0.10.7: every launcher calls `torch.cuda.set_device`, which fails where there is no GPU.
+
+    Without a GPU, gloo is initialised here from the launcher's environment; mmengine then leaves it alone.
+    Returns whether it did.
+    """
+    import datetime
+
+    import torch
+    import torch.distributed as dist
+
+    if launcher == "none" or torch.cuda.is_available() or dist.is_initialized():
+        return False
+    if launcher == "slurm":
+        if "MASTER_ADDR" not in os.environ:
+            nodes = ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]]
+            os.environ["MASTER_ADDR"] = subprocess.check_output(nodes, text=True).split()[0]
+        os.environ.setdefault("MASTER_PORT", "29500")
+        os.environ["RANK"] = os.environ["SLURM_PROCID"]
+        os.environ["WORLD_SIZE"] = os.environ["SLURM_NTASKS"]
+        os.environ["LOCAL_RANK"] = os.environ.get("SLURM_LOCALID", "0")
+    missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise RuntimeError(
+            f"--launcher {launcher}: the environment lacks {', '.join(missing)}. Start through `tools/dist_train.sh` "
+            "or `torchrun`, or use --launcher none for a single process."
+        )
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=timeout_s))
+    return True
+
+
+def keep_weights(module: Any) -> Any:
+    """mmengine 0.10.7: `Runner.train` calls `init_weights` of a BaseModule's direct children. timm's and transformers'
+    models have a method of that name, which draws new random weights: pretrained ones would be lost silently.
+
+    Marks the module as initialised, which mmengine respects. Returns the module.
+    """
+    module.is_init = True
+    return module

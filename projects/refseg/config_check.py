@@ -1,0 +1,169 @@
+"""Every key of a config is consumed, or it is an error: mmengine accepts typos silently.
+
+`unknown_keys(cfg)` compares each dict with the signature of what it builds. Names that start with `_` are helper
+variables of a config file. Groups without a `type` (text model, post-processing, tokenizer) are checked by what they
+build, whose dataclasses and functions refuse unknown names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.registry import Registry
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
+
+from refseg import registry
+
+_RUNNER_READS = {  # read from the config by mmengine's Runner besides its own arguments
+    "activation_checkpointing", "compile", "efficient_conv_bn_eval", "find_unused_parameters", "model_wrapper_cfg",
+    "sync_bn",
+}  # fmt: skip
+_WE_READ = {"wandb"}  # see refseg.apis.runner
+_OPTIM_WRAPPER = {"constructor", "paramwise_cfg"}
+_LOADER = {"dataset", "collate_fn", "worker_init_fn", "num_batch_per_epoch", "disable_subprocess_warning"}
+_PLAIN_GROUPS = {
+    "env_cfg": {"cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"},
+    "env_cfg.mp_cfg": {"mp_start_method", "opencv_num_threads"},
+    "env_cfg.dist_cfg": {"backend", "timeout", "init_backend", "init_method", "device_id"},
+    "randomness": {"seed", "deterministic", "diff_rank_seed"},
+    "auto_scale_lr": {"enable", "base_batch_size"},
+}
+_PARAMWISE = {
+    "custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult", "flat_decay_mult",
+    "bypass_duplicate", "dcn_offset_lr_mult",
+}  # fmt: skip
+
+
+class ConfigError(ValueError):
+    """A config with keys that nobody reads."""
+
+
+def _registries() -> list[Registry]:
+    import mmengine.registry as root
+
+    names = [name for name in dir(root) if name.isupper() and isinstance(getattr(root, name), Registry)]
+    return [getattr(registry, name, getattr(root, name)) for name in names]
+
+
+def find_class(type_name: Any) -> Any:
+    """What a `type` builds, looked up in every registry; None if no registry has it."""
+    if not isinstance(type_name, str):
+        return type_name
+    for candidates in _registries():
+        if (found := candidates.get(type_name)) is not None:
+            return found
+    return None
+
+
+def accepted_names(target: Any) -> set[str] | None:
+    """Keyword names that a class or function takes, through `**kwargs` to its parents; None if it takes anything."""
+    if not inspect.isclass(target):
+        parameters = inspect.signature(target).parameters.values()
+        return None if any(p.kind is p.VAR_KEYWORD for p in parameters) else {p.name for p in parameters}
+    names: set[str] = set()
+    for cls in target.__mro__:
+        if "__init__" not in cls.__dict__:
+            continue
+        if cls is object:
+            return names
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return names - {"self"}
+    return names - {"self"}
+
+
+def _complain(path: str, key: str, known: set[str], what: str) -> str:
+    close = difflib.get_close_matches(key, sorted(known), n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
+    return f"{path + '.' if path else ''}{key}: {what} does not read this key{hint}"
+
+
+def _group(cfg: dict, path: str, known: set[str], what: str) -> Iterator[str]:
+    for key in cfg:
+        if key not in known:
+            yield _complain(path, key, known, what)
+
+
+def _typed(cfg: Any, path: str, extra: frozenset[str] = frozenset()) -> Iterator[str]:
+    """A dict with `type`, and everything below it."""
+    if isinstance(cfg, list | tuple):
+        for number, item in enumerate(cfg):
+            yield from _typed(item, f"{path}[{number}]")
+        return
+    if not isinstance(cfg, dict):
+        return
+    if "type" in cfg:
+        target = find_class(cfg["type"])
+        if target is None:
+            yield f"{path}.type: nothing is registered as {cfg['type']!r}"
+            return
+        known = accepted_names(target)
+        if known is not None:
+            yield from _group(cfg, path, known | extra | {"type", "_scope_"}, getattr(target, "__name__", str(target)))
+    for key, value in cfg.items():
+        if key != "paramwise_cfg":
+            yield from _typed(value, f"{path}.{key}")
+
+
+def _loader(cfg: dict, path: str) -> Iterator[str]:
+    known = set(inspect.signature(DataLoader.__init__).parameters) - {"self"} | _LOADER
+    yield from _group(cfg, path, known, "the data loader")
+    for key, value in cfg.items():
+        yield from _typed(value, f"{path}.{key}")
+
+
+def _paramwise(cfg: dict, path: str) -> Iterator[str]:
+    yield from _group(cfg, path, _PARAMWISE, "the optimiser constructor")
+    for name, group in cfg.get("custom_keys", {}).items():
+        yield from _group(group, f"{path}.custom_keys[{name!r}]", {"lr_mult", "decay_mult"}, "a parameter group")
+
+
+def _section(key: str, value: Any) -> Iterator[str]:
+    if key.endswith("_dataloader") and value is not None:
+        yield from _loader(value, key)
+    elif key == "optim_wrapper" and value is not None:
+        typed = {"type": "GuardedOptimWrapper", **value}
+        yield from _typed(typed, key, frozenset(_OPTIM_WRAPPER))
+        if typed.get("constructor") is None:
+            yield from _paramwise(typed.get("paramwise_cfg") or {}, f"{key}.paramwise_cfg")
+    elif key == "param_scheduler":
+        for number, item in enumerate(value if isinstance(value, list) else [value]):
+            yield from _typed(item, f"{key}[{number}]", frozenset({"convert_to_iter_based"}))
+    elif key == "log_processor":
+        yield from _typed({"type": "LogProcessor", **(value or {})}, key)
+    else:
+        yield from _typed(value, key)
+
+
+def unknown_keys(cfg: Any) -> list[str]:
+    """A sentence for every key that nothing reads, with the nearest known name."""
+    from mmengine.registry import DefaultScope
+
+    top = set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"} | _RUNNER_READS | _WE_READ
+    complaints: list[str] = []
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", registry.SCOPE)):
+        for key, value in cfg.items():
+            if key.startswith("_"):
+                continue
+            if key not in top:
+                complaints.append(_complain("", key, top, "the runner"))
+            else:
+                complaints += _section(key, value)
+    for path, known in _PLAIN_GROUPS.items():
+        group: Any = cfg
+        for part in path.split("."):
+            group = (group or {}).get(part)
+        complaints += _group(group or {}, path, known, path.split(".")[-1])
+    return complaints
+
+
+def check_config(cfg: Any) -> None:
+    """Raises ConfigError with all complaints."""
+    if complaints := unknown_keys(cfg):
+        lines = "\n  ".join(complaints)
+        raise ConfigError(f"{cfg.filename or 'config'}: keys that nothing reads\n  {lines}")

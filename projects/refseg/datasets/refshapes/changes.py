@@ -1,0 +1,95 @@
+"""Hard expressions that refer to nothing: a right one, with one thing changed in each of its phrases."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from refseg.datasets.refshapes.meaning import OPPOSITE, Expression, Head, Match, Phrase, Place, Relative, match_of
+from refseg.datasets.refshapes.scene import VALUES, Scene
+from refseg.datasets.refshapes.stream import Stream
+
+Change = Callable[[Head, Scene, Stream], Head | None]
+
+
+def _other_value(name: str, value: str, scene: Scene, stream: Stream) -> str:
+    """Another value of an attribute; mostly one that the scene shows, so that its mere presence decides nothing."""
+    others = [other for other in VALUES[name] if other != value]
+    shown = {getattr(shape, name) for shape in scene.shapes}
+    present = [other for other in others if other in shown]
+    return stream.choice(present if present and stream.chance(75) else others)
+
+
+def _change_match(match: Match, scene: Scene, stream: Stream) -> Match | None:
+    names = list(match.given) + (["without"] if match.without else [])
+    if not names:
+        return None
+    name = stream.choice(names)
+    if name == "without" and match.without is not None:
+        unlike, value = match.without
+        return replace(match, without=(unlike, _other_value(unlike, value, scene, stream)))
+    changed = _other_value(name, match.given[name], scene, stream)
+    return Match(**{**match.given, name: changed}, without=match.without)
+
+
+def change_attribute(head: Head, scene: Scene, stream: Stream) -> Head | None:
+    """ "the red circle" -> "the blue circle"."""
+    match = _change_match(match_of(head), scene, stream)
+    if match is None or isinstance(head, Match):
+        return match
+    return replace(head, of=match)
+
+
+def change_side(head: Head, scene: Scene, stream: Stream) -> Head | None:
+    """ "the star left of the square" -> "the star right of the square"; the same for places."""
+    if isinstance(head, Place):
+        flipped = head.region.split()
+        at = stream.below(len(flipped))
+        flipped[at] = OPPOSITE[flipped[at]]
+        return replace(head, region=" ".join(flipped))
+    if isinstance(head, Relative):
+        return replace(head, side=OPPOSITE[head.side])
+    return None
+
+
+def change_order(head: Head, scene: Scene, stream: Stream) -> Head | None:
+    """ "the star left of the square" -> "the square left of the star": the same words in another order."""
+    if not isinstance(head, Relative) or not head.of.given:
+        return None
+    return Relative(match_of(head.anchor.head), head.side, Phrase(head.of))
+
+
+def change_anchor(head: Head, scene: Scene, stream: Stream) -> Head | None:
+    """ "the star left of the red square" -> "the star left of the blue square"."""
+    if not isinstance(head, Relative):
+        return None
+    match = _change_match(match_of(head.anchor.head), scene, stream)
+    return replace(head, anchor=Phrase(match)) if match else None
+
+
+CHANGES: dict[str, Change] = {
+    "attribute": change_attribute,
+    "side": change_side,
+    "order": change_order,
+    "anchor": change_anchor,
+}
+# Side and order keep the words and change the meaning only, and seldom leave a clear case: they are tried most.
+CHANGE_WEIGHTS = {"attribute": 2, "side": 10, "order": 8, "anchor": 1}
+
+
+def break_expression(
+    expression: Expression, scene: Scene, stream: Stream
+) -> tuple[Expression, str] | tuple[None, None]:
+    """Change each phrase once, all in the same way, so that the whole clearly refers to nothing; None if 60 tries fail.
+
+    The things the changed phrase asks for stay within one change of what the scene holds.
+    """
+    for _ in range(60):
+        name = stream.weighted(CHANGE_WEIGHTS)
+        heads = [CHANGES[name](phrase.head, scene, stream) for phrase in expression.phrases]
+        pairs = zip(expression.phrases, heads, strict=True)
+        broken = Expression(tuple(replace(phrase, head=head) for phrase, head in pairs if head is not None))
+        if len(broken.phrases) < len(heads):
+            continue
+        verdict = broken.judge(scene)
+        if not verdict.unclear and not verdict.ids:
+            return broken, name
+    return None, None

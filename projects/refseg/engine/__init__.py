@@ -1,0 +1,23 @@
+"""Training machinery on mmengine's runner: loop, hooks, optimiser wrappers, visualisation backends."""
+
+from refseg.compat import allow_mmengine_checkpoints
+from refseg.engine.checkpoint import SafeCheckpointHook, latest_checkpoint
+from refseg.engine.hooks import ProgressBarHook, StepSeedHook, TextTruncationHook
+from refseg.engine.loop import ResumableTrainLoop
+from refseg.engine.nonfinite import GuardedAmpOptimWrapper, GuardedOptimWrapper, NonFiniteLossHook
+from refseg.engine.vis_backends import OptionalWandbBackend
+
+allow_mmengine_checkpoints()
+
+__all__ = [
+    "GuardedAmpOptimWrapper",
+    "GuardedOptimWrapper",
+    "NonFiniteLossHook",
+    "OptionalWandbBackend",
+    "ProgressBarHook",
+    "ResumableTrainLoop",
+    "SafeCheckpointHook",
+    "StepSeedHook",
+    "TextTruncationHook",
+    "latest_checkpoint",
+]

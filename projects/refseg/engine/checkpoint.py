@@ -1,0 +1,91 @@
+"""Checkpoints that survive a kill at any moment.
+
+A file is written under a temporary name, synced and renamed, so that a name ending in `.pth` is always complete; an old
+checkpoint is removed only after the new one is there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook
+
+from refseg.files import write_atomically
+from refseg.registry import HOOKS
+
+_STEP = re.compile(r"(epoch|iter)_(\d+)\.pth")
+
+
+class AtomicLocalBackend(LocalBackend):
+    """mmengine's local files, written atomically."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        write_atomically(filepath, obj)
+
+
+register_backend("refseg_atomic", AtomicLocalBackend, force=True)
+
+
+class _LateRemovals:
+    """A file backend whose `remove` only notes the path."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self.paths: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def remove(self, path: str) -> None:
+        self.paths.append(path)
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(CheckpointHook):
+    """mmengine's CheckpointHook (0.10.7) with atomic files, and with removals after the write instead of before it."""
+
+    def __init__(self, *args: Any, backend_args: dict | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, backend_args=backend_args or dict(backend="refseg_atomic"), **kwargs)
+
+    @contextmanager
+    def _removals_last(self) -> Iterator[None]:
+        backend = self.file_backend
+        if isinstance(backend, _LateRemovals):  # nested: the outermost one removes
+            yield
+            return
+        self.file_backend = late = _LateRemovals(backend)
+        try:
+            yield
+        finally:
+            self.file_backend = backend
+        for path in late.paths:
+            backend.remove(path)
+
+    def before_train(self, runner: Any) -> None:
+        """Sweeps up the temporary files of killed writes."""
+        super().before_train(runner)
+        if runner.rank == 0:
+            for leftover in Path(self.out_dir).glob(".*.pth.*.part"):
+                leftover.unlink(missing_ok=True)
+
+    def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict) -> None:
+        with self._removals_last():
+            super()._save_checkpoint_with_step(runner, step, meta)
+
+    def _save_best_checkpoint(self, runner: Any, metrics: dict) -> None:
+        with self._removals_last():
+            super()._save_best_checkpoint(runner, metrics)
+
+
+def latest_checkpoint(work_dir: str | Path) -> Path | None:
+    """The newest `epoch_N.pth` / `iter_N.pth` of a work directory.
+
+    mmengine's `last_checkpoint` file is not asked: a kill can leave it empty, while a `.pth` is always whole.
+    """
+    candidates = [path for path in Path(work_dir).glob("*.pth") if _STEP.fullmatch(path.name)]
+    return max(candidates, key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)

@@ -1,0 +1,113 @@
+"""What happens when a loss is not finite: the step is skipped on every rank, counted and reported; after a given
+number in a row the run stops. The weights never see such a gradient."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from torch import Tensor
+
+from refseg.registry import HOOKS, OPTIM_WRAPPERS
+
+
+class NonFiniteLossError(RuntimeError):
+    """Too many non-finite losses in a row."""
+
+
+def finite_everywhere(loss: Tensor) -> bool:
+    """Whether the loss is finite on every rank; every rank gets the same answer."""
+    finite = torch.isfinite(loss.detach()).all().to(torch.uint8)
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(finite, op=dist.ReduceOp.MIN)
+    return bool(finite.item())
+
+
+class _Guard:
+    """Mixed into an OptimWrapper: leaves out updates of non-finite losses."""
+
+    skipped_in_a_row = 0
+    skipped_total = 0
+
+    def update_params(self, loss: Tensor, step_kwargs: dict | None = None, zero_kwargs: dict | None = None) -> None:
+        if finite_everywhere(loss):
+            self.skipped_in_a_row = 0
+            super().update_params(loss, step_kwargs, zero_kwargs)  # type: ignore[misc]
+            return
+        self.skipped_in_a_row += 1
+        self.skipped_total += 1
+        self._inner_count += 1
+        if self.should_update():  # type: ignore[attr-defined]
+            # With accumulation the other micro-batches of this step are dropped too: their scale assumed this one.
+            self.zero_grad(**(zero_kwargs or {}))  # type: ignore[attr-defined]
+
+
+@OPTIM_WRAPPERS.register_module()
+class GuardedOptimWrapper(_Guard, OptimWrapper):
+    """mmengine's OptimWrapper that skips non-finite losses."""
+
+
+@OPTIM_WRAPPERS.register_module()
+class GuardedAmpOptimWrapper(_Guard, AmpOptimWrapper):
+    """mmengine's AmpOptimWrapper that skips non-finite losses."""
+
+
+@HOOKS.register_module()
+class NonFiniteLossHook(Hook):
+    """Reports each skipped batch, and stops the run after `max_in_a_row` of them (None: never stops, only counts)."""
+
+    priority = "NORMAL"
+
+    def __init__(self, max_in_a_row: int | None = 5) -> None:
+        if max_in_a_row is not None and max_in_a_row < 1:
+            raise ValueError("NonFiniteLossHook.max_in_a_row must be at least 1, or None to never stop")
+        self.max_in_a_row = max_in_a_row
+        self.seen = 0
+
+    def before_train(self, runner: Any) -> None:
+        if not isinstance(runner.optim_wrapper, _Guard):
+            raise TypeError(
+                "NonFiniteLossHook needs optim_wrapper.type 'GuardedOptimWrapper' or 'GuardedAmpOptimWrapper', "
+                f"not {type(runner.optim_wrapper).__name__}"
+            )
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        wrapper = runner.optim_wrapper
+        runner.message_hub.update_info("skipped_steps", wrapper.skipped_total)
+        if wrapper.skipped_total == self.seen:
+            return
+        self.seen = wrapper.skipped_total
+        report = describe_batch(data_batch, outputs)
+        message = (
+            f"rank {runner.rank}, iteration {runner.iter + 1}: a loss is not finite; step skipped "
+            f"({wrapper.skipped_in_a_row} in a row, {wrapper.skipped_total} in all).\n{report}"
+        )
+        print_log(message, logger="current", level=logging.WARNING)
+        if self.max_in_a_row is not None and wrapper.skipped_in_a_row >= self.max_in_a_row:
+            raise NonFiniteLossError(
+                f"{wrapper.skipped_in_a_row} non-finite losses in a row: stopping. The weights were not touched by "
+                f"them; the last checkpoint is good. Last batch:\n{report}\nLower the learning rate, clip gradients, "
+                "train in fp32 or bf16; set NonFiniteLossHook.max_in_a_row=None to skip and count instead."
+            )
+
+
+def describe_batch(data_batch: Any, outputs: Any) -> str:
+    """The losses by name, and the images and phrases of a batch, as text."""
+    lines = []
+    if isinstance(outputs, dict):
+        lines.append(
+            "losses: "
+            + ", ".join(f"{name}={float(torch.as_tensor(value).detach()):.4g}" for name, value in outputs.items())
+        )
+    metas = getattr(data_batch.get("batch"), "metas", []) if isinstance(data_batch, dict) else []
+    for meta in metas:
+        phrases = "; ".join(
+            f"{expression_id}: {text!r}" for expression_id, text in zip(meta.expression_ids, meta.texts, strict=True)
+        )
+        lines.append(f"  {meta.image_path}: {phrases}")
+    return "\n".join(lines)

@@ -1,0 +1,122 @@
+"""Weights & Biases that can be switched on by one key and can never stop or hang a run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.visualization import BaseVisBackend
+
+from refseg.registry import VISBACKENDS
+
+
+class _TookTooLong(RuntimeError):
+    pass
+
+
+def call_with_limit(function: Callable[[], Any], limit_s: float) -> Any:
+    """The function's result or exception; `_TookTooLong` after `limit_s` seconds, leaving it behind in its thread."""
+    outcome: dict[str, Any] = {}
+
+    def target() -> None:
+        try:
+            outcome["result"] = function()
+        except BaseException as error:
+            outcome["error"] = error
+
+    thread = threading.Thread(target=target, daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    if thread.is_alive():
+        raise _TookTooLong(f"no answer within {limit_s:g} s")
+    if "error" in outcome:
+        raise outcome["error"]
+    return outcome["result"]
+
+
+@VISBACKENDS.register_module()
+class OptionalWandbBackend(BaseVisBackend):
+    """Logs scalars, images and the config to wandb; the first failure of any kind is reported once, then it is silent.
+
+    Without an API key in the environment or netrc it logs offline, to `<save_dir>`, for `wandb sync`.
+    Switched on by `wandb.enable=True` in a config; the other keys of `wandb` are arguments of `wandb.init`.
+    """
+
+    def __init__(self, save_dir: str, init_kwargs: dict | None = None, limit_s: float = 60.0) -> None:
+        super().__init__(save_dir)
+        self.init_kwargs = dict(init_kwargs or {})
+        self.limit_s = limit_s
+        self.run: Any = None
+        self.failed = False
+
+    def _init_env(self) -> None:
+        """Starts lazily, at the first use."""
+        self._try(self._start)
+
+    def _start(self) -> None:
+        import wandb
+
+        os.makedirs(self._save_dir, exist_ok=True)
+        has_key = bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
+        options = {"dir": self._save_dir, "mode": "online" if has_key else "offline", **self.init_kwargs}
+        self.run = wandb.init(**options)
+
+    def _try(self, function: Callable[[], Any]) -> None:
+        if self.failed:
+            return
+        try:
+            call_with_limit(function, self.limit_s)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            self.failed = True
+            remedy = " (`pip install 'refseg[log]'`)" if isinstance(error, ImportError) else ""
+            print_log(
+                f"wandb is off for this run: {type(error).__name__}: {error}{remedy}. Training goes on; TensorBoard "
+                "and the log have everything.",
+                logger="current",
+                level=logging.WARNING,
+            )
+
+    def _log(self, values: dict[str, Any]) -> None:
+        if self.run is None and not self.failed:
+            self._init_env()
+        if self.run is not None:
+            self._try(lambda: self.run.log(values))
+
+    @property
+    def experiment(self) -> Any:
+        return self.run
+
+    def add_config(self, config: Config, **kwargs: Any) -> None:
+        if self.run is None and not self.failed:
+            self._init_env()
+        if self.run is not None:
+            self._try(lambda: self.run.config.update(config.to_dict(), allow_val_change=True))
+
+    def add_image(self, name: str, image: Any, step: int = 0, **kwargs: Any) -> None:
+        def log_image() -> None:
+            import wandb
+
+            self.run.log({name: wandb.Image(image), "step": step})
+
+        if self.run is None and not self.failed:
+            self._init_env()
+        if self.run is not None:
+            self._try(log_image)
+
+    def add_scalar(self, name: str, value: Any, step: int = 0, **kwargs: Any) -> None:
+        self._log({name: float(value), "step": step})
+
+    def add_scalars(self, scalar_dict: dict, step: int = 0, file_path: str | None = None, **kwargs: Any) -> None:
+        self._log({"step": step, **scalar_dict})
+
+    def close(self) -> None:
+        if self.run is not None:
+            self._try(self.run.finish)
+            self.run = None

@@ -1,0 +1,117 @@
+"""Text encoders of transformers (BERT, RoBERTa, XLM-R, CLIP text) behind one stage API.
+
+Letters: U distinct texts, L words, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from refseg.compat import keep_weights
+from refseg.datasets.tokenizers import load_pretrained
+from refseg.registry import MODELS
+from refseg.structures import TextFeatures, TextTokens
+
+
+def build_text_model(pretrained: str | None, config: dict | None) -> nn.Module:
+    """A transformers text model. `config` is its architecture (model_type and what differs from that type's defaults),
+    `pretrained` its weights and, without `config`, its architecture too: a folder, the hub's cache, or, on request, the
+    hub. `config` alone draws random weights."""
+    from transformers import AutoConfig, AutoModel
+
+    if config is not None:
+        settings = text_config(**config)
+    elif pretrained is not None:
+        settings = load_pretrained(AutoConfig, pretrained)
+        settings = getattr(settings, "text_config", None) or settings  # a CLIP of both towers
+    else:
+        raise ValueError("TextEncoder needs pretrained, config, or both")
+    if pretrained is None:
+        return AutoModel.from_config(settings)
+    return load_pretrained(AutoModel, pretrained, config=settings)
+
+
+def text_config(model_type: str, **settings: Any) -> Any:
+    """transformers' config of that type; a name that it does not know is an error, which transformers lets pass."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model(model_type)
+    unknown = sorted(set(settings) - set(config.to_dict()))
+    if unknown:
+        raise ValueError(f"text_encoder.config: {type(config).__name__} has no setting {unknown[0]!r}")
+    return AutoConfig.for_model(model_type, **settings)
+
+
+def attention_bias(word_mask: Tensor, dtype: torch.dtype, *, causal: bool) -> Tensor:
+    """(U, 1, L or 1, L): 0 where attention is allowed, the dtype's minimum elsewhere."""
+    allowed = word_mask[:, None, None, :]
+    if causal:
+        length = word_mask.shape[1]
+        allowed = allowed & torch.ones(length, length, dtype=torch.bool, device=word_mask.device).tril()
+    return torch.zeros(allowed.shape, dtype=dtype, device=word_mask.device).masked_fill(
+        ~allowed, torch.finfo(dtype).min
+    )
+
+
+@MODELS.register_module()
+class TextEncoder(BaseModule):
+    """Word features of phrases, each distinct phrase encoded once.
+
+    `stages`: how many layers each stage has, e.g. (6, 1, 1, 1); layers beyond their sum are dropped, as is the pooler.
+    None is one stage of all layers. A fused encoder calls `embed`, then `run_stage(i, ...)` for each, then `finish`;
+    calling the module does all of it.
+    """
+
+    def __init__(
+        self, *, pretrained: str | None = None, config: dict | None = None, stages: Sequence[int] | None = None
+    ) -> None:
+        super().__init__()
+        model = build_text_model(pretrained, config)
+        self.embed_dim: int = model.config.hidden_size
+        self.vocab_size: int = model.config.vocab_size
+        self.causal = hasattr(model, "final_layer_norm")  # CLIP's text tower
+        self.embeddings = keep_weights(model.embeddings)
+        layers = getattr(model.encoder, "layer", None) or model.encoder.layers
+        self.stages = tuple(stages) if stages is not None else (len(layers),)
+        if min(self.stages) < 1 or sum(self.stages) > len(layers):
+            raise ValueError(f"TextEncoder.stages {self.stages} do not fit a model of {len(layers)} layers")
+        self.layers = keep_weights(nn.ModuleList(layers[: sum(self.stages)]))
+        last = sum(self.stages) == len(layers)
+        self.final_norm = keep_weights(model.final_layer_norm) if self.causal and last else nn.Identity()
+
+    @property
+    def num_stages(self) -> int:
+        return len(self.stages)
+
+    def embed(self, tokens: TextTokens) -> tuple[Tensor, Tensor]:
+        """Embeddings (U, L, C) and the attention bias that every stage takes."""
+        if tokens.ids.device.type == "cpu" and int(tokens.ids.max()) >= self.vocab_size:
+            raise ValueError(
+                f"token id {int(tokens.ids.max())} in a text encoder with vocab_size {self.vocab_size}: the pipelines' "
+                "tokenizer and model.text_encoder do not belong together"
+            )
+        hidden = self.embeddings(input_ids=tokens.ids)
+        return hidden, attention_bias(tokens.word_mask, hidden.dtype, causal=self.causal)
+
+    def run_stage(self, stage: int, hidden: Tensor, bias: Tensor) -> Tensor:
+        """(U, L, C) -> (U, L, C) through the layers of one stage."""
+        first = sum(self.stages[:stage])
+        for layer in self.layers[first : first + self.stages[stage]]:
+            output: Any = layer(hidden, bias)
+            hidden = output[0] if isinstance(output, tuple) else output
+        return hidden
+
+    def finish(self, hidden: Tensor) -> Tensor:
+        """What the model applies after its last layer."""
+        return self.final_norm(hidden)
+
+    def forward(self, tokens: TextTokens) -> TextFeatures:
+        hidden, bias = self.embed(tokens)
+        for stage in range(self.num_stages):
+            hidden = self.run_stage(stage, hidden, bias)
+        return TextFeatures(self.finish(hidden), tokens.word_mask, tokens.text_of)

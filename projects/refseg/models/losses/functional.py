@@ -1,0 +1,23 @@
+"""Pure losses on mask logits. E expressions (or matched pairs); every other dimension is flattened."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def mask_bce_loss(mask_logits: Tensor, target: Tensor) -> Tensor:
+    """Mean binary cross-entropy over all pixels of all E maps; 0 when E is 0. `target`: floats in 0..1."""
+    if mask_logits.numel() == 0:
+        return mask_logits.sum()
+    return F.binary_cross_entropy_with_logits(mask_logits, target.to(mask_logits.dtype))
+
+
+def dice_loss(mask_logits: Tensor, target: Tensor, *, smooth: float = 1.0) -> Tensor:
+    """Mask2Former's dice (probabilities not squared), mean over the E maps: 1 - (2 |P G| + s) / (|P| + |G| + s)."""
+    if mask_logits.numel() == 0:
+        return mask_logits.sum()
+    probs = mask_logits.sigmoid().flatten(1)
+    target = target.flatten(1).to(probs.dtype)
+    overlap = 2 * (probs * target).sum(1) + smooth
+    return (1 - overlap / (probs.sum(1) + target.sum(1) + smooth)).mean()

@@ -1,0 +1,95 @@
+"""From logits to masks at the original size: the one place, for all models. Pure functions and their settings.
+
+Letters: K expressions of an image, (h, w) the logits' size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from refseg.structures import Batch, ImageResult, Prediction, SampleMeta
+
+
+@dataclass(frozen=True, slots=True)
+class PostProcess:
+    """How predictions become answers.
+
+    `threshold`: a pixel belongs to the mask when its probability is >= it. `no_target`: an expression is rejected when
+    the head's probability exceeds `no_target_threshold` ("head"; models without that head reject nothing), when the
+    mask has fewer than `min_area` pixels ("area"), or never ("none"). `max_elements` bounds the floats held at once.
+    """
+
+    threshold: float = 0.5
+    no_target: Literal["head", "area", "none"] = "head"
+    no_target_threshold: float = 0.5
+    min_area: int = 50
+    max_elements: int = 2**26
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"postprocess.threshold must lie between 0 and 1, not {self.threshold}")
+        if self.no_target not in ("head", "area", "none"):
+            raise ValueError(f"postprocess.no_target must be 'head', 'area' or 'none', not {self.no_target!r}")
+
+
+def restore_masks(
+    mask_logits: Tensor,
+    *,
+    input_size: tuple[int, int],
+    meta: SampleMeta,
+    threshold: float = 0.5,
+    max_elements: int = 2**26,
+) -> Tensor:
+    """(K, h, w) logits of a padded input -> (K, height, width) bool on the CPU at the original size.
+
+    Bilinear to the input's size, padding cropped, bilinear to the original size, then the threshold; in chunks.
+    """
+    height, width = meta.original_size
+    limit = math.log(threshold / (1 - threshold))
+    per_mask = max(input_size[0] * input_size[1], height * width)
+    chunk = max(1, max_elements // per_mask)
+    masks = [torch.zeros(0, height, width, dtype=torch.bool)]
+    for logits in mask_logits.split(chunk) if len(mask_logits) else ():
+        logits = logits[None].float()  # (1, k, h, w)
+        if logits.shape[-2:] != torch.Size(input_size):
+            logits = F.interpolate(logits, size=input_size, mode="bilinear", align_corners=False)
+        logits = logits[..., : meta.content_size[0], : meta.content_size[1]]
+        if logits.shape[-2:] != (height, width):
+            logits = F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
+        masks.append((logits[0] >= limit).cpu())
+    return torch.cat(masks)
+
+
+def reject(masks: Tensor, no_target_prob: Tensor | None, settings: PostProcess) -> Tensor:
+    """(K,) bool: the no-target rule."""
+    if settings.no_target == "area":
+        return masks.flatten(1).sum(1) < settings.min_area
+    if settings.no_target == "head" and no_target_prob is not None:
+        return no_target_prob > settings.no_target_threshold
+    return torch.zeros(len(masks), dtype=torch.bool)
+
+
+def finish(prediction: Prediction, batch: Batch, settings: PostProcess) -> list[ImageResult]:
+    """One result per image of the batch, in order, with the image's expressions in their order."""
+    input_size = tuple(batch.images.shape[-2:])
+    probs = None if prediction.no_target_logit is None else prediction.no_target_logit.float().sigmoid().cpu()
+    image_of = batch.image_of.cpu()
+    results = []
+    for image, (meta, truth) in enumerate(zip(batch.metas, batch.ground_truth, strict=True)):
+        rows = (image_of == image).nonzero().flatten()
+        masks = restore_masks(
+            prediction.mask_logits[rows.to(prediction.mask_logits.device)],
+            input_size=input_size,
+            meta=meta,
+            threshold=settings.threshold,
+            max_elements=settings.max_elements,
+        )
+        prob = None if probs is None else probs[rows]
+        results.append(ImageResult(meta, masks, reject(masks, prob, settings), prob, truth))
+    return results

@@ -1,0 +1,53 @@
+"""The base class of every model of refseg."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from mmengine.model import BaseModel
+from torch import Tensor
+
+from refseg.models.postprocess import PostProcess, finish
+from refseg.registry import MODELS
+from refseg.structures import Batch, ImageResult, Prediction
+
+
+class RefSegmentor(BaseModel):
+    """Batch in; losses, results or the raw prediction out.
+
+    A model implements `infer` (the one forward of training and prediction) and `losses`; it may hold anything else.
+    Which of the two runs is decided here, once, and so is how logits become masks (`postprocess`: `PostProcess`).
+    """
+
+    def __init__(self, *, data_preprocessor: dict | None = None, postprocess: dict | None = None) -> None:
+        super().__init__(MODELS.build(data_preprocessor or dict(type="ReferringDataPreprocessor")))
+        self.postprocess = PostProcess(**(postprocess or {}))
+
+    def infer(self, batch: Batch) -> Prediction:
+        """The prediction for all E expressions of the batch."""
+        raise TypeError(f"{type(self).__name__} must define infer(batch)")
+
+    def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
+        """Scalars by name; those named `loss_*` are summed up, others are only logged."""
+        raise TypeError(f"{type(self).__name__} must define losses(prediction, batch)")
+
+    def forward(
+        self, batch: Batch, mode: Literal["tensor", "loss", "predict"] = "tensor"
+    ) -> Prediction | dict[str, Tensor] | list[ImageResult]:
+        prediction = self.infer(batch)
+        if mode == "loss":
+            return self.losses(prediction, batch)
+        if mode == "predict":
+            return finish(prediction, batch, self.postprocess)
+        if mode == "tensor":
+            return prediction
+        raise ValueError(f"mode must be 'tensor', 'loss' or 'predict', not {mode!r}")
+
+    def parse_losses(self, losses: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """mmengine sums every key that contains "loss"; here exactly those that start with `loss_` may contain it."""
+        stray = [name for name in losses if "loss" in name and not name.startswith("loss_")]
+        if stray:
+            raise KeyError(
+                f"{type(self).__name__}.losses returned {stray[0]!r}: name losses loss_<what>, others without"
+            )
+        return super().parse_losses(losses)

@@ -1,0 +1,308 @@
+"""Multi-scale deformable attention in PyTorch alone: a plain form, and a fast form for CPU.
+
+Both compute equation 3 of Deformable DETR (Zhu et al., 2020) without its projections: head h of query q gets the sum,
+over levels l and points p, of attention_weights[q, h, l, p] times the value map of level l, read bilinearly at
+sampling_locations[q, h, l, p]; outside of the map the value is zero.
+
+The fast form reads that sum as an embedding bag. One bilinear read is a weighted sum of four pixels, so each (query,
+head) sums 4 * L * P weighted rows of a table of pixels. The table has a border of zeros, one pixel wide, around each
+level, which makes every corner a row of the table without any case for the image's edge. The derivative by the value is
+the transposed sparse product, again an embedding bag, over the taps sorted by row; the derivatives by weights and
+locations need the dot products of one output gradient with the four rows, a sampled dense-dense product.
+
+Letters: B images, Q queries, H heads, D channels per head, L levels, P points, S pixels of all levels, R rows of the
+bordered table of one image (pixels and heads), C the H * L * P taps of one query.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Shapes = Sequence[tuple[int, int]]
+_BLOCK_TAPS = 2**17
+
+
+def compute_dtype(value: Tensor) -> torch.dtype:
+    """Sums are taken in fp32 at least."""
+    return torch.float64 if value.dtype == torch.float64 else torch.float32
+
+
+def plain(value: Tensor, shapes: Shapes, sampling_locations: Tensor, attention_weights: Tensor) -> Tensor:
+    """The op by `grid_sample`, level by level: what exporters, compilers and double backward can follow."""
+    B, _, H, D = value.shape
+    Q, P = sampling_locations.shape[1], sampling_locations.shape[4]
+    dtype = compute_dtype(value)
+    total = value.new_zeros(B * H, D, Q, dtype=dtype)
+    levels = value.to(dtype).split([h * w for h, w in shapes], dim=1)
+    if B * H * Q * P == 0:  # grid_sample refuses empty input
+        nothing = 0 * (value.sum() + sampling_locations.sum() + attention_weights.sum())  # keeps the graph whole
+        return total.reshape(B, Q, H * D).to(value.dtype) + nothing.to(value.dtype)
+    for level, (h, w) in enumerate(shapes):
+        image = levels[level].permute(0, 2, 3, 1).reshape(B * H, D, h, w)
+        grid = sampling_locations[:, :, :, level].to(dtype).transpose(1, 2).reshape(B * H, Q, P, 2)
+        weight = attention_weights[:, :, :, level].to(dtype).transpose(1, 2).reshape(B * H, 1, Q, P)
+        samples = F.grid_sample(image, 2 * grid - 1, mode="bilinear", padding_mode="zeros", align_corners=False)
+        total = total + (samples * weight).sum(-1)  # (B * H, D, Q)
+    return total.reshape(B, H * D, Q).transpose(1, 2).to(value.dtype)
+
+
+def embedding_bag(value: Tensor, shapes: Shapes, sampling_locations: Tensor, attention_weights: Tensor) -> Tensor:
+    """The op by embedding bags, for CPU tensors. It saves nothing but its inputs for backward."""
+    return _EmbeddingBag.apply(value, sampling_locations, attention_weights, tuple(shapes))
+
+
+class _Lanes(NamedTuple):
+    """What each of the C taps of a query needs to find its row; the order of taps is (H, L, P)."""
+
+    size: Tensor  # (2, 1, C) width and height of the level
+    pitch: Tensor  # (C,) rows from one line of the bordered level to the next
+    origin: Tensor  # (C,) row of the level's pixel (0, 0) in this head
+
+
+class _Taps(NamedTuple):
+    """Where the taps of one image fall."""
+
+    pixel: Tensor  # (2, Q, C) x and y in pixels, clamped to [-1, size]
+    frac: Tensor  # (2, Q, C) position between the corners, 0 to 1
+    upper: Tensor  # (Q * C,) row of the upper left corner
+    lower: Tensor  # (Q * C,) row of the lower left corner
+
+
+def _bordered_starts(shapes: Shapes) -> list[int]:
+    """Where each level starts in the bordered table, in pixels; the last number is the table's length."""
+    return [0, *itertools.accumulate((h + 2) * (w + 2) for h, w in shapes)]
+
+
+def _interiors(pixels: Tensor, bordered: Tensor, shapes: Shapes, dy: int = 0, dx: int = 0) -> Any:
+    """Pairs of views, level by level: of (B, S, K), and of the same pixels, moved by (-dy, -dx), in (B, S', K)."""
+    starts, first = _bordered_starts(shapes), 0
+    for (h, w), (start, end) in zip(shapes, itertools.pairwise(starts), strict=True):
+        level = bordered[:, start:end].unflatten(1, (h + 2, w + 2))
+        yield (
+            pixels[:, first : first + h * w].unflatten(1, (h, w)),
+            level[:, 1 - dy : 1 - dy + h, 1 - dx : 1 - dx + w],
+        )
+        first += h * w
+
+
+def _table(value: Tensor, shapes: Shapes) -> Tensor:
+    """(B, S, H, D) -> (B, R, D), a border of zeros around each level."""
+    B, _, H, D = value.shape
+    bordered = value.new_zeros(B, _bordered_starts(shapes)[-1], H * D, dtype=compute_dtype(value))
+    for pixels, interior in _interiors(value.flatten(2), bordered, shapes):
+        interior.copy_(pixels)
+    return bordered.view(B, -1, D)
+
+
+def _lanes(shapes: Shapes, heads: int, points: int, dtype: torch.dtype) -> _Lanes:
+    size = torch.tensor([[w for _, w in shapes], [h for h, _ in shapes]], dtype=dtype)  # (2, L)
+    starts = _bordered_starts(shapes)
+    index_dtype = torch.int32 if starts[-1] * heads < 2**31 else torch.int64
+    pitch = torch.tensor([(w + 2) * heads for _, w in shapes], dtype=index_dtype)  # (L,)
+    first = torch.tensor(starts[:-1], dtype=index_dtype) * heads + pitch + heads  # (L,)
+    origin = first.repeat_interleave(points) + torch.arange(heads, dtype=index_dtype)[:, None]  # (H, L * P)
+    return _Lanes(
+        size=size.repeat_interleave(points, dim=1).repeat(1, heads)[:, None],
+        pitch=pitch.repeat_interleave(points).repeat(heads),
+        origin=origin.flatten(),
+    )
+
+
+def _taps(locations: Tensor, lanes: _Lanes) -> _Taps:
+    """(Q, H, L, P, 2) -> the taps of one image. A location that is not a number still gets a row of the table."""
+    Q, heads = locations.shape[:2]
+    size = lanes.size
+    xy = locations.reshape(Q, -1, 2).permute(2, 0, 1).to(size.dtype)
+    pixel = torch.empty(xy.shape, dtype=size.dtype)
+    torch.addcmul(torch.tensor(-0.5, dtype=size.dtype), xy, size, out=pixel)
+    torch.minimum(pixel.clamp_(min=-1), size, out=pixel)
+    corner = pixel.floor()
+    torch.minimum(corner, size - 1, out=corner)
+    cell = corner.to(lanes.pitch.dtype).clamp_(min=-1)
+    upper = torch.addcmul(lanes.origin, cell[1], lanes.pitch).add_(cell[0], alpha=heads)
+    return _Taps(
+        pixel=pixel,
+        frac=torch.sub(pixel, corner, out=corner),
+        upper=upper.view(-1),
+        lower=(upper + lanes.pitch).view(-1),
+    )
+
+
+def _corner_weights(weights: Tensor, frac: Tensor) -> list[Tensor]:
+    """(Q, C) attention weights, split over upper left, upper right, lower left and lower right corner."""
+    right = weights * frac[0]
+    left = weights - right
+    lower_right = right * frac[1]
+    lower_left = left * frac[1]
+    return [left.sub_(lower_left), right.sub_(lower_right), lower_left, lower_right]
+
+
+def _bag(table: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+    return F.embedding_bag(
+        rows, table, offsets, mode="sum", per_sample_weights=weights.view(-1), include_last_offset=True
+    )
+
+
+@functools.cache
+def _silence_sparse_notice() -> None:
+    """PyTorch announces, once per process, that compressed sparse tensors are in beta. Nobody can act on that here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.tensor([], dtype=torch.int64), torch.zeros(0), (1, 1))
+
+
+def _dots(table: Tensor, rows: Tensor, offsets: Tensor, grads: Tensor) -> Tensor:
+    """(R, D) table, (N, D) grads -> for each tap the dot product of its row and its bag's gradient, (taps,)."""
+    pattern = torch.sparse_csr_tensor(
+        offsets, rows, grads.new_zeros(len(rows)), (len(grads), len(table)), check_invariants=False
+    )
+    return torch.sparse.sampled_addmm(pattern, grads, table.t(), beta=0.0).values()
+
+
+def _offsets(taps: _Taps, heads: int) -> Tensor:
+    """First tap of each bag, a bag being one (query, head)."""
+    total, queries = len(taps.upper), taps.pixel.shape[1]
+    return torch.arange(0, total + 1, total // (queries * heads), dtype=taps.upper.dtype)
+
+
+def _blocks(queries: int, taps_per_query: int) -> list[slice]:
+    """Equal parts of the queries, small enough that what is computed for one stays in the processor's cache."""
+    count = -(-queries * taps_per_query // _BLOCK_TAPS)
+    step = -(-queries // count)
+    return [slice(first, min(first + step, queries)) for first in range(0, queries, step)]
+
+
+class _EmbeddingBag(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, locations: Tensor, weights: Tensor, shapes: tuple) -> Tensor:
+        ctx.save_for_backward(value, locations, weights)
+        ctx.shapes = shapes
+        (B, _, H, D), Q, P = value.shape, locations.shape[1], locations.shape[4]
+        if locations.numel() == 0 or value.numel() == 0:
+            return value.new_zeros(B, Q, H * D)
+        out = value.new_empty(B, Q, H * D)
+        tables = _table(value, shapes)
+        lanes = _lanes(shapes, H, P, tables.dtype)
+        for b, block in itertools.product(range(B), _blocks(Q, len(lanes.pitch))):
+            table, taps = tables[b], _taps(locations[b, block], lanes)
+            offsets = _offsets(taps, H)
+            parts = _corner_weights(weights[b, block].flatten(1).to(table.dtype), taps.frac)
+            total = _bag(table, taps.upper, offsets, parts[0])  # (queries of the block * H, D)
+            total += _bag(table[H:], taps.upper, offsets, parts[1])
+            total += _bag(table, taps.lower, offsets, parts[2])
+            total += _bag(table[H:], taps.lower, offsets, parts[3])
+            out[b, block] = total.view(-1, H * D)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        value, locations, weights = ctx.saved_tensors
+        grads = [
+            torch.zeros_like(tensor, memory_format=torch.contiguous_format) if needed else None
+            for tensor, needed in zip(ctx.saved_tensors, ctx.needs_input_grad[:3], strict=True)
+        ]
+        if locations.numel() and value.numel():
+            dtype = compute_dtype(value)
+            tables = _table(value, ctx.shapes) if any(ctx.needs_input_grad[1:]) else None
+            lanes = _lanes(ctx.shapes, value.shape[2], locations.shape[4], dtype)
+            for b in range(len(value)):
+                _backward_image(
+                    grad[b].to(dtype).reshape(-1, value.shape[3]).contiguous(),
+                    None if tables is None else tables[b],
+                    locations[b],
+                    weights[b].flatten(1).to(dtype),
+                    lanes=lanes,
+                    shapes=ctx.shapes,
+                    out=[None if each is None else each[b] for each in grads],
+                )
+        return *grads, None
+
+
+def _backward_image(
+    grads: Tensor,
+    table: Tensor | None,
+    locations: Tensor,
+    weights: Tensor,
+    *,
+    lanes: _Lanes,
+    shapes: Shapes,
+    out: list[Tensor | None],
+) -> None:
+    """Fills the derivatives of one image by value (S, H, D), locations (Q, H, L, P, 2) and weights (Q, H, L, P).
+
+    Takes the output's derivative (Q * H, D), the table (R, D), the locations and the weights (Q, C).
+    """
+    (Q, C), heads = weights.shape, locations.shape[1]
+    by_value, by_location, by_weight = out
+    rows = torch.empty(Q, C, dtype=lanes.pitch.dtype)
+    parts = weights.new_empty(4, Q, C)
+    for block in _blocks(Q, C):
+        taps = _taps(locations[block], lanes)
+        if by_value is not None:
+            rows[block] = taps.upper.view(-1, C)
+            for corner, part in enumerate(_corner_weights(weights[block], taps.frac)):
+                parts[corner, block] = part
+        if table is not None:
+            of_bags = grads[block.start * heads : block.stop * heads]
+            location, weight = _tap_grads(table, lanes, taps, weights[block], of_bags)
+            if by_location is not None:
+                by_location[block].view(-1, C, 2).copy_(location.permute(1, 2, 0))
+            if by_weight is not None:
+                by_weight[block].view(-1, C).copy_(weight)
+    if by_value is not None:
+        _add_value_grad(by_value, shapes, rows.view(-1), parts.view(4, -1), grads)
+
+
+def _tap_grads(table: Tensor, lanes: _Lanes, taps: _Taps, weight: Tensor, grads: Tensor) -> tuple[Tensor, Tensor]:
+    """Derivatives of one image by locations, (2, Q, C), and by weights, (Q, C).
+
+    At a location outside the map in x (or y) the derivative in that direction is zero, as in mmcv's kernels.
+    """
+    _silence_sparse_notice()
+    _, Q, C = taps.pixel.shape
+    heads = len(grads) // Q
+    offsets = _offsets(taps, heads)
+    upper_left, upper_right, lower_left, lower_right = (
+        _dots(part, rows, offsets, grads).view(Q, C)
+        for rows in (taps.upper, taps.lower)
+        for part in (table, table[heads:])
+    )
+    x, y = taps.frac
+    upper = torch.lerp(upper_left, upper_right, x)
+    lower = torch.lerp(lower_left, lower_right, x)
+    by_location = torch.empty_like(taps.pixel)
+    torch.lerp(upper_right.sub_(upper_left), lower_right.sub_(lower_left), y, out=by_location[0])
+    torch.sub(lower, upper, out=by_location[1])
+    inside = (taps.pixel > -1) & (taps.pixel < lanes.size)
+    by_location.mul_(weight).mul_(lanes.size).mul_(inside)
+    return by_location, torch.lerp(upper, lower, y)
+
+
+def _add_value_grad(out: Tensor, shapes: Shapes, taps: Tensor, parts: Tensor, grads: Tensor) -> None:
+    """Adds the derivative by one image's value to `out` (S, H, D).
+
+    `taps` are the rows of all upper left corners, `parts` (4, taps) the weights of the four corners. The taps are
+    sorted once: the other three corners share the order and differ by a constant step, so their sums are moved by one
+    pixel.
+    """
+    heads, channels = out.shape[1:]
+    rows = _bordered_starts(shapes)[-1] * heads
+    order = torch.sort(taps).indices
+    offsets = F.pad(torch.bincount(taps, minlength=rows).cumsum(0, dtype=taps.dtype), (1, 0))
+    bags = order.to(taps.dtype).div_(len(taps) // len(grads), rounding_mode="floor")
+    pixels = out.view(1, -1, heads * channels)
+    for corner, part in enumerate(parts):
+        total = _bag(grads, bags, offsets, part.index_select(0, order))  # (R, D)
+        dy, dx = divmod(corner, 2)
+        for target, source in _interiors(pixels, total.view(1, -1, heads * channels), shapes, dy, dx):
+            target += source

@@ -1,0 +1,177 @@
+"""Multi-scale deformable attention: one function, and the choice of what computes it.
+
+    pytorch   CPU: an embedding bag, many times faster than reading pixels by `grid_sample`. CUDA: the plain form
+    triton    CUDA: Triton kernels, forward and backward, compiled at first use
+    mmcv      CUDA: the kernels of a compiled mmcv, where one is installed
+    plain     anywhere: `grid_sample`; what torch.compile and the exporters get
+
+All give the same numbers. Without a word the best one for the tensors is taken; the argument `backend`, and after it
+the environment variable REFSEG_DEFORM_BACKEND, override that. `pytorch` and `plain` differ in speed and memory only.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import shutil
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from refseg.ops import _mmcv, _pytorch
+
+BACKENDS = ("pytorch", "triton", "mmcv", "plain")
+ENVIRONMENT_VARIABLE = "REFSEG_DEFORM_BACKEND"
+
+
+def deformable_attention(
+    value: Tensor,
+    spatial_shapes: Tensor | Sequence[Sequence[int]],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    backend: str | None = None,
+) -> Tensor:
+    """Equation 3 of Deformable DETR without its projections, with mmcv's conventions.
+
+    Args:
+        value: (B, S, H, D), the pixels of all levels one after the other, each level line by line; S = sum(h * w).
+        spatial_shapes: (L, 2), each level's (h, w); a tensor, or numbers.
+        sampling_locations: (B, Q, H, L, P, 2), (x, y) with (0, 0) the upper left and (1, 1) the lower right corner of
+            the image. Outside of it the value is zero.
+        attention_weights: (B, Q, H, L, P).
+        backend: one of BACKENDS; chosen for the tensors by default.
+
+    Returns:
+        (B, Q, H * D) in the dtype of `value`. Sums are taken in fp32 at least.
+    """
+    if backend is None:
+        backend, _ = choose_backend(value)
+    else:
+        _check_backend(backend, value, "backend")
+    captured = _is_captured()
+    if not captured:
+        _check_shapes(value, spatial_shapes, sampling_locations, attention_weights)
+    if backend in ("triton", "mmcv"):
+        shapes = torch.as_tensor(spatial_shapes, device=value.device)
+        if backend == "mmcv":
+            return _mmcv.deformable_attention(value, shapes, sampling_locations, attention_weights)
+        from refseg.ops import _triton
+
+        return _triton.deformable_attention(value, shapes, sampling_locations, attention_weights)
+    sizes = _sizes(spatial_shapes)
+    if not captured:
+        _check_sizes(sizes, value)
+    bag = backend == "pytorch" and value.device.type == "cpu" and not captured
+    compute = _pytorch.embedding_bag if bag else _pytorch.plain
+    return compute(value, sizes, sampling_locations, attention_weights)
+
+
+def choose_backend(value: Tensor) -> tuple[str, str]:
+    """The backend that `value` gets without the argument `backend`, and why."""
+    if _is_captured():
+        return "plain", "a compiler or an exporter follows the call"
+    named = os.environ.get(ENVIRONMENT_VARIABLE)
+    if named:
+        _check_backend(named, value, ENVIRONMENT_VARIABLE)
+        return named, f"{ENVIRONMENT_VARIABLE} says so"
+    if not value.is_cuda:
+        how = "embedding bags" if value.device.type == "cpu" else "grid_sample"
+        return "pytorch", f"{how} on {value.device.type}"
+    reasons: list[str] = []
+    for name in ("triton", "mmcv"):
+        reason = why_not(name, value)
+        if not reason:
+            return name, "; ".join([*reasons, f"{name} runs on {value.device}"])
+        reasons.append(f"no {name}: {reason}")
+    return "pytorch", "; ".join([*reasons, "grid_sample on cuda"])
+
+
+def available_backends(value: Tensor | None = None) -> tuple[str, ...]:
+    """The backends that can run on the device of `value`; by default on a GPU if there is one, else on CPU."""
+    if value is None:
+        value = torch.empty(0, device="cuda" if torch.cuda.is_available() else "cpu")
+    return tuple(name for name in BACKENDS if not why_not(name, value))
+
+
+def why_not(name: str, value: Tensor) -> str:
+    """Why this backend cannot run on `value`, and what would mend it; empty if it can."""
+    if name == "triton":
+        return _why_not_triton(value)
+    if name == "mmcv":
+        if not value.is_cuda:
+            return f"mmcv has this kernel for CUDA only and the tensors are on {value.device.type}; take 'pytorch'"
+        reason = _mmcv.why_not_compiled()
+        return f"{reason}; build mmcv from source for this PyTorch, or take 'triton' or 'pytorch'" if reason else ""
+    return ""
+
+
+def _why_not_triton(value: Tensor) -> str:
+    if not _triton_is_installed():
+        return "Triton is not installed; `pip install triton` (Linux), or take 'pytorch'"
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return ""
+    if not value.is_cuda:
+        return (
+            f"Triton's kernels run on GPUs and the tensors are on {value.device.type}; take 'pytorch' "
+            "(TRITON_INTERPRET=1, set before Python starts, runs them on CPU, for tests only)"
+        )
+    if torch.version.hip is None and torch.cuda.get_device_capability(value.device) < (7, 0):
+        return "Triton needs a GPU of compute capability 7.0 or more; take 'mmcv' or 'pytorch'"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "Triton builds its launcher with a C compiler and there is none; install gcc, or take 'pytorch'"
+    return ""
+
+
+@functools.cache
+def _triton_is_installed() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def _is_captured() -> bool:
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
+
+
+def _check_backend(name: str, value: Tensor, source: str) -> None:
+    if name not in BACKENDS:
+        raise ValueError(f"{source} names an unknown backend, {name!r}; choose one of {', '.join(BACKENDS)}")
+    if reason := why_not(name, value):
+        raise RuntimeError(f"{source} asks for the backend {name!r}, which cannot run here: {reason}")
+
+
+def _sizes(spatial_shapes: Tensor | Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+    pairs = spatial_shapes.tolist() if isinstance(spatial_shapes, Tensor) else spatial_shapes
+    return [(h, w) for h, w in pairs]
+
+
+def _check_shapes(value: Tensor, spatial_shapes: object, locations: Tensor, weights: Tensor) -> None:
+    """What can be compared without waiting for a device."""
+    if value.dim() != 4 or locations.dim() != 6 or weights.dim() != 5:
+        raise ValueError(
+            "expected value (B, S, H, D), sampling_locations (B, Q, H, L, P, 2) and attention_weights (B, Q, H, L, P), "
+            f"got {tuple(value.shape)}, {tuple(locations.shape)} and {tuple(weights.shape)}"
+        )
+    if locations.shape[5] != 2 or locations.shape[:5] != weights.shape:
+        raise ValueError(
+            "sampling_locations must have the shape of attention_weights and a last dimension of 2, "
+            f"got {tuple(locations.shape)} and {tuple(weights.shape)}"
+        )
+    if value.shape[0] != locations.shape[0] or value.shape[2] != locations.shape[2]:
+        raise ValueError(
+            "value and sampling_locations differ in images or heads: "
+            f"(B, H) = {(value.shape[0], value.shape[2])} and {(locations.shape[0], locations.shape[2])}"
+        )
+    levels = len(spatial_shapes)  # type: ignore[arg-type]
+    if levels != locations.shape[3]:
+        raise ValueError(f"spatial_shapes has {levels} levels, sampling_locations has {locations.shape[3]}")
+    if not value.device == locations.device == weights.device:
+        raise ValueError(
+            f"tensors on different devices: value {value.device}, sampling_locations {locations.device}, "
+            f"attention_weights {weights.device}"
+        )
+
+
+def _check_sizes(sizes: Sequence[tuple[int, int]], value: Tensor) -> None:
+    if any(h < 1 or w < 1 for h, w in sizes) or sum(h * w for h, w in sizes) != value.shape[1]:
+        raise ValueError(f"levels of (h, w) {sizes} do not make up the {value.shape[1]} pixels of value")

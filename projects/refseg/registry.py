@@ -1,0 +1,44 @@
+"""Child registries of mmengine's, with scope `refseg`.
+
+A config with `default_scope = 'refseg'` finds our components by name, mmengine's through the parent, and those of other
+packages by prefix: `type='mmdet.FPN'`, `type='mmseg.ResNetV1c'`. Every root registry has its child, because mmengine
+warns about each one that is missing.
+"""
+
+from mmengine import registry as _root
+from mmengine.registry import Registry
+
+SCOPE = "refseg"
+
+
+def _child(parent: Registry, *locations: str) -> Registry:
+    return Registry(parent.name, parent=parent, scope=SCOPE, locations=[f"refseg.{name}" for name in locations])
+
+
+DATASETS = _child(_root.DATASETS, "datasets")
+DATA_SAMPLERS = _child(_root.DATA_SAMPLERS, "datasets")
+FUNCTIONS = _child(_root.FUNCTIONS, "datasets")
+TRANSFORMS = _child(_root.TRANSFORMS, "datasets")
+
+MODELS = _child(_root.MODELS, "models")
+MODEL_WRAPPERS = _child(_root.MODEL_WRAPPERS, "models")
+TASK_UTILS = _child(_root.TASK_UTILS, "models")
+WEIGHT_INITIALIZERS = _child(_root.WEIGHT_INITIALIZERS, "models")
+
+EVALUATOR = _child(_root.EVALUATOR, "evaluation")
+METRICS = _child(_root.METRICS, "evaluation")
+
+HOOKS = _child(_root.HOOKS, "engine")
+LOG_PROCESSORS = _child(_root.LOG_PROCESSORS, "engine")
+LOOPS = _child(_root.LOOPS, "engine")
+OPTIMIZERS = _child(_root.OPTIMIZERS, "engine")
+OPTIM_WRAPPERS = _child(_root.OPTIM_WRAPPERS, "engine")
+OPTIM_WRAPPER_CONSTRUCTORS = _child(_root.OPTIM_WRAPPER_CONSTRUCTORS, "engine")
+PARAM_SCHEDULERS = _child(_root.PARAM_SCHEDULERS, "engine")
+RUNNERS = _child(_root.RUNNERS, "engine")
+RUNNER_CONSTRUCTORS = _child(_root.RUNNER_CONSTRUCTORS, "engine")
+STRATEGIES = _child(_root.STRATEGIES, "engine")
+VISBACKENDS = _child(_root.VISBACKENDS, "engine")
+VISUALIZERS = _child(_root.VISUALIZERS, "engine")
+
+INFERENCERS = _child(_root.INFERENCERS, "apis")

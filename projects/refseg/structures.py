@@ -1,0 +1,231 @@
+"""What flows through refseg: records, samples, batches, features, predictions.
+
+Letters: B images, E expressions, U distinct texts, L words (tokens), I instances, N queries, C channels.
+Every class has slots: a misspelt field is an error, not a new attribute. `move(x, device)` moves any of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Segmentation = list | dict | str  # polygons [[x, y, ...], ...] | RLE {"size", "counts"} | path of a mask PNG
+
+
+# Records: what annotation files say -----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Instance:
+    """One annotated object."""
+
+    instance_id: str
+    segmentation: Segmentation
+    category: str | None = None
+
+
+@dataclass(slots=True)
+class Expression:
+    """One phrase. `referents` index the record's instances; empty means that the phrase refers to nothing here."""
+
+    expression_id: str
+    text: str
+    referents: tuple[int, ...]
+    tags: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Record:
+    """One image with all its instances and all its expressions."""
+
+    image_id: str
+    image_path: str
+    size: tuple[int, int]  # (height, width) of the file
+    instances: list[Instance]
+    expressions: list[Expression]
+
+
+# Samples and batches: what a model sees -------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class TextTokens:
+    """Distinct texts as tokens, and which of them each expression is.
+
+    `ids`, `word_mask` (U, L): token ids; True on real tokens. `text_of` (E,): row of each expression.
+    `num_truncated`: expressions that were longer than the tokenizer's limit.
+    """
+
+    ids: Tensor
+    word_mask: Tensor
+    text_of: Tensor
+    num_truncated: int = 0
+
+
+@dataclass(slots=True)
+class SampleMeta:
+    """Where a sample comes from, and what is needed to bring a mask back to its image.
+
+    `content_size`: (height, width) of the resized image inside the padded input; padding is right and below.
+    """
+
+    image_id: str
+    image_path: str
+    original_size: tuple[int, int]
+    content_size: tuple[int, int]
+    expression_ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    tags: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(slots=True)
+class GroundTruth:
+    """Evaluation's ground truth at the original size: COCO RLEs per instance and each expression's referents."""
+
+    instance_rles: list[dict]
+    referents: list[tuple[int, ...]]
+
+
+@dataclass(slots=True)
+class Sample:
+    """One image with K expressions, packed for collation.
+
+    `image` (3, H, W) uint8 RGB. `instance_masks` (I, H, W) bool at the input's size: the instances some expression
+    refers to. `referents` (K, I) bool. `token_ids`: K lists of ids, to be padded with `pad_id`.
+    """
+
+    image: Tensor
+    token_ids: list[list[int]]
+    pad_id: int
+    instance_masks: Tensor
+    referents: Tensor
+    meta: SampleMeta
+    ground_truth: GroundTruth | None = None
+    num_truncated: int = 0
+
+
+@dataclass(slots=True)
+class Batch:
+    """B images, E >= B expressions.
+
+    `images` (B, 3, H, W): uint8 from `collate`, normalised floats after the data preprocessor.
+    `pixel_mask` (B, H, W) bool: True on image, False on padding. `image_of` (E,): the image of each expression.
+    `instance_masks`: B tensors (I_b, H, W) bool. `referents`: E tensors (I_b,) bool over the instances of its image.
+    """
+
+    images: Tensor
+    pixel_mask: Tensor
+    tokens: TextTokens
+    image_of: Tensor
+    metas: list[SampleMeta]
+    instance_masks: list[Tensor]
+    referents: list[Tensor]
+    ground_truth: list[GroundTruth | None]
+
+    @property
+    def num_images(self) -> int:
+        return self.images.shape[0]
+
+    @property
+    def num_expressions(self) -> int:
+        return self.image_of.shape[0]
+
+    def target_masks(self) -> list[Tensor]:
+        """Per expression the masks of its referents, (num referents, H, W) bool."""
+        images = self.image_of.tolist()
+        return [self.instance_masks[image][refers] for image, refers in zip(images, self.referents, strict=True)]
+
+    def merged_masks(self) -> Tensor:
+        """The union of each expression's referents, (E, H, W) bool."""
+        return torch.stack([masks.any(0) for masks in self.target_masks()])
+
+    def no_target(self) -> Tensor:
+        """(E,) bool: the expression refers to nothing."""
+        return torch.stack([~refers.any() for refers in self.referents])
+
+
+# Features and predictions: what models say ----------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class TextFeatures:
+    """Word features of the distinct texts: `word_feats` (U, L, C), `word_mask` (U, L), `text_of` (E,)."""
+
+    word_feats: Tensor
+    word_mask: Tensor
+    text_of: Tensor
+
+    def per_expression(self) -> tuple[Tensor, Tensor]:
+        """Word features (E, L, C) and mask (E, L)."""
+        return self.word_feats[self.text_of], self.word_mask[self.text_of]
+
+
+@dataclass(slots=True)
+class EncodedFeatures:
+    """Pixel features by level, fine to coarse: (B, C_i, H_i, W_i), or (E, ...) where words were fused inside the
+    encoder, with `strides` of each level and `image_of` mapping expressions to rows of the levels."""
+
+    levels: list[Tensor]
+    strides: tuple[int, ...]
+    image_of: Tensor
+
+
+@dataclass(slots=True)
+class InstancePrediction:
+    """Per query: `mask_logits` (N, h, w), `relevance` (N,) in 0..1, `word_attention` (N, L) or None."""
+
+    mask_logits: Tensor
+    relevance: Tensor
+    word_attention: Tensor | None = None
+
+
+@dataclass(slots=True)
+class Prediction:
+    """What every model returns for E expressions, at any one resolution of the padded input.
+
+    `mask_logits` (E, h, w): the merged mask. `no_target_logit` (E,) or None for models that cannot tell.
+    `instances`: E entries, for models that tell instances apart. `auxiliary`: what only the model's loss reads.
+    """
+
+    mask_logits: Tensor
+    no_target_logit: Tensor | None = None
+    instances: list[InstancePrediction] | None = None
+    auxiliary: Any = None
+
+
+@dataclass(slots=True)
+class ImageResult:
+    """Final answers for one image at its original size, one entry per expression.
+
+    `masks` (K, height, width) bool: thresholded merged masks as the mask head gave them. `rejected` (K,) bool: the
+    no-target rule says "nothing here". Protocols differ in how they combine the two; `final_masks()` is ours.
+    `no_target_prob` (K,) or None.
+    """
+
+    meta: SampleMeta
+    masks: Tensor
+    rejected: Tensor
+    no_target_prob: Tensor | None = None
+    ground_truth: GroundTruth | None = None
+
+    def final_masks(self) -> Tensor:
+        """(K, height, width) bool: the masks, empty where the expression is rejected."""
+        return self.masks & ~self.rejected[:, None, None]
+
+
+def move(value: Any, device: torch.device | str, *, non_blocking: bool = False) -> Any:
+    """Moves every tensor inside tensors, lists, tuples, dicts and the classes above; the rest is returned as it is."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=non_blocking)
+    if is_dataclass(value) and not isinstance(value, type):
+        moved = {f.name: move(getattr(value, f.name), device, non_blocking=non_blocking) for f in fields(value)}
+        return replace(value, **moved)
+    if isinstance(value, dict):
+        return {key: move(item, device, non_blocking=non_blocking) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [move(item, device, non_blocking=non_blocking) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    return value

@@ -1,0 +1,280 @@
+"""Masks drawn on images: pure functions from numpy arrays to numpy arrays.
+
+Letters: K masks, H x W pixels. Images are (H, W, 3) uint8 RGB, or (H, W) uint8 grey, which becomes RGB.
+Shapes are told apart by a tint, and by an outline with a dark rim that stays visible on any background, so that a
+picture reads without colour vision; what a panel says is also written in words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+from refseg.visualization.captions import caption, load_font
+
+Colour = tuple[int, int, int]
+
+# Okabe and Ito's palette, which stays distinct under the common kinds of colour blindness.
+ORANGE: Colour = (230, 159, 0)
+SKY_BLUE: Colour = (86, 180, 233)
+GREEN: Colour = (0, 158, 115)
+YELLOW: Colour = (240, 228, 66)
+BLUE: Colour = (0, 114, 178)
+VERMILLION: Colour = (213, 94, 0)
+PURPLE: Colour = (204, 121, 167)
+PALETTE: tuple[Colour, ...] = (ORANGE, SKY_BLUE, GREEN, YELLOW, BLUE, VERMILLION, PURPLE)
+
+PREDICTION_COLOUR = ORANGE
+GROUND_TRUTH_COLOUR = SKY_BLUE
+NOTHING_HERE = "nothing here"  # the no-target answer
+EMPTY_MASK = "empty mask"  # a prediction without a pixel that was not rejected
+DISPLAY_EDGE = 288  # small images are enlarged towards this many pixels
+LARGEST_EDGE = 448  # large images are reduced to this many
+
+_RIM: Colour = (0, 0, 0)
+_RIM_OPACITY = 0.6
+_SOFTNESS = 1.2  # pixels of smoothing along an outline
+_FADE = 0.6  # how far a panel fades what the mask leaves out
+_GAP = 8  # pixels between panels
+
+
+def overlay_masks(
+    image: np.ndarray,
+    masks: np.ndarray,
+    *,
+    colours: Sequence[Colour] = PALETTE,
+    alpha: float = 0.35,
+    outline: float | None = None,
+) -> np.ndarray:
+    """The image with each of the masks (K, H, W) tinted and outlined, as a new (H, W, 3) array.
+
+    Later masks lie on top. `outline` is the line's width in pixels: None scales it with the image, 0 draws none.
+    Only pixels of a mask, and those within `outline_reach(width)` of its boundary, change.
+    """
+    canvas = as_rgb(image).astype(np.float32)
+    masks = _check_masks(masks, canvas.shape[:2])
+    if not colours:
+        raise ValueError("overlay_masks needs at least one colour")
+    width = outline_width(*canvas.shape[:2]) if outline is None else outline
+    for index, mask in enumerate(masks):
+        colour = np.asarray(colours[index % len(colours)], np.float32)
+        canvas[mask] += alpha * (colour - canvas[mask])
+        if width > 0 and mask.any():
+            _draw_outline(canvas, mask, colour, width)
+    return np.rint(canvas).clip(0, 255).astype(np.uint8)
+
+
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """The image as (H, W, 3) uint8; a grey one (H, W) gets three equal channels."""
+    if image.dtype != np.uint8:
+        raise TypeError(f"an image must be uint8 with values 0..255, not {image.dtype}: scale and convert it first")
+    if image.ndim == 2:
+        image = np.repeat(image[:, :, None], 3, axis=2)
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ValueError(f"an image must be (H, W, 3) RGB or (H, W) grey, not {image.shape}")
+    return image
+
+
+def outline_width(height: int, width: int) -> float:
+    """2.8 pixels at 288, 3.7 at 480, 5.3 at 1024: grows with the image, but slower."""
+    return max(1.5, min(height, width) ** 0.5 / 6)
+
+
+def outline_reach(width: float) -> float:
+    """How far from a mask's boundary its outline, the dark rim and their soft edges may change a pixel."""
+    return width / 2 + _rim_width(width) + 2 * _SOFTNESS
+
+
+def upscale(image: np.ndarray, factor: int) -> np.ndarray:
+    """The image enlarged by an integer factor: bicubic, which neither shows blocks nor blurs the edges of shapes."""
+    _check_factor(factor)
+    height, width = image.shape[:2]
+    size = (width * factor, height * factor)
+    return np.asarray(Image.fromarray(as_rgb(image)).resize(size, Image.Resampling.BICUBIC))
+
+
+def upscale_masks(masks: np.ndarray, factor: int) -> np.ndarray:
+    """Masks (K, H, W) enlarged by an integer factor, with smooth edges; a lone pixel or a thin line survives.
+
+    The distance to the boundary is enlarged, and its zero line is the new boundary: no stairs.
+    """
+    _check_factor(factor)
+    masks = _check_masks(masks, masks.shape[1:])
+    height, width = masks.shape[1:]
+    enlarged = np.zeros((len(masks), height * factor, width * factor), bool)
+    for out, mask in zip(enlarged, masks, strict=True):
+        if mask.any():
+            distance = Image.fromarray(_signed_distance(mask, closed=False).clip(-2, 2))
+            out[:] = np.asarray(distance.resize(out.shape[::-1], Image.Resampling.BICUBIC)) > 0
+    return enlarged
+
+
+def fit_for_display(
+    image: np.ndarray, masks: np.ndarray, *, edge: int = DISPLAY_EDGE, largest: int = LARGEST_EDGE
+) -> tuple[np.ndarray, np.ndarray]:
+    """Image and masks (K, H, W) enlarged by an integer towards `edge`, or reduced to `largest`, on the longer side."""
+    image = as_rgb(image)
+    masks = _check_masks(masks, image.shape[:2])
+    height, width = image.shape[:2]
+    longer = max(height, width)
+    if longer > largest:
+        size = (max(1, round(width * largest / longer)), max(1, round(height * largest / longer)))
+        reduced = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+        return reduced, _reduce_masks(masks, size)
+    factor = max(1, round(edge / longer))
+    if factor == 1:
+        return image, masks
+    return upscale(image, factor), upscale_masks(masks, factor)
+
+
+def spotlight(image: np.ndarray, mask: np.ndarray, *, fade: float = _FADE) -> np.ndarray:
+    """The image with all that the mask (H, W) leaves out faded towards white. The mask's own colours stay true:
+    a tint would turn "the red circle" into an orange one."""
+    image = as_rgb(image)
+    pale = np.rint(image + fade * (255.0 - image)).astype(np.uint8)
+    return np.where(mask[:, :, None], image, pale)
+
+
+def mask_panel(
+    image: np.ndarray, mask: np.ndarray, *, colour: Colour, rejected: bool = False, empty: str = NOTHING_HERE
+) -> np.ndarray:
+    """One picture for one answer, of an image and a mask (H, W): lit and outlined, or a frame with a few words.
+
+    The words are "nothing here" where the answer is rejected, and `empty` where the mask has no pixel.
+    """
+    shown, masks = fit_for_display(image, mask[None])
+    if rejected or not mask.any():
+        return frame_with_words(shown, NOTHING_HERE if rejected else empty)
+    return overlay_masks(spotlight(shown, masks[0]), masks, colours=(colour,), alpha=0.0)
+
+
+def frame_with_words(image: np.ndarray, words: str = NOTHING_HERE) -> np.ndarray:
+    """The image, faded, in a dashed frame; the words are in its middle where they fit."""
+    image = as_rgb(image)
+    canvas = Image.fromarray(spotlight(image, np.zeros(image.shape[:2], bool)))
+    draw = ImageDraw.Draw(canvas)
+    height, width = image.shape[:2]
+    thickness = max(1, round(outline_width(height, width) * 0.75))
+    _dashed_frame(draw, width, height, thickness)
+    font = load_font(max(12, min(28, min(height, width) // 14)))
+    left, top, right, bottom = draw.textbbox((width / 2, height / 2), words, font=font, anchor="mm")
+    pad = (bottom - top) * 0.6
+    box = (left - pad, top - pad, right + pad, bottom + pad)
+    if box[0] >= 0 and box[1] >= 0:
+        draw.rounded_rectangle(box, radius=pad / 2, fill=(255, 255, 255), outline=(0, 0, 0), width=thickness)
+        draw.text((width / 2, height / 2), words, font=font, anchor="mm", fill=(0, 0, 0))
+    return np.asarray(canvas)
+
+
+def side_by_side(
+    image: np.ndarray,
+    predicted: np.ndarray,
+    ground_truth: np.ndarray,
+    *,
+    text: str,
+    iou: float | None = None,
+    right: bool | None = None,
+    rejected: bool = False,
+) -> np.ndarray:
+    """One picture: the phrase, below it the prediction beside the ground truth, each with its name in words.
+
+    `predicted`, `ground_truth` (H, W) bool. `iou` is written where given; `right` adds a tick or a cross and the word.
+    """
+    prediction = mask_panel(image, predicted, colour=PREDICTION_COLOUR, rejected=rejected, empty=EMPTY_MASK)
+    truth = mask_panel(image, ground_truth, colour=GROUND_TRUTH_COLOUR)
+    labels = ["prediction"] if iou is None else ["prediction", f"IoU {iou:.2f}"]
+    panels = [(prediction, ", ".join(labels), right), (truth, "ground truth", None)]
+    column = max(160, truth.shape[1])
+    columns = []
+    for picture, label, mark in panels:
+        strip = caption(label, column, size=max(14, min(20, column // 20)), mark=mark)
+        columns.append(_stack([_pad_width(picture, column), strip]))
+    height = max(part.shape[0] for part in columns)
+    columns = [_pad_height(part, height) for part in columns]
+    gap = np.full((height, _GAP, 3), 255, np.uint8)
+    row = np.concatenate([columns[0], gap, columns[1]], axis=1)
+    return _stack([caption(text, row.shape[1], quoted=True), row])
+
+
+# Parts ----------------------------------------------------------------------------------------------------------------
+
+
+def _draw_outline(canvas: np.ndarray, mask: np.ndarray, colour: np.ndarray, width: float) -> None:
+    """Blends a dark rim and a coloured line along the mask's boundary into the canvas, in place."""
+    reach = int(np.ceil(outline_reach(width))) + 1
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    top, left = max(0, rows[0] - reach), max(0, columns[0] - reach)
+    window = np.s_[top : rows[-1] + reach + 1, left : columns[-1] + reach + 1]
+    distance = np.abs(ndimage.gaussian_filter(_signed_distance(mask[window], closed=True), _SOFTNESS, truncate=3))
+    view = canvas[window]
+    for half, tone, opacity in ((width / 2 + _rim_width(width), _RIM, _RIM_OPACITY), (width / 2, colour, 1.0)):
+        coverage = opacity * np.clip(half + 0.5 - distance, 0, 1)[:, :, None]
+        view += coverage * (np.asarray(tone, np.float32) - view)
+
+
+def _signed_distance(mask: np.ndarray, *, closed: bool) -> np.ndarray:
+    """(H, W) float32 distances of pixel centres to the mask's boundary, positive inside the mask, which is not empty.
+
+    `closed` says whether the image's border is a boundary too.
+    """
+    padded = np.pad(mask, 1, mode="constant" if closed else "edge")
+    if padded.all():
+        return np.full(mask.shape, np.inf, np.float32)
+    inside = ndimage.distance_transform_edt(padded) - 0.5
+    outside = ndimage.distance_transform_edt(~padded) - 0.5
+    return np.where(padded, inside, -outside)[1:-1, 1:-1].astype(np.float32)
+
+
+def _rim_width(width: float) -> float:
+    return max(0.75, 0.3 * width)
+
+
+def _reduce_masks(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Masks (K, H, W) at a smaller `size` (width, height). A mask that would vanish keeps every pixel it touches."""
+    reduced = np.zeros((len(masks), size[1], size[0]), bool)
+    for out, mask in zip(reduced, masks, strict=True):
+        share = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX))
+        out[:] = share >= 128 if (share >= 128).any() else share > 0
+    return reduced
+
+
+def _dashed_frame(draw: ImageDraw.ImageDraw, width: int, height: int, thickness: int) -> None:
+    """A frame of dark dashes on white along the image's border."""
+    draw.rectangle((0, 0, width - 1, height - 1), outline=(255, 255, 255), width=2 * thickness)
+    dash = 4 * thickness
+    for start in range(0, width, 2 * dash):
+        draw.rectangle((start, 0, start + dash, thickness - 1), fill=(0, 0, 0))
+        draw.rectangle((start, height - thickness, start + dash, height - 1), fill=(0, 0, 0))
+    for start in range(0, height, 2 * dash):
+        draw.rectangle((0, start, thickness - 1, start + dash), fill=(0, 0, 0))
+        draw.rectangle((width - thickness, start, width - 1, start + dash), fill=(0, 0, 0))
+
+
+def _check_masks(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if masks.dtype != bool:
+        raise TypeError(f"masks must be bool, not {masks.dtype}: threshold them first")
+    if masks.ndim != 3 or masks.shape[1:] != size:
+        raise ValueError(
+            f"masks must be (K, {size[0]}, {size[1]}) like the image, not {masks.shape}; one is mask[None]"
+        )
+    return masks
+
+
+def _check_factor(factor: int) -> None:
+    if not isinstance(factor, int) or factor < 1:
+        raise ValueError(f"factor must be a whole number of at least 1, not {factor!r}")
+
+
+def _pad_width(picture: np.ndarray, width: int) -> np.ndarray:
+    return np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)), constant_values=255)
+
+
+def _pad_height(picture: np.ndarray, height: int) -> np.ndarray:
+    return np.pad(picture, ((0, height - picture.shape[0]), (0, 0), (0, 0)), constant_values=255)
+
+
+def _stack(parts: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(parts, axis=0)

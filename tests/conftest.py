@@ -1,0 +1,53 @@
+"""Shared fixtures: a tiny generated data set, and the options that make a config small enough for a test."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # tests run on the CPU
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def refshapes_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """RefShapes tiny: 24 / 7 / 7 images."""
+    from refseg.datasets.refshapes import generate
+
+    out = tmp_path_factory.mktemp("refshapes_tiny")
+    generate("tiny", out, workers=1, progress=False)
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_options(refshapes_tiny: Path) -> dict:
+    """`cfg_options` that make `baseline_tiny_refshapes` train in seconds: tiny data and model, constant rate."""
+    options: dict = {
+        "model.embed_dim": 32,
+        "model.num_layers": 1,
+        "model.text_encoder.config.hidden_size": 16,
+        "model.text_encoder.config.intermediate_size": 16,
+        "model.text_encoder.config.num_hidden_layers": 1,
+        "optim_wrapper.paramwise_cfg": None,
+        "param_scheduler": None,
+        "train_cfg.max_epochs": 2,
+        "train_cfg.val_interval": 1,
+        "default_hooks.checkpoint.interval": 1,
+        "default_hooks.logger.interval": 1,
+        "env_cfg.mp_cfg.mp_start_method": "fork",
+        "visualizer": {"type": "Visualizer", "vis_backends": [{"type": "LocalVisBackend"}], "_delete_": True},
+        "train_dataloader.dataset.expressions_per_image": 2,
+    }
+    for split in ("train", "val", "test"):
+        options |= {
+            f"{split}_dataloader.num_workers": 0,
+            f"{split}_dataloader.persistent_workers": False,
+            f"{split}_dataloader.batch_size": 4,
+            f"{split}_dataloader.dataset.annotations.file": str(refshapes_tiny / "refshapes.jsonl"),
+            f"{split}_dataloader.dataset.pipeline.2.tokenizer.word_list": str(refshapes_tiny / "words.txt"),
+        }
+    return options

@@ -1,0 +1,205 @@
+import argparse
+import hashlib
+import importlib
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as mask_tools
+
+from refseg.datasets.refshapes import PRESETS, generate, word_list
+from refseg.datasets.refshapes.cli import add_arguments, main
+from refseg.datasets.refshapes.generate import draw_sample, make_sample
+
+# These change only together with GENERATOR_VERSION.
+TINY_EXPRESSIONS = "e241b3c77b99d9f4dc58870066a51c3899b1d4b2f4255df0618ba53f5d75502a"
+TINY_INSTANCES = "63efa4055c95b4871c3ba7c128948c104112def5171b797f521d35b9eb7aedb2"
+TINY_PIXELS = "4aa0d1e62af52ac76164444d447c8c587302978e8943a89be66fe72e2698716d"
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def read_image(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def all_pixels(out):
+    return b"".join(read_image(path).tobytes() for path in sorted((out / "images").glob("*.png")))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    out = tmp_path_factory.mktemp("refshapes") / "tiny"
+    generate("tiny", out, workers=1, progress=False)
+    return out
+
+
+def test_same_everywhere(tiny):
+    assert sha256((tiny / "refshapes.jsonl").read_bytes()) == TINY_EXPRESSIONS
+    assert sha256((tiny / "instances.jsonl").read_bytes()) == TINY_INSTANCES
+    assert sha256(all_pixels(tiny)) == TINY_PIXELS
+
+
+def test_workers_change_nothing(tiny, tmp_path):
+    generate("tiny", tmp_path / "two", workers=2, progress=False)
+    for name in ("refshapes.jsonl", "instances.jsonl", "words.txt", "meta.json"):
+        assert (tmp_path / "two" / name).read_bytes() == (tiny / name).read_bytes()
+    assert all_pixels(tmp_path / "two") == all_pixels(tiny)
+
+
+def test_files(tiny):
+    names = ["images", "instances.jsonl", "meta.json", "refshapes.jsonl", "words.txt"]
+    assert sorted(path.name for path in tiny.iterdir()) == names
+    assert (tiny / "words.txt").read_text().split("\n") == [*word_list(), ""]
+    meta = json.loads((tiny / "meta.json").read_text())
+    assert meta["preset"]["name"] == "tiny"
+    assert meta["sha256"]["refshapes.jsonl"] == TINY_EXPRESSIONS
+    assert {split: counts["images"] for split, counts in meta["counts"].items()} == {"train": 24, "val": 7, "test": 7}
+    assert meta["counts"]["train"]["expressions"] == 24 * 6
+    assert sum(meta["counts"]["train"]["skills"].values()) == 24 * 6
+
+
+def test_rows(tiny):
+    rows = read_rows(tiny / "refshapes.jsonl")
+    instances = {row["image"]: row for row in read_rows(tiny / "instances.jsonl")}
+    assert len(rows) == 38 * 6
+    assert len({row["expression_id"] for row in rows}) == len(rows)
+    assert [row["image"] for row in rows[::6]] == list(instances)  # grouped by image, in order
+    for row in rows:
+        assert list(read_image(tiny / row["image"]).shape) == [*row["size"], 3] == [96, 96, 3]
+        assert row["image"].startswith(f"images/{row['split']}_")
+        masks = {instance["id"]: instance["mask"] for instance in instances[row["image"]]["instances"]}
+        assert (row["targets"] or []) == [masks[i] for i in row["instance_ids"]]
+        assert (row["targets"] is None) == (not row["instance_ids"]) == (row["tags"]["skill"] == "no_target")
+        assert row["tags"]["num_targets"] == len(row["instance_ids"])
+        assert list(row["tags"]["words"]) == [str(i) for i in row["instance_ids"]]
+
+
+def test_masks_survive_their_encoding(tiny):
+    rows = read_rows(tiny / "instances.jsonl")
+    sample = make_sample(PRESETS["tiny"], "train", 0)
+    masks = mask_tools.decode([instance["mask"] for instance in rows[0]["instances"]])  # (H, W, N)
+    assert (masks.transpose(2, 0, 1) == sample.masks).all()
+    assert (read_image(tiny / rows[0]["image"]) == draw_sample(PRESETS["tiny"], sample)).all()
+
+
+def test_images_are_distinct(tiny):
+    paths = list((tiny / "images").glob("*.png"))
+    assert len({read_image(path).tobytes() for path in paths}) == len(paths) == 38
+
+
+def copy_of(tiny, out):
+    """A small finished folder that a test may damage, with hard links for the images."""
+    (out / "images").mkdir(parents=True)
+    for path in (*tiny.glob("*.*"), *tiny.glob("images/*")):
+        target = out / path.relative_to(tiny)
+        os.link(path, target) if path.suffix == ".png" else target.write_bytes(path.read_bytes())
+    return out
+
+
+def test_finished_folder_is_left_alone(tiny, tmp_path, capsys):
+    out = copy_of(tiny, tmp_path / "out")
+    (out / "refshapes.jsonl").write_text("untouched")
+    meta = generate("tiny", out, workers=1)
+    assert "already complete" in capsys.readouterr().out
+    assert (out / "refshapes.jsonl").read_text() == "untouched"
+    assert meta == json.loads((tiny / "meta.json").read_text())
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_missing_images_are_made_again(tiny, tmp_path, interrupted):
+    out = copy_of(tiny, tmp_path / "out")
+    kept = (out / "images/train_000001.png").stat().st_mtime_ns
+    for name in ("train_000000", "val_000003"):
+        (out / f"images/{name}.png").unlink()
+    if interrupted:  # as a run leaves it that was stopped half-way
+        (out / "meta.json").rename(out / "generating.json")
+        (out / "refshapes.jsonl").rename(out / "refshapes.jsonl.tmp")
+        (out / "instances.jsonl").unlink()
+    generate("tiny", out, workers=1, progress=False)
+    assert sha256((out / "refshapes.jsonl").read_bytes()) == TINY_EXPRESSIONS
+    assert all_pixels(out) == all_pixels(tiny)
+    assert (out / "images/train_000001.png").stat().st_mtime_ns == kept
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in tiny.iterdir())
+
+
+def test_interruption_leaves_a_folder_that_can_be_resumed(tmp_path, monkeypatch):
+    module = importlib.import_module("refseg.datasets.refshapes.generate")  # the package's attribute is the function
+
+    def stop_at_third(preset, split, index):
+        if index == 3:
+            raise KeyboardInterrupt
+        return make_sample(preset, split, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "make_sample", stop_at_third)
+        with pytest.raises(KeyboardInterrupt):
+            generate("tiny", tmp_path / "out", workers=1, progress=False)
+    assert not (tmp_path / "out/meta.json").exists()
+    assert not (tmp_path / "out/refshapes.jsonl").exists()
+    generate("tiny", tmp_path / "out", workers=1, progress=False)
+    assert sha256((tmp_path / "out/refshapes.jsonl").read_bytes()) == TINY_EXPRESSIONS
+
+
+def test_another_preset_is_refused_or_overwritten(tiny, tmp_path):
+    out = copy_of(tiny, tmp_path / "out")
+    other = replace(PRESETS["tiny"], name="other", seed=1, images={"val": 2})
+    with pytest.raises(FileExistsError, match=r"preset 'tiny'.*--out, or --overwrite"):
+        generate(other, out, workers=1, progress=False)
+    assert (out / "meta.json").exists()
+    generate(other, out, workers=1, overwrite=True, progress=False)
+    assert sorted(path.name for path in (out / "images").iterdir()) == ["val_000000.png", "val_000001.png"]
+
+
+def test_foreign_files_are_never_removed(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    preset = replace(PRESETS["tiny"], images={"val": 1})
+    with pytest.raises(FileExistsError, match="holds other files"):
+        generate(preset, tmp_path, workers=1, progress=False)
+    generate(preset, tmp_path, workers=1, overwrite=True, progress=False)
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_image_size_is_the_presets(tmp_path):
+    preset = replace(PRESETS["tiny"], image_size=(64, 112), images={"test": 2})
+    generate(preset, tmp_path / "out", workers=1, progress=False)
+    assert read_image(tmp_path / "out/images/test_000000.png").shape == (64, 112, 3)
+    assert read_rows(tmp_path / "out/refshapes.jsonl")[0]["size"] == [64, 112]
+
+
+def test_impossible_preset_says_so():
+    poor = replace(PRESETS["tiny"], expressions=replace(PRESETS["tiny"].expressions, per_image=2000))
+    poor = replace(poor, scene=replace(poor.scene, num_shapes=(0, 0)))
+    with pytest.raises(ValueError, match="allow more shapes"):
+        make_sample(poor, "train", 0)
+
+
+def test_unknown_preset(tmp_path):
+    with pytest.raises(ValueError, match=r"no preset 'maxi'; there are: .*mini.*tiny"):
+        generate("maxi", tmp_path / "out")
+
+
+def test_mini_is_what_it_promises():
+    mini = PRESETS["mini"]
+    assert mini.images == {"train": 2400, "val": 101, "test": 101}
+    assert mini.images["train"] * mini.expressions.per_image == 14400
+
+
+def test_command_line(tmp_path, capsys):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    out = str(tmp_path / "out")
+    assert main(parser.parse_args(["--preset", "tiny", "--out", out, "--workers", "1"])) == 0
+    assert "train: 24 images, 144 expressions" in capsys.readouterr().out
+    assert main(parser.parse_args(["--preset", "maxi", "--out", out])) == 1
+    assert "there are: mini, tiny" in capsys.readouterr().err

@@ -1,0 +1,136 @@
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from refseg.datasets import ReferringDataset, SampleKey, collate_samples
+from refseg.datasets.errors import DataError
+from refseg.structures import Sample
+
+LOWER_RIGHT = [[2, 2, 4, 2, 4, 4, 2, 4]]
+UPPER_LEFT = [[0, 0, 2, 0, 2, 2, 0, 2]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """One 4 x 4 image with 2 instances and 4 expressions, and one 4 x 6 image with one of each."""
+    image = np.zeros((4, 4, 3), np.uint8)
+    image[0, 0] = (1, 2, 3)  # BGR
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    cv2.imwrite(str(tmp_path / "b.png"), np.zeros((4, 6, 3), np.uint8))
+    a, b = {"image": "a.png", "size": [4, 4]}, {"image": "b.png", "size": [4, 6]}
+    rows = [
+        {**a, "text": "one", "targets": [UPPER_LEFT], "instance_ids": [1]},
+        {**a, "text": "two", "targets": [LOWER_RIGHT], "instance_ids": [2]},
+        {**a, "text": "both", "targets": [UPPER_LEFT, LOWER_RIGHT], "instance_ids": [1, 2]},
+        {**a, "text": "none", "targets": None},
+        {**b, "text": "one", "targets": [UPPER_LEFT], "instance_ids": [1]},
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "words.txt").write_text("one two both none")
+    return tmp_path
+
+
+def dataset(folder: Path, *, resize: dict | None = None, truth: bool = False, **kwargs: object) -> ReferringDataset:
+    pipeline = [
+        dict(type="LoadImage"),
+        dict(type="Resize", **(resize or dict(size=(4, 4)))),
+        dict(type="LoadText", tokenizer=dict(word_list=str(folder / "words.txt"))),
+        dict(type="PackSample", with_ground_truth=truth),
+    ]
+    annotations = dict(format="jsonl", file=str(folder / "rows.jsonl"))
+    return ReferringDataset(annotations=annotations, pipeline=pipeline, **kwargs)
+
+
+def test_a_sample_by_hand(folder: Path) -> None:
+    sample = dataset(folder, truth=True)[0]
+    assert isinstance(sample, Sample)
+    assert sample.image[:, 0, 0].tolist() == [3, 2, 1]  # RGB
+    assert sample.instance_masks.sum((1, 2)).tolist() == [4, 4]
+    assert sample.instance_masks[0, :2, :2].all() and sample.instance_masks[1, 2:, 2:].all()
+    assert sample.referents.tolist() == [[True, False], [False, True], [True, True], [False, False]]
+    assert sample.token_ids[2] == [2, 6, 3]
+    assert sample.ground_truth.referents == [(0,), (1,), (0, 1), ()]
+    assert sample.meta.texts == ("one", "two", "both", "none")
+
+
+def test_only_masks_of_chosen_expressions_are_made(folder: Path) -> None:
+    data = dataset(folder, expressions_per_image=1)
+    seen = {data[SampleKey(0, epoch)].meta.texts[0]: data[SampleKey(0, epoch)] for epoch in range(30)}
+    assert set(seen) == {"one", "two", "both", "none"}, "the draw changes with the epoch"
+    assert {text: len(sample.instance_masks) for text, sample in seen.items()} == {
+        "one": 1,
+        "two": 1,
+        "both": 2,
+        "none": 0,
+    }
+
+
+def test_a_draw_depends_on_the_key_alone(folder: Path) -> None:
+    first, second = (dataset(folder, expressions_per_image=2) for _ in range(2))
+    for key in (SampleKey(0, 3, 7), SampleKey(0, 4, 7), SampleKey(0, 3, 8)):
+        assert first[key].meta.texts == second[key].meta.texts == first[key].meta.texts
+
+
+def test_squash_and_keep(folder: Path) -> None:
+    """b.png is 4 x 6. Into 8 x 8, `keep` scales by 8/6 to 5 x 8; `squash` makes it 8 x 8."""
+    assert dataset(folder, resize=dict(size=(8, 8)))[1].image.shape == (3, 8, 8)
+    kept = dataset(folder, resize=dict(size=(8, 8), mode="keep"))[1]
+    assert kept.image.shape == (3, 5, 8) and kept.instance_masks.shape == (1, 5, 8)
+    assert kept.meta.content_size == (5, 8) and kept.meta.original_size == (4, 6)
+
+
+def test_collate_pads_and_keeps_each_text_once(folder: Path) -> None:
+    """Texts one, two, both, none and one again: 4 distinct ones."""
+    data = dataset(folder, resize=dict(size=(4, 8), mode="keep"))
+    batch = collate_samples([data[0], data[1]])["batch"]
+    assert batch.images.shape == (2, 3, 4, 6)  # 4 x 4 stays, 4 x 6 stays
+    assert batch.pixel_mask.sum((1, 2)).tolist() == [16, 24]
+    assert batch.image_of.tolist() == [0, 0, 0, 0, 1]
+    assert batch.tokens.text_of.tolist() == [0, 1, 2, 3, 0]
+    assert batch.tokens.ids.shape == (4, 3) and batch.tokens.word_mask.all()
+    assert [masks.shape[1:] for masks in batch.instance_masks] == [(4, 6), (4, 6)]
+    assert batch.merged_masks().sum((1, 2)).tolist() == [4, 4, 8, 0, 4]
+
+
+def test_bad_samples_are_skipped_counted_and_limited(folder: Path) -> None:
+    (folder / "a.png").write_bytes(b"not an image")
+    data = dataset(folder, max_bad_samples=1)
+    assert data[0].meta.image_id == "b.png" and data[0].meta.image_id == "b.png"
+    assert data.bad_samples == {0}
+    with pytest.raises(DataError, match=r"image a\.png: image is corrupt.*a\.png"):
+        dataset(folder)[0]
+    (folder / "b.png").unlink()
+    with pytest.raises(DataError, match="more than 1 bad samples"):
+        data[1]
+
+
+def test_an_image_of_another_size_than_annotated_is_an_error(folder: Path) -> None:
+    cv2.imwrite(str(folder / "a.png"), np.zeros((5, 4, 3), np.uint8))
+    with pytest.raises(DataError, match=r"has size \[5, 4\], its annotation says \[4, 4\]"):
+        dataset(folder)[0]
+
+
+def test_bad_arguments(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"annotations\.format must be one of"):
+        ReferringDataset(annotations=dict(format="cvs"), pipeline=[])
+    with pytest.raises(ValueError, match="expressions_per_image"):
+        dataset(folder, expressions_per_image=0)
+    with pytest.raises(ValueError, match=r"Resize\.mode"):
+        dataset(folder, resize=dict(size=(4, 4), mode="stretch"))
+
+
+def test_workers_give_the_same_batches(folder: Path) -> None:
+    data = dataset(folder, expressions_per_image=1)
+    keys = [SampleKey(i, 2, 3) for i in (0, 1)]
+    loaded = [
+        next(iter(torch.utils.data.DataLoader(data, 2, sampler=keys, collate_fn=collate_samples, num_workers=n)))[
+            "batch"
+        ]
+        for n in (0, 1)
+    ]
+    assert torch.equal(loaded[0].images, loaded[1].images)
+    assert loaded[0].metas == loaded[1].metas

@@ -1,0 +1,40 @@
+"""Runs a function of a test module in several gloo processes."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def _worker(rank: int, file: str, name: str, world_size: int, port: int, args: tuple[Any, ...]) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ["WORLD_SIZE"] = str(world_size)
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    spec = importlib.util.spec_from_file_location("distributed_test_module", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    try:
+        getattr(module, name)(rank, world_size, *args)
+    finally:
+        dist.destroy_process_group()
+
+
+def run_distributed(function: Callable, world_size: int, *args: Any) -> None:
+    """`function(rank, world_size, *args)` on every rank; an exception on any of them is raised here."""
+    # By file and name: pytest's test modules cannot be imported in another process.
+    what = (function.__code__.co_filename, function.__name__, world_size, free_port(), args)
+    mp.start_processes(_worker, what, nprocs=world_size, start_method="spawn")

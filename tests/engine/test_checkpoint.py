@@ -1,0 +1,51 @@
+import os
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from refseg.engine import latest_checkpoint
+from refseg.engine.checkpoint import SafeCheckpointHook, _LateRemovals
+from refseg.files import write_atomically
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    target = tmp_path / "epoch_1.pth"
+    write_atomically(target, b"old")
+    with mock.patch("os.fsync", side_effect=OSError("disk full")), pytest.raises(OSError, match="disk full"):
+        write_atomically(target, b"new and longer")
+    assert target.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch_1.pth"]
+
+
+def test_latest_is_the_newest_numbered_one(tmp_path: Path) -> None:
+    """Names are not compared: epoch_10 is newer than epoch_9. Other files, the best one too, do not count."""
+    assert latest_checkpoint(tmp_path) is None
+    for age, name in enumerate(["best_x_epoch_3.pth", "epoch_10.pth", "epoch_9.pth", "iter_5.pth"]):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1000 - age, 1000 - age))
+    (tmp_path / "last_checkpoint").write_text("")
+    assert latest_checkpoint(tmp_path).name == "epoch_10.pth"
+
+
+def test_removals_wait_until_the_write_is_done(tmp_path: Path) -> None:
+    """max_keep_ckpts=1 must not mean that for a moment there is none."""
+    hook = SafeCheckpointHook(interval=1, max_keep_ckpts=1, save_best=None)
+    backend = mock.Mock()
+    hook.file_backend = backend
+    with hook._removals_last():
+        hook.file_backend.remove("a")
+        with hook._removals_last():
+            hook.file_backend.remove("b")
+        assert backend.remove.call_count == 0
+    assert [call.args[0] for call in backend.remove.call_args_list] == ["a", "b"]
+    assert hook.file_backend is backend and not isinstance(backend, _LateRemovals)
+
+
+def test_nothing_is_removed_when_the_write_fails() -> None:
+    hook = SafeCheckpointHook(interval=1)
+    hook.file_backend = backend = mock.Mock()
+    with pytest.raises(OSError), hook._removals_last():
+        hook.file_backend.remove("a")
+        raise OSError
+    assert backend.remove.call_count == 0

@@ -1,0 +1,100 @@
+from types import SimpleNamespace
+from unittest import mock
+
+import pytest
+import torch
+from mmengine.optim import OptimWrapper
+from torch.nn.parallel import DistributedDataParallel
+
+from distributed import run_distributed
+from refseg.apis.dummy import dummy_batch
+from refseg.engine import GuardedOptimWrapper, NonFiniteLossHook
+from refseg.engine.nonfinite import NonFiniteLossError, describe_batch
+
+
+def wrapper(weight: torch.nn.Parameter, **kwargs: object) -> GuardedOptimWrapper:
+    return GuardedOptimWrapper(torch.optim.SGD([weight], lr=1.0), **kwargs)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_non_finite_loss_leaves_the_weights_alone(bad: float) -> None:
+    """SGD with lr 1 on loss = w moves w by -1 per good step: 0 -> -1, skip, -> -2."""
+    weight = torch.nn.Parameter(torch.zeros(()))
+    optim = wrapper(weight)
+    optim.update_params(weight * 1)
+    optim.update_params(weight * bad)
+    assert weight.item() == -1 and (optim.skipped_in_a_row, optim.skipped_total) == (1, 1)
+    optim.update_params(weight * 1)
+    assert weight.item() == -2 and (optim.skipped_in_a_row, optim.skipped_total) == (0, 1)
+
+
+def test_accumulation_stays_in_step() -> None:
+    """Two micro-batches a step. Good, bad: nothing is applied; then good, good: -1 (each counts half)."""
+    weight = torch.nn.Parameter(torch.zeros(()))
+    optim = wrapper(weight, accumulative_counts=2)
+    for loss in (weight * 1, weight * float("nan")):
+        optim.update_params(loss)
+    assert weight.item() == 0
+    for loss in (weight * 1, weight * 1):
+        optim.update_params(loss)
+    assert weight.item() == -1
+
+
+def run_hook(hook: NonFiniteLossHook, optim: GuardedOptimWrapper, losses: list[torch.Tensor]) -> list[str]:
+    hub = mock.Mock()
+    runner = SimpleNamespace(optim_wrapper=optim, message_hub=hub, rank=0, iter=0)
+    hook.before_train(runner)
+    messages = []
+    data = dummy_batch(shape=(4, 4), expressions_per_image=2)
+    with mock.patch("refseg.engine.nonfinite.print_log", side_effect=lambda text, **_: messages.append(text)):
+        for loss in losses:
+            optim.update_params(loss)
+            hook.after_train_iter(runner, 0, data, {"loss": loss})
+    return messages
+
+
+def test_the_run_stops_after_n_in_a_row_with_the_batch() -> None:
+    weight = torch.nn.Parameter(torch.zeros(()))
+    good, bad = weight * 1, weight * float("nan")
+    messages = run_hook(NonFiniteLossHook(max_in_a_row=2), wrapper(weight), [bad, weight * 1, bad, weight * 1])
+    assert len(messages) == 2
+    with pytest.raises(NonFiniteLossError, match=r"2 non-finite losses in a row(.|\n)*0\.png: 0: '0'; 1: '1'"):
+        run_hook(NonFiniteLossHook(max_in_a_row=2), wrapper(weight), [good, bad, bad])
+
+
+def test_none_skips_and_counts_for_ever() -> None:
+    weight = torch.nn.Parameter(torch.zeros(()))
+    optim = wrapper(weight)
+    assert len(run_hook(NonFiniteLossHook(max_in_a_row=None), optim, [weight * float("nan")] * 9)) == 9
+    assert optim.skipped_total == 9
+
+
+def test_the_hook_refuses_an_unguarded_wrapper() -> None:
+    plain = OptimWrapper(torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0))
+    with pytest.raises(TypeError, match="GuardedOptimWrapper"):
+        NonFiniteLossHook().before_train(SimpleNamespace(optim_wrapper=plain))
+    with pytest.raises(ValueError, match="max_in_a_row"):
+        NonFiniteLossHook(max_in_a_row=0)
+
+
+def test_a_batch_is_described() -> None:
+    text = describe_batch(dummy_batch(shape=(4, 4)), {"loss": torch.tensor(float("nan"))})
+    assert text == "losses: loss=nan\n  0.png: 0: '0'"
+
+
+def all_ranks_skip_together(rank: int, world_size: int) -> None:
+    """Only rank 1's loss is bad; no rank may move, none may hang, and the next step is a normal one."""
+    model = DistributedDataParallel(torch.nn.Linear(1, 1, bias=False))
+    with torch.no_grad():
+        model.module.weight.zero_()
+    optim = wrapper(model.module.weight)
+    x = torch.ones(1, 1)
+    optim.update_params(model(x).sum() * (float("nan") if rank == 1 else 1.0))
+    assert model.module.weight.item() == 0 and optim.skipped_total == 1
+    optim.update_params(model(x).sum())
+    assert model.module.weight.item() == -1
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_one_bad_rank(world_size: int) -> None:
+    run_distributed(all_ranks_skip_together, world_size)

@@ -1,0 +1,54 @@
+import sys
+import time
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from unittest import mock
+
+import pytest
+
+from refseg.engine.vis_backends import OptionalWandbBackend, call_with_limit
+
+
+def fake_wandb(init: object) -> ModuleType:
+    module = ModuleType("wandb")
+    module.init, module.api = init, SimpleNamespace(api_key=None)
+    return module
+
+
+def test_an_absent_wandb_is_reported_once(tmp_path: Path) -> None:
+    backend = OptionalWandbBackend(str(tmp_path))
+    with (
+        mock.patch.dict(sys.modules, {"wandb": None}),
+        mock.patch("refseg.engine.vis_backends.print_log") as log,
+    ):
+        for _ in range(3):
+            backend.add_scalar("loss", 1.0)
+        backend.close()
+    assert log.call_count == 1 and "refseg[log]" in log.call_args.args[0]
+
+
+def test_a_hanging_wandb_is_left_behind(tmp_path: Path) -> None:
+    backend = OptionalWandbBackend(str(tmp_path), limit_s=0.1)
+    start = time.monotonic()
+    with mock.patch.dict(sys.modules, {"wandb": fake_wandb(lambda **_: time.sleep(5))}):
+        backend.add_scalars({"loss": 1.0})
+        backend.add_scalars({"loss": 1.0})
+    assert time.monotonic() - start < 2 and backend.failed
+
+
+def test_without_a_key_it_logs_offline(tmp_path: Path) -> None:
+    run, seen = mock.Mock(), {}
+    wandb = fake_wandb(lambda **options: seen.update(options) or run)
+    backend = OptionalWandbBackend(str(tmp_path), init_kwargs={"project": "p"})
+    with mock.patch.dict(sys.modules, {"wandb": wandb}), mock.patch.dict("os.environ", {"WANDB_API_KEY": ""}):
+        backend.add_scalars({"loss": 2.0}, step=3)
+        backend.close()
+    assert seen["mode"] == "offline" and seen["project"] == "p"
+    run.log.assert_called_once_with({"step": 3, "loss": 2.0})
+    run.finish.assert_called_once_with()
+
+
+def test_errors_of_the_call_come_through() -> None:
+    with pytest.raises(ZeroDivisionError):
+        call_with_limit(lambda: 1 / 0, 1.0)
+    assert call_with_limit(lambda: 5, 1.0) == 5

@@ -1,0 +1,117 @@
+"""Tiny random models of every supported family; outputs are compared with transformers' own forward."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.model import BaseModule
+from transformers import AutoConfig, AutoModel
+
+from refseg.datasets.errors import DataError
+from refseg.models import TextEncoder
+from refseg.structures import TextTokens
+
+SMALL = dict(vocab_size=40, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=24)
+CONFIGS = {
+    "bert": dict(model_type="bert", **SMALL),
+    "roberta": dict(model_type="roberta", **SMALL, pad_token_id=1, max_position_embeddings=20),
+    "xlm-roberta": dict(model_type="xlm-roberta", **SMALL, pad_token_id=1, max_position_embeddings=20),
+    "clip_text_model": dict(model_type="clip_text_model", **SMALL, max_position_embeddings=20),
+}
+
+
+def tokens(lengths: tuple[int, ...] = (6, 4), pad: int = 1, extra: int = 0) -> TextTokens:
+    draw = torch.Generator().manual_seed(1)
+    length = max(lengths) + extra
+    word_mask = torch.arange(length)[None] < torch.tensor(lengths)[:, None]
+    ids = torch.randint(5, 40, (len(lengths), max(lengths)), generator=draw)
+    ids = torch.nn.functional.pad(ids, (0, extra), value=pad).masked_fill(~word_mask, pad)
+    return TextTokens(ids, word_mask, torch.tensor([0, 1, 0]))
+
+
+@pytest.fixture(params=CONFIGS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def test_equals_transformers_forward(kind: str) -> None:
+    torch.manual_seed(0)
+    encoder = TextEncoder(config=CONFIGS[kind]).eval()
+    settings = dict(CONFIGS[kind])
+    model = AutoModel.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings)).eval()
+    model.embeddings.load_state_dict(encoder.embeddings.state_dict())
+    layers = getattr(model.encoder, "layer", None) or model.encoder.layers
+    layers.load_state_dict(encoder.layers.state_dict())
+    batch = tokens()
+    with torch.no_grad():
+        features = encoder(batch)
+        expected = model(input_ids=batch.ids, attention_mask=batch.word_mask.long()).last_hidden_state
+    torch.testing.assert_close(features.word_feats[batch.word_mask], expected[batch.word_mask])
+
+
+def test_padding_changes_nothing(kind: str) -> None:
+    encoder = TextEncoder(config=CONFIGS[kind]).eval()
+    short, long = tokens(), tokens(extra=5)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            encoder(short).word_feats[short.word_mask], encoder(long).word_feats[long.word_mask], atol=1e-5, rtol=1e-5
+        )
+
+
+def test_stages_in_turn_are_the_whole(kind: str) -> None:
+    encoder = TextEncoder(config=CONFIGS[kind], stages=(2, 1)).eval()
+    batch = tokens()
+    hidden, bias = encoder.embed(batch)
+    for stage in range(encoder.num_stages):
+        hidden = encoder.run_stage(stage, hidden, bias)
+    torch.testing.assert_close(encoder.finish(hidden), encoder(batch).word_feats)
+
+
+def test_layers_beyond_the_stages_are_dropped_and_all_parameters_learn(kind: str) -> None:
+    encoder = TextEncoder(config=CONFIGS[kind], stages=(1, 1))
+    assert len(encoder.layers) == 2
+    encoder(tokens()).word_feats.square().sum().backward()
+    assert [name for name, parameter in encoder.named_parameters() if parameter.grad is None] == []
+    with pytest.raises(ValueError, match="do not fit a model of 3 layers"):
+        TextEncoder(config=CONFIGS[kind], stages=(3, 1))
+
+
+def test_equal_texts_are_encoded_once(kind: str) -> None:
+    features = TextEncoder(config=CONFIGS[kind]).eval()(tokens())
+    assert features.word_feats.shape[0] == 2
+    word_feats, word_mask = features.per_expression()
+    assert word_feats.shape == (3, 6, 16) and torch.equal(word_feats[0], word_feats[2])
+    assert word_mask.sum(1).tolist() == [6, 4, 6]
+
+
+def test_from_a_folder_with_safetensors(tmp_path: Path, kind: str) -> None:
+    settings = dict(CONFIGS[kind])
+    model = AutoModel.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings))
+    model.save_pretrained(tmp_path)
+    encoder = TextEncoder(pretrained=str(tmp_path))
+    for name, weight in encoder.embeddings.state_dict().items():
+        assert torch.equal(weight, model.embeddings.state_dict()[name]), name
+
+
+def test_weights_survive_mmengines_init(kind: str) -> None:
+    class Model(BaseModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.text_encoder = TextEncoder(config=CONFIGS[kind])
+
+    model = Model()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    model.init_weights()
+    assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(ValueError, match="needs pretrained, config, or both"):
+        TextEncoder()
+    with pytest.raises(ValueError, match="no setting 'hiden_size'"):
+        TextEncoder(config=dict(model_type="bert", hiden_size=3))
+    with pytest.raises(DataError, match="hf download nobody/nothing"):
+        TextEncoder(pretrained="nobody/nothing")
+    encoder = TextEncoder(config=CONFIGS["bert"])
+    with pytest.raises(ValueError, match="token id 99 in a text encoder with vocab_size 40"):
+        encoder(TextTokens(torch.tensor([[99]]), torch.tensor([[True]]), torch.tensor([0])))

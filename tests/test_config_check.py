@@ -1,0 +1,69 @@
+import pytest
+
+from refseg.apis import RunOptions, load_config
+from refseg.config_check import ConfigError, accepted_names, unknown_keys
+
+CONFIG = "baseline_tiny_refshapes"
+
+
+def complaints(**options: object) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_config(CONFIG, RunOptions(cfg_options={key.replace("__", "."): value for key, value in options.items()}))
+    return str(caught.value).splitlines()[1:]
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("param_schedulers", "param_scheduler"),
+        ("train_dataloader.batchsize", "batch_size"),
+        ("train_dataloader.dataset.pipe_line", "pipeline"),
+        ("train_dataloader.sampler.shufle", "shuffle"),
+        ("train_dataloader.dataset.pipeline.1.siez", "size"),
+        ("optim_wrapper.accumulative_count", "accumulative_counts"),
+        ("optim_wrapper.optimizer.weight_decy", "weight_decay"),
+        ("optim_wrapper.paramwise_cfg.norm_decay", "norm_decay_mult"),
+        ("param_scheduler.0.start_facto", "start_factor"),
+        ("train_cfg.max_epoch", "max_epochs"),
+        ("default_hooks.checkpoint.intervall", "interval"),
+        ("custom_hooks.1.max_in_row", "max_in_a_row"),
+        ("model.text_encoder.pretraind", "pretrained"),
+        ("env_cfg.mp_cfg.opencv_threads", "opencv_num_threads"),
+        ("randomness.sede", "seed"),
+        ("auto_scale_lr.base_batchsize", "base_batch_size"),
+        ("val_evaluator.row_file", "rows_file"),
+    ],
+)
+def test_a_typo_is_named_with_what_was_meant(key: str, meant: str) -> None:
+    (line,) = complaints(**{key.replace(".", "__"): 1})
+    assert key.split(".")[-1] in line
+    assert f"did you mean {meant!r}?" in line
+
+
+def test_all_typos_are_reported_at_once() -> None:
+    assert len(complaints(param_schedulers=1, train_cfg__max_epoch=1)) == 2
+
+
+def test_an_unregistered_type_is_reported() -> None:
+    (line,) = complaints(model__type="InstAline")
+    assert "InstAline" in line
+
+
+def test_helper_variables_and_wandb_are_fine() -> None:
+    assert unknown_keys(load_config(CONFIG, RunOptions(cfg_options={"_helper": 1, "wandb.project": "x"}))) == []
+
+
+def test_names_follow_kwargs_to_the_parents() -> None:
+    """B takes b and, through **kwargs, what A takes; C has no **kwargs and takes c alone."""
+
+    class A:
+        def __init__(self, a: int = 0) -> None: ...
+
+    class B(A):
+        def __init__(self, b: int = 0, **kwargs: int) -> None: ...
+
+    class C(B):
+        def __init__(self, c: int = 0) -> None: ...
+
+    assert accepted_names(B) == {"a", "b"}
+    assert accepted_names(C) == {"c"}

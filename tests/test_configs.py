@@ -1,0 +1,67 @@
+"""Every leaf config: no key is a typo, its parameter groups match something, and its model, at tiny size, takes a
+training step and makes a prediction. A base file says how its model shrinks with `_tiny = dict(model=...)`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+
+from conftest import REPOSITORY
+from refseg.apis import load_config
+from refseg.apis.dummy import build_model, dummy_batch, vocabulary_size
+
+LEAVES = sorted(
+    path.relative_to(REPOSITORY / "configs")
+    for path in (REPOSITORY / "configs").rglob("*.py")
+    if not any(part.startswith("_") for part in path.relative_to(REPOSITORY / "configs").parts)
+)
+
+
+def tiny(leaf: Path) -> Config:
+    cfg = load_config(str(REPOSITORY / "configs" / leaf))  # raises on unknown keys
+    cfg.merge_from_dict(cfg.get("_tiny", {}))
+    return cfg
+
+
+def test_there_are_leaves() -> None:
+    assert LEAVES
+
+
+@pytest.mark.parametrize("leaf", LEAVES, ids=str)
+def test_a_leaf_takes_a_step_and_predicts(leaf: Path) -> None:
+    cfg = tiny(leaf)
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    batch = dummy_batch(
+        shape=(64, 64), num_images=2, expressions_per_image=2, num_words=7, vocab_size=vocabulary_size(model)
+    )
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    model.train()
+    log = model.train_step(batch, wrapper)
+    assert torch.isfinite(log["loss"])
+    moved = [name for name, parameter in model.named_parameters() if not torch.equal(before[name], parameter)]
+    assert moved, "no parameter changed"
+
+    model.eval()
+    results = model.val_step(batch)
+    assert [result.masks.shape for result in results] == [(2, 64, 64)] * 2
+    assert all(result.masks.dtype is torch.bool and result.rejected.shape == (2,) for result in results)
+
+
+@pytest.mark.parametrize("leaf", LEAVES, ids=str)
+def test_custom_keys_match_parameters(leaf: Path) -> None:
+    cfg = tiny(leaf)
+    names = [name for name, _ in build_model(cfg).named_parameters()]
+    for key in (cfg.optim_wrapper.get("paramwise_cfg") or {}).get("custom_keys", {}):
+        assert any(key in name for name in names), f"paramwise_cfg.custom_keys[{key!r}] matches no parameter"
+
+
+def test_leaves_are_short() -> None:
+    for leaf in LEAVES:
+        lines = (REPOSITORY / "configs" / leaf).read_text().splitlines()
+        assert len(lines) <= 40, f"{leaf} has {len(lines)} lines: a leaf is four bases and a few overrides"

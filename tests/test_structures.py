@@ -1,0 +1,46 @@
+import pytest
+import torch
+
+from refseg.apis.dummy import dummy_batch
+from refseg.structures import Batch, Prediction, SampleMeta, move
+
+
+def make_batch() -> Batch:
+    return dummy_batch(shape=(4, 6), num_images=2, expressions_per_image=3, num_words=5)["batch"]
+
+
+def test_misspelt_fields_are_errors() -> None:
+    with pytest.raises(TypeError):
+        Prediction(mask_logit=torch.zeros(1, 2, 2))
+    prediction = Prediction(torch.zeros(1, 2, 2))
+    with pytest.raises(AttributeError):
+        prediction.no_target = torch.zeros(1)
+
+
+def test_target_masks_by_hand() -> None:
+    """2 images of 2 instances (upper and lower half of 4 x 6); expressions refer to instance 0, 1, nothing."""
+    batch = make_batch()
+    assert (batch.num_images, batch.num_expressions) == (2, 6)
+    assert [len(masks) for masks in batch.target_masks()] == [1, 1, 0, 1, 1, 0]
+    merged = batch.merged_masks()
+    assert merged.shape == (6, 4, 6)
+    assert merged.sum((1, 2)).tolist() == [12, 12, 0, 12, 12, 0]
+    assert merged[0, :2].all() and not merged[0, 2:].any()
+    assert merged[1, 2:].all()
+    assert batch.no_target().tolist() == [False, False, True, False, False, True]
+
+
+def test_an_expression_with_two_referents_has_their_union() -> None:
+    batch = make_batch()
+    batch.referents[0] = torch.tensor([True, True])
+    assert batch.merged_masks()[0].all()
+
+
+def test_move_reaches_every_tensor_and_keeps_the_rest() -> None:
+    batch = make_batch()
+    moved = move(batch, "meta")
+    assert moved.images.device.type == "meta" and moved.tokens.ids.device.type == "meta"
+    assert all(masks.device.type == "meta" for masks in moved.instance_masks + moved.referents)
+    assert moved.metas == batch.metas and isinstance(moved.metas[0], SampleMeta)
+    assert batch.images.device.type == "cpu"
+    assert move({"a": (1, torch.zeros(1))}, "meta")["a"][1].device.type == "meta"

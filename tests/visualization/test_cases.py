@@ -1,0 +1,127 @@
+"""Which cases are shown, when they count as right, and how they are packed."""
+
+import base64
+import io
+import math
+import random
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from refseg.visualization.cases import GROUPS, Case, case_pictures, choose_cases, data_uri
+
+
+def _row(index, iou, *, no_target=False, rejected=False):
+    return {
+        "expression_id": f"{index:03d}",
+        "iou": iou,
+        "no_target": no_target,
+        "rejected": rejected,
+        "image_id": index,
+    }
+
+
+def _rows():
+    """40 rows with a target, IoU 0.00 ... 0.39, and 20 without, every second of them rejected."""
+    rows = [_row(index, index / 100) for index in range(40)]
+    return rows + [_row(40 + index, float(index % 2), no_target=True, rejected=index % 2 == 1) for index in range(20)]
+
+
+def _case(predicted, truth, iou, *, rejected=False):
+    image = np.zeros((8, 8, 3), np.uint8)
+    masks = [np.full((8, 8), value, bool) for value in (predicted, truth)]
+    return Case(image, "a box", *masks, iou=iou, rejected=rejected, expression_id="7")
+
+
+def test_groups():
+    groups = choose_cases(_rows(), per_group=4)
+    assert tuple(groups) == GROUPS and all(len(rows) == 4 for rows in groups.values())
+    assert [row["iou"] for row in groups["worst"]] == [0.0, 0.01, 0.02, 0.03]
+    assert [row["iou"] for row in groups["best"]] == [0.39, 0.38, 0.37, 0.36]
+    assert sorted(row["rejected"] for row in groups["no-target"]) == [False, False, True, True]
+    ids = [row["expression_id"] for rows in groups.values() for row in rows]
+    assert len(set(ids)) == len(ids), "no row is in two groups"
+    assert "image_id" in groups["random"][0], "the caller's own keys come back"
+
+
+def test_choice_depends_on_the_seed_and_not_on_the_order():
+    rows = _rows()
+    shuffled = random.Random(3).sample(rows, len(rows))
+    assert choose_cases(rows, seed=1) == choose_cases(shuffled, seed=1)
+    assert choose_cases(rows, seed=1)["random"] != choose_cases(rows, seed=2)["random"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 5])
+def test_few_rows(count):
+    groups = choose_cases([_row(index, 0.5) for index in range(count)], per_group=8)
+    assert sum(map(len, groups.values())) == count
+    assert len(groups["worst"]) == count // 2
+
+
+def test_no_iou_is_neither_best_nor_worst():
+    groups = choose_cases([_row(0, math.nan), _row(1, 0.1), _row(2, 0.9)])
+    assert [len(groups[name]) for name in GROUPS] == [1, 1, 0, 1]
+    assert math.isnan(groups["random"][0]["iou"])
+
+
+def test_one_sided_no_target_rows_fill_the_group():
+    rows = [_row(index, 0.0, no_target=True) for index in range(10)]
+    assert len(choose_cases(rows, per_group=4)["no-target"]) == 4
+    rows = [_row(index, 1.0, no_target=True, rejected=True) for index in range(10)]
+    assert len(choose_cases(rows, per_group=4)["no-target"]) == 4
+
+
+def test_missing_key_is_named():
+    with pytest.raises(KeyError, match="no_target"):
+        choose_cases([{"expression_id": "1", "iou": 0.0, "rejected": False}])
+
+
+@pytest.mark.parametrize(
+    ("case", "right"),
+    [
+        (_case(True, True, 0.5), True),
+        (_case(True, True, 0.49), False),
+        (_case(True, True, math.nan), False),
+        (_case(True, True, 0.9, rejected=True), False),
+        (_case(True, False, 0.0), False),
+        (_case(True, False, 0.0, rejected=True), True),
+        (_case(False, False, 1.0), True),
+    ],
+)
+def test_right(case, right):
+    assert case.right is right
+
+
+def test_wrong_mask_names_the_expression():
+    with pytest.raises(ValueError, match="expression 7: predicted must be bool \\(8, 8\\)"):
+        Case(np.zeros((8, 8, 3), np.uint8), "a", np.zeros((8, 9), bool), np.zeros((8, 8), bool), 0.0, False, "7")
+
+
+def test_pictures_tell_the_answers_apart():
+    pictures = [case_pictures(case)[0].tobytes() for case in (_case(True, True, 1.0), _case(False, True, 0.0))]
+    pictures.append(case_pictures(_case(False, True, 0.0, rejected=True))[0].tobytes())
+    assert len(set(pictures)) == 3
+
+
+def _decode(uri):
+    head, content = uri.split(",", 1)
+    return head, Image.open(io.BytesIO(base64.b64decode(content)))
+
+
+def test_data_uri_is_a_faithful_small_picture():
+    flat = np.full((50, 70, 3), (10, 200, 30), np.uint8)
+    ramp = np.stack([np.tile(np.arange(256, dtype=np.uint8), (200, 1))] * 3, axis=2)
+    for picture in (flat, ramp):
+        head, image = _decode(data_uri(picture))
+        assert head in {"data:image/png;base64", "data:image/webp;base64", "data:image/jpeg;base64"}
+        assert np.abs(np.asarray(image.convert("RGB")).astype(int) - picture).mean() < 3
+    assert data_uri(flat) == data_uri(flat)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    assert "png" not in data_uri(noise)[:20]
+
+
+def test_data_uri_without_webp(monkeypatch):
+    monkeypatch.setattr("refseg.visualization.cases.features.check", lambda name: False)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    assert data_uri(noise).startswith("data:image/jpeg")

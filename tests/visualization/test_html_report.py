@@ -1,0 +1,173 @@
+"""The report: whole, escaped, small, and never half-written."""
+
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from refseg.visualization import Case, Curve, TrainingCurves, write_report
+from refseg.visualization.report import render_report, table
+
+_VOID = {"meta", "img", "br", "link", "input", "hr"}
+_PROTOCOL = {"protocol": "gres", "data set": "RefShapes", "split": "val"}
+
+
+class _Checker(HTMLParser):
+    """Collects tags, attributes and text; fails on tags that do not close in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.text = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def _parse(html):
+    checker = _Checker()
+    checker.feed(html)
+    checker.close()
+    assert checker.open == []
+    return checker
+
+
+def _case(index=0, *, text="the red box", group="random", size=96, no_target=False, rejected=False):
+    """A box on noise, which compresses as badly as a photograph or worse."""
+    rng = np.random.default_rng(index)
+    image = (rng.normal(140, 12, (size, size, 1)) + rng.normal(0, 4, (size, size, 3))).clip(0, 255).astype(np.uint8)
+    truth = np.zeros((size, size), bool)
+    truth[size // 4 : size // 2, size // 3 : size // 2] = not no_target
+    image[truth] = (200, 40, 40)
+    predicted = np.roll(truth, size // 20, 1)
+    return Case(image, text, predicted, truth, 0.6, rejected, f"e{index}", {"skill": "colour", "targets": 1}, group)
+
+
+def _arguments(**changes):
+    arguments = {
+        "title": "First light",
+        "summary": _PROTOCOL | {"model": "tiny"},
+        "metrics": {"gIoU": 71.2345, "expressions": 1200, "T-acc": 0.5, "share": float("nan")},
+        "breakdowns": {"By skill": [{"skill": "colour", "gIoU": 80.0}, {"skill": "size", "gIoU": None, "count": 3}]},
+        "curves": TrainingCurves(losses=(Curve("loss", (1, 2, 3), (3.0, 2.0, 1.0)),)),
+        "cases": [_case(), _case(1, no_target=True, rejected=True, group="no-target")],
+        "environment": {"torch": "2", "cores": 2},
+        "config_text": "model = dict(type='X')",
+    }
+    return arguments | changes
+
+
+def test_report_is_whole_and_self_contained():
+    html = render_report(**_arguments())
+    page = _parse(html)
+    text = "".join(page.text)
+    for words in (
+        "71.23",
+        "1200",
+        "0.5000",
+        "protocol: gres",
+        "data set: RefShapes",
+        "split: val",
+        "✓ right",
+        "2 %"[:1],
+    ):
+        assert words in text
+    assert text.count("protocol: gres") == 3, "the cards, the metrics and the breakdown each name the protocol"
+    names = {tag for tag, _ in page.tags}
+    assert not names & {"script", "link", "iframe", "object"}
+    for tag, attributes in page.tags:
+        assert not any(name.startswith("on") for name in attributes)
+        assert attributes.get("src", "data:").startswith("data:image/") or tag != "img"
+        assert attributes.get("href", "#").startswith("#")
+        assert tag != "img" or attributes["alt"]
+        assert tag != "th" or attributes["scope"] in {"row", "col"}
+    assert "http" not in html.replace("http://www.w3.org/2000/svg", "").replace("http-equiv", "")
+
+
+def test_same_input_same_bytes():
+    assert render_report(**_arguments()) == render_report(**_arguments())
+
+
+@pytest.mark.parametrize(
+    "attack", ["<script>alert(1)</script>", "\"><img src=x onerror='alert(1)'>", "a\x00b\ud800\x1b & <b>"]
+)
+def test_all_outside_text_is_escaped(attack):
+    """The attack sits wherever text enters; the page keeps its tags, and shows the attack as text."""
+    plain = _arguments(cases=[_case(group="g")])
+    case = _case(text=attack, group=attack)
+    hostile = Case(case.image, attack, case.predicted, case.ground_truth, 0.6, False, attack, {attack: attack}, attack)
+    changes = {
+        "title": attack,
+        "summary": dict.fromkeys(_PROTOCOL, attack) | {attack: attack},
+        "metrics": {attack: 1.0},
+        "breakdowns": {attack: [{attack: attack, "b": 1}]},
+        "curves": TrainingCurves(losses=(Curve(attack, (1, 2), (1.0, 2.0)),)),
+        "environment": {attack: attack},
+        "config_text": attack,
+        "cases": [hostile],
+    }
+    page = _parse(render_report(**(plain | changes)))
+    assert not {tag for tag, _ in page.tags} & {"script", "b"}
+    assert not any("onerror" in attributes for _, attributes in page.tags)
+    assert sum(tag == "img" for tag, _ in page.tags) == 2
+    shown = attack.replace("\x00", "\ufffd").replace("\ud800", "\ufffd").replace("\x1b", "\ufffd")
+    assert "".join(page.text).count(shown) >= 10
+    render_report(**(plain | changes)).encode("utf-8")
+
+
+def test_sixty_cases_stay_small(tmp_path):
+    cases = [_case(index, size=320) for index in range(60)]
+    path = tmp_path / "new" / "report.html"
+    write_report(path, **_arguments(cases=cases))
+    assert path.stat().st_size < 3_000_000
+    page = _parse(path.read_text(encoding="utf-8"))
+    assert sum(tag == "img" for tag, _ in page.tags) == 120
+
+
+def test_empty_report():
+    changes = {"metrics": {}, "breakdowns": {}, "curves": None, "cases": [], "environment": {}, "config_text": ""}
+    text = "".join(_parse(render_report(**_arguments(**changes))).text)
+    assert "Curves" not in text and "Cases" not in text
+
+
+@pytest.mark.parametrize("key", list(_PROTOCOL))
+def test_numbers_need_their_protocol(key):
+    summary = {name: value for name, value in _PROTOCOL.items() if name != key}
+    with pytest.raises(ValueError, match=key):
+        render_report(**_arguments(summary=summary))
+
+
+def test_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
+    path = tmp_path / "report.html"
+    path.write_text("old")
+
+    def broken(source, target):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("refseg.files.os.replace", broken)
+    with pytest.raises(OSError, match="disk full"):
+        write_report(path, **_arguments(cases=[]))
+    assert path.read_text() == "old" and [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_table_fills_gaps_and_aligns_numbers():
+    html = table([{"skill": "a", "n": np.int64(2)}, {"skill": "b", "iou": np.float32(0.25)}], caption="c")
+    assert '<th scope="col">skill</th><th scope="col" class="number">n</th>' in html
+    assert '<th scope="row">b</th><td class="number">–</td><td class="number">0.2500</td>' in html
+
+
+def test_no_target_is_written_in_words():
+    page = _parse(render_report(**_arguments()))
+    alts = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
+    assert [alt.rsplit(": ", 1)[1] for alt in alts[2:]] == ["nothing here", "nothing here"]

@@ -1,0 +1,126 @@
+"""Curves from mmengine's scalars.json, and their SVG."""
+
+import json
+import math
+from xml.etree import ElementTree
+
+import pytest
+
+from refseg.visualization.curves import main_losses, read_scalars, training_curves, training_plots
+from refseg.visualization.svg import Curve, format_number, nice_ticks, plot_svg, smooth
+
+# Rows as LocalVisBackend of mmengine 0.10.7 writes them, of a run that counts epochs (two iterations logged in each).
+EPOCH_ROWS = [
+    {"lr": 0.1, "data_time": 0.1, "loss": 3.0, "loss_mask": 2.0, "time": 0.1, "epoch": 1, "iter": 2, "step": 2},
+    {"lr": 0.1, "data_time": 0.1, "loss": 2.0, "loss_mask": 1.0, "time": 0.1, "epoch": 1, "iter": 4, "step": 4},
+    {"refseg/gIoU": 12.3, "data_time": 0.1, "time": 0.1, "step": 1},
+    {"lr": 0.01, "loss": 1.0, "loss_mask": 0.5, "epoch": 2, "iter": 6, "step": 6},
+    {"refseg/gIoU": 20.0, "step": 2},
+]
+ITERATION_ROWS = [
+    {"lr": 0.1, "loss": 3.0, "iter": 2, "step": 2},
+    {"refseg/gIoU": 12.3, "refseg/N_acc": 50, "time": 0.1, "step": 3},
+    {"lr": 0.1, "loss": 2.0, "iter": 4, "step": 4},
+]
+
+
+def _write(path, rows, end=""):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + end)
+    return path
+
+
+def test_epochs_are_placed_at_iterations():
+    curves = training_curves(EPOCH_ROWS)
+    assert curves.metrics == (Curve("refseg/gIoU", (4, 6), (12.3, 20.0)),)
+    assert curves.losses == (Curve("loss", (2, 4, 6), (3, 2, 1)), Curve("loss_mask", (2, 4, 6), (2, 1, 0.5)))
+    assert curves.learning_rates == (Curve("lr", (2, 4, 6), (0.1, 0.1, 0.01)),)
+
+
+def test_iterations_stay():
+    curves = training_curves(ITERATION_ROWS)
+    assert curves.metrics == (Curve("refseg/gIoU", (3,), (12.3,)), Curve("refseg/N_acc", (3,), (50,)))
+
+
+@pytest.mark.parametrize("end", ["", "\n", '{"lr": 0.1, "lo', '{"lr": 0.1, "loss": 1.0, "st', "{", "12", "\x00\x00"])
+def test_half_written_last_line_is_left_out(tmp_path, end, recwarn):
+    assert read_scalars(_write(tmp_path / "scalars.json", EPOCH_ROWS, end)) == EPOCH_ROWS
+    assert not recwarn
+
+
+def test_broken_line_inside_is_named(tmp_path):
+    path = tmp_path / "scalars.json"
+    path.write_text('{"loss": 1, "iter": 1}\n{"los{"loss": 2, "iter": 3}\n{"loss": 3, "iter": 4}\n')
+    with pytest.warns(UserWarning, match="line 2"):
+        rows = read_scalars(path)
+    assert [row["loss"] for row in rows] == [1, 3]
+
+
+def test_empty_file_gives_no_curves(tmp_path):
+    curves = training_curves(read_scalars(_write(tmp_path / "scalars.json", [])))
+    assert curves.losses == curves.metrics == curves.learning_rates == ()
+    assert training_plots(curves) == []
+
+
+def test_resumed_run_overwrites_and_sorts():
+    rows = [{"loss": 1.0, "iter": 10}, {"loss": 2.0, "iter": 20}, {"loss": 5.0, "iter": 10}]
+    assert training_curves(rows).losses == (Curve("loss", (10, 20), (5.0, 2.0)),)
+
+
+def test_losses_of_single_layers_are_not_drawn():
+    names = ["decode.d0.loss_mask", "d1.loss_dice", "loss_mask", "loss", "aux_head.loss"]
+    drawn = main_losses([Curve(name, (1,), (1,)) for name in names])
+    assert [curve.name for curve in drawn] == ["loss", "loss_mask"]
+
+
+def test_smooth_by_hand():
+    """Weight 0.5: 4, then (4/4 + 1/2) / (3/4) = 2; a gap stays; then (4/8 + 1/4 + 9/2) / (7/8) = 6."""
+    smoothed = smooth(Curve("a", (1, 2, 3, 4), (4.0, 1.0, math.nan, 9.0)), 0.5)
+    assert smoothed.values[:2] == pytest.approx((4.0, 2.0)) and math.isnan(smoothed.values[2])
+    assert smoothed.values[3] == pytest.approx(6.0)
+    assert smooth(smoothed, 0.0).values[:2] == smoothed.values[:2]
+
+
+def test_ticks_and_labels():
+    assert nice_ticks(0, 10) == [0, 2, 4, 6, 8, 10]
+    assert nice_ticks(-0.3, 0.61) == pytest.approx([-0.2, 0, 0.2, 0.4, 0.6])
+    labels = {0: "0", 12000: "12k", 0.0001: "1e-4", 0.30000000000000004: "0.3", 2500: "2500", -5e8: "-5e8"}
+    assert {value: format_number(value) for value in labels} == labels
+
+
+@pytest.mark.parametrize(
+    "curves",
+    [
+        [],
+        [Curve("none", (), ())],
+        [Curve("one", (5,), (1.0,))],
+        [Curve("flat", (1, 2), (0.0, 0.0))],
+        [Curve("nan", (1, 2, 3), (math.nan, math.inf, math.nan))],
+        [Curve("gap", (1, 2, 3), (1.0, math.nan, 2.0))],
+        [Curve(f"line {number}", (1, 2), (1.0, 2.0)) for number in range(9)],
+        [Curve("long", tuple(range(5000)), tuple(map(float, range(5000))))],
+        [Curve("<b>&\"'", (1, 2), (1e-9, 1e9))],
+    ],
+)
+@pytest.mark.parametrize("smoothing", [0.0, 0.9])
+def test_svg_is_well_formed(curves, smoothing):
+    text = plot_svg(curves, title="<title> & more", smoothing=smoothing)
+    root = ElementTree.fromstring(text)
+    assert root.attrib["aria-label"].startswith("<title> & more")
+    assert "nan" not in "".join(path.attrib.get("d", "") for path in root.iter("{http://www.w3.org/2000/svg}path"))
+    assert len(text) < 60_000
+
+
+def test_gap_breaks_the_line_and_points_answer():
+    text = plot_svg([Curve("gIoU", (1, 2, 3), (1.0, math.nan, 2.0))], title="t")
+    root = ElementTree.fromstring(text)
+    titles = [node.text for node in root.iter("{http://www.w3.org/2000/svg}title")]
+    assert titles == ["gIoU: 1 at 1", "gIoU: 2 at 3"]
+    lines = [
+        path.attrib["d"] for path in root.iter("{http://www.w3.org/2000/svg}path") if "stroke-linejoin" in path.attrib
+    ]
+    assert len(lines) == 1 and lines[0].count("M") == 2
+
+
+def test_more_lines_than_styles_are_counted():
+    text = plot_svg([Curve(f"line {number}", (1, 2), (1.0, 2.0)) for number in range(9)], title="t")
+    assert "and 3 more, not drawn" in text

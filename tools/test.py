@@ -1,0 +1,8 @@
+"""`refseg test` under the name that users of mmdet and mmseg know."""
+
+import sys
+
+from refseg.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["test", *sys.argv[1:]]))
