@@ -51,3 +51,16 @@ def tiny_options(refshapes_tiny: Path) -> dict:
             f"{split}_dataloader.dataset.pipeline.2.tokenizer.word_list": str(refshapes_tiny / "words.txt"),
         }
     return options
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny_options: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`baseline_tiny_refshapes` with `tiny_options`, as a file that a command can be given."""
+    from refseg.apis import RunOptions, load_config
+
+    cfg = load_config("baseline_tiny_refshapes", RunOptions(cfg_options=tiny_options))
+    file = tmp_path_factory.mktemp("config") / "tiny.py"
+    for key in ("launcher", "work_dir"):
+        cfg.pop(key)
+    cfg.dump(file)
+    return file

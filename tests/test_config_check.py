@@ -1,7 +1,8 @@
 import pytest
 
 from refseg.apis import RunOptions, load_config
-from refseg.config_check import ConfigError, accepted_names, unknown_keys
+from refseg.config_check import accepted_names, unknown_keys
+from refseg.errors import ConfigError
 
 CONFIG = "baseline_tiny_refshapes"
 

@@ -8,6 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from refseg import __version__
+from refseg.errors import UserError
+
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     from mmengine.config import DictAction
@@ -140,21 +143,9 @@ VERBS = {
 }
 
 
-def _expected_errors() -> tuple[type[BaseException], ...]:
-    """Errors whose message is the whole answer; anything else is a defect and shows its traceback."""
-    from refseg.apis.runner import CheckpointError
-    from refseg.config_check import ConfigError
-    from refseg.datasets.errors import DataError
-    from refseg.engine.nonfinite import NonFiniteLossError
-
-    return CheckpointError, ConfigError, DataError, NonFiniteLossError, FileNotFoundError
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="refseg", description="The open toolbox for referring segmentation.")
-    from refseg import __version__
-
     parser.add_argument("--version", action="version", version=f"refseg {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     chosen = next((word for word in argv if not word.startswith("-")), None)
@@ -169,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        if args.verb != "doctor" and isinstance(error, _expected_errors()):
+        if isinstance(error, UserError | FileNotFoundError):
             lines = str(error).strip().splitlines() or [type(error).__name__]
             # An error from a data worker carries that worker's traceback; its last line is the message.
             message = lines[-1] if lines[0].startswith("Caught ") else "\n".join(lines)

@@ -62,7 +62,7 @@ class _ExtLoader(importlib.abc.Loader):
         try:
             import torch  # noqa: F401  the extension links against libtorch, which must be loaded first
 
-            return self.real.loader.create_module(self.real) or module
+            return self.real.loader.create_module(self.real) or types.ModuleType(_EXT)
         except ImportError as error:  # compiled for another PyTorch
             module.reason = f"this mmcv's compiled extension does not load ({error})"
             return module
@@ -170,6 +170,23 @@ def init_cpu_dist(launcher: str, timeout_s: float = 1800.0) -> bool:
         )
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=timeout_s))
     return True
+
+
+def wrap_on_cpu(cfg: Any) -> None:
+    """mmengine 0.10.7: the default DistributedDataParallel is given the GPU of the rank even where there is none, which
+    torch refuses.
+
+    Names the wrapper in the config, with mmengine's defaults and without a device.
+    """
+    import torch
+
+    if cfg.get("launcher", "none") != "none" and not torch.cuda.is_available() and not cfg.get("model_wrapper_cfg"):
+        cfg.model_wrapper_cfg = dict(
+            type="MMDistributedDataParallel",
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get("find_unused_parameters", False),
+        )
 
 
 def keep_weights(module: Any) -> Any:

@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from refseg import registry
+from refseg.errors import ConfigError
 
 _RUNNER_READS = {  # read from the config by mmengine's Runner besides its own arguments
     "activation_checkpointing", "compile", "efficient_conv_bn_eval", "find_unused_parameters", "model_wrapper_cfg",
@@ -36,10 +37,6 @@ _PARAMWISE = {
     "custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult", "flat_decay_mult",
     "bypass_duplicate", "dcn_offset_lr_mult",
 }  # fmt: skip
-
-
-class ConfigError(ValueError):
-    """A config with keys that nobody reads."""
 
 
 def _registries() -> list[Registry]:

@@ -51,6 +51,11 @@ def _gather_once(names: list[str], timeout_s: float) -> dict[str, Facts]:
     child = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace", env=environment
     )
+    with child:
+        return _collect(child, names, timeout_s)
+
+
+def _collect(child: subprocess.Popen[str], names: list[str], timeout_s: float) -> dict[str, Facts]:
     lines: queue.Queue[str] = queue.Queue()
     reader = threading.Thread(target=_read, args=(child, lines), daemon=True)
     reader.start()
@@ -70,6 +75,7 @@ def _gather_once(names: list[str], timeout_s: float) -> dict[str, Facts]:
         if "end" in answer:
             facts[answer["end"]] = answer["facts"]
     code = child.wait()
+    reader.join()
     if begun not in facts:
         why = (
             f"importing it hangs (more than {timeout_s:g} s)"

@@ -15,10 +15,10 @@ def _child(parent: Registry, *locations: str) -> Registry:
     return Registry(parent.name, parent=parent, scope=SCOPE, locations=[f"refseg.{name}" for name in locations])
 
 
-DATASETS = _child(_root.DATASETS, "datasets")
-DATA_SAMPLERS = _child(_root.DATA_SAMPLERS, "datasets")
-FUNCTIONS = _child(_root.FUNCTIONS, "datasets")
-TRANSFORMS = _child(_root.TRANSFORMS, "datasets")
+DATASETS = _child(_root.DATASETS, "datasets.dataset")
+DATA_SAMPLERS = _child(_root.DATA_SAMPLERS, "datasets.samplers")
+FUNCTIONS = _child(_root.FUNCTIONS, "datasets.collate")
+TRANSFORMS = _child(_root.TRANSFORMS, "datasets.transforms")
 
 MODELS = _child(_root.MODELS, "models")
 MODEL_WRAPPERS = _child(_root.MODEL_WRAPPERS, "models")

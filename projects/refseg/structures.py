@@ -1,4 +1,4 @@
-"""What flows through refseg: records, samples, batches, features, predictions.
+"""What flows through refseg after the records (`refseg.records`): samples, batches, features, predictions.
 
 Letters: B images, E expressions, U distinct texts, L words (tokens), I instances, N queries, C channels.
 Every class has slots: a misspelt field is an error, not a new attribute. `move(x, device)` moves any of them.
@@ -6,47 +6,11 @@ Every class has slots: a misspelt field is an error, not a new attribute. `move(
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-
-Segmentation = list | dict | str  # polygons [[x, y, ...], ...] | RLE {"size", "counts"} | path of a mask PNG
-
-
-# Records: what annotation files say -----------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Instance:
-    """One annotated object."""
-
-    instance_id: str
-    segmentation: Segmentation
-    category: str | None = None
-
-
-@dataclass(slots=True)
-class Expression:
-    """One phrase. `referents` index the record's instances; empty means that the phrase refers to nothing here."""
-
-    expression_id: str
-    text: str
-    referents: tuple[int, ...]
-    tags: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Record:
-    """One image with all its instances and all its expressions."""
-
-    image_id: str
-    image_path: str
-    size: tuple[int, int]  # (height, width) of the file
-    instances: list[Instance]
-    expressions: list[Expression]
-
 
 # Samples and batches: what a model sees -------------------------------------------------------------------------------
 

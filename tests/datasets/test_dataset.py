@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from refseg.datasets import ReferringDataset, SampleKey, collate_samples
-from refseg.datasets.errors import DataError
+from refseg.datasets.collate import collate_samples
+from refseg.datasets.dataset import ReferringDataset
+from refseg.datasets.samplers import SampleKey
+from refseg.errors import DataError
 from refseg.structures import Sample
 
 LOWER_RIGHT = [[2, 2, 4, 2, 4, 4, 2, 4]]

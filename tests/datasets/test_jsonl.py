@@ -1,12 +1,15 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from refseg.datasets.errors import DataError
 from refseg.datasets.jsonl import read_jsonl
+from refseg.errors import DataError
 
 SQUARE = [[1, 1, 3, 1, 3, 3, 1, 3]]
 
@@ -82,3 +85,8 @@ def test_bad_rows_name_file_line_and_field(tmp_path: Path, bad: object, says: st
 def test_a_missing_file_names_the_command_that_makes_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="refseg data refshapes"):
         read_jsonl(tmp_path / "none.jsonl")
+
+
+def test_reading_needs_no_torch() -> None:
+    code = "import sys, refseg.datasets.jsonl, refseg.datasets.masks; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})

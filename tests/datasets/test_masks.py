@@ -8,8 +8,8 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from refseg.datasets.errors import DataError
 from refseg.datasets.masks import decode, to_rle
+from refseg.errors import DataError
 
 masks = hnp.arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 1))
 

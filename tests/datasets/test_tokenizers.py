@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refseg.datasets.errors import DataError
 from refseg.datasets.tokenizers import TextTokenizer, word_list_tokenizer
+from refseg.errors import DataError
 
 WORDS = ["the", "red", "circle", "left", "of"]
 

@@ -9,7 +9,8 @@ from torch.nn.parallel import DistributedDataParallel
 from distributed import run_distributed
 from refseg.apis.dummy import dummy_batch
 from refseg.engine import GuardedOptimWrapper, NonFiniteLossHook
-from refseg.engine.nonfinite import NonFiniteLossError, describe_batch
+from refseg.engine.nonfinite import describe_batch
+from refseg.errors import NonFiniteLossError
 
 
 def wrapper(weight: torch.nn.Parameter, **kwargs: object) -> GuardedOptimWrapper:

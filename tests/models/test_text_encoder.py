@@ -7,7 +7,7 @@ import torch
 from mmengine.model import BaseModule
 from transformers import AutoConfig, AutoModel
 
-from refseg.datasets.errors import DataError
+from refseg.errors import DataError
 from refseg.models import TextEncoder
 from refseg.structures import TextTokens
 

@@ -9,19 +9,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from refseg.compat import init_cpu_dist
+from refseg.compat import init_cpu_dist, wrap_on_cpu
 from refseg.config_check import check_config
 from refseg.engine import latest_checkpoint
+from refseg.errors import CheckpointError, UsageError
 from refseg.files import write_atomically
 from refseg.paths import resolve_config
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is missing, broken, or of another model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +48,12 @@ def load_config(config: str, options: RunOptions | None = None) -> Config:
         cfg.compile = True
     if options.auto_scale_lr:
         if not cfg.get("auto_scale_lr"):
-            raise ValueError(f"{config}: --auto-scale-lr needs auto_scale_lr.base_batch_size in the config")
+            raise UsageError(f"{config}: --auto-scale-lr needs auto_scale_lr.base_batch_size in the config")
         cfg.auto_scale_lr.enable = True
     check_config(cfg)
     if cfg.get("wandb", {}).get("enable"):
         start = {key: value for key, value in cfg.wandb.to_dict().items() if key != "enable"}
-        cfg.visualizer.vis_backends.append(dict(type="OptionalWandbBackend", init_kwargs=start))
+        cfg.visualizer.vis_backends.append(ConfigDict(type="OptionalWandbBackend", init_kwargs=start))
     if options.resume:
         set_resume(cfg, options.resume)
     return cfg
@@ -65,7 +62,7 @@ def load_config(config: str, options: RunOptions | None = None) -> Config:
 def use_amp(cfg: Config) -> None:
     """Mixed precision: bf16 where the GPU has it, else fp16 with loss scaling."""
     if not torch.cuda.is_available():
-        raise ValueError("--amp needs a GPU; leave it out to train in fp32 on the CPU")
+        raise UsageError("--amp needs a GPU; leave it out to train in fp32 on the CPU")
     bf16 = torch.cuda.is_bf16_supported()
     cfg.optim_wrapper.type = "GuardedAmpOptimWrapper"
     cfg.optim_wrapper.dtype = "bfloat16" if bf16 else "float16"
@@ -104,6 +101,7 @@ def build_runner(cfg: Config) -> Runner:
     """The runner; processes are joined first where there is no GPU, and accumulation counts in --auto-scale-lr."""
     init_cpu_dist(cfg.launcher)
     cfg = cfg.copy()
+    wrap_on_cpu(cfg)
     accumulation = (cfg.get("optim_wrapper") or {}).get("accumulative_counts", 1)
     if (cfg.get("auto_scale_lr") or {}).get("enable") and accumulation > 1:
         cfg.auto_scale_lr.base_batch_size /= accumulation  # mmengine's real batch leaves accumulation out

@@ -10,12 +10,13 @@ import numpy as np
 from mmengine.logging import print_log
 from torch.utils.data import Dataset
 
-from refseg.datasets.errors import DataError
 from refseg.datasets.jsonl import read_jsonl
 from refseg.datasets.samplers import SampleKey
 from refseg.datasets.transforms import TransformState
+from refseg.errors import DataError
+from refseg.records import Expression, Record
 from refseg.registry import DATASETS, TRANSFORMS
-from refseg.structures import Expression, Record, Sample
+from refseg.structures import Sample
 
 READERS: dict[str, Callable[..., list[Record]]] = {"jsonl": read_jsonl}
 

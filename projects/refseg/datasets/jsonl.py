@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from refseg.datasets.errors import DataError
+from refseg.errors import DataError
 from refseg.paths import data_path
-from refseg.structures import Expression, Instance, Record
+from refseg.records import Expression, Instance, Record
 
 _FIELDS = {"expression_id", "image", "size", "text", "targets", "instance_ids", "split", "tags"}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from refseg.datasets.errors import DataError
-from refseg.structures import Segmentation
+from refseg.errors import DataError
+from refseg.records import Segmentation
 
 
 def to_rle(segmentation: Segmentation, size: tuple[int, int]) -> dict:

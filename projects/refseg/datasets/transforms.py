@@ -11,11 +11,12 @@ import cv2
 import numpy as np
 import torch
 
-from refseg.datasets.errors import DataError
 from refseg.datasets.masks import decode, to_rle
 from refseg.datasets.tokenizers import TextTokenizer
+from refseg.errors import DataError
+from refseg.records import Expression, Record
 from refseg.registry import TRANSFORMS
-from refseg.structures import Expression, GroundTruth, Record, Sample, SampleMeta
+from refseg.structures import GroundTruth, Sample, SampleMeta
 
 cv2.setNumThreads(0)  # the data loader's workers are the parallelism
 

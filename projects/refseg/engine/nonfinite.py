@@ -13,11 +13,8 @@ from mmengine.logging import print_log
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import Tensor
 
+from refseg.errors import NonFiniteLossError
 from refseg.registry import HOOKS, OPTIM_WRAPPERS
-
-
-class NonFiniteLossError(RuntimeError):
-    """Too many non-finite losses in a row."""
 
 
 def finite_everywhere(loss: Tensor) -> bool:

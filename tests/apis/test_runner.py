@@ -1,0 +1,97 @@
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from refseg.apis import RunOptions, load_config, load_weights
+from refseg.apis.runner import batch_report, read_checkpoint
+from refseg.errors import CheckpointError, UsageError
+
+CONFIG = "baseline_tiny_refshapes"
+
+
+def load(**kwargs: object) -> object:
+    return load_config(CONFIG, RunOptions(**kwargs))
+
+
+@pytest.mark.parametrize(("bf16", "dtype", "scale"), [(True, "bfloat16", 1.0), (False, "float16", "dynamic")])
+def test_amp_takes_bf16_where_the_gpu_has_it(bf16: bool, dtype: str, scale: object) -> None:
+    with (
+        mock.patch("torch.cuda.is_available", return_value=True),
+        mock.patch("torch.cuda.is_bf16_supported", return_value=bf16),
+    ):
+        cfg = load(amp=True)
+    assert (cfg.optim_wrapper.type, cfg.optim_wrapper.dtype) == ("GuardedAmpOptimWrapper", dtype)
+    assert cfg.optim_wrapper.loss_scale == scale
+
+
+def test_amp_needs_a_gpu() -> None:
+    with mock.patch("torch.cuda.is_available", return_value=False), pytest.raises(UsageError, match="needs a GPU"):
+        load(amp=True)
+
+
+def test_the_batch_is_stated_beside_the_papers() -> None:
+    """8 images on 4 processes with 2 accumulated are 64; the config says 8."""
+    line, agrees = batch_report(load(cfg_options={"optim_wrapper.accumulative_counts": 2}), 4)
+    assert line.startswith("batch: 8 per process x 4 x 2 accumulation = 64 images (the learning rate belongs to 8)")
+    assert not agrees and "--auto-scale-lr" in line
+    assert batch_report(load(), 1)[1]
+    assert batch_report(load(auto_scale_lr=True), 4)[1]
+
+
+def test_auto_scale_counts_accumulation(tmp_path: Path, tiny_options: dict) -> None:
+    """4 images x 2 accumulated = the config's 8: the learning rate stays; without accumulation it halves."""
+    from refseg.apis import build_runner
+
+    for accumulation, expected in ((2, 1e-3), (1, 5e-4)):
+        options = tiny_options | {"optim_wrapper.accumulative_counts": accumulation}
+        cfg = load(work_dir=str(tmp_path), cfg_options=options, auto_scale_lr=True)
+        runner = build_runner(cfg)
+        wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        runner.scale_lr(wrapper, runner.auto_scale_lr)
+        assert wrapper.optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+
+
+def test_wandb_is_one_key() -> None:
+    kinds = [backend.type for backend in load().visualizer.vis_backends]
+    assert kinds == ["LocalVisBackend", "TensorboardVisBackend"]
+    backend = load(cfg_options={"wandb.enable": True, "wandb.project": "p"}).visualizer.vis_backends[-1]
+    assert backend.type == "OptionalWandbBackend" and backend.init_kwargs == {"project": "p"}
+
+
+def test_resume_without_a_checkpoint_starts_anew(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    cfg = load(work_dir=str(tmp_path), resume=True)
+    assert not cfg.resume and cfg.load_from is None
+    assert "starting from the beginning" in capsys.readouterr().out
+    (tmp_path / "epoch_3.pth").touch()
+    assert load(work_dir=str(tmp_path), resume=True).load_from == str(tmp_path / "epoch_3.pth")
+
+
+def test_weights_must_fit(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 3)
+    good = {name: torch.ones_like(weight) for name, weight in model.state_dict().items()}
+    torch.save({"state_dict": good}, tmp_path / "good.pth")
+    load_weights(model, tmp_path / "good.pth")
+    assert model.weight.eq(1).all()
+    save_file({name: 2 * weight for name, weight in good.items()}, tmp_path / "good.safetensors")
+    load_weights(model, tmp_path / "good.safetensors")
+    assert model.bias.eq(2).all()
+
+    torch.save({"weight": torch.zeros(5, 5), "scale": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"1 missing .*bias.*1 unexpected .*scale.*1 of another shape .*weight"):
+        load_weights(model, tmp_path / "other.pth")
+
+
+class Attack:
+    def __reduce__(self) -> tuple:
+        return exec, ("raise SystemExit('code was run')",)
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}, "extra": Attack()}, tmp_path / "attack.pth")
+    (tmp_path / "cut.pth").write_bytes(b"PK\x03\x04 half")
+    for name in ("attack.pth", "cut.pth"):
+        with pytest.raises(CheckpointError, match=f"{name} cannot be read as weights"):
+            read_checkpoint(tmp_path / name)

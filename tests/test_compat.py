@@ -1,0 +1,213 @@
+"""One test per work-around: it works, and the library still needs it. When the second half fails, delete both."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from refseg import compat
+
+PACKAGES = Path(__file__).resolve().parents[1] / "projects"
+OBSOLETE = "the library does not need this work-around any more: delete it"
+
+
+def run(program: str, *paths: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A program in its own process; `paths` come first on sys.path, then this repository's packages."""
+    path = os.pathsep.join(str(one) for one in (*paths, PACKAGES))
+    env = os.environ | {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""} | environment
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=100)
+
+
+def output(program: str, *paths: Path, **environment: str) -> str:
+    done = run(program, *paths, **environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def mmcv_is_compiled() -> bool:
+    return run("import torch, mmcv._ext").returncode == 0
+
+
+class TestStandInForMmcvExt:
+    def test_is_still_needed(self, mmcv_is_compiled: bool) -> None:
+        if mmcv_is_compiled:
+            pytest.skip("this mmcv is compiled for this PyTorch")
+        done = run("import mmdet.models")
+        assert "No module named 'mmcv._ext'" in done.stderr or "_ext" in done.stderr.splitlines()[-1], OBSOLETE
+
+    def test_lets_everything_import(self) -> None:
+        """mmdet, mmseg, and what another library imports directly; availability is asked of a real spec."""
+        program = (
+            "import refseg, importlib.util as u\n"
+            "import mmdet.models, mmseg.models, mmcv.ops\n"
+            "from mmcv.ops import MultiScaleDeformableAttention\n"
+            "assert u.find_spec('mmcv._ext') is not None\n"
+            "print('fine')"
+        )
+        assert output(program) == "fine"
+
+    def test_a_missing_op_says_what_to_do(self, mmcv_is_compiled: bool) -> None:
+        if mmcv_is_compiled:
+            pytest.skip("this mmcv is compiled for this PyTorch")
+        program = (
+            "import refseg, torch\n"
+            "from refseg.compat import CompiledOpMissing\n"
+            "from mmcv.ops import nms\n"
+            "try: nms(torch.rand(4, 4), torch.rand(4), 0.5)\n"
+            "except CompiledOpMissing as error: print(error)"
+        )
+        message = output(program)
+        assert "'nms'" in message and "pip install" in message and "refseg doctor" in message
+
+    @pytest.fixture
+    def fake_mmcv(self, tmp_path: Path) -> Path:
+        package = tmp_path / "mmcv"
+        package.mkdir()
+        (package / "__init__.py").write_text("__version__ = '2.1.0'\n")
+        return package
+
+    def test_uses_a_compiled_extension_as_it_is(self, fake_mmcv: Path) -> None:
+        (fake_mmcv / "_ext.py").write_text("def nms(): return 'the real one'\n")
+        program = "import refseg, mmcv._ext as e; print(e.nms(), refseg.compat.mmcv_ext_state()[0])"
+        assert output(program, fake_mmcv.parent) == "the real one True"
+
+    def test_falls_back_from_a_broken_one(self, fake_mmcv: Path) -> None:
+        """As one that was compiled for another PyTorch: the file is there and does not load."""
+        (fake_mmcv / f"_ext{sysconfig.get_config_var('EXT_SUFFIX')}").write_bytes(b"not a library")
+        program = "import refseg, mmcv._ext as e; print(callable(e.nms), refseg.compat.mmcv_ext_state())"
+        text = output(program, fake_mmcv.parent)
+        assert text.startswith("True (False, ") and "does not load" in text
+
+    def test_state_of_an_mmcv_without_extension(self, fake_mmcv: Path) -> None:
+        text = output("import refseg; print(refseg.compat.mmcv_ext_state())", fake_mmcv.parent)
+        assert text == "(False, 'this mmcv has no compiled extension')"
+
+    def test_is_installed_once(self) -> None:
+        compat.install_mmcv_ext_stand_in()
+        compat.install_mmcv_ext_stand_in()
+        assert sum(type(finder).__name__ == "_ExtFinder" for finder in sys.meta_path) <= 1
+
+
+class TestCheckpointsOfMmengine:
+    """A checkpoint as mmengine writes it: weights, and the history of its message hub."""
+
+    SAVE = (
+        "import sys, torch, numpy as np\n"
+        "from mmengine.logging import MessageHub\n"
+        "hub = MessageHub.get_instance('test')\n"
+        "hub.update_scalar('train/loss', 1.5); hub.update_scalar('train/lr', np.float64(0.1))\n"
+        "hub.update_info('iter', 3)\n"
+        "torch.save({'state_dict': {'w': torch.ones(2)}, 'message_hub': hub.state_dict()}, sys.argv[1])\n"
+    )
+
+    @pytest.fixture(scope="class")
+    def checkpoint(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        path = tmp_path_factory.mktemp("checkpoint") / "epoch_1.pth"
+        output(self.SAVE.replace("sys.argv[1]", repr(str(path))))
+        return path
+
+    def test_is_still_needed(self, checkpoint: Path) -> None:
+        done = run(f"import torch, mmengine; torch.load({str(checkpoint)!r})")
+        assert "Weights only load failed" in done.stderr, OBSOLETE
+
+    def test_load(self, checkpoint: Path) -> None:
+        program = (
+            "import torch; from refseg import compat; compat.allow_mmengine_checkpoints()\n"
+            f"loaded = torch.load({str(checkpoint)!r}, weights_only=True)\n"
+            "history = loaded['message_hub']['log_scalars']['train/loss']\n"
+            "print(loaded['state_dict']['w'].tolist(), history.current(), history.statistics('mean'))"
+        )
+        assert output(program) == "[1.0, 1.0] 1.5 1.5"
+
+    def test_everything_else_stays_refused(self, tmp_path: Path) -> None:
+        """A pickle that would run a command, and one that reaches through getattr."""
+        program = (
+            "import os, pathlib, torch; from refseg import compat; compat.allow_mmengine_checkpoints()\n"
+            "class Bad:\n"
+            "    def __init__(self, *call): self.call = call\n"
+            "    def __reduce__(self): return self.call\n"
+            "for bad in (Bad(os.system, ('true',)), Bad(getattr, (pathlib.Path, 'cwd'))):\n"
+            f"    torch.save(bad, {str(tmp_path / 'bad.pth')!r})\n"
+            f"    try: torch.load({str(tmp_path / 'bad.pth')!r})\n"
+            "    except Exception as error: print('Weights only load failed' in str(error) or 'refused' in str(error))"
+        )
+        assert output(program).split() == ["True", "True"]
+
+
+class TestDistributedOnCpu:
+    @pytest.fixture
+    def environment(self) -> dict[str, str]:
+        """What torchrun sets, for one process."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        return {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+    def test_is_still_needed(self, environment: dict[str, str]) -> None:
+        done = run("from mmengine.dist import init_dist; init_dist('pytorch', backend='gloo')", **environment)
+        assert done.returncode != 0 and "set_device" in done.stderr, OBSOLETE
+
+    def test_initialises_gloo(self, environment: dict[str, str]) -> None:
+        program = (
+            "from refseg import compat; import torch.distributed as dist\n"
+            "print(compat.init_cpu_dist('pytorch'), dist.get_backend(), compat.init_cpu_dist('pytorch'))\n"
+            "dist.destroy_process_group()"
+        )
+        assert output(program, **environment) == "True gloo False"
+
+    def test_slurm(self, environment: dict[str, str]) -> None:
+        slurm = {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0"}
+        places = {name: environment[name] for name in ("MASTER_ADDR", "MASTER_PORT")}
+        program = (
+            "import os; [os.environ.pop(name, None) for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')]\n"
+            "from refseg import compat; import torch.distributed as dist\n"
+            "print(compat.init_cpu_dist('slurm'), dist.get_world_size(), os.environ['LOCAL_RANK'])"
+        )
+        assert output(program, **slurm, **places) == "True 1 0"
+
+    def test_one_process_needs_nothing(self) -> None:
+        assert compat.init_cpu_dist("none") is False
+
+    def test_names_what_the_environment_lacks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+        for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            monkeypatch.delenv(name, raising=False)
+        with pytest.raises(RuntimeError, match=r"RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT.*dist_train\.sh"):
+            compat.init_cpu_dist("pytorch")
+
+
+class TestKeepWeights:
+    """A timm model held by a BaseModule, whose `init_weights` the runner calls before training."""
+
+    def weights_change(self, keep: bool) -> bool:
+        import timm
+        import torch
+        from mmengine.model import BaseModule
+
+        class Holder(BaseModule):
+            def __init__(self) -> None:
+                super().__init__()
+                torch.manual_seed(0)
+                model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, embed_dim=24, num_classes=0)
+                with torch.no_grad():
+                    for parameter in model.parameters():
+                        parameter.fill_(0.25)  # stands for pretrained weights
+                self.encoder = compat.keep_weights(model) if keep else model
+
+        holder = Holder()
+        holder.init_weights()
+        return any(bool((parameter != 0.25).any()) for parameter in holder.encoder.parameters())
+
+    def test_is_still_needed(self) -> None:
+        assert self.weights_change(keep=False), OBSOLETE
+
+    def test_keeps_them(self) -> None:
+        assert not self.weights_change(keep=True)

@@ -1,0 +1,78 @@
+"""The launchers on gloo processes: training on two, and the same metrics on one, two and three."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import REPOSITORY
+
+
+def launch(script: str, *arguments: object) -> str:
+    environment = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(REPOSITORY / "projects")}
+    command = ["bash", str(REPOSITORY / "tools" / script), *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    work_dir = tmp_path_factory.mktemp("dist")
+    return work_dir, launch("dist_train.sh", tiny_config, 2, "--work-dir", work_dir)
+
+
+def test_two_processes_train(trained: tuple[Path, str]) -> None:
+    """24 images in batches of 4 on 2 processes: 3 steps an epoch."""
+    work_dir, log = trained
+    assert "batch: 4 per process x 2 x 1 accumulation = 8 images (the learning rate belongs to 8)" in log
+    rows = [json.loads(line) for line in next(work_dir.glob("*/vis_data/scalars.json")).read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5, 6]
+    assert (work_dir / "epoch_2.pth").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_one_two_and_three_processes_agree(trained: tuple[Path, str], tiny_config: Path, tmp_path: Path) -> None:
+    """7 test images: neither 2 nor 3 divides them. The low threshold gives this hardly trained model masks to count."""
+    scores = []
+    for processes in (1, 2, 3):
+        out = tmp_path / f"{processes}.json"
+        launch(
+            "dist_test.sh", tiny_config, trained[0] / "epoch_2.pth", processes, "--work-dir", tmp_path, "--out", out,
+            "--cfg-options", "model.postprocess.threshold=0.2",
+        )  # fmt: skip
+        scores.append(json.loads(out.read_text())["metrics"])
+    assert scores[0]["refseg/cIoU"] > 1
+    assert scores[0] == scores[1] == scores[2]
+
+
+def test_wrong_use_prints_the_usage() -> None:
+    for script, arguments in (
+        ("dist_train.sh", ["c"]),
+        ("dist_test.sh", ["c", "k"]),
+        ("slurm_train.sh", []),
+        ("slurm_test.sh", []),
+    ):
+        done = subprocess.run(["bash", str(REPOSITORY / "tools" / script), *arguments], capture_output=True, text=True)
+        assert done.returncode == 2 and "Usage: " in done.stderr
+    done = subprocess.run(["bash", str(REPOSITORY / "tools/dist_train.sh"), "c", "two"], capture_output=True, text=True)
+    assert done.returncode == 2 and "positive number, not 'two'" in done.stderr
+
+
+def test_slurm_passes_the_launcher(tmp_path: Path) -> None:
+    """A fake srun prints what it would start."""
+    srun = tmp_path / "srun"
+    srun.write_text('#!/bin/sh\necho "$@"\n')
+    srun.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "GPUS": "4", "SRUN_ARGS": "--qos=x"}
+    for script, verb in (("slurm_train.sh", "train"), ("slurm_test.sh", "test")):
+        command = ["bash", str(REPOSITORY / "tools" / script), "part", "job", "cfg.py", "last", "--extra"]
+        out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        assert "-p part --job-name=job --gres=gpu:4 --ntasks=4 --ntasks-per-node=4" in out and "--qos=x" in out
+        assert f"tools/{verb}.py cfg.py" in out and out.strip().endswith("last --extra --launcher slurm")

@@ -1,0 +1,170 @@
+"""Times multi-scale deformable attention on this CPU: ours against mmcv's `grid_sample` function.
+
+    python tools/benchmark/deformable_attention.py [--size 480] [--threads 2] [--json result.json]
+
+The shapes are Mask2Former's: levels at strides 8, 16 and 32, one query per pixel, 8 heads of 32 channels, 4 points. The
+two are timed in turns, so that a ratio compares runs of the same minute; every number is a median. All is done twice,
+in processes of their own: with the C library's allocator as it is, and with one that keeps freed memory (the
+environment variables of TUNED), which makes both sides faster. The error is the largest difference in float64.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+TUNED = {
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+    "MALLOC_TRIM_THRESHOLD_": "8589934592",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+HEADS, CHANNELS, POINTS, STRIDES = 8, 32, 4, (8, 16, 32)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=480, help="side of the square image")
+    parser.add_argument("--images", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=11, help="timed runs of each, after two that are not counted")
+    parser.add_argument("--threads", type=int, help="PyTorch's own choice by default")
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def make_inputs(shapes: list[tuple[int, int]], images: int) -> tuple:
+    """Locations like a trained encoder's: around the query's own place, some pixels away, in all levels."""
+    import torch
+
+    torch.manual_seed(0)
+    grids = [torch.meshgrid((torch.arange(w) + 0.5) / w, (torch.arange(h) + 0.5) / h, indexing="xy") for h, w in shapes]
+    centers = torch.cat([torch.stack(grid, dim=-1).flatten(0, 1) for grid in grids])  # (Q, 2)
+    queries = len(centers)
+    size = torch.tensor([[w, h] for h, w in shapes])[:, None]  # (L, 1, 2)
+    offsets = 2 * torch.randn(images, queries, HEADS, len(shapes), POINTS, 2) / size
+    weights = torch.rand(images, queries, HEADS, len(shapes), POINTS)
+    value = torch.randn(images, queries, HEADS, CHANNELS)
+    return value, centers[:, None, None, None] + offsets, weights / weights.sum((-2, -1), keepdim=True)
+
+
+def saved_bytes(function: Callable, tensors: list) -> int:
+    import torch
+
+    kept = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = function(*tensors)
+    assert out.requires_grad
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def time_in_turns(functions: dict[str, Callable], repeats: int) -> dict[str, float]:
+    """Median milliseconds of each. Every timed call follows one of its own kind, so that none pays for memory that
+    the other has just given back to the system."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(-2, repeats):
+        for name, function in functions.items():
+            function()
+            start = time.perf_counter()
+            function()
+            if turn >= 0:
+                times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    from refseg.ops import deformable_attention  # first: it lets mmcv.ops import without a compiled extension
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
+
+    shapes = [(args.size // stride, args.size // stride) for stride in STRIDES]
+    spatial_shapes = torch.tensor(shapes)
+    inputs = [tensor.requires_grad_() for tensor in make_inputs(shapes, args.images)]
+    grad = torch.randn(args.images, inputs[0].shape[1], HEADS * CHANNELS)
+    calls = {
+        "refseg": lambda v, x, w: deformable_attention(v, spatial_shapes, x, w, backend="pytorch"),
+        "grid_sample": lambda v, x, w: multi_scale_deformable_attn_pytorch(v, spatial_shapes, x, w),
+    }
+
+    def forward(name: str) -> None:
+        with torch.no_grad():
+            calls[name](*inputs)
+
+    def both(name: str) -> None:
+        torch.autograd.grad(calls[name](*inputs), inputs, grad)
+
+    result: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    for what, run in (("forward", forward), ("forward_backward", both)):
+        times = time_in_turns({name: lambda run=run, name=name: run(name) for name in calls}, args.repeats)
+        result[what] = {f"{name}_ms": value for name, value in times.items()}
+        result[what]["ratio"] = times["grid_sample"] / times["refseg"]
+    saved = {name: saved_bytes(call, inputs) for name, call in calls.items()}
+    result["saved_mb"] = {name: value / 1e6 for name, value in saved.items()}
+    result["float64_error"] = largest_error(calls, inputs, grad)
+    return result
+
+
+def largest_error(calls: dict[str, Callable], inputs: list, grad: Any) -> dict[str, float]:
+    """Largest difference between the two in float64: of the output, and of the derivatives."""
+    import torch
+
+    wide = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    outs = [call(*wide) for call in calls.values()]
+    grads = [torch.autograd.grad(out, wide, grad.double()) for out in outs]
+    return {
+        "output": (outs[0] - outs[1]).abs().max().item(),
+        **{
+            name: (mine - theirs).abs().max().item()
+            for name, mine, theirs in zip(("value", "sampling_locations", "attention_weights"), *grads, strict=True)
+        },
+    }
+
+
+def main() -> None:
+    args = parse_args()
+    if args.worker:
+        print(json.dumps(measure(args)))
+        return
+    results = {}
+    for allocator, extra in (("default", {}), ("tuned", TUNED)):
+        environment = {name: value for name, value in os.environ.items() if name not in TUNED} | extra
+        command = [sys.executable, *sys.argv, "--worker"]
+        output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+        results[allocator] = result = json.loads(output.splitlines()[-1])
+        print(
+            f"allocator: {allocator} ({result['threads']} threads, torch {result['torch']}), medians of {args.repeats}"
+        )
+        for what in ("forward", "forward_backward"):
+            row = result[what]
+            print(
+                f"  {what.replace('_', ' + '):20} grid_sample {row['grid_sample_ms']:8.1f} ms   "
+                f"refseg {row['refseg_ms']:7.1f} ms   {row['ratio']:5.1f}x"
+            )
+        saved = result["saved_mb"]
+        print(
+            f"  {'saved for backward':20} grid_sample {saved['grid_sample']:8.1f} MB   refseg {saved['refseg']:7.1f} MB"
+        )
+        errors = ", ".join(f"{name} {error:.1e}" for name, error in result["float64_error"].items())
+        print(f"  error in float64: {errors}")
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
