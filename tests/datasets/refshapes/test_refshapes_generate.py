@@ -3,6 +3,8 @@ import hashlib
 import importlib
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -203,3 +205,13 @@ def test_command_line(tmp_path, capsys):
     assert "train: 24 images, 144 expressions" in capsys.readouterr().out
     assert main(parser.parse_args(["--preset", "maxi", "--out", out])) == 1
     assert "there are: mini, tiny" in capsys.readouterr().err
+
+
+def test_a_script_without_a_main_guard_gets_an_answer(tmp_path):
+    """Each spawned worker runs the script again; that must end in an error, not in workers without end."""
+    script = tmp_path / "script.py"
+    call = f"generate('tiny', {str(tmp_path / 'out')!r}, workers=2)"
+    script.write_text(f"from refseg.datasets.refshapes import generate\n{call}")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, timeout=60)
+    assert done.returncode != 0 and "__main__" in done.stderr

@@ -18,6 +18,8 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -181,8 +183,22 @@ def _mapper(workers: int) -> Iterator[Any]:
     if workers <= 1:
         yield map
         return
-    with multiprocessing.get_context("spawn").Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
-        yield partial(pool.imap, chunksize=16)
+    # An executor, not a Pool: where a script lacks `if __name__ == "__main__":`, a Pool starts workers for ever.
+    pool = ProcessPoolExecutor(
+        workers,
+        multiprocessing.get_context("spawn"),
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )
+    try:
+        yield partial(pool.map, chunksize=16)
+    except BrokenProcessPool:
+        raise RuntimeError(
+            "the generator's processes died. In a script of your own, call it below `if __name__ == '__main__':`, or "
+            "with workers=1; otherwise the machine may be out of memory"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _remove_files(out: Path) -> None:
