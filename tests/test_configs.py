@@ -39,7 +39,7 @@ def test_a_leaf_takes_a_step_and_predicts(leaf: Path) -> None:
     batch = dummy_batch(
         shape=(64, 64), num_images=2, expressions_per_image=2, num_words=7, vocab_size=vocabulary_size(model)
     )
-    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    wrapper = build_optim_wrapper(model, dict(cfg.optim_wrapper, _scope_=cfg.default_scope))
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     model.train()
     log = model.train_step(batch, wrapper)

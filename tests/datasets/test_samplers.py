@@ -14,10 +14,10 @@ def sampler(size: int, rank: int = 0, world_size: int = 1, **kwargs: object) -> 
 @given(st.integers(1, 40), st.integers(1, 5), st.booleans())
 def test_ranks_share_the_data_and_interleave(size: int, world_size: int, shuffle: bool) -> None:
     """Taking one item of each rank in turn gives the single-process order, then padding."""
-    ranks = [[key.index for key in sampler(size, rank, world_size, shuffle=shuffle)] for rank in range(world_size)]
+    ranks = [[key.item for key in sampler(size, rank, world_size, shuffle=shuffle)] for rank in range(world_size)]
     assert len({len(part) for part in ranks}) == 1
     merged = [index for step in zip(*ranks, strict=True) for index in step]
-    assert merged[:size] == [key.index for key in sampler(size, shuffle=shuffle)]
+    assert merged[:size] == [key.item for key in sampler(size, shuffle=shuffle)]
     assert sorted(merged[:size]) == list(range(size))
 
 
@@ -35,6 +35,6 @@ def test_epochs_and_seeds_differ_and_are_told_to_the_dataset() -> None:
     first = list(s)
     s.set_epoch(1)
     second = list(s)
-    assert [key.index for key in first] != [key.index for key in second]
+    assert [key.item for key in first] != [key.item for key in second]
     assert {(key.epoch, key.seed) for key in second} == {(1, 1)}
-    assert [key.index for key in sampler(50, seed=2)] != [key.index for key in first]
+    assert [key.item for key in sampler(50, seed=2)] != [key.item for key in first]

@@ -71,7 +71,7 @@ def use_amp(cfg: Config) -> None:
 
 def set_resume(cfg: Config, resume: bool | str) -> None:
     """Points the config at the checkpoint to go on from; a run that has none yet starts from the beginning."""
-    found = latest_checkpoint(cfg.work_dir) if resume is True else Path(resume)
+    found = Path(resume) if isinstance(resume, str) else latest_checkpoint(cfg.work_dir)
     if found is None:
         print(f"--resume: no checkpoint in {cfg.work_dir}, starting from the beginning")
         return

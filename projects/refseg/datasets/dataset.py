@@ -63,11 +63,11 @@ class ReferringDataset(Dataset):
     def __getitem__(self, key: SampleKey | int) -> Sample:
         key = key if isinstance(key, SampleKey) else SampleKey(int(key))
         for offset in range(len(self)):
-            index = (key.index + offset) % len(self)
+            index = (key.item + offset) % len(self)
             if index in self.bad_samples:
                 continue
             try:
-                return self.make_sample(key._replace(index=index))
+                return self.make_sample(key._replace(item=index))
             except DataError as error:
                 if self.max_bad_samples is None:
                     raise
@@ -76,8 +76,8 @@ class ReferringDataset(Dataset):
 
     def make_sample(self, key: SampleKey) -> Sample:
         """The sample of one item: a pure function of the key."""
-        record = self.records[key.index]
-        rng = np.random.default_rng([key.seed, key.epoch, key.index])
+        record = self.records[key.item]
+        rng = np.random.default_rng([key.seed, key.epoch, key.item])
         state: Any = TransformState(record, self._choose(record.expressions, rng), rng)
         try:
             for transform in self.transforms:

@@ -15,7 +15,7 @@ from refseg.registry import DATA_SAMPLERS
 class SampleKey(NamedTuple):
     """What a dataset needs to make one sample: everything random about it derives from these."""
 
-    index: int
+    item: int
     epoch: int = 0
     seed: int = 0
 

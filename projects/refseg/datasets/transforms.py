@@ -138,8 +138,8 @@ class PackSample:
             meta=SampleMeta(
                 image_id=record.image_id,
                 image_path=os.fspath(record.image_path),
-                original_size=tuple(record.size),
-                content_size=tuple(state.image.shape[:2]),
+                original_size=record.size,
+                content_size=state.image.shape[:2],
                 expression_ids=tuple(e.expression_id for e in state.expressions),
                 texts=tuple(e.text for e in state.expressions),
                 tags=tuple(e.tags for e in state.expressions),

@@ -30,6 +30,7 @@ class _Guard:
 
     skipped_in_a_row = 0
     skipped_total = 0
+    _inner_count: int  # OptimWrapper's
 
     def update_params(self, loss: Tensor, step_kwargs: dict | None = None, zero_kwargs: dict | None = None) -> None:
         if finite_everywhere(loss):

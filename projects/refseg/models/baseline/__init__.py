@@ -1,5 +1,5 @@
 """The small reference model of the quick start; no paper."""
 
-from refseg.models.baseline.segmentor import CrossAttentionBaseline
+from refseg.models.baseline.segmentor import QueryBaseline
 
-__all__ = ["CrossAttentionBaseline"]
+__all__ = ["QueryBaseline"]

@@ -1,7 +1,7 @@
-"""A small model for RefShapes: convolutions, then pixels that attend to words and to each other. No paper.
+"""A small model for RefShapes: one query per expression that reads words and pixels. No paper; no pretraining.
 
-Letters: B images, E expressions, L words, C channels, (h, w) the size at stride 8, P = h w pixels.
-The image is encoded once; its features are gathered by `image_of` when they first meet words.
+Letters: B images, E expressions, L words, T = 1 + L tokens, C channels, (h, w) the size at stride 8, P = h w pixels.
+Whatever depends on the image alone is computed once per image and gathered by `image_of`.
 """
 
 from __future__ import annotations
@@ -33,104 +33,164 @@ class ResidualBlock(nn.Module):
         return F.relu(self.norm2(self.conv2(out)) + self.shortcut(x))
 
 
-class FusionLayer(nn.Module):
-    """Pixels attend to the words, then to each other, then a feed-forward; pre-norm."""
+class Attention(nn.Module):
+    """Multi-head attention whose keys and values are projected once per row of `memory` and then gathered."""
 
-    def __init__(self, embed_dim: int, num_heads: int, ffn_ratio: int = 2) -> None:
+    def __init__(self, embed_dim: int, num_heads: int) -> None:
         super().__init__()
-        self.norm_words = nn.LayerNorm(embed_dim)
-        self.words = nn.MultiheadAttention(embed_dim, num_heads, batch_first=True)
-        self.norm_pixels = nn.LayerNorm(embed_dim)
-        self.pixels = nn.MultiheadAttention(embed_dim, num_heads, batch_first=True)
-        self.ffn = nn.Sequential(
-            nn.LayerNorm(embed_dim),
-            nn.Linear(embed_dim, ffn_ratio * embed_dim),
-            nn.GELU(),
-            nn.Linear(ffn_ratio * embed_dim, embed_dim),
-        )
+        self.num_heads = num_heads
+        self.query = nn.Linear(embed_dim, embed_dim)
+        self.key_value = nn.Linear(embed_dim, 2 * embed_dim)
+        self.out = nn.Linear(embed_dim, embed_dim)
 
-    def forward(self, x: Tensor, word_feats: Tensor, word_padding: Tensor, pixel_padding: Tensor | None) -> Tensor:
-        query = self.norm_words(x)  # (E, P, C)
-        x = x + self.words(query, word_feats, word_feats, key_padding_mask=word_padding, need_weights=False)[0]
-        query = self.norm_pixels(x)
-        x = x + self.pixels(query, query, query, key_padding_mask=pixel_padding, need_weights=False)[0]
+    def forward(self, x: Tensor, memory: Tensor, valid: Tensor, row_of: Tensor | None = None) -> Tensor:
+        """x (E, T, C), memory (B, S, C), valid (E, S): True where it may be read."""
+        query = self.query(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (E, heads, T, d)
+        key, value = self.key_value(memory).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        if row_of is not None:
+            key, value = key[row_of], value[row_of]
+        read = F.scaled_dot_product_attention(query, key, value, attn_mask=valid[:, None, None])
+        return self.out(read.transpose(1, 2).flatten(2))
+
+
+def feed_forward(embed_dim: int, ratio: int = 2) -> nn.Sequential:
+    return nn.Sequential(
+        nn.LayerNorm(embed_dim),
+        nn.Linear(embed_dim, ratio * embed_dim),
+        nn.GELU(),
+        nn.Linear(ratio * embed_dim, embed_dim),
+    )
+
+
+class EncoderLayer(nn.Module):
+    """Pixels of an image attend to each other; pre-norm."""
+
+    def __init__(self, embed_dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(embed_dim)
+        self.attention = Attention(embed_dim, num_heads)
+        self.ffn = feed_forward(embed_dim)
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        normed = self.norm(x)
+        x = x + self.attention(normed, normed, valid)
         return x + self.ffn(x)
 
 
-def coordinates(pixel_mask: Tensor) -> Tensor:
+class DecoderLayer(nn.Module):
+    """The query and the words of an expression read the image, then each other; pre-norm."""
+
+    def __init__(self, embed_dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.norm_cross, self.norm_self = nn.LayerNorm(embed_dim), nn.LayerNorm(embed_dim)
+        self.cross, self.own = Attention(embed_dim, num_heads), Attention(embed_dim, num_heads)
+        self.ffn = feed_forward(embed_dim)
+
+    def forward(self, x: Tensor, token_mask: Tensor, memory: Tensor, pixel_valid: Tensor, image_of: Tensor) -> Tensor:
+        x = x + self.cross(self.norm_cross(x), memory, pixel_valid, image_of)
+        normed = self.norm_self(x)
+        x = x + self.own(normed, normed, token_mask)
+        return x + self.ffn(x)
+
+
+def coordinates(content: Tensor) -> Tensor:
     """(B, 2, h, w): x and y in -1..1 over each image's own content, so that "left" means left in the picture."""
-    ones = pixel_mask.float()
+    ones = content.float()
     y = (ones.cumsum(1) - 0.5) / ones.sum(1, keepdim=True).clamp_min(1)
     x = (ones.cumsum(2) - 0.5) / ones.sum(2, keepdim=True).clamp_min(1)
     return torch.stack([x, y], 1) * 2 - 1
 
 
 @MODELS.register_module()
-class CrossAttentionBaseline(RefSegmentor):
-    """Mask logits at stride 2 and a no-target logit. Loss: BCE + dice on the merged mask, BCE on no-target."""
+class QueryBaseline(RefSegmentor):
+    """Mask logits at stride 2 and a no-target logit, after every decoder layer in training.
+
+    Loss: BCE + dice on the merged mask (mean over the layers), BCE on no-target.
+    """
 
     def __init__(
         self,
         *,
         text_encoder: dict,
-        embed_dim: int = 96,
+        embed_dim: int = 128,
+        mask_dim: int = 32,
         num_heads: int = 4,
-        num_layers: int = 3,
+        num_encoder_layers: int = 1,
+        num_decoder_layers: int = 3,
+        mask_weight: float = 2.0,
+        dice_weight: float = 1.0,
         no_target_weight: float = 0.5,
         data_preprocessor: dict | None = None,
         postprocess: dict | None = None,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, postprocess=postprocess)
-        self.no_target_weight = no_target_weight
-        self.text_encoder = MODELS.build(text_encoder)
-        half = embed_dim // 2
+        self.loss_weights = dict(mask=mask_weight, dice=dice_weight, no_target=no_target_weight)
+        half, quarter = embed_dim // 2, embed_dim // 4
         self.stem = nn.Sequential(
-            nn.Conv2d(3, half // 2, 3, 2, 1, bias=False), nn.GroupNorm(8, half // 2), nn.ReLU(inplace=True)
+            nn.Conv2d(3, quarter, 3, 2, 1, bias=False), nn.GroupNorm(8, quarter), nn.ReLU(inplace=True)
         )
-        self.stage4 = ResidualBlock(half // 2, half, 2)
+        self.stage4 = ResidualBlock(quarter, half, 2)
         self.stage8 = nn.Sequential(ResidualBlock(half, embed_dim, 2), ResidualBlock(embed_dim, embed_dim, 1))
         self.position = nn.Sequential(nn.Linear(2, embed_dim), nn.ReLU(inplace=True), nn.Linear(embed_dim, embed_dim))
-        self.project_words = nn.Linear(self.text_encoder.embed_dim, embed_dim)
-        self.fusion = nn.ModuleList(FusionLayer(embed_dim, num_heads) for _ in range(num_layers))
-        self.norm = nn.LayerNorm(embed_dim)
+        self.encoder = nn.ModuleList(EncoderLayer(embed_dim, num_heads) for _ in range(num_encoder_layers))
+        self.norm_memory = nn.LayerNorm(embed_dim)
         self.reduce = nn.Conv2d(embed_dim, half, 1)
-        self.mask_head = nn.Sequential(nn.Conv2d(half, half, 3, 1, 1), nn.ReLU(inplace=True), nn.Conv2d(half, 4, 1))
-        self.no_target_head = nn.Sequential(
-            nn.Linear(2 * embed_dim, embed_dim), nn.ReLU(inplace=True), nn.Linear(embed_dim, 1)
+        self.pixel_head = nn.Sequential(
+            nn.Conv2d(half, half, 3, 1, 1), nn.ReLU(inplace=True), nn.Conv2d(half, 4 * mask_dim, 1), nn.PixelShuffle(2)
+        )
+        self.text_encoder = MODELS.build(text_encoder)
+        self.project_words = nn.Linear(self.text_encoder.embed_dim, embed_dim)
+        self.decoder = nn.ModuleList(DecoderLayer(embed_dim, num_heads) for _ in range(num_decoder_layers))
+        self.norm_query = nn.LayerNorm(embed_dim)
+        self.query_head = nn.Sequential(
+            nn.Linear(embed_dim, embed_dim), nn.ReLU(inplace=True), nn.Linear(embed_dim, mask_dim + 2)
         )
 
-    def infer(self, batch: Batch) -> Prediction:
+    def encode_images(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Per image: memory (B, P, C), where it is content (B, P), and pixel features (B, D, 4h, 4w) at stride 2."""
         feats4 = self.stage4(self.stem(batch.images))  # (B, C/2, 2h, 2w)
         feats8 = self.stage8(feats4)  # (B, C, h, w)
         size = feats8.shape[-2:]
         content = F.interpolate(batch.pixel_mask[:, None].float(), size=size, mode="nearest")[:, 0] > 0  # (B, h, w)
         position = self.position(coordinates(content).permute(0, 2, 3, 1)).flatten(1, 2)  # (B, P, C)
-        pixels = feats8.flatten(2).transpose(1, 2) + position
+        memory, valid = feats8.flatten(2).transpose(1, 2) + position, content.flatten(1)
+        for layer in self.encoder:
+            memory = layer(memory, valid)
+        memory = self.norm_memory(memory)
+        maps = self.reduce(memory.transpose(1, 2).unflatten(2, size))  # (B, C/2, h, w)
+        maps = F.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=False) + feats4
+        return memory, valid, self.pixel_head(maps)
+
+    def infer(self, batch: Batch) -> Prediction:
+        memory, valid, pixel_feats = self.encode_images(batch)
         word_feats, word_mask = self.text_encoder(batch.tokens).per_expression()
         word_feats = self.project_words(word_feats)  # (E, L, C)
-
-        x = pixels[batch.image_of]  # (E, P, C)
-        padding = ~content.flatten(1)
-        pixel_padding = padding[batch.image_of] if bool(padding.any()) else None
-        for layer in self.fusion:
-            x = layer(x, word_feats, ~word_mask, pixel_padding)
-        x = self.norm(x)
-
-        if pixel_padding is not None:
-            x = x.masked_fill(pixel_padding[..., None], 0.0)
-        count = (~padding).sum(1)[batch.image_of, None]  # (E, 1)
-        pooled = torch.cat([x.sum(1) / count, x.amax(1)], 1)  # (E, 2C)
-        maps = self.reduce(x.transpose(1, 2).unflatten(2, size))  # (E, C/2, h, w)
-        maps = F.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=False) + feats4[batch.image_of]
-        mask_logits = F.pixel_shuffle(self.mask_head(maps), 2)[:, 0]  # (E, 4h, 4w): stride 2
-        return Prediction(mask_logits, self.no_target_head(pooled)[:, 0])
+        weight = word_mask[..., None].to(word_feats.dtype)
+        query = (word_feats * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
+        tokens = torch.cat([query, word_feats], 1)  # (E, T, C)
+        token_mask = F.pad(word_mask, (1, 0), value=True)
+        pixel_valid, pixel_feats = valid[batch.image_of], pixel_feats[batch.image_of].flatten(2)  # (E, P), (E, D, 4h4w)
+        predictions = []
+        for number, layer in enumerate(self.decoder):
+            tokens = layer(tokens, token_mask, memory, pixel_valid, batch.image_of)
+            if self.training or number + 1 == len(self.decoder):
+                head = self.query_head(self.norm_query(tokens[:, 0]))  # (E, D + 2)
+                logits = torch.bmm(head[:, None, 2:], pixel_feats) + head[:, None, 1:2]  # (E, 1, 4h4w)
+                predictions.append((logits, head[:, 0]))
+        size = [-(-s // 2) for s in batch.images.shape[-2:]]
+        outputs = [Prediction(logits.unflatten(2, size)[:, 0], no_target) for logits, no_target in predictions]
+        outputs[-1].auxiliary = outputs[:-1]
+        return outputs[-1]
 
     def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         target = F.adaptive_avg_pool2d(batch.merged_masks()[:, None].float(), prediction.mask_logits.shape[-2:])[:, 0]
         present = ~batch.no_target()
-        no_target = F.binary_cross_entropy_with_logits(prediction.no_target_logit, (~present).float())
+        layers = [*prediction.auxiliary, prediction]
+        mask = sum(mask_bce_loss(p.mask_logits, target) for p in layers) / len(layers)
+        dice = sum(dice_loss(p.mask_logits[present], target[present]) for p in layers) / len(layers)
+        no_target = sum(F.binary_cross_entropy_with_logits(p.no_target_logit, (~present).float()) for p in layers)
         return {
-            "loss_mask": mask_bce_loss(prediction.mask_logits, target),
-            "loss_dice": dice_loss(prediction.mask_logits[present], target[present]),
-            "loss_no_target": self.no_target_weight * no_target,
+            "loss_mask": self.loss_weights["mask"] * mask,
+            "loss_dice": self.loss_weights["dice"] * dice,
+            "loss_no_target": self.loss_weights["no_target"] * no_target / len(layers),
         }

@@ -1,0 +1,63 @@
+# What a newcomer types. The first run makes a Python environment (.venv, or $REFSEG_VENV), later runs reuse it.
+# REFSEG_SYSTEM=1 uses the current environment as it is. Details: docs/installation.md
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format docs doctor wheel clean env-key python-found
+
+# PYTHON=... picks the interpreter. The default is the first that runs and is new enough; where the current environment
+# is meant (one is activated, or REFSEG_SYSTEM=1), its `python` is asked first.
+ifeq ($(origin PYTHON),undefined)
+  PYTHON := $(shell for candidate in $${VIRTUAL_ENV:+python} $${CONDA_PREFIX:+python} \
+      $${REFSEG_SYSTEM:+python python3} python3.11 python3.12 python3.10 python3; do \
+    "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1 && \
+      command -v "$$candidate" && break; done)
+endif
+
+# In recipes: $(ENV) leaves the environment's Python in $$py; $(RUN) runs it on this clone, wherever `refseg` in a shared
+# environment points.
+SETUP = py="$$("$(PYTHON)" tools/dev/setup_env.py $(1))" || exit 1
+CODE = setup.py projects tools tests configs
+ENV = $(call SETUP,)
+RUN = PYTHONPATH="$(CURDIR)/projects$${PYTHONPATH:+:$$PYTHONPATH}" "$$py"
+
+help:  ## this list
+	@echo "make TARGET   (PYTHON=python3.11 picks the interpreter; REFSEG_SYSTEM=1 uses your environment as it is)"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do \
+	  printf '  %-8s %s\n' "$$name" "$$what"; done
+
+setup: python-found  ## make the environment and print its Python
+	@$(ENV); echo "$$py"
+
+demo: python-found  ## generate RefShapes, train a small model, evaluate it, write a report (work_dirs/quickstart)
+	@$(call SETUP,--check runtime); $(RUN) -m refseg.cli quickstart $(ARGS)
+
+test: python-found  ## run the tests; ARGS="tests/ops -k triton" goes to pytest
+	@$(ENV); $(RUN) -m pytest $(ARGS)
+
+lint: python-found  ## check style, types and the documentation's links
+	@$(ENV); $(RUN) -m ruff check $(CODE) && $(RUN) -m ruff format --check $(CODE) && $(RUN) -m mypy && "$$py" tools/dev/check_docs.py
+
+format: python-found  ## rewrite the code in the project's style
+	@$(ENV); $(RUN) -m ruff check --fix-only $(CODE) && $(RUN) -m ruff format $(CODE)
+
+docs: python-found  ## check that links and paths in the documentation exist
+	@"$(PYTHON)" tools/dev/check_docs.py
+
+doctor: python-found  ## say what is installed, what works, and how to mend the rest
+	@$(call SETUP,--check none); $(RUN) -m refseg.doctor $(ARGS)
+
+wheel: python-found  ## build a wheel into dist/
+	@$(ENV); "$$py" -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation -w dist . \
+	  && ls -l dist/*.whl
+
+clean:  ## remove the environment, caches and build products (not data, not work_dirs)
+	rm -rf .venv .venv.lock .venv.log build dist projects/*.egg-info projects/refseg/.mim
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find projects tools tests configs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+env-key: python-found
+	@"$(PYTHON)" tools/dev/setup_env.py --print-key
+
+python-found:
+	@test -n "$(PYTHON)" || { echo "No Python 3.10 or newer was found on the PATH. Install one (Debian and Ubuntu:" \
+	  "apt-get install python3 python3-venv), or name it: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
