@@ -28,7 +28,7 @@ def tiny_options(refshapes_tiny: Path) -> dict:
     """`cfg_options` that make `baseline_tiny_refshapes` train in seconds: tiny data and model, constant rate."""
     options: dict = {
         "model.embed_dim": 32,
-        "model.num_layers": 1,
+        "model.num_decoder_layers": 2,
         "model.text_encoder.config.hidden_size": 16,
         "model.text_encoder.config.intermediate_size": 16,
         "model.text_encoder.config.num_hidden_layers": 1,

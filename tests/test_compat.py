@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from refseg import compat
+from refseg.errors import UsageError
 
 PACKAGES = Path(__file__).resolve().parents[1] / "projects"
 OBSOLETE = "the library does not need this work-around any more: delete it"
@@ -180,8 +181,28 @@ class TestDistributedOnCpu:
         monkeypatch.setattr("torch.cuda.is_available", lambda: False)
         for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
             monkeypatch.delenv(name, raising=False)
-        with pytest.raises(RuntimeError, match=r"RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT.*dist_train\.sh"):
+        with pytest.raises(UsageError, match=r"RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT.*dist_train\.sh"):
             compat.init_cpu_dist("pytorch")
+
+    def test_the_default_wrapper_still_needs_a_device(self, environment: dict[str, str]) -> None:
+        program = (
+            "import torch, torch.distributed as dist; from mmengine.model import MMDistributedDataParallel\n"
+            "dist.init_process_group('gloo'); MMDistributedDataParallel(torch.nn.Linear(1, 1), device_ids=[0])"
+        )
+        done = run(program, **environment)
+        assert done.returncode != 0 and "device_ids" in done.stderr, OBSOLETE
+
+    def test_wrap_on_cpu_names_a_wrapper_without_a_device(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from mmengine.config import Config
+
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+        cfg = Config(dict(launcher="pytorch", find_unused_parameters=True))
+        compat.wrap_on_cpu(cfg)
+        assert cfg.model_wrapper_cfg.device_ids is None and cfg.model_wrapper_cfg.find_unused_parameters
+        for untouched in (dict(launcher="none"), dict(launcher="pytorch", model_wrapper_cfg=dict(type="Own"))):
+            cfg = Config(untouched)
+            compat.wrap_on_cpu(cfg)
+            assert cfg.get("model_wrapper_cfg") == untouched.get("model_wrapper_cfg")
 
 
 class TestKeepWeights:

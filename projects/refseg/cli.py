@@ -167,6 +167,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"refseg {args.verb}: error: {message}", file=sys.stderr)
             return 1
         raise
+    finally:
+        _leave_process_group()
+
+
+def _leave_process_group() -> None:
+    """gloo's threads abort a process that ends without this."""
+    dist = sys.modules.get("torch.distributed")
+    if dist is not None and dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ import sys
 import types
 from typing import Any
 
+from refseg.errors import UsageError
+
 _EXT = "mmcv._ext"
 
 
@@ -164,7 +166,7 @@ def init_cpu_dist(launcher: str, timeout_s: float = 1800.0) -> bool:
         os.environ["LOCAL_RANK"] = os.environ.get("SLURM_LOCALID", "0")
     missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
-        raise RuntimeError(
+        raise UsageError(
             f"--launcher {launcher}: the environment lacks {', '.join(missing)}. Start through `tools/dist_train.sh` "
             "or `torchrun`, or use --launcher none for a single process."
         )

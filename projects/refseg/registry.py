@@ -5,14 +5,32 @@ packages by prefix: `type='mmdet.FPN'`, `type='mmseg.ResNetV1c'`. Every root reg
 warns about each one that is missing.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from mmengine import registry as _root
-from mmengine.registry import Registry
+from mmengine.registry import Registry, build_from_cfg, build_model_from_cfg
 
 SCOPE = "refseg"
 
 
-def _child(parent: Registry, *locations: str) -> Registry:
-    return Registry(parent.name, parent=parent, scope=SCOPE, locations=[f"refseg.{name}" for name in locations])
+def _in_own_scope(build: Callable) -> Callable:
+    """A component of another package is built in that package's scope, so that the parts it names itself are found:
+    `mmseg.FCNHead` asks for a `CrossEntropyLoss` without a prefix."""
+
+    def build_in_own_scope(cfg: dict, registry: Registry, *args: Any, **kwargs: Any) -> Any:
+        name = cfg.get("type") if isinstance(cfg, dict) else None
+        scope = name.split(".")[0] if isinstance(name, str) and "." in name else SCOPE
+        if scope != SCOPE and "_scope_" not in cfg:
+            cfg = {"_scope_": scope, **cfg}
+        return build(cfg, registry, *args, **kwargs)
+
+    return build_in_own_scope
+
+
+def _child(parent: Registry, *locations: str, build: Callable | None = None) -> Registry:
+    places = [f"refseg.{name}" for name in locations]
+    return Registry(parent.name, parent=parent, scope=SCOPE, locations=places, build_func=build)
 
 
 DATASETS = _child(_root.DATASETS, "datasets.dataset")
@@ -20,9 +38,9 @@ DATA_SAMPLERS = _child(_root.DATA_SAMPLERS, "datasets.samplers")
 FUNCTIONS = _child(_root.FUNCTIONS, "datasets.collate")
 TRANSFORMS = _child(_root.TRANSFORMS, "datasets.transforms")
 
-MODELS = _child(_root.MODELS, "models")
+MODELS = _child(_root.MODELS, "models", build=_in_own_scope(build_model_from_cfg))
 MODEL_WRAPPERS = _child(_root.MODEL_WRAPPERS, "models")
-TASK_UTILS = _child(_root.TASK_UTILS, "models")
+TASK_UTILS = _child(_root.TASK_UTILS, "models", build=_in_own_scope(build_from_cfg))
 WEIGHT_INITIALIZERS = _child(_root.WEIGHT_INITIALIZERS, "models")
 
 EVALUATOR = _child(_root.EVALUATOR, "evaluation")

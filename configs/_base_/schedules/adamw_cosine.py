@@ -1,7 +1,7 @@
 # AdamW with warm-up and cosine decay, for training from random weights (RefShapes). A leaf sets lr and epochs.
 optim_wrapper = dict(
     type='GuardedOptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05, fused=True),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
     clip_grad=dict(max_norm=1.0),
 )

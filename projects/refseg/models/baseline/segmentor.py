@@ -17,14 +17,14 @@ from refseg.structures import Batch, Prediction
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with GroupNorm; the first may halve the resolution."""
+    """Two 3x3 convolutions with BatchNorm; the first may halve the resolution."""
 
     def __init__(self, in_dim: int, out_dim: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_dim, out_dim, 3, stride, 1, bias=False)
-        self.norm1 = nn.GroupNorm(8, out_dim)
+        self.norm1 = nn.BatchNorm2d(out_dim)
         self.conv2 = nn.Conv2d(out_dim, out_dim, 3, 1, 1, bias=False)
-        self.norm2 = nn.GroupNorm(8, out_dim)
+        self.norm2 = nn.BatchNorm2d(out_dim)
         changes = stride != 1 or in_dim != out_dim
         self.shortcut = nn.Conv2d(in_dim, out_dim, 1, stride, bias=False) if changes else nn.Identity()
 
@@ -48,7 +48,7 @@ class Attention(nn.Module):
         query = self.query(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (E, heads, T, d)
         key, value = self.key_value(memory).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         if row_of is not None:
-            key, value = key[row_of], value[row_of]
+            key, value = key.index_select(0, row_of), value.index_select(0, row_of)
         read = F.scaled_dot_product_attention(query, key, value, attn_mask=valid[:, None, None])
         return self.out(read.transpose(1, 2).flatten(2))
 
@@ -127,7 +127,7 @@ class QueryBaseline(RefSegmentor):
         self.loss_weights = dict(mask=mask_weight, dice=dice_weight, no_target=no_target_weight)
         half, quarter = embed_dim // 2, embed_dim // 4
         self.stem = nn.Sequential(
-            nn.Conv2d(3, quarter, 3, 2, 1, bias=False), nn.GroupNorm(8, quarter), nn.ReLU(inplace=True)
+            nn.Conv2d(3, quarter, 3, 2, 1, bias=False), nn.BatchNorm2d(quarter), nn.ReLU(inplace=True)
         )
         self.stage4 = ResidualBlock(quarter, half, 2)
         self.stage8 = nn.Sequential(ResidualBlock(half, embed_dim, 2), ResidualBlock(embed_dim, embed_dim, 1))
@@ -169,7 +169,8 @@ class QueryBaseline(RefSegmentor):
         query = (word_feats * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
         tokens = torch.cat([query, word_feats], 1)  # (E, T, C)
         token_mask = F.pad(word_mask, (1, 0), value=True)
-        pixel_valid, pixel_feats = valid[batch.image_of], pixel_feats[batch.image_of].flatten(2)  # (E, P), (E, D, 4h4w)
+        pixel_valid = valid[batch.image_of]  # (E, P)
+        pixel_feats = pixel_feats.index_select(0, batch.image_of).flatten(2)  # (E, D, 4h4w)
         predictions = []
         for number, layer in enumerate(self.decoder):
             tokens = layer(tokens, token_mask, memory, pixel_valid, batch.image_of)
