@@ -27,10 +27,9 @@ def _worker(rank: int, file: str, name: str, world_size: int, port: int, args: t
     spec = importlib.util.spec_from_file_location("distributed_test_module", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    try:
-        getattr(module, name)(rank, world_size, *args)
-    finally:
-        dist.destroy_process_group()
+    getattr(module, name)(rank, world_size, *args)
+    dist.barrier()  # gloo's threads may abort a process that leaves while others still talk to it
+    dist.destroy_process_group()
 
 
 def run_distributed(function: Callable, world_size: int, *args: Any) -> None:

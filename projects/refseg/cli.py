@@ -155,7 +155,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             add_arguments(verb_parser)
     args = parser.parse_args(argv)
     try:
-        return VERBS[args.verb][2](args)
+        code = VERBS[args.verb][2](args)
+        _leave_process_group(together=True)
+        return code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -168,13 +170,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
         raise
     finally:
-        _leave_process_group()
+        _leave_process_group(together=False)
 
 
-def _leave_process_group() -> None:
-    """gloo's threads abort a process that ends without this."""
+def _leave_process_group(*, together: bool) -> None:
+    """gloo's threads now and then abort a process that ends without leaving, or while others still talk to it."""
     dist = sys.modules.get("torch.distributed")
     if dist is not None and dist.is_available() and dist.is_initialized():
+        if together:
+            dist.barrier()
         dist.destroy_process_group()
 
 
