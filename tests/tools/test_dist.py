@@ -45,7 +45,10 @@ def test_one_two_and_three_processes_agree(tiny_config: Path, tmp_path: Path) ->
     from refseg.apis.dummy import build_model
 
     torch.manual_seed(0)
-    torch.save({"state_dict": build_model(load_config(str(tiny_config))).state_dict()}, tmp_path / "random.pth")
+    model = build_model(load_config(str(tiny_config)))
+    torch.nn.init.normal_(model.query_head[-1].weight)
+    torch.nn.init.zeros_(model.query_head[-1].bias)
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "random.pth")
     scores = []
     for processes in (1, 2, 3):
         out = tmp_path / f"{processes}.json"
