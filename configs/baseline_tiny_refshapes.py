@@ -4,7 +4,7 @@ _base_ = [
     '_base_/schedules/adamw_cosine.py',
     '_base_/default_runtime.py',
 ]
-train_cfg = dict(max_epochs=5, val_interval=2)
+train_cfg = dict(max_epochs=4, val_interval=2)
 auto_scale_lr = dict(base_batch_size=8)
 default_hooks = dict(checkpoint=dict(save_best='refseg/gIoU', interval=2), logger=dict(interval=25))
 custom_hooks = [

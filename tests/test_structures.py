@@ -38,7 +38,7 @@ def test_an_expression_with_two_referents_has_their_union() -> None:
 
 def test_move_reaches_every_tensor_and_keeps_the_rest() -> None:
     batch = make_batch()
-    moved = move(batch, "meta")
+    moved = batch.to("meta")
     assert moved.images.device.type == "meta" and moved.tokens.ids.device.type == "meta"
     assert all(masks.device.type == "meta" for masks in moved.instance_masks + moved.referents)
     assert moved.metas == batch.metas and isinstance(moved.metas[0], SampleMeta)

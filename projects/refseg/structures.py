@@ -1,22 +1,50 @@
 """What flows through refseg after the records (`refseg.records`): samples, batches, features, predictions.
 
 Letters: B images, E expressions, U distinct texts, L words (tokens), I instances, N queries, C channels.
-Every class has slots: a misspelt field is an error, not a new attribute. `move(x, device)` moves any of them.
+Every class has slots: a misspelt field is an error, not a new attribute. `x.to(device)` moves any of them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+def move(value: Any, device: torch.device | str, *, non_blocking: bool = False) -> Any:
+    """Moves every tensor inside tensors, lists, tuples, dicts and the classes above; the rest is returned as it is."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=non_blocking)
+    if is_dataclass(value) and not isinstance(value, type):
+        moved = {f.name: move(getattr(value, f.name), device, non_blocking=non_blocking) for f in fields(value)}
+        return replace(value, **moved)
+    if isinstance(value, dict):
+        return {key: move(item, device, non_blocking=non_blocking) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [move(item, device, non_blocking=non_blocking) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    return value
+
+
+class Movable:
+    """Gives the classes below `to(device)`, which returns a moved copy."""
+
+    __slots__ = ()
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        return move(self, device, non_blocking=non_blocking)
+
 
 # Samples and batches: what a model sees -------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
-class TextTokens:
+class TextTokens(Movable):
     """Distinct texts as tokens, and which of them each expression is.
 
     `ids`, `word_mask` (U, L): token ids; True on real tokens. `text_of` (E,): row of each expression.
@@ -54,7 +82,7 @@ class GroundTruth:
 
 
 @dataclass(slots=True)
-class Sample:
+class Sample(Movable):
     """One image with K expressions, packed for collation.
 
     `image` (3, H, W) uint8 RGB. `instance_masks` (I, H, W) bool at the input's size: the instances some expression
@@ -72,7 +100,7 @@ class Sample:
 
 
 @dataclass(slots=True)
-class Batch:
+class Batch(Movable):
     """B images, E >= B expressions.
 
     `images` (B, 3, H, W): uint8 from `collate`, normalised floats after the data preprocessor.
@@ -115,7 +143,7 @@ class Batch:
 
 
 @dataclass(slots=True)
-class TextFeatures:
+class TextFeatures(Movable):
     """Word features of the distinct texts: `word_feats` (U, L, C), `word_mask` (U, L), `text_of` (E,)."""
 
     word_feats: Tensor
@@ -128,7 +156,7 @@ class TextFeatures:
 
 
 @dataclass(slots=True)
-class EncodedFeatures:
+class EncodedFeatures(Movable):
     """Pixel features by level, fine to coarse: (B, C_i, H_i, W_i), or (E, ...) where words were fused inside the
     encoder, with `strides` of each level and `image_of` mapping expressions to rows of the levels."""
 
@@ -138,7 +166,7 @@ class EncodedFeatures:
 
 
 @dataclass(slots=True)
-class InstancePrediction:
+class InstancePrediction(Movable):
     """Per query: `mask_logits` (N, h, w), `relevance` (N,) in 0..1, `word_attention` (N, L) or None."""
 
     mask_logits: Tensor
@@ -147,7 +175,7 @@ class InstancePrediction:
 
 
 @dataclass(slots=True)
-class Prediction:
+class Prediction(Movable):
     """What every model returns for E expressions, at any one resolution of the padded input.
 
     `mask_logits` (E, h, w): the merged mask. `no_target_logit` (E,) or None for models that cannot tell.
@@ -161,7 +189,7 @@ class Prediction:
 
 
 @dataclass(slots=True)
-class ImageResult:
+class ImageResult(Movable):
     """Final answers for one image at its original size, one entry per expression.
 
     `masks` (K, height, width) bool: thresholded merged masks as the mask head gave them. `rejected` (K,) bool: the
@@ -178,18 +206,3 @@ class ImageResult:
     def final_masks(self) -> Tensor:
         """(K, height, width) bool: the masks, empty where the expression is rejected."""
         return self.masks & ~self.rejected[:, None, None]
-
-
-def move(value: Any, device: torch.device | str, *, non_blocking: bool = False) -> Any:
-    """Moves every tensor inside tensors, lists, tuples, dicts and the classes above; the rest is returned as it is."""
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=non_blocking)
-    if is_dataclass(value) and not isinstance(value, type):
-        moved = {f.name: move(getattr(value, f.name), device, non_blocking=non_blocking) for f in fields(value)}
-        return replace(value, **moved)
-    if isinstance(value, dict):
-        return {key: move(item, device, non_blocking=non_blocking) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        items = [move(item, device, non_blocking=non_blocking) for item in value]
-        return items if isinstance(value, list) else tuple(items)
-    return value

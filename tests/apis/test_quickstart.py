@@ -1,5 +1,7 @@
 from pathlib import Path
 
+from PIL import Image
+
 from refseg.apis.quickstart import quickstart
 
 
@@ -16,3 +18,5 @@ def test_data_training_evaluation_and_report(tmp_path: Path, tiny_options: dict)
     for words in ("gIoU", "RefShapes tiny", "test: 7 images", "by skill", "relation", "nothing here", "<svg"):
         assert words in html, words
     assert (tmp_path / "work" / "metrics.json").is_file()
+    with Image.open(tmp_path / "work" / "examples.png") as sheet:
+        assert sheet.width > 900 and sheet.height > 300

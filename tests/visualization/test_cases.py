@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refseg.visualization.cases import GROUPS, Case, case_pictures, choose_cases, data_uri
+from refseg.visualization.cases import GROUPS, Case, case_pictures, choose_cases, contact_sheet, data_uri
 
 
 def _row(index, iou, *, no_target=False, rejected=False):
@@ -125,3 +125,18 @@ def test_data_uri_without_webp(monkeypatch):
     monkeypatch.setattr("refseg.visualization.cases.features.check", lambda name: False)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     assert data_uri(noise).startswith("data:image/jpeg")
+
+
+def test_contact_sheet_is_a_grid():
+    """5 equal cases in 3 columns: 2 rows; the last place of the second is white."""
+    image = np.zeros((20, 20, 3), np.uint8)
+    mask = np.zeros((20, 20), bool)
+    mask[5:9, 5:9] = True
+    case = Case(image, "a box", mask, mask, 1.0, False, "e")
+    one, five = contact_sheet([case], margin=10), contact_sheet([case] * 5, margin=10)
+    height, width = one.shape[0] - 10, one.shape[1] - 10
+    assert five.shape == (2 * height + 10, 3 * width + 10, 3)
+    assert np.array_equal(five[height : 2 * height, width : 2 * width], one[:height, :width])
+    assert (five[height:, 2 * width + 10 :] == 255).all()
+    with pytest.raises(ValueError, match="at least one case"):
+        contact_sheet([])

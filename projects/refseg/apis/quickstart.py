@@ -13,14 +13,16 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
+from PIL import Image
 
 from refseg.apis.runner import RunOptions, build_runner, load_config, load_weights
 from refseg.datasets.refshapes import generate
 from refseg.datasets.transforms import read_image
 from refseg.evaluation.functions import ExpressionRow, summarise, summarise_by
 from refseg.evaluation.metrics import merged_target, score_image
+from refseg.files import write_atomically
 from refseg.structures import ImageResult
-from refseg.visualization.cases import Case, choose_cases
+from refseg.visualization.cases import Case, choose_cases, contact_sheet
 from refseg.visualization.curves import read_scalars, training_curves
 from refseg.visualization.report import write_report
 
@@ -128,6 +130,7 @@ def quickstart(
     print("4/4 report")
     scalars = Path(runner.log_dir) / "vis_data" / "scalars.json"
     report = Path(work_dir) / "report.html"
+    cases = make_cases(results, rows)
     write_report(
         report,
         title=f"{Path(config).stem} on RefShapes {preset}",
@@ -144,11 +147,13 @@ def quickstart(
         metrics=metrics,
         breakdowns={"by skill": summarise_by(rows, "skill"), "by number of targets": summarise_by(rows, "num_targets")},
         curves=training_curves(read_scalars(scalars)),
-        cases=make_cases(results, rows),
+        cases=cases,
         environment=environment(),
         config_text=cfg.pretty_text,
     )
-    (Path(work_dir) / "metrics.json").write_text(json.dumps(metrics, indent=2))
+    write_atomically(Path(work_dir) / "metrics.json", json.dumps(metrics, indent=2))
+    drawn_at_random = [case for case in cases if case.group in ("random", "no-target")]
+    Image.fromarray(contact_sheet(drawn_at_random[:9])).save(Path(work_dir) / "examples.png", optimize=True)
     print("  ".join(f"{name} {value:.1f}" for name, value in metrics.items()))
     print(f"done in {time.monotonic() - start:.0f} s; open the report: {report.resolve()}")
     return report

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseDataPreprocessor
 
 from refseg.registry import MODELS
-from refseg.structures import Batch, move
+from refseg.structures import Batch
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -51,7 +51,7 @@ class ReferringDataPreprocessor(BaseDataPreprocessor):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, data: dict[str, Batch], training: bool = False) -> dict[str, Batch]:
-        batch = move(data["batch"], self.device, non_blocking=self._non_blocking)
+        batch = data["batch"].to(self.device, non_blocking=self._non_blocking)
         if batch.images.is_floating_point():
             raise TypeError("ReferringDataPreprocessor takes uint8 images as `collate_samples` makes them")
         images = (batch.images.float() - self.mean) / self.std * batch.pixel_mask[:, None]

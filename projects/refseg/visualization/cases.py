@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, features
 
-from refseg.visualization.overlay import EMPTY_MASK, GROUND_TRUTH_COLOUR, PREDICTION_COLOUR, mask_panel
+from refseg.visualization.overlay import (
+    EMPTY_MASK,
+    GROUND_TRUTH_COLOUR,
+    PREDICTION_COLOUR,
+    mask_panel,
+    side_by_side,
+)
 
 RIGHT_IOU = 0.5  # a case counts as right from this IoU on; named wherever the report says "right"
 GROUPS = ("worst", "best", "no-target", "random")
@@ -96,6 +102,32 @@ def case_pictures(case: Case) -> tuple[np.ndarray, np.ndarray]:
         case.image, case.predicted, colour=PREDICTION_COLOUR, rejected=case.rejected, empty=EMPTY_MASK
     )
     return prediction, mask_panel(case.image, case.ground_truth, colour=GROUND_TRUTH_COLOUR)
+
+
+def contact_sheet(cases: Sequence[Case], *, columns: int = 3, margin: int = 16) -> np.ndarray:
+    """One picture (H, W, 3) of cases side by side, row by row: each its phrase, prediction and ground truth."""
+    if not cases:
+        raise ValueError("a contact sheet needs at least one case")
+    cells = [
+        side_by_side(
+            case.image,
+            case.predicted,
+            case.ground_truth,
+            text=case.text,
+            iou=None if case.no_target else case.iou,
+            right=case.right,
+            rejected=case.rejected,
+        )
+        for case in cases
+    ]
+    height = max(cell.shape[0] for cell in cells) + margin
+    width = max(cell.shape[1] for cell in cells) + margin
+    rows = -(-len(cells) // columns)
+    sheet = np.full((rows * height + margin, min(columns, len(cells)) * width + margin, 3), 255, np.uint8)
+    for number, cell in enumerate(cells):
+        top, left = margin + number // columns * height, margin + number % columns * width
+        sheet[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
+    return sheet
 
 
 def data_uri(picture: np.ndarray) -> str:
