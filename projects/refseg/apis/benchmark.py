@@ -15,6 +15,7 @@ import torch
 from mmengine.config import Config
 
 from refseg.apis.dummy import build_model, dummy_batch, input_size, vocabulary_size
+from refseg.apis.runner import check_compile, load_config
 
 
 def time_calls(function: Callable[[], Any], *, warmup: int, iters: int, device: torch.device) -> list[float]:
@@ -65,6 +66,8 @@ def benchmark(
 ) -> list[dict[str, Any]]:
     """One row for inference (to masks at the input's size) and one for a training step with AdamW."""
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if compiled:
+        check_compile(where.type)
     model = build_model(cfg).to(where)
     shape = shape or input_size(cfg)
     data = dummy_batch(
@@ -111,8 +114,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from refseg.apis.runner import load_config
-
     rows = benchmark(
         load_config(args.config),
         shape=args.shape and tuple(args.shape),

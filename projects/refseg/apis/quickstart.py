@@ -152,8 +152,9 @@ def quickstart(
         config_text=cfg.pretty_text,
     )
     write_atomically(Path(work_dir) / "metrics.json", json.dumps(metrics, indent=2))
-    drawn_at_random = [case for case in cases if case.group in ("random", "no-target")]
-    Image.fromarray(contact_sheet(drawn_at_random[:9])).save(Path(work_dir) / "examples.png", optimize=True)
+    drawn_at_random = [case for case in cases if case.group == "random"][:6]
+    no_target = [case for case in cases if case.group == "no-target"][-3:]
+    Image.fromarray(contact_sheet([*drawn_at_random, *no_target])).save(Path(work_dir) / "examples.png", optimize=True)
     print("  ".join(f"{name} {value:.1f}" for name, value in metrics.items()))
     print(f"done in {time.monotonic() - start:.0f} s; open the report: {report.resolve()}")
     return report

@@ -45,6 +45,7 @@ def load_config(config: str, options: RunOptions | None = None) -> Config:
     if options.amp:
         use_amp(cfg)
     if options.compile:
+        check_compile("cuda" if torch.cuda.is_available() else "cpu")
         cfg.compile = True
     if options.auto_scale_lr:
         if not cfg.get("auto_scale_lr"):
@@ -67,6 +68,13 @@ def use_amp(cfg: Config) -> None:
     cfg.optim_wrapper.type = "GuardedAmpOptimWrapper"
     cfg.optim_wrapper.dtype = "bfloat16" if bf16 else "float16"
     cfg.optim_wrapper.setdefault("loss_scale", 1.0 if bf16 else "dynamic")
+
+
+def check_compile(device: str) -> None:
+    """Refuses torch.compile on the CPU: with torch 2.14.1 the compiled backward pass of a convolutional stem of ours
+    corrupts the heap there (`aot_eager` does not, and its numbers agree)."""
+    if device == "cpu":
+        raise UsageError("--compile needs a GPU: torch's compiler for CPUs crashes in backward passes of these models")
 
 
 def set_resume(cfg: Config, resume: bool | str) -> None:
