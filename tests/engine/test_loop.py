@@ -82,3 +82,11 @@ def test_checkpoints_load_with_weights_only_and_say_their_data(whole: Path) -> N
     content = torch.load(whole / "iter_12.pth", weights_only=True)
     assert content["meta"]["iter"] == 12
     assert content["meta"]["dataset_meta"]["expressions_per_image"] == 2
+
+
+def test_a_config_inside_a_checkpoint_is_not_run(whole: Path, tmp_path: Path, tiny_options: dict) -> None:
+    content = torch.load(whole / "iter_12.pth", weights_only=True)
+    content["meta"]["config"] = "raise SystemExit('code was run')"
+    torch.save(content, tmp_path / "iter_12.pth")
+    runner = train(CONFIG, RunOptions(work_dir=str(tmp_path), cfg_options=every_four_steps(tiny_options), resume=True))
+    assert runner.iter == 12

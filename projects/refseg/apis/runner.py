@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from refseg.engine import latest_checkpoint
 from refseg.errors import CheckpointError, UsageError
 from refseg.files import write_atomically
 from refseg.paths import resolve_config
+
+_runner_numbers = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +109,16 @@ def batch_report(cfg: Config, world_size: int) -> tuple[str, bool]:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """The runner; processes are joined first where there is no GPU, and accumulation counts in --auto-scale-lr."""
+    """The runner; processes are joined first where there is no GPU, and accumulation counts in --auto-scale-lr.
+
+    mmengine keeps loggers and visualisers by experiment name, which has a resolution of one second: a process's second
+    runner gets a name of its own, or its curves could go to the first one's files.
+    """
     init_cpu_dist(cfg.launcher)
     cfg = cfg.copy()
+    number = next(_runner_numbers)
+    if number > 1 and not cfg.get("experiment_name"):
+        cfg.experiment_name = f"{Path(cfg.filename or 'run').stem}_{number}"
     wrap_on_cpu(cfg)
     accumulation = (cfg.get("optim_wrapper") or {}).get("accumulative_counts", 1)
     if (cfg.get("auto_scale_lr") or {}).get("enable") and accumulation > 1:

@@ -73,6 +73,10 @@ class SafeCheckpointHook(CheckpointHook):
             for leftover in Path(self.out_dir).glob(".*.pth.*.part"):
                 leftover.unlink(missing_ok=True)
 
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """mmengine 0.10.7 would run `meta["config"]`, a key of older checkpoints, as Python when it resumes."""
+        checkpoint.get("meta", {}).pop("config", None)
+
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict) -> None:
         with self._removals_last():
             super()._save_checkpoint_with_step(runner, step, meta)
