@@ -25,7 +25,7 @@ def read_jsonl(file: str | Path, split: str | None = None) -> list[Record]:
     if not file.is_file():
         raise DataError(
             f"annotation file not found: {file}. RefShapes is made by "
-            f"`refseg data refshapes --preset mini --out {file.parent}`; other sets: see docs/data in the project."
+            f"`refseg data refshapes --preset mini --out {file.parent}`; your own data: see the README."
         )
     records: dict[str, Record] = {}
     known: dict[str, dict[str, int]] = {}  # image -> instance id -> index
