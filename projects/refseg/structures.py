@@ -6,7 +6,7 @@ Every class has slots: a misspelt field is an error, not a new attribute. `x.to(
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -75,10 +75,14 @@ class SampleMeta:
 
 @dataclass(slots=True)
 class GroundTruth:
-    """Evaluation's ground truth at the original size: COCO RLEs per instance and each expression's referents."""
+    """Evaluation's ground truth at the original size: COCO RLEs per instance and each expression's referents.
+
+    `instance_boxes`: (x, y, width, height) per instance, as annotated, or around the mask where there is no box.
+    """
 
     instance_rles: list[dict]
     referents: list[tuple[int, ...]]
+    instance_boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -86,13 +90,15 @@ class Sample(Movable):
     """One image with K expressions, packed for collation.
 
     `image` (3, H, W) uint8 RGB. `instance_masks` (I, H, W) bool at the input's size: the instances some expression
-    refers to. `referents` (K, I) bool. `token_ids`: K lists of ids, to be padded with `pad_id`.
+    refers to; `instance_boxes` (I, 4) float32: their boxes as x0, y0, x1, y1 in pixels of the input. `referents`
+    (K, I) bool. `token_ids`: K lists of ids, to be padded with `pad_id`.
     """
 
     image: Tensor
     token_ids: list[list[int]]
     pad_id: int
     instance_masks: Tensor
+    instance_boxes: Tensor
     referents: Tensor
     meta: SampleMeta
     ground_truth: GroundTruth | None = None
@@ -106,6 +112,7 @@ class Batch(Movable):
     `images` (B, 3, H, W): uint8 from `collate`, normalised floats after the data preprocessor.
     `pixel_mask` (B, H, W) bool: True on image, False on padding. `image_of` (E,): the image of each expression.
     `instance_masks`: B tensors (I_b, H, W) bool. `referents`: E tensors (I_b,) bool over the instances of its image.
+    `instance_boxes`: B tensors (I_b, 4) of x0, y0, x1, y1 in pixels of the input.
     """
 
     images: Tensor
@@ -116,6 +123,7 @@ class Batch(Movable):
     instance_masks: list[Tensor]
     referents: list[Tensor]
     ground_truth: list[GroundTruth | None]
+    instance_boxes: list[Tensor] = field(default_factory=list)
 
     @property
     def num_images(self) -> int:

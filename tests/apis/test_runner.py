@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from unittest import mock
 
@@ -95,3 +96,24 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     for name in ("attack.pth", "cut.pth"):
         with pytest.raises(CheckpointError, match=f"{name} cannot be read as weights"):
             read_checkpoint(tmp_path / name)
+
+
+def test_checkpoints_and_results_say_what_was_trained_on(tiny_config: Path, tmp_path: Path) -> None:
+    from refseg.apis import test as evaluate
+    from refseg.apis import train
+
+    file = load_config(str(tiny_config)).train_dataloader.dataset.annotations.to_dict()
+    leaks = {"train_dataloader.dataset.exclude_images_of": [dict(annotations=file, split="val")]}
+    more = {"train_cfg.max_epochs": 1, "train_dataloader.dataset.split": ["train", "val"]}
+    train(str(tiny_config), RunOptions(work_dir=str(tmp_path), cfg_options=leaks | more))
+    evaluate(
+        str(tiny_config),
+        str(tmp_path / "epoch_1.pth"),
+        RunOptions(work_dir=str(tmp_path / "test")),
+        out=str(tmp_path / "r.json"),
+    )
+    result = json.loads((tmp_path / "r.json").read_text())
+    # RefShapes tiny has 7 images with 6 expressions each in val; all of them are images of val.
+    assert result["trained_on"]["leak_filter"]["dropped_expressions"] == 42
+    assert result["trained_on"]["split"] == ["train", "val"] and result["data"]["split"] == "test"
+    assert result["metrics"]

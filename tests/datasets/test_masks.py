@@ -8,8 +8,12 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from refseg.datasets.masks import decode, to_rle
+from refseg.datasets.geometry import mirroring, resizing, rotation, scaling, translation
+from refseg.datasets.masks import box_of_segmentation, decode, draw_polygons, rasterise, to_rle
 from refseg.errors import DataError
+
+# An 8 x 8 and a 10 x 10 square that share 5 x 5 pixels: 64 + 100 - 25 = 139 covered, 139 - 25 = 114 covered once.
+OVERLAPPING = [[2, 2, 10, 2, 10, 10, 2, 10], [5, 5, 15, 5, 15, 15, 5, 15]]
 
 masks = hnp.arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 1))
 
@@ -56,3 +60,80 @@ def test_a_mask_image(tmp_path: Path) -> None:
 def test_an_rle_of_another_size_is_refused() -> None:
     with pytest.raises(DataError, match=r"\[3, 3\]"):
         to_rle({"size": [3, 3], "counts": [9]}, (4, 4))
+
+
+def test_overlap_by_name() -> None:
+    for overlap, area in (("union", 139), ("exclude", 114)):
+        assert decode(to_rle(OVERLAPPING, (20, 20), overlap)).sum() == area
+        for masks_at in ("input", "original"):
+            mask = rasterise(OVERLAPPING, (20, 20), np.eye(3), (20, 20), overlap=overlap, masks_at=masks_at)
+            assert mask.dtype == np.uint8 and mask.sum() == area
+
+
+coordinates = st.integers(-40, 100).map(lambda quarter: quarter / 4)  # some outside of a 12 x 15 image
+polygons = st.lists(st.lists(st.tuples(coordinates, coordinates), min_size=3, max_size=8), min_size=1, max_size=3)
+
+
+@given(polygons, st.sampled_from(["union", "exclude"]))
+def test_drawing_in_a_window_gives_pycocotools_pixels(corners: list, overlap: str) -> None:
+    arrays = [np.array(points) for points in corners]
+    expected = decode(to_rle([array.ravel().tolist() for array in arrays], (12, 15), overlap))
+    assert np.array_equal(draw_polygons(arrays, (12, 15), overlap), expected)
+
+
+def test_polygons_that_pycocotools_stumbles_over() -> None:
+    """An empty list, too few points, and a number too many: none may raise."""
+    square = [0, 0, 2, 0, 2, 2, 0, 2]
+    for segmentation, area in (
+        ([], 0),
+        ([[]], 0),
+        ([[0, 0, 4, 4]], 0),
+        ([[0, 0, 4, 4], square], 4),
+        ([[*square, 7]], 4),
+    ):
+        assert rasterise(segmentation, (8, 8), np.eye(3), (8, 8)).sum() == area
+        assert rasterise(segmentation, (8, 8), np.eye(3), (8, 8), masks_at="original").sum() == area
+        assert decode(to_rle(segmentation, (8, 8))).sum() == area
+    assert rasterise([np.array(square, np.float32)], (8, 8), np.eye(3), (8, 8)).sum() == 4
+
+
+def test_polygons_are_drawn_at_the_input_size() -> None:
+    """x 1..3, y 1..2 at twice the size is 4 x 2 = 8 pixels; mirrored in a 16 wide input it covers x 10..14."""
+    rectangle = [[1, 1, 3, 1, 3, 2, 1, 2]]
+    mask = rasterise(rectangle, (8, 8), mirroring(16) @ scaling(2, 2), (16, 16))
+    assert mask.sum() == 8 and mask[2:4, 10:14].all()
+    assert rasterise(rectangle, (8, 8), translation(100, 0), (8, 8)).sum() == 0
+
+
+def test_where_masks_are_drawn_shows_at_boundaries() -> None:
+    """A triangle at 3 times the size: drawn there its edge is straight, resized it has steps of 3 pixels."""
+    triangle, matrix = [[0, 0, 6, 0, 0, 6]], scaling(3, 3)
+    smooth = rasterise(triangle, (6, 6), matrix, (18, 18))
+    steps = rasterise(triangle, (6, 6), matrix, (18, 18), masks_at="original")
+    assert np.array_equal(steps, np.kron(decode(to_rle(triangle, (6, 6))), np.ones((3, 3), np.uint8)))
+    assert not np.array_equal(smooth, steps)
+    assert (smooth != steps).sum() <= 3 * 18
+
+
+def test_rles_and_mask_images_are_moved_like_polygons(tmp_path: Path) -> None:
+    polygon = [[4, 6, 30, 3, 36, 28, 8, 25]]
+    mask = decode(to_rle(polygon, (32, 40)))
+    Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / "m.png")
+    for matrix, size in (
+        (resizing((32, 40), (48, 48)), (48, 48)),
+        (mirroring(40), (32, 40)),
+        (rotation(20, (32, 40)), (32, 40)),
+        (translation(-6, -5), (20, 25)),
+    ):
+        expected = rasterise(polygon, (32, 40), matrix, size).astype(bool)
+        for segmentation in (to_rle(polygon, (32, 40)), str(tmp_path / "m.png")):
+            moved = rasterise(segmentation, (32, 40), matrix, size).astype(bool)
+            assert (moved & expected).sum() / (moved | expected).sum() > 0.93
+
+
+def test_box_of_segmentation(tmp_path: Path) -> None:
+    assert box_of_segmentation([[1, 2, 5, 2, 5, 4], [0, 0, 9, 9]], (8, 8)) == (1, 2, 5, 4)
+    assert box_of_segmentation([[1, 2, 5, 2, 5, 4], [7, 0, 8, 1, 7, 1]], (8, 8)) == (1, 0, 8, 4)
+    assert box_of_segmentation([], (8, 8)) is None
+    assert box_of_segmentation(to_rle([[1, 2, 5, 2, 5, 4, 1, 4]], (8, 8)), (8, 8)) == (1, 2, 5, 4)
+    assert box_of_segmentation({"size": [2, 2], "counts": [4]}, (2, 2)) is None

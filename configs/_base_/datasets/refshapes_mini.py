@@ -24,7 +24,8 @@ train_dataloader = dict(
     collate_fn=dict(type='refseg.collate_samples'),
     dataset=dict(
         type='ReferringDataset',
-        annotations=dict(format='jsonl', file=f'{_root}/refshapes.jsonl', split='train'),
+        annotations=dict(format='jsonl', file=f'{_root}/refshapes.jsonl'),
+        split='train',
         expressions_per_image=6,
         max_bad_samples=10,
         pipeline=_train_pipeline,
@@ -38,7 +39,8 @@ val_dataloader = dict(
     collate_fn=dict(type='refseg.collate_samples'),
     dataset=dict(
         type='ReferringDataset',
-        annotations=dict(format='jsonl', file=f'{_root}/refshapes.jsonl', split='val'),
+        annotations=dict(format='jsonl', file=f'{_root}/refshapes.jsonl'),
+        split='val',
         pipeline=_test_pipeline,
     ),
 )
@@ -49,7 +51,8 @@ test_dataloader = dict(
     collate_fn=dict(type='refseg.collate_samples'),
     dataset=dict(
         type='ReferringDataset',
-        annotations=dict(format='jsonl', file=f'{_root}/refshapes.jsonl', split='test'),
+        annotations=dict(format='jsonl', file=f'{_root}/refshapes.jsonl'),
+        split='test',
         pipeline=_test_pipeline,
     ),
 )

@@ -17,7 +17,7 @@ from PIL import Image
 
 from refseg.apis.runner import RunOptions, build_runner, load_config, load_weights
 from refseg.datasets.refshapes import generate
-from refseg.datasets.transforms import read_image
+from refseg.datasets.images import read_image
 from refseg.evaluation.functions import ExpressionRow, summarise, summarise_by
 from refseg.evaluation.metrics import merged_target, score_image
 from refseg.files import write_atomically
@@ -68,7 +68,7 @@ def make_cases(results: list[ImageResult], rows: list[ExpressionRow], per_group:
             result, k = place[choice["expression_id"]]
             cases.append(
                 Case(
-                    image=read_image(result.meta.image_path),
+                    image=read_image(result.meta.image_path, result.meta.original_size),
                     text=result.meta.texts[k],
                     predicted=result.masks[k].numpy(),
                     ground_truth=merged_target(result.ground_truth, k, result.meta.original_size),

@@ -157,8 +157,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def load_weights(model: torch.nn.Module, path: str | Path) -> None:
-    """Loads a checkpoint into a model; every key must fit."""
+def load_weights(model: torch.nn.Module, path: str | Path) -> dict[str, Any]:
+    """Loads a checkpoint into a model; every key must fit. Returns the checkpoint's `meta`."""
     content = read_checkpoint(path)
     state = content.get("state_dict", content)
     own = model.state_dict()
@@ -173,6 +173,7 @@ def load_weights(model: torch.nn.Module, path: str | Path) -> None:
     if problems:
         raise CheckpointError(f"{path} does not fit {type(model).__name__}: weights {'; '.join(problems)}")
     model.load_state_dict(state)
+    return content.get("meta") or {}
 
 
 def test(
@@ -189,9 +190,15 @@ def test(
     ]
     runner = build_runner(cfg)
     model = runner.model.module if hasattr(runner.model, "module") else runner.model
-    load_weights(model, checkpoint)
+    meta = load_weights(model, checkpoint)
     metrics = runner.test()
     if out is not None and runner.rank == 0:
-        result = {"config": config, "checkpoint": os.fspath(checkpoint), "metrics": metrics}
+        result = {
+            "config": config,
+            "checkpoint": os.fspath(checkpoint),
+            "metrics": metrics,
+            "data": runner.test_dataloader.dataset.metainfo,
+            "trained_on": meta.get("dataset_meta"),  # with the leak filter; null for weights without it
+        }
         write_atomically(out, json.dumps(result, indent=2).encode())
     return metrics

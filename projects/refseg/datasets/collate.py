@@ -58,5 +58,6 @@ def collate_samples(samples: Sequence[Sample]) -> dict[str, Batch]:
         instance_masks=masks,
         referents=[refers for sample in samples for refers in sample.referents],
         ground_truth=[sample.ground_truth for sample in samples],
+        instance_boxes=[sample.instance_boxes for sample in samples],
     )
     return {"batch": batch}

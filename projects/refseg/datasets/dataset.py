@@ -1,34 +1,60 @@
-"""The one Dataset class: records of any set, a choice of expressions, a pipeline of transforms."""
+"""The one Dataset class: annotations of any set, a choice of expressions, a pipeline of transforms; and its mixture."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from mmengine.logging import print_log
 from torch.utils.data import Dataset
 
-from refseg.datasets.jsonl import read_jsonl
+from refseg.datasets.annotations import open_annotations
 from refseg.datasets.samplers import SampleKey
+from refseg.datasets.selection import (
+    Sentences,
+    deal,
+    expressions_of,
+    held_out,
+    image_keys,
+    in_splits,
+    of_categories,
+    of_other_images,
+)
+from refseg.datasets.store import RecordStore
 from refseg.datasets.transforms import TransformState
-from refseg.errors import DataError
-from refseg.records import Expression, Record
+from refseg.errors import ConfigError, DataError
+from refseg.paths import data_path
+from refseg.records import UNKNOWN, Expression, Problem, Record
 from refseg.registry import DATASETS, TRANSFORMS
 from refseg.structures import Sample
 
-READERS: dict[str, Callable[..., list[Record]]] = {"jsonl": read_jsonl}
+TextField = Literal["raw", "sent"]
 
 
 @DATASETS.register_module()
 class ReferringDataset(Dataset):
-    """One item per image.
+    """Items are images with K of their expressions.
 
-    `annotations`: dict(format=..., and that reader's arguments). `expressions_per_image`: how many are drawn (anew each
-    epoch, without replacement) for an item; None takes all of an image's expressions, in order. With
-    `max_bad_samples`, that many items (per process) may be corrupt and are replaced by their successor, counted and
-    logged once each; the default None lets the first one stop the run, as evaluation must.
+    `annotations`: dict(format=..., and that reader's arguments); `image_root`: where its image paths begin, for JSONL
+    the file's folder by default. `split`: one name, several, or None for all; "testA" and "test" as REFER has them.
+
+    `sentences`: 'all', or 'one_per_object', which draws one of each object's expressions anew per epoch.
+    `expressions_per_image`: K; an image with more has several items. None: all in one item, as evaluation needs.
+    `text_field`: 'raw' as people wrote it, or 'sent', the set's cleaned form (the same where a set has one form only).
+    `categories`: 'seen', 'unseen' or names; keeps expressions whose referents are all of these.
+    `no_target`: 'drop' leaves out expressions that refer to nothing, R-RefCOCO's negatives among them.
+    `negative_rate`: chance that an expression is replaced by one that belongs to another image and refers to objects of
+    categories that this image has none of; it then refers to nothing. Unlike DeRIS's, the share stays what it is.
+    `hold_out`: dict(share=0.02, use='rest' or 'held_out') for sets without a val split: a fixed part of the images.
+    `exclude_images_of`: the leak filter: dicts of `annotations` and `split`; images that occur in one are left out.
+
+    `max_bad_samples`: so many unreadable annotations of the split, and so many items (per process) that cannot be
+    loaded, are left out, counted and logged; an item is replaced by its successor. The default None lets the first one
+    stop the run, as evaluation must.
     """
 
     def __init__(
@@ -36,29 +62,68 @@ class ReferringDataset(Dataset):
         *,
         annotations: dict[str, Any],
         pipeline: list[dict],
+        image_root: str | None = None,
+        split: str | Sequence[str] | None = None,
+        sentences: Sentences = "all",
         expressions_per_image: int | None = None,
+        text_field: TextField = "raw",
+        categories: str | Sequence[str] | None = None,
+        no_target: Literal["keep", "drop"] = "keep",
+        negative_rate: float = 0.0,
+        hold_out: dict[str, Any] | None = None,
+        exclude_images_of: Sequence[dict[str, Any]] = (),
         max_bad_samples: int | None = None,
     ) -> None:
-        annotations = dict(annotations)
-        reader = annotations.pop("format", None)
-        if reader not in READERS:
-            raise ValueError(f"annotations.format must be one of {sorted(READERS)}, not {reader!r}")
+        _one_of("sentences", sentences, ("all", "one_per_object"))
+        _one_of("text_field", text_field, ("raw", "sent"))
+        _one_of("no_target", no_target, ("keep", "drop"))
         if expressions_per_image is not None and expressions_per_image < 1:
-            raise ValueError(f"expressions_per_image must be at least 1 or None, not {expressions_per_image}")
-        self.annotations = dict(annotations, format=reader)
-        self.records = READERS[reader](**annotations)
-        self.transforms = [TRANSFORMS.build(transform) for transform in pipeline]
-        self.expressions_per_image = expressions_per_image
+            raise ConfigError(f"expressions_per_image must be at least 1 or None, not {expressions_per_image}")
+        if not 0 <= negative_rate < 1:
+            raise ConfigError(f"negative_rate must be in [0, 1), not {negative_rate}")
+        self.store = open_annotations(**annotations)
+        self.image_root = _image_root(image_root, annotations)
+        self.sentences: Sentences = sentences
+        self.text_field = text_field
+        self.negative_rate = negative_rate
         self.max_bad_samples = max_bad_samples
         self.bad_samples: set[int] = set()
+        self._meta: dict[str, Any] = {
+            "annotations": dict(annotations),
+            "split": split if split is None or isinstance(split, str) else list(split),
+            "sentences": sentences,
+            "expressions_per_image": expressions_per_image,
+            "text_field": text_field,
+            "categories": categories if categories is None or isinstance(categories, str) else list(categories),
+            "no_target": no_target,
+            "negative_rate": negative_rate,
+            "hold_out": hold_out and dict(hold_out),
+        }
+        chosen = in_splits(self.store, split)
+        self._note_problems(chosen)
+        if categories is not None:
+            chosen &= of_categories(self.store, categories)
+        if no_target == "drop":
+            chosen &= self.store.num_referents > 0
+        if hold_out is not None:
+            chosen &= _part(self.store, **hold_out)
+        chosen = self._filter_leaks(chosen, exclude_images_of)
+        self.items = deal(self.store, chosen, sentences, expressions_per_image)
+        if not len(self.items):
+            raise DataError(f"{_name(annotations)}, split {split}: nothing is left of it after filtering")
+        if negative_rate:
+            self._donors = np.flatnonzero(chosen & (self.store.num_referents > 0))
+            if (self.store.category_of_instance < 0).any() or not len(self._donors):
+                raise ConfigError(f"negative_rate needs the category of every instance; {_name(annotations)} lacks it")
+        self.transforms = [TRANSFORMS.build(transform) for transform in pipeline]
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """Goes into checkpoints."""
-        return {"annotations": self.annotations, "expressions_per_image": self.expressions_per_image}
+        """Goes into checkpoints: what was trained on, and what the leak filter dropped."""
+        return self._meta
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.items)
 
     def __getitem__(self, key: SampleKey | int) -> Sample:
         key = key if isinstance(key, SampleKey) else SampleKey(int(key))
@@ -76,9 +141,10 @@ class ReferringDataset(Dataset):
 
     def make_sample(self, key: SampleKey) -> Sample:
         """The sample of one item: a pure function of the key."""
-        record = self.records[key.item]
+        record = self.record(key)
         rng = np.random.default_rng([key.seed, key.epoch, key.item])
-        state: Any = TransformState(record, self._choose(record.expressions, rng), rng)
+        expressions = [self._maybe_negative(expression, record, rng) for expression in record.expressions]
+        state: Any = TransformState(record, expressions, rng)
         try:
             for transform in self.transforms:
                 state = transform(state)
@@ -86,17 +152,156 @@ class ReferringDataset(Dataset):
             raise DataError(f"image {record.image_id}: {error}") from None
         return state
 
-    def _choose(self, expressions: list[Expression], rng: np.random.Generator) -> list[Expression]:
-        count = self.expressions_per_image
-        if count is None or count >= len(expressions):
-            return list(expressions)
-        return [expressions[i] for i in sorted(rng.choice(len(expressions), count, replace=False))]
+    def record(self, key: SampleKey) -> Record:
+        """An item's image with all its instances and the item's expressions, paths complete."""
+        objects = self.store.object_of_expression
+        chosen = expressions_of(self.items, key.item, objects, self.sentences, seed=key.seed, epoch=key.epoch)
+        record = self.store.record(int(self.items.image[key.item]), chosen)
+        record.image_path = str(self.image_root / record.image_path)
+        for instance in record.instances:
+            if isinstance(instance.segmentation, str):
+                instance.segmentation = str(self.image_root / instance.segmentation)
+        record.expressions = [self._with_text(expression) for expression in record.expressions]
+        return record
+
+    def _with_text(self, expression: Expression) -> Expression:
+        if self.text_field == "sent" and expression.sent is not None:
+            return replace(expression, text=expression.sent)
+        return expression
+
+    def _maybe_negative(self, expression: Expression, record: Record, rng: np.random.Generator) -> Expression:
+        if not self.negative_rate or not expression.referents or rng.random() >= self.negative_rate:
+            return expression
+        present = {instance.category for instance in record.instances}
+        for donor in rng.choice(self._donors, 20):
+            if not present & self._referred_categories(int(donor)):
+                other = self._with_text(self.store.expression(int(donor)))
+                negative = {"negative_of": expression.expression_id, "text_of": other.expression_id}
+                return replace(
+                    expression,
+                    expression_id=f"{expression.expression_id}~",
+                    text=other.text,
+                    referents=(),
+                    tags=negative,
+                )
+        return expression
+
+    def _referred_categories(self, expression: int) -> set[str]:
+        image = np.searchsorted(self.store.expression_starts, expression, side="right") - 1
+        instances = self.store.instance_starts[image] + self.store.referents(expression)
+        return {self.store.categories[code] for code in self.store.category_of_instance[instances]}
+
+    def _filter_leaks(self, chosen: np.ndarray, against: Sequence[dict[str, Any]]) -> np.ndarray:
+        keys: set[str] = set()
+        for other in against:
+            unknown = set(other) ^ {"annotations", "split"}
+            if unknown:
+                raise ConfigError(f"exclude_images_of takes dicts of annotations and split; mind {sorted(unknown)}")
+            store = open_annotations(**other["annotations"])
+            keys |= image_keys(store, in_splits(store, other["split"]))
+        kept = chosen & of_other_images(self.store, keys) if against else chosen
+        dropped = image_keys(self.store, chosen & ~kept)
+        self._meta["leak_filter"] = {
+            "against": [f"{_name(other['annotations'])} {other['split']}" for other in against],
+            "dropped_images": len(dropped),
+            "dropped_expressions": int((chosen & ~kept).sum()),
+        }
+        if against:
+            found = self._meta["leak_filter"]
+            print_log(
+                f"leak filter: {found['dropped_expressions']} of {int(chosen.sum())} expressions of "
+                f"{_name(self._meta['annotations'])} {self._meta['split']} dropped ({found['dropped_images']} images)",
+                "current",
+            )
+        return kept
+
+    def _note_problems(self, chosen: np.ndarray) -> None:
+        """Unreadable annotations of the splits in use: logged up to the limit, an error beyond."""
+        names = {self.store.splits[code] for code in np.unique(self.store.split_of_expression[chosen])} | {UNKNOWN}
+        problems: list[Problem] = [problem for problem in self.store.problems if problem.split in names]
+        self._meta["unreadable_annotations"] = len(problems)
+        if len(problems) > (self.max_bad_samples or 0):
+            shown = "\n  ".join(map(str, problems[:5]))
+            raise DataError(
+                f"{len(problems)} annotations cannot be used, {self.max_bad_samples or 0} are allowed "
+                f"(max_bad_samples); the first:\n  {shown}\nMend the file; `refseg data check` lists all."
+            )
+        for problem in problems:
+            print_log(f"skipping an annotation: {problem}", "current", logging.WARNING)
 
     def _note_bad(self, index: int, error: DataError) -> None:
         self.bad_samples.add(index)
         print_log(f"skipping a bad sample ({len(self.bad_samples)}): {error}", "current", logging.WARNING)
-        if len(self.bad_samples) > self.max_bad_samples:
+        if self.max_bad_samples is not None and len(self.bad_samples) > self.max_bad_samples:
             raise DataError(
-                f"more than {self.max_bad_samples} bad samples in one process; the last: {error}. Check the data, or "
-                "raise max_bad_samples."
+                f"more than {self.max_bad_samples} bad samples in one process; the last: {error}. Check the data with "
+                "`refseg data check`, or raise max_bad_samples."
             )
+
+
+@DATASETS.register_module()
+class MixedDataset(Dataset):
+    """Several data sets as one. `weights[i]`: how often an epoch goes through set i (default 1 each); of a fraction of
+    a set, another part is drawn in each epoch."""
+
+    def __init__(self, *, datasets: Sequence[dict], weights: Sequence[float] | None = None) -> None:
+        weights = [1.0] * len(datasets) if weights is None else [float(weight) for weight in weights]
+        if len(weights) != len(datasets) or not datasets or min(weights) <= 0:
+            raise ConfigError(f"MixedDataset needs a weight above 0 for each of {len(datasets)} sets, not {weights}")
+        self.datasets: list[ReferringDataset] = [DATASETS.build(dataset) for dataset in datasets]
+        self.weights = weights
+        counts = [max(1, round(weight * len(part))) for weight, part in zip(weights, self.datasets, strict=True)]
+        self.ends = np.cumsum(counts)
+        self._orders: dict[int, tuple[tuple[int, int], np.ndarray]] = {}  # set -> (seed, epoch), order
+
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        return {"mixture": [part.metainfo for part in self.datasets], "weights": list(self.weights)}
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def locate(self, key: SampleKey) -> tuple[ReferringDataset, SampleKey]:
+        """The set that an item belongs to, and its key there."""
+        which = int(np.searchsorted(self.ends, key.item, side="right"))
+        part = self.datasets[which]
+        position = key.item - (int(self.ends[which - 1]) if which else 0)
+        rounds, rest = divmod(position, len(part))
+        count = int(self.ends[which] - (self.ends[which - 1] if which else 0))
+        if (rounds + 1) * len(part) > count:  # the last, incomplete round takes a part that differs by epoch
+            rest = int(self._order(which, key.seed, key.epoch)[rest])
+        # A set's second round in an epoch draws other sentences and augmentations than its first.
+        return part, SampleKey(rest, key.epoch * (count // len(part) + 1) + rounds, key.seed)
+
+    def _order(self, which: int, seed: int, epoch: int) -> np.ndarray:
+        if which not in self._orders or self._orders[which][0] != (seed, epoch):
+            order = np.random.default_rng([seed, epoch, which, 2]).permutation(len(self.datasets[which]))
+            self._orders[which] = ((seed, epoch), order)
+        return self._orders[which][1]
+
+    def __getitem__(self, key: SampleKey | int) -> Sample:
+        part, key = self.locate(key if isinstance(key, SampleKey) else SampleKey(int(key)))
+        return part[key]
+
+
+def _one_of(name: str, value: object, options: tuple[str, ...]) -> None:
+    if value not in options:
+        raise ConfigError(f"{name} must be one of {', '.join(options)}, not {value!r}")
+
+
+def _part(store: RecordStore, *, share: float, use: str) -> np.ndarray:
+    _one_of("hold_out.use", use, ("rest", "held_out"))
+    out = held_out(store, share)
+    return out if use == "held_out" else ~out
+
+
+def _image_root(image_root: str | None, annotations: dict[str, Any]) -> Path:
+    if image_root is None:
+        if annotations["format"] != "jsonl":
+            raise ConfigError("image_root is needed: these annotations do not say where their images are")
+        return data_path(annotations["file"]).parent
+    return data_path(image_root)
+
+
+def _name(annotations: dict[str, Any]) -> str:
+    return str(annotations.get("refs") or annotations.get("file"))

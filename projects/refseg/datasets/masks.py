@@ -1,15 +1,27 @@
-"""Segmentations -> masks, with pycocotools' rasterisation, which evaluation ground truth must be. Union of polygons."""
+"""Segmentations -> masks. Evaluation's ground truth is pycocotools' rasterisation at the original size (`to_rle`);
+a model's input gets its masks drawn once, at its own size (`rasterise`).
+
+`overlap` says what pixels are that several polygons of one instance cover: "union" makes them mask, as COCO does and
+nearly all of the field; "exclude" makes them background, as the code of LAVT, CrossVLT and CGFormer does, by accident.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from refseg.datasets.geometry import Box, Size, move_points, warp_mask
 from refseg.errors import DataError
 from refseg.records import Segmentation
 
+Overlap = Literal["union", "exclude"]
+MasksAt = Literal["input", "original"]
 
-def to_rle(segmentation: Segmentation, size: tuple[int, int]) -> dict:
+
+def to_rle(segmentation: Segmentation, size: Size, overlap: Overlap = "union") -> dict:
     """Compressed COCO RLE of polygons, an RLE of either kind, or a mask PNG."""
     height, width = size
     if isinstance(segmentation, dict):
@@ -20,11 +32,13 @@ def to_rle(segmentation: Segmentation, size: tuple[int, int]) -> dict:
         return segmentation
     if isinstance(segmentation, str):
         return coco_mask.encode(np.asfortranarray(_read_png(segmentation, size)))
-    # Fewer than 3 points have no area, and pycocotools would take 4 numbers for a box.
-    polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+    polygons = [polygon for polygon in segmentation if _has_area(polygon)]
     if not polygons:
         return coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))
-    return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+    rles = coco_mask.frPyObjects(polygons, height, width)
+    if overlap == "exclude" and len(rles) > 1:
+        return coco_mask.encode(np.asfortranarray(_combine(rles, overlap)))
+    return coco_mask.merge(rles)
 
 
 def decode(rle: dict) -> np.ndarray:
@@ -32,7 +46,74 @@ def decode(rle: dict) -> np.ndarray:
     return coco_mask.decode(rle).astype(bool)
 
 
-def _read_png(path: str, size: tuple[int, int]) -> np.ndarray:
+def rasterise(
+    segmentation: Segmentation,
+    original_size: Size,
+    matrix: np.ndarray,
+    size: Size,
+    *,
+    overlap: Overlap = "union",
+    masks_at: MasksAt = "input",
+) -> np.ndarray:
+    """(h, w) uint8 0/1 of `size`, seen through `matrix` (original -> input).
+
+    With `masks_at="input"` the polygons' corners are moved and drawn at the input's size, as ReLA does. With
+    "original" the mask is drawn at the original size and its pixels are moved, as LAVT does; masks that are no polygons
+    always go this way. The two differ in boundary pixels.
+    """
+    if masks_at == "input" and not isinstance(segmentation, dict | str):
+        corners = [np.asarray(polygon[: len(polygon) // 2 * 2], np.float64).reshape(-1, 2) for polygon in segmentation]
+        return draw_polygons([move_points(matrix, points) for points in corners if len(points) >= 3], size, overlap)
+    if isinstance(segmentation, str):
+        mask = _read_png(segmentation, original_size)
+    else:
+        mask = coco_mask.decode(to_rle(segmentation, original_size, overlap))
+    return warp_mask(mask, matrix, size)
+
+
+def draw_polygons(polygons: Sequence[np.ndarray], size: Size, overlap: Overlap = "union") -> np.ndarray:
+    """Corners (N, 2) each -> (h, w) uint8: pycocotools' pixels, but it only sees the window that holds them all."""
+    height, width = size
+    mask = np.zeros(size, np.uint8)
+    if not polygons:
+        return mask
+    points = np.concatenate(polygons) if len(polygons) > 1 else polygons[0]
+    (left, top), (right, bottom) = np.floor(points.min(0)), np.ceil(points.max(0)) + 1
+    left, top, right, bottom = int(max(left, 0)), int(max(top, 0)), int(min(right, width)), int(min(bottom, height))
+    if left < right and top < bottom:
+        window = [(polygon - (left, top)).ravel() for polygon in polygons]
+        rles = coco_mask.frPyObjects(window, bottom - top, right - left)
+        mask[top:bottom, left:right] = _combine(rles, overlap)
+    return mask
+
+
+def box_of_segmentation(segmentation: Segmentation, size: Size) -> Box | None:
+    """x0, y0, x1, y1 around the corners or pixels; None where there is nothing."""
+    if not isinstance(segmentation, dict | str):
+        polygons = [np.asarray(polygon[: len(polygon) // 2 * 2]).reshape(-1, 2) for polygon in segmentation]
+        polygons = [polygon for polygon in polygons if len(polygon) >= 3]
+        if not polygons:
+            return None
+        points = np.concatenate(polygons)
+        (x0, y0), (x1, y1) = points.min(0).tolist(), points.max(0).tolist()
+        return x0, y0, x1, y1
+    x, y, w, h = coco_mask.toBbox(to_rle(segmentation, size)).tolist()
+    return (x, y, x + w, y + h) if w and h else None
+
+
+def _combine(rles: list[dict], overlap: Overlap) -> np.ndarray:
+    """(h, w) uint8 of the RLEs of one instance's polygons."""
+    if overlap == "exclude" and len(rles) > 1:
+        return (coco_mask.decode(rles).sum(-1) == 1).astype(np.uint8)
+    return coco_mask.decode(rles[0] if len(rles) == 1 else coco_mask.merge(rles))
+
+
+def _has_area(polygon: Sequence[float]) -> bool:
+    """Fewer than 3 points have no area, and pycocotools would take 4 numbers for a box."""
+    return len(polygon) >= 6
+
+
+def _read_png(path: str, size: Size) -> np.ndarray:
     from PIL import Image
 
     try:

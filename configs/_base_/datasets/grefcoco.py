@@ -1,0 +1,7 @@
+# gRefCOCO: none, one or several referents. Every sentence is a sample, as in ReLA.
+_base_ = 'refcoco.py'
+_annotations = dict(refs='data/grefcoco/grefs(unc).json', instances='data/grefcoco/instances.json')
+
+train_dataloader = dict(dataset=dict(annotations=_annotations, sentences='all'))
+val_dataloader = dict(dataset=dict(annotations=_annotations))
+test_dataloader = dict(dataset=dict(annotations=_annotations))

@@ -1,0 +1,60 @@
+# RefCOCO (unc). The other sets of its kind inherit from this file; docs/data.md says where each comes from.
+# Training as LAVT does it: one sentence of each object per epoch, squashed to 480 x 480, no augmentation. Its very
+# pixels and masks too: Resize(antialias=True) and PackSample(overlap='exclude', masks_at='original').
+_annotations = dict(format='refer', refs='data/refcoco/refs(unc).p', instances='data/refcoco/instances.json')
+_images = 'data/images/train2014'
+_tokenizer = dict(pretrained='bert-base-uncased', max_words=20)
+_image_size = (480, 480)
+
+_train_pipeline = [
+    dict(type='LoadImage'),
+    dict(type='Resize', size=_image_size),
+    dict(type='LoadText', tokenizer=_tokenizer),
+    dict(type='PackSample'),
+]
+_test_pipeline = [
+    dict(type='LoadImage'),
+    dict(type='Resize', size=_image_size),
+    dict(type='LoadText', tokenizer=_tokenizer),
+    dict(type='PackSample', with_ground_truth=True),
+]
+
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=4,
+    persistent_workers=True,
+    sampler=dict(type='EpochSampler', shuffle=True),
+    collate_fn=dict(type='refseg.collate_samples'),
+    dataset=dict(
+        type='ReferringDataset',
+        annotations=_annotations,
+        image_root=_images,
+        split='train',
+        sentences='one_per_object',
+        expressions_per_image=1,
+        max_bad_samples=10,
+        pipeline=_train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    batch_size=4,
+    num_workers=4,
+    persistent_workers=True,
+    sampler=dict(type='EpochSampler', shuffle=False),
+    collate_fn=dict(type='refseg.collate_samples'),
+    dataset=dict(
+        type='ReferringDataset', annotations=_annotations, image_root=_images, split='val', pipeline=_test_pipeline
+    ),
+)
+# Another split: --cfg-options test_dataloader.dataset.split=testB
+test_dataloader = dict(
+    batch_size=4,
+    num_workers=4,
+    sampler=dict(type='EpochSampler', shuffle=False),
+    collate_fn=dict(type='refseg.collate_samples'),
+    dataset=dict(
+        type='ReferringDataset', annotations=_annotations, image_root=_images, split='testA', pipeline=_test_pipeline
+    ),
+)
+val_evaluator = dict(type='ReferringMetric')
+test_evaluator = dict(type='ReferringMetric')

@@ -1,0 +1,9 @@
+# Ref-ZOM: zero, one or many referents, on COCO's train and val images of 2014 in one folder.
+# It has no val split: 2 % of the training images are held out for it.
+_base_ = 'refcoco.py'
+_annotations = dict(refs='data/ref-zom/refs(final).p', instances='data/ref-zom/instances.json')
+_common = dict(annotations=_annotations, image_root='data/images/trainval2014')
+
+train_dataloader = dict(dataset=dict(_common, sentences='all', hold_out=dict(share=0.02, use='rest')))
+val_dataloader = dict(dataset=dict(_common, split='train', hold_out=dict(share=0.02, use='held_out')))
+test_dataloader = dict(dataset=dict(_common, split='test'))

@@ -1,0 +1,7 @@
+# R-RefCOCOg, as R-RefCOCO.
+_base_ = 'refcoco.py'
+_annotations = dict(refs='data/rrefcocog/refs(umd).p', instances='data/rrefcocog/instances.json')
+
+train_dataloader = dict(dataset=dict(annotations=_annotations))
+val_dataloader = dict(dataset=dict(annotations=_annotations))
+test_dataloader = dict(dataset=dict(annotations=_annotations, split='val'))

@@ -1,0 +1,7 @@
+# R-RefCOCO+, as R-RefCOCO.
+_base_ = 'refcoco.py'
+_annotations = dict(refs='data/rrefcoco+/refs(unc).p', instances='data/rrefcoco+/instances.json')
+
+train_dataloader = dict(dataset=dict(annotations=_annotations))
+val_dataloader = dict(dataset=dict(annotations=_annotations))
+test_dataloader = dict(dataset=dict(annotations=_annotations, split='val'))

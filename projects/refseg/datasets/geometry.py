@@ -1,0 +1,114 @@
+"""Affine geometry of samples. One 3 x 3 matrix takes places in the original image to places in the current one.
+
+Places are continuous: x to the right, y down, pixel i covers [i, i + 1]. Sizes are (height, width). Matrices are
+float64 and act on columns (x, y, 1), so the later step stands on the left of the product.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from PIL import Image
+
+Size = tuple[int, int]
+Box = tuple[float, float, float, float]
+
+AXIS_TOLERANCE = 1e-9
+
+
+def scaling(x: float, y: float) -> np.ndarray:
+    return np.array([[x, 0.0, 0.0], [0.0, y, 0.0], [0.0, 0.0, 1.0]])
+
+
+def translation(x: float, y: float) -> np.ndarray:
+    return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
+
+
+def mirroring(width: float) -> np.ndarray:
+    """Left becomes right: x -> width - x."""
+    return np.array([[-1.0, 0.0, width], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+
+
+def rotation(degrees: float, size: Size) -> np.ndarray:
+    """About the middle of the image, clockwise as seen."""
+    height, width = size
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    turn = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
+    return translation(width / 2, height / 2) @ turn @ translation(-width / 2, -height / 2)
+
+
+def resizing(old: Size, new: Size) -> np.ndarray:
+    return scaling(new[1] / old[1], new[0] / old[0])
+
+
+def is_axis_aligned(matrix: np.ndarray) -> bool:
+    """Boxes stay boxes: nothing but scaling, translation and mirroring."""
+    return abs(matrix[0, 1]) <= AXIS_TOLERANCE and abs(matrix[1, 0]) <= AXIS_TOLERANCE
+
+
+def is_resizing(matrix: np.ndarray, old: Size, new: Size) -> bool:
+    """The whole of the old image fills the whole of the new one, upright."""
+    return np.allclose(matrix, resizing(old, new), atol=1e-6)
+
+
+def move_points(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(N, 2) -> (N, 2)."""
+    return points @ matrix[:2, :2].T + matrix[:2, 2]
+
+
+def move_box(matrix: np.ndarray, box: Box) -> Box:
+    """Corners x0, y0, x1, y1 -> the upright box around the moved corners."""
+    x0, y0, x1, y1 = box
+    corners = move_points(matrix, np.array([[x0, y0], [x1, y0], [x0, y1], [x1, y1]], np.float64))
+    low, high = corners.min(0), corners.max(0)
+    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+
+def clip_box(box: Box, size: Size) -> Box:
+    height, width = size
+    x0, y0, x1, y1 = box
+    return min(max(x0, 0), width), min(max(y0, 0), height), min(max(x1, 0), width), min(max(y1, 0), height)
+
+
+def box_of_mask(mask: np.ndarray) -> Box:
+    """x0, y0, x1, y1 of the pixels' outer edges; zeros for an empty mask."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not rows.size:
+        return 0.0, 0.0, 0.0, 0.0
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+
+def warp_image(image: np.ndarray, matrix: np.ndarray, size: Size, fill: tuple[int, int, int]) -> np.ndarray:
+    """Bilinear; what comes from outside of the image is `fill`."""
+    flags = cv2.INTER_LINEAR
+    return cv2.warpAffine(image, _on_centres(matrix), (size[1], size[0]), flags=flags, borderValue=fill)
+
+
+def warp_mask(mask: np.ndarray, matrix: np.ndarray, size: Size) -> np.ndarray:
+    """(H, W) uint8 -> (h, w) uint8: the value of the pixel in which a new pixel's centre lies, 0 outside.
+
+    A plain resize is Pillow's, which decides as the papers' code where a centre lies on the edge of two pixels.
+    """
+    if is_resizing(matrix, mask.shape, size):
+        return np.array(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
+    if not is_axis_aligned(matrix):
+        return cv2.warpAffine(mask, _on_centres(matrix), (size[1], size[0]), flags=cv2.INTER_NEAREST)
+    rows, rows_inside = _sources(size[0], matrix[1, 1], matrix[1, 2], mask.shape[0])
+    columns, columns_inside = _sources(size[1], matrix[0, 0], matrix[0, 2], mask.shape[1])
+    warped = mask.take(rows, 0).take(columns, 1)
+    if not rows_inside.all():
+        warped[~rows_inside] = 0
+    if not columns_inside.all():
+        warped[:, ~columns_inside] = 0
+    return warped
+
+
+def _sources(length: int, scale: float, offset: float, old_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Per new pixel of one axis the old pixel that its centre lies in, and whether there is one."""
+    source = np.floor((np.arange(length) + 0.5 - offset) / scale).astype(np.intp)
+    return source.clip(0, old_length - 1), (source >= 0) & (source < old_length)
+
+
+def _on_centres(matrix: np.ndarray) -> np.ndarray:
+    """(2, 3): the same map for OpenCV, in whose coordinates pixel i lies at i instead of i + 0.5."""
+    return (translation(-0.5, -0.5) @ matrix @ translation(0.5, 0.5))[:2]

@@ -1,0 +1,155 @@
+"""Image files -> (h, w, 3) RGB uint8 arrays: every kind of file that data sets hold, and no half-read image ever.
+
+JPEG and PNG files that end with their end marker are decoded by OpenCV, everything else by Pillow, which is slower and
+strict: OpenCV fills the missing part of a truncated JPEG with grey and says nothing, or says it on stderr only.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from refseg.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_PIXELS = 178_956_970  # where Pillow refuses too, against decompression bombs
+
+DECODES_RGB = hasattr(cv2, "IMREAD_COLOR_RGB")  # OpenCV 4.11
+OPENCV_FLAGS = (cv2.IMREAD_COLOR_RGB if DECODES_RGB else cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION
+
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+# Markers of a JPEG's frame header, which holds the size: all of 0xC0..0xCF but the tables DHT, JPG and DAC.
+FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# EXIF orientations that turn by 90 degrees: mirrored first, then turned.
+QUARTER_TURNS: dict[int, tuple[bool, int]] = {
+    5: (True, cv2.ROTATE_90_COUNTERCLOCKWISE),
+    6: (False, cv2.ROTATE_90_CLOCKWISE),
+    7: (True, cv2.ROTATE_90_CLOCKWISE),
+    8: (False, cv2.ROTATE_90_COUNTERCLOCKWISE),
+}
+EXIF_ORIENTATION = 0x0112
+
+
+def read_image(path: str, size: tuple[int, int] | None = None) -> np.ndarray:
+    """(h, w, 3) RGB uint8. Grey is repeated, alpha dropped, 16 bits are scaled to 8; of an animation the first frame.
+
+    EXIF orientation is ignored as COCO's annotations do, unless the annotated `size` (height, width) is the transposed
+    one: then the annotator saw the turned image, and the orientation is applied. Any other disagreement of sizes, a
+    truncated or corrupt file, and a file of more than MAX_PIXELS are DataErrors.
+    """
+    try:
+        with open(path, "rb") as file:
+            encoded = file.read()
+    except OSError as error:
+        raise DataError(f"image cannot be read: {path} ({error.strerror})") from None
+    image = decode_image(encoded, path)
+    if size is None or image.shape[:2] == tuple(size):
+        return image
+    if image.shape[:2] == (size[1], size[0]):
+        turn = QUARTER_TURNS.get(_orientation(encoded))
+        if turn is not None:
+            mirrored, rotation = turn
+            return cv2.rotate(cv2.flip(image, 1) if mirrored else image, rotation)
+    raise DataError(
+        f"image {path} has size {list(image.shape[:2])}, its annotation says {list(size)} (height, width): use the "
+        "image files that the annotations were made for, or correct the size in the annotations"
+    )
+
+
+def decode_image(encoded: bytes, path: str) -> np.ndarray:
+    """The pixels as stored; `path` is for error messages."""
+    size = header_size(encoded)
+    if size is not None and size[0] * size[1] > MAX_PIXELS:
+        raise _too_large(path, f"{size[0]} x {size[1]} pixels")
+    if ends_as_it_should(encoded):
+        try:
+            image = cv2.imdecode(np.frombuffer(encoded, np.uint8), OPENCV_FLAGS)
+        except cv2.error:
+            image = None
+        if image is not None:
+            return image if DECODES_RGB else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return _decode_strictly(encoded, path)
+
+
+def ends_as_it_should(encoded: bytes) -> bool:
+    """A JPEG or PNG with its end marker; a few bytes may follow it."""
+    if encoded.startswith(JPEG_START):
+        return JPEG_END in encoded[-32:]
+    return encoded.startswith(PNG_START) and PNG_END in encoded[-32:]
+
+
+def header_size(encoded: bytes) -> tuple[int, int] | None:
+    """(height, width) that a JPEG or PNG announces, without decoding (microseconds); None where it cannot be told."""
+    if encoded.startswith(PNG_START) and len(encoded) >= 24:
+        width, height = struct.unpack(">II", encoded[16:24])
+        return height, width
+    if not encoded.startswith(JPEG_START):
+        return None
+    at = 2
+    while at + 9 <= len(encoded) and encoded[at] == 0xFF:
+        marker = encoded[at + 1]
+        if marker in FRAME_MARKERS:
+            return struct.unpack(">HH", encoded[at + 5 : at + 9])
+        if marker == 0xFF:  # a fill byte
+            at += 1
+        else:
+            at += 2 + int.from_bytes(encoded[at + 2 : at + 4], "big")
+    return None
+
+
+def _decode_strictly(encoded: bytes, path: str) -> np.ndarray:
+    from PIL import Image, UnidentifiedImageError
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of EXIF blocks and large images; errors remain
+        try:
+            with Image.open(io.BytesIO(encoded)) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise _too_large(path, f"{image.height} x {image.width} pixels")
+                return _to_rgb(image, path)
+        except Image.DecompressionBombError as error:
+            raise _too_large(path, str(error)) from None
+        except UnidentifiedImageError:
+            raise DataError(f"image is corrupt or of an unknown format: {path}") from None
+        except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"image is truncated or corrupt: {path} ({error}). Fetch the file again") from None
+
+
+def _to_rgb(image: Image.Image, path: str) -> np.ndarray:
+    """A Pillow image -> (h, w, 3) uint8. Pillow's own conversion clips 16-bit values at 255: they are scaled here."""
+    if image.mode == "F":
+        raise DataError(f"image holds floating-point values, which have no fixed range: {path}. Save it with 8 bits")
+    if image.mode == "I" or image.mode.startswith("I;"):
+        values = np.asarray(image).astype(np.int64)
+        if values.size and not 0 <= values.min() <= values.max() < 65536:
+            raise DataError(f"image holds integers outside of 0..65535: {path}. Save it with 8 bits")
+        return np.repeat((values >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    # A palette with transparency goes through RGBA, or Pillow warns; an alpha channel is dropped, not blended.
+    return np.array(image.convert("RGBA").convert("RGB") if image.mode in ("P", "PA") else image.convert("RGB"))
+
+
+def _orientation(encoded: bytes) -> int:
+    """EXIF orientation, 1 (upright) where there is none."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(encoded)) as image:
+                return int(image.getexif().get(EXIF_ORIENTATION, 1))
+    except (OSError, SyntaxError, ValueError):
+        return 1
+
+
+def _too_large(path: str, what: str) -> DataError:
+    return DataError(f"image is too large to decode: {path} ({what}, at most {MAX_PIXELS}). Scale the file down")

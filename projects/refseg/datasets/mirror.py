@@ -1,0 +1,135 @@
+"""The text of a mirrored image: left and right change places, or None where that cannot be told safely.
+
+`mirror_text` swaps all side words at once, which is exact for the mirrored image whatever stands between them: the
+mirror image of "left of the right door" is right of the left door. Other senses of the two words are the difficulty
+("right behind her", "one slice left"), and things that a mirror changes without the phrase saying so. Rules are few and
+prefer None: a phrase that is skipped costs a flip, a phrase that is wrong teaches the model the wrong side.
+
+None, for a phrase that has
+1. digits, unless as an ordinal ("2nd from left"), quotation marks, or words about lettering: what can be read in an
+   image cannot in its mirror image;
+2. clock or compass words, a driver's or a ship's sides;
+3. a side word in a spelling not known here ("rigth", "rt", "bottomleftish", mixed case), or a single letter l or r;
+4. "left" or "right", without an article or owner before it, before a word that makes it an adverb or a participle
+   ("right next to", "right on", "left over"); before "in" only where a place follows ("right in front", "left in the
+   box"), and before "to" unless the other side follows ("left to right");
+5. "left" or "right" after a verb of being or a word for a rest ("is left", "slice left", "all right"), unless "of" or
+   "most" follows.
+
+"left" and "right" obey the same rules, so that mirroring the mirrored text gives the first text back, and no word is
+added or removed, so that tags which tie words to instances stay true.
+"""
+
+from __future__ import annotations
+
+import re
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+OTHER_SIDE = {"left": "right", "right": "left", "lhs": "rhs", "rhs": "lhs"}
+
+TOKEN = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\d+[^\W\d_]*")
+SIDE_WORD = re.compile(
+    r"(?:top|bottom|upper|lower|far|mid|middle|center|centre|front|back)?(left|right)"
+    r"(?:most|ward|wards|hand|handed|hander|side|er|est|y|s)?|(lhs|rhs)"
+)
+ORDINAL = re.compile(r"\d+(?:st|nd|rd|th)")
+QUOTATION = re.compile(r"[\"“”„«»`]|(?<!\w)['‘]\w")
+SAME_LETTERS = re.compile(r"(?:b|f|up)right(?:er|est|ly|ness|en|ened|ened|ening)?")  # bright, fright, upright
+MISSPELT = _words("l r rt lt lf lft rgt rht rght rite rigt righ rigth rihgt rghit lef letf lfet leftt")
+
+UNREADABLE_IN_A_MIRROR = _words(
+    "number numbers numbered numeral digit digits letter letters lettered lettering say says said saying word words "
+    "wording read reads reading write writes writing written text label labels labeled labelled spell spells "
+    "spelled spelling initial initials name names named titled caption"
+)
+OTHER_FRAMES = _words(
+    "clockwise counterclockwise anticlockwise oclock east west eastern western easterly westerly northeast "
+    "northwest southeast southwest starboard portside copyright"
+)
+POSSESSIVE = re.compile(r"['’]s?$")
+OTHER_PHRASES = re.compile(
+    r"\bo['’ ]? ?clock\b|\b(?:driver|passenger)(?:['’]?s['’]?)? side\b|\bport side\b|\bstage (?:left|right)\b"
+)
+
+DETERMINERS = _words("the his her their your my our")
+PREPOSITIONS = _words("on to at from in by with of near")
+# After "left" or "right": it means "directly", "remaining" or "correct" rather than a side.
+AFTER_OTHER_SENSE = _words(
+    "next behind by beside besides there here under underneath beneath above below at on onto upon before after "
+    "near up now away against over between around down off across outside inside into within through where when "
+    "while along about past out alone open empty uneaten unattended untouched for as if back ahead beyond among "
+    "amongst amid opposite alongside until till"
+)
+AFTER_ALWAYS_OTHER = _words("over overs angle angles angled way")  # even with an article
+PLACES_AFTER_IN = _words("front back the middle center centre between line a an this that there here his her")
+BEFORE_OTHER_SENSE = _words(
+    "all is are was were be been being am has had have having isn't aren't isnt arent thats whats whos its it's "
+    "that's what's who's there's here's he's she's they're slice slices piece pieces bite bites half portion some "
+    "any only just nothing much many what none few little more time"
+)
+
+
+def mirror_text(text: str) -> str | None:
+    """The phrase for the mirrored image, or None where it cannot be told (the module's docstring has the rules)."""
+    lower = text.lower()
+    if QUOTATION.search(text) or OTHER_PHRASES.search(lower) or len(lower) != len(text):
+        return None
+    matches = list(TOKEN.finditer(text))
+    words = [match.group().lower().replace("’", "'") for match in matches]
+    pieces, end = [], 0
+    for i, match in enumerate(matches):
+        swapped = _mirror_word(words, i, match.group())
+        if swapped is None:
+            return None
+        pieces += [text[end : match.start()], swapped]
+        end = match.end()
+    return "".join(pieces) + text[end:]
+
+
+def _mirror_word(words: list[str], i: int, written: str) -> str | None:
+    word = words[i]
+    if word[0].isdigit():
+        return written if ORDINAL.fullmatch(word) else None
+    stem = POSSESSIVE.sub("", word)
+    if stem in MISSPELT or stem in UNREADABLE_IN_A_MIRROR or stem in OTHER_FRAMES:
+        return None
+    match = SIDE_WORD.fullmatch(stem)
+    if match is None:
+        other_word = ("left" not in word and "right" not in word) or SAME_LETTERS.fullmatch(stem)
+        return written if other_word else None
+    if stem in ("left", "right") and not _is_a_side(words, i):
+        return None
+    side = match.group(1) or match.group(2)
+    return _in_case_of(written, written.lower().replace(side, OTHER_SIDE[side]))
+
+
+def _is_a_side(words: list[str], i: int) -> bool:
+    """Whether "left" or "right" at place `i` surely names a side (rules 4 and 5)."""
+    before = words[i - 1] if i else ""
+    is_owned = before in DETERMINERS or (before.endswith("'s") and before not in BEFORE_OTHER_SENSE)
+    if before == "its" and i > 1:  # "to its left", not "its left" for "it is left"
+        is_owned = words[i - 2] in PREPOSITIONS
+    after, later = [*words[i + 1 : i + 3], "", ""][:2]
+    if after in AFTER_ALWAYS_OTHER or (after == "side" and later == "up"):
+        return False
+    if is_owned or after in ("of", "most"):
+        return True
+    if before in BEFORE_OTHER_SENSE or after in AFTER_OTHER_SENSE:
+        return False
+    if after == "in":
+        return later not in PLACES_AFTER_IN
+    if after == "to":
+        return later in OTHER_SIDE and later != words[i]
+    return True
+
+
+def _in_case_of(written: str, word: str) -> str | None:
+    """`word` in the case of what was written: lower, UPPER or Title; None for other mixtures."""
+    for style in (str.lower, str.upper, str.capitalize):
+        if written == style(written):
+            return style(word)
+    return None

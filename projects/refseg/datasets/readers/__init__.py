@@ -1,0 +1,30 @@
+"""Readers: annotation files -> records. Pure functions that know neither torch nor registries.
+
+A reader raises `DataError` for a file that it cannot use at all, and otherwise returns what it could read together with
+a `Problem` for each entry that it left out; whoever uses the records decides how many problems are too many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from refseg.datasets.readers.jsonl import read_jsonl
+from refseg.datasets.readers.refer import read_refer
+from refseg.records import Annotations
+
+__all__ = ["READERS", "Reader", "read_jsonl", "read_refer"]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """`files`: the names of `read`'s arguments that are paths of files to read."""
+
+    read: Callable[..., Annotations]
+    files: tuple[str, ...]
+
+
+READERS = {
+    "jsonl": Reader(read_jsonl, ("file",)),
+    "refer": Reader(read_refer, ("refs", "instances")),
+}

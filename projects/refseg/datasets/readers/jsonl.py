@@ -1,0 +1,155 @@
+"""Reader of refseg's JSONL: one row per expression, which is what users write for their own data.
+
+Row: `{"expression_id", "image", "size": [h, w], "text", "targets": [polygons | RLE | "mask.png", ...] or null,
+"instance_ids": [...], "split", "tags": {...}}`; image, text and targets are required, null or [] targets mean that the
+phrase refers to nothing; paths are relative to the file.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from refseg.datasets.readers.segmentations import clean_segmentation
+from refseg.errors import DataError
+from refseg.paths import data_path
+from refseg.records import UNKNOWN, Annotations, Expression, Instance, Problem, Record, Segmentation
+
+_KINDS: dict[str, Any] = {
+    "image": str,
+    "text": str,
+    "targets": list | None,
+    "size": list | None,
+    "instance_ids": list | None,
+    "split": str | None,
+    "tags": dict | None,
+    "expression_id": str | int | None,
+}
+_REQUIRED = ("image", "text", "targets")
+
+
+class _BadRow(ValueError):
+    """Why one row cannot be used."""
+
+
+def read_jsonl(*, file: str | Path) -> Annotations:
+    """Records grouped by image in order of first appearance. Instances with the same id in an image are one, and
+    expressions with the same referents describe one object."""
+    file = data_path(file)
+    if not file.is_file():
+        raise DataError(
+            f"annotation file not found: {file}. RefShapes is made by "
+            f"`refseg data refshapes --preset mini --out {file.parent}`; your own data: see docs/data.md."
+        )
+    records: dict[str, Record] = {}
+    known: dict[str, dict[str, int]] = {}  # image -> instance id -> index
+    ids: set[str] = set()
+    problems: list[Problem] = []
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            row: Any = None
+            try:
+                row = _parse(line)
+                _add_row(records, known, ids, row, file.parent)
+            except _BadRow as error:
+                split = (row.get("split") or "") if isinstance(row, dict) else UNKNOWN
+                problems.append(Problem(f"{file}, line {number}", str(error), str(split) or UNKNOWN))
+    return Annotations(list(records.values()), problems)
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise _BadRow(f"not JSON ({error}). Each line is one object.") from None
+    if not isinstance(row, dict):
+        raise _BadRow(f"a row is an object, not {type(row).__name__}")
+    return row
+
+
+def _check_row(row: dict[str, Any]) -> None:
+    unknown = sorted(set(row) - set(_KINDS))
+    if unknown:
+        raise _BadRow(f"unknown field {unknown[0]!r}; fields are {', '.join(sorted(_KINDS))}")
+    for name in _REQUIRED:
+        if name not in row:
+            raise _BadRow(f"field {name!r} is missing")
+    for name, value in row.items():
+        if not isinstance(value, _KINDS[name]):
+            raise _BadRow(f"field {name!r} has the wrong type {type(value).__name__}")
+    if not row["text"].strip():
+        raise _BadRow("the text is empty")
+    ids, targets = row.get("instance_ids"), row["targets"] or []
+    if ids is not None and len(ids) != len(targets):
+        raise _BadRow(f"{len(ids)} instance_ids for {len(targets)} targets")
+    size = row.get("size")
+    if size is not None and not (len(size) == 2 and all(isinstance(v, int) and v > 0 for v in size)):
+        raise _BadRow(f"size must be [height, width], not {size!r}")
+
+
+def _add_row(
+    records: dict[str, Record], known: dict[str, dict[str, int]], ids: set[str], row: dict[str, Any], root: Path
+) -> None:
+    _check_row(row)
+    image, targets = row["image"], row["targets"] or []
+    record = records.get(image)
+    if record is None:
+        record = Record(image, image, tuple(row.get("size") or _image_size(root / image)), [], [])
+    elif row.get("size") and tuple(row["size"]) != record.size:
+        raise _BadRow(f"size is {row['size']}, but an earlier row of {image} says {list(record.size)}")
+    number = len(record.expressions)
+    names = [str(name) for name in row.get("instance_ids") or [f"{number}:{i}" for i in range(len(targets))]]
+    expression_id = str(row["expression_id"]) if row.get("expression_id") is not None else f"{image}:{number}"
+    if expression_id in ids:
+        raise _BadRow(f"expression_id {expression_id!r} is taken by an earlier row")
+    indices = known.get(image, {})
+    instances = []
+    for name, target in zip(names, targets, strict=True):
+        segmentation = _segmentation(target, record.size)
+        if name not in indices:
+            instances.append(Instance(name, segmentation))
+        elif record.instances[indices[name]].segmentation != segmentation:
+            raise _BadRow(f"instance {name!r} has another mask than in an earlier row of {image}")
+
+    # The row is good: only now is anything added.
+    ids.add(expression_id)
+    records[image], known[image] = record, indices
+    for instance in instances:
+        indices[instance.instance_id] = len(record.instances)
+        record.instances.append(instance)
+    referents = tuple(dict.fromkeys(indices[name] for name in names))
+    record.expressions.append(
+        Expression(
+            expression_id=expression_id,
+            text=row["text"],
+            referents=referents,
+            split=row.get("split"),
+            object_id=",".join(map(str, sorted(referents))) or expression_id,
+            tags=row.get("tags") or {},
+        )
+    )
+
+
+def _segmentation(value: Any, size: tuple[int, int]) -> Segmentation:
+    if isinstance(value, str):
+        return value
+    try:
+        return clean_segmentation(value, size)
+    except (ValueError, OverflowError) as error:
+        raise _BadRow(
+            f"a target is a list of polygons [[x, y, ...], ...] with at least 3 points each, an RLE "
+            f'{{"size", "counts"}} or the path of a mask image; here: {error}'
+        ) from None
+
+
+def _image_size(path: Path) -> tuple[int, int]:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise _BadRow(f"the row has no size and the image cannot be read: {path} ({error})") from None

@@ -1,0 +1,230 @@
+"""Reader of the REFER layout: a list of refs (pickle or JSON) beside a COCO-style instances.json.
+
+RefCOCO, RefCOCO+, RefCOCOg, RefCLEF (ReferIt), gRefCOCO, Ref-ZOM and R-RefCOCO are all written in it. What differs is
+handled by what a record holds, never by the name of a set:
+
+- `ann_id` is an int or a list; -1 (or [-1], [], null) is "refers to nothing" (gRefCOCO);
+- `source: 'zero'` is "refers to nothing" whatever `ann_id` says (Ref-ZOM);
+- a sentence with `exist: False` refers to nothing (R-RefCOCO's negatives);
+- `file_name` of a ref is not an image file: images are found by `image_id` in instances.json;
+- one annotation may be the target of several refs, and refs may come twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from refseg.datasets.readers.pickles import load_pickle
+from refseg.datasets.readers.segmentations import clean_segmentation
+from refseg.errors import DataError
+from refseg.paths import data_path
+from refseg.records import UNKNOWN, Annotations, Expression, Instance, Problem, Record
+
+
+class _BadEntry(ValueError):
+    """Why one entry of a file cannot be used."""
+
+
+@dataclass
+class _Image:
+    """One image of instances.json; `index_of`: annotation id -> index of its instance, `bad`: id -> what is wrong."""
+
+    record: Record
+    index_of: dict[int, int] = field(default_factory=dict)
+    bad: dict[int, str] = field(default_factory=dict)
+
+
+def read_refer(*, refs: str | Path, instances: str | Path) -> Annotations:
+    """Records of all images that a ref names, with all their annotations, referred to or not.
+
+    Expression ids are `<ref_id>_<sent_id>`, object ids the ref ids. Tags: `exist` and `source` where the file has them.
+    """
+    refs, instances = data_path(refs), data_path(instances)
+    entries = _load(refs)
+    if not isinstance(entries, list):
+        raise DataError(f"{refs}: holds a {type(entries).__name__}, not a list of refs")
+    problems: list[Problem] = []
+    images, image_of_annotation = _read_instances(instances, problems)
+    seen: dict[str, Any] = {}
+    for number, ref in enumerate(entries):
+        place = f"{refs}, ref {number}"
+        split = ref["split"] if isinstance(ref, dict) and isinstance(ref.get("split"), str) else UNKNOWN
+        try:
+            _check_ref(ref)
+            place = f"{refs}, ref_id {ref['ref_id']}"
+            image = _image_of(ref, images)
+            referents = tuple(dict.fromkeys(_referent(i, image, image_of_annotation) for i in _annotation_ids(ref)))
+        except _BadEntry as error:
+            problems.append(Problem(place, str(error), split))
+            continue
+        _add_expressions(ref, image.record, referents, seen, place, problems)
+    return Annotations([image.record for image in images.values() if image.record.expressions], problems)
+
+
+def _load(file: Path) -> Any:
+    if not file.is_file():
+        raise DataError(f"annotation file not found: {file}. `refseg data layout` shows where it should come from.")
+    if file.suffix != ".json":
+        return load_pickle(file)
+    try:
+        return json.loads(file.read_bytes())
+    except ValueError as error:
+        raise DataError(f"{file}: truncated, or not JSON ({error})") from None
+
+
+# instances.json -------------------------------------------------------------------------------------------------------
+
+
+def _read_instances(file: Path, problems: list[Problem]) -> tuple[dict[int, _Image], dict[int, int]]:
+    """Images by id, and the image id of each annotation."""
+    content = _load(file)
+    for name in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(name), list):
+            raise DataError(f"{file}: has no list {name!r}: it is not an instances.json in COCO's layout")
+    images: dict[int, _Image] = {}
+    for number, entry in enumerate(content["images"]):
+        try:
+            image_id, record = _image_record(entry)
+            images[image_id] = _Image(record)
+        except (_BadEntry, KeyError, TypeError, ValueError) as error:
+            problems.append(Problem(f"{file}, images[{number}]", _reason(error)))
+    named = [c for c in content["categories"] if isinstance(c, dict) and {"id", "name"} <= set(c)]
+    categories = {category["id"]: str(category["name"]) for category in named}
+    image_of: dict[int, int] = {}
+    for number, entry in enumerate(content["annotations"]):
+        try:
+            image_of[entry["id"]] = entry["image_id"]
+            image = images[entry["image_id"]]
+        except (KeyError, TypeError) as error:
+            problems.append(Problem(f"{file}, annotations[{number}]", _reason(error)))
+            continue
+        try:
+            instance = Instance(
+                instance_id=str(entry["id"]),
+                segmentation=clean_segmentation(entry.get("segmentation"), image.record.size),
+                category=categories.get(entry.get("category_id")),
+                box=_box(entry.get("bbox")),
+            )
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            image.bad[entry["id"]] = _reason(error)
+            problems.append(Problem(f"{file}, annotation id {entry['id']}", _reason(error)))
+            continue
+        image.index_of[entry["id"]] = len(image.record.instances)
+        image.record.instances.append(instance)
+    return images, image_of
+
+
+def _image_record(entry: Any) -> tuple[int, Record]:
+    size = (entry["height"], entry["width"])
+    if not all(isinstance(side, int) and side > 0 for side in size):
+        raise _BadEntry(f"height and width are {size[0]!r} and {size[1]!r}")
+    if not isinstance(entry["file_name"], str) or not entry["file_name"]:
+        raise _BadEntry(f"file_name is {entry['file_name']!r}")
+    return entry["id"], Record(str(entry["id"]), entry["file_name"], size, [], [])
+
+
+def _box(value: Any) -> tuple[float, float, float, float] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 4 or not all(isinstance(v, int | float) for v in value):
+        raise ValueError(f"bbox is {value!r}, not [x, y, width, height]")
+    return (float(value[0]), float(value[1]), float(value[2]), float(value[3]))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        missing = error.args[0]
+        return f"image_id {missing} is not among the images" if isinstance(missing, int) else f"no field {missing!r}"
+    return str(error)
+
+
+# refs -----------------------------------------------------------------------------------------------------------------
+
+
+def _check_ref(ref: Any) -> None:
+    if not isinstance(ref, dict):
+        raise _BadEntry(f"is a {type(ref).__name__}, not a dict")
+    for name, kinds in (("ref_id", int | str), ("image_id", int | str), ("split", str), ("sentences", list)):
+        if name not in ref:
+            raise _BadEntry(f"has no field {name!r}")
+        if not isinstance(ref[name], kinds):
+            raise _BadEntry(f"field {name!r} is a {type(ref[name]).__name__}")
+    if not ref["sentences"]:
+        raise _BadEntry("has no sentences")
+
+
+def _annotation_ids(ref: dict) -> list[int]:
+    """Ids of the referents; none for "refers to nothing"."""
+    ids = ref.get("ann_id", -1 if "source" in ref else None)
+    if ref.get("source") == "zero":
+        return []
+    if ids is None and all(isinstance(s, dict) and s.get("exist") is False for s in ref["sentences"]):
+        return []
+    if ids is None:
+        raise _BadEntry("has no field 'ann_id'")
+    ids = ids if isinstance(ids, list) else [ids]
+    if ids == [-1]:
+        return []
+    if not all(isinstance(i, int) and i >= 0 for i in ids):
+        raise _BadEntry(f"ann_id is {ids!r}: ids are whole numbers; -1 stands alone and means that there is no target")
+    return ids
+
+
+def _image_of(ref: dict, images: dict[int, _Image]) -> _Image:
+    if ref["image_id"] not in images:
+        raise _BadEntry(f"image_id {ref['image_id']} is not in instances.json")
+    return images[ref["image_id"]]
+
+
+def _referent(annotation: int, image: _Image, image_of: dict[int, int]) -> int:
+    if annotation in image.index_of:
+        return image.index_of[annotation]
+    if annotation in image.bad:
+        raise _BadEntry(f"its annotation {annotation} cannot be used: {image.bad[annotation]}")
+    if annotation in image_of:
+        raise _BadEntry(f"ann_id {annotation} belongs to image {image_of[annotation]}, not {image.record.image_id}")
+    raise _BadEntry(f"ann_id {annotation} is not in instances.json")
+
+
+def _sentences(ref: dict) -> Iterator[tuple[int, dict | None]]:
+    """Each sentence with its number and both forms of its text, the one standing in for the other; None without any."""
+    for number, sentence in enumerate(ref["sentences"]):
+        texts = [sentence.get(name) for name in ("raw", "sent")] if isinstance(sentence, dict) else []
+        good = [text for text in texts if isinstance(text, str) and text.strip()]
+        yield number, {**sentence, "raw": good[0], "sent": good[-1]} if good else None
+
+
+def _add_expressions(
+    ref: dict, record: Record, referents: tuple[int, ...], seen: dict[str, Any], place: str, problems: list[Problem]
+) -> None:
+    for number, sentence in _sentences(ref):
+        if sentence is None:
+            problems.append(Problem(place, f"sentences[{number}] has no text in 'raw' or 'sent'", ref["split"]))
+            continue
+        expression_id = f"{ref['ref_id']}_{sentence.get('sent_id', number)}"
+        targets = () if sentence.get("exist") is False else referents
+        content = (record.image_id, sentence["raw"], targets, ref["split"])
+        if seen.get(expression_id) == content:
+            problems.append(Problem(place, f"sent_id {sentence.get('sent_id', number)} comes twice; taken once"))
+            continue
+        if expression_id in seen:
+            expression_id = f"{expression_id}_{len(seen)}"
+        seen[expression_id] = content
+        record.expressions.append(
+            Expression(
+                expression_id=expression_id,
+                text=sentence["raw"],
+                referents=targets,
+                split=ref["split"],
+                object_id=str(ref["ref_id"]),
+                sent=sentence["sent"],
+                tags={
+                    **({"exist": bool(sentence["exist"])} if "exist" in sentence else {}),
+                    **({"source": ref["source"]} if "source" in ref else {}),
+                },
+            )
+        )

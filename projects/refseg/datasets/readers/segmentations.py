@@ -1,0 +1,97 @@
+"""What annotation files call a segmentation -> polygons or one compressed RLE, checked.
+
+Everything that C code will later see is checked here: pycocotools reads and writes beyond its arrays when the runs of
+an RLE do not add up to the image, and allocates by the length of a polygon's edges.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from refseg.records import Segmentation
+
+MAX_COORDINATE = 1e5  # pixels; nothing real is farther out
+
+
+def clean_segmentation(value: Any, size: tuple[int, int]) -> Segmentation:
+    """Polygons with at least 3 points each, or a compressed RLE with counts as bytes. ValueError says what is wrong.
+
+    COCO's forms: polygons; an RLE, compressed or not (crowds); and RefCLEF's list of compressed RLEs, which is their
+    union. Polygons of fewer than 3 points or with half a point have no area and are left out.
+    """
+    if isinstance(value, dict):
+        return clean_rle(value, size)
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"no polygons and no RLE, but {_short(value)}")
+    if all(isinstance(part, dict) for part in value):
+        rles = [clean_rle(part, size) for part in value]
+        return rles[0] if len(rles) == 1 else coco_mask.merge(rles)
+    polygons = [_polygon(part) for part in value]
+    polygons = [polygon for polygon in polygons if len(polygon) >= 6 and len(polygon) % 2 == 0]
+    if not polygons:
+        raise ValueError("no polygon has 3 points")
+    return polygons
+
+
+def _polygon(value: Any) -> list[float]:
+    try:
+        numbers = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        numbers = None
+    if numbers is None or numbers.ndim != 1:
+        raise ValueError(f"a polygon is a flat list x, y, x, y, ..., not {_short(value)}")
+    if not (np.abs(numbers) <= MAX_COORDINATE).all():  # also false for NaN
+        raise ValueError("a polygon has coordinates that are not finite or far outside of any image")
+    return value
+
+
+def clean_rle(rle: dict, size: tuple[int, int]) -> dict:
+    """A compressed RLE of this size, `counts` as bytes."""
+    if not {"size", "counts"} <= set(rle):
+        raise ValueError(f"an RLE has size and counts, not {sorted(map(str, rle))}")
+    if not isinstance(rle["size"], list | tuple) or tuple(rle["size"]) != tuple(size):
+        raise ValueError(f"an RLE of size {_short(rle['size'])} in an image of size {list(size)}")
+    counts = rle["counts"]
+    if isinstance(counts, list):
+        runs = np.asarray(counts)
+        if runs.ndim != 1 or not np.issubdtype(runs.dtype, np.integer):
+            raise ValueError("the counts of an uncompressed RLE are whole numbers")
+        _check_runs(runs, size)
+        return coco_mask.frPyObjects({"size": list(size), "counts": counts}, *size)
+    if isinstance(counts, str):
+        counts = counts.encode("ascii", "replace")
+    if not isinstance(counts, bytes):
+        raise ValueError(f"the counts of an RLE are a string or a list, not {_short(counts)}")
+    _check_runs(decode_runs(counts), size)
+    return {"size": list(size), "counts": counts}
+
+
+def _check_runs(runs: np.ndarray, size: tuple[int, int]) -> None:
+    if len(runs) == 0 or runs.min() < 0 or int(runs.sum()) != size[0] * size[1]:
+        raise ValueError(f"the runs of an RLE do not add up to {size[0]} x {size[1]} pixels")
+
+
+def decode_runs(counts: bytes) -> np.ndarray:
+    """Run lengths of COCO's compressed string: 5 bits a character, lowest first, bit 5 = "more follows", bit 4 of the
+    last = negative; from the fourth on, each is the difference to the run before the last."""
+    characters = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    if len(characters) == 0 or characters.min() < 0 or characters.max() > 63 or characters[-1] & 0x20:
+        raise ValueError("the counts of an RLE are not COCO's compressed form")
+    last = np.flatnonzero((characters & 0x20) == 0)
+    first = np.concatenate([[0], last[:-1] + 1])
+    lengths = last - first + 1
+    if lengths.max() > 12:
+        raise ValueError("the counts of an RLE hold a number that is too large")
+    place = np.arange(len(characters)) - np.repeat(first, lengths)
+    values = np.add.reduceat((characters & 0x1F) << (5 * place), first)
+    values = np.where(characters[last] & 0x10, values - (1 << (5 * lengths)), values)
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return values
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:60]

@@ -1,0 +1,122 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from refseg.datasets.readers import read_jsonl
+from refseg.errors import DataError
+
+SQUARE = [[1, 1, 3, 1, 3, 3, 1, 3]]
+
+
+def write(folder: Path, *rows: object) -> Path:
+    file = folder / "a.jsonl"
+    file.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
+    return file
+
+
+def row(**changes: object) -> dict:
+    return {"image": "a.png", "size": [8, 9], "text": "a box", "targets": [SQUARE], **changes}
+
+
+def test_rows_group_by_image_and_share_instances(tmp_path: Path) -> None:
+    """Rows 1, 3 and 4 are of image a.png: instances 7 and 8, the third row refers to both, the fourth to nothing."""
+    file = write(
+        tmp_path,
+        row(instance_ids=[7]),
+        row(image="b.png"),
+        row(targets=[SQUARE, SQUARE], instance_ids=[8, 7], expression_id="x", tags={"skill": "group"}),
+        row(targets=None),
+    )
+    a, b = read_jsonl(file=file).records
+    assert a.image_path == "a.png" and a.size == (8, 9)
+    assert [instance.instance_id for instance in a.instances] == ["7", "8"]
+    assert [expression.referents for expression in a.expressions] == [(0,), (1, 0), ()]
+    assert a.expressions[1].expression_id == "x" and a.expressions[1].tags == {"skill": "group"}
+    assert len(b.expressions) == 1
+
+
+def test_instances_without_ids_are_all_different(tmp_path: Path) -> None:
+    (record,) = read_jsonl(file=write(tmp_path, row(), row(targets=[SQUARE, SQUARE]))).records
+    assert len(record.instances) == 3
+    assert [expression.referents for expression in record.expressions] == [(0,), (1, 2)]
+
+
+def test_splits_and_objects(tmp_path: Path) -> None:
+    """Expressions with the same referents are of one object; each without referents is one of its own."""
+    rows = [
+        row(split="train", instance_ids=[1]),
+        row(split="val", instance_ids=[1]),
+        row(targets=[]),
+        row(targets=None),
+    ]
+    (record,) = read_jsonl(file=write(tmp_path, *rows)).records
+    assert [e.split for e in record.expressions] == ["train", "val", None, None]
+    objects = [e.object_id for e in record.expressions]
+    assert objects[0] == objects[1] and len(set(objects)) == 3
+
+
+def test_the_size_may_come_from_the_image(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((5, 7, 3), np.uint8)).save(tmp_path / "a.png")
+    without = row()
+    del without["size"]
+    assert read_jsonl(file=write(tmp_path, without)).records[0].size == (5, 7)
+    (tmp_path / "a.png").write_bytes(b"no image")
+    (problem,) = read_jsonl(file=write(tmp_path, without)).problems
+    assert "the row has no size and the image cannot be read" in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ('{"image": ', "not JSON"),
+        ("[1]", "a row is an object"),
+        ({"image": "a.png", "targets": None}, "'text' is missing"),
+        (row(text=3), "'text' has the wrong type int"),
+        (row(text="  "), "the text is empty"),
+        (row(target=[]), "unknown field 'target'"),
+        (row(instance_ids=[1, 2]), "2 instance_ids for 1 targets"),
+        (row(size=[8]), "size must be"),
+        (row(split=3), "'split' has the wrong type int"),
+        (row(targets=[[[1, 2, 3, 4]]]), "at least 3 points"),
+        (row(targets=[5]), "a target is a list of polygons"),
+    ],
+)
+def test_bad_rows_are_left_out_and_name_file_line_and_field(tmp_path: Path, bad: object, says: str) -> None:
+    found = read_jsonl(file=write(tmp_path, row(), bad, row(text="third")))
+    assert [e.text for record in found.records for e in record.expressions] == ["a box", "third"]
+    (problem,) = found.problems
+    assert "a.jsonl, line 2" in str(problem) and says in str(problem)
+
+
+def test_contradicting_rows(tmp_path: Path) -> None:
+    """Rows 2-4 contradict row 1: another size, another mask of the same instance, the same id of an expression."""
+    first = row(expression_id="x", instance_ids=[1])
+    other = [[0, 0, 5, 0, 5, 5]]
+    found = read_jsonl(file=write(tmp_path, first, row(size=[9, 9]), row(targets=[other], instance_ids=[1]), first))
+    assert [p.message.split(" (")[0] for p in found.problems] == [
+        "size is [9, 9], but an earlier row of a.png says [8, 9]",
+        "instance '1' has another mask than in an earlier row of a.png",
+        "expression_id 'x' is taken by an earlier row",
+    ]
+    assert len(found.records[0].expressions) == len(found.records[0].instances) == 1
+
+
+def test_a_bad_row_counts_for_its_split(tmp_path: Path) -> None:
+    found = read_jsonl(file=write(tmp_path, row(split="val", text=""), row(text=""), "{"))
+    assert [problem.split for problem in found.problems] == ["val", "?", "?"]
+
+
+def test_a_missing_file_names_the_command_that_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="refseg data refshapes"):
+        read_jsonl(file=tmp_path / "none.jsonl")
+
+
+def test_reading_needs_no_torch() -> None:
+    code = "import sys, refseg.datasets.annotations, refseg.datasets.masks; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})

@@ -1,0 +1,193 @@
+"""Each quirk of the REFER layout, with a hand-made file."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from refer_files import SIZE, annotation, image, ref, square, write_refer
+from refseg.datasets.masks import decode, to_rle
+from refseg.datasets.readers import read_refer
+from refseg.errors import DataError
+from refseg.records import Annotations
+
+
+def read(folder: Path, refs: Any, **more: Any) -> Annotations:
+    files = write_refer(folder, refs, **more)
+    return read_refer(refs=files["refs"], instances=files["instances"])
+
+
+def test_records_group_by_image_and_keep_everything(tmp_path: Path) -> None:
+    """Image 1 has annotations 1, 2, 3 of which 3 is not referred to; image 2 has annotation 4."""
+    found = read(tmp_path, [ref(7, 2, "Left dog", "the dog"), ref(8, 4, image_id=2, split="val"), ref(9, 1)])
+    one, two = found.records
+    assert one.image_id == "1" and one.size == SIZE and one.image_path == "COCO_train2014_000000000001.jpg"
+    assert [instance.instance_id for instance in one.instances] == ["1", "2", "3"]
+    assert one.instances[1].category == "person" and one.instances[1].box == (2.0, 1.0, 2.0, 2.0)
+    assert [(e.expression_id, e.text, e.sent, e.referents, e.object_id) for e in one.expressions] == [
+        ("7_70", "Left dog", "left dog", (1,), "7"),
+        ("7_71", "the dog", "the dog", (1,), "7"),
+        ("9_90", "Thing 9", "thing 9", (0,), "9"),
+    ]
+    assert [e.split for e in two.expressions] == ["val"] and not found.problems
+
+
+def test_images_come_from_instances_json_not_from_file_name(tmp_path: Path) -> None:
+    """REFER's `file_name` names an image that does not exist."""
+    found = read(
+        tmp_path, [ref(1, 1, file_name="COCO_train2014_000000000099_1.jpg")], images=[image(1, file_name="v/7.png")]
+    )
+    assert found.records[0].image_path == "v/7.png"
+
+
+def test_grefcoco(tmp_path: Path) -> None:
+    """JSON, lists of ids, a bare int among them, and -1 for no target."""
+    refs = [ref(1, [1, 3]), ref(2, [-1]), ref(3, 2), ref(4, -1), ref(5, []), ref(6, [3, 3, 1])]
+    found = read(tmp_path, refs, name="grefs(unc).json")
+    referents = [e.referents for e in found.records[0].expressions]
+    assert referents == [(0, 2), (), (1,), (), (), (2, 0)] and not found.problems
+
+
+def test_ref_zom(tmp_path: Path) -> None:
+    """`source` zero is "nothing", whatever ann_id is."""
+    refs = [
+        ref(1, 1, source="one"),
+        ref(2, [1, 2], source="many"),
+        ref(3, [3], source="zero"),
+        ref(4, [], source="zero"),
+    ]
+    found = read(tmp_path, refs, name="refs(final).p")
+    assert [(e.referents, e.tags) for e in found.records[0].expressions] == [
+        ((0,), {"source": "one"}),
+        ((0, 1), {"source": "many"}),
+        ((), {"source": "zero"}),
+        ((), {"source": "zero"}),
+    ]
+
+
+def test_r_refcoco(tmp_path: Path) -> None:
+    """Negatives are sentences of the ref flagged `exist: False`; their ids may repeat those of others."""
+    sentences = [
+        {"sent_id": 5, "raw": "dog", "sent": "dog", "exist": True},
+        {"sent_id": 5, "raw": "cat", "sent": "cat", "exist": False},
+        {"sent": "no id", "exist": False},
+    ]
+    found = read(tmp_path, [ref(1, 1, *sentences)])
+    expressions = found.records[0].expressions
+    assert [(e.text, e.referents, e.tags["exist"]) for e in expressions] == [
+        ("dog", (0,), True),
+        ("cat", (), False),
+        ("no id", (), False),
+    ]
+    assert len({e.expression_id for e in expressions}) == 3 and {e.object_id for e in expressions} == {"1"}
+    only_negatives = read(tmp_path, [ref(1, None, {"raw": "cat", "exist": False})])
+    assert only_negatives.records[0].expressions[0].referents == ()
+
+
+def test_one_annotation_of_several_refs_and_refs_that_come_twice(tmp_path: Path) -> None:
+    found = read(tmp_path, [ref(1, 1, "a"), ref(2, 1, "b"), ref(1, 1, "a"), ref(1, 2, "other")])
+    assert [(e.expression_id, e.text) for e in found.records[0].expressions] == [
+        ("1_10", "a"),
+        ("2_20", "b"),
+        ("1_10_2", "other"),
+    ]
+    assert [(p.message, p.split) for p in found.problems] == [("sent_id 10 comes twice; taken once", "")]
+
+
+def test_raw_and_sent_stand_in_for_each_other(tmp_path: Path) -> None:
+    found = read(
+        tmp_path, [ref(1, 1, {"sent_id": 1, "sent": "only sent"}, {"sent_id": 2, "raw": "Only Raw", "sent": " "})]
+    )
+    assert [(e.text, e.sent) for e in found.records[0].expressions] == [("only sent",) * 2, ("Only Raw",) * 2]
+
+
+def test_masks_of_every_form(tmp_path: Path) -> None:
+    """Polygons (one of 4 numbers, which pycocotools takes for a box), RLEs of both kinds, RefCLEF's lists, crowds."""
+    mask = np.zeros(SIZE, np.uint8)
+    mask[1:3, 2:4] = 1
+    rle = coco_mask.encode(np.asfortranarray(mask))
+    text = {"size": list(SIZE), "counts": rle["counts"].decode()}
+    # Columns of 8: two empty, then 1 zero 2 ones, 5 + 1 zeros 2 ones, and the rest of 80.
+    crowd = {"size": list(SIZE), "counts": [17, 2, 6, 2, 53]}
+    forms = [[square(2, 1)], [[0, 0, 1, 1], square(2, 1)], text, [text], crowd]
+    annotations = [annotation(i, segmentation=form, iscrowd=int(form is crowd)) for i, form in enumerate(forms)]
+    found = read(tmp_path, [ref(1, list(range(5)))], annotations=annotations)
+    assert not found.problems
+    for instance in found.records[0].instances:
+        assert (decode(to_rle(instance.segmentation, SIZE)) == mask.astype(bool)).all(), instance.instance_id
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (ref(9, 77), "ref_id 9: ann_id 77 is not in instances.json"),
+        (ref(9, 4), "ref_id 9: ann_id 4 belongs to image 2, not 1"),
+        (ref(9, 1, image_id=5), "ref_id 9: image_id 5 is not in instances.json"),
+        (ref(9, [1, -1]), "-1 stands alone"),
+        (ref(9, ["1"]), "ids are whole numbers"),
+        (ref(9, None), "has no field 'ann_id'"),
+        (ref(9, 1, sentences=[]), "has no sentences"),
+        (ref(9, 1, {"sent_id": 1, "raw": "  "}), r"sentences\[0\] has no text"),
+        (ref(9, 1, {"sent_id": 1, "raw": 3}), r"sentences\[0\] has no text"),
+        ({k: v for k, v in ref(9, 1).items() if k != "split"}, "ref 1: has no field 'split'"),
+        (ref(9, 1, image_id=[1]), "field 'image_id' is a list"),
+        ("text", "ref 1: is a str, not a dict"),
+    ],
+)
+def test_bad_refs_are_left_out_and_named(tmp_path: Path, bad: Any, says: str) -> None:
+    found = read(tmp_path, [ref(1, 1), bad])
+    assert [e.object_id for record in found.records for e in record.expressions] == ["1"]
+    (problem,) = found.problems
+    assert str(tmp_path / "refs(unc).p") in str(problem)
+    with pytest.raises(AssertionError, match=says):
+        raise AssertionError(str(problem))
+
+
+def test_a_bad_mask_matters_only_to_who_refers_to_it(tmp_path: Path) -> None:
+    """Annotation 2 has a broken mask: its own problem belongs to no split, that of ref 2 to `val`."""
+    annotations = [
+        annotation(1),
+        annotation(2, segmentation=[[1, 2]]),
+        annotation(3, image_id=9),
+        annotation(4, bbox="x"),
+    ]
+    found = read(tmp_path, [ref(1, 1), ref(2, 2, split="val"), ref(3, 4, split="val")], annotations=annotations)
+    assert len(found.records[0].instances) == 1
+    assert [(p.split, p.message) for p in found.problems] == [
+        ("", "no polygon has 3 points"),
+        ("", "image_id 9 is not among the images"),
+        ("", "bbox is 'x', not [x, y, width, height]"),
+        ("val", "its annotation 2 cannot be used: no polygon has 3 points"),
+        ("val", "its annotation 4 cannot be used: bbox is 'x', not [x, y, width, height]"),
+    ]
+
+
+def test_bad_images_are_named(tmp_path: Path) -> None:
+    images = [image(1), image(2, height=0), {"id": 3}, "x"]
+    found = read(
+        tmp_path, [ref(1, 1), ref(2, 4, image_id=2)], images=images, annotations=[annotation(1), annotation(4, 2)]
+    )
+    assert len(found.records) == 1
+    assert "images[1]: height and width are 0 and 10" in str(found.problems[0])
+    assert "image_id 2 is not in instances.json" in str(found.problems[-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("refs(unc).p", None, "annotation file not found.*refseg data layout"),
+        ("refs(unc).p", b"\x80\x02}.", "holds a dict, not a list of refs"),
+        ("instances.json", None, "annotation file not found"),
+        ("instances.json", b'{"images": [', "truncated, or not JSON"),
+        ("instances.json", b'{"images": []}', "has no list 'annotations'"),
+        ("instances.json", b"[]", "has no list 'images'"),
+    ],
+)
+def test_unusable_files_are_errors(tmp_path: Path, name: str, content: bytes | None, says: str) -> None:
+    files = write_refer(tmp_path, [ref(1, 1)])
+    (tmp_path / name).unlink() if content is None else (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=says) as caught:
+        read_refer(refs=files["refs"], instances=files["instances"])
+    assert str(tmp_path / name) in str(caught.value)

@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
+
+from refseg.datasets.readers.segmentations import clean_segmentation, decode_runs
+
+SIZE = (4, 6)
+SQUARE = [1.0, 1.0, 3.0, 1.0, 3.0, 3.0, 1.0, 3.0]
+
+
+def encode(mask: np.ndarray) -> dict:
+    return coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+
+
+def pixels(segmentation: object) -> np.ndarray:
+    return coco_mask.decode(segmentation).astype(bool)
+
+
+@given(st.lists(st.integers(0, 1), min_size=1, max_size=200), st.integers(1, 40))
+def test_runs_are_decoded_as_they_were_encoded(bits: list[int], repeat: int) -> None:
+    """The runs of pycocotools' own string: lengths of alternating runs, beginning with zeros, column by column."""
+    flat = np.repeat(bits, repeat)
+    changes = np.flatnonzero(np.diff(flat)) + 1
+    runs = np.diff(np.concatenate([[0], changes, [len(flat)]])).tolist()
+    expected = runs if flat[0] == 0 else [0, *runs]
+    assert decode_runs(encode(flat[:, None])["counts"]).tolist() == expected
+
+
+def test_all_forms_of_rle_become_one() -> None:
+    mask = np.zeros(SIZE, bool)
+    mask[1:3, 2:5] = True
+    compressed = encode(mask)
+    as_text = {"size": list(SIZE), "counts": compressed["counts"].decode()}
+    # Columns of height 4: 8 zeros, then 1 zero, 2 ones, 2 zeros, 2 ones, 2 zeros, 2 ones, and 1 + 4 zeros.
+    uncompressed = {"size": list(SIZE), "counts": [9, 2, 2, 2, 2, 2, 5]}
+    for form in (compressed, as_text, uncompressed, [as_text]):
+        cleaned = clean_segmentation(form, SIZE)
+        assert isinstance(cleaned["counts"], bytes)
+        assert (pixels(cleaned) == mask).all()
+
+
+def test_refclefs_list_of_rles_is_their_union() -> None:
+    left, right = np.zeros(SIZE, bool), np.zeros(SIZE, bool)
+    left[:, :3], right[:, 2:5] = True, True
+    assert (pixels(clean_segmentation([encode(left), encode(right)], SIZE)) == (left | right)).all()
+
+
+def test_polygons_without_area_are_left_out() -> None:
+    assert clean_segmentation([[1, 1, 2, 2], SQUARE, [1, 1, 2, 2, 3]], SIZE) == [SQUARE]
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (None, "no polygons and no RLE"),
+        ([], "no polygons and no RLE"),
+        ("text", "no polygons and no RLE"),
+        ([[1, 1, 2, 2]], "no polygon has 3 points"),
+        (SQUARE, "a polygon is a flat list"),
+        ([["a"] * 6], "a polygon is a flat list"),
+        ([[1, 1, 2, 2, float("nan"), 3]], "not finite"),
+        ([[1, 1, 2, 2, 1e9, 3]], "far outside"),
+        ({"counts": "abc"}, "has size and counts"),
+        ({"size": [6, 4], "counts": [24]}, r"an RLE of size \[6, 4\] in an image of size \[4, 6\]"),
+        ({"size": [4, 6], "counts": [23]}, "do not add up to 4 x 6"),
+        ({"size": [4, 6], "counts": [30, -6]}, "do not add up"),
+        ({"size": [4, 6], "counts": [1.5]}, "whole numbers"),
+        ({"size": [4, 6], "counts": ""}, "not COCO's compressed form"),
+        ({"size": [4, 6], "counts": "\x10\xff"}, "not COCO's compressed form"),
+        ({"size": [4, 6], "counts": "zzzz"}, "not COCO's compressed form"),
+        ({"size": [4, 6], "counts": "8"}, "do not add up"),
+        ({"size": [4, 6], "counts": 7}, "a string or a list"),
+    ],
+)
+def test_what_c_code_must_never_see_is_refused(bad: object, says: str) -> None:
+    """pycocotools reads uninitialised memory for runs that end early, and beyond its arrays for some that go on."""
+    with pytest.raises(ValueError, match=says):
+        clean_segmentation(bad, SIZE)
+
+
+@given(st.binary(max_size=12))
+def test_no_byte_string_gets_through_unless_it_is_a_mask(counts: bytes) -> None:
+    try:
+        cleaned = clean_segmentation({"size": list(SIZE), "counts": counts}, SIZE)
+    except (ValueError, OverflowError):
+        return
+    assert pixels(cleaned).shape == SIZE
+    assert decode_runs(counts).sum() == 24

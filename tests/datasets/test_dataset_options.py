@@ -1,0 +1,204 @@
+"""The data set's choices of expressions, told from its records: no image is read here."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from refer_files import annotation, image, ref, write_refer
+from refseg.datasets.dataset import MixedDataset, ReferringDataset
+from refseg.datasets.samplers import SampleKey
+from refseg.errors import ConfigError, DataError
+
+
+def dataset(files: dict, **options: object) -> ReferringDataset:
+    return ReferringDataset(annotations=files, **{"pipeline": [], "image_root": "images", **options})
+
+
+def texts(data: ReferringDataset, epoch: int = 0) -> list[list[str]]:
+    return [[e.text for e in data.record(SampleKey(i, epoch)).expressions] for i in range(len(data))]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict:
+    """Image 1: refs 1 (three sentences), 2 and the no-target 3; image 2: ref 4, of category dog, and ref 5 of val."""
+    refs = [
+        ref(1, 1, "A.", "B.", "C."),
+        ref(2, [2, 3], "D."),
+        ref(3, [-1], "E."),
+        ref(4, 4, "F.", image_id=2),
+        ref(5, 4, "G.", image_id=2, split="val"),
+    ]
+    annotations = [annotation(1), annotation(2), annotation(3), annotation(4, 2, category_id=2)]
+    return write_refer(tmp_path, refs, annotations=annotations)
+
+
+def test_the_published_units_of_training(files: dict) -> None:
+    """Train has objects 1-4 and 6 sentences: 4 items for LAVT, 6 for ReLA, and one item per image for K = None."""
+    lavt = dataset(files, split="train", sentences="one_per_object", expressions_per_image=1)
+    assert len(lavt) == 4 and all(len(item) == 1 for item in texts(lavt))
+    drawn = {text for epoch in range(30) for item in texts(lavt, epoch) for text in item}
+    assert drawn == {"A.", "B.", "C.", "D.", "E.", "F."}
+    rela = dataset(files, split="train", expressions_per_image=1)
+    assert (
+        sorted(text for item in texts(rela) for text in item) == ["A.", "B.", "C.", "D.", "E.", "F."] and len(rela) == 6
+    )
+    assert texts(dataset(files, split="train")) == [["A.", "B.", "C.", "D.", "E."], ["F."]]
+    assert texts(dataset(files, split="val")) == [["G."]]
+    assert len(dataset(files)) == 2
+
+
+def test_text_field(files: dict) -> None:
+    """refer_files writes `sent` as the lower-case form."""
+    assert texts(dataset(files, split="val", text_field="sent")) == [["g."]]
+
+
+def test_paths_begin_at_the_image_root(files: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = dataset(files, image_root="data/coco").record(SampleKey(0))
+    assert record.image_path == "data/coco/COCO_train2014_000000000001.jpg"
+    monkeypatch.setenv("REFSEG_DATA", str(tmp_path))
+    assert dataset(files, image_root="data/coco").image_root == tmp_path / "coco"
+    with pytest.raises(ConfigError, match="image_root is needed"):
+        dataset(files, image_root=None)
+
+
+def test_categories_and_no_target(files: dict) -> None:
+    assert texts(dataset(files, split="train", categories="unseen")) == [["F."]]
+    assert texts(dataset(files, split="train", categories=["person"])) == [["A.", "B.", "C.", "D."]]
+    assert texts(dataset(files, split="train", no_target="drop")) == [["A.", "B.", "C.", "D."], ["F."]]
+    with pytest.raises(DataError, match="nothing is left of it"):
+        dataset(files, split="val", categories=["person"])
+
+
+def test_negatives_name_what_the_image_has_none_of(files: dict) -> None:
+    """Image 1 has persons, image 2 a dog: only F (a dog) can become a negative of image 1, and A-D of image 2."""
+    data = dataset(files, split="train", negative_rate=0.5)
+    seen: dict[str, Counter] = {"1": Counter(), "2": Counter()}
+    for epoch in range(200):
+        for item in range(2):
+            key = SampleKey(item, epoch)
+            record = data.record(key)
+            sample = data.make_sample(key)  # the state, as the pipeline is empty
+            assert sample.expressions[-1].text in ("E.", "F.", "A.", "B.", "C.", "D.")
+            for before, after in zip(record.expressions, sample.expressions, strict=True):
+                if after.tags.get("negative_of"):
+                    assert (
+                        before.referents and not after.referents and after.expression_id == before.expression_id + "~"
+                    )
+                    seen[record.image_id][after.text] += 1
+                else:
+                    assert after == before
+    assert set(seen["1"]) == {"F."} and set(seen["2"]) == {"A.", "B.", "C.", "D."}
+    # 4 expressions of image 1 have referents; a donor of 20 draws is F with a chance of 1 - (4/5)^20 = 0.99.
+    assert seen["1"]["F."] == pytest.approx(200 * 4 * 0.5, rel=0.15)
+
+
+def test_negatives_need_categories(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="negative_rate needs the category of every instance"):
+        dataset(write_refer(tmp_path, [ref(1, 1)], categories=[]), negative_rate=0.1)
+
+
+def test_the_leak_filter_drops_and_counts(files: dict, tmp_path: Path) -> None:
+    """COCO image 2 is in the val split of another set, under another file name: expression F goes, of 6."""
+    other = write_refer(
+        tmp_path / "other",
+        [ref(1, 1, image_id=77, split="val"), ref(2, 2, image_id=78)],
+        images=[image(77, file_name="x/COCO_val2014_000000000002.jpg"), image(78, file_name="000000000001.jpg")],
+        annotations=[annotation(1, 77), annotation(2, 78)],
+    )
+    data = dataset(files, split="train", exclude_images_of=[dict(annotations=other, split="val")])
+    assert texts(data) == [["A.", "B.", "C.", "D.", "E."]]
+    assert data.metainfo["leak_filter"] == {
+        "against": [f"{other['refs']} val"],
+        "dropped_images": 1,
+        "dropped_expressions": 1,
+    }
+    assert dataset(files, split="train").metainfo["leak_filter"]["dropped_images"] == 0
+    with pytest.raises(ConfigError, match="exclude_images_of takes dicts of annotations and split"):
+        dataset(files, exclude_images_of=[other])
+
+
+def test_held_out_images_are_a_fixed_part(tmp_path: Path) -> None:
+    """200 images; 30 % are 60, give or take three standard deviations (6.5 each)."""
+    numbers = range(1, 201)
+    files = write_refer(
+        tmp_path,
+        [ref(i, i, image_id=i) for i in numbers],
+        images=[image(i) for i in numbers],
+        annotations=[annotation(i, i) for i in numbers],
+    )
+    rest, out = (dataset(files, hold_out=dict(share=0.3, use=use)) for use in ("rest", "held_out"))
+    rest_texts, out_texts = ({text for item in texts(data) for text in item} for data in (rest, out))
+    assert not rest_texts & out_texts and len(rest_texts | out_texts) == 200
+    assert len(out_texts) == pytest.approx(60, abs=20)
+    with pytest.raises(ConfigError, match=r"hold_out\.use must be one of"):
+        dataset(files, hold_out=dict(share=0.3, use="val"))
+
+
+def test_unreadable_annotations_are_counted_against_a_limit(tmp_path: Path) -> None:
+    """Two bad refs of train, one of val: val alone bears none, train two."""
+    refs = [
+        ref(1, 1),
+        ref(2, 77),
+        ref(3, 78),
+        ref(4, 2, split="val"),
+        ref(5, 79, split="testA"),
+        ref(6, 1, split="testA"),
+    ]
+    files = write_refer(tmp_path, refs)
+    assert len(dataset(files, split="val")) == 1
+    with pytest.raises(DataError, match=r"2 annotations cannot be used, 1 are allowed(.|\n)*ref_id 2: ann_id 77"):
+        dataset(files, split="train", max_bad_samples=1)
+    data = dataset(files, split="train", max_bad_samples=2)
+    assert len(data) == 1 and data.metainfo["unreadable_annotations"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (dict(sentences="some"), "sentences must be one of all, one_per_object"),
+        (dict(text_field="text"), "text_field must be one of"),
+        (dict(no_target="maybe"), "no_target must be one of"),
+        (dict(negative_rate=1.0), "negative_rate must be in"),
+        (dict(expressions_per_image=0), "expressions_per_image must be at least 1"),
+    ],
+)
+def test_bad_options(files: dict, options: dict, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        dataset(files, **options)
+
+
+def mixed(files: dict, weights: list[float] | None) -> MixedDataset:
+    common = dict(type="ReferringDataset", annotations=files, image_root="i", pipeline=[], expressions_per_image=1)
+    return MixedDataset(datasets=[dict(common, split="train"), dict(common, split="val")], weights=weights)
+
+
+def drawn(data: MixedDataset, epoch: int) -> Counter:
+    located = [data.locate(SampleKey(i, epoch, 5)) for i in range(len(data))]
+    return Counter(part.record(key).expressions[0].text for part, key in located)
+
+
+def test_a_mixture_by_weight(files: dict) -> None:
+    """Train has 6 items, val 1. Weights 1.5 and 3: 9 + 3 items; three of train, others in each epoch, come twice."""
+    assert drawn(mixed(files, None), 0) == Counter({f"{letter}.": 1 for letter in "ABCDEFG"})
+    data = mixed(files, [1.5, 3])
+    assert len(data) == 12
+    counts = [drawn(data, epoch) for epoch in range(20)]
+    assert all(count["G."] == 3 and sorted(count.values()) == [1, 1, 1, 2, 2, 2, 3] for count in counts)
+    assert len({frozenset(text for text, n in count.items() if n == 2) for count in counts}) > 5
+    assert counts == [drawn(data, epoch) for epoch in range(20)]
+    assert [part["split"] for part in data.metainfo["mixture"]] == ["train", "val"]
+    part = mixed(files, [0.5, 1])
+    assert len(part) == 4 and len({text for epoch in range(30) for text in drawn(part, epoch)}) == 7
+
+
+def test_rounds_of_a_mixture_draw_anew(files: dict) -> None:
+    data = mixed(files, [1, 4])
+    keys = [data.locate(SampleKey(i, epoch))[1] for epoch in (0, 1) for i in range(6, 10)]
+    assert len({(key.item, key.epoch) for key in keys}) == 8
+
+
+@pytest.mark.parametrize("weights", [[1], [1, 0], [1, -1]])
+def test_bad_weights(files: dict, weights: list[float]) -> None:
+    with pytest.raises(ConfigError, match="needs a weight above 0 for each of 2 sets"):
+        mixed(files, weights)

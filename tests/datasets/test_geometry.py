@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+
+from refseg.datasets import geometry as g
+
+masks = hnp.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 1))
+sides = st.integers(1, 15)
+
+
+def test_points_by_hand() -> None:
+    """(3, 1) of a 4 x 10 image (height, width): mirrored at x = 10 - 3 = 7; twice as wide, 6; shifted by (-2, 5), (1,
+    6); turned clockwise by 90 degrees about (5, 2): the offset (-2, -1) becomes (1, -2), so (6, 0)."""
+    point = np.array([[3.0, 1.0]])
+    assert g.move_points(g.mirroring(10), point).tolist() == [[7, 1]]
+    assert g.move_points(g.scaling(2, 1), point).tolist() == [[6, 1]]
+    assert g.move_points(g.translation(-2, 5), point).tolist() == [[1, 6]]
+    assert np.allclose(g.move_points(g.rotation(90, (4, 10)), point), [[6, 0]])
+    assert g.move_points(g.resizing((4, 10), (8, 5)), point).tolist() == [[1.5, 2]]
+
+
+def test_boxes_by_hand() -> None:
+    """x 2..5 of width 10 is 5..8 mirrored; a unit square turned by 45 degrees reaches sqrt(2) wide."""
+    assert g.move_box(g.mirroring(10), (2, 1, 5, 3)) == (5, 1, 8, 3)
+    x0, y0, x1, y1 = g.move_box(g.rotation(45, (1, 1)), (0, 0, 1, 1))
+    assert np.allclose([x1 - x0, y1 - y0], 2**0.5)
+    assert g.clip_box((-3, 1, 12, 9), (4, 10)) == (0, 1, 10, 4)
+
+
+def test_box_of_mask() -> None:
+    mask = np.zeros((4, 6), np.uint8)
+    assert g.box_of_mask(mask) == (0, 0, 0, 0)
+    mask[1, 2] = mask[3, 4] = 1
+    assert g.box_of_mask(mask) == (2, 1, 5, 4)
+
+
+def test_which_matrices_keep_boxes_and_which_map_back() -> None:
+    resize = g.resizing((4, 10), (8, 8))
+    assert g.is_axis_aligned(g.mirroring(8) @ resize) and not g.is_axis_aligned(g.rotation(1, (4, 10)))
+    assert g.is_resizing(resize, (4, 10), (8, 8))
+    for step in (g.mirroring(8), g.translation(1, 0), g.rotation(180, (8, 8)), g.scaling(1.1, 1)):
+        assert not g.is_resizing(step @ resize, (4, 10), (8, 8))
+
+
+@given(masks, sides, sides)
+def test_resized_masks_are_pillows(mask: np.ndarray, height: int, width: int) -> None:
+    expected = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+    assert np.array_equal(g.warp_mask(mask, g.resizing(mask.shape, (height, width)), (height, width)), expected)
+
+
+@given(masks)
+def test_exact_moves_of_masks(mask: np.ndarray) -> None:
+    height, width = mask.shape
+    assert np.array_equal(g.warp_mask(mask, np.eye(3), mask.shape), mask)
+    assert np.array_equal(g.warp_mask(mask, g.mirroring(width), mask.shape), mask[:, ::-1])
+    shifted = g.warp_mask(mask, g.translation(1, -1), mask.shape)
+    expected = np.zeros_like(mask)
+    expected[: height - 1, 1:] = mask[1:, : width - 1]
+    assert np.array_equal(shifted, expected)
+    half = g.warp_mask(mask, g.rotation(180, mask.shape), mask.shape)
+    assert np.array_equal(half, mask[::-1, ::-1])
+
+
+@pytest.mark.parametrize("matrix", [g.scaling(1.7, 0.6), g.translation(2.2, -3.4), g.mirroring(20.3)])
+def test_the_two_ways_to_warp_masks_agree(matrix: np.ndarray) -> None:
+    """The same map, by separable lookup and, made to look like a rotation, by OpenCV. No centre is near an edge."""
+    mask = np.random.default_rng(0).integers(0, 2, (20, 20)).astype(np.uint8)
+    tilted = matrix.copy()
+    tilted[0, 1] = 1e-8
+    assert np.array_equal(g.warp_mask(mask, matrix, (17, 23)), g.warp_mask(mask, tilted, (17, 23)))
+
+
+def test_images_and_points_move_alike() -> None:
+    """A white block about (12.5, 7.5) shows up where the matrix sends that point."""
+    image = np.zeros((20, 30, 3), np.uint8)
+    image[5:10, 10:15] = 255
+    matrix = g.rotation(20, (20, 30)) @ g.translation(1, 2)
+    warped = g.warp_image(image, matrix, (20, 30), (0, 0, 0))[..., 0] / 255.0
+    rows, columns = np.mgrid[:20, :30] + 0.5
+    centre = [(warped * columns).sum() / warped.sum(), (warped * rows).sum() / warped.sum()]
+    assert np.allclose(centre, g.move_points(matrix, np.array([[12.5, 7.5]]))[0], atol=0.05)
+    assert (g.warp_image(image, g.rotation(45, (20, 30)), (20, 30), (9, 8, 7))[0, 0] == (9, 8, 7)).all()

@@ -1,0 +1,195 @@
+"""Every kind of image file, made on the fly."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from refseg.datasets import images
+from refseg.datasets.images import decode_image, header_size, read_image
+from refseg.errors import DataError
+
+# 32 x 40, smooth, so that lossy formats stay close
+PIXELS = cv2.resize(
+    np.random.default_rng(0).integers(0, 256, (3, 4, 3), np.uint8), (40, 32), interpolation=cv2.INTER_CUBIC
+)
+PICTURE = Image.fromarray(PIXELS)
+
+
+def encoded(image: Image.Image, form: str, **kwargs: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **kwargs)
+    return buffer.getvalue()
+
+
+def opencv_encoded(array: np.ndarray, suffix: str) -> bytes:
+    return cv2.imencode(suffix, array)[1].tobytes()
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "WEBP"])
+def test_lossless_formats_are_read_exactly(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(encoded(PICTURE, form, **({"lossless": True} if form == "WEBP" else {})))
+    assert np.array_equal(read_image(str(path)), PIXELS)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_jpegs_look_as_pillow_shows_them(mode: str) -> None:
+    file = encoded(PICTURE.convert(mode), "JPEG", quality=95)
+    expected = np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
+    image = decode_image(file, "x.jpg")
+    assert image.shape == (32, 40, 3) and image.dtype == np.uint8
+    assert np.abs(image.astype(int) - expected).max() <= 2
+
+
+def test_grey_is_repeated_and_alpha_is_dropped() -> None:
+    """Alpha 0 hides a pixel in a viewer; its colour is still what the file says."""
+    grey = decode_image(encoded(PICTURE.convert("L"), "PNG"), "x")
+    assert np.array_equal(grey, np.repeat(np.asarray(PICTURE.convert("L"))[..., None], 3, 2))
+    transparent = PICTURE.copy()
+    transparent.putalpha(0)
+    assert np.array_equal(decode_image(encoded(transparent, "PNG"), "x"), PIXELS)
+    assert np.array_equal(decode_image(encoded(transparent, "TIFF"), "x"), PIXELS)
+
+
+@pytest.mark.parametrize("form", ["PNG", "GIF"])
+def test_palettes(form: str) -> None:
+    few = PICTURE.quantize(16)
+    assert np.array_equal(decode_image(encoded(few, form), "x"), np.asarray(few.convert("RGB")))
+    assert decode_image(encoded(few, form, transparency=3), "x").shape == (32, 40, 3)
+
+
+def test_the_first_frame_of_an_animation() -> None:
+    frames = [Image.new("P", (5, 4), color) for color in (0, 1)]
+    for frame in frames:
+        frame.putpalette([10, 20, 30, 200, 210, 220])
+    file = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert (decode_image(file, "x") == (10, 20, 30)).all()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_16_bits_are_scaled_not_clipped(suffix: str) -> None:
+    """256 k + 17 becomes k; clipping, as Pillow's own conversion does, would make nearly all of it 255."""
+    values = (np.arange(256, dtype=np.uint16) * 256 + 17).reshape(16, 16)
+    image = decode_image(opencv_encoded(values, suffix), "x")
+    assert np.array_equal(image, np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, 2))
+
+
+def test_16_bits_in_colour() -> None:
+    values = np.random.default_rng(0).integers(0, 65536, (8, 9, 3)).astype(np.uint16)
+    assert np.array_equal(decode_image(opencv_encoded(values, ".png"), "x"), (values >> 8)[..., ::-1])
+
+
+def test_floating_point_images_are_refused() -> None:
+    with pytest.raises(DataError, match=r"floating-point values.*x\.tiff"):
+        decode_image(opencv_encoded(np.zeros((4, 4), np.float32), ".tiff"), "x.tiff")
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP"])
+def test_a_single_pixel(form: str) -> None:
+    assert decode_image(encoded(Image.new("RGB", (1, 1), (255, 255, 255)), form), "x").tolist() == [[[255, 255, 255]]]
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"])
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.95])
+def test_truncated_files_are_detected(form: str, part: float, tmp_path: Path) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    file = encoded(noise, form)
+    path = tmp_path / "cut.img"
+    path.write_bytes(file[: int(len(file) * part)])
+    with pytest.raises(DataError, match=r"(truncated|corrupt).*cut\.img"):
+        read_image(str(path))
+
+
+def test_a_truncated_jpeg_is_detected_whatever_opencv_makes_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some versions of OpenCV fill the rest with grey and say nothing; they are not asked."""
+    monkeypatch.setattr(cv2, "imdecode", lambda *args: np.zeros((32, 40, 3), np.uint8))
+    file = encoded(PICTURE, "JPEG")
+    with pytest.raises(DataError, match="truncated"):
+        decode_image(file[:-2], "x")
+    assert not decode_image(file, "x").any(), "a whole file is decoded by OpenCV"
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_bytes_after_the_end_are_no_truncation(form: str) -> None:
+    """Cameras append previews and videos; Pillow then says whether the image itself is whole."""
+    file = encoded(PICTURE, form)
+    assert np.array_equal(decode_image(file + bytes(1000), "x"), decode_image(file, "x"))
+
+
+def test_what_is_no_image(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"not an image")
+    (tmp_path / "b.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"corrupt or of an unknown format: .*a\.png"):
+        read_image(str(tmp_path / "a.png"))
+    with pytest.raises(DataError, match=r"corrupt or of an unknown format: .*b\.png"):
+        read_image(str(tmp_path / "b.png"))
+    with pytest.raises(DataError, match=r"cannot be read: .*c\.png \(No such file"):
+        read_image(str(tmp_path / "c.png"))
+    with pytest.raises(DataError, match="cannot be read"):
+        read_image(str(tmp_path))
+
+
+def test_a_png_with_a_broken_stream() -> None:
+    file = bytearray(encoded(PICTURE, "PNG"))
+    file[file.index(b"IDAT") + 30] ^= 0xFF
+    with pytest.raises(DataError, match="truncated or corrupt"):
+        decode_image(bytes(file), "x")
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def test_decompression_bombs_are_refused_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=r"too large to decode: x \(20000 x 10000 pixels"):
+        decode_image(png_claiming(10000, 20000), "x")
+    monkeypatch.setattr(images, "MAX_PIXELS", 1000)  # the picture has 1280
+    for form in ("PNG", "JPEG", "GIF", "BMP"):
+        with pytest.raises(DataError, match=r"too large to decode: x \(32 x 40"):
+            decode_image(encoded(PICTURE, form), "x")
+
+
+def test_sizes_in_headers() -> None:
+    for kwargs in ({}, {"progressive": True}, {"exif": bytes(500), "icc_profile": bytes(3000)}):
+        assert header_size(encoded(PICTURE, "JPEG", **kwargs)) == (32, 40)
+    assert header_size(encoded(PICTURE, "PNG")) == (32, 40)
+    assert header_size(encoded(PICTURE, "BMP")) is None
+    assert header_size(b"\xff\xd8\xff") is None
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_exif_orientation(orientation: int, form: str, tmp_path: Path) -> None:
+    """Ignored for annotations of the stored size; applied for those of the transposed size, if it turns that way."""
+    exif = Image.Exif()
+    exif[images.EXIF_ORIENTATION] = orientation
+    path = tmp_path / "image"
+    path.write_bytes(encoded(PICTURE, form, exif=exif))
+    stored = np.asarray(Image.open(path).convert("RGB"))
+    assert np.array_equal(read_image(str(path)), stored)
+    assert np.array_equal(read_image(str(path), (32, 40)), stored)
+    if orientation >= 5:
+        turned = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
+        assert np.array_equal(read_image(str(path), (40, 32)), turned)
+    else:
+        with pytest.raises(DataError, match=r"has size \[32, 40\], its annotation says \[40, 32\]"):
+            read_image(str(path), (40, 32))
+
+
+def test_another_size_than_annotated_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(PICTURE, "PNG"))
+    with pytest.raises(DataError, match=r"a\.png has size \[32, 40\], .* says \[32, 41\] .*correct the size"):
+        read_image(str(path), (32, 41))

@@ -1,0 +1,160 @@
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refseg.datasets.image_keys import image_key
+from refseg.datasets.selection import (
+    deal,
+    expressions_of,
+    image_keys,
+    in_splits,
+    of_categories,
+    of_other_images,
+    shipped_categories,
+    split_matches,
+)
+from refseg.datasets.store import RecordStore, from_annotations
+from refseg.errors import ConfigError, DataError
+from refseg.records import Annotations, Expression, Instance, Record
+
+BOX = [[0.0, 0, 2, 0, 2, 2]]
+
+
+def store_of(*images: list[Expression], categories: tuple[str | None, ...] = ("cat", "dog", None)) -> RecordStore:
+    """Each image has one instance of each category."""
+    instances = [Instance(str(i), BOX, category) for i, category in enumerate(categories)]
+    return from_annotations(
+        Annotations([Record(str(i), f"{i}.png", (4, 4), instances, list(e)) for i, e in enumerate(images)])
+    )
+
+
+def expression(name: str, *referents: int, split: str = "train", of: str = "") -> Expression:
+    return Expression(name, name, referents, split, of or name)
+
+
+@pytest.mark.parametrize(
+    ("asked", "matching"),
+    [
+        ("train", {"train"}),
+        ("val", {"val"}),
+        ("testA", {"testA", "testAB", "testAC"}),
+        ("testB", {"testB", "testAB", "testBC"}),
+        ("testC", {"testC", "testBC", "testAC"}),
+        ("testAB", {"testAB"}),
+        ("test", {"test", "testA", "testB", "testC", "testAB", "testBC", "testAC"}),
+    ],
+)
+def test_splits_as_refer_selects_them(asked: str, matching: set[str]) -> None:
+    """The rule of REFER's getRefIds: testA/B/C by letter, "test" all test splits, the rest by equality."""
+    tags = ["train", "val", "test", "testA", "testB", "testC", "testAB", "testBC", "testAC", None]
+    assert {tag for tag in tags if split_matches(asked, tag)} == matching
+
+
+def test_expressions_of_splits() -> None:
+    store = store_of([expression("a"), expression("b", split="testAB"), expression("c", split="testB")])
+    assert in_splits(store, None).tolist() == [True] * 3
+    assert in_splits(store, "testA").tolist() == [False, True, False]
+    assert in_splits(store, ["train", "testB"]).tolist() == [True] * 3
+    with pytest.raises(DataError, match=r"no expression has split 'val' \(found: testAB, testB, train\)"):
+        in_splits(store, ["train", "val"])
+
+
+def test_a_split_named_test_is_that_one() -> None:
+    """RefShapes has test, testA and testB; RefCOCO has testA and testB only."""
+    store = store_of([expression("a", split="test"), expression("b", split="testA")])
+    assert in_splits(store, "test").tolist() == [True, False]
+    store = store_of([expression("a", split="testA"), expression("b", split="testB"), expression("c")])
+    assert in_splits(store, "test").tolist() == [True, True, False]
+
+
+def test_categories_ask_all_referents() -> None:
+    store = store_of(
+        [expression("cat", 0), expression("dog", 1), expression("both", 0, 1), expression("none")],
+        [expression("nameless", 2), expression("cat2", 0)],
+    )
+    assert of_categories(store, ["cat"]).tolist() == [True, False, False, False, False, True]
+    assert of_categories(store, ["cat", "dog"]).tolist() == [True, True, True, False, False, True]
+    assert of_categories(store, "unseen").tolist() == of_categories(store, ["cat", "dog"]).tolist()
+    with pytest.raises(DataError, match=r"no instance has one of the categories bird .*categories here: cat, dog"):
+        of_categories(store, ["bird"])
+    with pytest.raises(ConfigError, match="'seen', 'unseen' or a list"):
+        of_categories(store, "novel")
+
+
+def test_the_shipped_split_of_coco_is_48_and_17() -> None:
+    seen, unseen = set(shipped_categories("seen")), set(shipped_categories("unseen"))
+    assert (len(seen), len(unseen), len(seen & unseen)) == (48, 17, 0)
+
+
+def test_image_keys_find_coco_images_whatever_the_folder() -> None:
+    """COCO's ids are one numbering over its releases; other files are told by name and size."""
+    size = (4, 6)
+    same = ["COCO_train2014_000000000123.jpg", "x/COCO_val2014_000000000123.jpg", "000000000123.jpg"]
+    assert {image_key(path, size) for path in same} == {"coco:123"}
+    assert image_key("a/12.jpg", size) == "12.jpg:4x6" != image_key("a/12.jpg", (6, 4))
+
+
+def test_images_of_an_evaluation_split_are_left_out() -> None:
+    """Image 1 is in val, so that its training expression c goes; image 0 stays."""
+    store = store_of([expression("a"), expression("b")], [expression("c"), expression("d", split="val")])
+    keys = image_keys(store, in_splits(store, "val"))
+    assert keys == {"1.png:4x4"}
+    assert of_other_images(store, keys).tolist() == [True, True, False, False]
+
+
+def everything(store: RecordStore, sentences: str, per_image: int | None, epoch: int) -> list[list[int]]:
+    items = deal(store, np.ones(store.num_expressions, bool), sentences, per_image)
+    objects = store.object_of_expression
+    return [expressions_of(items, i, objects, sentences, seed=3, epoch=epoch).tolist() for i in range(len(items))]
+
+
+def test_protocols_by_hand() -> None:
+    """Image 0: object p with 3 sentences, q with 1. Image 1: object p (another one) with 2.
+
+    LAVT: an item per object, 3. ReLA: an item per sentence, 6. In pairs: image 0 has 2 items, image 1 has 1.
+    """
+    store = store_of(
+        [expression(f"p{i}", of="p") for i in range(3)] + [expression("q")],
+        [expression(f"r{i}", of="p") for i in range(2)],
+    )
+    lavt = everything(store, "one_per_object", 1, epoch=0)
+    assert len(lavt) == 3 and all(len(item) == 1 for item in lavt)
+    assert sorted(everything(store, "all", 1, epoch=0)) == [[i] for i in range(6)]
+    assert [len(item) for item in everything(store, "all", 2, epoch=0)] == [2, 2, 2]
+    assert everything(store, "all", None, epoch=0) == [[0, 1, 2, 3], [4, 5]]
+    drawn = [tuple(map(tuple, everything(store, "one_per_object", None, epoch=epoch))) for epoch in range(40)]
+    assert {first for first, _ in drawn} == {(0, 3), (1, 3), (2, 3)}, "a sentence of p, anew in each epoch"
+    assert drawn == [tuple(map(tuple, everything(store, "one_per_object", None, epoch=e))) for e in range(40)]
+
+
+@given(
+    st.lists(st.lists(st.sampled_from("pqr"), min_size=1, max_size=7), min_size=1, max_size=4),
+    st.sampled_from(["all", "one_per_object"]),
+    st.none() | st.integers(1, 4),
+    st.integers(0, 5),
+)
+def test_an_epoch_takes_everything_once(images: list, sentences: str, per_image: int | None, epoch: int) -> None:
+    """Every expression, or one of every object, exactly once; items of one image; none larger than asked."""
+    store = store_of(
+        *[[expression(f"{i}{k}", of=name) for k, name in enumerate(names)] for i, names in enumerate(images)]
+    )
+    items = everything(store, sentences, per_image, epoch)
+    taken = Counter(index for item in items for index in item)
+    assert set(taken.values()) == {1}
+    objects, image_of = store.object_of_expression, store.image_of_expression
+    if sentences == "all":
+        assert len(taken) == store.num_expressions
+    else:
+        assert sorted(objects[list(taken)]) == sorted(set(objects))
+    assert all(len(set(image_of[item])) == 1 and 0 < len(item) <= (per_image or 99) for item in items)
+
+
+def test_the_shipped_split_names_its_source() -> None:
+    from refseg.datasets import selection
+
+    content = json.loads((selection.Path(selection.__file__).parent / "coco_seen_unseen.json").read_text())
+    assert "Bansal" in content["source"]

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from refseg.datasets.collate import collate_samples
+from refseg.datasets.masks import decode
+from refseg.datasets.transforms import (
+    DropArticles,
+    LoadImage,
+    LoadText,
+    PackSample,
+    Photometric,
+    RandomCrop,
+    RandomFlip,
+    RandomRotate,
+    Resize,
+    ScaleJitter,
+    TextDrop,
+    TransformState,
+)
+from refseg.errors import ConfigError
+from refseg.records import Expression, Instance, Record
+
+OVERLAPPING = [[2, 2, 10, 2, 10, 10, 2, 10], [5, 5, 15, 5, 15, 15, 5, 15]]  # 139 pixels, 114 of them covered once
+MakeState = Callable[..., TransformState]
+
+
+def blank(height: int, width: int) -> np.ndarray:
+    return np.zeros((height, width, 3), np.uint8)
+
+
+def packed(state: TransformState, **kwargs: object):
+    state.token_ids = [[1]] * len(state.expressions)
+    return PackSample(**kwargs)(state)
+
+
+def test_planes_masks_relation_and_boxes(state_of: MakeState) -> None:
+    """A 4 x 6 image to 8 x 12. The annotated box x 1, y 1, 2 x 2 becomes 2, 2, 6, 6; the other has none, and its mask
+    at x 3..5, y 0..1 covers 6, 0, 10, 2. The third instance is not referred to."""
+    shapes = [[[1, 1, 3, 1, 3, 3, 1, 3]], [[3, 0, 5, 0, 5, 1, 3, 1]], [[0, 0, 1, 0, 1, 1]]]
+    image = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    state = state_of(image, shapes, [("a", (1,)), ("b", ()), ("c", (0, 1))], boxes=[(1, 1, 2, 2), None, None])
+    assert np.array_equal(packed(state).image.numpy(), image.transpose(2, 0, 1))
+    sample = packed(Resize(size=(8, 12))(state))
+    assert sample.instance_masks.dtype == torch.bool and sample.instance_masks.sum((1, 2)).tolist() == [16, 8]
+    assert sample.instance_boxes.dtype == torch.float32
+    assert sample.instance_boxes.tolist() == [[2, 2, 6, 6], [6, 0, 10, 2]]
+    assert sample.referents.tolist() == [[False, True], [False, False], [True, True]]
+    assert sample.meta.content_size == (8, 12) and sample.meta.original_size == (4, 6)
+
+
+def test_nothing_referred_to(state_of: MakeState) -> None:
+    sample = packed(state_of(blank(4, 6), [], [("none", ())]), with_ground_truth=True)
+    assert sample.instance_masks.shape == (0, 4, 6) and sample.instance_boxes.shape == (0, 4)
+    assert sample.referents.shape == (1, 0)
+    assert sample.ground_truth.instance_boxes == [] and sample.ground_truth.referents == [()]
+    batch = collate_samples([sample, sample])["batch"]
+    assert [boxes.shape for boxes in batch.instance_boxes] == [(0, 4), (0, 4)] and batch.no_target().all()
+
+
+def test_boxes_are_cut_with_the_image(state_of: MakeState) -> None:
+    """The left 10 of 20 columns of a box at x 4..16: 4..10. One that lies outside falls back on the mask's box."""
+    shape = [[4, 2, 16, 2, 16, 6, 4, 6]]
+    state = state_of(blank(10, 20), [shape, shape], [("a", (0,)), ("b", (1,))], boxes=[(4, 2, 12, 4), (15, 2, 1, 4)])
+    state.move(state.image[:, :10], np.eye(3))
+    assert packed(state).instance_boxes.tolist() == [[4, 2, 10, 6], [4, 2, 10, 6]]
+
+
+def test_ground_truth(state_of: MakeState) -> None:
+    """At the original size, whatever the input's; the box as annotated, or the mask's: x, y, width, height."""
+    shapes = [[[1, 1, 3, 1, 3, 3, 1, 3]], [[3, 0, 5, 0, 5, 1, 3, 1]]]
+    state = state_of(blank(4, 6), shapes, [("a", (1,)), ("c", (0, 1))], boxes=[(1.5, 1, 1, 2), None])
+    truth = packed(Resize(size=(3, 3))(state), with_ground_truth=True).ground_truth
+    assert [decode(rle).sum() for rle in truth.instance_rles] == [4, 2]
+    assert truth.referents == [(1,), (0, 1)]
+    assert truth.instance_boxes == [(1.5, 1, 1, 2), (3, 0, 2, 1)]
+
+
+def test_overlap_is_that_of_input_and_ground_truth(state_of: MakeState) -> None:
+    for overlap, area in (("union", 139), ("exclude", 114)):
+        sample = packed(state_of(blank(20, 20), [OVERLAPPING], [("a", (0,))]), overlap=overlap, with_ground_truth=True)
+        assert sample.instance_masks.sum() == decode(sample.ground_truth.instance_rles[0]).sum() == area
+
+
+def test_masks_like_lavts(state_of: MakeState) -> None:
+    """Drawn at the original size, pixels covered twice dropped, resized by Pillow: bit for bit."""
+    shape = [[3.3, 7.1, 90.2, 20.8, 70.7, 88.1, 20.5, 60.9], [50, 40, 120, 50, 100, 95, 55.5, 90]]
+    state = Resize(size=(96, 96), antialias=True)(state_of(blank(107, 128), [shape], [("a", (0,))]))
+    mask = packed(state, overlap="exclude", masks_at="original").instance_masks[0].numpy()
+    decoded = coco_mask.decode(coco_mask.frPyObjects(shape, 107, 128)).sum(2)
+    expected = Image.fromarray((decoded == 1).astype(np.uint8)).resize((96, 96), Image.Resampling.NEAREST)
+    assert (decoded == 2).any() and np.array_equal(mask, np.asarray(expected).astype(bool))
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        RandomCrop(size=(2, 2), chance=0.0),
+        RandomFlip(chance=0.0),
+        RandomRotate(degrees=(0, 0), chance=0.0),
+        ScaleJitter(size=(4, 6), scale=(1, 1)),
+    ],
+)
+def test_ground_truth_refuses_augmented_geometry_at_the_first_sample(transform: object, state_of: MakeState) -> None:
+    """Even where this sample happened to stay as it was."""
+    state = transform(state_of(blank(4, 6), [], [("a", ())]))
+    with pytest.raises(ConfigError, match=f"cannot follow {type(transform).__name__}.*Resize excepted"):
+        packed(state, with_ground_truth=True)
+
+
+def test_wrong_pipelines_and_arguments(state_of: MakeState) -> None:
+    with pytest.raises(ConfigError, match="needs LoadText before PackSample"):
+        PackSample()(state_of(blank(4, 6), [], [("a", ())]))
+    state = state_of(blank(4, 6), [], [("left", ())])
+    state.token_ids = [[1]]
+    for transform in (RandomFlip(chance=1), TextDrop(chance=1, rate=1), DropArticles()):
+        with pytest.raises(ConfigError, match=f"{type(transform).__name__} changes texts: put it before LoadText"):
+            transform(state)
+    state.image = None
+    with pytest.raises(ConfigError, match="needs LoadImage"):
+        Resize(size=(4, 4))(state)
+    with pytest.raises(ValueError, match=r"PackSample\.overlap"):
+        PackSample(overlap="both")
+    with pytest.raises(ValueError, match=r"PackSample\.masks_at"):
+        PackSample(masks_at="output")
+
+
+@pytest.mark.parametrize("masks_at", ["input", "original"])
+def test_one_pixel_through_everything(masks_at: str, tmp_path: Path) -> None:
+    Image.new("RGB", (1, 1), (10, 20, 30)).save(tmp_path / "dot.png")
+    (tmp_path / "words.txt").write_text("left dot")
+    instance = Instance("0", [[0, 0, 1, 0, 1, 1, 0, 1]], None, (0, 0, 1, 1))
+    expressions = [Expression("0", "the left dot", (0,)), Expression("1", "nothing", ())]
+    record = Record("dot", str(tmp_path / "dot.png"), (1, 1), [instance], expressions)
+    transforms = [
+        LoadImage(),
+        Photometric(brightness=0.1, contrast=0.1, saturation=0.1, hue=0.1),
+        RandomRotate(degrees=(-15, 15)),
+        RandomCrop(fraction=(0.1, 0.9)),
+        RandomFlip(chance=1),
+        ScaleJitter(size=(5, 5)),
+        Resize(size=(4, 4)),
+        DropArticles(),
+        TextDrop(chance=1, rate=0.5),
+        LoadText(tokenizer=dict(word_list=str(tmp_path / "words.txt"))),
+        PackSample(masks_at=masks_at),
+    ]
+    for seed in range(10):
+        state = TransformState(record, list(expressions), np.random.default_rng(seed))
+        for transform in transforms:
+            state = transform(state)
+        assert state.image.shape == (3, 4, 4) and state.instance_masks.shape == (1, 4, 4)
+        assert state.instance_masks.any() and state.referents.tolist() == [[True], [False]]
+        assert "right" in state.meta.texts[0]

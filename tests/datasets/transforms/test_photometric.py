@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pytest
+
+from refseg.datasets.transforms import Photometric, TransformState
+from refseg.datasets.transforms.photometric import saturate, shift_hue, tone_table
+
+NOISE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+
+
+def test_tones_by_hand() -> None:
+    """Brightness 1.5: 100 -> 150, 200 -> 300, clipped. Contrast 0.5 about a mean of 100: 60 -> 80, 180 -> 140."""
+    assert tone_table(1.0, 1.0, 128.0).tolist() == list(range(256))
+    assert tone_table(1.5, 1.0, 100.0)[[100, 200]].tolist() == [150, 255]
+    assert tone_table(1.0, 0.5, 100.0)[[60, 180]].tolist() == [80, 140]
+    assert tone_table(2.0, 0.0, 60.0)[[0, 255]].tolist() == [120, 120]
+
+
+def test_saturation() -> None:
+    grey = cv2.cvtColor(NOISE, cv2.COLOR_RGB2GRAY)
+    assert np.array_equal(saturate(NOISE, 1.0), NOISE)
+    assert np.abs(saturate(NOISE, 0.0).astype(int) - grey[..., None]).max() <= 1
+    less = saturate(NOISE, 0.8)
+    assert np.abs(cv2.cvtColor(less, cv2.COLOR_RGB2GRAY).astype(int) - grey).max() <= 2
+
+
+def test_hue() -> None:
+    """A third of the circle makes red green."""
+    red = np.full((1, 1, 3), (200, 0, 0), np.uint8)
+    assert shift_hue(red, 1 / 3).tolist() == [[[0, 200, 0]]]
+    assert shift_hue(red, -1 / 3).tolist() == [[[0, 0, 200]]]
+
+
+def test_colours_stay_what_they_are_called(state_of: Callable[..., TransformState]) -> None:
+    """With the default hue the largest channel of a pure colour stays the largest."""
+    image = np.array([[[200, 30, 30], [30, 200, 30], [30, 30, 200]]], np.uint8)
+    transform = Photometric(brightness=0.4, contrast=0.4, saturation=0.4)
+    for seed in range(30):
+        changed = transform(state_of(image, seed=seed)).image
+        assert changed.dtype == np.uint8 and changed[0].argmax(-1).tolist() == [0, 1, 2]
+    assert image[0, 0, 0] == 200, "not changed in place"
+
+
+def test_chance_and_nothing_to_do(state_of: Callable[..., TransformState]) -> None:
+    nothing = Photometric(brightness=0, contrast=0, saturation=0)
+    assert nothing(state_of(NOISE)).image is NOISE
+    strong = Photometric(brightness=0.5, contrast=0.5, saturation=0.5, chance=0.25)
+    changed = sum(strong(state_of(NOISE, seed=seed)).image is not NOISE for seed in range(200))
+    assert 30 < changed < 70
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(ValueError, match=r"Photometric\.contrast"):
+        Photometric(brightness=0, contrast=1.5, saturation=0)
+    with pytest.raises(ValueError, match=r"Photometric\.hue"):
+        Photometric(brightness=0, contrast=0, saturation=0, hue=0.6)

@@ -1,0 +1,160 @@
+"""No augmentation turns an expression with referents into one without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from refseg.datasets.transforms import (
+    PackSample,
+    RandomCrop,
+    RandomFlip,
+    RandomRotate,
+    Resize,
+    ScaleJitter,
+    TransformState,
+)
+from refseg.datasets.transforms.crop import choose_window
+from refseg.datasets.transforms.referents import all_keep_a_referent, instance_mask
+from refseg.records import Expression, Instance, Record
+
+HEIGHT, WIDTH = 40, 60
+
+
+def square(x: float, y: float, side: float) -> list[list[float]]:
+    return [[x, y, x + side, y, x + side, y + side, x, y + side]]
+
+
+squares = st.builds(
+    square, st.integers(0, WIDTH * 8).map(lambda v: v / 8), st.integers(0, HEIGHT * 8).map(lambda v: v / 8),
+    st.sampled_from([0.2, 1.0, 3.5, 12.0]),
+)  # fmt: skip
+augmentations = st.lists(
+    st.sampled_from(
+        [
+            RandomCrop(fraction=(0.05, 0.6)),
+            RandomCrop(size=(9, 9), min_visible=0.0),
+            ScaleJitter(size=(20, 20), scale=(0.1, 3.0)),
+            RandomRotate(degrees=(-180, 180)),
+            RandomFlip(),
+            Resize(size=(7, 7)),
+        ]
+    ),
+    max_size=4,
+)
+
+
+@given(st.lists(squares, min_size=1, max_size=5), augmentations, st.integers(0, 2**32), st.data())
+@settings(deadline=None, max_examples=150)
+def test_every_expression_keeps_a_visible_referent(shapes: list, chain: list, seed: int, data: st.DataObject) -> None:
+    indices = st.sets(st.integers(0, len(shapes) - 1)).map(lambda chosen: tuple(sorted(chosen)))
+    referents = data.draw(st.lists(indices, min_size=1, max_size=4))
+    expressions = [Expression(str(i), "x", indices) for i, indices in enumerate(referents)]
+    record = Record("i", "i.png", (HEIGHT, WIDTH), [Instance(str(i), s) for i, s in enumerate(shapes)], expressions)
+    image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    state = TransformState(record, list(expressions), np.random.default_rng(seed), image=image)
+    for transform in chain:
+        state = transform(state)
+    state.token_ids = [[1]] * len(expressions)
+    sample = PackSample()(state)
+    seen = sample.instance_masks.flatten(1).any(1)
+    assert seen.all(), "instances out of sight are left out"
+    assert sample.referents.any(1).tolist() == [bool(indices) for indices in referents]
+
+
+def test_enough_of_a_referent() -> None:
+    """Of 10 pixels 5 are half; one expression may live on its second referent; one without referents asks nothing."""
+    expressions = [Expression("a", "", (0,)), Expression("b", "", (0, 1)), Expression("c", "", ())]
+    assert all_keep_a_referent(expressions, {0: 10, 1: 10}, {0: 5, 1: 0}, 0.5)
+    assert not all_keep_a_referent(expressions, {0: 10, 1: 10}, {0: 4, 1: 10}, 0.5)
+    assert all_keep_a_referent(expressions[1:], {0: 10, 1: 10}, {0: 4, 1: 10}, 0.5)
+    assert not all_keep_a_referent(expressions[:1], {0: 10}, {0: 0}, 0.0), "not even at min_visible 0"
+    assert all_keep_a_referent(expressions[:1], {0: 0}, {0: 0}, 0.5), "an annotation without area has nothing to lose"
+
+
+def test_a_window_is_found_even_where_chance_finds_none() -> None:
+    """One pixel of a 100 x 100 image at (70, 3), windows of 5 x 5: hit by 1 place in 371 or so."""
+    mask = np.zeros((100, 100), np.uint8)
+    mask[70, 3] = 1
+    for seed in range(20):
+        top, left = choose_window(
+            np.random.default_rng(seed), size=(100, 100), window=(5, 5), masks={0: mask},
+            expressions=[Expression("a", "", (0,))], min_visible=0.5, tries=2,
+        )  # fmt: skip
+        assert top <= 70 < top + 5 and left <= 3 < left + 5
+
+
+def test_referents_too_far_apart_leave_the_sample_whole(state_of: Callable[..., TransformState]) -> None:
+    """Two expressions whose squares no 10 x 10 window shows together."""
+    image = np.zeros((40, 60, 3), np.uint8)
+    shapes, expressions = [square(0, 0, 5), square(50, 30, 5)], [("a", (0,)), ("b", (1,))]
+    state = RandomCrop(size=(10, 10))(state_of(image, shapes, expressions))
+    assert state.size == (40, 60)
+    state = ScaleJitter(size=(30, 30), scale=(3, 3))(state_of(image, shapes, expressions))
+    assert state.size == (20, 30), "fitted into 30 x 30 instead"
+    one_of_two = RandomCrop(size=(10, 10))(state_of(image, shapes, [("either", (0, 1))]))
+    assert one_of_two.size in ((10, 10), (40, 60))
+
+
+def test_a_turn_that_shows_no_referent_is_not_made(state_of: Callable[..., TransformState]) -> None:
+    """A quarter turn of a 10 x 60 image shows its middle 10 columns only, in which the square at x = 2 is not."""
+    turn = RandomRotate(degrees=(90, 90))
+    state = turn(state_of(np.zeros((10, 60, 3), np.uint8), [square(2, 2, 4)], [("a", (0,))]))
+    assert np.array_equal(state.matrix, np.eye(3)) and not state.frames
+    state = turn(state_of(np.zeros((10, 60, 3), np.uint8), [square(28, 2, 4)], [("a", (0,))]))
+    assert not np.array_equal(state.matrix, np.eye(3)) and len(state.frames) == 1
+
+
+def test_cut_away_instances_leave_the_sample(state_of: Callable[..., TransformState]) -> None:
+    """A crop of the left half: "both" keeps the left square, and the right one is no instance of the sample."""
+    state = state_of(np.zeros((10, 20, 3), np.uint8), [square(1, 1, 4), square(14, 2, 4)], [("both", (0, 1)), ("", ())])
+    from refseg.datasets.geometry import translation
+
+    state.move(state.image[:, :10], translation(0, 0))
+    state.token_ids = [[1], [1]]
+    sample = PackSample()(state)
+    assert sample.instance_masks.sum((1, 2)).tolist() == [16]
+    assert sample.referents.tolist() == [[True], [False]]
+
+
+def test_the_last_referent_stays_as_one_pixel(state_of: Callable[..., TransformState]) -> None:
+    """Of a square at x 14..18 the left half shows nothing: the nearest pixel is in column 9, and row 4 holds y = 4."""
+    from refseg.datasets.geometry import translation
+
+    state = state_of(np.zeros((10, 20, 3), np.uint8), [square(14, 2, 4)], [("it", (0,))])
+    state.move(state.image[:, :10], translation(0, 0))
+    state.token_ids = [[1]]
+    mask = PackSample()(state).instance_masks[0]
+    assert mask.nonzero().tolist() == [[4, 9]]
+
+
+def test_specks_get_a_pixel() -> None:
+    """0.2 pixels about (3.1, 5.1) cover no centre; an annotation without area stays empty; out of sight is empty."""
+    speck, nothing = Instance("a", square(3, 5, 0.2)), Instance("b", [])
+    assert instance_mask(speck, (8, 8), np.eye(3), (8, 8)).nonzero() == (np.array([5]), np.array([3]))
+    assert not instance_mask(nothing, (8, 8), np.eye(3), (8, 8), must_show=True).any()
+    assert not instance_mask(speck, (8, 8), np.eye(3), (5, 8)).any()
+    assert instance_mask(speck, (8, 8), np.eye(3), (5, 8), must_show=True).nonzero() == (np.array([4]), np.array([3]))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: RandomCrop(), "either size or fraction"),
+        (lambda: RandomCrop(size=(4, 4), fraction=(0.5, 1)), "either size or fraction"),
+        (lambda: RandomCrop(fraction=(0.0, 1)), "fraction must be"),
+        (lambda: RandomCrop(size=(4, 4), chance=2), r"RandomCrop\.chance must lie between 0 and 1"),
+        (lambda: RandomCrop(size=(4, 4), tries=0), r"RandomCrop\.tries must be at least 1"),
+        (lambda: RandomRotate(degrees=(5, -5)), "degrees must be"),
+        (lambda: ScaleJitter(size=(4, 4), scale=(2, 1)), "scale must be"),
+        (lambda: ScaleJitter(size=(0, 4)), "size must be"),
+        (lambda: RandomFlip(chance=-1), "chance must lie"),
+    ],
+)
+def test_bad_arguments(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
