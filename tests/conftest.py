@@ -40,7 +40,7 @@ def tiny_options(refshapes_tiny: Path) -> dict:
         "default_hooks.logger.interval": 1,
         "env_cfg.mp_cfg.mp_start_method": "fork",
         "visualizer": {"type": "Visualizer", "vis_backends": [{"type": "LocalVisBackend"}], "_delete_": True},
-        "train_dataloader.dataset.expressions_per_image": 2,
+        "train_dataloader.dataset.expressions_per_image": 6,
     }
     for split in ("train", "val", "test"):
         options |= {

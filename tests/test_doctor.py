@@ -116,8 +116,10 @@ class TestChecks:
         missing = checks.check_data("data", [], exists=False)
         assert [one.status for one in missing] == [WARN, WARN]
         assert missing[0].remedy == "refseg data refshapes --preset mini --out data/refshapes_mini"
-        found = checks.check_data("/d", ["refcoco", "refshapes_mini"], exists=True)
+        assert missing[1].remedy == "refseg data layout"
+        found = checks.check_data("/d", ["grefcoco", "images", "mine", "refcoco", "refshapes_mini"], exists=True)
         assert [one.status for one in found] == [OK, OK]
+        assert found[1].text.startswith("refcoco, grefcoco in /d ")
 
     def test_no_configs(self) -> None:
         assert checks.check_configs("/c", 0).status == FAIL

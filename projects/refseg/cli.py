@@ -79,16 +79,15 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _data_arguments(parser: argparse.ArgumentParser) -> None:
-    from refseg.datasets.refshapes import cli as refshapes
+    from refseg.datasets.commands import cli
 
-    what = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
-    refshapes.add_arguments(what.add_parser("refshapes", help="generate the RefShapes benchmark"))
+    cli.add_arguments(parser)
 
 
 def _data(args: argparse.Namespace) -> int:
-    from refseg.datasets.refshapes import cli as refshapes
+    from refseg.datasets.commands import cli
 
-    return refshapes.main(args) or 0
+    return cli.main(args)
 
 
 def _quickstart_arguments(parser: argparse.ArgumentParser) -> None:
@@ -131,7 +130,7 @@ def _benchmark(args: argparse.Namespace) -> int:
 VERBS = {
     "train": ("train a config", _train_arguments, _train),
     "test": ("evaluate a checkpoint", _test_arguments, _test),
-    "data": ("make data", _data_arguments, _data),
+    "data": ("find, check, browse, convert and generate data", _data_arguments, _data),
     "quickstart": (
         "generate RefShapes, train a small model, evaluate, write a report",
         _quickstart_arguments,

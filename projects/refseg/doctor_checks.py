@@ -191,9 +191,12 @@ def check_disk(free: float, where: str) -> Finding:
 
 
 def check_data(root: str, found: Sequence[str], exists: bool) -> list[Finding]:
-    """RefShapes is made by a command; the other data sets are found or not, which is no problem of the installation."""
+    """RefShapes is made by a command; the known data sets are found by their folders, or not, which is no problem of
+    the installation."""
+    from refseg.datasets.catalogue import SETS
+
     generated = [name for name in found if name.startswith("refshapes")]
-    others = [name for name in found if not name.startswith("refshapes")]
+    known = [name for name in dict.fromkeys(one.folder for one in SETS.values()) if name in found]
     findings = []
     if generated:
         findings.append(Finding("data: RefShapes", OK, f"{', '.join(generated)} in {root}"))
@@ -201,10 +204,11 @@ def check_data(root: str, found: Sequence[str], exists: bool) -> list[Finding]:
         where = "is empty of it" if exists else "does not exist"
         make = f"refseg data refshapes --preset mini --out {root}/refshapes_mini"
         findings.append(Finding("data: RefShapes", WARN, f"{root} {where}", make))
-    if others:
-        findings.append(Finding("data: others", OK, f"{', '.join(others)} in {root}"))
+    if known:
+        text = f"{', '.join(known)} in {root} (`refseg data check` looks into them)"
+        findings.append(Finding("data: others", OK, text))
     else:
-        findings.append(Finding("data: others", WARN, f"none in {root}", "see data/README.md"))
+        findings.append(Finding("data: others", WARN, f"none in {root}", "refseg data layout"))
     return findings
 
 

@@ -38,6 +38,19 @@ def test_converted_once_then_mapped(tmp_path: Path, reads: list[str]) -> None:
     assert second.record(0).expressions == first.record(0).expressions
 
 
+def test_one_cache_for_one_file_however_it_is_named(
+    tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = write_refer(tmp_path / "data", [ref(1, 1)])
+    open_annotations(**files)
+    monkeypatch.chdir(tmp_path)
+    named = {**files, "refs": "data/refs(unc).p", "instances": "data/instances.json"}
+    open_annotations(**named)
+    monkeypatch.setenv("REFSEG_DATA", str(tmp_path / "data"))
+    open_annotations(**named)
+    assert len(reads) == 1
+
+
 @pytest.mark.parametrize("which", ["refs", "instances"])
 def test_made_again_when_a_source_changes(tmp_path: Path, reads: list[str], which: str) -> None:
     files = write_refer(tmp_path, [ref(1, 1)])

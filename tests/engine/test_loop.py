@@ -81,7 +81,7 @@ def test_either_epochs_or_iterations(tmp_path: Path, tiny_options: dict) -> None
 def test_checkpoints_load_with_weights_only_and_say_their_data(whole: Path) -> None:
     content = torch.load(whole / "iter_12.pth", weights_only=True)
     assert content["meta"]["iter"] == 12
-    assert content["meta"]["dataset_meta"]["expressions_per_image"] == 2
+    assert content["meta"]["dataset_meta"]["expressions_per_image"] == 6
 
 
 def test_a_config_inside_a_checkpoint_is_not_run(whole: Path, tmp_path: Path, tiny_options: dict) -> None:

@@ -16,8 +16,8 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from refseg.apis.runner import RunOptions, build_runner, load_config, load_weights
-from refseg.datasets.refshapes import generate
 from refseg.datasets.images import read_image
+from refseg.datasets.refshapes import generate
 from refseg.evaluation.functions import ExpressionRow, summarise, summarise_by
 from refseg.evaluation.metrics import merged_target, score_image
 from refseg.files import write_atomically

@@ -54,8 +54,8 @@ def check_arguments(format: str, arguments: dict[str, Any]) -> None:
 
 
 def _cache_name(format: str, arguments: dict[str, Any], files: list[Path]) -> str:
-    identity = [VERSION, format, sorted((key, str(value)) for key, value in arguments.items())]
-    identity += [str(file.resolve()) for file in files]
+    others = sorted((key, str(value)) for key, value in arguments.items() if key not in READERS[format].files)
+    identity = [VERSION, format, others, [str(file.resolve()) for file in files]]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
     return f"{files[0].parent.name}-{files[0].stem}-{digest}.columns"
 
@@ -84,7 +84,7 @@ def _from_folder(folder: Path, name: str, files: list[Path], read: Callable, arg
         with FileLock(f"{place}.lock", timeout=LOCK_SECONDS):
             store = _fresh(place, files)  # another process may have made it meanwhile
             if store is None:
-                logger.warning("converting %s: once, about 10 s for a set of RefCOCO's size", files[0])
+                logger.warning("converting %s (once)", files[0])
                 stamps = [_stamp(file) for file in files]
                 _convert(read, arguments, sources=stamps).save(place)
                 store = open_store(place)

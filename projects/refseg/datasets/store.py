@@ -20,11 +20,16 @@ from typing import Any
 import numpy as np
 
 from refseg.datasets.image_keys import image_key
+from refseg.files import open_to_replace
 from refseg.records import Annotations, Expression, Instance, Problem, Record, Segmentation
 
 MAGIC = b"refseg columns 1\n"
 _ALIGN = 64
 _POLYGONS, _RLE, _PATH = range(3)
+_TEXTS = (
+    "image_id", "image_path", "image_key", "instance_id", "instance_bytes", "expression_id", "object_id", "text",
+    "sent", "tags",
+)  # fmt: skip
 
 
 class Strings:
@@ -41,7 +46,7 @@ class Strings:
         return self.blob[self.starts[index] : self.starts[index + 1]].tobytes()
 
     def __getitem__(self, index: int) -> str:
-        return self.raw(index).decode()
+        return self.raw(index).decode("utf-8", "surrogatepass")
 
 
 @dataclass
@@ -66,7 +71,7 @@ class _Rows:
 
 
 class RecordStore:
-    """Records, one per image, built when asked for. Use `from_annotations` or `open`."""
+    """Records, one per image, built when asked for. Made by `from_annotations` or `open_store`."""
 
     def __init__(self, arrays: dict[str, np.ndarray], info: dict[str, Any], path: Path | None = None) -> None:
         self.arrays = arrays
@@ -75,13 +80,7 @@ class RecordStore:
         self.problems = [Problem(**problem) for problem in info["problems"]]
         self.splits: list[str | None] = info["splits"]
         self.categories: list[str] = info["categories"]
-        for name in ("image_id", "image_path", "image_key", "instance_id", "instance_bytes"):
-            setattr(self, f"_{name}", self._strings(name))
-        for name in ("expression_id", "object_id", "text", "sent", "tags"):
-            setattr(self, f"_{name}", self._strings(name))
-
-    def _strings(self, name: str) -> Strings:
-        return Strings(self.arrays[name], self.arrays[f"{name}.starts"])
+        self._texts = {name: Strings(arrays[name], arrays[f"{name}.starts"]) for name in _TEXTS}
 
     def __reduce__(self) -> tuple:
         """Workers that are spawned open the file; a store without one is sent whole."""
@@ -142,7 +141,7 @@ class RecordStore:
         return np.diff(self.arrays["referents.starts"])
 
     def image_key(self, image: int) -> str:
-        return self._image_key[image]
+        return self._texts["image_key"][image]
 
     # Records ---------------------------------------------------------------------------------------------------------
 
@@ -153,21 +152,21 @@ class RecordStore:
             expressions = range(self.expression_starts[image], self.expression_starts[image + 1])
         height, width = self.arrays["image_size"][image].tolist()
         return Record(
-            image_id=self._image_id[image],
-            image_path=self._image_path[image],
+            image_id=self._texts["image_id"][image],
+            image_path=self._texts["image_path"][image],
             size=(height, width),
             instances=[self._instance(i, (height, width)) for i in range(first, last)],
             expressions=[self.expression(i) for i in expressions],
         )
 
     def expression(self, index: int) -> Expression:
-        text, sent, tags = self._text[index], self._sent[index], self._tags.raw(index)
+        text, sent, tags = self._texts["text"][index], self._texts["sent"][index], self._texts["tags"].raw(index)
         return Expression(
-            expression_id=self._expression_id[index],
+            expression_id=self._texts["expression_id"][index],
             text=text,
             referents=tuple(self.referents(index).tolist()),
             split=self.splits[self.split_of_expression[index]],
-            object_id=self._object_id[index],
+            object_id=self._texts["object_id"][index],
             sent=sent if self.arrays["has_sent"][index] else None,
             tags=json.loads(tags) if tags else {},
         )
@@ -175,7 +174,7 @@ class RecordStore:
     def _instance(self, index: int, size: tuple[int, int]) -> Instance:
         category, box = self.category_of_instance[index], self.arrays["instance_box"][index]
         return Instance(
-            instance_id=self._instance_id[index],
+            instance_id=self._texts["instance_id"][index],
             segmentation=self._segmentation(index, size),
             category=self.categories[category] if category >= 0 else None,
             box=None if np.isnan(box[0]) else tuple(box.tolist()),
@@ -184,9 +183,9 @@ class RecordStore:
     def _segmentation(self, index: int, size: tuple[int, int]) -> Segmentation:
         kind = self.arrays["instance_kind"][index]
         if kind == _RLE:
-            return {"size": list(size), "counts": self._instance_bytes.raw(index)}
+            return {"size": list(size), "counts": self._texts["instance_bytes"].raw(index)}
         if kind == _PATH:
-            return self._instance_bytes[index]
+            return self._texts["instance_bytes"][index]
         rings, starts = self.arrays["instance_rings"], self.arrays["numbers.starts"]
         numbers = self.arrays["numbers"]
         return [numbers[starts[ring] : starts[ring + 1]] for ring in range(rings[index], rings[index + 1])]
@@ -194,39 +193,23 @@ class RecordStore:
     # Files -----------------------------------------------------------------------------------------------------------
 
     def save(self, file: str | Path) -> None:
-        """Writes beside, then renames: nobody ever sees half a file."""
-        file = Path(file)
+        """Nobody ever sees half a file."""
         places, end = {}, 0
         for name, array in self.arrays.items():
             places[name] = [array.dtype.str, list(array.shape), end]
             end += -(-array.nbytes // _ALIGN) * _ALIGN
         header = json.dumps({"arrays": places, "bytes": end, "info": self.info}).encode()
-        start = -(-(len(MAGIC) + 8 + len(header)) // _ALIGN) * _ALIGN
-        unfinished = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-        try:
-            with unfinished.open("wb") as out:
-                out.write(MAGIC + len(header).to_bytes(8, "little") + header)
-                out.write(b"\0" * (start - out.tell()))
-                for array in self.arrays.values():
-                    out.write(np.ascontiguousarray(array).tobytes())
-                    out.write(b"\0" * (-array.nbytes % _ALIGN))
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(unfinished, file)
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
-            raise
+        with open_to_replace(file) as out:
+            out.write(MAGIC + len(header).to_bytes(8, "little") + header)
+            out.write(b"\0" * (-out.tell() % _ALIGN))
+            for array in self.arrays.values():
+                out.write(np.ascontiguousarray(array).tobytes())
+                out.write(b"\0" * (-array.nbytes % _ALIGN))
 
 
 def from_annotations(annotations: Annotations, **info: Any) -> RecordStore:
     """Puts records into columns. `info`: more to keep in the file's header, as JSON values."""
-    columns: dict[str, _Rows] = {
-        name: _Rows()
-        for name in (
-            "image_id", "image_path", "image_key", "instance_id", "instance_bytes", "numbers",
-            "expression_id", "object_id", "text", "sent", "tags", "referents",
-        )
-    }  # fmt: skip
+    columns = {name: _Rows() for name in (*_TEXTS, "numbers", "referents")}
     sizes, kinds, boxes, rings = [], [], [], [0]
     category_codes: dict[str, int] = {}
     split_codes: dict[str | None, int] = {}
@@ -234,12 +217,12 @@ def from_annotations(annotations: Annotations, **info: Any) -> RecordStore:
     instance_starts, expression_starts = [0], [0]
     object_codes: dict[tuple[int, str], int] = {}
     for number, record in enumerate(annotations.records):
-        columns["image_id"].add(record.image_id.encode())
-        columns["image_path"].add(record.image_path.encode())
-        columns["image_key"].add(image_key(record.image_path, record.size).encode())
+        columns["image_id"].add(_utf8(record.image_id))
+        columns["image_path"].add(_utf8(record.image_path))
+        columns["image_key"].add(_utf8(image_key(record.image_path, record.size)))
         sizes.append(record.size)
         for instance in record.instances:
-            columns["instance_id"].add(instance.instance_id.encode())
+            columns["instance_id"].add(_utf8(instance.instance_id))
             kind, data, polygons = _pack(instance.segmentation)
             kinds.append(kind)
             columns["instance_bytes"].add(data)
@@ -250,10 +233,10 @@ def from_annotations(annotations: Annotations, **info: Any) -> RecordStore:
             known = instance.category is not None
             categories.append(category_codes.setdefault(instance.category, len(category_codes)) if known else -1)
         for expression in record.expressions:
-            columns["expression_id"].add(expression.expression_id.encode())
-            columns["object_id"].add(expression.object_id.encode())
-            columns["text"].add(expression.text.encode())
-            columns["sent"].add((expression.sent or "").encode())
+            columns["expression_id"].add(_utf8(expression.expression_id))
+            columns["object_id"].add(_utf8(expression.object_id))
+            columns["text"].add(_utf8(expression.text))
+            columns["sent"].add(_utf8(expression.sent or ""))
             columns["tags"].add(json.dumps(expression.tags).encode() if expression.tags else b"")
             columns["referents"].add(expression.referents)
             has_sent.append(expression.sent is not None)
@@ -261,7 +244,7 @@ def from_annotations(annotations: Annotations, **info: Any) -> RecordStore:
             objects.append(object_codes.setdefault((number, expression.object_id), len(object_codes)))
         instance_starts.append(len(kinds))
         expression_starts.append(len(splits))
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "image_size": np.asarray(sizes, np.int32).reshape(-1, 2),
         "image_instances": np.asarray(instance_starts, np.int64),
         "image_expressions": np.asarray(expression_starts, np.int64),
@@ -279,9 +262,14 @@ def from_annotations(annotations: Annotations, **info: Any) -> RecordStore:
     return RecordStore(arrays, {**known, "problems": [asdict(p) for p in annotations.problems], **info})
 
 
+def _utf8(text: str) -> bytes:
+    """Names may hold half characters, which JSON can express; phrases are checked by the readers."""
+    return text.encode("utf-8", "surrogatepass")
+
+
 def _pack(segmentation: Segmentation) -> tuple[int, bytes, Sequence[Sequence[float]]]:
     if isinstance(segmentation, str):
-        return _PATH, segmentation.encode(), ()
+        return _PATH, _utf8(segmentation), ()
     if isinstance(segmentation, dict):
         return _RLE, segmentation["counts"], ()
     return _POLYGONS, b"", segmentation

@@ -79,6 +79,8 @@ def test_the_size_may_come_from_the_image(tmp_path: Path) -> None:
         ({"image": "a.png", "targets": None}, "'text' is missing"),
         (row(text=3), "'text' has the wrong type int"),
         (row(text="  "), "the text is empty"),
+        (row(text="\ud800"), "half a character"),
+        (row(image=""), "field 'image' is empty"),
         (row(target=[]), "unknown field 'target'"),
         (row(instance_ids=[1, 2]), "2 instance_ids for 1 targets"),
         (row(size=[8]), "size must be"),

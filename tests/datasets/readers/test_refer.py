@@ -130,6 +130,7 @@ def test_masks_of_every_form(tmp_path: Path) -> None:
         (ref(9, None), "has no field 'ann_id'"),
         (ref(9, 1, sentences=[]), "has no sentences"),
         (ref(9, 1, {"sent_id": 1, "raw": "  "}), r"sentences\[0\] has no text"),
+        (ref(9, 1, {"sent_id": 1, "raw": "\ud800"}), r"sentences\[0\] has no text"),
         (ref(9, 1, {"sent_id": 1, "raw": 3}), r"sentences\[0\] has no text"),
         ({k: v for k, v in ref(9, 1).items() if k != "split"}, "ref 1: has no field 'split'"),
         (ref(9, 1, image_id=[1]), "field 'image_id' is a list"),

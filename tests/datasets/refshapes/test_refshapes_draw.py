@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from refseg.datasets.refshapes.arrange import random_scene
 from refseg.datasets.refshapes.draw import (
     PAINT,
     SINES,
@@ -18,7 +19,7 @@ from refseg.datasets.refshapes.draw import (
     sine,
     visible_masks,
 )
-from refseg.datasets.refshapes.scene import COLOURS, KINDS, UNIT, SceneSpec, random_scene
+from refseg.datasets.refshapes.scene import COLOURS, KINDS, UNIT, Background, Blob, Scene, SceneSpec
 from refseg.datasets.refshapes.stream import Stream
 
 
@@ -87,6 +88,18 @@ def test_hidden_shape_is_dropped(make_scene):
     kept, masks = drop_hidden(scene, SceneSpec())
     assert [(shape.id, shape.kind) for shape in kept.shapes] == [(0, "square"), (1, "star")]
     assert masks.shape == (2, 96, 96)
+
+
+def test_background_by_hand():
+    """A blob of radius 10 adds 12 at its centre, 12 * (100 - 25) / 100 = 9 five pixels away, and nothing from 10 on.
+    Without noise and slopes the rest is the level. Grain is the same in blocks of 4 x 4 pixels and at most 3."""
+    background = Background(level=128, slope_x=0, slope_y=0, noise=0, blobs=(Blob(x=20, y=10, radius=10, change=12),))
+    row = render(Scene(32, 48, background, ()), Stream(0))[10, :, 0]
+    assert (row[20], row[25], row[30], row[47]) == (140, 137, 128, 128)
+    grainy = Background(level=128, slope_x=0, slope_y=0, noise=0, grain=3)
+    pixels = render(Scene(30, 48, grainy, ()), Stream(0)).astype(int)
+    assert (pixels[:28].reshape(7, 4, 12, 4, 3) == pixels[:28:4, None, ::4, None]).all()
+    assert set(np.unique(pixels)) == set(range(125, 132))
 
 
 def test_scene_without_shapes(make_scene):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from refseg.datasets.readers.segmentations import clean_segmentation
+from refseg.datasets.readers.texts import is_text
 from refseg.errors import DataError
 from refseg.paths import data_path
 from refseg.records import UNKNOWN, Annotations, Expression, Instance, Problem, Record, Segmentation
@@ -80,8 +81,11 @@ def _check_row(row: dict[str, Any]) -> None:
     for name, value in row.items():
         if not isinstance(value, _KINDS[name]):
             raise _BadRow(f"field {name!r} has the wrong type {type(value).__name__}")
-    if not row["text"].strip():
-        raise _BadRow("the text is empty")
+    if not is_text(row["text"]):
+        raise _BadRow("the text is empty, or holds half a character")
+    for name in ("image", "expression_id", "split"):
+        if isinstance(row.get(name), str) and not is_text(row[name]):
+            raise _BadRow(f"field {name!r} is empty, or holds half a character")
     ids, targets = row.get("instance_ids"), row["targets"] or []
     if ids is not None and len(ids) != len(targets):
         raise _BadRow(f"{len(ids)} instance_ids for {len(targets)} targets")

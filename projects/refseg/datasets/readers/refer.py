@@ -20,6 +20,7 @@ from typing import Any
 
 from refseg.datasets.readers.pickles import load_pickle
 from refseg.datasets.readers.segmentations import clean_segmentation
+from refseg.datasets.readers.texts import is_text
 from refseg.errors import DataError
 from refseg.paths import data_path
 from refseg.records import UNKNOWN, Annotations, Expression, Instance, Problem, Record
@@ -194,7 +195,7 @@ def _sentences(ref: dict) -> Iterator[tuple[int, dict | None]]:
     """Each sentence with its number and both forms of its text, the one standing in for the other; None without any."""
     for number, sentence in enumerate(ref["sentences"]):
         texts = [sentence.get(name) for name in ("raw", "sent")] if isinstance(sentence, dict) else []
-        good = [text for text in texts if isinstance(text, str) and text.strip()]
+        good = [text for text in texts if is_text(text)]
         yield number, {**sentence, "raw": good[0], "sent": good[-1]} if good else None
 
 

@@ -3,7 +3,19 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from refseg.datasets.refshapes.meaning import OPPOSITE, Expression, Head, Match, Phrase, Place, Relative, match_of
+from refseg.datasets.refshapes.meaning import (
+    LAST_RANK,
+    OPPOSITE,
+    Expression,
+    Head,
+    Match,
+    Nearest,
+    Ordinal,
+    Phrase,
+    Place,
+    Relative,
+    match_of,
+)
 from refseg.datasets.refshapes.scene import VALUES, Scene
 from refseg.datasets.refshapes.stream import Stream
 
@@ -26,8 +38,9 @@ def _change_match(match: Match, scene: Scene, stream: Stream) -> Match | None:
     if name == "without" and match.without is not None:
         unlike, value = match.without
         return replace(match, without=(unlike, _other_value(unlike, value, scene, stream)))
-    changed = _other_value(name, match.given[name], scene, stream)
-    return Match(**{**match.given, name: changed}, without=match.without)
+    value = _other_value(name, match.given[name], scene, stream)
+    changed = Match(**{**match.given, name: value}, without=match.without)
+    return changed if changed.sensible else None
 
 
 def change_attribute(head: Head, scene: Scene, stream: Stream) -> Head | None:
@@ -46,7 +59,7 @@ def change_side(head: Head, scene: Scene, stream: Stream) -> Head | None:
         flipped[at] = OPPOSITE[flipped[at]]
         return replace(head, region=" ".join(flipped))
     if isinstance(head, Relative):
-        return replace(head, side=OPPOSITE[head.side])
+        return replace(head, side=OPPOSITE[head.side]) if head.side in OPPOSITE else None
     return None
 
 
@@ -54,15 +67,22 @@ def change_order(head: Head, scene: Scene, stream: Stream) -> Head | None:
     """ "the star left of the square" -> "the square left of the star": the same words in another order."""
     if not isinstance(head, Relative) or not head.of.given:
         return None
-    return Relative(match_of(head.anchor.head), head.side, Phrase(head.of))
+    return replace(head, of=match_of(head.anchor.head), anchor=Phrase(head.of))
 
 
 def change_anchor(head: Head, scene: Scene, stream: Stream) -> Head | None:
     """ "the star left of the red square" -> "the star left of the blue square"."""
-    if not isinstance(head, Relative):
+    if not isinstance(head, Relative | Nearest):
         return None
     match = _change_match(match_of(head.anchor.head), scene, stream)
     return replace(head, anchor=Phrase(match)) if match else None
+
+
+def change_rank(head: Head, scene: Scene, stream: Stream) -> Head | None:
+    """ "the second star from the left" -> "the third star from the left", where there are two."""
+    if not isinstance(head, Ordinal):
+        return None
+    return replace(head, rank=stream.between(head.rank + 1, LAST_RANK)) if head.rank < LAST_RANK else None
 
 
 CHANGES: dict[str, Change] = {
@@ -70,26 +90,29 @@ CHANGES: dict[str, Change] = {
     "side": change_side,
     "order": change_order,
     "anchor": change_anchor,
+    "rank": change_rank,
 }
 # Side and order keep the words and change the meaning only, and seldom leave a clear case: they are tried most.
 CHANGE_WEIGHTS = {"attribute": 2, "side": 10, "order": 8, "anchor": 1}
+ORDINAL_WEIGHTS = {"attribute": 2, "rank": 1}  # few ranks go beyond what is there; else "fourth" would tell of nothing
 
 
 def break_expression(
-    expression: Expression, scene: Scene, stream: Stream
+    expression: Expression, scene: Scene, stream: Stream, allows: Callable[[Expression], bool] = lambda _: True
 ) -> tuple[Expression, str] | tuple[None, None]:
     """Change each phrase once, all in the same way, so that the whole clearly refers to nothing; None if 60 tries fail.
 
     The things the changed phrase asks for stay within one change of what the scene holds.
     """
+    ordinal = any(isinstance(phrase.head, Ordinal) for phrase in expression.phrases)
     for _ in range(60):
-        name = stream.weighted(CHANGE_WEIGHTS)
+        name = stream.weighted(ORDINAL_WEIGHTS if ordinal else CHANGE_WEIGHTS)
         heads = [CHANGES[name](phrase.head, scene, stream) for phrase in expression.phrases]
         pairs = zip(expression.phrases, heads, strict=True)
         broken = Expression(tuple(replace(phrase, head=head) for phrase, head in pairs if head is not None))
         if len(broken.phrases) < len(heads):
             continue
         verdict = broken.judge(scene)
-        if not verdict.unclear and not verdict.ids:
+        if not verdict.unclear and not verdict.ids and allows(broken):
             return broken, name
     return None, None

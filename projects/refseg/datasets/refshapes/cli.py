@@ -19,7 +19,7 @@ def main(args: argparse.Namespace) -> int:
     out = args.out or Path("data") / f"refshapes_{args.preset}"
     try:
         meta = generate(args.preset, out, workers=args.workers, overwrite=args.overwrite)
-    except (ValueError, FileExistsError) as error:
+    except ValueError as error:
         print(f"refseg data refshapes: {error}", file=sys.stderr)
         return 1
     for split, counts in meta["counts"].items():

@@ -6,12 +6,19 @@ that is used has exactly one right answer.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
+from math import isqrt
 
+from refseg.datasets.refshapes.depth import DEPTHS, judge_depth
 from refseg.datasets.refshapes.scene import UNIT, VALUES, Scene, Shape
 
 SIDES = ("left", "right", "top", "bottom")
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
-OPPOSITE = {"left": "right", "right": "left", "top": "bottom", "bottom": "top", "large": "small", "small": "large"}
+LAST_RANK = 4  # "the fourth star from the left"
+OPPOSITE = {
+    "left": "right", "right": "left", "top": "bottom", "bottom": "top", "large": "small", "small": "large",
+    "behind": "front", "front": "behind",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,9 +40,10 @@ class Match:
     colour: str | None = None
     size: str | None = None
     texture: str | None = None
+    pose: str | None = None
     without: tuple[str, str] | None = None  # ("colour", "red"): not red
 
-    @property
+    @cached_property
     def given(self) -> dict[str, str]:
         """The attributes that are asked for, by name."""
         return {name: value for name in VALUES if (value := getattr(self, name)) is not None}
@@ -48,6 +56,12 @@ class Match:
             name, value = self.without
             found = [shape for shape in found if getattr(shape, name) != value]
         return found
+
+    @property
+    def sensible(self) -> bool:
+        """Circles have no pose, and whether "upright shapes" takes them in, people could disagree about."""
+        pose = dict([self.without]).get("pose", self.pose) if self.without else self.pose
+        return pose is None or (self.kind != "circle" and (self.kind is not None or pose == "tilted"))
 
     def judge(self, scene: Scene) -> Verdict:
         return Verdict(tuple(shape.id for shape in self.shapes(scene)))
@@ -96,8 +110,33 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Ordinal:
+    """The match that is number ``rank`` (1 is the first) from a side (SIDES); where there are fewer, there is none.
+
+    Each other match is before or after it by its centre, by the margin, and by its outer edge too.
+    """
+
+    of: Match
+    rank: int
+    side: str
+
+    def judge(self, scene: Scene) -> Verdict:
+        shapes = sorted(self.of.shapes(scene), key=lambda shape: -_reach(shape, self.side))
+        if len(shapes) < self.rank:
+            return Verdict()
+        chosen = shapes[self.rank - 1]
+        for at, shape in enumerate(shapes):
+            sign = 1 if at < self.rank - 1 else -1
+            lead = sign * (_reach(shape, self.side) - _reach(chosen, self.side))
+            edge_lead = lead + sign * (shape.radius - chosen.radius)
+            if shape is not chosen and (lead < scene.margin or edge_lead <= 0):
+                return UNCLEAR
+        return Verdict((chosen.id,))
+
+
+@dataclass(frozen=True)
 class Relative:
-    """Matches on one side (SIDES) of an anchor; without an anchor in the scene there are none."""
+    """Matches on one side of an anchor (SIDES), or inside, behind or in front of it (DEPTHS)."""
 
     of: Match
     side: str
@@ -106,16 +145,47 @@ class Relative:
     def judge(self, scene: Scene) -> Verdict:
         anchor = self.anchor.judge(scene)
         if anchor.unclear or not anchor.ids:
-            return anchor
+            return anchor  # without an anchor there is nothing beside it
         fixed = scene.shapes[anchor.ids[0]]
         shapes = [shape for shape in self.of.shapes(scene) if shape.id != fixed.id]
-        verdicts = [_beside(shape, self.side, fixed, scene.margin) for shape in shapes]
+        if self.side in DEPTHS:
+            verdicts = [judge_depth(shape.id, self.side, fixed.id, scene) for shape in shapes]
+        else:
+            verdicts = [_beside(shape, self.side, fixed, scene.margin) for shape in shapes]
         if 0 in verdicts:
             return UNCLEAR
         return Verdict(tuple(shape.id for shape, verdict in zip(shapes, verdicts, strict=True) if verdict == 1))
 
 
-Head = Match | Most | Place | Relative
+@dataclass(frozen=True)
+class Nearest:
+    """The match with the centre nearest to the anchor's, by the margin and a tenth, and with the smallest gap too.
+
+    It is unclear where a match and the anchor lie over each other, by a tenth of their radii.
+    """
+
+    of: Match
+    anchor: "Phrase"
+
+    def judge(self, scene: Scene) -> Verdict:
+        anchor = self.anchor.judge(scene)
+        if anchor.unclear or not anchor.ids:
+            return anchor
+        fixed = scene.shapes[anchor.ids[0]]
+        shapes = [shape for shape in self.of.shapes(scene) if shape.id != fixed.id]
+        distances = {shape.id: isqrt(_squared_distance(shape, fixed)) for shape in shapes}
+        if any(distances[shape.id] * 10 < (shape.radius + fixed.radius) * 9 for shape in shapes):
+            return UNCLEAR
+        order = sorted(shapes, key=lambda shape: distances[shape.id])
+        for other in order[1:]:
+            first, second = distances[order[0].id], distances[other.id]
+            gap_leads = first - order[0].radius < second - other.radius
+            if second - first < max(scene.margin, first // 10) or not gap_leads:
+                return UNCLEAR
+        return Verdict(tuple(shape.id for shape in order[:1]))
+
+
+Head = Match | Most | Place | Relative | Ordinal | Nearest
 
 
 @dataclass(frozen=True)
@@ -179,8 +249,17 @@ def _in_half(shape: Shape, side: str, scene: Scene) -> int:
     return 1 if part > 0 else -1
 
 
+def _squared_distance(one: Shape, other: Shape) -> int:
+    return (one.x - other.x) ** 2 + (one.y - other.y) ** 2
+
+
 def _beside(shape: Shape, side: str, anchor: Shape, margin: int) -> int:
-    """1 by the margin and at most 45 degrees off the axis, -1 on the far side of the anchor's centre, else 0."""
+    """1 by the margin and at most 45 degrees off the axis, -1 on the far side of the anchor's centre, else 0.
+
+    0 too where one lies inside or nearly inside the other: 3/4 of the larger radius or less between the centres.
+    """
+    if _squared_distance(shape, anchor) * 16 <= 9 * max(shape.radius, anchor.radius) ** 2:
+        return 0
     along, across = shape.x - anchor.x, abs(shape.y - anchor.y)
     if side in ("top", "bottom"):
         along, across = shape.y - anchor.y, abs(shape.x - anchor.x)

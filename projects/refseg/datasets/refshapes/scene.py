@@ -1,4 +1,4 @@
-"""What is in a RefShapes image: coloured shapes on a background, and how a random scene is laid out.
+"""What is in a RefShapes image: coloured shapes on a background. arrange.py makes random ones.
 
 All lengths are whole numbers of 1/16 pixel (``UNIT``) and all angles are whole steps of 3 degrees, so that a scene is
 made, drawn and judged with integers only and is the same on every machine.
@@ -6,15 +6,19 @@ made, drawn and judged with integers only and is the same on every machine.
 
 from dataclasses import dataclass
 
-from refseg.datasets.refshapes.stream import Stream
-
 UNIT = 16  # lengths are counted in 1/16 pixel
 
 KINDS = ("circle", "square", "triangle", "star", "diamond", "cross")
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "white", "black")
 SIZES = ("small", "large")
 TEXTURES = ("plain", "striped")
-VALUES = {"kind": KINDS, "colour": COLOURS, "size": SIZES, "texture": TEXTURES}
+POSES = ("upright", "tilted")
+VALUES = {"kind": KINDS, "colour": COLOURS, "size": SIZES, "texture": TEXTURES, "pose": POSES}
+
+# Angles either way, in steps of 3 degrees. The kinds look the same again after 72 (star) or more degrees, so that from
+# 18 to 24 degrees nothing is close to another upright look of its own, nor a square to a diamond.
+UPRIGHT_STEPS = (0, 1)
+TILTED_STEPS = (6, 8)
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,24 @@ class Shape:
     radius: int  # 1/16 pixel
     angle: int  # steps of 3 degrees
 
+    @property
+    def pose(self) -> str | None:
+        """ "upright", "tilted", or None: circles have no pose, and angles between the two are not spoken of."""
+        for pose, (low, high) in zip(POSES, (UPRIGHT_STEPS, TILTED_STEPS), strict=True):
+            if low <= abs(self.angle) <= high and self.kind != "circle":
+                return pose
+        return None
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A soft round patch of the background, ``change`` grey levels off at its centre; lengths in pixels."""
+
+    x: int
+    y: int
+    radius: int
+    change: int
+
 
 @dataclass(frozen=True)
 class Background:
@@ -40,6 +62,8 @@ class Background:
     slope_x: int
     slope_y: int
     noise: int  # largest change of one value, either way
+    blobs: tuple[Blob, ...] = ()
+    grain: int = 0  # largest change of a block of 4 x 4 pixels, either way
 
 
 @dataclass(frozen=True)
@@ -71,43 +95,11 @@ class SceneSpec:
     noise: int = 4
     min_visible_percent: int = 60
     min_visible_pixels: int = 30
-
-
-def random_scene(height: int, width: int, spec: SceneSpec, stream: Stream) -> Scene:
-    """Lay out shapes one by one; a shape that finds no free place in 40 tries is left out."""
-    kinds = stream.sample(KINDS, stream.between(*spec.kinds_per_scene))
-    colours = stream.sample(COLOURS, stream.between(*spec.colours_per_scene))
-    shapes: list[Shape] = []
-    for _ in range(stream.between(*spec.num_shapes)):
-        size = "large" if stream.chance(spec.large_percent) else "small"
-        low, high = spec.large_radius if size == "large" else spec.small_radius
-        side = min(height, width) * UNIT
-        radius = stream.between(side * low // 1000, side * high // 1000)
-        kind, colour = stream.choice(kinds), stream.choice(colours)
-        texture = "striped" if stream.chance(spec.striped_percent) else "plain"
-        angle = stream.between(-spec.max_tilt, spec.max_tilt)
-        place = _free_place(height, width, radius, shapes, spec.spacing_percent, stream)
-        if place is not None:
-            shapes.append(Shape(len(shapes), kind, colour, size, texture, *place, radius, angle))
-    background = Background(
-        level=stream.between(112, 150),
-        slope_x=stream.between(-24, 24),
-        slope_y=stream.between(-24, 24),
-        noise=spec.noise,
-    )
-    return Scene(height, width, background, tuple(shapes))
-
-
-def _free_place(
-    height: int, width: int, radius: int, shapes: list[Shape], spacing_percent: int, stream: Stream
-) -> tuple[int, int] | None:
-    border = radius + 2 * UNIT
-    for _ in range(40):
-        x = stream.between(border, width * UNIT - border)
-        y = stream.between(border, height * UNIT - border)
-        if all(
-            ((x - other.x) ** 2 + (y - other.y) ** 2) * 100**2 >= (spacing_percent * (radius + other.radius)) ** 2
-            for other in shapes
-        ):
-            return x, y
-    return None
+    # What is off by default draws no random numbers, so that the presets without it keep their bytes.
+    tilted_percent: int = 0  # of shapes; above 0, every angle is clearly upright or clearly tilted
+    inside_percent: int = 0  # of scenes with one or two small shapes on a very large one
+    behind_percent: int = 0  # of scenes with a shape partly hidden by another on purpose
+    container_radius: tuple[int, int] = (190, 230)
+    blobs: tuple[int, int] = (0, 0)
+    blob_change: int = 14
+    grain: int = 0

@@ -19,6 +19,7 @@ PRONOUN = ("one", "ones")
 ADJECTIVES = {
     "size": {"small": ("small", "tiny", "little"), "large": ("large", "big")},
     "texture": {"plain": ("plain",), "striped": ("striped", "stripy")},
+    "pose": {"upright": ("upright",), "tilted": ("tilted", "slanted", "rotated")},
     "colour": {
         "red": ("red",),
         "green": ("green",),
@@ -92,6 +93,10 @@ RELATIONS = {
     "right": ("right of {anchor}", "to the right of {anchor}"),
     "top": ("above {anchor}", "higher than {anchor}"),
     "bottom": ("below {anchor}", "under {anchor}", "lower than {anchor}"),
+    "inside": ("inside {anchor}", "in {anchor}", "within {anchor}", "inside of {anchor}"),
+    "behind": ("behind {anchor}", "partly behind {anchor}", "partly hidden by {anchor}"),
+    "front": ("in front of {anchor}", "partly covering {anchor}"),
+    "nearest": ("nearest to {anchor}", "closest to {anchor}", "nearest {anchor}"),
 }
 # The same relation told from the other end; singular targets only.
 TURNED_RELATIONS = {
@@ -99,7 +104,53 @@ TURNED_RELATIONS = {
     "right": ("with {anchor} to its left", "that has {anchor} on its left"),
     "top": ("with {anchor} below it", "that has {anchor} under it"),
     "bottom": ("with {anchor} above it", "that has {anchor} above it"),
+    "inside": ("with {anchor} around it", "that has {anchor} around it"),
+    "behind": ("with {anchor} in front of it", "that has {anchor} in front of it"),
+    "front": ("with {anchor} behind it", "that has {anchor} behind it"),
 }
+NEAREST_BEFORE = ("nearest", "closest")  # "the closest star to the red square"
+NEAREST_JOINT = "to"
+
+RANKS = {1: ("first",), 2: ("second",), 3: ("third",), 4: ("fourth",)}
+FROM_SIDES = {  # what stands between a rank and a side
+    "left": ("from the left", "from left", "counting from the left"),
+    "right": ("from the right", "from right", "counting from the right"),
+    "top": ("from the top", "from top", "counting from the top"),
+    "bottom": ("from the bottom", "from bottom", "counting from the bottom"),
+}
+
+# Long sentences (verbose.py): a full clause after the noun.
+LONG_CLAUSES = ("that is", "which is")
+LONG_SEEN = ("that is", "which is", "that can be seen", "that is located")  # before places and sides
+LONG_MOST = {
+    "left": ("farthest to the left", "the leftmost one"),
+    "right": ("farthest to the right", "the rightmost one"),
+    "top": ("nearest to the top of the picture", "the highest one"),
+    "bottom": ("nearest to the bottom of the picture", "the lowest one"),
+    "large": ("the largest one", "the biggest of them"),
+    "small": ("the smallest one", "the smallest of them"),
+}
+LONG_PLACES = {
+    "left": ("on the left side of the picture", "in the left half of the picture"),
+    "right": ("on the right side of the picture", "in the right half of the picture"),
+    "top": ("in the upper half of the picture", "in the top half of the image"),
+    "bottom": ("in the lower half of the picture", "in the bottom half of the image"),
+    "top left": ("in the top left part of the picture", "in the upper left quarter of the image"),
+    "top right": ("in the top right part of the picture", "in the upper right quarter of the image"),
+    "bottom left": ("in the bottom left part of the picture", "in the lower left quarter of the image"),
+    "bottom right": ("in the bottom right part of the picture", "in the lower right quarter of the image"),
+}
+LONG_RELATIONS = {
+    "left": ("to the left of {anchor}", "on the left side of {anchor}"),
+    "right": ("to the right of {anchor}", "on the right side of {anchor}"),
+    "top": ("above {anchor}", "higher up than {anchor}"),
+    "bottom": ("below {anchor}", "lower down than {anchor}"),
+    "inside": ("inside {anchor}", "in the inside of {anchor}"),
+    "behind": ("behind {anchor}", "partly hidden by {anchor}"),
+    "front": ("in front of {anchor}", "partly covering {anchor}"),
+}
+LONG_NEAREST = ("the closest one to {anchor}", "the one nearest to {anchor}")
+LONG_RANK = "the {rank} one {side}"
 
 # (singular, plural) words before an attribute told after the noun
 CLAUSES = (("that is", "that are"), ("which is", "which are"))
@@ -122,6 +173,8 @@ def word_list() -> list[str]:
     tables = (
         KIND_NOUNS, ANY_NOUNS, PRONOUN, ADJECTIVES, TEXTURE_TAILS, DETERMINERS, JOINED_DETERMINERS, JOINTS,
         MOST_BEFORE, MOST_AFTER, PLACE_BEFORE, PLACE_AFTER, RELATIONS, TURNED_RELATIONS, CLAUSES, NOT_CLAUSES,
-        NOT_BEFORE, EXCEPT, A_KIND,
+        NOT_BEFORE, EXCEPT, A_KIND, NEAREST_BEFORE, NEAREST_JOINT, RANKS, FROM_SIDES, LONG_CLAUSES, LONG_SEEN,
+        LONG_MOST, LONG_PLACES, LONG_RELATIONS, LONG_NEAREST, LONG_RANK,
     )  # fmt: skip
-    return sorted({word for string in _strings(tables) for word in string.split()} - {ANCHOR})
+    slots = {ANCHOR, "{rank}", "{side}"}
+    return sorted({word for string in _strings(tables) for word in string.split()} - slots)

@@ -5,14 +5,15 @@ rules keep the words as clear as the meaning: what follows the noun is said only
 joined by "and" begin with an article.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from refseg.datasets.refshapes import vocabulary as v
-from refseg.datasets.refshapes.meaning import Expression, Match, Most, Phrase, Place, Relative
+from refseg.datasets.refshapes.meaning import Expression, Match, Most, Nearest, Ordinal, Phrase, Place, Relative
 from refseg.datasets.refshapes.scene import Scene
 from refseg.datasets.refshapes.stream import Stream
 
-ADJECTIVE_ORDER = ("size", "texture", "colour")
+ADJECTIVE_ORDER = ("size", "pose", "texture", "colour")
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def ground_words(
     for i, phrase in enumerate(expression.phrases):
         own = [k for k, word in enumerate(words) if word.phrase == i and not word.anchor]
         referents.update(dict.fromkeys(phrase.judge(scene).ids, own))
-        if isinstance(phrase.head, Relative):
+        if isinstance(phrase.head, Relative | Nearest):
             told = [k for k, word in enumerate(words) if word.phrase == i and word.anchor]
             anchors.update(dict.fromkeys(phrase.head.anchor.judge(scene).ids, told))
     return dict(sorted(referents.items())), anchors
@@ -80,6 +81,10 @@ class _Wording:
             return self._most(head)
         if isinstance(head, Place):
             return self._place(head)
+        if isinstance(head, Ordinal):
+            return self._ordinal(head)
+        if isinstance(head, Nearest):
+            return self._nearest(head)
         return self._relative(head)
 
     def _own(self, text: str) -> list[Word]:
@@ -151,9 +156,26 @@ class _Wording:
         return self._group(place.of) + self._own(self.stream.choice(v.PLACE_AFTER[place.region]))
 
     def _relative(self, relative: Relative) -> list[Word]:
-        table = v.RELATIONS
+        table: Mapping[str, tuple[str, ...]] = v.RELATIONS
         if self.phrase.count == 1 and self.stream.chance(35):
             table = v.TURNED_RELATIONS
-        before, after = self.stream.choice(table[relative.side]).split(v.ANCHOR)
-        anchor = _Wording(relative.anchor, self.index, self.joined, self.stream, anchor=True)
-        return self._group(relative.of) + _plain(before) + anchor.words() + _plain(after)
+        return self._with_anchor(self.stream.choice(table[relative.side]), relative.of, relative.anchor)
+
+    def _nearest(self, nearest: Nearest) -> list[Word]:
+        if self.stream.chance(30):
+            before = self.stream.choice(v.NEAREST_BEFORE)
+            return self._with_anchor(f"{v.NEAREST_JOINT} {v.ANCHOR}", nearest.of, nearest.anchor, before=before)
+        return self._with_anchor(self.stream.choice(v.RELATIONS["nearest"]), nearest.of, nearest.anchor)
+
+    def _with_anchor(self, words: str, of: Match, anchor: Phrase, before: str = "") -> list[Word]:
+        """What is referred to, and a relation's words with the anchor's in their place."""
+        start, end = words.split(v.ANCHOR)
+        told = _Wording(anchor, self.index, self.joined, self.stream, anchor=True)
+        return self._group(of, before=before) + _plain(start) + told.words() + _plain(end)
+
+    def _ordinal(self, ordinal: Ordinal) -> list[Word]:
+        rank = self.stream.choice(v.RANKS[ordinal.rank])
+        side = self._own(self.stream.choice(v.FROM_SIDES[ordinal.side]))
+        if self.stream.chance(25):
+            return self._group(ordinal.of) + self._own(rank) + side
+        return self._group(ordinal.of, before=rank) + side

@@ -1,0 +1,296 @@
+"""The data sets of the field: where their files lie, what they should hold, where they come from. One table of facts.
+
+Nothing here is downloaded or read. Counts are those that were published or counted by others; those that could not be
+traced to code or a release note are marked unverified, and a set that differs from them is not called wrong.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from refseg.errors import UsageError
+
+TRAIN2014 = "data/images/train2014"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a split holds; None where it is not known."""
+
+    refs: int | None = None
+    images: int | None = None
+    sentences: int | None = None
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Where images lie and where they come from; `files`: how many the whole download has."""
+
+    path: str
+    source: str
+    terms: str
+    files: int | None = None
+
+
+@dataclass(frozen=True)
+class KnownSet:
+    """One data set in one division into splits.
+
+    `annotations` and `image_root` are what a config has. `split_by`: what was dealt out to the splits; with "image" no
+    image is in two of them, with "object" they share images, None is not known. `verified`: whether `counts` could be
+    traced to a source. `renamed`: how a download's file must be renamed.
+    """
+
+    name: str
+    title: str
+    refs: str  # below data/
+    image_root: str
+    split_by: Literal["image", "object"] | None
+    source: str
+    counts: dict[str, Counts]
+    verified: bool = True
+    licence: str = "none stated that we know of: ask its authors"
+    protocol: str = ""
+    renamed: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def folder(self) -> str:
+        return self.refs.split("/")[0]
+
+    @property
+    def annotations(self) -> dict[str, Any]:
+        return dict(format="refer", refs=f"data/{self.refs}", instances=f"data/{self.folder}/instances.json")
+
+
+def _table(**splits: tuple[int | None, int | None, int | None]) -> dict[str, Counts]:
+    return {split: Counts(*numbers) for split, numbers in splits.items()}
+
+
+_COCO_TERMS = (
+    "COCO's annotations are CC BY 4.0; the images belong to their Flickr authors, under COCO's terms of use "
+    "(https://cocodataset.org/#termsofuse)"
+)
+IMAGE_FOLDERS = {
+    folder.path: folder
+    for folder in (
+        ImageFolder(TRAIN2014, "COCO 2014 train images, https://cocodataset.org/#download", _COCO_TERMS, 82_783),
+        ImageFolder(
+            "data/images/trainval2014",
+            "COCO 2014 train and val images in one folder, https://cocodataset.org/#download",
+            _COCO_TERMS,
+            82_783 + 40_504,
+        ),
+        ImageFolder(
+            "data/images/saiapr_tc-12",
+            "the 19,997 images of SAIAPR TC-12 that RefCLEF uses, named by https://github.com/lichengunc/refer",
+            "IAPR TC-12 has terms of its own: ask its distributor",
+            19_997,
+        ),
+    )
+}
+
+_REFER = "https://github.com/lichengunc/refer"
+_REFER_LICENCE = "its repository is under Apache-2.0"
+_RIS = "RIS (LAVT's protocol): training draws one sentence per ref, evaluation takes every sentence"
+_ANNOTATION_ID = "an annotation may be the target of several refs; samples are told apart by ref and sentence"
+_BY_OBJECT = "split by object: images of val and test occur in train, so results are not those of the image splits"
+_GREFS_SOURCE = "https://github.com/henghuiding/gRefCOCO"
+_RRIS_SOURCE = "https://github.com/jianzongwu/robust-ref-seg"
+_EXIST = "negatives are sentences with exist = False; they refer to nothing. no_target='drop' leaves them out"
+_RRIS = "R-RIS: positive and negative sentences of a ref"
+
+_SETS = (
+    KnownSet(
+        name="refcoco",
+        title="RefCOCO, UNC's splits",
+        refs="refcoco/refs(unc).p",
+        image_root=TRAIN2014,
+        split_by="image",
+        source=_REFER,
+        licence=_REFER_LICENCE,
+        counts=_table(
+            train=(42_404, 16_994, 120_624),
+            val=(3_811, 1_500, 10_834),
+            testA=(1_975, 750, 5_657),
+            testB=(1_810, 750, 5_095),
+        ),
+        protocol=_RIS,
+        notes=("testA is people, testB everything else", _ANNOTATION_ID),
+    ),
+    KnownSet(
+        name="refcoco-google",
+        title="RefCOCO, Google's splits",
+        refs="refcoco/refs(google).p",
+        image_root=TRAIN2014,
+        split_by="object",
+        source=_REFER,
+        licence=_REFER_LICENCE,
+        counts=_table(train=(40_000, 19_213, None), val=(5_000, 4_559, None), test=(5_000, 4_527, None)),
+        protocol="older RIS and REC work",
+        notes=(_BY_OBJECT,),
+    ),
+    KnownSet(
+        name="refcoco+",
+        title="RefCOCO+, UNC's splits",
+        refs="refcoco+/refs(unc).p",
+        image_root=TRAIN2014,
+        split_by="image",
+        source=_REFER,
+        licence=_REFER_LICENCE,
+        counts=_table(
+            train=(42_278, 16_992, 120_191),
+            val=(3_805, 1_500, 10_758),
+            testA=(1_975, 750, 5_726),
+            testB=(1_798, 750, 4_889),
+        ),
+        protocol=_RIS,
+        notes=("its authors forbade words of location", _ANNOTATION_ID),
+    ),
+    KnownSet(
+        name="refcocog",
+        title="RefCOCOg, UMD's splits",
+        refs="refcocog/refs(umd).p",
+        image_root=TRAIN2014,
+        split_by="image",
+        source=_REFER,
+        licence=_REFER_LICENCE,
+        counts=_table(
+            train=(42_226, 21_899, 80_512),
+            val=(2_573, 1_300, 4_896),
+            test=(5_023, 2_600, 9_602),
+        ),
+        protocol=_RIS,
+        notes=("some papers call this split UNC's; it is UMD's",),
+    ),
+    KnownSet(
+        name="refcocog-google",
+        title="RefCOCOg, Google's splits",
+        refs="refcocog/refs(google).p",
+        image_root=TRAIN2014,
+        split_by="object",
+        source=_REFER,
+        licence=_REFER_LICENCE,
+        counts=_table(train=(44_822, 24_698, 85_474), val=(5_000, 4_650, 9_536)),
+        protocol="RIS on 'val*'",
+        notes=(_BY_OBJECT, "its test split was never released"),
+    ),
+    KnownSet(
+        name="refclef",
+        title="RefCLEF (ReferIt), UNC's splits",
+        refs="refclef/refs(unc).p",
+        image_root="data/images/saiapr_tc-12",
+        split_by=None,
+        source=_REFER,
+        licence=_REFER_LICENCE,
+        counts={},
+        verified=False,
+        protocol="RIS",
+        notes=(
+            "splits may be named testAB: such refs count in testA and in testB, as in REFER",
+            "masks are lists of RLEs; the mask is their union",
+        ),
+    ),
+    KnownSet(
+        name="refclef-berkeley",
+        title="RefCLEF (ReferIt), Berkeley's splits",
+        refs="refclef/refs(berkeley).p",
+        image_root="data/images/saiapr_tc-12",
+        split_by=None,
+        source=_REFER,
+        licence=_REFER_LICENCE,
+        counts={},
+        verified=False,
+        protocol="RIS",
+        notes=(
+            "REFER's authors say that 2 train images and 1 test image are missing",
+            "the 54,127 / 5,842 / 60,103 sentences of papers are those of TransVG's lists, another selection",
+        ),
+    ),
+    KnownSet(
+        name="grefcoco",
+        title="gRefCOCO",
+        refs="grefcoco/grefs(unc).json",
+        image_root=TRAIN2014,
+        split_by="image",
+        source=_GREFS_SOURCE,
+        counts=_table(
+            train=(None, 16_994, 209_344),
+            val=(None, 1_500, 16_870),
+            testA=(None, 750, 18_712),
+            testB=(None, 750, 14_933),
+        ),
+        verified=False,
+        protocol="GRES and GREC (ReLA's protocol): every sentence, in training too",
+        notes=(
+            "ann_id is a list; [-1] refers to nothing",
+            "the released file has 259,859 sentences, the paper 278,232",
+            "reorganised on 2023-08-29 with new ids: files made from the earlier release do not fit",
+            "images are split as in RefCOCO",
+        ),
+    ),
+    KnownSet(
+        name="ref-zom",
+        title="Ref-ZOM",
+        refs="ref-zom/refs(final).p",
+        image_root="data/images/trainval2014",
+        split_by=None,
+        source="https://github.com/toggle1995/RIS-DMMI",
+        counts=_table(train=(None, 43_749, None), test=(None, 11_329, None)),
+        verified=False,
+        protocol="Ref-ZOM (DMMI's protocol): every sentence",
+        renamed="Ref-ZOM(final).p -> refs(final).p",
+        notes=("source = 'zero' refers to nothing, whatever ann_id says",),
+    ),
+    KnownSet(
+        name="rrefcoco",
+        title="R-RefCOCO",
+        refs="rrefcoco/refs(unc).p",
+        image_root=TRAIN2014,
+        split_by=None,
+        source=_RRIS_SOURCE,
+        counts={},
+        verified=False,
+        protocol=_RRIS,
+        notes=(_EXIST,),
+    ),
+    KnownSet(
+        name="rrefcoco+",
+        title="R-RefCOCO+",
+        refs="rrefcoco+/refs(unc).p",
+        image_root=TRAIN2014,
+        split_by=None,
+        source=_RRIS_SOURCE,
+        counts={},
+        verified=False,
+        protocol=_RRIS,
+        notes=(_EXIST,),
+    ),
+    KnownSet(
+        name="rrefcocog",
+        title="R-RefCOCOg",
+        refs="rrefcocog/refs(umd).p",
+        image_root=TRAIN2014,
+        split_by=None,
+        source=_RRIS_SOURCE,
+        counts={},
+        verified=False,
+        protocol=_RRIS,
+        notes=(_EXIST, "the name of its refs file is taken from RefCOCOg: rename the download if need be"),
+    ),
+)
+SETS: dict[str, KnownSet] = {one.name: one for one in _SETS}
+
+
+class UnknownSetError(UsageError):
+    """A name that the catalogue does not have."""
+
+
+def get_set(name: str) -> KnownSet:
+    if name in SETS:
+        return SETS[name]
+    close = difflib.get_close_matches(name.lower(), SETS, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(SETS)}"
+    raise UnknownSetError(f"no data set {name!r}; {hint}")

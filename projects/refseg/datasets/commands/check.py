@@ -1,0 +1,127 @@
+"""`refseg data check`: is what lies there what should lie there? Every defect by name, with its place and remedy."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from refseg.datasets.annotations import open_annotations
+from refseg.datasets.commands.check_images import ImageMode, Job, look_at_all
+from refseg.datasets.commands.counts import compare, count_splits, shared_images
+from refseg.datasets.commands.findings import Finding, Report, report_lines
+from refseg.datasets.commands.output import write_whole
+from refseg.datasets.commands.targets import Target, resolve_all
+from refseg.datasets.store import RecordStore
+from refseg.errors import DataError
+from refseg.paths import data_path
+from refseg.records import UNKNOWN
+
+
+def main(args: argparse.Namespace) -> int:
+    reports = []
+    for target in resolve_all(args.sets):
+        reports.append(check_target(target, args.images, workers=args.workers))
+        print("\n".join(report_lines(reports[-1], everything=args.all)), end="\n\n", flush=True)
+    defects = sum(report.number("defect") for report in reports)
+    if args.json:
+        content = {"defects": defects, "sets": [report.to_json() for report in reports]}
+        write_whole(args.json, json.dumps(content, indent=2) + "\n")
+    width = max(len(report.name) for report in reports)
+    for report in reports:
+        print(f"{report.name:{width}}  {report.verdict}")
+    return 1 if defects else 0
+
+
+def check_target(
+    target: Target, images: ImageMode = "quick", *, workers: int | None = None, progress: bool = True
+) -> Report:
+    start = time.monotonic()
+    report = Report(target.name, target.title, _files(target, images), target.reference, expected=target.counts)
+    again = f"get it again from {target.source}" if target.source else "see docs/data.md for the format"
+    report.findings += changed_files(target)
+    try:
+        store = open_annotations(**target.annotations)
+    except DataError as error:
+        report.findings.append(Finding("defect", "annotation file", "", str(error), again))
+    else:
+        report.findings += entries(store, again)
+        report.counts = count_splits(store, target)
+        report.findings += compare(report.counts, store, target)
+        report.findings += shared_images(store, target)
+        report.findings += repeated_ids(store, target)
+        if images != "none" and not target.images.is_dir():
+            remedy = f"from {target.image_source}; see `refseg data layout`" if target.image_source else ""
+            report.findings.append(Finding("defect", "image folder", str(target.images), "is not there", remedy))
+            images = "none"
+        job = Job(store, target.images, images, target.image_source, target.source)
+        report.findings += look_at_all(job, workers=workers, progress=progress, title=target.name)
+    report.seconds = time.monotonic() - start
+    return report
+
+
+def _files(target: Target, images: ImageMode) -> list[str]:
+    names = [str(data_path(value)) for key, value in target.annotations.items() if key != "format"]
+    how = {"quick": "header and end of each", "all": "each decoded", "none": "not looked at"}[images]
+    return [*names, f"images in {target.images} ({how})"]
+
+
+def changed_files(target: Target) -> Iterator[Finding]:
+    """Files of a generated folder that are not as they were made."""
+    for name, digest in target.files.items():
+        file = Path(name)
+        if not file.is_file():
+            continue  # the reader says so
+        found = hashlib.sha256(file.read_bytes()).hexdigest()
+        if found != digest:
+            message = f"is not as it was generated (sha256 {found[:12]}, not {digest[:12]})"
+            yield Finding("defect", "changed file", name, message, f"make it again: {target.source}")
+
+
+def entries(store: RecordStore, again: str) -> Iterator[Finding]:
+    """What the reader had to leave out: a defect where an expression is lost by it. And whether anything is left."""
+    if not store.num_expressions:
+        yield Finding("defect", "no expressions", "", "there is no expression that can be used", again)
+    for problem in store.problems:
+        lost = problem.split != ""
+        where = f" (split {problem.split})" if lost and problem.split != UNKNOWN else ""
+        yield Finding(
+            "defect" if lost else "warning",
+            "annotation" if lost else "annotation that no expression needs",
+            problem.place,
+            f"{problem.message}{where}",
+            f"mend the entry, or {again}",
+        )
+
+
+def repeated_ids(store: RecordStore, target: Target) -> Iterator[Finding]:
+    """Ids by which results are told apart: of expressions, and, as REFER has them, of refs."""
+    seen: dict[str, int] = {}
+    images = store.image_of_expression.tolist()
+    refs: dict[str, tuple[int, int]] = {}
+    for index in range(store.num_expressions):
+        expression = store.expression(index)
+        if expression.expression_id in seen:
+            yield Finding(
+                "defect",
+                "expression id used twice",
+                str(target.main_file),
+                f"{expression.expression_id!r} in image {store.record(images[index], ()).image_id}",
+                "give each expression an id of its own",
+            )
+        seen[expression.expression_id] = index
+        if target.annotations["format"] != "refer":
+            continue
+        first = refs.setdefault(expression.object_id, (images[index], int(store.split_of_expression[index])))
+        if first != (images[index], int(store.split_of_expression[index])):
+            yield Finding(
+                "warning",
+                "ref_id used twice",
+                f"{target.main_file}, ref_id {expression.object_id}",
+                "stands for refs of several images or splits; their sentences are kept apart",
+                "give each ref an id of its own",
+            )
+            refs[expression.object_id] = (images[index], int(store.split_of_expression[index]))

@@ -1,0 +1,222 @@
+"""`refseg data from-coco`: annotations in COCO's layout -> JSONL rows, as a start for one's own data.
+
+Crowd regions are no targets: they stand for many objects that nobody told apart. They still count as present, so that
+no row says that their category is absent, and a row whose category also has one in the image is tagged `crowd`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from refseg.datasets.commands.output import open_output
+from refseg.datasets.readers.segmentations import clean_segmentation
+from refseg.errors import DataError, UsageError
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Wording:
+    """What becomes a row, and with which text."""
+
+    per: Literal["category", "instance"] = "category"
+    text: str = "{category}"
+    text_many: str | None = None
+    text_field: str | None = None
+    no_target: int = 0
+    seed: int = 0
+    split: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.text_field is not None and self.per != "instance":
+            raise UsageError("--text-field needs --per instance: a category has no field of an annotation")
+        if self.no_target < 0:
+            raise UsageError("--no-target must be at least 0")
+        for text in (self.text, self.text_many or ""):
+            try:
+                text.format(category="", count=0)
+            except (KeyError, IndexError, ValueError) as error:
+                raise UsageError(f"text {text!r}: only {{category}} and {{count}} are filled in ({error})") from None
+
+    def of(self, category: str, count: int) -> str:
+        text = self.text if count == 1 or self.text_many is None else self.text_many
+        return text.format(category=category, count=count)
+
+
+@dataclass
+class LeftOut:
+    """What could not be used: how often, and the first case of each kind."""
+
+    numbers: Counter = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+
+    def add(self, kind: str, where: str) -> None:
+        self.numbers[kind] += 1
+        self.first.setdefault(kind, where)
+
+    def lines(self) -> list[str]:
+        return [f"left out: {number:,} {kind} (first: {self.first[kind]})" for kind, number in self.numbers.items()]
+
+
+def main(args: argparse.Namespace) -> int:
+    wording = Wording(
+        args.per, args.text, args.text_many, args.text_field, args.no_target, args.seed, args.split or None
+    )
+    out = Path(args.out)
+    if out.exists() and not args.overwrite:
+        raise UsageError(f"{out} is there already: choose another --out, or --overwrite")
+    left_out = LeftOut()
+    numbers: Counter = Counter()
+    with open_output(out) as file:
+        for row in convert(args.instances, args.images, out.parent, wording, left_out):
+            file.write(json.dumps(row).encode() + b"\n")
+            numbers["rows"] += 1
+            numbers["targets"] += len(row["targets"] or ())
+            numbers["without target"] += row["targets"] is None
+        if not numbers["rows"]:
+            raise DataError("\n".join([f"{args.instances}: nothing can be made of it", *left_out.lines()]))
+    without = numbers["without target"]
+    print(f"{out}: {numbers['rows']:,} rows ({without:,} without target), {numbers['targets']:,} targets")
+    print("\n".join([*left_out.lines(), f"Look through the texts, then: refseg data check {out}"]))
+    return 0
+
+
+def convert(
+    instances: str | Path, images: str | Path, base: Path, wording: Wording, left_out: LeftOut
+) -> Iterator[Row]:
+    """Rows of all images, in the file's order; image paths are relative to `base`."""
+    content = read_coco(Path(instances))
+    images = Path(images)
+    if not images.is_dir():
+        raise DataError(f"no such folder of images: {images}")
+    categories = {c["id"]: c["name"] for c in content["categories"] if isinstance(c, dict) and {"id", "name"} <= set(c)}
+    of_image: dict[Any, list[dict]] = {}
+    for number, annotation in enumerate(content["annotations"]):
+        if isinstance(annotation, dict) and isinstance(annotation.get("image_id"), int | str):
+            of_image.setdefault(annotation["image_id"], []).append(annotation)
+        else:
+            left_out.add("annotations without image_id", f"annotations[{number}]")
+    seen: set[Any] = set()
+    rng = random.Random(wording.seed)
+    for number, image in enumerate(content["images"]):
+        where = f"images[{number}]"
+        if fault := _image_fault(image, seen):
+            left_out.add(f"images with {fault}", where)
+            continue
+        seen.add(image["id"])
+        file = images / image["file_name"]
+        if not file.is_file():
+            left_out.add("images whose file is not there", str(file))
+            continue
+        path = Path(os.path.relpath(file.resolve(), base.resolve())).as_posix()
+        size = [image["height"], image["width"]]
+        head = {"image": path, "size": size}
+        annotations = of_image.pop(image["id"], [])
+        for row in _rows(image["id"], annotations, categories, size, wording, rng, left_out):
+            yield {**row, **head, **({"split": wording.split} if wording.split else {})}
+    for image_id, rest in of_image.items():
+        for annotation in rest:
+            left_out.add("annotations of images that are left out", f"id {annotation.get('id')} of image {image_id}")
+
+
+def read_coco(file: Path) -> dict[str, list]:
+    try:
+        content = json.loads(file.read_bytes())
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}: truncated, or not JSON ({error})") from None
+    for name in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(name), list):
+            raise DataError(f"{file} has no list {name!r}: it is not an annotation file in COCO's layout")
+    return content
+
+
+def _image_fault(image: Any, seen: set[Any]) -> str:
+    if not isinstance(image, dict) or not isinstance(image.get("id"), int | str):
+        return "no id"
+    if image["id"] in seen:
+        return "the id of an earlier one"
+    if not isinstance(image.get("file_name"), str) or not image["file_name"]:
+        return "no file_name"
+    sides = (image.get("height"), image.get("width"))
+    if not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
+        return "no height and width"
+    return ""
+
+
+def _rows(
+    image_id: Any,
+    annotations: list[dict],
+    categories: dict[Any, str],
+    size: list[int],
+    wording: Wording,
+    rng: random.Random,
+    left_out: LeftOut,
+) -> Iterator[Row]:
+    """Rows of one image, without what they all share."""
+    usable: dict[Any, list[tuple[dict, Any]]] = {}  # category -> annotations with targets
+    crowds: set[Any] = set()
+    ids: set[str] = set()
+    for annotation in annotations:
+        category, where = annotation.get("category_id"), f"id {annotation.get('id')} of image {image_id}"
+        if annotation.get("iscrowd"):
+            crowds.add(category)
+            left_out.add("crowd regions", where)
+        elif category not in categories:
+            left_out.add("annotations of unknown categories", where)
+        elif annotation.get("id") is None or str(annotation["id"]) in ids:
+            left_out.add("annotations without an id of their own", where)
+        else:
+            try:
+                target = to_target(annotation.get("segmentation"), (size[0], size[1]))
+            except (ValueError, OverflowError) as error:
+                left_out.add("annotations with unusable masks", f"{where}: {error}")
+                continue
+            ids.add(str(annotation["id"]))
+            usable.setdefault(category, []).append((annotation, target))
+    for category, members in usable.items():
+        tags = {"tags": {"crowd": True}} if category in crowds else {}
+        groups = [members] if wording.per == "category" else [[member] for member in members]
+        for group in groups:
+            name = f"{image_id}-c{category}" if wording.per == "category" else f"{image_id}-{group[0][0]['id']}"
+            texts = _texts(group[0][0], categories[category], len(group), wording)
+            if not texts:
+                left_out.add(f"annotations without text in {wording.text_field!r}", f"id {group[0][0]['id']}")
+            for number, text in enumerate(texts):
+                yield {
+                    "expression_id": name if len(texts) == 1 else f"{name}-{number}",
+                    "text": text,
+                    "targets": [target for _, target in group],
+                    "instance_ids": [str(annotation["id"]) for annotation, _ in group],
+                    **tags,
+                }
+    present = {annotation.get("category_id") for annotation in annotations}
+    absent = [category for category in categories if category not in present]
+    for category in sorted(rng.sample(absent, min(wording.no_target, len(absent))), key=str):
+        yield {"expression_id": f"{image_id}-n{category}", "text": wording.of(categories[category], 1), "targets": None}
+
+
+def _texts(annotation: dict, category: str, count: int, wording: Wording) -> list[str]:
+    if wording.text_field is None:
+        return [wording.of(category, count)]
+    value = annotation.get(wording.text_field)
+    values = value if isinstance(value, list) else [value]
+    return [text.strip() for text in values if isinstance(text, str) and text.strip()]
+
+
+def to_target(segmentation: Any, size: tuple[int, int]) -> Any:
+    """Polygons or an RLE as JSON; ValueError says what is wrong."""
+    clean = clean_segmentation(segmentation, size)
+    if isinstance(clean, dict):
+        counts = clean["counts"]
+        return {"size": list(clean["size"]), "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
+    return clean

@@ -1,0 +1,113 @@
+"""Every file in configs/_base_/datasets: no key is a typo, paths are those of the catalogue, and it works on files in
+the official layouts, for which RefShapes stands in."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mmengine.config import Config
+
+from conftest import REPOSITORY
+from refseg.config_check import unknown_keys
+from refseg.datasets.catalogue import SETS
+from refseg.datasets.collate import collate_samples
+from refseg.datasets.samplers import SampleKey
+from refseg.registry import DATASETS
+
+FOLDER = REPOSITORY / "configs/_base_/datasets"
+FILES = sorted(path.stem for path in FOLDER.glob("*.py"))
+# Which of RefShapes' files stand in for which set.
+STAND_IN = {
+    "data/refcoco/refs(google).p": "refcocog/refs(umd).p",
+    "data/refcocog/refs(google).p": "refcocog/refs(umd).p",
+    "data/refclef/refs(berkeley).p": "refcocog/refs(umd).p",
+    "data/refclef/refs(unc).p": "refcoco/refs(unc).p",
+    "data/rrefcoco+/refs(unc).p": "rrefcoco/refs(unc).p",
+    "data/rrefcocog/refs(umd).p": "rrefcoco/refs(unc).p",
+}
+
+
+def load(name: str) -> Config:
+    return Config.fromfile(FOLDER / f"{name}.py")
+
+
+def datasets(cfg: Config) -> dict[str, Any]:
+    """Loader -> its data set, or the parts of a mixture."""
+    found = {}
+    for loader in ("train", "val", "test"):
+        dataset = cfg[f"{loader}_dataloader"].dataset
+        for number, part in enumerate(dataset.get("datasets", [dataset])):
+            found[f"{loader} {number}"] = part
+    return found
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_key_is_a_typo(name: str) -> None:
+    assert unknown_keys(load(name)) == []
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "jsonl" and not name.startswith("refshapes")])
+def test_paths_are_those_of_the_catalogue(name: str) -> None:
+    known = {str(one.annotations["refs"]): one for one in SETS.values()}
+    for dataset in datasets(load(name)).values():
+        one = known[dataset.annotations.refs]
+        assert dataset.annotations.to_dict() == one.annotations and dataset.image_root == one.image_root
+        for split in [dataset.split] if isinstance(dataset.split, str) else dataset.split:
+            # Of some sets the splits are not known: they have no counts.
+            assert not one.counts or any(tag.startswith(split) for tag in one.counts), f"{one.name}: {split}"
+
+
+def test_every_set_of_the_catalogue_has_a_config() -> None:
+    used = {dataset.annotations.get("refs") for name in FILES for dataset in datasets(load(name)).values()}
+    assert {str(one.annotations["refs"]) for one in SETS.values()} <= used
+
+
+@pytest.fixture(scope="module")
+def data_root(refshapes_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder like a user's, with RefShapes in place of every set."""
+    root = tmp_path_factory.mktemp("data")
+    for layout in ("refcoco", "refcoco+", "refcocog", "grefcoco", "ref-zom", "rrefcoco"):
+        shutil.copytree(refshapes_tiny / layout, root / layout)
+    for place, source in STAND_IN.items():
+        target = root / place.removeprefix("data/")
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(refshapes_tiny / source, target)
+        shutil.copy(refshapes_tiny / Path(source).parent / "instances.json", target.parent / f"{target.stem}.json")
+    (root / "images").mkdir()
+    for folder in ("train2014", "trainval2014", "saiapr_tc-12"):
+        (root / "images" / folder).symlink_to(refshapes_tiny / "images")
+    for folder in ("refshapes_mini", "refshapes_base", "refshapes_hard"):
+        (root / folder).symlink_to(refshapes_tiny)
+    (root / "own").mkdir()
+    (root / "own" / "own.jsonl").write_text(
+        (refshapes_tiny / "refshapes.jsonl").read_text().replace('"images/', f'"{refshapes_tiny}/images/')
+    )
+    return root
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_batches_come_out(name: str, data_root: Path, refshapes_tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each loader, with RefShapes' words in place of a tokenizer's, and its categories in place of COCO's."""
+    monkeypatch.setenv("REFSEG_DATA", str(data_root))
+    for which, dataset in datasets(load(name)).items():
+        for transform in dataset.pipeline:
+            if transform.type == "LoadText":
+                transform.tokenizer = dict(word_list=str(refshapes_tiny / "words.txt"), max_words=20)
+        refs = dataset.annotations.get("refs")
+        if refs in STAND_IN:
+            dataset.annotations.instances = refs.replace(".p", ".json")
+        if dataset.get("categories"):
+            dataset.categories = ["circle", "square", "star"]
+        if dataset.get("hold_out"):
+            dataset.hold_out.share = 0.5
+        # Every training image of RefShapes is in train only, so the leak filter keeps them all.
+        built = DATASETS.build(dataset)
+        batch = collate_samples([built[SampleKey(i)] for i in range(min(2, len(built)))])["batch"]
+        assert batch.num_expressions >= batch.num_images >= 1, which
+        if which.startswith("train"):
+            assert batch.num_expressions == batch.num_images or name.startswith("refshapes")
+        else:
+            assert batch.ground_truth[0] is not None

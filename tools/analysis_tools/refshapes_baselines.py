@@ -1,0 +1,204 @@
+"""How far one gets on RefShapes without looking, without reading, or by single words: what a model has to beat.
+
+    python tools/analysis_tools/refshapes_baselines.py data/refshapes_base [--split val]
+
+- text-blind: the same answer for every phrase of an image (all shapes, the largest, the one nearest the centre);
+- image-blind: ridge regression from words and pairs of words to a coarse mask, and to "refers to nothing";
+- bag of words: knows every attribute of every shape, but of the phrase only which attribute words are in it.
+
+gIoU as in GRES: a phrase that refers to nothing counts 1 where nothing is predicted, else 0. Fitted on the split train.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pycocotools import mask as mask_tools
+
+from refseg.datasets.refshapes.vocabulary import ADJECTIVES, KIND_NOUNS
+
+GRID = 16  # side of the coarse masks
+FEATURES = 1500
+TRAIN_ROWS = 20_000  # the first ones; enough for these features
+TUNING_ROWS = 2_000  # of these, held back for the two thresholds
+THRESHOLDS = np.linspace(0.04, 0.8, 20)
+
+MEANS = {
+    word: (name, value) for name, table in ADJECTIVES.items() for value, words in table.items() for word in words
+} | {word: ("kind", kind) for kind, nouns in KIND_NOUNS.items() for noun in nouns for word in noun}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One phrase. ``referents`` index ``shapes``, whose visible masks are disjoint."""
+
+    words: tuple[str, ...]
+    skill: str
+    referents: frozenset[int]
+    shapes: list[dict]
+    size: tuple[int, int]
+    targets: list[dict]
+
+    def grid(self) -> np.ndarray:
+        """(GRID, GRID) share of each cell that the referents cover."""
+        mask = self.mask().astype(np.float32)
+        for axis in (0, 1):
+            edges = np.linspace(0, mask.shape[axis], GRID + 1).astype(int)
+            counts = np.diff(edges).reshape((-1, 1) if axis == 0 else (1, -1))
+            mask = np.add.reduceat(mask, edges[:-1], axis=axis) / counts
+        return mask
+
+    def mask(self) -> np.ndarray:
+        union = np.zeros(self.size, bool)
+        for target in self.targets:
+            union |= mask_tools.decode(target).astype(bool)
+        return union
+
+
+def read(root: Path, split: str, most: int | None = None) -> list[Row]:
+    table = json.loads((root / "grefcoco/instances.json").read_text(encoding="utf-8"))
+    shapes = defaultdict(list)
+    for entry in table["annotations"]:
+        shapes[entry["image_id"]].append({**entry["attributes"], "area": entry["area"]})
+    ids = {image["file_name"]: image["id"] for image in table["images"]}
+    rows = []
+    with open(root / "refshapes.jsonl", encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            if row["split"] == split:
+                image = ids[Path(row["image"]).name]
+                words = tuple(row["text"].split())
+                referents, targets = frozenset(row["instance_ids"]), row["targets"] or []
+                rows.append(Row(words, row["tags"]["skill"], referents, shapes[image], tuple(row["size"]), targets))
+                if len(rows) == most:
+                    break
+    return rows
+
+
+# Text-blind and bag of words: sets of shapes --------------------------------------------------------------------------
+
+
+def set_iou(chosen: set[int], row: Row) -> float:
+    """Masks are disjoint, so that areas are enough; two empty sets agree."""
+    areas = [shape["area"] for shape in row.shapes]
+    union = sum(areas[i] for i in chosen | row.referents)
+    return sum(areas[i] for i in chosen & row.referents) / union if union else 1.0
+
+
+def all_shapes(row: Row) -> set[int]:
+    return set(range(len(row.shapes)))
+
+
+def largest(row: Row) -> set[int]:
+    return {max(all_shapes(row), key=lambda i: row.shapes[i]["area"])}
+
+
+def central(row: Row) -> set[int]:
+    height, width = row.size
+    return {
+        min(all_shapes(row), key=lambda i: np.hypot(*np.subtract(row.shapes[i]["centre"], (width / 2, height / 2))))
+    }
+
+
+def nothing(row: Row) -> set[int]:
+    return set()
+
+
+def every_word(row: Row) -> set[int]:
+    """Shapes that answer to every attribute word: none where two words say different things of one attribute."""
+    asked = {MEANS[word] for word in row.words if word in MEANS}
+    return {i for i, shape in enumerate(row.shapes) if all(shape[name] == value for name, value in asked)}
+
+
+def any_word(row: Row) -> set[int]:
+    """Shapes that, for each attribute spoken of, have one of the values named: "red star", "blue square" mix freely."""
+    asked = defaultdict(set)
+    for word in row.words:
+        if word in MEANS:
+            asked[MEANS[word][0]].add(MEANS[word][1])
+    return {i for i, shape in enumerate(row.shapes) if all(shape[name] in values for name, values in asked.items())}
+
+
+# Image-blind ----------------------------------------------------------------------------------------------------------
+
+
+def grams(row: Row) -> set[str]:
+    return {*row.words, *map(" ".join, zip(row.words, row.words[1:], strict=False)), f"length {len(row.words)}", ""}
+
+
+class ImageBlind:
+    """Ridge regression from a phrase to a coarse mask and to whether it refers to nothing."""
+
+    def __init__(self, rows: list[Row]) -> None:
+        rows, held_back = rows[:-TUNING_ROWS], rows[-TUNING_ROWS:]
+        counts = Counter(gram for row in rows for gram in grams(row))
+        self.index = {gram: i for i, (gram, _) in enumerate(counts.most_common(FEATURES))}
+        x = self.features(rows)  # (E, F)
+        y = np.stack([np.append(row.grid().ravel(), not row.referents) for row in rows])  # (E, GRID * GRID + 1)
+        self.weights = np.linalg.solve(x.T @ x + 100 * np.eye(x.shape[1]), x.T @ y)
+        scores = self.features(held_back) @ self.weights
+        none = np.array([not row.referents for row in held_back])
+        self.nothing_from = max(
+            np.quantile(scores[:, -1], np.linspace(0.3, 0.99, 70)),
+            key=lambda t: (scores[none, -1] >= t).mean() + (scores[~none, -1] < t).mean(),
+        )
+        pairs = list(zip(scores, held_back, strict=True))
+        self.mask_from = max(THRESHOLDS, key=lambda t: np.mean([self._iou(score, t, row) for score, row in pairs]))
+
+    def features(self, rows: list[Row]) -> np.ndarray:
+        x = np.zeros((len(rows), len(self.index)))
+        for i, row in enumerate(rows):
+            x[i, [self.index[gram] for gram in grams(row) if gram in self.index]] = 1
+        return x
+
+    @staticmethod
+    def _iou(score: np.ndarray, threshold: float, row: Row) -> float:
+        """gIoU's term of a coarse mask, at the size of the image."""
+        ys, xs = (np.arange(side) * GRID // side for side in row.size)
+        predicted = score[:-1].reshape(GRID, GRID)[ys][:, xs] >= threshold
+        target = row.mask()
+        union = np.count_nonzero(predicted | target)
+        return np.count_nonzero(predicted & target) / union if union else 1.0
+
+    def test(self, rows: list[Row]) -> tuple[list[float], dict[str, float]]:
+        scores = self.features(rows) @ self.weights
+        none = np.array([not row.referents for row in rows])
+        said_none = scores[:, -1] >= self.nothing_from
+        accuracy = {"N-acc": said_none[none].mean(), "T-acc": (~said_none[~none]).mean()}
+        return [self._iou(s, self.mask_from, row) for s, row in zip(scores, rows, strict=True)], accuracy
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("root", type=Path, help="folder of a generated data set")
+    parser.add_argument("--split", default="val", choices=("val", "testA", "testB"))
+    args = parser.parse_args()
+    rows = read(args.root, args.split)
+    results: dict[str, list[float]] = {}
+    choosers = (nothing, all_shapes, largest, central, every_word, any_word)
+    for chooser in choosers:
+        results[chooser.__name__] = [set_iou(chooser(row), row) for row in rows]
+    blind = ImageBlind(read(args.root, "train", TRAIN_ROWS))
+    results["image_blind"], accuracy = blind.test(rows)
+
+    skills = sorted({row.skill for row in rows})
+    print(
+        f"gIoU on {args.split}, {len(rows)} phrases\n\n| | all | {' | '.join(skills)} |\n"
+        + "|---" * (len(skills) + 2)
+        + "|"
+    )
+    for name, values in results.items():
+        parts = [np.mean([v for v, row in zip(values, rows, strict=True) if row.skill == skill]) for skill in skills]
+        print(f"| {name} | " + " | ".join(f"{100 * value:.1f}" for value in (np.mean(values), *parts)) + " |")
+    balanced = 50 * sum(accuracy.values())
+    numbers = ", ".join(f"{name} {100 * value:.1f}" for name, value in accuracy.items())
+    print(f"\n'refers to nothing' from the text alone: {numbers}, balanced {balanced:.1f} (chance: 50)")
+
+
+if __name__ == "__main__":
+    main()
