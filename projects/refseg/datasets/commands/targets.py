@@ -136,10 +136,9 @@ def of_refshapes(folder: Path) -> list[Target]:
             split: Counts(images=_number(numbers, "images"), sentences=_number(numbers, "expressions"))
             for split, numbers in meta.get("counts", {}).items()
         }
-        # Of a layout meta.json counts the images of the split; here only those can be counted that have refs.
         layouts = {
             name: {
-                split: Counts(refs=_number(numbers, "refs"), sentences=_number(numbers, "sentences"))
+                split: Counts(*(_number(numbers, what) for what in ("refs", "images", "sentences")))
                 for split, numbers in splits.items()
             }
             for name, splits in meta.get("layouts", {}).items()

@@ -69,7 +69,9 @@ def make_fragments(preset: Preset, sample: Sample) -> Fragments:
         ),
         skills=Counter(expression.skill for expression in sample.expressions),
         layout_counts={
-            layout.folder: Counter(images=1, refs=len(found), sentences=sum(len(ref["sentences"]) for ref in found))
+            layout.folder: Counter(
+                images=int(bool(found)), refs=len(found), sentences=sum(len(ref["sentences"]) for ref in found)
+            )
             for layout, found in refs.items()
         },
     )
