@@ -232,3 +232,21 @@ class TestKeepWeights:
 
     def test_keeps_them(self) -> None:
         assert not self.weights_change(keep=True)
+
+
+def test_options_keep_their_blanks() -> None:
+    import argparse
+
+    from mmengine.config import DictAction
+
+    from refseg.compat import dict_action
+
+    def parse(action: type, *values: str) -> dict:
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--cfg-options", nargs="+", action=action)
+        return parser.parse_args(["--cfg-options", *values]).cfg_options
+
+    assert parse(dict_action(), "a.file=own dir/x.jsonl", "b=3", "c=[1, 2]", "d=1,2", "e='x y'", "f=None") == {
+        "a.file": "own dir/x.jsonl", "b": 3, "c": [1, 2], "d": [1, 2], "e": "x y", "f": None,
+    }  # fmt: skip
+    assert parse(DictAction, "a=own dir") == {"a": "owndir"}, "mmengine keeps blanks now: drop dict_action"

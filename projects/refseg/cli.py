@@ -13,12 +13,17 @@ from refseg.errors import UserError
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
-    from mmengine.config import DictAction
+    from refseg.compat import dict_action
 
     parser.add_argument("config", help="config file, or the name of one that ships with refseg")
     parser.add_argument("--work-dir", help="where logs and checkpoints go (default: work_dirs/<config name>)")
     parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE", help="overrides of config keys"
+        "--cfg-options",
+        nargs="+",
+        action=dict_action(),
+        default={},
+        metavar="KEY=VALUE",
+        help="overrides of config keys",
     )
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
@@ -127,9 +132,35 @@ def _benchmark(args: argparse.Namespace) -> int:
     return benchmark.main(args)
 
 
+def _score_arguments(parser: argparse.ArgumentParser) -> None:
+    from refseg.evaluation import score_cli
+
+    score_cli.add_arguments(parser)
+
+
+def _score(args: argparse.Namespace) -> int:
+    from refseg.evaluation import score_cli
+
+    return score_cli.main(args)
+
+
+def _compare_arguments(parser: argparse.ArgumentParser) -> None:
+    from refseg.evaluation import compare_cli
+
+    compare_cli.add_arguments(parser)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from refseg.evaluation import compare_cli
+
+    return compare_cli.main(args)
+
+
 VERBS = {
     "train": ("train a config", _train_arguments, _train),
     "test": ("evaluate a checkpoint", _test_arguments, _test),
+    "score": ("score a file of predictions by named protocols", _score_arguments, _score),
+    "compare": ("compare two files of predictions on the same data", _compare_arguments, _compare),
     "data": ("find, check, browse, convert and generate data", _data_arguments, _data),
     "quickstart": (
         "generate RefShapes, train a small model, evaluate, write a report",

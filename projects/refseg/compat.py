@@ -199,3 +199,18 @@ def keep_weights(module: Any) -> Any:
     """
     module.is_init = True
     return module
+
+
+def dict_action() -> type:
+    """mmengine 0.10.7's DictAction deletes every blank of a value, so that no path with a blank can be given."""
+    from mmengine.config import DictAction
+
+    class KeepBlanks(DictAction):
+        @staticmethod
+        def _parse_iterable(val: str) -> Any:
+            single = val.strip("'\"")
+            if "," in single or single[:1] in ("(", "["):
+                return DictAction._parse_iterable(val)
+            return DictAction._parse_int_float_bool(single)
+
+    return KeepBlanks

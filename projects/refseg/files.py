@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -34,3 +35,12 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
     """The same for content that is at hand."""
     with open_to_replace(path) as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def sha256_of(path: str | Path) -> str:
+    """Of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

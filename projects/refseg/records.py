@@ -68,7 +68,9 @@ class Problem:
 
 @dataclass(slots=True)
 class Annotations:
-    """What a reader returns: the records of all splits, and the entries that it could not use."""
+    """What a reader returns: the records of all splits, the entries that it could not use, and the images that it had
+    to open, because the file does not say their sizes."""
 
     records: list[Record]
     problems: list[Problem] = field(default_factory=list)
+    opened: list[str] = field(default_factory=list)

@@ -43,8 +43,8 @@ MODEL_WRAPPERS = _child(_root.MODEL_WRAPPERS, "models")
 TASK_UTILS = _child(_root.TASK_UTILS, "models", build=_in_own_scope(build_from_cfg))
 WEIGHT_INITIALIZERS = _child(_root.WEIGHT_INITIALIZERS, "models")
 
-EVALUATOR = _child(_root.EVALUATOR, "evaluation")
-METRICS = _child(_root.METRICS, "evaluation")
+EVALUATOR = _child(_root.EVALUATOR, "evaluation.metrics")
+METRICS = _child(_root.METRICS, "evaluation.metrics")
 
 HOOKS = _child(_root.HOOKS, "engine")
 LOG_PROCESSORS = _child(_root.LOG_PROCESSORS, "engine")

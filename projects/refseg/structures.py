@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from refseg.records import Record
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -20,7 +22,7 @@ def move(value: Any, device: torch.device | str, *, non_blocking: bool = False) 
     """Moves every tensor inside tensors, lists, tuples, dicts and the classes above; the rest is returned as it is."""
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=non_blocking)
-    if is_dataclass(value) and not isinstance(value, type):
+    if isinstance(value, Movable) and is_dataclass(value):
         moved = {f.name: move(getattr(value, f.name), device, non_blocking=non_blocking) for f in fields(value)}
         return replace(value, **moved)
     if isinstance(value, dict):
@@ -75,14 +77,19 @@ class SampleMeta:
 
 @dataclass(slots=True)
 class GroundTruth:
-    """Evaluation's ground truth at the original size: COCO RLEs per instance and each expression's referents.
+    """Evaluation's ground truth at the original size.
 
-    `instance_boxes`: (x, y, width, height) per instance, as annotated, or around the mask where there is no box.
+    `record`: the sample's expressions, with the instances that they refer to and no others; every instance has a box,
+    (x, y, width, height), as annotated or around its mask. `instance_rles`: their masks, with the union of polygons.
     """
 
+    record: Record
     instance_rles: list[dict]
-    referents: list[tuple[int, ...]]
-    instance_boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
+
+    @property
+    def referents(self) -> list[tuple[int, ...]]:
+        """Per expression, indices of its instances."""
+        return [expression.referents for expression in self.record.expressions]
 
 
 @dataclass(slots=True)
@@ -202,7 +209,8 @@ class ImageResult(Movable):
 
     `masks` (K, height, width) bool: thresholded merged masks as the mask head gave them. `rejected` (K,) bool: the
     no-target rule says "nothing here". Protocols differ in how they combine the two; `final_masks()` is ours.
-    `no_target_prob` (K,) or None.
+    `no_target_prob` (K,) or None. `mask_logits` (K, h, w) on the model's device, for an input of `input_size`: what
+    protocols that score on another grid begin from.
     """
 
     meta: SampleMeta
@@ -210,6 +218,8 @@ class ImageResult(Movable):
     rejected: Tensor
     no_target_prob: Tensor | None = None
     ground_truth: GroundTruth | None = None
+    mask_logits: Tensor | None = None
+    input_size: tuple[int, int] | None = None
 
     def final_masks(self) -> Tensor:
         """(K, height, width) bool: the masks, empty where the expression is rejected."""

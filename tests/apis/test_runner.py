@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from refseg.apis import RunOptions, load_config, load_weights
 from refseg.apis.runner import batch_report, read_checkpoint
-from refseg.errors import CheckpointError, UsageError
+from refseg.errors import CheckpointError, ConfigError, UsageError
 
 CONFIG = "baseline_tiny_refshapes"
 
@@ -116,4 +116,14 @@ def test_checkpoints_and_results_say_what_was_trained_on(tiny_config: Path, tmp_
     # RefShapes tiny has 7 images with 6 expressions each in val; all of them are images of val.
     assert result["trained_on"]["leak_filter"]["dropped_expressions"] == 42
     assert result["trained_on"]["split"] == ["train", "val"] and result["data"]["split"] == "test"
-    assert result["metrics"]
+    assert result["metrics"] and result["protocols"][0]["name"] == "refseg" and len(result["checkpoint_sha256"]) == 64
+
+
+def test_a_run_shorter_than_its_warm_up(tiny_config: Path, tmp_path: Path) -> None:
+    """2 epochs of 6 steps, and a warm-up of 100."""
+    from refseg.apis import train
+
+    schedule = [dict(type="LinearLR", by_epoch=False, end=100), dict(type="PolyLR", by_epoch=False, begin=100)]
+    options = RunOptions(work_dir=str(tmp_path), cfg_options={"param_scheduler": schedule})
+    with pytest.raises(ConfigError, match="the run is shorter than a part of its schedule"):
+        train(str(tiny_config), options)

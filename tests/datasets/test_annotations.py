@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from refer_files import annotation, ref, write_refer
 from refseg.datasets import annotations as module
@@ -73,7 +74,7 @@ def test_touched_files_are_not_read_again(tmp_path: Path, reads: list[str]) -> N
     assert open_annotations(**files).num_expressions == 1 and len(reads) == 1
     hashed: list[Path] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_sha256", hashed.append)
+        patch.setattr(module, "sha256_of", hashed.append)
         open_annotations(**files)
     assert not hashed, "the new times are remembered"
 
@@ -82,6 +83,27 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path, reads: list[str]) -> None
     files = write_refer(tmp_path, [ref(1, 1)])
     open_annotations(**files)
     cache_of(tmp_path)[0].write_bytes(b"half a file")
+    assert open_annotations(**files).num_expressions == 1 and len(reads) == 2
+
+
+def test_images_that_gave_their_size_are_watched(tmp_path: Path) -> None:
+    """Written before the images were copied, then with them, then with one of another size."""
+    (tmp_path / "a.jsonl").write_text('{"image": "a.png", "text": "x", "targets": null}')
+    files = dict(format="jsonl", file=str(tmp_path / "a.jsonl"))
+    assert "cannot be read" in str(open_annotations(**files).problems[0])
+    for size in ((5, 7), (6, 8)):
+        Image.new("RGB", size[::-1]).save(tmp_path / "a.png")
+        assert open_annotations(**files).record(0).size == size
+
+
+@pytest.mark.parametrize("damage", ["header length", "name of an array", "dtype"])
+def test_any_damage_of_the_cache_is_mended(tmp_path: Path, reads: list[str], damage: str) -> None:
+    files = write_refer(tmp_path, [ref(1, 1)])
+    open_annotations(**files)
+    place = cache_of(tmp_path)[0]
+    content = place.read_bytes()
+    change = {"header length": (content[17:25], b"\xff" * 8), "name of an array": (b'"image_size"', b'"image_sizf"')}
+    place.write_bytes(content.replace(*change.get(damage, (b'"<i8"', b'"<x8"')), 1))
     assert open_annotations(**files).num_expressions == 1 and len(reads) == 2
 
 

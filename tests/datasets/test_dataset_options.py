@@ -153,6 +153,20 @@ def test_unreadable_annotations_are_counted_against_a_limit(tmp_path: Path) -> N
     assert len(data) == 1 and data.metainfo["unreadable_annotations"] == 2
 
 
+def test_a_split_of_which_nothing_could_be_read(tmp_path: Path) -> None:
+    """The first mistake of everybody: the message must be about the row, not about the split."""
+    (tmp_path / "own.jsonl").write_text('{"image": "a.png", "size": [4, 4], "text": "x", "target": [], "split": "val"}')
+    with pytest.raises(DataError, match=r"no expression has split 'val'(.|\n)*line 1: unknown field 'target'"):
+        dataset(dict(format="jsonl", file=str(tmp_path / "own.jsonl")), split="val")
+
+
+def test_a_data_set_ends(files: dict) -> None:
+    data = dataset(files, split="train")
+    with pytest.raises(IndexError):
+        data[len(data)]
+    assert len(list(data)) == len(data)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -160,7 +174,12 @@ def test_unreadable_annotations_are_counted_against_a_limit(tmp_path: Path) -> N
         (dict(text_field="text"), "text_field must be one of"),
         (dict(no_target="maybe"), "no_target must be one of"),
         (dict(negative_rate=1.0), "negative_rate must be in"),
-        (dict(expressions_per_image=0), "expressions_per_image must be at least 1"),
+        (dict(max_bad_samples=-1), "max_bad_samples must be a whole number of at least 0"),
+        (dict(hold_out=dict(share=0.1)), "hold_out is dict"),
+        (dict(hold_out=dict(share=2, use="rest")), "hold_out is dict"),
+        (dict(categories=["persn"]), "no instance is a 'persn'; did you mean 'person'"),
+        (dict(pipeline=[dict(type="LoadImage")]), "a pipeline ends with PackSample"),
+        (dict(expressions_per_image=0), "expressions_per_image must be a whole number of at least 1"),
     ],
 )
 def test_bad_options(files: dict, options: dict, says: str) -> None:

@@ -1,11 +1,13 @@
+import struct
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image
+from PIL import Image, ImageFile
 from pycocotools import mask as coco_mask
 
 from refseg.datasets.geometry import mirroring, resizing, rotation, scaling, translation
@@ -55,6 +57,77 @@ def test_a_mask_image(tmp_path: Path) -> None:
         to_rle(str(path), (5, 4))
     with pytest.raises(DataError, match="cannot be read"):
         to_rle(str(tmp_path / "none.png"), (4, 5))
+
+
+def mask_images() -> dict[str, Image.Image]:
+    """The same mask in every kind of image that has one meaning, with numbers that a conversion to grey makes 0."""
+    mask = np.zeros((4, 5), np.uint8)
+    mask[1, 2:] = 1
+    palette = Image.fromarray(mask).convert("P")
+    palette.putpalette([255, 255, 255, 0, 0, 0])  # white background, black object
+    return {
+        "1": Image.fromarray(mask * 255).convert("1"),
+        "L": Image.fromarray(mask),
+        "I;16": Image.fromarray(mask.astype(np.uint16)),
+        "I;16 high": Image.fromarray(mask.astype(np.uint16) * 256),
+        "P": palette,
+        "RGB": Image.fromarray(np.stack([0 * mask, 0 * mask, mask], -1)),
+    }
+
+
+@pytest.mark.parametrize("kind", list(mask_images()))
+def test_what_is_not_0_is_mask(kind: str, tmp_path: Path) -> None:
+    mask_images()[kind].save(tmp_path / "m.png")
+    mask = decode(to_rle(str(tmp_path / "m.png"), (4, 5)))
+    assert mask.nonzero()[0].tolist() == [1, 1, 1] and mask.nonzero()[1].tolist() == [2, 3, 4]
+
+
+def test_integers_of_32_bits(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 1], [256, 1 << 20]], np.int32)).save(tmp_path / "m.tiff")
+    assert decode(to_rle(str(tmp_path / "m.tiff"), (2, 2))).tolist() == [[False, True], [True, True]]
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "CMYK", "F"])
+def test_mask_images_that_do_not_say_what_is_mask(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / ("m.png" if mode.endswith("A") else "m.tiff")
+    Image.new(mode, (5, 4)).save(path)
+    with pytest.raises(DataError, match=rf"{path} is of mode {mode}, .*save it as a grey image"):
+        to_rle(str(path), (4, 5))
+
+
+def test_16_bits_of_colour_are_refused(tmp_path: Path) -> None:
+    """Pillow has their high bytes only: 1 would be 0."""
+    cv2.imwrite(str(tmp_path / "m.png"), np.ones((4, 5, 3), np.uint16))
+    with pytest.raises(DataError, match="mode RGB with 16 bits"):
+        to_rle(str(tmp_path / "m.png"), (4, 5))
+
+
+def test_a_mask_image_of_another_size_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("L", (50, 40)).save(tmp_path / "m.png")
+    monkeypatch.setattr(Image.Image, "load", lambda *args: pytest.fail("decoded"))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *args: pytest.fail("decoded"))
+    with pytest.raises(DataError, match=r"has size \[40, 50\], its image has \[4, 5\]"):
+        to_rle(str(tmp_path / "m.png"), (4, 5))
+
+
+def test_a_mask_image_that_is_a_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("L", (50, 40)).save(tmp_path / "m.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DataError, match=r"cannot be read: .*m\.png .*decompression bomb"):
+        to_rle(str(tmp_path / "m.png"), (40, 50))
+
+
+@pytest.mark.parametrize("error", [SyntaxError("broken PNG"), ValueError("bad"), EOFError("end"), struct.error("x")])
+def test_whatever_pillow_raises_is_an_unreadable_mask(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> None:
+        raise error
+
+    Image.new("L", (5, 4)).save(tmp_path / "m.png")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", refuse)
+    with pytest.raises(DataError, match=r"cannot be read: .*m\.png"):
+        to_rle(str(tmp_path / "m.png"), (4, 5))
 
 
 def test_an_rle_of_another_size_is_refused() -> None:

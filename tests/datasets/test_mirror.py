@@ -34,6 +34,13 @@ from refseg.datasets.mirror import mirror_text
         ("  two   blanks left  ", "  two   blanks right  "),
         ("bright red upright piano", "bright red upright piano"),
         ("guy’s left foot", "guy’s right foot"),
+        ("the one that's left of the tree", "the one that's right of the tree"),
+        ("man to the left of what is red", "man to the right of what is red"),
+        ("the left standing man", "the right standing man"),
+        ("guy on left sitting", "guy on right sitting"),
+        ("the left sign", "the right sign"),
+        ("sign left of the door", "sign right of the door"),
+        ("sign on the left", "sign on the right"),
     ],
 )
 def test_mirrored(text: str, mirrored: str) -> None:
@@ -49,6 +56,12 @@ def test_mirrored(text: str, mirrored: str) -> None:
         "right side up", "one slice left", "pizza left over", "the left over pizza", "what is left", "that's left",
         "its right by the door",
         "left behind", "left in the box", "only left", "right now",
+        "what is left of the pizza", "what's left of the pizza", "what’s left of it", "whats right of it",
+        "all that is left of the cake", "what has been left of it", "nothing left of it", "a slice left of the pizza",
+        "man left standing", "man left sitting", "left lying on the floor", "right standing man", "left parked car",
+        # directions on signs
+        "right sign",
+        "turn right sign", "turn left", "no left turn", "the right turn lane", "left arrow", "arrow right",
         # clock, compass, frames of their own
         "turned clockwise", "at 3 o'clock", "three oclock", "three o clock", "east side", "southwest corner",
         "driver's side", "passenger side door", "stage left",
@@ -65,7 +78,7 @@ def test_not_mirrored_where_it_cannot_be_told(text: str) -> None:
 
 PIECES = (
     "left right Left RIGHT leftmost left-hand lefty man's that's the of in on to next is slice most behind front back "
-    "middle over side up lhs bright 2nd 3 l man , . / - ' \" İ ß"
+    "middle over side up lhs bright 2nd 3 l what there standing turn sign the arrow all man , . / - ' \" İ ß"
 )
 words = st.sampled_from(PIECES.split())
 

@@ -79,8 +79,10 @@ def test_categories_ask_all_referents() -> None:
     assert of_categories(store, ["cat"]).tolist() == [True, False, False, False, False, True]
     assert of_categories(store, ["cat", "dog"]).tolist() == [True, True, True, False, False, True]
     assert of_categories(store, "unseen").tolist() == of_categories(store, ["cat", "dog"]).tolist()
-    with pytest.raises(DataError, match=r"no instance has one of the categories bird .*categories here: cat, dog"):
-        of_categories(store, ["bird"])
+    with pytest.raises(ConfigError, match="no instance is a 'dgo'; did you mean 'dog'"):
+        of_categories(store, ["cat", "dgo"])
+    with pytest.raises(DataError, match="no instance has one of the categories"):
+        of_categories(store_of([expression("x", 0)], categories=("thing",)), "unseen")
     with pytest.raises(ConfigError, match="'seen', 'unseen' or a list"):
         of_categories(store, "novel")
 
@@ -91,11 +93,14 @@ def test_the_shipped_split_of_coco_is_48_and_17() -> None:
 
 
 def test_image_keys_find_coco_images_whatever_the_folder() -> None:
-    """COCO's ids are one numbering over its releases; other files are told by name and size."""
+    """COCO's ids are one numbering over its releases; other files are told by folder, name and size, so that frames of
+    two clips are two images."""
     size = (4, 6)
-    same = ["COCO_train2014_000000000123.jpg", "x/COCO_val2014_000000000123.jpg", "000000000123.jpg"]
+    same = ["COCO_train2014_000000000123.jpg", "x/COCO_val2014_000000000123.jpg", "a/val2017/000000000123.jpg"]
     assert {image_key(path, size) for path in same} == {"coco:123"}
-    assert image_key("a/12.jpg", size) == "12.jpg:4x6" != image_key("a/12.jpg", (6, 4))
+    assert image_key("b/a/12.jpg", size) == image_key("a/12.jpg", size) == "a/12.jpg:4x6"
+    assert len({image_key(path, s) for path in ("a/1.jpg", "b/1.jpg", "1.jpg") for s in (size, (6, 4))}) == 6
+    assert image_key("clip/000000000123.jpg", size) != "coco:123"
 
 
 def test_images_of_an_evaluation_split_are_left_out() -> None:

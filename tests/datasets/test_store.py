@@ -66,7 +66,7 @@ def test_columns() -> None:
     assert [store.splits[code] for code in store.split_of_expression] == ["train", "val", "train"]
     assert store.category_of_instance.tolist() == [0, -1] and store.categories == ["cat"]
     assert store.object_of_expression.tolist() == [0, 0, 1], "an object is one within its image"
-    assert store.image_key(1) == "j.png:5x6"
+    assert store.image_path(1) == "j.png" and store.size(1) == (5, 6)
 
 
 def test_a_record_with_some_of_its_expressions() -> None:

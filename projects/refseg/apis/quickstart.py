@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -17,9 +18,13 @@ from PIL import Image
 
 from refseg.apis.runner import RunOptions, build_runner, load_config, load_weights
 from refseg.datasets.images import read_image
+from refseg.datasets.masks import decode
 from refseg.datasets.refshapes import generate
-from refseg.evaluation.functions import ExpressionRow, summarise, summarise_by
-from refseg.evaluation.metrics import merged_target, score_image
+from refseg.evaluation.areas import union_rle
+from refseg.evaluation.breakdowns import breakdown
+from refseg.evaluation.metrics import rows_of, truth_of
+from refseg.evaluation.protocols import Protocol, get_protocol
+from refseg.evaluation.rows import Row, Rows
 from refseg.files import write_atomically
 from refseg.structures import ImageResult
 from refseg.visualization.cases import Case, choose_cases, contact_sheet
@@ -37,28 +42,36 @@ def use_data_root(cfg: Config, root: str) -> None:
                 transform.tokenizer.word_list = str(Path(root, Path(transform.tokenizer.word_list).name))
 
 
-def evaluate(runner: Runner) -> tuple[list[ImageResult], list[ExpressionRow]]:
-    """Results and rows of the runner's test set."""
+def evaluate(runner: Runner, protocol: Protocol) -> tuple[list[ImageResult], Rows]:
+    """Results, without their logits, and rows of the runner's test set."""
     model = runner.model.eval()
     results: list[ImageResult] = []
+    rows: list[Row] = []
     with torch.no_grad():
         for data in runner.test_dataloader:
-            results += model.test_step(data)
-    return results, [row for result in results for row in score_image(result)]
+            for result in model.test_step(data):
+                rows += rows_of(result, protocol.view, truth_of(result))
+                result.mask_logits = None
+                results.append(result)
+    return results, Rows.of(rows)
 
 
-def make_cases(results: list[ImageResult], rows: list[ExpressionRow], per_group: int = 6) -> list[Case]:
+def merged_target(result: ImageResult, k: int) -> np.ndarray:
+    """(h, w) bool: the union of an expression's referents at the original size."""
+    truth = truth_of(result)
+    expression = truth.record.expressions[k]
+    return decode(union_rle([truth.instance_rle(i) for i in expression.referents], truth.record.size))
+
+
+def make_cases(results: list[ImageResult], rows: Rows, protocol: Protocol, per_group: int = 6) -> list[Case]:
     """The best, the worst, random and no-target expressions, with their masks."""
     place = {name: (result, k) for result in results for k, name in enumerate(result.meta.expression_ids)}
+    ious = protocol.terms(rows)["gIoU"][0]
+    rejected = protocol.no_target.rejected(rows)
     choices = choose_cases(
         [
-            {
-                "expression_id": row.expression_id,
-                "iou": row.iou,
-                "no_target": not row.has_target,
-                "rejected": row.rejected,
-            }
-            for row in rows
+            {"expression_id": name, "iou": float(iou), "no_target": not has_target, "rejected": bool(refused)}
+            for name, iou, has_target, refused in zip(rows.expression_id, ious, rows.has_target, rejected, strict=True)
         ],
         per_group=per_group,
     )
@@ -71,7 +84,7 @@ def make_cases(results: list[ImageResult], rows: list[ExpressionRow], per_group:
                     image=read_image(result.meta.image_path, result.meta.original_size),
                     text=result.meta.texts[k],
                     predicted=result.masks[k].numpy(),
-                    ground_truth=merged_target(result.ground_truth, k, result.meta.original_size),
+                    ground_truth=merged_target(result, k),
                     iou=choice["iou"],
                     rejected=choice["rejected"],
                     expression_id=choice["expression_id"],
@@ -124,18 +137,19 @@ def quickstart(
     checkpoint = best_checkpoint(Path(work_dir))
     print(f"3/4 evaluating {checkpoint.name} on the test split")
     load_weights(runner.model, checkpoint)
-    results, rows = evaluate(runner)
-    metrics = summarise(rows)
+    protocol = get_protocol("refseg")
+    results, rows = evaluate(runner, protocol)
+    metrics = protocol.score(rows)
 
     print("4/4 report")
     scalars = Path(runner.log_dir) / "vis_data" / "scalars.json"
     report = Path(work_dir) / "report.html"
-    cases = make_cases(results, rows)
+    cases = make_cases(results, rows, protocol)
     write_report(
         report,
         title=f"{Path(config).stem} on RefShapes {preset}",
         summary={
-            "protocol": "refseg (original size, union masks, probability >= 0.5, no-target head)",
+            "protocol": f"{protocol.name} ({protocol.title})",
             "data set": f"RefShapes {preset}",
             "split": f"test: {len(results)} images, {len(rows)} expressions",
             "model": f"{type(runner.model).__name__}, {sum(p.numel() for p in runner.model.parameters()) / 1e6:.2f} M "
@@ -145,7 +159,10 @@ def quickstart(
             "training time": f"{trained - start:.0f} s with data",
         },
         metrics=metrics,
-        breakdowns={"by skill": summarise_by(rows, "skill"), "by number of targets": summarise_by(rows, "num_targets")},
+        breakdowns={
+            "by skill": breakdown(rows, protocol, "skill"),
+            "by number of targets": breakdown(rows, protocol, "targets"),
+        },
         curves=training_curves(read_scalars(scalars)),
         cases=cases,
         environment=environment(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +17,8 @@ from mmengine.runner import Runner
 from refseg.compat import init_cpu_dist, wrap_on_cpu
 from refseg.config_check import check_config
 from refseg.engine import latest_checkpoint
-from refseg.errors import CheckpointError, UsageError
-from refseg.files import write_atomically
+from refseg.errors import CheckpointError, ConfigError, UsageError
+from refseg.files import sha256_of, write_atomically
 from refseg.paths import resolve_config
 
 _runner_numbers = itertools.count(1)
@@ -132,7 +132,15 @@ def train(config: str, options: RunOptions | None = None) -> Runner:
     runner = build_runner(cfg)
     line, agrees = batch_report(cfg, runner.world_size)
     print_log(line, logger="current", level=20 if agrees else 30)
-    runner.train()
+    try:
+        runner.train()
+    except ValueError as error:
+        if "end should be larger than begin" not in str(error):
+            raise
+        raise ConfigError(
+            f"the run is shorter than a part of its schedule ({error}): train longer, or give it another, such as "
+            "--cfg-options param_scheduler=None"
+        ) from None
     return runner
 
 
@@ -196,7 +204,14 @@ def test(
         result = {
             "config": config,
             "checkpoint": os.fspath(checkpoint),
+            "checkpoint_sha256": sha256_of(checkpoint),
             "metrics": metrics,
+            "protocols": [
+                protocol.describe()
+                for metric in runner.test_loop.evaluator.metrics
+                for protocol in getattr(metric, "protocols", ())
+            ],
+            "postprocess": asdict(model.postprocess),
             "data": runner.test_dataloader.dataset.metainfo,
             "trained_on": meta.get("dataset_meta"),  # with the leak filter; null for weights without it
         }

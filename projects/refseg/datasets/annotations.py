@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from refseg.datasets.readers import READERS
-from refseg.datasets.store import RecordStore, from_annotations, open_store, read_header
+from refseg.datasets.store import RecordStore, from_annotations, open_store
 from refseg.errors import ConfigError
+from refseg.files import sha256_of
 from refseg.paths import data_path
+from refseg.records import Record
 
 logger = logging.getLogger("refseg.data")
-VERSION = 1  # raise it when a reader gives other records for the same files
+VERSION = 2  # raise it when a reader gives other records for the same files
 LOCK_SECONDS = 1800
 
 
@@ -43,6 +45,24 @@ def open_annotations(*, format: str, **arguments: Any) -> RecordStore:
             return store
     logger.warning("no folder can be written to keep %s in: it is read anew in every process", files[0])
     return _convert(reader.read, arguments)
+
+
+def complete_paths(record: Record, root: Path) -> Record:
+    """The record, in place, with the paths of its image and mask files beginning at the image root."""
+    record.image_path = str(root / record.image_path)
+    for instance in record.instances:
+        if isinstance(instance.segmentation, str):
+            instance.segmentation = str(root / instance.segmentation)
+    return record
+
+
+def image_root_of(annotations: dict[str, Any], image_root: str | None) -> Path:
+    """Where image paths begin: JSONL's are relative to the file unless said otherwise, REFER's must be told."""
+    if image_root is not None:
+        return data_path(image_root)
+    if annotations["format"] != "jsonl":
+        raise ConfigError("image_root is needed: these annotations do not say where their images are")
+    return data_path(annotations["file"]).parent
 
 
 def check_arguments(format: str, arguments: dict[str, Any]) -> None:
@@ -88,7 +108,7 @@ def _from_folder(folder: Path, name: str, files: list[Path], read: Callable, arg
                 stamps = [_stamp(file) for file in files]
                 _convert(read, arguments, sources=stamps).save(place)
                 store = open_store(place)
-    except (OSError, Timeout) as error:
+    except (OSError, NotImplementedError, Timeout) as error:
         logger.info("%s cannot be used as a cache: %s", folder, error)
         return None
     return store
@@ -96,7 +116,9 @@ def _from_folder(folder: Path, name: str, files: list[Path], read: Callable, arg
 
 def _convert(read: Callable, arguments: dict[str, Any], **info: Any) -> RecordStore:
     with _without_collector():
-        return from_annotations(read(**arguments), **info)
+        found = read(**arguments)
+        stamps = [[file, _quick_stamp(Path(file))] for file in found.opened]  # whose sizes the columns hold
+        return from_annotations(found, opened=stamps, **info)
 
 
 @contextmanager
@@ -114,15 +136,19 @@ def _without_collector() -> Iterator[None]:
 def _fresh(place: Path, files: list[Path]) -> RecordStore | None:
     """The saved store if it was made from these files as they are now."""
     try:
-        sources = read_header(place)[0]["info"]["sources"]
-    except (OSError, ValueError, KeyError, TypeError):
+        store = open_store(place)
+        sources, opened = store.info["sources"], store.info["opened"]
+        if any(_quick_stamp(Path(file)) != stat for file, stat in opened):
+            return None
+    except Exception as error:  # not there, of an older version, or damaged in one of many ways
+        logger.debug("%s is not used: %s", place, error)
         return None
     quick = [_quick_stamp(file) for file in files]
     if [source["stat"] for source in sources] == quick:
-        return open_store(place)
-    if [source["sha256"] for source in sources] != [_sha256(file) for file in files]:
+        return store
+    if [source["sha256"] for source in sources] != [sha256_of(file) for file in files]:
         return None
-    store = open_store(place)  # touched or copied, not changed: remember the new times
+    # Touched or copied, not changed: remember the new times.
     store.info["sources"] = [{**source, "stat": stat} for source, stat in zip(sources, quick, strict=True)]
     try:
         store.save(place)
@@ -131,19 +157,14 @@ def _fresh(place: Path, files: list[Path]) -> RecordStore | None:
     return store
 
 
-def _quick_stamp(file: Path) -> list[int]:
-    found = file.stat()
+def _quick_stamp(file: Path) -> list[int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
     return [found.st_size, found.st_mtime_ns]
 
 
 def _stamp(file: Path) -> dict[str, Any]:
     """Taken before reading: a file that changes while it is read does not match afterwards."""
-    return {"name": file.name, "stat": _quick_stamp(file), "sha256": _sha256(file)}
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while chunk := opened.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return {"name": file.name, "stat": _quick_stamp(file), "sha256": sha256_of(file)}

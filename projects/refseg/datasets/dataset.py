@@ -12,7 +12,7 @@ import numpy as np
 from mmengine.logging import print_log
 from torch.utils.data import Dataset
 
-from refseg.datasets.annotations import open_annotations
+from refseg.datasets.annotations import complete_paths, image_root_of, open_annotations
 from refseg.datasets.samplers import SampleKey
 from refseg.datasets.selection import (
     Sentences,
@@ -25,9 +25,8 @@ from refseg.datasets.selection import (
     of_other_images,
 )
 from refseg.datasets.store import RecordStore
-from refseg.datasets.transforms import TransformState
+from refseg.datasets.transforms import PackSample, TransformState
 from refseg.errors import ConfigError, DataError
-from refseg.paths import data_path
 from refseg.records import UNKNOWN, Expression, Problem, Record
 from refseg.registry import DATASETS, TRANSFORMS
 from refseg.structures import Sample
@@ -50,7 +49,8 @@ class ReferringDataset(Dataset):
     `negative_rate`: chance that an expression is replaced by one that belongs to another image and refers to objects of
     categories that this image has none of; it then refers to nothing. Unlike DeRIS's, the share stays what it is.
     `hold_out`: dict(share=0.02, use='rest' or 'held_out') for sets without a val split: a fixed part of the images.
-    `exclude_images_of`: the leak filter: dicts of `annotations` and `split`; images that occur in one are left out.
+    `exclude_images_of`: the leak filter: dicts of `annotations`, `split` and, if need be, `image_root`; images that
+    occur in one of them are left out (COCO's are told by their ids, others by folder, name and size).
 
     `max_bad_samples`: so many unreadable annotations of the split, and so many items (per process) that cannot be
     loaded, are left out, counted and logged; an item is replaced by its successor. The default None lets the first one
@@ -77,12 +77,12 @@ class ReferringDataset(Dataset):
         _one_of("sentences", sentences, ("all", "one_per_object"))
         _one_of("text_field", text_field, ("raw", "sent"))
         _one_of("no_target", no_target, ("keep", "drop"))
-        if expressions_per_image is not None and expressions_per_image < 1:
-            raise ConfigError(f"expressions_per_image must be at least 1 or None, not {expressions_per_image}")
+        _count("expressions_per_image", expressions_per_image, 1)
+        _count("max_bad_samples", max_bad_samples, 0)
         if not 0 <= negative_rate < 1:
             raise ConfigError(f"negative_rate must be in [0, 1), not {negative_rate}")
         self.store = open_annotations(**annotations)
-        self.image_root = _image_root(image_root, annotations)
+        self.image_root = image_root_of(annotations, image_root)
         self.sentences: Sentences = sentences
         self.text_field = text_field
         self.negative_rate = negative_rate
@@ -99,14 +99,14 @@ class ReferringDataset(Dataset):
             "negative_rate": negative_rate,
             "hold_out": hold_out and dict(hold_out),
         }
-        chosen = in_splits(self.store, split)
+        chosen = self._in_splits(split)
         self._note_problems(chosen)
         if categories is not None:
             chosen &= of_categories(self.store, categories)
         if no_target == "drop":
             chosen &= self.store.num_referents > 0
         if hold_out is not None:
-            chosen &= _part(self.store, **hold_out)
+            chosen &= _part(self.store, hold_out, self.image_root)
         chosen = self._filter_leaks(chosen, exclude_images_of)
         self.items = deal(self.store, chosen, sentences, expressions_per_image)
         if not len(self.items):
@@ -116,6 +116,9 @@ class ReferringDataset(Dataset):
             if (self.store.category_of_instance < 0).any() or not len(self._donors):
                 raise ConfigError(f"negative_rate needs the category of every instance; {_name(annotations)} lacks it")
         self.transforms = [TRANSFORMS.build(transform) for transform in pipeline]
+        packs = [isinstance(transform, PackSample) for transform in self.transforms]
+        if pipeline and (not packs[-1] or sum(packs) > 1):
+            raise ConfigError("a pipeline ends with PackSample, and has it only there")
 
     @property
     def metainfo(self) -> dict[str, Any]:
@@ -127,6 +130,8 @@ class ReferringDataset(Dataset):
 
     def __getitem__(self, key: SampleKey | int) -> Sample:
         key = key if isinstance(key, SampleKey) else SampleKey(int(key))
+        if not 0 <= key.item < len(self):
+            raise IndexError(f"item {key.item} of {len(self)}")
         for offset in range(len(self)):
             index = (key.item + offset) % len(self)
             if index in self.bad_samples:
@@ -157,12 +162,8 @@ class ReferringDataset(Dataset):
         objects = self.store.object_of_expression
         chosen = expressions_of(self.items, key.item, objects, self.sentences, seed=key.seed, epoch=key.epoch)
         record = self.store.record(int(self.items.image[key.item]), chosen)
-        record.image_path = str(self.image_root / record.image_path)
-        for instance in record.instances:
-            if isinstance(instance.segmentation, str):
-                instance.segmentation = str(self.image_root / instance.segmentation)
         record.expressions = [self._with_text(expression) for expression in record.expressions]
-        return record
+        return complete_paths(record, self.image_root)
 
     def _with_text(self, expression: Expression) -> Expression:
         if self.text_field == "sent" and expression.sent is not None:
@@ -194,13 +195,16 @@ class ReferringDataset(Dataset):
     def _filter_leaks(self, chosen: np.ndarray, against: Sequence[dict[str, Any]]) -> np.ndarray:
         keys: set[str] = set()
         for other in against:
-            unknown = set(other) ^ {"annotations", "split"}
+            unknown = (set(other) - {"image_root"}) ^ {"annotations", "split"}
             if unknown:
                 raise ConfigError(f"exclude_images_of takes dicts of annotations and split; mind {sorted(unknown)}")
             store = open_annotations(**other["annotations"])
-            keys |= image_keys(store, in_splits(store, other["split"]))
-        kept = chosen & of_other_images(self.store, keys) if against else chosen
-        dropped = image_keys(self.store, chosen & ~kept)
+            root = other.get("image_root")
+            if root is not None or other["annotations"]["format"] == "jsonl":
+                root = image_root_of(other["annotations"], root)
+            keys |= image_keys(store, in_splits(store, other["split"]), root or self.image_root)
+        kept = chosen & of_other_images(self.store, keys, self.image_root) if against else chosen
+        dropped = np.unique(self.store.image_of_expression[chosen & ~kept])
         self._meta["leak_filter"] = {
             "against": [f"{_name(other['annotations'])} {other['split']}" for other in against],
             "dropped_images": len(dropped),
@@ -214,6 +218,12 @@ class ReferringDataset(Dataset):
                 "current",
             )
         return kept
+
+    def _in_splits(self, split: str | Sequence[str] | None) -> np.ndarray:
+        try:
+            return in_splits(self.store, split)
+        except DataError as error:  # perhaps because nothing of that split could be read
+            raise DataError("\n  ".join([str(error), *map(str, self.store.problems[:5])])) from None
 
     def _note_problems(self, chosen: np.ndarray) -> None:
         """Unreadable annotations of the splits in use: logged up to the limit, an error beyond."""
@@ -289,18 +299,17 @@ def _one_of(name: str, value: object, options: tuple[str, ...]) -> None:
         raise ConfigError(f"{name} must be one of {', '.join(options)}, not {value!r}")
 
 
-def _part(store: RecordStore, *, share: float, use: str) -> np.ndarray:
-    _one_of("hold_out.use", use, ("rest", "held_out"))
-    out = held_out(store, share)
-    return out if use == "held_out" else ~out
+def _count(name: str, value: object, least: int) -> None:
+    if value is not None and not (isinstance(value, int) and value >= least):
+        raise ConfigError(f"{name} must be a whole number of at least {least}, or None, not {value!r}")
 
 
-def _image_root(image_root: str | None, annotations: dict[str, Any]) -> Path:
-    if image_root is None:
-        if annotations["format"] != "jsonl":
-            raise ConfigError("image_root is needed: these annotations do not say where their images are")
-        return data_path(annotations["file"]).parent
-    return data_path(image_root)
+def _part(store: RecordStore, hold_out: dict[str, Any], root: Path) -> np.ndarray:
+    if set(hold_out) != {"share", "use"} or not 0 < hold_out["share"] < 1:
+        raise ConfigError(f"hold_out is dict(share=0.02, use='rest' or 'held_out'), not {dict(hold_out)}")
+    _one_of("hold_out.use", hold_out["use"], ("rest", "held_out"))
+    out = held_out(store, hold_out["share"], root)
+    return out if hold_out["use"] == "held_out" else ~out
 
 
 def _name(annotations: dict[str, Any]) -> str:

@@ -1,7 +1,11 @@
-"""Image files -> (h, w, 3) RGB uint8 arrays: every kind of file that data sets hold, and no half-read image ever.
+"""Image files -> (h, w, 3) RGB uint8 arrays: every kind of file that data sets hold, and none that is cut off.
 
 JPEG and PNG files that end with their end marker are decoded by OpenCV, everything else by Pillow, which is slower and
 strict: OpenCV fills the missing part of a truncated JPEG with grey and says nothing, or says it on stderr only.
+
+Damage in the middle of a JPEG is not seen here. libjpeg goes on with what it has, and what it says on stderr cannot be
+caught cheaply in processes that do other things too; Pillow raises in few of the cases. `refseg data check --images
+all` catches it. PNG has checksums, so damage anywhere in one is an error here.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ def read_image(path: str, size: tuple[int, int] | None = None) -> np.ndarray:
 
     EXIF orientation is ignored as COCO's annotations do, unless the annotated `size` (height, width) is the transposed
     one: then the annotator saw the turned image, and the orientation is applied. Any other disagreement of sizes, a
-    truncated or corrupt file, and a file of more than MAX_PIXELS are DataErrors.
+    truncated file, one whose format can tell that it is corrupt, and a file of more than MAX_PIXELS are DataErrors.
     """
     try:
         with open(path, "rb") as file:

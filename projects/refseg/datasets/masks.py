@@ -7,8 +7,9 @@ nearly all of the field; "exclude" makes them background, as the code of LAVT, C
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -16,6 +17,9 @@ from pycocotools import mask as coco_mask
 from refseg.datasets.geometry import Box, Size, move_points, warp_mask
 from refseg.errors import DataError
 from refseg.records import Segmentation
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Overlap = Literal["union", "exclude"]
 MasksAt = Literal["input", "original"]
@@ -114,13 +118,28 @@ def _has_area(polygon: Sequence[float]) -> bool:
 
 
 def _read_png(path: str, size: Size) -> np.ndarray:
+    """(h, w) uint8 0/1 of a mask image: what is not 0, or not the first colour of a palette, is mask."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
-            mask = np.asarray(image.convert("L")) > 0
-    except OSError as error:
+            if (image.height, image.width) != tuple(size):
+                raise DataError(f"mask image {path} has size {[image.height, image.width]}, its image has {list(size)}")
+            return _not_zero(image, path).astype(np.uint8)
+    except DataError:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise DataError(f"mask image cannot be read: {path} ({error})") from None
-    if mask.shape != tuple(size):
-        raise DataError(f"mask image {path} has size {list(mask.shape)}, its image has {list(size)}")
-    return mask.astype(np.uint8)
+
+
+def _not_zero(image: Image.Image, path: str) -> np.ndarray:
+    """(h, w) bool from the numbers in the file, which a conversion to grey would make colours of, and dark ones 0."""
+    sixteen_bits_of_colour = image.mode == "RGB" and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    if image.mode in ("1", "L", "P", "I") or image.mode.startswith("I;16"):
+        return np.asarray(image) != 0
+    if image.mode == "RGB" and not sixteen_bits_of_colour:  # of which Pillow has the high bytes only
+        return (np.asarray(image) != 0).any(-1)
+    raise DataError(
+        f"mask image {path} is of mode {image.mode}{' with 16 bits' * sixteen_bits_of_colour}, which does not say "
+        "what is mask: save it as a grey image without transparency, where 0 is background"
+    )

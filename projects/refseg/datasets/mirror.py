@@ -14,7 +14,12 @@ None, for a phrase that has
    ("right next to", "right on", "left over"); before "in" only where a place follows ("right in front", "left in the
    box"), and before "to" unless the other side follows ("left to right");
 5. "left" or "right" after a verb of being or a word for a rest ("is left", "slice left", "all right"), unless "of" or
-   "most" follows.
+   "most" follows; before "of", after "what" or a word for a rest, whatever verb of being or "that" stands between
+   ("what is left of the pizza", "all that's left of it", "a piece left of it");
+6. "left" or "right" before a posture ("left standing"), unless an article, an owner or a preposition is before it ("the
+   left sitting man", "on right standing");
+7. "left" or "right" beside "turn" ("turn left", "right turn lane"), or beside "sign" or "arrow" ("left arrow") without
+   an article or owner before it and "of" after it: it may be what the sign says.
 
 "left" and "right" obey the same rules, so that mirroring the mirrored text gives the first text back, and no word is
 added or removed, so that tags which tie words to instances stay true.
@@ -64,13 +69,25 @@ AFTER_OTHER_SENSE = _words(
     "while along about past out alone open empty uneaten unattended untouched for as if back ahead beyond among "
     "amongst amid opposite alongside until till"
 )
+POSTURES = _words(
+    "standing stood sitting sat seated lying laying laid leaning kneeling crouching crouched squatting hanging resting "
+    "sleeping waiting perched propped parked"
+)
+TURNS = _words("turn turns")
+SIGNS = _words("sign signs arrow arrows")
 AFTER_ALWAYS_OTHER = _words("over overs angle angles angled way")  # even with an article
 PLACES_AFTER_IN = _words("front back the middle center centre between line a an this that there here his her")
-BEFORE_OTHER_SENSE = _words(
-    "all is are was were be been being am has had have having isn't aren't isnt arent thats whats whos its it's "
-    "that's what's who's there's here's he's she's they're slice slices piece pieces bite bites half portion some "
-    "any only just nothing much many what none few little more time"
+BEING = _words("is are was were be been being am has had have having isn't aren't isnt arent there's")
+OF_WHICH_SOMETHING_IS_LEFT = _words(
+    "what whats what's all any some nothing anything something everything much none few half slice slices piece pieces "
+    "bite bites portion portions"
 )
+BEFORE_OTHER_SENSE = (
+    BEING
+    | OF_WHICH_SOMETHING_IS_LEFT
+    | _words("thats whos its it's that's who's here's he's she's they're only just many little more time")
+)
+BETWEEN_IT_AND_LEFT = BEING | _words("that that's thats there")
 
 
 def mirror_text(text: str) -> str | None:
@@ -108,23 +125,34 @@ def _mirror_word(words: list[str], i: int, written: str) -> str | None:
 
 
 def _is_a_side(words: list[str], i: int) -> bool:
-    """Whether "left" or "right" at place `i` surely names a side (rules 4 and 5)."""
+    """Whether "left" or "right" at place `i` surely names a side (rules 4 to 7)."""
     before = words[i - 1] if i else ""
     is_owned = before in DETERMINERS or (before.endswith("'s") and before not in BEFORE_OTHER_SENSE)
     if before == "its" and i > 1:  # "to its left", not "its left" for "it is left"
         is_owned = words[i - 2] in PREPOSITIONS
     after, later = [*words[i + 1 : i + 3], "", ""][:2]
-    if after in AFTER_ALWAYS_OTHER or (after == "side" and later == "up"):
+    if after in AFTER_ALWAYS_OTHER or (after == "side" and later == "up") or not TURNS.isdisjoint((before, after)):
+        return False
+    if after == "of" and _is_of_a_rest(words, i):
         return False
     if is_owned or after in ("of", "most"):
         return True
-    if before in BEFORE_OTHER_SENSE or after in AFTER_OTHER_SENSE:
+    if before in BEFORE_OTHER_SENSE or after in AFTER_OTHER_SENSE or not SIGNS.isdisjoint((before, after)):
         return False
+    if after in POSTURES:
+        return before in PREPOSITIONS
     if after == "in":
         return later not in PLACES_AFTER_IN
     if after == "to":
         return later in OTHER_SIDE and later != words[i]
     return True
+
+
+def _is_of_a_rest(words: list[str], i: int) -> bool:
+    """Whether "left of" at place `i` follows "what" or a word for a rest, but for verbs of being and "that"."""
+    while i and words[i - 1] in BETWEEN_IT_AND_LEFT:
+        i -= 1
+    return i > 0 and words[i - 1] in OF_WHICH_SOMETHING_IS_LEFT
 
 
 def _in_case_of(written: str, word: str) -> str | None:

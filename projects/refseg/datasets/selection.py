@@ -5,6 +5,7 @@ Letters: X expressions of a store, I images, P the chosen expressions ("the pool
 
 from __future__ import annotations
 
+import difflib
 import json
 import zlib
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 
+from refseg.datasets.image_keys import image_key
 from refseg.datasets.store import RecordStore
 from refseg.errors import ConfigError, DataError
 
@@ -60,6 +62,11 @@ def shipped_categories(part: str) -> tuple[str, ...]:
 def of_categories(store: RecordStore, categories: str | Sequence[str]) -> np.ndarray:
     """(X,) bool: expressions with referents, all of them of these categories (the seen/unseen protocol)."""
     names = shipped_categories(categories) if isinstance(categories, str) else tuple(categories)
+    absent = [] if isinstance(categories, str) else [name for name in names if name not in store.categories]
+    if absent:
+        close = difflib.get_close_matches(absent[0], store.categories, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(store.categories[:20])}"
+        raise ConfigError(f"categories: no instance is a {absent[0]!r}; {hint}")
     allowed = [code for code, name in enumerate(store.categories) if name in names]
     if not allowed:
         there = ", ".join(store.categories[:10]) or "none"
@@ -73,23 +80,27 @@ def of_categories(store: RecordStore, categories: str | Sequence[str]) -> np.nda
     return (counts > 0) & (num_good == counts)
 
 
-def image_keys(store: RecordStore, chosen: np.ndarray) -> set[str]:
-    """Keys of the images that the chosen (X,) expressions are about."""
-    return {store.image_key(image) for image in np.unique(store.image_of_expression[chosen])}
+def key_of(store: RecordStore, image: int, root: str | Path) -> str:
+    return image_key(str(Path(root, store.image_path(image))), store.size(image))
 
 
-def of_other_images(store: RecordStore, keys: Iterable[str]) -> np.ndarray:
+def image_keys(store: RecordStore, chosen: np.ndarray, root: str | Path = "") -> set[str]:
+    """Keys of the images that the chosen (X,) expressions are about; `root`: the image root of the set."""
+    return {key_of(store, image, root) for image in np.unique(store.image_of_expression[chosen])}
+
+
+def of_other_images(store: RecordStore, keys: Iterable[str], root: str | Path = "") -> np.ndarray:
     """(X,) bool: expressions of images that are not among these."""
     keys = set(keys)
-    other = np.array([store.image_key(image) not in keys for image in range(len(store))], bool)
+    other = np.array([key_of(store, image, root) not in keys for image in range(len(store))], bool)
     return other[store.image_of_expression]
 
 
-def held_out(store: RecordStore, share: float) -> np.ndarray:
+def held_out(store: RecordStore, share: float, root: str | Path = "") -> np.ndarray:
     """(X,) bool: expressions of a fixed `share` of the images, told by a hash of what image it is, so that an image is
     held out of every set or of none."""
     limit = int(share * 2**32)
-    out = [zlib.crc32(store.image_key(image).encode()) < limit for image in range(len(store))]
+    out = [zlib.crc32(key_of(store, image, root).encode()) < limit for image in range(len(store))]
     return np.array(out, bool)[store.image_of_expression]
 
 

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from refseg.datasets.image_keys import image_key
 from refseg.files import open_to_replace
 from refseg.records import Annotations, Expression, Instance, Problem, Record, Segmentation
 
@@ -27,8 +26,14 @@ MAGIC = b"refseg columns 1\n"
 _ALIGN = 64
 _POLYGONS, _RLE, _PATH = range(3)
 _TEXTS = (
-    "image_id", "image_path", "image_key", "instance_id", "instance_bytes", "expression_id", "object_id", "text",
+    "image_id", "image_path", "instance_id", "instance_bytes", "expression_id", "object_id", "text",
     "sent", "tags",
+)  # fmt: skip
+
+
+_NUMBERS = (
+    "image_size", "image_instances", "image_expressions", "instance_kind", "instance_category", "instance_box",
+    "instance_rings", "expression_split", "expression_object", "has_sent", "numbers", "referents",
 )  # fmt: skip
 
 
@@ -140,8 +145,13 @@ class RecordStore:
         """(expressions,)"""
         return np.diff(self.arrays["referents.starts"])
 
-    def image_key(self, image: int) -> str:
-        return self._texts["image_key"][image]
+    def image_path(self, image: int) -> str:
+        return self._texts["image_path"][image]
+
+    def size(self, image: int) -> tuple[int, int]:
+        """(height, width)"""
+        height, width = self.arrays["image_size"][image].tolist()
+        return height, width
 
     # Records ---------------------------------------------------------------------------------------------------------
 
@@ -150,12 +160,11 @@ class RecordStore:
         first, last = self.instance_starts[image], self.instance_starts[image + 1]
         if expressions is None:
             expressions = range(self.expression_starts[image], self.expression_starts[image + 1])
-        height, width = self.arrays["image_size"][image].tolist()
         return Record(
             image_id=self._texts["image_id"][image],
-            image_path=self._texts["image_path"][image],
-            size=(height, width),
-            instances=[self._instance(i, (height, width)) for i in range(first, last)],
+            image_path=self.image_path(image),
+            size=self.size(image),
+            instances=[self._instance(i, self.size(image)) for i in range(first, last)],
             expressions=[self.expression(i) for i in expressions],
         )
 
@@ -219,7 +228,6 @@ def from_annotations(annotations: Annotations, **info: Any) -> RecordStore:
     for number, record in enumerate(annotations.records):
         columns["image_id"].add(_utf8(record.image_id))
         columns["image_path"].add(_utf8(record.image_path))
-        columns["image_key"].add(_utf8(image_key(record.image_path, record.size)))
         sizes.append(record.size)
         for instance in record.instances:
             columns["instance_id"].add(_utf8(instance.instance_id))
@@ -281,6 +289,8 @@ def read_header(file: str | Path) -> tuple[dict[str, Any], int]:
         if opened.read(len(MAGIC)) != MAGIC:
             raise ValueError("another format")
         length = int.from_bytes(opened.read(8), "little")
+        if length > os.path.getsize(file):
+            raise ValueError("damaged")
         header = json.loads(opened.read(length))
     start = -(-(len(MAGIC) + 8 + length) // _ALIGN) * _ALIGN
     if os.path.getsize(file) != start + header["bytes"]:
@@ -297,4 +307,6 @@ def open_store(file: str | Path) -> RecordStore:
     for name, (dtype, shape, place) in header["arrays"].items():
         size = np.dtype(dtype).itemsize * int(np.prod(shape))
         arrays[name] = mapped[place : place + size].view(dtype).reshape(shape)
+    if not {*_TEXTS, *_NUMBERS} <= set(arrays):
+        raise ValueError("damaged")
     return RecordStore(arrays, header["info"], Path(file))

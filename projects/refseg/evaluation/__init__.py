@@ -1,6 +1,9 @@
-"""Evaluation: pure functions, and metrics on mmengine."""
+"""Scores: rows of sums per expression, metrics as ratios of sums, named protocols; from a model or a prediction file.
 
-from refseg.evaluation.functions import ExpressionRow, score_expression, summarise
-from refseg.evaluation.metrics import ReferringMetric
+Light on purpose: `metrics.py`, which needs torch and mmengine, is imported by the registry.
+"""
 
-__all__ = ["ExpressionRow", "ReferringMetric", "score_expression", "summarise"]
+from refseg.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
+from refseg.evaluation.rows import Row, Rows
+
+__all__ = ["PROTOCOLS", "Protocol", "Row", "Rows", "get_protocol"]

@@ -1,70 +1,109 @@
-"""Metric classes on mmengine: one row of sums per data-set item (an image with all its expressions); no masks."""
+"""The metric class on mmengine: per data-set item (an image) the rows of its expressions and no masks; several
+protocols in one pass of the model."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from mmengine.evaluator import BaseMetric
+from pycocotools import mask as coco_mask
+from torch import Tensor
 
-from refseg.datasets.masks import decode
-from refseg.evaluation.functions import ExpressionRow, score_expression, summarise
+from refseg.evaluation.measure import Answer, Truth, measure
+from refseg.evaluation.protocols import Protocol, View, get_protocol
+from refseg.evaluation.rows import Row, Rows
 from refseg.files import write_atomically
+from refseg.models.postprocess import restore_masks
 from refseg.registry import METRICS
-from refseg.structures import GroundTruth, ImageResult
+from refseg.structures import ImageResult
 
 
-def merged_target(truth: GroundTruth, row: int, size: tuple[int, int]) -> np.ndarray:
-    """(h, w) bool: the union of an expression's referents at the original size."""
-    mask = np.zeros(size, bool)
-    for index in truth.referents[row]:
-        mask |= decode(truth.instance_rles[index])
-    return mask
+def encode_masks(masks: Tensor) -> list[dict]:
+    """(K, h, w) bool -> K compressed RLEs."""
+    return coco_mask.encode(np.asfortranarray(masks.numpy().astype(np.uint8).transpose(1, 2, 0))) if len(masks) else []
 
 
-def score_image(result: ImageResult) -> list[ExpressionRow]:
-    """The rows of one image's expressions."""
-    truth, meta = result.ground_truth, result.meta
-    if truth is None:
-        raise ValueError(f"image {meta.image_id} has no ground truth: PackSample needs with_ground_truth=True")
-    rows = []
-    for k, expression_id in enumerate(meta.expression_ids):
-        tags: dict[str, Any] = meta.tags[k] if meta.tags else {}
-        rows.append(
-            score_expression(
-                expression_id,
-                result.masks[k].numpy(),
-                merged_target(truth, k, meta.original_size),
-                rejected=bool(result.rejected[k]),
-                has_target=bool(truth.referents[k]),
-                skill=str(tags.get("skill", "")),
-                num_targets=len(truth.referents[k]),
-            )
+def masks_on(result: ImageResult, view: View, size: tuple[int, int]) -> list[dict]:
+    """RLEs (K) of a result's masks on a grid, brought there from the logits as the view says."""
+    if result.mask_logits is None or result.input_size is None:
+        raise ValueError(f"image {result.meta.image_id} has no mask logits, which protocols begin from")
+    return encode_masks(
+        restore_masks(
+            result.mask_logits,
+            input_size=result.input_size,
+            meta=result.meta,
+            size=size,
+            interpolation=view.interpolation,
+            align_corners=view.align_corners,
+            threshold=view.threshold,
+            strict=view.strict,
         )
-    return rows
+    )
+
+
+def truth_of(result: ImageResult) -> Truth:
+    truth = result.ground_truth
+    if truth is None:
+        raise ValueError(f"image {result.meta.image_id} has no ground truth: PackSample needs with_ground_truth=True")
+    return Truth(truth.record, {(index, "union"): rle for index, rle in enumerate(truth.instance_rles)})
+
+
+def rows_of(result: ImageResult, view: View, truth: Truth) -> list[Row]:
+    """The rows of one image's expressions on a view."""
+    expressions, size = truth.record.expressions, truth.record.size
+    grids = [view.grid_of(bool(expression.referents), size) for expression in expressions]
+    masks = {grid: masks_on(result, view, grid) for grid in dict.fromkeys(grids)}
+    probs = [None] * len(grids) if result.no_target_prob is None else result.no_target_prob.tolist()
+    return [
+        measure(Answer(masks[grid][k], probs[k]), truth, expression, view)
+        for k, (grid, expression) in enumerate(zip(grids, expressions, strict=True))
+    ]
 
 
 @METRICS.register_module()
 class ReferringMetric(BaseMetric):
-    """Protocol `refseg` (see `score_expression`, `summarise`). `rows_file`: where to write the rows, as JSON lines."""
+    """Scores by named protocols; results are `<protocol>/<metric>`, in percent.
 
-    default_prefix = "refseg"
+    `no_target`: changes of the protocols' rule for "nothing here", for example dict(rule='area', min_area=50); results
+    then carry another name. `rows_file`: where to write the rows, as JSON lines, with the name of their protocol.
+    """
 
-    def __init__(self, *, rows_file: str | None = None, prefix: str | None = None) -> None:
-        super().__init__(collect_device="gpu", prefix=prefix)  # "gpu": through the process group, not a shared disk
+    def __init__(
+        self,
+        *,
+        protocols: Sequence[str] = ("refseg",),
+        no_target: dict[str, Any] | None = None,
+        rows_file: str | None = None,
+    ) -> None:
+        super().__init__(collect_device="gpu")  # "gpu": through the process group, not a shared disk
+        self.protocols: list[Protocol] = [get_protocol(name).with_no_target(**(no_target or {})) for name in protocols]
+        self.views = list(dict.fromkeys(protocol.view for protocol in self.protocols))
         self.rows_file = rows_file
 
     def process(self, data_batch: Any, data_samples: Sequence[ImageResult]) -> None:
         for result in data_samples:
-            self.results.append(score_image(result))
+            truth = truth_of(result)
+            self.results.append([rows_of(result, view, truth) for view in self.views])
 
-    def compute_metrics(self, results: list[list[ExpressionRow]]) -> dict[str, float]:
-        rows = [row for image in results for row in image]
+    def compute_metrics(self, results: list[list[list[Row]]]) -> dict[str, float]:
+        columns = [Rows.of(row for image in results for row in image[number]) for number in range(len(self.views))]
+        metrics: dict[str, float] = {}
+        for protocol in self.protocols:
+            scores = protocol.score(columns[self.views.index(protocol.view)])
+            metrics |= {f"{protocol.name}/{name}": value for name, value in scores.items()}
         if self.rows_file is not None:
-            import json
+            self._write_rows(results)
+        return metrics
 
-            lines = "".join(json.dumps(asdict(row)) + "\n" for row in rows)
-            write_atomically(self.rows_file, lines.encode())
-        return summarise(rows)
+    def _write_rows(self, results: list[list[list[Row]]]) -> None:
+        lines = [
+            json.dumps({"protocol": protocol.name, **asdict(row)}) + "\n"
+            for protocol in self.protocols
+            for image in results
+            for row in image[self.views.index(protocol.view)]
+        ]
+        write_atomically(self.rows_file, "".join(lines))

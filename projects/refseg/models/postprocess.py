@@ -43,14 +43,19 @@ def restore_masks(
     *,
     input_size: tuple[int, int],
     meta: SampleMeta,
+    size: tuple[int, int] | None = None,
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear",
+    align_corners: bool = False,
     threshold: float = 0.5,
+    strict: bool = False,
     max_elements: int = 2**26,
 ) -> Tensor:
-    """(K, h, w) logits of a padded input -> (K, height, width) bool on the CPU at the original size.
+    """(K, h, w) logits of a padded input -> (K, height, width) bool on the CPU at the original size, or at `size`.
 
-    Bilinear to the input's size, padding cropped, bilinear to the original size, then the threshold; in chunks.
+    Bilinear to the input's size, padding cropped, `interpolation` to the size, then the threshold (`strict`: above it);
+    in chunks. `align_corners` is for both steps.
     """
-    height, width = meta.original_size
+    height, width = size or meta.original_size
     limit = math.log(threshold / (1 - threshold))
     per_mask = max(input_size[0] * input_size[1], height * width)
     chunk = max(1, max_elements // per_mask)
@@ -58,11 +63,11 @@ def restore_masks(
     for logits in mask_logits.split(chunk) if len(mask_logits) else ():
         logits = logits[None].float()  # (1, k, h, w)
         if logits.shape[-2:] != torch.Size(input_size):
-            logits = F.interpolate(logits, size=input_size, mode="bilinear", align_corners=False)
+            logits = F.interpolate(logits, size=input_size, mode="bilinear", align_corners=align_corners)
         logits = logits[..., : meta.content_size[0], : meta.content_size[1]]
         if logits.shape[-2:] != (height, width):
-            logits = F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
-        masks.append((logits[0] >= limit).cpu())
+            logits = F.interpolate(logits, size=(height, width), mode=interpolation, align_corners=align_corners)
+        masks.append(((logits[0] > limit) if strict else (logits[0] >= limit)).cpu())
     return torch.cat(masks)
 
 
@@ -83,13 +88,15 @@ def finish(prediction: Prediction, batch: Batch, settings: PostProcess) -> list[
     results = []
     for image, (meta, truth) in enumerate(zip(batch.metas, batch.ground_truth, strict=True)):
         rows = (image_of == image).nonzero().flatten()
+        logits = prediction.mask_logits[rows.to(prediction.mask_logits.device)]
         masks = restore_masks(
-            prediction.mask_logits[rows.to(prediction.mask_logits.device)],
+            logits,
             input_size=input_size,
             meta=meta,
             threshold=settings.threshold,
             max_elements=settings.max_elements,
         )
         prob = None if probs is None else probs[rows]
-        results.append(ImageResult(meta, masks, reject(masks, prob, settings), prob, truth))
+        rejected = reject(masks, prob, settings)
+        results.append(ImageResult(meta, masks, rejected, prob, truth, logits, input_size))
     return results

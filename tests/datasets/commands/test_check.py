@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +16,17 @@ from PIL import Image
 
 from refer_files import annotation, square
 from refseg.cli import main
+from refseg.datasets import images as images_module
 from refseg.datasets.catalogue import Counts
+from refseg.datasets.commands import check_images
 from refseg.datasets.commands.check import check_target
 from refseg.datasets.commands.check_images import box_fault, look_at_all
 from refseg.datasets.commands.counts import exchanged
+from refseg.datasets.commands.decoder_messages import damage_reported
 from refseg.datasets.commands.findings import Finding, Report, report_lines
+from refseg.datasets.commands.targets import resolve
+from refseg.datasets.images import read_image
+from refseg.errors import UsageError
 
 
 def check(small_set: Any, images: Any = "quick", **changes: Any) -> Report:
@@ -118,6 +126,77 @@ def test_damage_in_the_middle_of_a_png_is_seen_when_images_are_decoded(small_set
     assert only(check(small_set, "all"), "unreadable image").place.endswith("000000000002.jpg")
 
 
+def jpeg_damaged_in_the_middle() -> bytes:
+    """Noise of 80 x 60, of whose data the third quarter is 0; header and end are whole."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)).save(buffer, "JPEG", quality=95)
+    content = bytearray(buffer.getvalue())
+    start, end = len(content) // 2, len(content) * 3 // 4
+    content[start:end] = bytes(end - start)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_damage_in_the_middle_of_a_jpeg_is_seen_when_images_are_decoded(
+    tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The decoder makes half an image of it and says so on stderr only."""
+    monkeypatch.setattr(check_images, "CHUNK", 1)
+    (tmp_path / "half.jpg").write_bytes(jpeg_damaged_in_the_middle())
+    Image.new("RGB", (80, 60)).save(tmp_path / "whole.jpg")
+    assert read_image(str(tmp_path / "half.jpg"), (60, 80)).shape == (60, 80, 3)
+    rows = [{"image": name, "size": [60, 80], "text": "it", "targets": None} for name in ("half.jpg", "whole.jpg")]
+    (tmp_path / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (target,) = resolve(str(tmp_path / "my.jsonl"))
+    assert check_target(target, progress=False).verdict == "OK"
+    finding = only(check_target(target, "all", workers=workers, progress=False), "damaged image")
+    assert finding.place.endswith("half.jpg") and "Corrupt JPEG data" in finding.message
+
+
+def test_what_else_is_written_to_stderr_gets_there(capfd: pytest.CaptureFixture) -> None:
+    with damage_reported() as messages:
+        os.write(2, b"a warning\nPremature end of JPEG file\n")
+    os.write(2, b"later\n")
+    assert messages == ["Premature end of JPEG file"]
+    assert capfd.readouterr().err == "a warning\nlater\n"
+
+
+def test_no_place_for_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is not the image's fault."""
+
+    def refuse() -> None:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(UsageError, match="No usable temporary directory"), damage_reported():
+        pass
+
+
+@pytest.mark.parametrize("images", ["quick", "all"])
+def test_an_image_that_may_not_be_read(small_set: Any, images: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As root, who runs tests in containers, may read everything, the system's answer is made up."""
+    name = str(small_set.image_file(4))
+
+    def refuse(path: Any, *args: Any, **kwargs: Any) -> Any:
+        if str(path) == name:
+            raise PermissionError(13, "Permission denied", path)
+        return open(path, *args, **kwargs)
+
+    monkeypatch.setattr(check_images, "open", refuse, raising=False)
+    monkeypatch.setattr(images_module, "open", refuse, raising=False)
+    finding = only(check(small_set, images), "unreadable image")
+    assert finding.place == name and "Permission denied" in finding.message and finding.remedy
+
+
+def test_a_generated_file_that_may_not_be_read(small_set: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Any) -> str:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("refseg.datasets.commands.check.sha256_of", refuse)
+    files = {str(small_set.refs_file): "0" * 64}
+    assert "Permission denied" in only(check(small_set, files=files), "unreadable file").message
+
+
 def test_an_image_in_two_splits(small_set: Any) -> None:
     """One of image 1's two refs says val: the counts are wrong, and the image is named."""
     small_set.change_refs(lambda refs: refs[1].update(split="val"))
@@ -136,7 +215,7 @@ def test_an_empty_mask_is_a_defect_where_it_is_referred_to(small_set: Any) -> No
     def change(content: dict) -> None:
         for entry in content["annotations"]:
             if entry["id"] in (10, 71):
-                entry["segmentation"] = [square(300.0, 1.0)]
+                entry["segmentation"] = [square(90.0, 1.0)]
 
     small_set.change_instances(change)
     report = check(small_set)
@@ -187,7 +266,6 @@ def test_a_split_that_nobody_knows(small_set: Any) -> None:
 
 def test_several_processes_find_the_same(small_set: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from refseg.datasets.annotations import open_annotations
-    from refseg.datasets.commands import check_images
 
     missing_image(small_set)
     truncated_jpeg(small_set)
@@ -271,6 +349,38 @@ def test_a_jsonl_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["data", "check", str(file)]) == 1
     printed = capsys.readouterr().out
     assert "line 3" in printed and "b.png" in printed and "m.png" in printed and "3 defects" in printed
+
+
+def test_images_lie_beside_a_link_to_annotations(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """That is where data sets look; the file that the link leads to has none beside it."""
+    (tmp_path / "store").mkdir()
+    (tmp_path / "used").mkdir()
+    Image.new("RGB", (10, 8)).save(tmp_path / "used" / "a.png")
+    row = {"image": "a.png", "size": [8, 10], "text": "it", "targets": [[square(1.0, 1.0)]]}
+    (tmp_path / "store" / "my.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "used" / "link.jsonl").symlink_to(tmp_path / "store" / "my.jsonl")
+    code = main(["data", "check", str(tmp_path / "used" / "link.jsonl")])
+    assert code == 0, capsys.readouterr().out
+
+
+def test_a_known_folder_that_is_a_link(
+    small_set: Any, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes by its own name, and images lie beside it."""
+    (small_set.root / "refcoco").rename(tmp_path / "annotations-v1")
+    (small_set.root / "refcoco").symlink_to(tmp_path / "annotations-v1")
+    monkeypatch.chdir(small_set.root)
+    assert main(["data", "check", "refcoco/"]) == 1
+    printed = capsys.readouterr().out
+    assert "12 (not 42,404)" in printed and "image folder" not in printed and "missing image" not in printed
+
+
+def test_a_generated_folder_that_is_a_link(refshapes_tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "shapes").symlink_to(refshapes_tiny)
+    code = main(["data", "check", "--data-root", str(tmp_path / "data")])
+    printed = capsys.readouterr().out
+    assert code == 0 and "shapes/refshapes.jsonl" in printed, printed
 
 
 @pytest.mark.parametrize(

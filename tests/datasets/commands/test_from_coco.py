@@ -31,12 +31,12 @@ def annotation(id: int, category: int = 1, image: int = 1, **more: Any) -> dict:
     return {**entry, **more}
 
 
-def write(folder: Path, annotations: list, images: list | None = None) -> Path:
+def write(folder: Path, annotations: list, images: list | None = None, categories: list = CATEGORIES) -> Path:
     (folder / "images").mkdir(exist_ok=True)
     Image.new("RGB", (SIZE[1], SIZE[0])).save(folder / "images" / "1.jpg")
     images = [{"id": 1, "file_name": "1.jpg", "height": SIZE[0], "width": SIZE[1]}] if images is None else images
     file = folder / "instances.json"
-    file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": CATEGORIES}))
+    file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
     return file
 
 
@@ -142,6 +142,57 @@ def test_what_cannot_be_used_is_counted(tmp_path: Path) -> None:
     }
 
 
+def test_categories_without_a_name_or_an_id(tmp_path: Path) -> None:
+    names = [None, "", "  ", "half \ud800", 5, "dog"]
+    categories: list = [{"id": number, "name": name} for number, name in enumerate(names)]
+    categories += [{"id": 6}, {"id": [7], "name": "x"}, {"id": None, "name": "x"}, {"id": True, "name": "x"}, "x"]
+    given = [annotation(n, n) for n in range(6)] + [annotation(8, [7]), annotation(9, [7], iscrowd=1)]
+    file, left_out = write(tmp_path, given, categories=categories), LeftOut()
+    found = list(convert(file, tmp_path / "images", tmp_path, Wording(no_target=9), left_out))
+    assert [(row["text"], row["instance_ids"]) for row in found] == [("dog", ["5"])]
+    assert left_out.numbers == {
+        "categories without a name": 6,
+        "categories without an id": 4,
+        "annotations of unknown categories": 7,
+    }
+
+
+def test_texts_that_cannot_be_written_down(tmp_path: Path) -> None:
+    given = [annotation(1, caption=["half \ud800", " whole "]), annotation(2, caption="half \ud800")]
+    found, left_out = rows(tmp_path, given, per="instance", text_field="caption")
+    assert [row["text"] for row in found] == ["whole"]
+    assert left_out.numbers == {"annotations without text in 'caption'": 1}
+
+
+class TestLinks:
+    """Image paths go by the names that links have, and lead to the image."""
+
+    def path(self, folder: Path, images: Path, base: Path) -> str:
+        file = write(folder, [annotation(1)])
+        (row,) = convert(file, images, base, Wording(), LeftOut())
+        assert (base / row["image"]).samefile(folder / "images" / "1.jpg")
+        return row["image"]
+
+    def test_an_image(self, tmp_path: Path) -> None:
+        (tmp_path / "named").mkdir()
+        (tmp_path / "named" / "1.jpg").symlink_to(tmp_path / "images" / "1.jpg")
+        assert self.path(tmp_path, tmp_path / "named", tmp_path) == "named/1.jpg"
+
+    def test_a_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "train2014").symlink_to(tmp_path / "images")
+        assert self.path(tmp_path, tmp_path / "train2014", tmp_path) == "train2014/1.jpg"
+
+    def test_the_root_of_both(self, tmp_path: Path) -> None:
+        (tmp_path / "link").symlink_to(tmp_path)
+        assert self.path(tmp_path, tmp_path / "link" / "images", tmp_path / "link") == "images/1.jpg"
+
+    def test_the_folder_of_the_rows(self, tmp_path: Path) -> None:
+        """The parent of a link is that of the folder that it leads to."""
+        (tmp_path / "a" / "deep").mkdir(parents=True)
+        (tmp_path / "rows").symlink_to(tmp_path / "a" / "deep")
+        assert self.path(tmp_path, tmp_path / "images", tmp_path / "rows") == "../../images/1.jpg"
+
+
 # Masks ----------------------------------------------------------------------------------------------------------------
 
 COORDINATES = st.floats(-2, 12, allow_nan=False, width=32)
@@ -216,6 +267,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         ('{"images": []}', [], "has no list 'annotations'"),
         ('{"images": [], "annotations": [], "categories": []}', [], "nothing can be made of it"),
         ("{}", ["--text", "{colour}"], "only {category} and {count}"),
+        ("{}", ["--text", "{category.name}"], "only {category} and {count}"),
+        ("{}", ["--text", "{category[name]}"], "only {category} and {count}"),
+        ("{}", ["--text", " "], "text ' ' is blank"),
+        ("{}", ["--text-many", ""], "text '' is blank"),
         ("{}", ["--text-field", "caption"], "--text-field needs --per instance"),
         ("{}", ["--no-target", "-1"], "--no-target must be at least 0"),
     ],

@@ -103,10 +103,35 @@ def test_contradicting_rows(tmp_path: Path) -> None:
     found = read_jsonl(file=write(tmp_path, first, row(size=[9, 9]), row(targets=[other], instance_ids=[1]), first))
     assert [p.message.split(" (")[0] for p in found.problems] == [
         "size is [9, 9], but an earlier row of a.png says [8, 9]",
-        "instance '1' has another mask than in an earlier row of a.png",
+        "instance_id '1' stands for two different masks of a.png",
         "expression_id 'x' is taken by an earlier row",
     ]
     assert len(found.records[0].expressions) == len(found.records[0].instances) == 1
+
+
+def test_one_name_for_two_masks_of_a_row(tmp_path: Path) -> None:
+    """As people write who take class names for ids: the second mask would vanish."""
+    other = [[0, 0, 5, 0, 5, 5]]
+    found = read_jsonl(
+        file=write(
+            tmp_path,
+            row(targets=[SQUARE, other], instance_ids=["dog", "dog"]),
+            row(targets=[SQUARE] * 2, instance_ids=[1, 1]),
+        )
+    )
+    assert "instance_id 'dog' stands for two different masks" in str(found.problems[0])
+    assert len(found.problems) == 1 and len(found.records[0].instances) == 1
+
+
+def test_brackets_without_end_and_sizes_beyond_reason(tmp_path: Path) -> None:
+    found = read_jsonl(file=write(tmp_path, row(), "[" * 100_000, row(size=[10**12, 4])))
+    assert len(found.problems) == 2 and len(found.records) == 1
+
+
+def test_images_that_were_opened_are_named(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((5, 7, 3), np.uint8)).save(tmp_path / "b.png")
+    without = {k: v for k, v in row(image="b.png").items() if k != "size"}
+    assert read_jsonl(file=write(tmp_path, row(), without)).opened == [str(tmp_path / "b.png")]
 
 
 def test_a_bad_row_counts_for_its_split(tmp_path: Path) -> None:
@@ -116,7 +141,9 @@ def test_a_bad_row_counts_for_its_split(tmp_path: Path) -> None:
 
 def test_a_missing_file_names_the_command_that_makes_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="refseg data refshapes"):
-        read_jsonl(file=tmp_path / "none.jsonl")
+        read_jsonl(file=tmp_path / "refshapes.jsonl")
+    with pytest.raises(DataError, match="docs/data"):
+        read_jsonl(file=tmp_path / "own.jsonl")
 
 
 def test_reading_needs_no_torch() -> None:

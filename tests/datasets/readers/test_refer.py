@@ -44,10 +44,10 @@ def test_images_come_from_instances_json_not_from_file_name(tmp_path: Path) -> N
 
 def test_grefcoco(tmp_path: Path) -> None:
     """JSON, lists of ids, a bare int among them, and -1 for no target."""
-    refs = [ref(1, [1, 3]), ref(2, [-1]), ref(3, 2), ref(4, -1), ref(5, []), ref(6, [3, 3, 1])]
+    refs = [ref(1, [1, 3]), ref(2, [-1]), ref(3, 2), ref(4, -1), ref(6, [3, 3, 1])]
     found = read(tmp_path, refs, name="grefs(unc).json")
     referents = [e.referents for e in found.records[0].expressions]
-    assert referents == [(0, 2), (), (1,), (), (), (2, 0)] and not found.problems
+    assert referents == [(0, 2), (), (1,), (), (2, 0)] and not found.problems
 
 
 def test_ref_zom(tmp_path: Path) -> None:
@@ -124,7 +124,9 @@ def test_masks_of_every_form(tmp_path: Path) -> None:
     [
         (ref(9, 77), "ref_id 9: ann_id 77 is not in instances.json"),
         (ref(9, 4), "ref_id 9: ann_id 4 belongs to image 2, not 1"),
-        (ref(9, 1, image_id=5), "ref_id 9: image_id 5 is not in instances.json"),
+        (ref(9, 1, image_id=5), "ref_id 9: image_id 5 is not among the images"),
+        (ref(9, 1, image_id="1"), "ref_id 9: image_id '1' is not among the images"),
+        (ref(9, []), "ann_id is empty"),
         (ref(9, [1, -1]), "-1 stands alone"),
         (ref(9, ["1"]), "ids are whole numbers"),
         (ref(9, None), "has no field 'ann_id'"),
@@ -158,7 +160,7 @@ def test_a_bad_mask_matters_only_to_who_refers_to_it(tmp_path: Path) -> None:
     assert len(found.records[0].instances) == 1
     assert [(p.split, p.message) for p in found.problems] == [
         ("", "no polygon has 3 points"),
-        ("", "image_id 9 is not among the images"),
+        ("", "image_id 9 is not among the images of instances.json"),
         ("", "bbox is 'x', not [x, y, width, height]"),
         ("val", "its annotation 2 cannot be used: no polygon has 3 points"),
         ("val", "its annotation 4 cannot be used: bbox is 'x', not [x, y, width, height]"),
@@ -172,7 +174,23 @@ def test_bad_images_are_named(tmp_path: Path) -> None:
     )
     assert len(found.records) == 1
     assert "images[1]: height and width are 0 and 10" in str(found.problems[0])
-    assert "image_id 2 is not in instances.json" in str(found.problems[-1])
+    assert "image_id 2 is not among the images" in str(found.problems[-1])
+
+
+def test_ids_that_come_twice_keep_their_first_meaning(tmp_path: Path) -> None:
+    annotations = [annotation(1), annotation(1, segmentation=[square(5, 5)])]
+    found = read(tmp_path, [ref(1, 1)], images=[image(1), image(1, height=99)], annotations=annotations)
+    assert [p.message for p in found.problems] == [
+        "id 1 is taken by an earlier image",
+        "id 1 is taken by an earlier annotation",
+    ]
+    assert found.records[0].size == SIZE and found.records[0].instances[0].segmentation == [square(1, 1)]
+
+
+def test_odd_values_are_no_tracebacks(tmp_path: Path) -> None:
+    images = [image(1), image(2, height=10**12)]
+    found = read(tmp_path, [ref(1, 1)], images=images, categories=[{"id": [1], "name": "x"}, {"id": 1, "name": 5}])
+    assert found.records[0].instances[0].category is None and "height and width" in str(found.problems[0])
 
 
 @pytest.mark.parametrize(

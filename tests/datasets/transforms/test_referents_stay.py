@@ -20,6 +20,7 @@ from refseg.datasets.transforms import (
 )
 from refseg.datasets.transforms.crop import choose_window
 from refseg.datasets.transforms.referents import all_keep_a_referent, instance_mask
+from refseg.errors import ConfigError
 from refseg.records import Expression, Instance, Record
 
 HEIGHT, WIDTH = 40, 60
@@ -153,8 +154,20 @@ def test_specks_get_a_pixel() -> None:
         (lambda: ScaleJitter(size=(4, 4), scale=(2, 1)), "scale must be"),
         (lambda: ScaleJitter(size=(0, 4)), "size must be"),
         (lambda: RandomFlip(chance=-1), "chance must lie"),
+        (lambda: RandomFlip(chance="0.5"), r"RandomFlip\.chance must lie between 0 and 1, not '0\.5'"),
+        (lambda: RandomCrop(fraction=0.5), r"RandomCrop\.fraction must be \(low, high\) with 0 < low <= high <= 1"),
+        (lambda: RandomCrop(size=4, tries=2.5), r"RandomCrop\.tries must be at least 1"),
+        (lambda: ScaleJitter(size=4, scale=2), r"ScaleJitter\.scale must be \(low, high\) with 0 < low <= high, not 2"),
+        (lambda: RandomRotate(degrees="15"), r"RandomRotate\.degrees must be \(low, high\) with low <= high, not '15'"),
+        (lambda: RandomRotate(degrees=-15), r"RandomRotate\.degrees must be"),
+        (lambda: RandomRotate(degrees=(0, float("nan"))), r"RandomRotate\.degrees must be"),
+        (lambda: RandomRotate(degrees=15, fill=0), r"RandomRotate\.fill must be \(red, green, blue\)"),
     ],
 )
 def test_bad_arguments(make: Callable[[], object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         make()
+
+
+def test_degrees_of_one_number() -> None:
+    assert RandomRotate(degrees=15).degrees == RandomRotate(degrees=(-15, 15)).degrees == (-15, 15)

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from refseg.datasets.transforms import Resize, ScaleJitter, TransformState
+from refseg.datasets.transforms import RandomCrop, Resize, ScaleJitter, TransformState
 from refseg.datasets.transforms.resize import fit_inside
+from refseg.errors import ConfigError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 
@@ -58,6 +60,20 @@ def test_jitter_draws_scales_and_places(state_of: Callable[..., TransformState])
     scales = [state.matrix[0, 0] * 2 for state in states]  # at scale 1 the image is fitted into 32 x 32: halved
     assert 0.29 < min(scales) < 0.45 and 1.25 < max(scales) <= 1.42
     assert len({tuple(state.matrix[:2, 2]) for state in states}) > 10
+
+
+def test_one_number_is_a_square(state_of: Callable[..., TransformState]) -> None:
+    assert Resize(size=24)(state_of(NOISE)).size == (24, 24)
+    assert Resize(size=np.int64(24), mode="keep")(state_of(NOISE)).size == (18, 24)
+    assert ScaleJitter(size=32, scale=(2, 2))(state_of(NOISE)).size == (32, 32)
+    assert RandomCrop(size=16)(state_of(NOISE)).size == (16, 16)
+
+
+@pytest.mark.parametrize("size", ["24", None, 24.5, True, (24,), (24, 24, 3), (24, "24"), (24.0, 24), -1, (0, 4), {}])
+def test_what_is_no_size(size: Any) -> None:
+    for make in (Resize, ScaleJitter):
+        with pytest.raises(ConfigError, match=rf"{make.__name__}\.size must be \(height, width\), or one number"):
+            make(size=size)
 
 
 def test_bad_mode() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from refseg.datasets.commands.output import write_whole
 from refseg.datasets.commands.targets import Target, resolve_all
 from refseg.datasets.store import RecordStore
 from refseg.errors import DataError
+from refseg.files import sha256_of
 from refseg.paths import data_path
 from refseg.records import UNKNOWN
 
@@ -75,7 +75,11 @@ def changed_files(target: Target) -> Iterator[Finding]:
         file = Path(name)
         if not file.is_file():
             continue  # the reader says so
-        found = hashlib.sha256(file.read_bytes()).hexdigest()
+        try:
+            found = sha256_of(file)
+        except OSError as error:
+            yield Finding("defect", "unreadable file", name, str(error.strerror), "see to its permissions and its disk")
+            continue
         if found != digest:
             message = f"is not as it was generated (sha256 {found[:12]}, not {digest[:12]})"
             yield Finding("defect", "changed file", name, message, f"make it again: {target.source}")

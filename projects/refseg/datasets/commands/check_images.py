@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from refseg.datasets.commands.decoder_messages import damage_reported
 from refseg.datasets.commands.findings import Finding
 from refseg.datasets.images import ends_as_it_should, header_size, read_image
 from refseg.datasets.masks import to_rle
@@ -58,12 +59,16 @@ class Job:
         if not os.path.isfile(path):
             yield Finding("defect", "missing image", path, f"image {record.image_id} is not there", remedy)
             return
+        fetch = f"fetch the file again, {remedy}" if self.fetch else "replace the file"
         try:
-            if self.images == "all" or not looks_whole(path, record.size):
-                read_image(path, record.size)
+            if (self.images == "all" or not looks_whole(path, record.size)) and (damage := decode(path, record.size)):
+                yield Finding("defect", "damaged image", path, f"the decoder says: {damage}", fetch)
         except DataError as error:
-            fetch = f"fetch the file again, {remedy}" if self.fetch else "replace the file, or its size in the rows"
-            yield Finding("defect", "unreadable image", path, str(error), fetch)
+            remedy = fetch if self.fetch else f"{fetch}, or its size in the rows"
+            yield Finding("defect", "unreadable image", path, str(error), remedy)
+        except OSError as error:
+            remedy = "see to its permissions and its disk"
+            yield Finding("defect", "unreadable image", path, str(error.strerror or error), remedy)
 
     def instance(self, record: Record, instance: Instance, referred: bool) -> Iterator[Finding]:
         severity: Any = "defect" if referred else "warning"
@@ -82,6 +87,13 @@ class Job:
             yield Finding(severity, "empty mask", place, f"no pixel of the image is in it{who}", mend)
         if instance.box is not None and (wrong := box_fault(instance.box, record.size)):
             yield Finding(severity, "box", place, f"{wrong}{who}", mend)
+
+
+def decode(path: str, size: tuple[int, int]) -> str:
+    """Decodes an image; what the decoder said about damage that it went over, "" where there is none."""
+    with damage_reported() as messages:
+        read_image(path, size)
+    return "; ".join(messages)
 
 
 def looks_whole(path: str, size: tuple[int, int]) -> bool:

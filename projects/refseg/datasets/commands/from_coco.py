@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from refseg.datasets.commands.output import open_output
 from refseg.datasets.readers.segmentations import clean_segmentation
+from refseg.datasets.readers.values import is_side, is_text
 from refseg.errors import DataError, UsageError
 
 Row = dict[str, Any]
@@ -40,11 +41,13 @@ class Wording:
             raise UsageError("--text-field needs --per instance: a category has no field of an annotation")
         if self.no_target < 0:
             raise UsageError("--no-target must be at least 0")
-        for text in (self.text, self.text_many or ""):
+        for text in (self.text, self.text if self.text_many is None else self.text_many):
             try:
-                text.format(category="", count=0)
-            except (KeyError, IndexError, ValueError) as error:
+                filled = text.format(category="category", count=1)
+            except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
                 raise UsageError(f"text {text!r}: only {{category}} and {{count}} are filled in ({error})") from None
+            if not is_text(filled):
+                raise UsageError(f"text {text!r} is blank, or no text: without --text it is the category's name")
 
     def of(self, category: str, count: int) -> str:
         text = self.text if count == 1 or self.text_many is None else self.text_many
@@ -97,10 +100,11 @@ def convert(
     images = Path(images)
     if not images.is_dir():
         raise DataError(f"no such folder of images: {images}")
-    categories = {c["id"]: c["name"] for c in content["categories"] if isinstance(c, dict) and {"id", "name"} <= set(c)}
+    categories = category_names(content["categories"], left_out)
+    folder = path_to(images, base)
     of_image: dict[Any, list[dict]] = {}
     for number, annotation in enumerate(content["annotations"]):
-        if isinstance(annotation, dict) and isinstance(annotation.get("image_id"), int | str):
+        if isinstance(annotation, dict) and _is_id(annotation.get("image_id")):
             of_image.setdefault(annotation["image_id"], []).append(annotation)
         else:
             left_out.add("annotations without image_id", f"annotations[{number}]")
@@ -113,10 +117,10 @@ def convert(
             continue
         seen.add(image["id"])
         file = images / image["file_name"]
-        if not file.is_file():
+        if not os.path.isfile(file):
             left_out.add("images whose file is not there", str(file))
             continue
-        path = Path(os.path.relpath(file.resolve(), base.resolve())).as_posix()
+        path = (folder / image["file_name"]).as_posix()
         size = [image["height"], image["width"]]
         head = {"image": path, "size": size}
         annotations = of_image.pop(image["id"], [])
@@ -140,15 +144,40 @@ def read_coco(file: Path) -> dict[str, list]:
     return content
 
 
+def path_to(images: Path, base: Path) -> Path:
+    """The folder of images as seen from `base`. Links stay links, because files go by the names that links have; but
+    ".." out of a folder that is a link leaves the folder that it leads to."""
+    folder = os.path.relpath(os.path.abspath(images), os.path.abspath(base))
+    if os.path.realpath(os.path.join(base, folder)) != os.path.realpath(images):
+        folder = os.path.relpath(os.path.abspath(images), os.path.realpath(base))
+    return Path(folder)
+
+
+def category_names(categories: list, left_out: LeftOut) -> dict[int | str, str]:
+    """Names by id, of the categories that can be named."""
+    names = {}
+    for number, category in enumerate(categories):
+        if not isinstance(category, dict) or not _is_id(category.get("id")):
+            left_out.add("categories without an id", f"categories[{number}]")
+        elif not is_text(category.get("name")):
+            left_out.add("categories without a name", f"id {category['id']}")
+        else:
+            names[category["id"]] = category["name"].strip()
+    return names
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int | str) and not isinstance(value, bool)
+
+
 def _image_fault(image: Any, seen: set[Any]) -> str:
-    if not isinstance(image, dict) or not isinstance(image.get("id"), int | str):
+    if not isinstance(image, dict) or not _is_id(image.get("id")):
         return "no id"
     if image["id"] in seen:
         return "the id of an earlier one"
-    if not isinstance(image.get("file_name"), str) or not image["file_name"]:
+    if not is_text(image.get("file_name")):
         return "no file_name"
-    sides = (image.get("height"), image.get("width"))
-    if not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
+    if not (is_side(image.get("height")) and is_side(image.get("width"))):
         return "no height and width"
     return ""
 
@@ -168,7 +197,9 @@ def _rows(
     ids: set[str] = set()
     for annotation in annotations:
         category, where = annotation.get("category_id"), f"id {annotation.get('id')} of image {image_id}"
-        if annotation.get("iscrowd"):
+        if not _is_id(category):
+            left_out.add("annotations of unknown categories", where)
+        elif annotation.get("iscrowd"):
             crowds.add(category)
             left_out.add("crowd regions", where)
         elif category not in categories:
@@ -199,7 +230,7 @@ def _rows(
                     "instance_ids": [str(annotation["id"]) for annotation, _ in group],
                     **tags,
                 }
-    present = {annotation.get("category_id") for annotation in annotations}
+    present = {annotation["category_id"] for annotation in annotations if _is_id(annotation.get("category_id"))}
     absent = [category for category in categories if category not in present]
     for category in sorted(rng.sample(absent, min(wording.no_target, len(absent))), key=str):
         yield {"expression_id": f"{image_id}-n{category}", "text": wording.of(categories[category], 1), "targets": None}
@@ -210,7 +241,7 @@ def _texts(annotation: dict, category: str, count: int, wording: Wording) -> lis
         return [wording.of(category, count)]
     value = annotation.get(wording.text_field)
     values = value if isinstance(value, list) else [value]
-    return [text.strip() for text in values if isinstance(text, str) and text.strip()]
+    return [text.strip() for text in values if is_text(text)]
 
 
 def to_target(segmentation: Any, size: tuple[int, int]) -> Any:

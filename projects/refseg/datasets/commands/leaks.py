@@ -16,7 +16,7 @@ from refseg.datasets.commands.check_images import usable_cores
 from refseg.datasets.commands.findings import aligned
 from refseg.datasets.commands.targets import Target, resolve
 from refseg.datasets.images import read_image
-from refseg.datasets.selection import image_keys, in_splits, split_matches
+from refseg.datasets.selection import image_keys, in_splits, key_of, split_matches
 from refseg.datasets.store import RecordStore
 from refseg.errors import DataError
 
@@ -36,7 +36,7 @@ class Part:
 
     def key_set(self, chosen: np.ndarray) -> set[str]:
         if not self.keys:
-            return image_keys(self.store, chosen)
+            return image_keys(self.store, chosen, self.target.images)
         return {self.keys[image] for image in np.unique(self.store.image_of_expression[chosen]).tolist()}
 
     @property
@@ -108,7 +108,8 @@ def _evaluation_splits(target: Target, store: RecordStore) -> list[str] | None:
 def overlap_of(part: Part, keys: set[str]) -> Overlap:
     chosen = part.chosen()
     images = np.unique(part.store.image_of_expression[chosen])
-    shared = [i for i in images.tolist() if (part.keys[i] if part.keys else part.store.image_key(i)) in keys]
+    own = part.keys or {i: key_of(part.store, i, part.target.images) for i in images.tolist()}
+    shared = [i for i in images.tolist() if own[i] in keys]
     hit = chosen & np.isin(part.store.image_of_expression, shared)
     return Overlap(len(shared), len(np.unique(part.store.object_of_expression[hit])), int(hit.sum()))
 
@@ -153,7 +154,8 @@ def filter_lines(test: Sequence[Part]) -> list[str]:
     for part in test:
         annotations = ", ".join(f"{key}={value!r}" for key, value in part.target.annotations.items())
         splits: Any = part.splits[0] if part.splits and len(part.splits) == 1 else part.splits
-        lines.append(f"    dict(annotations=dict({annotations}), split={splits!r}),")
+        root = f", image_root={part.target.image_root!r}" if part.target.image_root else ""
+        lines.append(f"    dict(annotations=dict({annotations}){root}, split={splits!r}),")
     return [*lines, "],"]
 
 

@@ -94,12 +94,17 @@ def resolve(argument: str) -> list[Target]:
         return [of_catalogue(SETS[argument])]
     path = Path(argument) if Path(argument).exists() else data_path(argument)
     if path.is_dir():
-        return _of_folder(path.resolve(), argument.rstrip("/"))
+        return _of_folder(_absolute(path), argument.rstrip("/"))
     if path.is_file():
-        return [of_jsonl(path.resolve(), name=argument)]
+        return [of_jsonl(_absolute(path), name=argument)]
     if "/" in argument or path.suffix:
         raise DataError(f"no such file or folder: {path}")
     return [of_catalogue(get_set(argument))]
+
+
+def _absolute(path: Path) -> Path:
+    """Links stay links: images lie beside them, where data sets look, and not beside what they lead to."""
+    return Path(os.path.abspath(path))
 
 
 def _of_folder(folder: Path, argument: str) -> list[Target]:
@@ -196,7 +201,7 @@ def present() -> list[Target]:
         if (root / one.refs).is_file() or ((root / one.folder).is_dir() and not _other_division(root, one))
     ]
     generated = sorted(file.parent for file in root.glob(f"*/{META}")) if root.is_dir() else []
-    return [of_catalogue(one) for one in known] + [t for folder in generated for t in of_refshapes(folder.resolve())]
+    return [of_catalogue(one) for one in known] + [t for folder in generated for t in of_refshapes(_absolute(folder))]
 
 
 def resolve_all(arguments: Sequence[str]) -> list[Target]:

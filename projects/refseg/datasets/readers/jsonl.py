@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from refseg.datasets.readers.segmentations import clean_segmentation
-from refseg.datasets.readers.texts import is_text
+from refseg.datasets.readers.values import is_side, is_text
 from refseg.errors import DataError
 from refseg.paths import data_path
 from refseg.records import UNKNOWN, Annotations, Expression, Instance, Problem, Record, Segmentation
@@ -41,12 +41,15 @@ def read_jsonl(*, file: str | Path) -> Annotations:
     if not file.is_file():
         raise DataError(
             f"annotation file not found: {file}. RefShapes is made by "
-            f"`refseg data refshapes --preset mini --out {file.parent}`; your own data: see docs/data.md."
+            f"`refseg data refshapes --preset mini --out {file.parent}`"
+            if file.name == "refshapes.jsonl"
+            else f"annotation file not found: {file}. docs/data.md says how to write one."
         )
     records: dict[str, Record] = {}
     known: dict[str, dict[str, int]] = {}  # image -> instance id -> index
     ids: set[str] = set()
     problems: list[Problem] = []
+    opened: list[str] = []
     with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -54,17 +57,17 @@ def read_jsonl(*, file: str | Path) -> Annotations:
             row: Any = None
             try:
                 row = _parse(line)
-                _add_row(records, known, ids, row, file.parent)
+                _add_row(records, known, ids, row, file.parent, opened)
             except _BadRow as error:
                 split = (row.get("split") or "") if isinstance(row, dict) else UNKNOWN
                 problems.append(Problem(f"{file}, line {number}", str(error), str(split) or UNKNOWN))
-    return Annotations(list(records.values()), problems)
+    return Annotations(list(records.values()), problems, opened)
 
 
 def _parse(line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:  # not JSON, or not UTF-8
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or brackets without end
         raise _BadRow(f"not JSON ({error}). Each line is one object.") from None
     if not isinstance(row, dict):
         raise _BadRow(f"a row is an object, not {type(row).__name__}")
@@ -90,17 +93,24 @@ def _check_row(row: dict[str, Any]) -> None:
     if ids is not None and len(ids) != len(targets):
         raise _BadRow(f"{len(ids)} instance_ids for {len(targets)} targets")
     size = row.get("size")
-    if size is not None and not (len(size) == 2 and all(isinstance(v, int) and v > 0 for v in size)):
+    if size is not None and not (len(size) == 2 and all(is_side(side) for side in size)):
         raise _BadRow(f"size must be [height, width], not {size!r}")
 
 
 def _add_row(
-    records: dict[str, Record], known: dict[str, dict[str, int]], ids: set[str], row: dict[str, Any], root: Path
+    records: dict[str, Record],
+    known: dict[str, dict[str, int]],
+    ids: set[str],
+    row: dict[str, Any],
+    root: Path,
+    opened: list[str],
 ) -> None:
     _check_row(row)
     image, targets = row["image"], row["targets"] or []
     record = records.get(image)
     if record is None:
+        if not row.get("size"):
+            opened.append(str(root / image))
         record = Record(image, image, tuple(row.get("size") or _image_size(root / image)), [], [])
     elif row.get("size") and tuple(row["size"]) != record.size:
         raise _BadRow(f"size is {row['size']}, but an earlier row of {image} says {list(record.size)}")
@@ -110,13 +120,15 @@ def _add_row(
     if expression_id in ids:
         raise _BadRow(f"expression_id {expression_id!r} is taken by an earlier row")
     indices = known.get(image, {})
+    known_masks = {name: record.instances[index].segmentation for name, index in indices.items()}
     instances = []
     for name, target in zip(names, targets, strict=True):
         segmentation = _segmentation(target, record.size)
-        if name not in indices:
+        if name not in known_masks:
+            known_masks[name] = segmentation
             instances.append(Instance(name, segmentation))
-        elif record.instances[indices[name]].segmentation != segmentation:
-            raise _BadRow(f"instance {name!r} has another mask than in an earlier row of {image}")
+        elif known_masks[name] != segmentation:
+            raise _BadRow(f"instance_id {name!r} stands for two different masks of {image}")
 
     # The row is good: only now is anything added.
     ids.add(expression_id)

@@ -3,7 +3,7 @@
 RefCOCO, RefCOCO+, RefCOCOg, RefCLEF (ReferIt), gRefCOCO, Ref-ZOM and R-RefCOCO are all written in it. What differs is
 handled by what a record holds, never by the name of a set:
 
-- `ann_id` is an int or a list; -1 (or [-1], [], null) is "refers to nothing" (gRefCOCO);
+- `ann_id` is an int or a list; -1 or [-1] is "refers to nothing" (gRefCOCO);
 - `source: 'zero'` is "refers to nothing" whatever `ann_id` says (Ref-ZOM);
 - a sentence with `exist: False` refers to nothing (R-RefCOCO's negatives);
 - `file_name` of a ref is not an image file: images are found by `image_id` in instances.json;
@@ -20,7 +20,7 @@ from typing import Any
 
 from refseg.datasets.readers.pickles import load_pickle
 from refseg.datasets.readers.segmentations import clean_segmentation
-from refseg.datasets.readers.texts import is_text
+from refseg.datasets.readers.values import is_side, is_text
 from refseg.errors import DataError
 from refseg.paths import data_path
 from refseg.records import UNKNOWN, Annotations, Expression, Instance, Problem, Record
@@ -73,7 +73,7 @@ def _load(file: Path) -> Any:
         return load_pickle(file)
     try:
         return json.loads(file.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: truncated, or not JSON ({error})") from None
 
 
@@ -90,17 +90,21 @@ def _read_instances(file: Path, problems: list[Problem]) -> tuple[dict[int, _Ima
     for number, entry in enumerate(content["images"]):
         try:
             image_id, record = _image_record(entry)
+            if image_id in images:
+                raise _BadEntry(f"id {image_id} is taken by an earlier image")
             images[image_id] = _Image(record)
         except (_BadEntry, KeyError, TypeError, ValueError) as error:
             problems.append(Problem(f"{file}, images[{number}]", _reason(error)))
-    named = [c for c in content["categories"] if isinstance(c, dict) and {"id", "name"} <= set(c)]
-    categories = {category["id"]: str(category["name"]) for category in named}
+    named = [c for c in content["categories"] if isinstance(c, dict) and isinstance(c.get("name"), str)]
+    categories = {c["id"]: c["name"] for c in named if isinstance(c.get("id"), int | str)}
     image_of: dict[int, int] = {}
     for number, entry in enumerate(content["annotations"]):
         try:
+            if entry["id"] in image_of:
+                raise _BadEntry(f"id {entry['id']} is taken by an earlier annotation")
             image_of[entry["id"]] = entry["image_id"]
-            image = images[entry["image_id"]]
-        except (KeyError, TypeError) as error:
+            image = _image_of(entry, images)
+        except (_BadEntry, KeyError, TypeError) as error:
             problems.append(Problem(f"{file}, annotations[{number}]", _reason(error)))
             continue
         try:
@@ -121,7 +125,7 @@ def _read_instances(file: Path, problems: list[Problem]) -> tuple[dict[int, _Ima
 
 def _image_record(entry: Any) -> tuple[int, Record]:
     size = (entry["height"], entry["width"])
-    if not all(isinstance(side, int) and side > 0 for side in size):
+    if not all(is_side(side) for side in size):
         raise _BadEntry(f"height and width are {size[0]!r} and {size[1]!r}")
     if not isinstance(entry["file_name"], str) or not entry["file_name"]:
         raise _BadEntry(f"file_name is {entry['file_name']!r}")
@@ -137,10 +141,7 @@ def _box(value: Any) -> tuple[float, float, float, float] | None:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, KeyError):
-        missing = error.args[0]
-        return f"image_id {missing} is not among the images" if isinstance(missing, int) else f"no field {missing!r}"
-    return str(error)
+    return f"no field {error.args[0]!r}" if isinstance(error, KeyError) else str(error)
 
 
 # refs -----------------------------------------------------------------------------------------------------------------
@@ -170,15 +171,17 @@ def _annotation_ids(ref: dict) -> list[int]:
     ids = ids if isinstance(ids, list) else [ids]
     if ids == [-1]:
         return []
+    if not ids:
+        raise _BadEntry("ann_id is empty: a ref without target has -1")
     if not all(isinstance(i, int) and i >= 0 for i in ids):
         raise _BadEntry(f"ann_id is {ids!r}: ids are whole numbers; -1 stands alone and means that there is no target")
     return ids
 
 
-def _image_of(ref: dict, images: dict[int, _Image]) -> _Image:
-    if ref["image_id"] not in images:
-        raise _BadEntry(f"image_id {ref['image_id']} is not in instances.json")
-    return images[ref["image_id"]]
+def _image_of(entry: dict, images: dict[int, _Image]) -> _Image:
+    if entry["image_id"] not in images:
+        raise _BadEntry(f"image_id {entry['image_id']!r} is not among the images of instances.json")
+    return images[entry["image_id"]]
 
 
 def _referent(annotation: int, image: _Image, image_of: dict[int, int]) -> int:
@@ -187,7 +190,7 @@ def _referent(annotation: int, image: _Image, image_of: dict[int, int]) -> int:
     if annotation in image.bad:
         raise _BadEntry(f"its annotation {annotation} cannot be used: {image.bad[annotation]}")
     if annotation in image_of:
-        raise _BadEntry(f"ann_id {annotation} belongs to image {image_of[annotation]}, not {image.record.image_id}")
+        raise _BadEntry(f"ann_id {annotation} belongs to image {image_of[annotation]!r}, not {image.record.image_id}")
     raise _BadEntry(f"ann_id {annotation} is not in instances.json")
 
 

@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 
 from refseg.records import Segmentation
 
-MAX_COORDINATE = 1e5  # pixels; nothing real is farther out
+MAX_BEYOND = 10  # times the image's longer side; pycocotools walks along every edge, and nothing real is farther out
 
 
 def clean_segmentation(value: Any, size: tuple[int, int]) -> Segmentation:
@@ -29,21 +29,21 @@ def clean_segmentation(value: Any, size: tuple[int, int]) -> Segmentation:
     if all(isinstance(part, dict) for part in value):
         rles = [clean_rle(part, size) for part in value]
         return rles[0] if len(rles) == 1 else coco_mask.merge(rles)
-    polygons = [_polygon(part) for part in value]
+    polygons = [_polygon(part, MAX_BEYOND * max(size)) for part in value]
     polygons = [polygon for polygon in polygons if len(polygon) >= 6 and len(polygon) % 2 == 0]
     if not polygons:
         raise ValueError("no polygon has 3 points")
     return polygons
 
 
-def _polygon(value: Any) -> list[float]:
+def _polygon(value: Any, limit: float) -> list[float]:
     try:
         numbers = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
         numbers = None
     if numbers is None or numbers.ndim != 1:
         raise ValueError(f"a polygon is a flat list x, y, x, y, ..., not {_short(value)}")
-    if not (np.abs(numbers) <= MAX_COORDINATE).all():  # also false for NaN
+    if not (np.abs(numbers) <= limit).all():  # also false for NaN
         raise ValueError("a polygon has coordinates that are not finite or far outside of any image")
     return value
 

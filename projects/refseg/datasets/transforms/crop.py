@@ -9,7 +9,8 @@ import numpy as np
 from refseg.datasets.geometry import Size, box_of_mask, resizing, translation
 from refseg.datasets.transforms.referents import all_keep_a_referent, areas, referent_masks
 from refseg.datasets.transforms.resize import fit_inside, resize_image
-from refseg.datasets.transforms.state import TransformState, check_fraction, check_size, check_tries
+from refseg.datasets.transforms.state import TransformState, check_fraction, check_range, check_size, check_tries
+from refseg.errors import ConfigError
 from refseg.records import Expression
 from refseg.registry import TRANSFORMS
 
@@ -47,8 +48,8 @@ def choose_window(
 
 @TRANSFORMS.register_module()
 class RandomCrop:
-    """With `chance`, cuts out a window at a random place: of `size` (height, width; at most the image), or of a height
-    and a width drawn as a `fraction` (low, high) of the image's.
+    """With `chance`, cuts out a window at a random place: of `size` (height, width, or a square's side; at most the
+    image), or of a height and a width drawn as a `fraction` (low, high) of the image's.
 
     Each expression keeps a referent with at least `min_visible` of its area. Where no such window is found in `tries`,
     nor one that shows all referents whole, the sample stays as it is.
@@ -57,16 +58,16 @@ class RandomCrop:
     def __init__(
         self,
         *,
-        size: Sequence[int] | None = None,
+        size: int | Sequence[int] | None = None,
         fraction: Sequence[float] | None = None,
         chance: float = 1.0,
         min_visible: float = 0.5,
         tries: int = 10,
     ) -> None:
         if (size is None) == (fraction is None):
-            raise ValueError("RandomCrop needs either size or fraction (and not both)")
+            raise ConfigError("RandomCrop needs either size or fraction (and not both)")
         self.window = None if size is None else check_size(self, size)
-        self.fraction = None if fraction is None else _fraction_range(fraction)
+        self.fraction = None if fraction is None else check_range(self, "fraction", fraction, above=0, at_most=1)
         self.chance = check_fraction(self, "chance", chance)
         self.min_visible = check_fraction(self, "min_visible", min_visible)
         self.tries = check_tries(self, tries)
@@ -98,9 +99,9 @@ class RandomCrop:
 
 @TRANSFORMS.register_module()
 class ScaleJitter:
-    """Large-scale jitter: the image is fitted, its aspect ratio kept, into `size` times a random factor of `scale`, and
-    what then is larger than `size` is cropped at a random place. A smaller image stays smaller: collation pads it right
-    and below, and a `Resize` after this one squashes it instead, as C3VG does.
+    """Large-scale jitter: the image is fitted, its aspect ratio kept, into `size` (height, width, or a square's side)
+    times a random factor of `scale`, and what then is larger than `size` is cropped at a random place. A smaller image
+    stays smaller: collation pads it right and below, and a `Resize` after this one squashes it instead, as C3VG does.
 
     Each expression keeps a referent with at least `min_visible` of its area. Where no such window is found in `tries`,
     nor one that shows all referents whole, the whole image is fitted into `size`.
@@ -109,17 +110,14 @@ class ScaleJitter:
     def __init__(
         self,
         *,
-        size: Sequence[int],
+        size: int | Sequence[int],
         scale: Sequence[float] = (0.3, 1.4),
         min_visible: float = 0.5,
         tries: int = 10,
         antialias: bool = False,
     ) -> None:
-        low, high = (float(factor) for factor in scale)
-        if not 0 < low <= high:
-            raise ValueError(f"ScaleJitter.scale must be (low, high) with 0 < low <= high, not {tuple(scale)}")
         self.size = check_size(self, size)
-        self.scale = (low, high)
+        self.scale = check_range(self, "scale", scale, above=0)
         self.min_visible = check_fraction(self, "min_visible", min_visible)
         self.tries = check_tries(self, tries)
         self.antialias = antialias
@@ -148,10 +146,3 @@ class ScaleJitter:
         image = image[top : top + window[0], left : left + window[1]]
         state.move(image, translation(-left, -top) @ resizing(old, scaled))
         return state
-
-
-def _fraction_range(fraction: Sequence[float]) -> tuple[float, float]:
-    low, high = (float(value) for value in fraction)
-    if not 0 < low <= high <= 1:
-        raise ValueError(f"RandomCrop.fraction must be (low, high) with 0 < low <= high <= 1, not {tuple(fraction)}")
-    return low, high

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -35,8 +36,8 @@ class PackSample:
     augmentation of the geometry is refused then.
 
     `overlap`: pixels that several polygons of an instance cover are mask ("union", as nearly everywhere) or background
-    ("exclude", LAVT's family); for input and ground truth alike. `masks_at`: whether the input's masks are polygons
-    drawn at the input's size ("input", as ReLA and CoHD do) or pixels drawn at the original size and resized
+    ("exclude", LAVT's family); of the ground truth, protocols decide. `masks_at`: whether the input's masks are
+    polygons drawn at the input's size ("input", as ReLA and CoHD do) or pixels drawn at the original size and resized
     ("original", as LAVT, DMMI and CrossVLT do); boundary pixels differ.
 
     An instance that augmentation took out of sight is left out, and its expressions keep their other referents. An
@@ -90,12 +91,15 @@ class PackSample:
                 "whatever moves the image, Resize excepted"
             )
         row = {instance: row for row, instance in enumerate(instances)}
-        rles = [to_rle(record.instances[i].segmentation, record.size, self.overlap) for i in instances]
-        return GroundTruth(
-            instance_rles=rles,
-            referents=[tuple(row[instance] for instance in e.referents) for e in state.expressions],
-            instance_boxes=[original_box(record.instances[i], rle) for i, rle in zip(instances, rles, strict=True)],
+        referred = [record.instances[i] for i in instances]
+        rles = [to_rle(instance.segmentation, record.size) for instance in referred]
+        boxes = [original_box(instance, rle) for instance, rle in zip(referred, rles, strict=True)]
+        kept = replace(
+            record,
+            instances=[replace(instance, box=box) for instance, box in zip(referred, boxes, strict=True)],
+            expressions=[replace(e, referents=tuple(row[i] for i in e.referents)) for e in state.expressions],
         )
+        return GroundTruth(kept, rles)
 
     def _masks(self, state: TransformState) -> dict[int, np.ndarray]:
         """(h, w) uint8 of each instance that the sample keeps, by its index in the record."""

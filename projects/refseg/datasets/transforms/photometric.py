@@ -42,9 +42,7 @@ class Photometric:
         self.brightness = check_fraction(self, "brightness", brightness)
         self.contrast = check_fraction(self, "contrast", contrast)
         self.saturation = check_fraction(self, "saturation", saturation)
-        if not 0 <= hue <= 0.5:
-            raise ValueError(f"Photometric.hue must lie between 0 and 0.5, not {hue}")
-        self.hue = float(hue)
+        self.hue = check_fraction(self, "hue", hue, at_most=0.5)
         self.chance = check_fraction(self, "chance", chance)
 
     def __call__(self, state: TransformState) -> TransformState:

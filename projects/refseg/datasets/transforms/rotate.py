@@ -8,7 +8,7 @@ import numpy as np
 
 from refseg.datasets.geometry import rotation, warp_image
 from refseg.datasets.transforms.referents import all_keep_a_referent, areas, referent_masks
-from refseg.datasets.transforms.state import TransformState, check_fraction, check_tries
+from refseg.datasets.transforms.state import TransformState, check_colour, check_fraction, check_tries, check_turn
 from refseg.registry import TRANSFORMS
 
 MEAN_COLOUR = (124, 116, 104)  # ImageNet's: zero after normalisation, as padding is
@@ -16,7 +16,8 @@ MEAN_COLOUR = (124, 116, 104)  # ImageNet's: zero after normalisation, as paddin
 
 @TRANSFORMS.register_module()
 class RandomRotate:
-    """With `chance`, turns the image about its middle by `degrees` drawn from (low, high), clockwise; VATEX: (-15, 15).
+    """With `chance`, turns the image about its middle by `degrees` drawn from (low, high), clockwise; 15 is
+    (-15, 15), VATEX's.
 
     The image keeps its size; the corners that come in are `fill`. Each expression keeps a referent with at least
     `min_visible` of its area; where no such angle is found in `tries`, the sample stays as it is.
@@ -25,21 +26,17 @@ class RandomRotate:
     def __init__(
         self,
         *,
-        degrees: Sequence[float],
+        degrees: float | Sequence[float],
         chance: float = 1.0,
         min_visible: float = 0.5,
         tries: int = 10,
         fill: Sequence[int] = MEAN_COLOUR,
     ) -> None:
-        low, high = (float(value) for value in degrees)
-        if low > high:
-            raise ValueError(f"RandomRotate.degrees must be (low, high), not {tuple(degrees)}")
-        red, green, blue = (int(value) for value in fill)
-        self.degrees = (low, high)
+        self.degrees = check_turn(self, "degrees", degrees)
         self.chance = check_fraction(self, "chance", chance)
         self.min_visible = check_fraction(self, "min_visible", min_visible)
         self.tries = check_tries(self, tries)
-        self.fill = (red, green, blue)
+        self.fill = check_colour(self, "fill", fill)
 
     def __call__(self, state: TransformState) -> TransformState:
         state.mark_augmented(self)

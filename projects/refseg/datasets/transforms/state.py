@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 
@@ -72,22 +74,58 @@ class TransformState:
         self.expressions = expressions
 
 
-def check_fraction(owner: object, name: str, value: float) -> float:
+def check_fraction(owner: object, name: str, value: float, *, at_most: float = 1) -> float:
     """A constructor argument that must lie in 0..1."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"{type(owner).__name__}.{name} must lie between 0 and 1, not {value}")
+    if not (_is_number(value) and 0 <= value <= at_most):
+        raise _wrong(owner, name, f"lie between 0 and {at_most:g}", value)
     return float(value)
 
 
 def check_tries(owner: object, tries: int) -> int:
-    if tries < 1:
-        raise ValueError(f"{type(owner).__name__}.tries must be at least 1, not {tries}")
+    if not (_is_number(tries, Integral) and tries >= 1):
+        raise _wrong(owner, "tries", "be at least 1", tries)
     return int(tries)
 
 
-def check_size(owner: object, size: Sequence[int]) -> Size:
-    """A constructor argument (height, width)."""
-    height, width = (int(side) for side in size)
-    if height < 1 or width < 1:
-        raise ValueError(f"{type(owner).__name__}.size must be (height, width) of at least 1 pixel, not {size}")
-    return height, width
+def check_size(owner: object, size: int | Sequence[int]) -> Size:
+    """A constructor argument (height, width), or the side of a square."""
+    sides: Any = (size, size) if _is_number(size, Integral) else size
+    if not (_are_numbers(sides, 2, Integral) and min(sides) >= 1):
+        raise _wrong(owner, "size", "be (height, width), or one number for both, of at least 1 pixel", size)
+    return int(sides[0]), int(sides[1])
+
+
+def check_range(
+    owner: object, name: str, value: Sequence[float], *, above: float = -np.inf, at_most: float = np.inf
+) -> tuple[float, float]:
+    """A constructor argument (low, high)."""
+    if not (_are_numbers(value, 2) and above < value[0] <= value[1] <= at_most and np.isfinite(value).all()):
+        start = f"{above:g} < " if np.isfinite(above) else ""
+        end = f" <= {at_most:g}" if np.isfinite(at_most) else ""
+        raise _wrong(owner, name, f"be (low, high) with {start}low <= high{end}", value)
+    return float(value[0]), float(value[1])
+
+
+def check_turn(owner: object, name: str, value: Any) -> tuple[float, float]:
+    """A constructor argument (low, high), or x for (-x, x)."""
+    return check_range(owner, name, (-value, value) if _is_number(value) else value)
+
+
+def check_colour(owner: object, name: str, value: Sequence[int]) -> tuple[int, int, int]:
+    """A constructor argument (red, green, blue) in 0..255."""
+    if not (_are_numbers(value, 3) and min(value) >= 0 and max(value) <= 255):
+        raise _wrong(owner, name, "be (red, green, blue) in 0..255", value)
+    return int(value[0]), int(value[1]), int(value[2])
+
+
+def _is_number(value: Any, kind: type = Real) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _are_numbers(values: Any, count: int, kind: type = Real) -> bool:
+    is_sequence = isinstance(values, Sequence | np.ndarray)
+    return is_sequence and len(values) == count and all(_is_number(value, kind) for value in values)
+
+
+def _wrong(owner: object, name: str, must: str, value: object) -> ConfigError:
+    return ConfigError(f"{type(owner).__name__}.{name} must {must}, not {value!r}")

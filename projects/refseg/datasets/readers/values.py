@@ -1,8 +1,10 @@
-"""What counts as a phrase."""
+"""What counts as a phrase, and as the side of an image."""
 
 from __future__ import annotations
 
 from typing import Any
+
+MAX_SIDE = 100_000  # pixels; a mask of more would be a mistake or an attack
 
 
 def is_text(value: Any) -> bool:
@@ -14,3 +16,8 @@ def is_text(value: Any) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def is_side(value: Any) -> bool:
+    """A height or width that an image can have."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_SIDE

@@ -1,0 +1,204 @@
+"""`refseg compare A B`: two prediction files on the same data."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refseg.datasets.commands.findings import aligned
+from refseg.datasets.commands.output import printable, write_whole
+from refseg.datasets.commands.targets import data_root
+from refseg.errors import DataError, UsageError
+from refseg.evaluation.breakdowns import get_breakdown
+from refseg.evaluation.compare import BY, Comparison, compare_rows
+from refseg.evaluation.compare_page import (
+    COLUMNS,
+    AnswerPicture,
+    Disagreement,
+    group_lines,
+    metric_lines,
+    render_comparison,
+    tally_line,
+)
+from refseg.evaluation.protocols import PROTOCOLS, View
+from refseg.evaluation.score_cli import Data, chosen_protocols, describe_predictions, notes_of, open_data, score_file
+from refseg.evaluation.scorer import TruthIndex
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("a", metavar="A", help="prediction file, of any kind that `refseg score` reads")
+    add("b", metavar="B", help="the other one; differences are B minus A")
+    add("--data", required=True, metavar="SET:SPLIT", help="as of `refseg score`")
+    add("--protocol", default="refseg", metavar="NAME", help=f"one of {', '.join(PROTOCOLS)} (default: refseg)")
+    add("--names", metavar="A,B", help="what to call them (default: the names of the files)")
+    add("--by", default=",".join(BY), metavar="WHAT[,WHAT]", help=f"breakdowns (default: {','.join(BY)})")
+    add("--json", metavar="FILE", help="write everything to this file too")
+    add("--html", metavar="FILE", help="write a page with pictures of the largest disagreements")
+    add("--cases", type=int, default=60, metavar="N", help="pictures on the page at most (60)")
+    add("--resamples", type=int, default=10_000, metavar="N", help="of images, for intervals and p-values (10000)")
+    add("--seed", type=int, default=0, help="of the resamples (0)")
+    add("--no-target-rule", choices=["head", "area", "none"], help="as of `refseg score`, for both")
+    add("--no-target-threshold", type=float, metavar="P", help="as of `refseg score`, for both")
+    add("--min-area", type=int, metavar="PIXELS", help="as of `refseg score`, for both")
+    add("--min-score", type=float, default=0.0, help="as of `refseg score`, for both")
+    add("--allow-partial", action="store_true", help="compare what both have")
+    add("--data-root", metavar="DIR", help="what `data/...` stands for (default: $REFSEG_DATA)")
+
+
+def main(args: argparse.Namespace) -> int:
+    names = names_of(args)
+    groups = [name.strip() for name in args.by.split(",") if name.strip()]
+    for group in groups:
+        get_breakdown(group)  # a wrong name is told before the work
+    protocols = chosen_protocols(args)
+    if len(protocols) > 1:
+        raise UsageError("refseg compare takes one protocol at a time")
+    if args.cases < 0 or args.resamples < 1:
+        raise UsageError("--cases must be at least 0, --resamples at least 1")
+    protocol = protocols[0]
+    with data_root(args.data_root):
+        data = open_data(args.data, allow_partial=args.allow_partial)
+        files, notes = [], []
+        for name, path in zip(names, (args.a, args.b), strict=True):
+            told = describe_predictions(Path(path))
+            found = score_file(path, data.truths, protocols, args)
+            files.append((told, found.rows[protocol.name]))
+            notes += [f"{name}: {note}" for note in notes_of(protocols, found, told)]
+        (told_a, rows_a), (told_b, rows_b) = files
+        comparison = compare_rows(rows_a, rows_b, protocol, by=groups, num=args.resamples, seed=args.seed)
+        print("\n".join(map(printable, report_lines(comparison, data, names, notes))))
+        if args.html:
+            cases = disagreements(comparison, data.truths, (args.a, args.b), most=args.cases, min_score=args.min_score)
+            facts = {"data": data.name, names[0]: told_a["file"], names[1]: told_b["file"]}
+            page = render_comparison(comparison, names=names, facts=facts, cases=cases, notes=notes)
+            write_whole(args.html, page)
+    if args.json:
+        content = to_json(comparison, names)
+        content |= {"data": data.describe(), "predictions": [told_a, told_b], "notes": notes}
+        content["resampling"] = {"level": 95.0, "resamples": args.resamples, "seed": args.seed, "of": "images"}
+        write_whole(args.json, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    return 0
+
+
+def names_of(args: argparse.Namespace) -> tuple[str, str]:
+    """Two different names, which head columns beside others."""
+    if args.names is None:
+        stems = [Path(path).name.split(".")[0] for path in (args.a, args.b)]
+        usable = stems[0] != stems[1] and all(stems) and not set(stems) & COLUMNS
+        return (stems[0], stems[1]) if usable else ("A", "B")
+    names = [name.strip() for name in args.names.split(",")]
+    if len(names) != 2 or not all(names) or names[0] == names[1] or set(names) & COLUMNS:
+        raise UsageError(f"--names takes two different names, as in before,after; not {args.names!r}")
+    return names[0], names[1]
+
+
+def report_lines(comparison: Comparison, data: Data, names: tuple[str, str], notes: list[str]) -> list[str]:
+    lines = [
+        f"{names[0]} against {names[1]} on {data.name} by {comparison.protocol.name}: "
+        f"{len(comparison.rows_a):,} expressions",
+        *_table_lines(metric_lines(comparison, names)),
+        "",
+        tally_line(comparison, names),
+    ]
+    for by, found in comparison.breakdowns.items():
+        if found:
+            lines += ["", *_table_lines(group_lines(comparison, by, names))]
+    return lines + [""] * bool(notes) + [f"note: {note}" for note in notes]
+
+
+def _table_lines(lines: list[dict[str, Any]]) -> list[str]:
+    heads = list(lines[0]) if lines else []
+    return [f"  {line}" for line in aligned([heads, *([str(line[head]) for head in heads] for line in lines)])]
+
+
+def to_json(comparison: Comparison, names: tuple[str, str]) -> dict[str, Any]:
+    """Breakdowns as lists of lines; each metric has A's and B's value. `disagreements`: the 100 largest."""
+    order = comparison.by_disagreement()[:100]
+    ids = comparison.rows_a.expression_id
+    return {
+        "protocol": comparison.protocol.name,
+        "details": comparison.protocol.describe(),
+        "names": list(names),
+        "expressions": len(comparison.rows_a),
+        "metrics": {name: result._asdict() for name, result in comparison.metrics.items()},
+        "better": comparison.tally(),
+        "by": comparison.breakdowns,
+        "disagreements": [
+            {"expression_id": str(ids[i]), "a": float(comparison.iou_a[i]), "b": float(comparison.iou_b[i])}
+            for i in order
+        ],
+    }
+
+
+# Pictures -------------------------------------------------------------------------------------------------------------
+
+
+def disagreements(
+    comparison: Comparison, truths: TruthIndex, paths: tuple[str, str], *, most: int, min_score: float = 0.0
+) -> list[Disagreement]:
+    """The largest, with masks from a second pass over the files, since nobody kept them."""
+    from refseg.datasets.masks import decode
+
+    order = comparison.by_disagreement()[:most]
+    ids = [str(comparison.rows_a.expression_id[i]) for i in order]
+    masks_a, masks_b = (_masks(path, set(ids), min_score) for path in paths)
+    rejected_a = comparison.protocol.no_target.rejected(comparison.rows_a)
+    rejected_b = comparison.protocol.no_target.rejected(comparison.rows_b)
+    found = []
+    for i, name in zip(order, ids, strict=True):
+        position = truths.position[name]
+        expression, truth = truths.expression(position), truths.truth(position)
+        size = truth.record.size
+        image, problem = _image(truth.record.image_path, size)
+        found.append(
+            Disagreement(
+                expression_id=name,
+                text=expression.text,
+                skill=str(expression.tags.get("skill", "")),
+                image=image,
+                image_problem=problem,
+                truth=decode(truth.mask(expression, View(), size)),
+                answers=(
+                    AnswerPicture(_at(masks_a[name], size), bool(rejected_a[i]), float(comparison.iou_a[i])),
+                    AnswerPicture(_at(masks_b[name], size), bool(rejected_b[i]), float(comparison.iou_b[i])),
+                ),
+            )
+        )
+    return found
+
+
+def _masks(path: str, ids: set[str], min_score: float) -> dict[str, dict]:
+    """RLEs of these expressions; of duplicates the first, as in scoring."""
+    from refseg.evaluation.foreign import open_predictions
+
+    found: dict[str, dict] = {}
+    if not ids:
+        return found
+    for row in open_predictions(path, min_score=min_score):
+        if row.expression_id in ids and row.expression_id not in found:
+            found[row.expression_id] = row.mask
+            if len(found) == len(ids):
+                break
+    return found
+
+
+def _at(rle: dict, size: tuple[int, int]) -> np.ndarray:
+    from refseg.datasets.masks import decode
+    from refseg.evaluation.measure import resize_rle
+
+    return decode(resize_rle(rle, size))
+
+
+def _image(path: str, size: tuple[int, int]) -> tuple[np.ndarray | None, str]:
+    """The image, or why there is none."""
+    from refseg.datasets.images import read_image
+
+    try:
+        return read_image(path, size), ""
+    except DataError as error:
+        return None, str(error)

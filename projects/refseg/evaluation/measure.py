@@ -1,0 +1,164 @@
+"""One expression, its answer and its ground truth -> a row, on a view's grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from refseg.datasets.masks import Overlap, to_rle
+from refseg.datasets.readers.segmentations import decode_runs
+from refseg.errors import DataError
+from refseg.evaluation.areas import areas_of_rles, union_rle
+from refseg.evaluation.boxes import Matches, best_box, match_boxes, surviving
+from refseg.evaluation.protocols import BoxRule, View
+from refseg.evaluation.rows import Row
+from refseg.records import Expression, Record
+
+Size = tuple[int, int]
+
+
+@dataclass
+class Truth:
+    """The ground truth of one image: a record whose instances have boxes or masks to take them from, and what was made
+    of it on the way, so that expressions and protocols share the work."""
+
+    record: Record
+    _instance_rles: dict[tuple[int, Overlap], dict] = field(default_factory=dict)
+    _masks: dict[tuple, dict] = field(default_factory=dict)
+
+    def instance_rle(self, index: int, overlap: Overlap = "union") -> dict:
+        """At the original size."""
+        key = (index, overlap)
+        if key not in self._instance_rles:
+            self._instance_rles[key] = to_rle(self.record.instances[index].segmentation, self.record.size, overlap)
+        return self._instance_rles[key]
+
+    def mask(self, expression: Expression, view: View, grid: Size) -> dict:
+        """RLE of the expression's referents, merged, on the grid."""
+        key = (expression.referents, view.overlap, view.target_by, view.grid == "original", grid)
+        if key not in self._masks:  # expressions of one object share it
+            self._masks[key] = self._mask(expression, view, grid)
+        return self._masks[key]
+
+    def _mask(self, expression: Expression, view: View, grid: Size) -> dict:
+        size = self.record.size
+        if grid == size and not (view.target_by == "input" and view.grid != "original"):
+            return union_rle([self.instance_rle(i, view.overlap) for i in expression.referents], size)
+        if view.target_by == "original":
+            merged = union_rle([self.instance_rle(i, view.overlap) for i in expression.referents], size)
+            return resize_rle(merged, grid)
+        return union_rle([self._drawn_rle(i, view.overlap, grid) for i in expression.referents], grid)
+
+    def _drawn_rle(self, index: int, overlap: Overlap, grid: Size) -> dict:
+        """Polygons are moved and drawn on the grid; what has only pixels is resized."""
+        segmentation, size = self.record.instances[index].segmentation, self.record.size
+        if isinstance(segmentation, dict | str):
+            return resize_rle(self.instance_rle(index, overlap), grid)
+        scale = (grid[1] / size[1], grid[0] / size[0])
+        rings = [np.reshape(ring[: len(ring) // 2 * 2], (-1, 2)) * scale for ring in segmentation]
+        return to_rle([ring.ravel() for ring in rings], grid, overlap)
+
+    def boxes(self, expression: Expression) -> np.ndarray:
+        """(N, 4) of the referents, (x, y, width, height), as annotated, or around the mask."""
+        boxes = [self.record.instances[i].box or box_of(self.instance_rle(i)) for i in expression.referents]
+        return np.array(boxes, np.float64).reshape(-1, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model says of one expression. `mask`: compressed RLE, raw: before any rule for "nothing here".
+    `boxes`: (x, y, width, height, score), or None where the mask's box stands in."""
+
+    mask: dict
+    no_target_prob: float | None = None
+    boxes: Sequence[Sequence[float]] | None = None
+
+
+def resize_rle(rle: dict, size: Size) -> dict:
+    """Nearest, as Pillow does it, which is what the published evaluators use; on the run lengths, without decoding."""
+    if tuple(rle["size"]) == tuple(size):
+        return rle
+    height, width = rle["size"]
+    rows, columns = nearest_source(height, size[0]), nearest_source(width, size[1])
+    edges = np.cumsum(decode_runs(rle["counts"]))[:-1]  # pixels, counted down the columns, where the mask turns
+    first = np.searchsorted(edges, columns * height)  # of each new column: its part edges[first:last] of the edges
+    last = np.searchsorted(edges, (columns + 1) * height)
+    counts = last - first
+    column = np.repeat(np.arange(size[1]), counts)
+    taken = np.arange(len(column)) - np.repeat(np.cumsum(counts) - counts - first, counts)
+    turns = column * size[0] + np.searchsorted(rows, edges[taken] - columns[column] * height)
+    # A column begins in the state that its source begins in, whatever the state at the end of the column before it.
+    differs = first % 2 != np.concatenate([[0], last[:-1] % 2])
+    turns = np.sort(np.concatenate([turns, np.flatnonzero(differs) * size[0]]))
+    new = np.flatnonzero(np.concatenate([[True], turns[1:] != turns[:-1]])[: len(turns)])
+    odd = np.diff(new, append=len(turns)) % 2 == 1  # two turns at the same place are none
+    pixels = size[0] * size[1]
+    turns = turns[new[odd]]
+    ends = np.concatenate([turns[turns < pixels], [pixels]])
+    runs = np.concatenate([ends[:1], ends[1:] - ends[:-1]])
+    return coco_mask.frPyObjects({"size": list(size), "counts": runs.tolist()}, *size)
+
+
+@cache
+def nearest_source(length: int, new_length: int) -> np.ndarray:
+    """(new_length,) the pixel of a line that each pixel of the resized line takes, by Pillow itself."""
+    from PIL import Image
+
+    line = Image.fromarray(np.arange(length, dtype=np.int32)[None])
+    return np.asarray(line.resize((new_length, 1), Image.Resampling.NEAREST))[0].astype(np.int64)
+
+
+def box_of(rle: dict) -> tuple[float, float, float, float]:
+    x, y, width, height = coco_mask.toBbox(rle).tolist()
+    return (x, y, width, height)
+
+
+def measure(answer: Answer, truth: Truth, expression: Expression, view: View) -> Row:
+    """The answer's mask must have the grid's size, or the original one, from which it is then resized."""
+    record = truth.record
+    has_target = bool(expression.referents)
+    grid = view.grid_of(has_target, record.size)
+    shape = tuple(answer.mask["size"])
+    if shape not in (grid, record.size):
+        sizes = " or ".join(str(list(size)) for size in dict.fromkeys((record.size, grid)))
+        raise DataError(f"the mask of {expression.expression_id} has size {list(shape)}, not {sizes}")
+    target = truth.mask(expression, view, grid)
+    areas = areas_of_rles(resize_rle(answer.mask, grid), target)
+    original = truth.mask(expression, _ORIGINAL, record.size)
+    matches = Matches(0, 0, 0) if view.boxes is None else _match(answer, truth.boxes(expression), view.boxes)
+    categories = {record.instances[i].category for i in expression.referents}
+    return Row(
+        expression_id=expression.expression_id,
+        image_id=record.image_id,
+        object_id=expression.object_id,
+        intersection=areas.intersection,
+        predicted=areas.predicted,
+        target=areas.target,
+        has_target=has_target,
+        no_target_prob=math.nan if answer.no_target_prob is None else float(answer.no_target_prob),
+        num_targets=len(expression.referents),
+        num_words=len(expression.text.split()),
+        target_area=int(coco_mask.area(original)),
+        image_area=record.size[0] * record.size[1],
+        skill=str(expression.tags.get("skill", "")),
+        categories="|".join(sorted(category for category in categories if category)),
+        boxes_matched=matches.matched,
+        boxes_predicted=matches.predicted,
+        boxes_target=matches.target,
+    )
+
+
+_ORIGINAL = View()
+
+
+def _match(answer: Answer, targets: np.ndarray, rule: BoxRule) -> Matches:
+    boxes = answer.boxes
+    if boxes is None:  # of the mask
+        boxes = [[*box_of(answer.mask), 1.0]] if coco_mask.area(answer.mask) else []
+    found = best_box(boxes) if rule.min_score is None else surviving(boxes, rule.min_score)
+    return match_boxes(found, targets, generalised=rule.generalised, threshold=rule.threshold)

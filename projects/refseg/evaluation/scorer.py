@@ -1,0 +1,203 @@
+"""Predictions, ground truth and protocols -> rows, in one pass over the predictions.
+
+Nothing is kept of a prediction but its numbers: columns of N rows for N chosen expressions, in their order, whatever
+the order of the predictions is.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from refseg.datasets.annotations import complete_paths
+from refseg.datasets.store import RecordStore, Strings
+from refseg.errors import DataError
+from refseg.evaluation.measure import Answer, Truth, measure
+from refseg.evaluation.prediction_file import PredictionRow
+from refseg.evaluation.protocols import Protocol, View
+from refseg.evaluation.rows import Rows
+from refseg.records import Expression
+
+SHOWN = 10  # ids in an error
+CACHED_IMAGES = 64
+
+
+class TruthIndex:
+    """The chosen expressions of a store, by id. `chosen`: (X,) bool over its expressions.
+
+    Keeps an id and two numbers per expression, and the last few images with what was made of their masks, since
+    predictions mostly come image by image.
+    """
+
+    def __init__(self, store: RecordStore, chosen: np.ndarray, image_root: str | Path) -> None:
+        self.store = store
+        self.image_root = Path(image_root)
+        self.expressions = np.flatnonzero(chosen)
+        self.images = store.image_of_expression[self.expressions]
+        names = Strings(store.arrays["expression_id"], store.arrays["expression_id.starts"])
+        self.position = {names[index]: position for position, index in enumerate(self.expressions.tolist())}
+        if len(self.position) != len(self):
+            raise DataError("expressions of the ground truth share an id; `refseg data check` lists them")
+        self._truths: OrderedDict[int, Truth] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self.expressions)
+
+    def ids(self, positions: np.ndarray) -> list[str]:
+        wanted = set(positions.tolist())
+        return [name for name, position in self.position.items() if position in wanted]
+
+    def expression(self, position: int) -> Expression:
+        return self.store.expression(int(self.expressions[position]))
+
+    def truth(self, position: int) -> Truth:
+        image = int(self.images[position])
+        if image not in self._truths:
+            self._truths[image] = Truth(complete_paths(self.store.record(image, ()), self.image_root))
+            if len(self._truths) > CACHED_IMAGES:
+                self._truths.popitem(last=False)
+        self._truths.move_to_end(image)
+        return self._truths[image]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of predictions against expected expressions. `mis_sized`: masks of neither their image's size nor the protocol's
+    grid. `resized`: masks of the image's size that the protocol compares on a grid."""
+
+    expected: int
+    scored: int
+    missing: int
+    duplicate: int
+    extra: int
+    mis_sized: int
+    resized: int
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """By names of protocols. `rows` hold what could be scored, in the order of the ground truth."""
+
+    rows: dict[str, Rows]
+    counts: dict[str, Counts]
+
+
+@dataclass
+class _Found:
+    """How many, and the first few by name."""
+
+    number: int = 0
+    shown: list[str] = field(default_factory=list)
+
+    def add(self, name: str) -> None:
+        self.number += 1
+        if len(self.shown) < SHOWN:
+            self.shown.append(name)
+
+    def __str__(self) -> str:
+        return ", ".join(self.shown) + (", ..." if self.number > len(self.shown) else "")
+
+
+class _Table:
+    """The rows of one view, as columns that are filled in any order."""
+
+    def __init__(self, view: View, size: int) -> None:
+        self.view = view
+        self.columns = {name: np.zeros(size, column.dtype) for name, column in Rows.of(()).columns.items()}
+        self.filled = np.zeros(size, bool)
+        self.mis_sized = _Found()
+        self.resized = 0
+
+    def add(self, position: int, row: PredictionRow, truth: Truth, expression: Expression) -> None:
+        size, shape = truth.record.size, tuple(row.mask["size"])
+        grid = self.view.grid_of(bool(expression.referents), size)
+        if shape not in (size, grid):
+            wanted = " or ".join(f"{height} x {width}" for height, width in dict.fromkeys((size, grid)))
+            self.mis_sized.add(f"{expression.expression_id} ({shape[0]} x {shape[1]}, not {wanted})")
+            return
+        measured = measure(Answer(row.mask, row.no_target_prob, row.boxes), truth, expression, self.view)
+        for name, column in self.columns.items():
+            column[position] = getattr(measured, name)
+        self.filled[position] = True
+        self.resized += shape != grid
+
+    def rows(self) -> Rows:
+        return Rows(self.columns) if self.filled.all() else Rows(self.columns)[self.filled]
+
+
+def score_predictions(
+    rows: Iterable[PredictionRow], truths: TruthIndex, protocols: Sequence[Protocol], *, allow_partial: bool = False
+) -> ScoreResult:
+    """Rows of every protocol. Missing, duplicate, extra and mis-sized predictions are an error, or, with
+    `allow_partial`, are counted: scores are then of the expressions that are there, and of duplicates the first
+    counts."""
+    tables = {view: _Table(view, len(truths)) for view in dict.fromkeys(measured_on(p.view) for p in protocols)}
+    seen, duplicate, extra = np.zeros(len(truths), bool), _Found(), _Found()
+    for row in rows:
+        position = truths.position.get(row.expression_id)
+        if position is None:
+            extra.add(row.expression_id)
+        elif seen[position]:
+            duplicate.add(row.expression_id)
+        else:
+            seen[position] = True
+            truth, expression = truths.truth(position), truths.expression(position)
+            for table in tables.values():
+                table.add(position, row, truth, expression)
+    absent = np.flatnonzero(~seen)
+    missing = _Found(len(absent), truths.ids(absent[:SHOWN]))
+    of_protocol = {protocol.name: tables[measured_on(protocol.view)] for protocol in protocols}
+    if not allow_partial:
+        _refuse(missing, duplicate, extra, of_protocol)
+    for name, table in of_protocol.items():
+        if not table.filled.any():
+            raise DataError(
+                f"no prediction can be scored by {name}: of {len(truths)} expressions {missing.number} are missing "
+                f"({missing}), {table.mis_sized.number} have a mask of another size ({table.mis_sized}), and "
+                f"{extra.number} predictions are of other expressions ({extra}). Are they of another split?"
+            )
+    return ScoreResult(
+        rows={name: table.rows() for name, table in of_protocol.items()},
+        counts={
+            name: Counts(
+                expected=len(truths),
+                scored=int(table.filled.sum()),
+                missing=missing.number,
+                duplicate=duplicate.number,
+                extra=extra.number,
+                mis_sized=table.mis_sized.number,
+                resized=table.resized,
+            )
+            for name, table in of_protocol.items()
+        },
+    )
+
+
+def measured_on(view: View) -> View:
+    """The view as far as masks that are already made depend on it: protocols that differ in how logits become a mask
+    share their rows."""
+    return replace(view, **{name: getattr(_PLAIN, name) for name in _OF_LOGITS})
+
+
+_PLAIN = View()
+_OF_LOGITS = ("interpolation", "align_corners", "threshold", "strict")
+
+
+def _refuse(missing: _Found, duplicate: _Found, extra: _Found, tables: dict[str, _Table]) -> None:
+    kinds = [
+        (missing, "expression{s} without a prediction"),
+        (duplicate, "prediction{s} for an expression that has one already"),
+        (extra, "prediction{s} for no expression of the data"),
+    ]
+    kinds += [
+        (table.mis_sized, f"mask{{s}} of a size that {name} does not know")
+        for name, table in tables.items()
+        if table.mis_sized.number
+    ]
+    lines = [f"{f.number} {what.format(s='s' * (f.number != 1))}: {f}" for f, what in kinds if f.number]
+    if lines:
+        raise DataError("\n  ".join(["predictions and data do not fit (--allow-partial scores what does):", *lines]))

@@ -1,0 +1,157 @@
+"""How sure a number is: bootstrap intervals, and a paired test of two models, both over images.
+
+Expressions of one image are not independent (they share its picture, often its objects), so images are what is drawn.
+Every metric is a ratio of sums over rows (`refseg.evaluation.terms`); rows are summed by image once, after which a
+resample is a vector of weights and all resamples are one product of matrices.
+
+Letters: R rows, I images, M metrics, S resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from refseg.evaluation.terms import Terms, values
+
+_WEIGHTS_AT_ONCE = 2**22  # numbers of a chunk's (S, I) weights: 32 MiB
+_SAME = 1e-9  # points; below it, two differences are equal but for rounding
+
+
+class PairedResult(NamedTuple):
+    """Of one metric, in points: the values of both, B minus A, the ends of its interval, and the p-value of "no
+    difference"."""
+
+    a: float
+    b: float
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+
+def bootstrap(
+    terms: Terms, image: np.ndarray, *, num: int = 1000, seed: int = 0, level: float = 95.0
+) -> dict[str, tuple[float, float]]:
+    """Percentile intervals, in percent, of metrics given as pairs of (R,) arrays; `image` (R,) are int codes.
+
+    Resamples in which a metric has no denominator are left out of it; a metric that has none at all is left out.
+    """
+    sums = sum_by_image(terms, image)
+    if not sums.size:
+        return {}
+    columns = len(terms)
+
+    def ratios(weights: np.ndarray) -> np.ndarray:
+        drawn = weights @ sums  # (S, 2M)
+        return _percent(drawn[:, :columns], drawn[:, columns:])
+
+    samples = _in_chunks(ratios, _resamples(len(sums), num, seed))  # (S, M)
+    return {name: _ends(column, level) for name, column in zip(terms, samples.T, strict=True) if _any(column)}
+
+
+def paired_test(
+    terms_a: Terms,
+    terms_b: Terms,
+    image: np.ndarray,
+    *,
+    num: int = 10_000,
+    seed: int = 0,
+    level: float = 95.0,
+) -> dict[str, PairedResult]:
+    """B against A on the same rows, for metrics that both have.
+
+    The interval draws images, the same ones for A and B. The p-value (two-sided) swaps A and B within images at random:
+    the share of swaps whose difference is at least as large as the one seen, the seen one counted among them, so that
+    it is never below 1 / (num + 1).
+    """
+    names = [name for name in terms_a if name in terms_b]
+    sums_a = sum_by_image({name: terms_a[name] for name in names}, image)
+    sums_b = sum_by_image({name: terms_b[name] for name in names}, image)
+    if not sums_a.size:
+        return {}
+    columns = len(names)
+
+    def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return _percent(b[:, :columns], b[:, columns:]) - _percent(a[:, :columns], a[:, columns:])
+
+    total_a, total_b = sums_a.sum(0, keepdims=True), sums_b.sum(0, keepdims=True)
+    seen = difference(total_a, total_b)[0]  # (M,)
+    drawn = _in_chunks(
+        lambda weights: difference(weights @ sums_a, weights @ sums_b), _resamples(len(sums_a), num, seed)
+    )
+    moved = (sums_b - sums_a)[(sums_a != sums_b).any(1)]  # swapping equal images changes nothing
+    swapped = _in_chunks(
+        lambda swaps: difference(total_a + swaps @ moved, total_b - swaps @ moved), _swaps(len(moved), num, seed)
+    )
+    values_a, values_b = values(terms_a), values(terms_b)
+    return {
+        name: PairedResult(
+            values_a[name], values_b[name], float(observed), *_ends(column, level), _p_value(by_chance, observed)
+        )
+        for name, observed, column, by_chance in zip(names, seen, drawn.T, swapped.T, strict=True)
+        if not np.isnan(observed)
+    }
+
+
+def sum_by_image(terms: Terms, image: np.ndarray) -> np.ndarray:
+    """(I, 2M) float64: the numerators of the metrics, then the denominators. Sums of pixels below 2**53 are exact."""
+    codes, number = np.unique(image, return_inverse=True)
+    columns = [pair[which] for which in (0, 1) for pair in terms.values()]
+    sums = [np.bincount(number, weights=column, minlength=len(codes)) for column in columns]
+    return np.stack(sums, axis=1) if sums and len(codes) else np.zeros((len(codes), 0))
+
+
+def _resamples(images: int, num: int, seed: int) -> Iterator[np.ndarray]:
+    """(S, I) counts of how often each image was drawn."""
+    rng = np.random.default_rng(seed)
+    for size in _chunks(images, num):
+        drawn = rng.integers(0, images, (size, images)) + images * np.arange(size)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=size * images).reshape(size, images).astype(np.float64)
+
+
+def _swaps(images: int, num: int, seed: int) -> Iterator[np.ndarray]:
+    """(S, I) of 0 and 1."""
+    if not images:
+        yield np.zeros((num, 0))
+        return
+    rng = np.random.default_rng([seed, 1])  # not the stream that the resamples come from
+    for size in _chunks(images, num):
+        bits = np.frombuffer(rng.bytes(size * -(-images // 8)), np.uint8).reshape(size, -1)
+        yield np.unpackbits(bits, axis=1, count=images).astype(np.float64)
+
+
+def _chunks(images: int, num: int) -> Iterator[int]:
+    most = max(1, _WEIGHTS_AT_ONCE // max(1, images))
+    for start in range(0, num, most):
+        yield min(most, num - start)
+
+
+def _in_chunks(function: Callable[[np.ndarray], np.ndarray], chunks: Iterator[np.ndarray]) -> np.ndarray:
+    return np.concatenate([function(chunk) for chunk in chunks])
+
+
+def _percent(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """NaN where there is no denominator."""
+    out = np.full(numerator.shape, np.nan)
+    return 100.0 * np.divide(numerator, denominator, out=out, where=denominator > 0)
+
+
+def _any(column: np.ndarray) -> bool:
+    return not np.isnan(column).all()
+
+
+def _p_value(by_chance: np.ndarray, observed: float) -> float:
+    valid = by_chance[~np.isnan(by_chance)]
+    extreme = int(np.count_nonzero(np.abs(valid) >= abs(observed) - _SAME))
+    return (1 + extreme) / (1 + len(valid))
+
+
+def _ends(column: np.ndarray, level: float) -> tuple[float, float]:
+    if not _any(column):
+        return np.nan, np.nan
+    tail = (100.0 - level) / 2
+    low, high = np.nanpercentile(column, [tail, 100.0 - tail])
+    return float(low), float(high)

@@ -1,0 +1,178 @@
+"""`refseg compare`: arithmetic on rows, the page, and the command on a small data set of files."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from refseg.cli import main
+from refseg.errors import DataError
+from refseg.evaluation.compare import Comparison, answer_iou, compare_rows, headline
+from refseg.evaluation.compare_page import AnswerPicture, Disagreement, metric_lines, render_comparison
+from refseg.evaluation.prediction_file import PredictionRow, write_predictions
+from refseg.evaluation.protocols import get_protocol
+from refseg.evaluation.rows import Row, Rows
+
+REFSEG = get_protocol("refseg")
+
+
+def row(name: str, intersection: int = 10, **changes: object) -> Row:
+    """IoU intersection / 20; 0 of target pixels is a no-target expression with a mask of 10."""
+    fields = dict(
+        expression_id=name, image_id=name, object_id="o", intersection=intersection, predicted=intersection, target=20,
+        has_target=True, no_target_prob=0.1, num_targets=1, num_words=2, target_area=20, image_area=100, skill="size",
+    )  # fmt: skip
+    return Row(**{**fields, **changes})
+
+
+def without_target(name: str, predicted: int, prob: float) -> Row:
+    return row(
+        name, 0, predicted=predicted, target=0, has_target=False, num_targets=0, no_target_prob=prob, skill="no_target"
+    )
+
+
+def test_what_an_answer_is_worth() -> None:
+    """1/2; rejected; no target: masked, rejected, and empty without rejection."""
+    rows = Rows.of(
+        [row("a"), row("b", no_target_prob=0.9), without_target("c", 9, 0.1), without_target("d", 9, 0.9),
+         without_target("e", 0, 0.1)]
+    )  # fmt: skip
+    assert answer_iou(rows, REFSEG).tolist() == [0.5, 0.0, 0.0, 1.0, 1.0]
+    assert answer_iou(rows, get_protocol("lavt")).tolist() == [0.5, 0.5, 0.0, 0.0, 1.0]
+
+
+def compared() -> Comparison:
+    """IoU of A 0.5, 0.5, 0.5, 0; of B 0.5, 1, 0.45, 1 (it rejects the last, rightly)."""
+    a = Rows.of([row("e1"), row("e2"), row("e3"), without_target("e4", 5, 0.1)])
+    b = Rows.of([row("e1"), row("e2", 20), row("e3", 9), without_target("e4", 5, 0.9)])
+    return compare_rows(a, b, REFSEG, num=200)
+
+
+def test_comparison_by_hand() -> None:
+    """mIoU 50 against 65, gIoU 37.5 against 73.75; e4 differs by 1, e2 by 0.5, e3 by 0.05, which is not clear."""
+    found = compared()
+    assert found.metrics["mIoU"].a == 50 and found.metrics["mIoU"].difference == pytest.approx(15.0)
+    assert (found.metrics["gIoU"].a, found.metrics["gIoU"].b) == pytest.approx((37.5, 73.75))
+    assert found.by_disagreement().tolist() == [3, 1, 2]
+    assert found.tally() == {"a": 0, "b": 2, "neither": 2}
+    skills = found.breakdowns["skill"]
+    assert [(line["skill"], line["expressions"]) for line in skills] == [("no_target", 1), ("size", 3)]
+    assert skills[0]["N-acc"] == (0.0, 100.0) and skills[1]["mIoU"] == pytest.approx((50.0, 65.0))
+    assert headline(["Pr@0.5", "gIoU", "cIoU", "N-acc"]) == ["gIoU", "cIoU"] and headline(["Pr@(F1=1)"]) == [
+        "Pr@(F1=1)"
+    ]
+    assert metric_lines(found, ("x", "y"))[0]["difference"] == "+36.25"
+
+
+def test_only_common_expressions_in_any_order() -> None:
+    a, b = Rows.of([row("e1"), row("e2", 5)]), Rows.of([row("e3"), row("e2", 15), row("e4")])
+    found = compare_rows(a, b, REFSEG, num=10)
+    assert found.rows_a.expression_id.tolist() == found.rows_b.expression_id.tolist() == ["e2"]
+    assert found.metrics["mIoU"].difference == pytest.approx(50.0)
+    with pytest.raises(DataError, match="no expression in common"):
+        compare_rows(a[:1], b, REFSEG)
+
+
+def mask(*boxes: tuple[int, int, int, int]) -> np.ndarray:
+    pixels = np.zeros((40, 40), bool)
+    for x, y, width, height in boxes:
+        pixels[y : y + height, x : x + width] = True
+    return pixels
+
+
+def rle(pixels: np.ndarray) -> dict:
+    return coco_mask.encode(np.asfortranarray(pixels.astype(np.uint8)))
+
+
+def test_the_page_escapes_and_asks_nothing_of_the_network() -> None:
+    answers = AnswerPicture(mask((0, 0, 9, 9)), False, 0.3), AnswerPicture(mask(), True, 1.0)
+    case = Disagreement("<e>", "<script>alert(1)</script>", "si&ze", None, mask(), answers, "gone: <x>.png")
+    html = render_comparison(compared(), names=("<A>", 'B"'), facts={"data": "<d>"}, cases=[case], notes=["<n>"])
+    assert "<script" not in html and "&lt;script&gt;" in html and "&lt;A&gt;" in html and "si&amp;ze" in html
+    assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", html) and "default-src 'none'" in html
+    assert "1 of the images cannot be shown" in html and "gone: &lt;x&gt;.png" in html
+    assert html.count("<img ") == 3 and html.count('loading="lazy"') == 3 and "prefers-color-scheme: dark" in html
+    assert "nothing here" in html and "<li>&lt;n&gt;</li>" in html
+
+
+def test_the_page_of_equal_predictions() -> None:
+    rows = Rows.of([row("e1"), row("e2")])
+    html = render_comparison(compare_rows(rows, rows, REFSEG, num=10), names=("a", "b"), facts={}, cases=[])
+    assert "no expression on which the IoUs differ" in html
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """Three expressions on two images; the second image has no file. A finds the left square and then the right one; B
+    the other way round, and rejects the third."""
+    left, right = mask((2, 2, 10, 10)), mask((22, 22, 10, 10))
+    to_json = lambda pixels: {"size": [40, 40], "counts": rle(pixels)["counts"].decode()}  # noqa: E731
+    lines = [
+        {"expression_id": "1", "image": "one.png", "text": "left <square>", "targets": [to_json(left)]},
+        {"expression_id": "2", "image": "two.png", "text": "right square", "targets": [to_json(right)]},
+        {"expression_id": "3", "image": "two.png", "text": "no circle", "targets": None},
+    ]
+    rows = [{**line, "size": [40, 40], "split": "val", "tags": {"skill": "position"}} for line in lines]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in rows))
+    Image.fromarray(np.full((40, 40, 3), 90, np.uint8)).save(tmp_path / "one.png")
+    write_predictions(
+        tmp_path / "a.jsonl",
+        [PredictionRow("1", rle(left), 0.1), PredictionRow("2", rle(left), 0.1), PredictionRow("3", rle(left), 0.4)],
+    )
+    write_predictions(
+        tmp_path / "b.jsonl",
+        [PredictionRow("3", rle(left), 0.6), PredictionRow("2", rle(right), 0.1), PredictionRow("1", rle(right), 0.1)],
+    )
+    return tmp_path
+
+
+def test_the_command(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A: IoU 1, 0, 0; B: 0, 1, 1. gIoU 33.33 and 66.67; of two images, one is better by 1 and one worse by 2."""
+    a, b, data = str(files / "a.jsonl"), str(files / "b.jsonl"), f"{files / 'data.jsonl'}:val"
+    out, page = files / "out.json", files / "out.html"
+    assert main(["compare", a, b, "--data", data, "--json", str(out), "--html", str(page), "--resamples", "100"]) == 0
+    printed = capsys.readouterr().out
+    assert "a on 1 expressions, b on 2" in printed and "+33.33" in printed
+    found = json.loads(out.read_text())
+    assert found["protocol"] == "refseg" and found["names"] == ["a", "b"] and found["expressions"] == 3
+    assert found["metrics"]["gIoU"]["a"] == pytest.approx(100 / 3)
+    assert found["metrics"]["N-acc"]["difference"] == 100.0
+    assert found["by"]["skill"][0]["gIoU"] == pytest.approx([100 / 3, 200 / 3])
+    assert found["disagreements"] == [
+        {"expression_id": "1", "a": 1.0, "b": 0.0},
+        {"expression_id": "2", "a": 0.0, "b": 1.0},
+        {"expression_id": "3", "a": 0.0, "b": 1.0},
+    ]
+    html = page.read_text()
+    assert html.count("<article") == 3 and "left &lt;square&gt;" in html and "2 of the images cannot be shown" in html
+
+
+def test_limits_and_names(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b, data = str(files / "a.jsonl"), str(files / "b.jsonl"), f"{files / 'data.jsonl'}:val"
+    page = files / "out.html"
+    common = ["compare", a, b, "--data", data, "--resamples", "10"]
+    assert main([*common, "--html", str(page), "--cases", "1", "--names", "old, new"]) == 0
+    html = page.read_text()
+    assert html.count("<article") == 1 and "1 of the 3 expressions" in html and "old against new" in html
+    assert main([*common, "--names", "same,same"]) == 1 and "two different names" in capsys.readouterr().err
+    assert main([*common, "--protocol", "gres,deris"]) == 1 and "one protocol" in capsys.readouterr().err
+    assert main([*common, "--by", "lenght"]) == 1 and "did you mean length" in capsys.readouterr().err
+    assert main(["compare", a, a, "--data", data, "--resamples", "10"]) == 0
+    assert "A against B" in capsys.readouterr().out
+
+
+def test_partial_files(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """B lacks two expressions: an error, or what both have."""
+    write_predictions(files / "b.jsonl", [PredictionRow("2", rle(mask((22, 22, 10, 10))), 0.1)])
+    call = ["compare", str(files / "a.jsonl"), str(files / "b.jsonl"), "--data", f"{files / 'data.jsonl'}:val"]
+    call += ["--resamples", "10"]
+    assert main(call) == 1 and "2 expressions without a prediction" in capsys.readouterr().err
+    assert main([*call, "--allow-partial"]) == 0
+    printed = capsys.readouterr().out
+    assert "by refseg: 1 expressions" in printed and "PARTIAL" in printed

@@ -1,0 +1,162 @@
+"""The golden numbers: five samples on a 10 x 10 grid, boxes as (x, y, width, height).
+
+1. P 0,0,5,4  G 1,0,5,4               I 16  U 24
+2. P 0,0,4,5  G 0,0,2,10  rejected    I 10  U 30
+3. P 0,0,5,1  no target   rejected
+4. P 0,0,4,2  no target
+5. P = G = 2,2,5,5                    I 25  U 25
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from refseg.errors import UsageError
+from refseg.evaluation.areas import areas_of_masks
+from refseg.evaluation.boxes import box_iou, match_boxes
+from refseg.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
+from refseg.evaluation.rows import Row, Rows
+
+SAMPLES = {
+    1: ((0, 0, 5, 4), (1, 0, 5, 4), False),
+    2: ((0, 0, 4, 5), (0, 0, 2, 10), True),
+    3: ((0, 0, 5, 1), None, True),
+    4: ((0, 0, 4, 2), None, False),
+    5: ((2, 2, 5, 5), (2, 2, 5, 5), False),
+}
+
+
+def mask(box: tuple[int, int, int, int] | None) -> np.ndarray:
+    pixels = np.zeros((10, 10), bool)
+    if box is not None:
+        x, y, width, height = box
+        pixels[y : y + height, x : x + width] = True
+    return pixels
+
+
+def row(number: int, **changes: object) -> Row:
+    predicted, target, rejected = SAMPLES[number]
+    areas = areas_of_masks(mask(predicted), mask(target))
+    fields = dict(
+        expression_id=str(number), image_id=str(number), object_id="o", intersection=areas.intersection,
+        predicted=areas.predicted, target=areas.target, has_target=target is not None,
+        no_target_prob=0.9 if rejected else 0.1, num_targets=int(target is not None), num_words=2,
+        target_area=areas.target, image_area=100,
+    )  # fmt: skip
+    return Row(**{**fields, **changes})
+
+
+GOLDEN = Rows.of(row(number) for number in SAMPLES)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "expected"),
+    [
+        # IoU 2/3, 0, 1, 0, 1. Intersections 16 + 25; unions 24 + 30 (raw) + 0 + 8 + 25 = 87.
+        ("gres", {"gIoU": 53.3333, "cIoU": 47.1264, "T-acc": 66.6667, "N-acc": 50, "Pr@0.7": 33.3333,
+                  "Pr@0.8": 33.3333, "Pr@0.9": 33.3333}),
+        # The emptied mask of sample 2 leaves its target's 20 pixels: 77.
+        ("deris", {"gIoU": 53.3333, "cIoU": 53.2468, "T-acc": 66.6667, "N-acc": 50}),
+        # Sample 2 is scored as it is: IoU 2/3, 1/3, 1, 0, 1, and (16 + 10 + 25) / 87.
+        ("gsva", {"gIoU": 60.0, "cIoU": 58.6207, "T-acc": 66.6667, "N-acc": 50}),
+        # Not one pixel: neither 3 nor 4. IoU 2/3, 1/3, 1; 51 / 79.
+        ("refzom", {"mIoU": 66.6667, "oIoU": 64.5570, "Acc": 0.0}),
+        # IoU 2/3, 0, 1; 41 / (24 + 20 + 25).
+        ("refzom-score", {"mIoU": 55.5556, "oIoU": 59.4203, "Acc": 50.0}),
+        # As DeRIS in gIoU and cIoU; oIoU and mIoU over the three with a target.
+        ("refseg", {"gIoU": 53.3333, "cIoU": 53.2468, "oIoU": 59.4203, "mIoU": 55.5556, "Pr@0.5": 66.6667,
+                    "N-acc": 50, "T-acc": 66.6667}),
+        # All five as they are: IoU 2/3, 1/3, 0, 0, 1; 51 / (24 + 30 + 5 + 8 + 25).
+        ("lavt", {"oIoU": 55.4348, "mIoU": 40.0, "Pr@0.5": 40.0, "Pr@0.7": 20.0}),
+    ],
+)  # fmt: skip
+def test_golden_numbers(protocol: str, expected: dict[str, float]) -> None:
+    scores = get_protocol(protocol).score(GOLDEN)
+    for name, value in expected.items():
+        assert scores[name] == pytest.approx(value, abs=5e-5), name
+
+
+def test_golden_numbers_of_r_refcoco() -> None:
+    """Objects {1, 3, 4} and {5, 3}, by DeRIS's rule: 3 is rejected, so its mask is empty. mIoU (2/3 + 1) / 2; oIoU
+    41 / 49; mRR (1/2 + 1) / 2; rIoU (16 / (24 + 8) + 1) / 2."""
+    groups = [(1, "a"), (3, "a"), (4, "a"), (5, "b"), (3, "b")]
+    rows = Rows.of(row(number, image_id="i", object_id=name) for number, name in groups)
+    scores = get_protocol("rrefcoco").score(rows)
+    assert scores == pytest.approx({"mIoU": 83.3333, "oIoU": 83.6735, "mRR": 75.0, "rIoU": 75.0}, abs=5e-5)
+
+
+def test_objects_of_one_name_in_two_images_are_two() -> None:
+    """Objects (i, o) with samples 1 and 4, and (j, o) with 5 and 3: mRR (0 + 1) / 2 and not 1 / 2 of one object."""
+    rows = Rows.of(row(number, image_id=image) for number, image in ((1, "i"), (4, "i"), (5, "j"), (3, "j")))
+    scores = get_protocol("rrefcoco").score(rows)
+    assert scores["mRR"] == 50.0 and scores["rIoU"] == pytest.approx(100 * (16 / 32 + 1) / 2)
+
+
+def test_objects_without_negatives_or_positives() -> None:
+    """Where published code divides by zero: those objects have no mRR, or no mIoU."""
+    rows = Rows.of([row(5, object_id="a"), row(4, object_id="b")])
+    assert get_protocol("rrefcoco").score(rows) == {"mIoU": 100, "oIoU": 100, "mRR": 0, "rIoU": 100}
+
+
+def test_the_golden_pair_of_boxes() -> None:
+    """[0,0,10,10] and [2,1.5,12,11.5] as corners: overlap 8 x 8.5 = 68, union 132; the box around both is 12 x 11.5."""
+    a, b = np.array([[0, 0, 10, 10]]), np.array([[2, 1.5, 10, 10]])
+    assert box_iou(a, b)[0, 0] == pytest.approx(68 / 132)
+    assert box_iou(a, b, generalised=True)[0, 0] == pytest.approx(68 / 132 - (138 - 132) / 138)
+    assert round(box_iou(a, b)[0, 0], 4) == 0.5152 and round(box_iou(a, b, generalised=True)[0, 0], 4) == 0.4717
+    assert match_boxes(a, b, generalised=False).perfect and not match_boxes(a, b, generalised=True).perfect
+
+
+def test_greedy_matching() -> None:
+    """IoU a-x 1/2, a-y 9/11, b-x 9/11: the best pairs are taken first, both match; a third box is a false one."""
+    a, b = [0, 0, 20, 10], [0, 0, 10, 10]
+    x, y = [0, 0, 10, 11], [0, 0, 20, 11]
+    assert match_boxes(np.array([a, b]), np.array([x, y]), generalised=False) == (2, 2, 2)
+    three = match_boxes(np.array([a, b, [50, 50, 5, 5]]), np.array([x, y]), generalised=False)
+    assert three == (2, 3, 2) and not three.perfect
+    nothing = np.zeros((0, 4))
+    assert match_boxes(nothing, nothing, generalised=True).perfect
+    assert not match_boxes(nothing, np.array([a]), generalised=True).perfect
+
+
+def test_grec() -> None:
+    """Perfect; one too many; no target and no box; no target and a box."""
+    counts = [(1, 1, 1), (1, 2, 1), (0, 0, 0), (0, 1, 0)]
+    rows = Rows.of(row(5, boxes_matched=m, boxes_predicted=p, boxes_target=t, has_target=t > 0) for m, p, t in counts)
+    assert get_protocol("grec").score(rows) == {"Pr@(F1=1)": 50, "N-acc": 50, "T-acc": 100}
+    assert get_protocol("rec").score(rows[np.array([0, 3])]) == {"Acc@0.5": 50}
+
+
+def test_precision_is_at_least_or_above() -> None:
+    """IoU exactly 1/2: counts at 0.5 for LAVT, not for CGFormer. Decimal thresholds are exact."""
+    half = Rows.of([row(1, intersection=10, predicted=10, target=20)])
+    assert get_protocol("lavt").score(half)["Pr@0.5"] == 100 and get_protocol("cgformer").score(half)["Pr@0.5"] == 0
+    four_fifths = Rows.of([row(1, intersection=8, predicted=8, target=10)])
+    assert get_protocol("lavt").score(four_fifths)["Pr@0.8"] == 100
+
+
+def test_sums_are_exact() -> None:
+    """float32 counts to 2^24, and 1,000 masks of a large image go beyond 2^32."""
+    rows = Rows.of(row(1, intersection=2**24 + 1, predicted=2**24 + 1, target=2**24 + 2) for _ in range(1000))
+    assert get_protocol("lavt").score(rows)["oIoU"] == 100 * (2**24 + 1) / (2**24 + 2)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=lambda p: p.name)
+def test_no_rows_and_one_kind_of_rows(protocol: Protocol) -> None:
+    assert protocol.score(Rows.of([])) == {}
+    assert "N-acc" not in protocol.score(GOLDEN[GOLDEN.has_target])
+    assert "T-acc" not in protocol.score(GOLDEN[~GOLDEN.has_target])
+    described = protocol.describe()
+    assert described["name"] == protocol.name and described["view"]["threshold"] == 0.5
+
+
+def test_a_changed_rule_changes_the_name() -> None:
+    gres = get_protocol("gres")
+    assert gres.with_no_target(threshold=0.5) is gres
+    assert gres.with_no_target(threshold=0.7).name == "gres+head>0.7"
+    area = gres.with_no_target(rule="area")
+    assert area.name == "gres+area<50px" and area.no_target.rejected(GOLDEN).all()
+    assert not gres.with_no_target(rule="none").no_target.rejected(GOLDEN).any()
+    with pytest.raises(UsageError, match="did you mean gres"):
+        get_protocol("gress")

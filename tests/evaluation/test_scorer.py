@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from refseg.datasets.store import from_annotations
+from refseg.errors import DataError
+from refseg.evaluation import scorer
+from refseg.evaluation.measure import resize_rle
+from refseg.evaluation.prediction_file import PredictionRow
+from refseg.evaluation.protocols import PROTOCOLS, View, get_protocol
+from refseg.evaluation.scorer import TruthIndex, measured_on, score_predictions
+from refseg.records import Annotations, Expression, Instance, Record
+
+VIEWS = {measured_on(p.view): p for p in PROTOCOLS.values() if p.view.boxes is None}
+
+
+def encode(mask: np.ndarray) -> dict:
+    return coco_mask.encode(np.asfortranarray(mask, np.uint8))
+
+
+def index(records: Sequence[Record], root: Path | str = ".") -> TruthIndex:
+    store = from_annotations(Annotations(list(records)))
+    return TruthIndex(store, np.ones(store.num_expressions, bool), root)
+
+
+def square(x: int, y: int, side: int) -> list[float]:
+    return [float(v) for v in (x, y, x + side, y, x + side, y + side, x, y + side)]
+
+
+def simple(num_images: int = 1, per_image: int = 1, size: tuple[int, int] = (8, 10)) -> list[Record]:
+    """Ids are i:k; even expressions refer to a 4 x 4 square, odd ones to nothing."""
+    return [
+        Record(
+            f"im{i}",
+            f"{i}.jpg",
+            size,
+            [Instance("0", [square(2, 2, 4)], "dog")],
+            [Expression(f"{i}:{k}", "the dog", (0,) if k % 2 == 0 else ()) for k in range(per_image)],
+        )
+        for i in range(num_images)
+    ]
+
+
+def full(expression_id: str, size: tuple[int, int] = (8, 10), **more: Any) -> PredictionRow:
+    return PredictionRow(expression_id, encode(np.ones(size)), **more)
+
+
+# Against plain arrays -------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def scenes(draw: st.DrawFn) -> tuple[Record, list[np.ndarray]]:
+    """An image with up to 3 instances (polygons of one or two rings, which may overlap, or RLEs), expressions that
+    refer to any of them, and a mask for each expression."""
+    height, width = draw(st.integers(3, 40)), draw(st.integers(3, 40))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    instances = []
+    for number in range(draw(st.integers(1, 3))):
+        if draw(st.booleans()):
+            rings = [
+                rng.uniform(-3, 43, 2 * int(rng.integers(3, 7))).round(2).tolist() for _ in range(rng.integers(1, 3))
+            ]
+            instances.append(Instance(str(number), rings))
+        else:
+            instances.append(Instance(str(number), encode(rng.random((height, width)) < rng.random())))
+    choices = st.lists(st.integers(0, len(instances) - 1), unique=True)
+    expressions = [Expression(str(k), "x", tuple(draw(choices))) for k in range(draw(st.integers(1, 3)))]
+    masks = [rng.random((height, width)) < rng.choice([0, 0.1, 0.5, 1]) for _ in expressions]
+    return Record("i", "i.jpg", (height, width), instances, expressions), masks
+
+
+def plain_resize(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    image = Image.fromarray(mask.astype(np.uint8)).resize((size[1], size[0]), Image.Resampling.NEAREST)
+    return np.asarray(image).astype(bool)
+
+
+def plain_instance(segmentation: Any, size: tuple[int, int], exclude: bool) -> np.ndarray:
+    if isinstance(segmentation, dict):
+        return coco_mask.decode(segmentation).astype(bool)
+    times = sum(coco_mask.decode(rle).astype(int) for rle in coco_mask.frPyObjects(segmentation, *size))
+    return times == 1 if exclude else times > 0
+
+
+def plain_target(record: Record, expression: Expression, view: View, grid: tuple[int, int]) -> np.ndarray:
+    height, width = record.size
+    out = np.zeros(grid, bool)
+    if view.target_by == "input":
+        for i in expression.referents:
+            segmentation = record.instances[i].segmentation
+            scale = np.array([grid[1] / width, grid[0] / height])
+            rings = [(np.reshape(ring, (-1, 2)) * scale).ravel().tolist() for ring in segmentation]
+            out |= plain_instance(rings, grid, view.overlap == "exclude")
+        return out
+    whole = np.zeros(record.size, bool)
+    for i in expression.referents:
+        whole |= plain_instance(record.instances[i].segmentation, record.size, view.overlap == "exclude")
+    return plain_resize(whole, grid)
+
+
+@pytest.mark.parametrize("on_grid", [False, True])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(scene=scenes())
+def test_scores_of_rles_are_those_of_arrays(on_grid: bool, scene: tuple[Record, list[np.ndarray]]) -> None:
+    """Every view; masks of the original size, and masks of the protocol's grid."""
+    record, masks = scene
+    polygons_only = all(isinstance(instance.segmentation, list) for instance in record.instances)
+    for view, protocol in VIEWS.items():
+        if view.target_by == "input" and not polygons_only:
+            continue
+        grids = [view.grid_of(bool(e.referents), record.size) for e in record.expressions]
+        resized = [plain_resize(mask, grid) for mask, grid in zip(masks, grids, strict=True)]
+        given = resized if on_grid else masks
+        rows = [PredictionRow(e.expression_id, encode(mask)) for e, mask in zip(record.expressions, given, strict=True)]
+        found = score_predictions(rows, index([record]), [protocol]).rows[protocol.name]
+        targets = [plain_target(record, e, view, grid) for e, grid in zip(record.expressions, grids, strict=True)]
+        expected = [(p & t, p, t, p | t) for p, t in zip(resized, targets, strict=True)]
+        sums = np.array([[np.count_nonzero(part) for part in parts] for parts in expected])
+        np.testing.assert_array_equal(
+            np.stack([found.intersection, found.predicted, found.target, found.union], 1), sums
+        )
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 30), st.integers(1, 30)),
+    new=st.tuples(st.integers(1, 50), st.integers(1, 50)),
+    density=st.sampled_from([0, 0.05, 0.5, 0.95, 1]),
+    seed=st.integers(0, 2**32),
+)
+def test_resizing_run_lengths_is_resizing_pixels(
+    size: tuple[int, int], new: tuple[int, int], density: float, seed: int
+) -> None:
+    mask = np.random.default_rng(seed).random(size) < density
+    assert resize_rle(encode(mask), new) == encode(plain_resize(mask, new))
+
+
+def test_resizing_a_photo_to_the_published_grids() -> None:
+    mask = np.random.default_rng(0).random((427, 640)) < 0.5
+    for grid in ((480, 480), (384, 384), (640, 427)):
+        assert resize_rle(encode(mask), grid) == encode(plain_resize(mask, grid))
+
+
+# What does not fit ----------------------------------------------------------------------------------------------------
+
+REFSEG, GRES = get_protocol("refseg"), get_protocol("gres")
+
+
+def test_rows_are_in_the_order_of_the_ground_truth() -> None:
+    """More images than are kept at a time, in random order."""
+    records = simple(scorer.CACHED_IMAGES + 9, 3)
+    rows = [full(e.expression_id, no_target_prob=i / 999) for i, r in enumerate(records) for e in r.expressions]
+    in_order = score_predictions(rows, index(records), [REFSEG]).rows["refseg"]
+    mixed = random.Random(0).sample(rows, len(rows))
+    found = score_predictions(iter(mixed), index(records), [REFSEG]).rows["refseg"]
+    assert found.expression_id.tolist() == [row.expression_id for row in rows]
+    assert found.image_id.tolist() == [f"im{i}" for i in range(len(records)) for _ in range(3)]
+    for name, column in in_order.columns.items():
+        np.testing.assert_array_equal(found.columns[name], column)
+        assert found.columns[name].dtype == column.dtype
+    assert found.intersection.tolist()[:3] == [16, 0, 16] and set(found.predicted) == {80}
+    assert found.categories.tolist()[:2] == ["dog", ""] and found.target_area.tolist()[:2] == [16, 0]
+
+
+def test_every_misfit_is_told_at_once() -> None:
+    records = simple(13)
+    rows = [full("0:0"), full("0:0"), full("x"), full("1:0", (3, 4)), full("y"), full("x")]
+    with pytest.raises(DataError) as told:
+        score_predictions(rows, index(records), [REFSEG, GRES])
+    lines = str(told.value).splitlines()
+    assert "--allow-partial" in lines[0]
+    assert [line.strip() for line in lines[1:]] == [
+        "11 expressions without a prediction: " + ", ".join(f"{i}:0" for i in range(2, 12)) + ", ...",
+        "1 prediction for an expression that has one already: 0:0",
+        "3 predictions for no expression of the data: x, y, x",
+        "1 mask of a size that refseg does not know: 1:0 (3 x 4, not 8 x 10)",
+        "1 mask of a size that gres does not know: 1:0 (3 x 4, not 8 x 10 or 480 x 480)",
+    ]
+
+
+def test_misfits_are_counted_if_asked() -> None:
+    """Of the two predictions for 0:0 the first counts. A mask on gres's grid is nothing to refseg."""
+    rows = [full("0:0"), PredictionRow("0:0", encode(np.zeros((8, 10)))), full("x"), full("1:0", (480, 480))]
+    found = score_predictions(rows, index(simple(4)), [REFSEG, GRES], allow_partial=True)
+    counts = dict(expected=4, missing=2, duplicate=1, extra=1)
+    assert found.counts["refseg"] == scorer.Counts(**counts, scored=1, mis_sized=1, resized=0)
+    assert found.counts["gres"] == scorer.Counts(**counts, scored=2, mis_sized=0, resized=1)
+    assert found.rows["refseg"].expression_id.tolist() == ["0:0"] and found.rows["refseg"].predicted.tolist() == [80]
+    assert found.rows["gres"].predicted.tolist() == [480 * 480] * 2
+
+
+def test_nothing_to_score_is_an_error_even_then() -> None:
+    with pytest.raises(
+        DataError, match=r"no prediction can be scored by refseg: of 2 .* 2 are missing \(0:0, 1:0\).*\(x\)"
+    ):
+        score_predictions([full("x")], index(simple(2)), [REFSEG], allow_partial=True)
+
+
+def test_chosen_expressions_only() -> None:
+    store = from_annotations(Annotations(simple(2, 2)))
+    truths = TruthIndex(store, np.array([False, True, True, False]), ".")
+    found = score_predictions([full("1:0"), full("0:1")], truths, [REFSEG])
+    assert found.rows["refseg"].expression_id.tolist() == ["0:1", "1:0"] and found.counts["refseg"].expected == 2
+    with pytest.raises(DataError, match="1 prediction for no expression of the data: 0:0"):
+        score_predictions([full("1:0"), full("0:1"), full("0:0")], truths, [REFSEG])
+    record = simple(1)[0]
+    with pytest.raises(DataError, match="share an id"):
+        index([record, replace(record, image_id="other")])
+
+
+def test_protocols_of_one_view_share_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """refseg, gsva and cgformer's target differ in rules and in how logits become masks; cgformer's overlap too."""
+    calls: list[View] = []
+    plain = scorer.measure
+
+    def counted(answer: Any, truth: Any, expression: Any, view: View) -> Any:
+        calls.append(view)
+        return plain(answer, truth, expression, view)
+
+    monkeypatch.setattr(scorer, "measure", counted)
+    names = ["refseg", "gsva", "rrefcoco-original", "cgformer", "deris", "refzom-score"]
+    found = score_predictions([full("0:0")], index(simple()), [get_protocol(name) for name in names])
+    assert len(calls) == 3 and list(found.rows) == names
+    assert found.rows["refseg"] is not None and found.counts["deris"].resized == 1
+
+
+def test_masks_that_are_images_are_found_below_the_image_root(tmp_path: Path) -> None:
+    mask = np.zeros((8, 10), np.uint8)
+    mask[1:3] = 255
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(mask).save(tmp_path / "masks" / "a.png")
+    (record,) = simple()
+    record.instances[0].segmentation = "masks/a.png"
+    found = score_predictions([full("0:0")], index([record], tmp_path), [REFSEG])
+    assert found.rows["refseg"].intersection.tolist() == [20]
+
+
+def test_boxes_reach_their_protocols() -> None:
+    """Square (2, 2, 4, 4): a good box of low score is GREC's miss, and REC's hit; without boxes, the mask's."""
+    rows = [
+        full("0:0", boxes=[[2, 2, 4, 4, 0.6]]),
+        PredictionRow("1:0", encode(np.pad(np.ones((4, 4)), ((2, 2), (2, 4))))),
+    ]
+    protocols = [get_protocol("rec"), get_protocol("grec")]
+    found = score_predictions(rows, index(simple(2)), protocols).rows
+    assert found["rec"].boxes_matched.tolist() == [1, 1] and found["grec"].boxes_matched.tolist() == [0, 1]

@@ -1,0 +1,150 @@
+"""Intervals and paired tests on numbers whose truth is known."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from refseg.evaluation.statistics import bootstrap, paired_test, sum_by_image
+from refseg.evaluation.terms import Terms, values
+
+
+def simulated(rng: np.random.Generator, images: int, shift: float = 0.0) -> tuple[Terms, np.ndarray]:
+    """Three rows for each image, whose numerators share the image's luck: the truth is 50 % + shift."""
+    image = np.repeat(np.arange(images), 3)
+    denominator = rng.integers(50, 150, len(image))
+    share = 0.5 + shift + 0.2 * rng.standard_normal(images)[image] + 0.1 * rng.standard_normal(len(image))
+    return {"IoU": (share * denominator, denominator)}, image
+
+
+def test_sums_of_images() -> None:
+    """Images 7, 3, 7: 3 has the second row, 7 the first and the third. Numerators first, then denominators."""
+    terms = {"a": (np.array([1, 2, 3]), np.array([4, 5, 6])), "b": (np.array([True, False, True]), np.ones(3, bool))}
+    assert sum_by_image(terms, np.array([7, 3, 7])).tolist() == [[2, 0, 5, 1], [4, 2, 10, 2]]
+
+
+def test_interval_of_two_images() -> None:
+    """Images with 0/1 and 1/1: resamples are 0, 50 and 100 % with chances 1/4, 1/2, 1/4; the 2.5 and 97.5 % points are
+    the ends, the quartile points of a 40 % interval (30 %, 70 %) the middle."""
+    terms = {"x": (np.array([0, 1]), np.array([1, 1]))}
+    assert bootstrap(terms, np.arange(2)) == {"x": (0.0, 100.0)}
+    assert bootstrap(terms, np.arange(2), level=40.0) == {"x": (50.0, 50.0)}
+
+
+def test_what_has_no_denominator_is_left_out() -> None:
+    """One of two images has a denominator: a quarter of the resamples lack it, all others are 100 %."""
+    terms = {"x": (np.array([0, 1]), np.array([0, 1])), "never": (np.zeros(2), np.zeros(2))}
+    assert bootstrap(terms, np.arange(2)) == {"x": (100.0, 100.0)}
+    assert set(paired_test(terms, terms, np.arange(2), num=50)) == {"x"}
+    assert bootstrap({}, np.arange(2)) == {} and paired_test({}, {}, np.arange(2)) == {}
+    nothing = {"x": (np.zeros(0), np.zeros(0))}
+    assert bootstrap(nothing, np.zeros(0, int)) == {} and paired_test(nothing, nothing, np.zeros(0, int)) == {}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data(), st.integers(1, 12))
+def test_the_value_lies_among_its_resamples(data: st.DataObject, rows: int) -> None:
+    """Between the lowest and the highest of 500: the 100 % interval."""
+    denominator = data.draw(hnp.arrays(np.int64, rows, elements=st.integers(1, 1000)))
+    share = data.draw(hnp.arrays(np.float64, rows, elements=st.floats(0, 1)))
+    image = data.draw(hnp.arrays(np.int64, rows, elements=st.integers(0, 3)))
+    terms = {"x": (share * denominator, denominator)}
+    low, high = bootstrap(terms, image, num=500, level=100.0)["x"]
+    assert low - 1e-9 <= values(terms)["x"] <= high + 1e-9
+    assert bootstrap(terms, image, num=50) == bootstrap(terms, image, num=50)
+
+
+def test_intervals_cover_the_truth() -> None:
+    """95 % of the time, if the images are what is drawn: of 200 simulations, 88 to 99 %."""
+    rng = np.random.default_rng(0)
+    covered = 0
+    for seed in range(200):
+        low, high = bootstrap(*simulated(rng, 60), num=300, seed=seed)["IoU"]
+        covered += low <= 50.0 <= high
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_drawing_rows_would_be_too_sure() -> None:
+    """Rows of one image share its luck: taken for independent, they give a narrower interval."""
+    terms, image = simulated(np.random.default_rng(1), 200)
+    by_image, by_row = bootstrap(terms, image)["IoU"], bootstrap(terms, np.arange(len(image)))["IoU"]
+    assert by_image[1] - by_image[0] > 1.3 * (by_row[1] - by_row[0])
+
+
+def test_identical_predictions() -> None:
+    terms, image = simulated(np.random.default_rng(2), 20)
+    result = paired_test(terms, terms, image, num=200)["IoU"]
+    assert (result.difference, result.low, result.high, result.p_value) == (0.0, 0.0, 0.0, 1.0)
+    assert result.a == result.b == values(terms)["IoU"]
+
+
+def test_a_constant_improvement() -> None:
+    """One point more everywhere: the difference and its interval are 1, though each model's own interval is wide. Of
+    200 images, no swap gives as much, so p is its smallest."""
+    (numerator, denominator), image = simulated(np.random.default_rng(3), 200)[0]["IoU"], np.repeat(np.arange(200), 3)
+    a, b = {"IoU": (numerator, denominator)}, {"IoU": (numerator + 0.01 * denominator, denominator)}
+    result = paired_test(a, b, image, num=999)["IoU"]
+    assert result[2:5] == pytest.approx((1.0, 1.0, 1.0)) and result.p_value == 0.001
+    low, high = bootstrap(a, image)["IoU"]
+    assert high - low > 3
+
+
+def test_exact_p_value_of_three_images() -> None:
+    """Differences 3, 2, 1 of 10 each: of 8 swaps, only +++ and --- reach 6, so p is 1/4."""
+    a = {"x": (np.array([0, 0, 0]), np.full(3, 10))}
+    b = {"x": (np.array([3, 2, 1]), np.full(3, 10))}
+    result = paired_test(a, b, np.arange(3))["x"]
+    assert result.difference == pytest.approx(20.0) and result.p_value == pytest.approx(0.25, abs=0.02)
+    mirrored = paired_test(b, a, np.arange(3))["x"]
+    assert mirrored.difference == pytest.approx(-20.0) and mirrored.p_value == result.p_value
+
+
+def test_unions_differ_between_models() -> None:
+    """cIoU's denominators are each model's own: A (10 + 0) / (20 + 20), B (10 + 10) / (20 + 60); swapping the second
+    image gives 20/80 against 10/40 again: only its sign changes, and here there is none."""
+    a = {"cIoU": (np.array([10, 0]), np.array([20, 20]))}
+    b = {"cIoU": (np.array([10, 10]), np.array([20, 60]))}
+    result = paired_test(a, b, np.arange(2), num=100)["cIoU"]
+    assert (result.a, result.b, result.difference, result.p_value) == (25.0, 25.0, 0.0, 1.0)
+
+
+def test_p_values_without_a_difference() -> None:
+    """Two models of equal worth: p is below 0.1 in about a tenth of 200 simulations, below 0.5 in about half."""
+    rng = np.random.default_rng(4)
+    found = []
+    for seed in range(200):
+        (a, image), (b, _) = simulated(rng, 30), simulated(rng, 30)
+        found.append(paired_test(a, b, image, num=199, seed=seed)["IoU"].p_value)
+    assert 0.04 <= np.mean(np.array(found) <= 0.1) <= 0.17 and 0.38 <= np.mean(np.array(found) <= 0.5) <= 0.62
+
+
+def test_only_metrics_of_both() -> None:
+    a, image = simulated(np.random.default_rng(5), 5)
+    assert list(paired_test({**a, "mine": a["IoU"]}, {"yours": a["IoU"], **a}, image, num=10)) == ["IoU"]
+
+
+def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    from refseg.evaluation import statistics
+
+    terms, image = simulated(np.random.default_rng(6), 40)
+    worse = {"IoU": (0.9 * terms["IoU"][0], terms["IoU"][1])}
+    before = bootstrap(terms, image, num=100), paired_test(terms, worse, image, num=100)
+    monkeypatch.setattr(statistics, "_WEIGHTS_AT_ONCE", 7 * 40)
+    after = bootstrap(terms, image, num=100), paired_test(terms, worse, image, num=100)
+    assert before[0]["IoU"] == pytest.approx(after[0]["IoU"])
+    assert before[1]["IoU"] == pytest.approx(after[1]["IoU"])
+
+
+def test_fast_enough() -> None:
+    """5,000 images, 9 metrics, 1,000 resamples: some tenths of a second; the bound is generous for busy machines."""
+    rng = np.random.default_rng(7)
+    image = rng.integers(0, 5000, 20_000)
+    terms = {str(i): (rng.integers(0, 100, 20_000), rng.integers(100, 200, 20_000)) for i in range(9)}
+    start = time.perf_counter()
+    bootstrap(terms, image)
+    assert time.perf_counter() - start < 5

@@ -1,0 +1,184 @@
+"""Times scoring: run lengths against decoded masks, and `refseg score` on a large file with its peak of memory.
+
+    python tools/benchmark/scoring.py [--pairs 10000] [--rows 200000] [--json result.json]
+
+Masks are jagged blobs at 640x480. "plain" is what the field's scripts do for each pair: decode both, numpy's
+logical_and and logical_or, two sums. Two comparisons: the pairs alone, RLEs in memory; and from the prediction file,
+with JSON, checks of every RLE, look-up and rows on our side, and JSON alone on the plain one. Runs alternate; numbers
+are medians. The large file is scored by `refseg score` in a process of its own, whose peak resident memory is told,
+with that of a process that only imports what the command imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from refseg.datasets.readers.jsonl import read_jsonl
+from refseg.datasets.store import from_annotations
+from refseg.evaluation.areas import areas_of_rles
+from refseg.evaluation.prediction_file import PredictionRow, read_predictions, rle_to_json, write_predictions
+from refseg.evaluation.protocols import get_protocol
+from refseg.evaluation.scorer import TruthIndex, score_predictions
+
+HEIGHT, WIDTH, PER_IMAGE, BLOBS = 480, 640, 3, 2000
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=10_000)
+    parser.add_argument("--rows", type=int, default=200_000, help="of the large file (0: leave it out)")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--protocols", default="refseg gres", help="by which the large file is scored, one after another"
+    )
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    return parser.parse_args()
+
+
+def blob(rng: np.random.Generator) -> dict:
+    """A filled star polygon with noise along its edge, 40 to 300 pixels wide."""
+    corners = int(rng.integers(8, 30))
+    angle = np.sort(rng.uniform(0, 2 * np.pi, corners))
+    radius = rng.uniform(20, 150) * rng.uniform(0.6, 1, corners)
+    centre = rng.uniform([120, 120], [520, 360])
+    points = centre + np.stack([np.cos(angle), np.sin(angle)], 1) * radius[:, None]
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    cv2.fillPoly(mask, [points.astype(np.int32)], 1)
+    noise = cv2.blur(rng.random((HEIGHT, WIDTH)).astype(np.float32), (5, 5))
+    mask = (cv2.blur(mask.astype(np.float32), (7, 7)) > noise).astype(np.uint8)
+    return coco_mask.encode(np.asfortranarray(mask))
+
+
+def write_truth(file: Path, targets: list[dict]) -> None:
+    """Three expressions per image."""
+    with file.open("w") as out:
+        for number, target in enumerate(targets):
+            row = {
+                "expression_id": f"{number // PER_IMAGE}_{number}",
+                "image": f"{number // PER_IMAGE}.jpg",
+                "size": [HEIGHT, WIDTH],
+                "text": "the man on the left",
+                "targets": [rle_to_json(target)],
+                "split": "val",
+            }
+            out.write(json.dumps(row) + "\n")
+
+
+def write_answers(file: Path, masks: list[dict], number: int) -> None:
+    answers = (PredictionRow(f"{i // PER_IMAGE}_{i}", masks[i % len(masks)], 0.1) for i in range(number))
+    write_predictions(file, answers)
+
+
+def plain_areas(predicted: dict, target: dict) -> tuple[int, int]:
+    a, b = coco_mask.decode(predicted), coco_mask.decode(target)
+    return int(np.sum(np.logical_and(a, b))), int(np.sum(np.logical_or(a, b)))
+
+
+def plain_file(file: Path, targets: list[dict]) -> list[tuple[int, int]]:
+    with file.open() as lines:
+        return [plain_areas(json.loads(line)["mask"], target) for line, target in zip(lines, targets, strict=True)]
+
+
+def alternate(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each."""
+    taken: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, run in sides.items():
+            start = time.perf_counter()
+            run()
+            taken[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def compare(folder: Path, masks: list[dict], num_pairs: int, repeats: int) -> dict[str, float]:
+    predicted = [masks[i % len(masks)] for i in range(num_pairs)]
+    targets = [masks[(i + 1 + i // len(masks)) % len(masks)] for i in range(num_pairs)]
+    write_truth(folder / "truth.jsonl", targets)
+    write_answers(folder / "answers.jsonl", masks, num_pairs)
+    store = from_annotations(read_jsonl(file=folder / "truth.jsonl"))
+    protocols = [get_protocol("refseg")]
+
+    def ours() -> list[tuple[int, int]]:
+        truths = TruthIndex(store, np.ones(num_pairs, bool), folder)
+        rows = score_predictions(read_predictions(folder / "answers.jsonl"), truths, protocols).rows["refseg"]
+        return list(zip(rows.intersection.tolist(), rows.union.tolist(), strict=True))
+
+    if ours() != plain_file(folder / "answers.jsonl", targets):
+        raise SystemExit("the two sides differ")
+    pairs = list(zip(predicted, targets, strict=True))
+    return alternate(
+        {
+            "pairs_ours": lambda: [areas_of_rles(*pair) for pair in pairs],
+            "pairs_plain": lambda: [plain_areas(*pair) for pair in pairs],
+            "file_ours": ours,
+            "file_plain": lambda: plain_file(folder / "answers.jsonl", targets),
+        },
+        repeats,
+    )
+
+
+def run_measured(command: list[str]) -> tuple[float, float]:
+    """Seconds, and peak resident MiB, of a process of its own."""
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)} failed")
+    return time.perf_counter() - start, used.ru_maxrss / 1024
+
+
+def score_large(folder: Path, masks: list[dict], num_rows: int, protocols: list[str]) -> dict[str, float]:
+    write_truth(folder / "large.jsonl", [masks[(i * 7 + 1) % len(masks)] for i in range(num_rows)])
+    write_answers(folder / "large_answers.jsonl", masks, num_rows)
+    refseg = [sys.executable, "-m", "refseg.cli", "score"]
+    arguments = [str(folder / "large_answers.jsonl"), "--data", f"{folder / 'large.jsonl'}:val", "--protocol"]
+    out = {"file_mib": (folder / "large_answers.jsonl").stat().st_size / 2**20}
+    code = "import refseg.evaluation.score_cli, refseg.evaluation.foreign, refseg.datasets.commands.leaks"
+    _, out["import_mib"] = run_measured([sys.executable, "-c", code])
+    convert = (
+        "from refseg.datasets.annotations import open_annotations as o; import sys; o(format='jsonl', file=sys.argv[1])"
+    )
+    out["convert_s"], out["convert_mib"] = run_measured([sys.executable, "-c", convert, str(folder / "large.jsonl")])
+    for name in protocols:
+        out[f"{name}_s"], out[f"{name}_mib"] = run_measured([*refseg, *arguments, name])
+    return out
+
+
+def main() -> None:
+    args = parse_args()
+    rng = np.random.default_rng(0)
+    masks = [blob(rng) for _ in range(min(BLOBS, args.pairs))]
+    result: dict[str, float] = {"counts_bytes": statistics.mean(len(mask["counts"]) for mask in masks)}
+    print(f"RLEs of {result['counts_bytes']:.0f} bytes on average")
+    with tempfile.TemporaryDirectory() as folder:
+        result |= compare(Path(folder), masks, args.pairs, args.repeats)
+        for what in ("pairs", "file"):
+            ours, plain = result[f"{what}_ours"], result[f"{what}_plain"]
+            print(f"{args.pairs} {what}: ours {ours:.2f} s, plain {plain:.2f} s, ratio {plain / ours:.1f}")
+        if args.rows:
+            result |= score_large(Path(folder), masks, args.rows, args.protocols.split())
+            print(f"{args.rows} rows, {result['file_mib']:.0f} MiB; imports alone {result['import_mib']:.0f} MiB")
+            print(f"  converting the annotations: {result['convert_s']:.1f} s, peak {result['convert_mib']:.0f} MiB")
+            for name in args.protocols.split():
+                print(f"  refseg score, {name}: {result[f'{name}_s']:.1f} s, peak {result[f'{name}_mib']:.0f} MiB")
+    result["own_peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
