@@ -62,12 +62,13 @@ def _test_arguments(parser: argparse.ArgumentParser) -> None:
     _add_run_options(parser)
     parser.add_argument("checkpoint", help="weights (.pth or .safetensors)")
     parser.add_argument("--out", help="write the metrics to this JSON file")
+    parser.add_argument("--predictions", help="write the answers to this prediction file (.jsonl, .jsonl.gz)")
 
 
 def _test(args: argparse.Namespace) -> int:
     from refseg.apis import test
 
-    test(args.config, args.checkpoint, _run_options(args), out=args.out)
+    test(args.config, args.checkpoint, _run_options(args), out=args.out, predictions=args.predictions)
     return 0
 
 

@@ -116,7 +116,9 @@ def test_checkpoints_and_results_say_what_was_trained_on(tiny_config: Path, tmp_
     # RefShapes tiny has 7 images with 6 expressions each in val; all of them are images of val.
     assert result["trained_on"]["leak_filter"]["dropped_expressions"] == 42
     assert result["trained_on"]["split"] == ["train", "val"] and result["data"]["split"] == "test"
-    assert result["metrics"] and result["protocols"][0]["name"] == "refseg" and len(result["checkpoint_sha256"]) == 64
+    assert (
+        result["metrics"] and result["protocols"][0]["name"] == "refseg" and len(result["checkpoint"]["sha256"]) == 64
+    )
 
 
 def test_a_run_shorter_than_its_warm_up(tiny_config: Path, tmp_path: Path) -> None:

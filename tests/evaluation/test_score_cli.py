@@ -261,3 +261,35 @@ def test_a_folder_of_several_sets(refshapes_tiny: Path, tmp_path: Path, capsys: 
     assert set(result["metrics"].values()) == {100.0} and len(result["by"]["skill"]) > 1
     if main([*arguments, f"{refshapes_tiny}:val"]) == 1:
         assert "has several sets of annotations" in capsys.readouterr().err
+
+
+def test_calibration_and_alignment(tmp_path: Path, refshapes_tiny: Path, capsys: pytest.CaptureFixture) -> None:
+    """The truth as prediction, each instance with weight on its own words, and a perfect probability."""
+    import json
+
+    from refseg.cli import main
+
+    lines = []
+    for line in (refshapes_tiny / "refshapes.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if row["split"] != "val":
+            continue
+        words = row["text"].split()
+        described = row["tags"]["words"]
+        instances = [
+            {"mask": mask, "score": 1.0, "words": [float(k in described[str(name)]) for k in range(len(words))]}
+            for name, mask in zip(row["instance_ids"], row["targets"] or [], strict=True)
+        ]
+        merged = row["targets"][0] if row["targets"] else {"size": row["size"], "counts": [96 * 96]}
+        lines.append({"expression_id": row["expression_id"], "mask": merged, "instances": instances,
+                      "no_target_prob": float(not row["targets"])})  # fmt: skip
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    data = f"{refshapes_tiny / 'refshapes.jsonl'}:val"
+    out = tmp_path / "s.json"
+    command = ["score", str(tmp_path / "p.jsonl"), "--data", data, "--json", str(out), "--calibration", "--alignment"]
+    assert main(command) == 0
+    result = json.loads(out.read_text())
+    assert result["no_target"]["calibration"]["AUROC"] == 1 and result["no_target"]["calibration"]["ECE"] == 0
+    assert result["alignment"]["all words"]["pointing"] == 100
+    told = capsys.readouterr().out
+    assert "AUROC 1.000" in told and "words of instances, all words: " in told

@@ -43,6 +43,8 @@ def test_one_two_and_three_processes_agree(tiny_config: Path, tmp_path: Path) ->
     """7 test images: neither 2 nor 3 divides them. Random weights put about every other pixel into the masks."""
     from refseg.apis import load_config
     from refseg.apis.dummy import build_model
+    from refseg.cli import main
+    from refseg.evaluation.prediction_file import read_predictions
 
     torch.manual_seed(0)
     model = build_model(load_config(str(tiny_config)))
@@ -53,10 +55,25 @@ def test_one_two_and_three_processes_agree(tiny_config: Path, tmp_path: Path) ->
     for processes in (1, 2, 3):
         out = tmp_path / f"{processes}.json"
         arguments = [tiny_config, tmp_path / "random.pth", processes, "--work-dir", tmp_path, "--out", out]
+        arguments += ["--predictions", tmp_path / f"{processes}.jsonl"]
         launch("dist_test.sh", *arguments)
         scores.append(json.loads(out.read_text())["metrics"])
     assert 1 < scores[0]["refseg/cIoU"] < 99
     assert scores[0] == scores[1] == scores[2]
+
+    answers = [{row.expression_id: row for row in read_predictions(tmp_path / f"{n}.jsonl")} for n in (1, 2, 3)]
+    assert len(answers[0]) == 42
+    for others in answers[1:]:  # probabilities differ in the last digits: batches are of other images
+        assert {name: row.mask for name, row in others.items()} == {name: row.mask for name, row in answers[0].items()}
+        probs = [{name: row.no_target_prob for name, row in one.items()} for one in (others, answers[0])]
+        assert probs[0] == pytest.approx(probs[1], abs=1e-5)
+    assert not list(tmp_path.glob("*.part")), "the processes' parts are put together and removed"
+    data = load_config(str(tiny_config)).test_dataloader.dataset.annotations.file
+    command = ["score", str(tmp_path / "2.jsonl"), "--data", f"{data}:test", "--json", str(tmp_path / "s.json")]
+    assert main([*command, "--calibration"]) == 0
+    result = json.loads((tmp_path / "s.json").read_text())
+    assert {f"refseg/{name}": value for name, value in result["metrics"].items()} == pytest.approx(scores[0])
+    assert result["predictions"]["header"]["checkpoint"]["sha256"] and result["no_target"]["calibration"]["AUROC"]
 
 
 def test_wrong_use_prints_the_usage() -> None:

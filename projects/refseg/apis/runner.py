@@ -20,6 +20,7 @@ from refseg.engine import latest_checkpoint
 from refseg.errors import CheckpointError, ConfigError, UsageError
 from refseg.files import sha256_of, write_atomically
 from refseg.paths import resolve_config
+from refseg.registry import METRICS
 
 _runner_numbers = itertools.count(1)
 
@@ -185,9 +186,15 @@ def load_weights(model: torch.nn.Module, path: str | Path) -> dict[str, Any]:
 
 
 def test(
-    config: str, checkpoint: str, options: RunOptions | None = None, *, out: str | None = None
+    config: str,
+    checkpoint: str,
+    options: RunOptions | None = None,
+    *,
+    out: str | None = None,
+    predictions: str | None = None,
 ) -> dict[str, float]:
-    """Evaluates a checkpoint on the config's test set; `out`: a JSON file for the metrics."""
+    """Evaluates a checkpoint on the config's test set; `out`: a JSON file for the metrics; `predictions`: a prediction
+    file for the answers."""
     cfg = load_config(config, options)
     for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"):
         cfg[key] = None
@@ -199,21 +206,19 @@ def test(
     runner = build_runner(cfg)
     model = runner.model.module if hasattr(runner.model, "module") else runner.model
     meta = load_weights(model, checkpoint)
+    made_with = {
+        "config": config,
+        "checkpoint": {"file": os.fspath(checkpoint), "sha256": sha256_of(checkpoint)},
+        "data": runner.test_dataloader.dataset.metainfo,
+        "trained_on": meta.get("dataset_meta"),  # with the leak filter; null for weights without it
+        "postprocess": asdict(model.postprocess),
+    }
+    evaluator = runner.test_loop.evaluator
+    protocols = [p.describe() for metric in evaluator.metrics for p in getattr(metric, "protocols", ())]
+    if predictions is not None:
+        dump = METRICS.build(dict(type="DumpPredictions", file=predictions, header=made_with))
+        evaluator.metrics.append(dump)
     metrics = runner.test()
     if out is not None and runner.rank == 0:
-        result = {
-            "config": config,
-            "checkpoint": os.fspath(checkpoint),
-            "checkpoint_sha256": sha256_of(checkpoint),
-            "metrics": metrics,
-            "protocols": [
-                protocol.describe()
-                for metric in runner.test_loop.evaluator.metrics
-                for protocol in getattr(metric, "protocols", ())
-            ],
-            "postprocess": asdict(model.postprocess),
-            "data": runner.test_dataloader.dataset.metainfo,
-            "trained_on": meta.get("dataset_meta"),  # with the leak filter; null for weights without it
-        }
-        write_atomically(out, json.dumps(result, indent=2).encode())
+        write_atomically(out, json.dumps({"metrics": metrics, "protocols": protocols, **made_with}, indent=2))
     return metrics

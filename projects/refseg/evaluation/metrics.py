@@ -6,14 +6,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmengine.dist import get_rank, get_world_size
 from mmengine.evaluator import BaseMetric
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from refseg.evaluation.measure import Answer, Truth, measure
+from refseg.evaluation.prediction_file import PredictionRow, PredictionWriter, merge_parts, part_file
 from refseg.evaluation.protocols import Protocol, View, get_protocol
 from refseg.evaluation.rows import Row, Rows
 from refseg.files import write_atomically
@@ -107,3 +110,38 @@ class ReferringMetric(BaseMetric):
             for row in image[self.views.index(protocol.view)]
         ]
         write_atomically(self.rows_file, "".join(lines))
+
+
+@METRICS.register_module()
+class DumpPredictions(BaseMetric):
+    """Writes the model's answers to a prediction file, for `refseg score`. No metrics.
+
+    Masks are those of the model's own post-processing, before the rule for "nothing here". Each process writes a part;
+    the first puts them together. `header`: what the file says it was made with.
+    """
+
+    def __init__(self, *, file: str, header: dict[str, Any] | None = None) -> None:
+        super().__init__(collect_device="gpu")
+        self.file = Path(file)
+        self.header = header
+        self.writer: PredictionWriter | None = None
+
+    def process(self, data_batch: Any, data_samples: Sequence[ImageResult]) -> None:
+        if self.writer is None:
+            self.writer = PredictionWriter(part_file(self.file, get_rank()), header=self.header).__enter__()
+        for result in data_samples:
+            probs = result.no_target_prob
+            for k, (name, mask) in enumerate(zip(result.meta.expression_ids, encode_masks(result.masks), strict=True)):
+                self.writer.write(PredictionRow(name, mask, None if probs is None else float(probs[k])))
+            self.results.append(len(result.meta.expression_ids))
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        if self.writer is not None:  # before the processes meet, so that every part is whole
+            self.writer.__exit__(None, None, None)
+            self.writer = None
+        return super().evaluate(size)
+
+    def compute_metrics(self, results: list[int]) -> dict[str, float]:
+        """On the first process only."""
+        merge_parts([part_file(self.file, rank) for rank in range(get_world_size())], self.file)
+        return {}

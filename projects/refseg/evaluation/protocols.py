@@ -40,7 +40,7 @@ class View:
     `grid`: the original size, or (height, width) that image and target are squashed to. `negative_grid`: another one
     for expressions without target. A model's logits are brought to the size of its input, without padding, and from
     there to the grid by `interpolation` (with `align_corners`); a pixel belongs to the mask where its probability is
-    >= `threshold` (`strict`: >). `overlap`, `target_by`: how the target's polygons become pixels. Pixels of two polygons
+    >= `threshold` (`strict`: >). `overlap`, `target_by`: how the target's polygons become pixels. Those of two polygons
     of an instance are mask or are not; "original" resizes nearest from the original size, "input" draws on the grid.
     """
 

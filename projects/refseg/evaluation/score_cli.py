@@ -57,6 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="count missing, duplicate, extra and mis-sized masks, score the rest",
     )
+    add("--calibration", action="store_true", help="confusion, calibration and threshold curve of 'nothing here'")
+    add("--alignment", action="store_true", help="how well instances' weights find their words (RefShapes)")
     add("--data-root", metavar="DIR", help="what `data/...` stands for (default: $REFSEG_DATA)")
 
 
@@ -76,6 +78,8 @@ def main(args: argparse.Namespace) -> int:
             result_of(protocol, found.rows[protocol.name], found.counts[protocol.name], args.ci, groups)
             for protocol in protocols
         ]
+        more = extra_results(args, protocols, found, data)
+    results[0] |= more
     notes = notes_of(protocols, found, predictions)
     print("\n".join(report_lines(data, predictions, results, notes)))
     if args.json:
@@ -85,6 +89,20 @@ def main(args: argparse.Namespace) -> int:
             content["results"] = [{**result, **shared} for result in results]
         write_whole(args.json, json.dumps(content, indent=2, allow_nan=False) + "\n")
     return 0
+
+
+def extra_results(
+    args: argparse.Namespace, protocols: Sequence[Protocol], found: ScoreResult, data: Data
+) -> dict[str, Any]:
+    """What --calibration and --alignment add to the first protocol's result."""
+    from refseg.evaluation.extras import alignment_report, no_target_report
+
+    more: dict[str, Any] = {}
+    if args.calibration:
+        more["no_target"] = no_target_report(found.rows[protocols[0].name], protocols[0])
+    if args.alignment:
+        more["alignment"] = alignment_report(args.predictions, data.truths)
+    return more
 
 
 # What is scored -------------------------------------------------------------------------------------------------------
@@ -261,6 +279,8 @@ def notes_of(protocols: Sequence[Protocol], found: ScoreResult, predictions: dic
 
 
 def report_lines(data: Data, predictions: dict[str, Any], results: Sequence[dict], notes: Sequence[str]) -> list[str]:
+    from refseg.evaluation.extras import alignment_lines, no_target_lines
+
     told = data.describe()
     lines = [f"{predictions['file']} on {data.name}: {told['images']:,} images, {told['expressions']:,} expressions"]
     lines += [f"  {name}: {json.dumps(value)}" for name, value in predictions["header"].items()]
@@ -269,6 +289,8 @@ def report_lines(data: Data, predictions: dict[str, Any], results: Sequence[dict
         lines += [f"  {line}" for line in _metric_lines(result)]
         for name, table in result.get("by", {}).items():
             lines += ["", *(f"  {line}" for line in _group_lines(name, table, list(result["metrics"])))]
+    lines += ["", *no_target_lines(results[0]["no_target"])] if "no_target" in results[0] else []
+    lines += ["", *alignment_lines(results[0]["alignment"])] if "alignment" in results[0] else []
     lines += [""] * bool(notes) + [f"note: {note}" for note in notes]
     return [printable(line) for line in lines]
 
