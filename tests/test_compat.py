@@ -192,6 +192,15 @@ class TestDistributedOnCpu:
         done = run(program, **environment)
         assert done.returncode != 0 and "device_ids" in done.stderr, OBSOLETE
 
+    def test_wrap_on_cpu_takes_plain_batch_norm(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from mmengine.config import Config
+
+        for gpu, kept in ((False, None), (True, "torch")):
+            monkeypatch.setattr("torch.cuda.is_available", lambda gpu=gpu: gpu)
+            cfg = Config(dict(sync_bn="torch"))
+            compat.wrap_on_cpu(cfg)
+            assert cfg.sync_bn == kept
+
     def test_wrap_on_cpu_names_a_wrapper_without_a_device(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from mmengine.config import Config
 

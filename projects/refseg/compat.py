@@ -178,11 +178,16 @@ def wrap_on_cpu(cfg: Any) -> None:
     """mmengine 0.10.7: the default DistributedDataParallel is given the GPU of the rank even where there is none, which
     torch refuses.
 
-    Names the wrapper in the config, with mmengine's defaults and without a device.
+    Names the wrapper in the config, with mmengine's defaults and without a device. Synchronised BatchNorm, which
+    PyTorch has for GPUs only, becomes the plain one.
     """
     import torch
 
-    if cfg.get("launcher", "none") != "none" and not torch.cuda.is_available() and not cfg.get("model_wrapper_cfg"):
+    if torch.cuda.is_available():
+        return
+    if cfg.get("sync_bn"):
+        cfg.sync_bn = None
+    if cfg.get("launcher", "none") != "none" and not cfg.get("model_wrapper_cfg"):
         cfg.model_wrapper_cfg = dict(
             type="MMDistributedDataParallel",
             device_ids=None,

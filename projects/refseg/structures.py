@@ -140,6 +140,12 @@ class Batch(Movable):
     def num_expressions(self) -> int:
         return self.image_of.shape[0]
 
+    @property
+    def is_padded(self) -> bool:
+        """Whether any image is smaller than the input; known without asking the device."""
+        size = tuple(self.images.shape[-2:])
+        return any(tuple(meta.content_size) != size for meta in self.metas)
+
     def target_masks(self) -> list[Tensor]:
         """Per expression the masks of its referents, (num referents, H, W) bool."""
         images = self.image_of.tolist()
@@ -173,11 +179,19 @@ class TextFeatures(Movable):
 @dataclass(slots=True)
 class EncodedFeatures(Movable):
     """Pixel features by level, fine to coarse: (B, C_i, H_i, W_i), or (E, ...) where words were fused inside the
-    encoder, with `strides` of each level and `image_of` mapping expressions to rows of the levels."""
+    encoder; `masks` (B or E, H_i, W_i), True on image; `strides` of each level; `image_of` (E,) mapping expressions to
+    rows of the levels."""
 
     levels: list[Tensor]
+    masks: list[Tensor]
     strides: tuple[int, ...]
     image_of: Tensor
+
+    def per_expression(self) -> Self:
+        """The same with one row per expression."""
+        rows = self.image_of
+        levels, masks = ([tensor[rows] for tensor in tensors] for tensors in (self.levels, self.masks))
+        return replace(self, levels=levels, masks=masks, image_of=torch.arange(len(rows), device=rows.device))
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from refseg.models.losses import dice_loss, mask_bce_loss
+from refseg.models.losses import dice_loss, mask_bce_loss, weighted_bce_loss
 
 
 def test_bce_by_hand() -> None:
@@ -26,3 +26,19 @@ def test_no_maps_give_zero_with_a_gradient(loss: object) -> None:
     value = loss(logits, torch.zeros(0, 3, 3))
     value.backward()
     assert value.item() == 0 and logits.grad.shape == (0, 3, 3)
+
+
+def test_weighted_bce_is_two_class_cross_entropy() -> None:
+    """Four pixels, weights 0.9 and 1.1: the cross-entropy of (0, x) with class weights, which PyTorch has."""
+    logits = torch.tensor([[[1.0, -2.0], [0.5, 3.0]]])
+    target = torch.tensor([[[True, False], [False, True]]])
+    two = torch.stack([torch.zeros_like(logits), logits], 1)
+    wanted = torch.nn.functional.cross_entropy(two, target.long(), torch.tensor([0.9, 1.1]))
+    torch.testing.assert_close(weighted_bce_loss(logits, target, (0.9, 1.1)), wanted)
+
+
+def test_weighted_bce_by_hand() -> None:
+    """Logit 0 costs log 2 everywhere; whatever the weights, the weighted mean is log 2. Of no pixel, 0."""
+    loss = weighted_bce_loss(torch.zeros(1, 2, 2), torch.tensor([[[True, False], [False, False]]]), (0.9, 1.1))
+    assert loss.item() == pytest.approx(0.693147, abs=1e-5)
+    assert weighted_bce_loss(torch.zeros(0, 2, 2), torch.zeros(0, 2, 2, dtype=torch.bool), (0.9, 1.1)).item() == 0

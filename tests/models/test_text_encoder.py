@@ -115,3 +115,14 @@ def test_mistakes_are_named() -> None:
     encoder = TextEncoder(config=CONFIGS["bert"])
     with pytest.raises(ValueError, match="token id 99 in a text encoder with vocab_size 40"):
         encoder(TextTokens(torch.tensor([[99]]), torch.tensor([[True]]), torch.tensor([0])))
+
+
+def test_what_is_not_trained_stays_and_passes_gradients_on() -> None:
+    """As LAVT trains BERT: not the embeddings, and not the layers after the first ones."""
+    encoder = TextEncoder(config=CONFIGS["bert"], train_embeddings=False, trained_layers=1)
+    tokens = TextTokens(torch.tensor([[1, 2, 3]]), torch.ones(1, 3, dtype=torch.bool), torch.tensor([0]))
+    encoder(tokens).word_feats.square().sum().backward()
+    trained = {name for name, weight in encoder.named_parameters() if weight.grad is not None}
+    assert trained == {name for name, _ in encoder.named_parameters() if name.startswith("layers.0.")}
+    with pytest.raises(ValueError, match="trained_layers 9 of 3 layers"):
+        TextEncoder(config=CONFIGS["bert"], trained_layers=9)

@@ -1,8 +1,22 @@
-"""Models: the segmentor base class, encoders, and one package per paper."""
+"""Models: the segmentor base class, encoders, what fuses them, and one package per paper."""
 
 from refseg.models.baseline import QueryBaseline
-from refseg.models.encoders import TextEncoder
+from refseg.models.encoders import FusedEncoder, SwinEncoder, TextEncoder
+from refseg.models.fusion import PWAM, VLBA
+from refseg.models.lavt import LAVT
+from refseg.models.lgformer import LGFormer
 from refseg.models.preprocessor import ReferringDataPreprocessor
 from refseg.models.segmentor import RefSegmentor
 
-__all__ = ["QueryBaseline", "RefSegmentor", "ReferringDataPreprocessor", "TextEncoder"]
+__all__ = [
+    "LAVT",
+    "PWAM",
+    "VLBA",
+    "FusedEncoder",
+    "LGFormer",
+    "QueryBaseline",
+    "RefSegmentor",
+    "ReferringDataPreprocessor",
+    "SwinEncoder",
+    "TextEncoder",
+]

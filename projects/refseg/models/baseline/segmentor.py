@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from refseg.models.layers import Attention, feed_forward, masked_mean
 from refseg.models.losses import dice_loss, mask_bce_loss
 from refseg.models.segmentor import RefSegmentor
 from refseg.registry import MODELS
@@ -33,33 +34,8 @@ class ResidualBlock(nn.Module):
         return F.relu(self.norm2(self.conv2(out)) + self.shortcut(x))
 
 
-class Attention(nn.Module):
-    """Multi-head attention whose keys and values are projected once per row of `memory` and then gathered."""
-
-    def __init__(self, embed_dim: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.query = nn.Linear(embed_dim, embed_dim)
-        self.key_value = nn.Linear(embed_dim, 2 * embed_dim)
-        self.out = nn.Linear(embed_dim, embed_dim)
-
-    def forward(self, x: Tensor, memory: Tensor, valid: Tensor, row_of: Tensor | None = None) -> Tensor:
-        """x (E, T, C), memory (B, S, C), valid (E, S): True where it may be read."""
-        query = self.query(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (E, heads, T, d)
-        key, value = self.key_value(memory).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        if row_of is not None:
-            key, value = key.index_select(0, row_of), value.index_select(0, row_of)
-        read = F.scaled_dot_product_attention(query, key, value, attn_mask=valid[:, None, None])
-        return self.out(read.transpose(1, 2).flatten(2))
-
-
-def feed_forward(embed_dim: int, ratio: int = 2) -> nn.Sequential:
-    return nn.Sequential(
-        nn.LayerNorm(embed_dim),
-        nn.Linear(embed_dim, ratio * embed_dim),
-        nn.GELU(),
-        nn.Linear(ratio * embed_dim, embed_dim),
-    )
+def pre_norm_ffn(embed_dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(embed_dim), *feed_forward(embed_dim, 2 * embed_dim, activation=nn.GELU))
 
 
 class EncoderLayer(nn.Module):
@@ -69,7 +45,7 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(embed_dim)
         self.attention = Attention(embed_dim, num_heads)
-        self.ffn = feed_forward(embed_dim)
+        self.ffn = pre_norm_ffn(embed_dim)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         normed = self.norm(x)
@@ -84,7 +60,7 @@ class DecoderLayer(nn.Module):
         super().__init__()
         self.norm_cross, self.norm_self = nn.LayerNorm(embed_dim), nn.LayerNorm(embed_dim)
         self.cross, self.own = Attention(embed_dim, num_heads), Attention(embed_dim, num_heads)
-        self.ffn = feed_forward(embed_dim)
+        self.ffn = pre_norm_ffn(embed_dim)
 
     def forward(self, x: Tensor, token_mask: Tensor, memory: Tensor, pixel_valid: Tensor, image_of: Tensor) -> Tensor:
         x = x + self.cross(self.norm_cross(x), memory, pixel_valid, image_of)
@@ -165,8 +141,7 @@ class QueryBaseline(RefSegmentor):
         memory, valid, pixel_feats = self.encode_images(batch)
         word_feats, word_mask = self.text_encoder(batch.tokens).per_expression()
         word_feats = self.project_words(word_feats)  # (E, L, C)
-        weight = word_mask[..., None].to(word_feats.dtype)
-        query = (word_feats * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
+        query = masked_mean(word_feats, word_mask)[:, None]
         tokens = torch.cat([query, word_feats], 1)  # (E, T, C)
         token_mask = F.pad(word_mask, (1, 0), value=True)
         pixel_valid = valid[batch.image_of]  # (E, P)

@@ -1,5 +1,7 @@
 """Encoders as stages."""
 
+from refseg.models.encoders.fused import FusedEncoder
+from refseg.models.encoders.swin import SwinEncoder
 from refseg.models.encoders.text import TextEncoder
 
-__all__ = ["TextEncoder"]
+__all__ = ["FusedEncoder", "SwinEncoder", "TextEncoder"]

@@ -64,11 +64,18 @@ class TextEncoder(BaseModule):
 
     `stages`: how many layers each stage has, e.g. (6, 1, 1, 1); layers beyond their sum are dropped, as is the pooler.
     None is one stage of all layers. A fused encoder calls `embed`, then `run_stage(i, ...)` for each, then `finish`;
-    calling the module does all of it.
+    calling the module does all of it. `train_embeddings`, `trained_layers`: whether the embeddings are trained, and how
+    many layers, from the first one on; None is all. The others stay as they are, and gradients pass through them.
     """
 
     def __init__(
-        self, *, pretrained: str | None = None, config: dict | None = None, stages: Sequence[int] | None = None
+        self,
+        *,
+        pretrained: str | None = None,
+        config: dict | None = None,
+        stages: Sequence[int] | None = None,
+        train_embeddings: bool = True,
+        trained_layers: int | None = None,
     ) -> None:
         super().__init__()
         model = build_text_model(pretrained, config)
@@ -83,6 +90,11 @@ class TextEncoder(BaseModule):
         self.layers = keep_weights(nn.ModuleList(layers[: sum(self.stages)]))
         last = sum(self.stages) == len(layers)
         self.final_norm = keep_weights(model.final_layer_norm) if self.causal and last else nn.Identity()
+        self.embeddings.requires_grad_(train_embeddings)
+        if trained_layers is not None:
+            if not 0 <= trained_layers <= len(self.layers):
+                raise ValueError(f"TextEncoder.trained_layers {trained_layers} of {len(self.layers)} layers")
+            self.layers[trained_layers:].requires_grad_(False)
 
     @property
     def num_stages(self) -> int:

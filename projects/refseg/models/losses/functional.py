@@ -13,6 +13,17 @@ def mask_bce_loss(mask_logits: Tensor, target: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(mask_logits, target.to(mask_logits.dtype))
 
 
+def weighted_bce_loss(mask_logits: Tensor, target: Tensor, class_weights: tuple[float, float]) -> Tensor:
+    """Binary cross-entropy with a weight for pixels outside and one for pixels inside the mask, divided by the sum of
+    the pixels' weights, as two-class cross-entropy with class weights is; 0 when there is no pixel. `target`: bool."""
+    if mask_logits.numel() == 0:
+        return mask_logits.sum()
+    outside, inside = class_weights
+    weight = target.to(mask_logits.dtype) * (inside - outside) + outside
+    losses = F.binary_cross_entropy_with_logits(mask_logits, target.to(mask_logits.dtype), weight, reduction="sum")
+    return losses / weight.sum()
+
+
 def dice_loss(mask_logits: Tensor, target: Tensor, *, smooth: float = 1.0) -> Tensor:
     """Mask2Former's dice (probabilities not squared), mean over the E maps: 1 - (2 |P G| + s) / (|P| + |G| + s)."""
     if mask_logits.numel() == 0:

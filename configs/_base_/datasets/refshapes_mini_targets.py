@@ -1,0 +1,5 @@
+# RefShapes mini for models that cannot say "nothing here": without the expressions that refer to nothing.
+_base_ = ['refshapes_mini.py']
+train_dataloader = dict(dataset=dict(no_target='drop'))
+val_dataloader = dict(dataset=dict(no_target='drop'))
+test_dataloader = dict(dataset=dict(no_target='drop'))

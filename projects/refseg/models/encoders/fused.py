@@ -1,0 +1,105 @@
+"""The staged encoder loop: stage i of text, stage i of vision, fusion i, whose outputs feed both next stages.
+
+Letters: B images, E expressions, U distinct texts, N = B or E rows, P = h * w pixels of a stage, L words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from refseg.errors import ConfigError
+from refseg.models.layers import level_mask
+from refseg.registry import MODELS
+from refseg.structures import Batch, EncodedFeatures, TextFeatures
+
+
+@MODELS.register_module()
+class FusedEncoder(BaseModule):
+    """Text, vision and what joins them, cut into stages.
+
+    Images are encoded once each, and each distinct text once, until the first fusion; there they are gathered, one row
+    per expression. Without a fusion nothing is gathered.
+
+    Args:
+        vision: an encoder with Swin's stage API (`SwinEncoder`).
+        text: a `TextEncoder`; its `stages` say after how many layers words meet pixels. One stage of all layers, as in
+            LAVT and LGFormer, means that all fusions get words of the last layer. Stages beyond the vision's run at the
+            end.
+        fusion: a `Fusion` without its sizes, or None.
+        fused_stages: the vision stages after which it is applied; all by default.
+        out_stages: the vision stages that the decoder wants.
+    """
+
+    def __init__(
+        self,
+        *,
+        vision: dict,
+        text: dict,
+        fusion: dict | None = None,
+        fused_stages: Sequence[int] = (0, 1, 2, 3),
+        out_stages: Sequence[int] = (0, 1, 2, 3),
+    ) -> None:
+        super().__init__()
+        self.vision = MODELS.build({**vision, "out_stages": tuple(out_stages)})
+        self.text = MODELS.build(text)
+        self.out_stages = tuple(sorted(out_stages))
+        self.fused_stages = tuple(sorted(fused_stages)) if fusion is not None else ()
+        if not set(self.fused_stages) <= set(range(self.vision.num_stages)):
+            raise ConfigError(f"FusedEncoder.fused_stages {fused_stages} of {self.vision.num_stages} vision stages")
+        last = self.vision.num_stages - 1
+        self.fusions = nn.ModuleDict(
+            {
+                str(stage): MODELS.build(
+                    dict(
+                        **(fusion or {}),
+                        pixel_dim=self.vision.dims[stage],
+                        word_dim=self.text.embed_dim,
+                        feeds_next=stage < last,
+                    )
+                )
+                for stage in self.fused_stages
+            }
+        )
+
+    @property
+    def level_dims(self) -> tuple[int, ...]:
+        """Channels of the levels that come out."""
+        return tuple(self.vision.dims[stage] for stage in self.out_stages)
+
+    def forward(self, batch: Batch) -> tuple[EncodedFeatures, TextFeatures]:
+        """Levels of `out_stages`, fine to coarse, and words, after all stages."""
+        words, bias = self.text.embed(batch.tokens)  # (U, L, D)
+        word_mask, text_of, image_of = batch.tokens.word_mask, batch.tokens.text_of, batch.image_of
+        pixel_mask = batch.pixel_mask  # (B, H, W)
+        pixels, size = self.vision.embed(batch.images)  # (B, P, C)
+        levels, masks = [], []
+        for stage in range(self.vision.num_stages):
+            words = self._text_stage(stage, words, bias)
+            pixels = self.vision.run_stage(stage, pixels, size)
+            level = pixels
+            if stage in self.fused_stages:
+                if stage == self.fused_stages[0]:  # from here on one row per expression
+                    words, bias, word_mask = words[text_of], bias[text_of], word_mask[text_of]
+                    pixels, pixel_mask = pixels[image_of], pixel_mask[image_of]
+                    text_of = image_of = torch.arange(len(pixels), device=pixels.device)
+                mask = level_mask(pixel_mask, size).flatten(1) if batch.is_padded else None
+                level, pixels, words = self.fusions[str(stage)](pixels, words, word_mask=word_mask, pixel_mask=mask)
+            if stage in self.out_stages:
+                levels.append(self.vision.norm(stage, level).transpose(1, 2).unflatten(2, size))  # (N, C, h, w)
+                masks.append(level_mask(pixel_mask, size))
+            if stage + 1 < self.vision.num_stages:
+                pixels, size = self.vision.downsample(stage, pixels, size)
+        for stage in range(self.vision.num_stages, self.text.num_stages):
+            words = self._text_stage(stage, words, bias)
+        strides = tuple(self.vision.strides[stage] for stage in self.out_stages)
+        return EncodedFeatures(levels, masks, strides, image_of), TextFeatures(words, word_mask, text_of)
+
+    def _text_stage(self, stage: int, words: Tensor, bias: Tensor) -> Tensor:
+        if stage >= self.text.num_stages:
+            return words
+        words = self.text.run_stage(stage, words, bias)
+        return self.text.finish(words) if stage + 1 == self.text.num_stages else words

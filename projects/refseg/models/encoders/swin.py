@@ -1,0 +1,175 @@
+"""Swin Transformer (Liu et al. 2021) as stages: mmdet's modules and parameters behind an API that a fusion can enter.
+
+Letters: N images, P = h * w tokens of a stage, C channels of that stage.
+
+State dict: the keys are those of mmdet's `SwinTransformer`, so either loads the other's weights:
+`patch_embed.{projection,norm}`, `stages.{i}.blocks.{j}.{norm1,attn.w_msa.{qkv,proj},norm2,ffn.layers.{0.0,1}}`,
+`stages.{i}.blocks.{j}.attn.w_msa.{relative_position_bias_table,relative_position_index}`,
+`stages.{i}.downsample.{norm,reduction}` (not in the last stage), `norm{i}` of the output stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from refseg.compat import keep_weights
+from refseg.errors import ConfigError
+from refseg.registry import MODELS
+
+
+@dataclass(frozen=True, slots=True)
+class SwinArch:
+    """Width of the first stage (each next one has twice that), and the blocks and attention heads of every stage."""
+
+    embed_dims: int
+    depths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.depths) != len(self.num_heads) or not 1 <= len(self.depths) <= 4:
+            raise ConfigError(f"Swin's arch needs depths and num_heads of the same 1 to 4 stages, got {self}")
+
+
+FIELDS = tuple(SwinArch.__dataclass_fields__)
+ARCHS = {
+    "tiny": SwinArch(96, (2, 2, 6, 2), (3, 6, 12, 24)),
+    "small": SwinArch(96, (2, 2, 18, 2), (3, 6, 12, 24)),
+    "base": SwinArch(128, (2, 2, 18, 2), (4, 8, 16, 32)),
+    "large": SwinArch(192, (2, 2, 18, 2), (6, 12, 24, 48)),
+}
+
+
+def swin_arch(arch: str | Mapping) -> SwinArch:
+    """A named architecture, or one from a dict with the fields of `SwinArch`."""
+    if isinstance(arch, str):
+        if arch not in ARCHS:
+            raise ConfigError(f"no Swin arch {arch!r}; there are {', '.join(ARCHS)}, or a dict with {FIELDS}")
+        return ARCHS[arch]
+    if set(arch) != set(FIELDS):
+        raise ConfigError(f"Swin's arch as a dict has the keys {FIELDS}, got {sorted(arch)}")
+    return SwinArch(arch["embed_dims"], tuple(arch["depths"]), tuple(arch["num_heads"]))
+
+
+TABLE = "relative_position_bias_table"
+
+
+def init_swin(module: nn.Module) -> None:
+    """Linear weights and position tables from a normal distribution of width 0.02, cut at +-2; biases 0; LayerNorm 1
+    and 0. The patch projection keeps PyTorch's draw, as in the official code."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.trunc_normal_(part.weight, std=0.02)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.LayerNorm):
+            nn.init.ones_(part.weight)
+            nn.init.zeros_(part.bias)
+    for name, parameter in module.named_parameters():
+        if name.endswith(TABLE):
+            nn.init.trunc_normal_(parameter, std=0.02)
+
+
+@MODELS.register_module()
+class SwinEncoder(BaseModule):
+    """mmdet's Swin Transformer, stage by stage.
+
+    A fused encoder calls `embed`, then for each stage `run_stage`, `norm` for what it gives away, and `downsample`
+    into the next; calling the module does all of it.
+
+    Args:
+        arch: tiny, small, base, large, or a dict with embed_dims, depths and num_heads.
+        window_size: side of the attention windows, in tokens.
+        drop_path_rate: of the last block; the blocks before have linearly less.
+        out_stages: the stages whose output is normalised and returned. Only they have a norm, because a parameter
+            without a gradient stops distributed training. `forward` ends with the last of them.
+        pretrained: official Swin weights (.pth or .safetensors), read when training starts (`init_weights`).
+        checkpointing: blocks are computed again in the backward pass, which saves memory and costs time. Not by
+            mmdet's `with_cp`, whose call PyTorch is about to refuse and which skips blocks behind frozen ones.
+    """
+
+    def __init__(
+        self,
+        *,
+        arch: str | dict = "base",
+        window_size: int = 12,
+        drop_path_rate: float = 0.3,
+        out_stages: Sequence[int] = (0, 1, 2, 3),
+        pretrained: str | None = None,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        from mmdet.models.backbones import SwinTransformer  # takes seconds to import
+
+        from refseg.models.encoders.window_attention import use_fast_linear, use_fast_window_attention
+
+        shape = swin_arch(arch)
+        self.num_stages = len(shape.depths)
+        self.dims = tuple(shape.embed_dims * 2**stage for stage in range(self.num_stages))
+        self.strides = tuple(4 * 2**stage for stage in range(self.num_stages))
+        self.out_stages = tuple(sorted(out_stages))
+        if not self.out_stages or not set(self.out_stages) <= set(range(self.num_stages)):
+            raise ConfigError(f"SwinEncoder.out_stages {tuple(out_stages)} of a Swin with {self.num_stages} stages")
+        self.window_size, self.pretrained, self.checkpointing = window_size, pretrained, checkpointing
+        swin = SwinTransformer(
+            embed_dims=shape.embed_dims,
+            depths=shape.depths,
+            num_heads=shape.num_heads,
+            window_size=window_size,
+            drop_path_rate=drop_path_rate,
+            out_indices=self.out_stages,
+        )
+        init_swin(swin)
+        self.patch_embed = keep_weights(swin.patch_embed)
+        self.stages = keep_weights(swin.stages)
+        for stage in self.out_stages:
+            self.add_module(f"norm{stage}", getattr(swin, f"norm{stage}"))
+        use_fast_window_attention(self)
+        use_fast_linear(self)
+
+    def init_weights(self) -> None:
+        """Reads `pretrained`, once; without it the weights stay as the constructor drew them."""
+        if not self.is_init and self.pretrained is not None:
+            from refseg.models.encoders.swin_weights import load_official_swin
+
+            load_official_swin(self, self.pretrained)
+        self.is_init = True
+
+    def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Images (N, 3, H, W), padded to a multiple of 4, -> tokens (N, P, C) of stage 0, and their (h, w)."""
+        return self.patch_embed(images)
+
+    def run_stage(self, stage: int, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+        """(N, P, C) -> (N, P, C) through the blocks of one stage."""
+        for block in self.stages[stage].blocks:
+            if self.checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, size, use_reentrant=False)
+            else:
+                tokens = block(tokens, size)
+        return tokens
+
+    def downsample(self, stage: int, tokens: Tensor, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+        """Tokens (N, P, C) of a stage -> (N, P / 4, 2 C) of the next, and their (h, w); not after the last stage."""
+        return self.stages[stage].downsample(tokens, size)
+
+    def norm(self, stage: int, tokens: Tensor) -> Tensor:
+        """The output norm of one of `out_stages`: (N, P, C) -> (N, P, C)."""
+        return getattr(self, f"norm{stage}")(tokens)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images (N, 3, H, W) -> (N, C, h, w) of each of `out_stages`."""
+        tokens, size = self.embed(images)
+        maps = []
+        for stage in range(self.out_stages[-1] + 1):
+            if stage > 0:
+                tokens, size = self.downsample(stage - 1, tokens, size)
+            tokens = self.run_stage(stage, tokens, size)
+            if stage in self.out_stages:
+                channels_first = self.norm(stage, tokens).transpose(1, 2)  # (N, C, P)
+                maps.append(channels_first.unflatten(-1, size).contiguous())  # (N, C, h, w)
+        return maps

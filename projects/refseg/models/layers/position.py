@@ -1,0 +1,38 @@
+"""Positions of pixels, as sines for attention and as reference points for deformable attention.
+
+Letters: E rows, C channels, (h, w) a level's size, S pixels of all levels, L levels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def sine_position(mask: Tensor, dim: int, *, temperature: float = 10000.0, eps: float = 1e-6) -> Tensor:
+    """DETR's two-dimensional sines, (E, h w, C), for mask (E, h, w) with True on image: half of the channels for y,
+    half for x, both in 0..2 pi over the image without its padding."""
+    if dim % 4:
+        raise ValueError(f"sine positions need a multiple of 4 channels, not {dim}")
+    ones = mask.float()
+    parts = []
+    for axis in (1, 2):
+        place = ones.cumsum(axis)
+        place = place / (place.narrow(axis, place.shape[axis] - 1, 1) + eps) * (2 * math.pi)
+        rate = temperature ** (torch.arange(dim // 4, device=mask.device) * (4 / dim))
+        angle = place[..., None] / rate  # (E, h, w, C/4)
+        parts.append(torch.stack([angle.sin(), angle.cos()], -1).flatten(-2))
+    return torch.cat(parts, -1).flatten(1, 2)
+
+
+def pixel_centres(sizes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+    """(S, 2): (x, y) of every pixel of every level, in 0..1 over the level."""
+    centres = []
+    for height, width in sizes:
+        y = (torch.arange(height, device=device) + 0.5) / height
+        x = (torch.arange(width, device=device) + 0.5) / width
+        centres.append(torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], -1).flatten(0, 1))
+    return torch.cat(centres)

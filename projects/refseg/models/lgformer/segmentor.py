@@ -1,0 +1,73 @@
+"""LGFormer (Wei et al., 2022, "Linguistic Query-Guided Mask Generation for Referring Image Segmentation").
+
+Letters: E expressions, N queries, C channels, (h, w) the size of the mask features.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from refseg.models.lgformer.pixel_decoder import LanguageGuidedPixelDecoder
+from refseg.models.lgformer.prototype import MaskMerge, PrototypeGenerator, dot_products
+from refseg.models.losses import mask_bce_loss
+from refseg.models.segmentor import RefSegmentor
+from refseg.registry import MODELS
+from refseg.structures import Batch, Prediction
+
+
+@MODELS.register_module()
+class LGFormer(RefSegmentor):
+    """Mask logits are dot products of pixels with one prototype, made from the words and updated by the image.
+
+    Loss: eqs. 12 and 13, binary cross-entropy of the dot products at stride 4. A pixel's label there is 1 where at
+    least half of its area is mask; the paper only says that labels are 0 or 1.
+
+    Args:
+        encoder: a `FusedEncoder` with `VLBA` (the paper's), or `PWAM` (Table 4). Its `out_stages` are those of strides
+            8, 16 and 32, and with `pixel_decoder.lateral` the one of stride 4 before them.
+        pixel_decoder: arguments of `LanguageGuidedPixelDecoder`, without sizes.
+        prototype: arguments of `PrototypeGenerator`, without sizes.
+        embed_dim: channels of the decoder.
+        merge_dim: width of the MLP that merges the masks of several queries; the paper does not give it.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: dict,
+        pixel_decoder: dict | None = None,
+        prototype: dict | None = None,
+        embed_dim: int = 256,
+        merge_dim: int = 64,
+        data_preprocessor: dict | None = None,
+        postprocess: dict | None = None,
+    ) -> None:
+        super().__init__(data_preprocessor=data_preprocessor, postprocess=postprocess)
+        self.encoder = MODELS.build(encoder)
+        sizes = dict(word_dim=self.encoder.text.embed_dim, embed_dim=embed_dim)
+        self.pixel_decoder = LanguageGuidedPixelDecoder(
+            **(pixel_decoder or {}), **sizes, level_dims=self.encoder.level_dims
+        )
+        self.prototype = PrototypeGenerator(**(prototype or {}), **sizes)
+        several = self.prototype.num_queries > 1
+        self.merge = MaskMerge(self.prototype.num_queries, merge_dim) if several else None
+
+    def infer(self, batch: Batch) -> Prediction:
+        features, text = self.encoder(batch)
+        word_feats, word_mask = text.per_expression()  # (E, L, D), (E, L)
+        features = features.per_expression()
+        padded = batch.is_padded
+        decoded = self.pixel_decoder(features, word_feats, word_mask, padded=padded)
+        prototypes = self.prototype(decoded, word_feats, word_mask, padded=padded)  # (E, N, C)
+        logits = dot_products(prototypes, decoded.mask_feats)  # (E, N, h, w)
+        size = [side // 4 for side in batch.images.shape[-2:]]
+        if list(logits.shape[-2:]) != size:
+            logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        if self.merge is not None:
+            logits = self.merge(logits)
+        return Prediction(logits[:, 0])
+
+    def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
+        covered = F.adaptive_avg_pool2d(batch.merged_masks()[:, None].float(), prediction.mask_logits.shape[-2:])[:, 0]
+        return {"loss_mask": mask_bce_loss(prediction.mask_logits, covered >= 0.5)}

@@ -1,0 +1,97 @@
+"""PWAM and VLBA against their equations, written out step by step."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from refseg.models.fusion import PWAM, VLBA
+from refseg.models.fusion.base import instance_norm, softmax_over
+
+E, P, L, C, D = 2, 6, 4, 8, 5
+
+
+def inputs() -> tuple[Tensor, Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    words = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]], dtype=torch.bool)
+    return torch.randn(E, P, C, generator=draw), torch.randn(E, L, D, generator=draw), words
+
+
+def normed(x: Tensor) -> Tensor:
+    return F.instance_norm(x.transpose(1, 2)).transpose(1, 2)
+
+
+def test_pwam_is_its_equations() -> None:
+    """Eqs. 1-8 of LAVT: the output projection comes after pixels have gathered words, the mask is -inf."""
+    torch.manual_seed(0)
+    pwam = PWAM(pixel_dim=C, word_dim=D)
+    pixels, words, mask = inputs()
+    scores = normed(pwam.query(pixels)) @ pwam.key(words).transpose(1, 2) / C**0.5
+    attention = scores.masked_fill(~mask[:, None], -torch.inf).softmax(-1)
+    gathered = normed(pwam.out(attention @ pwam.value(words)))
+    fused = F.gelu(pwam.project(F.gelu(pwam.vision(pixels)) * gathered))
+    level, onwards, same_words = pwam(pixels, words, word_mask=mask, pixel_mask=None)
+    torch.testing.assert_close(level, fused)
+    hidden = F.relu(fused @ pwam.gate[0].weight.T)
+    torch.testing.assert_close(onwards, pixels + torch.tanh(hidden @ pwam.gate[2].weight.T) * fused)
+    assert same_words is words
+
+
+def test_the_last_pwam_has_no_gate() -> None:
+    pwam = PWAM(pixel_dim=C, word_dim=D, feeds_next=False)
+    assert not any("gate" in name for name in pwam.state_dict())
+    pixels, words, mask = inputs()
+    assert pwam(pixels, words, word_mask=mask, pixel_mask=None).pixels is pixels
+
+
+def test_vlba_is_its_equations() -> None:
+    """Eqs. 5-11 of LGFormer, with values projected before they are gathered, as written there."""
+    torch.manual_seed(0)
+    vlba = VLBA(pixel_dim=C, word_dim=D, bounded_gate=False)
+    pixels, words, mask = inputs()
+    scores = vlba.query(pixels) @ vlba.key(words).transpose(1, 2) / C**0.5
+    to_words = scores.masked_fill(~mask[:, None], -torch.inf).softmax(-1)
+    pixel_response = vlba.w1(to_words @ vlba.word_value(words))
+    word_response = vlba.w2(scores.transpose(1, 2).softmax(-1) @ vlba.pixel_value(pixels))
+
+    def updated(x: Tensor, response: Tensor, update: torch.nn.Module) -> Tensor:
+        fused = update.fuse(torch.cat([x, response], -1))
+        return x + fused * update.gate(fused)
+
+    level, onwards, new_words = vlba(pixels, words, word_mask=mask, pixel_mask=None)
+    torch.testing.assert_close(level, updated(pixels, pixel_response, vlba.pixel_update))
+    assert onwards is level
+    torch.testing.assert_close(new_words, updated(words, word_response, vlba.word_update))
+
+
+def test_fusions_do_not_read_padding() -> None:
+    """What padded pixels and words hold changes nothing at the others."""
+    mask = torch.tensor([[True] * 4 + [False] * 2] * E)
+    for fusion in (PWAM(pixel_dim=C, word_dim=D), VLBA(pixel_dim=C, word_dim=D)):
+        pixels, words, word_mask = inputs()
+        first = fusion(pixels, words, word_mask=word_mask, pixel_mask=mask)
+        pixels = pixels.masked_fill(~mask[..., None], 7.0)
+        words = words.masked_fill(~word_mask[..., None], -3.0)
+        second = fusion(pixels, words, word_mask=word_mask, pixel_mask=mask)
+        for before, after, kept in zip(first, second, (mask, mask, word_mask), strict=True):
+            torch.testing.assert_close(before[kept], after[kept])
+
+
+def test_a_phrase_without_words_stays_finite() -> None:
+    pixels, words, _ = inputs()
+    for fusion in (PWAM(pixel_dim=C, word_dim=D), VLBA(pixel_dim=C, word_dim=D)):
+        out = fusion(pixels, words, word_mask=torch.zeros(E, L, dtype=torch.bool), pixel_mask=None)
+        assert all(torch.isfinite(tensor).all() for tensor in out)
+
+
+def test_instance_norm_of_one_pixel_and_of_some() -> None:
+    """One pixel is its own mean: 0. Of 1, 3 and a padded 100: mean 2, variance 1, so -1 and 1."""
+    assert instance_norm(torch.ones(1, 1, 2), None).eq(0).all()
+    x = torch.tensor([1.0, 3.0, 100.0])[None, :, None]
+    out = instance_norm(x, torch.tensor([[True, True, False]]), eps=0.0)
+    torch.testing.assert_close(out[0, :2, 0], torch.tensor([-1.0, 1.0]))
+
+
+def test_softmax_over_nothing_is_zero() -> None:
+    scores = torch.zeros(2, 1, 3)
+    valid = torch.tensor([[True, True, False], [False, False, False]])
+    assert softmax_over(scores, valid).tolist() == [[[0.5, 0.5, 0.0]], [[0.0, 0.0, 0.0]]]

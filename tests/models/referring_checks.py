@@ -1,0 +1,71 @@
+"""What must hold for every model: batches for it, and the comparisons that several tests share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+
+from refseg.apis import load_config
+from refseg.apis.dummy import build_model, dummy_batch, vocabulary_size
+from refseg.models import RefSegmentor
+from refseg.structures import Batch, SampleMeta
+
+
+def tiny_model(config: str, **overrides: object) -> RefSegmentor:
+    """The config's model, shrunk as its base file says, with `overrides` of keys below `model.`; fixed weights."""
+    cfg = load_config(config)
+    cfg.merge_from_dict(cfg.get("_tiny", {}))
+    cfg.merge_from_dict({f"model.{key}": value for key, value in overrides.items()})
+    torch.manual_seed(0)
+    return build_model(cfg)
+
+
+def prepared(model: RefSegmentor, **kwargs: object) -> Batch:
+    settings: dict = dict(shape=(64, 96), num_images=2, expressions_per_image=3, num_words=5)
+    settings |= dict(vocab_size=vocabulary_size(model)) | kwargs
+    return model.data_preprocessor(dummy_batch(**settings), True)["batch"]
+
+
+def logits_of(model: RefSegmentor, batch: Batch) -> torch.Tensor:
+    model.eval()
+    with torch.no_grad():
+        return model(batch).mask_logits
+
+
+def only(batch: Batch, expression: int) -> Batch:
+    """The batch with one of its expressions and the image of that."""
+    image = int(batch.image_of[expression])
+    return replace(
+        batch,
+        images=batch.images[image : image + 1],
+        pixel_mask=batch.pixel_mask[image : image + 1],
+        image_of=torch.tensor([0]),
+        tokens=replace(batch.tokens, text_of=batch.tokens.text_of[expression : expression + 1]),
+        metas=[batch.metas[image]],
+    )
+
+
+def with_padded_words(batch: Batch, number: int = 4) -> Batch:
+    ids, mask = (F.pad(tensor, (0, number)) for tensor in (batch.tokens.ids, batch.tokens.word_mask))
+    return replace(batch, tokens=replace(batch.tokens, ids=ids, word_mask=mask))
+
+
+def padded_images(batch: Batch, height: int, width: int) -> Batch:
+    """The batch as if every image filled only the upper left (height, width) of the input."""
+    pixel_mask = torch.zeros_like(batch.pixel_mask)
+    pixel_mask[:, :height, :width] = True
+    metas = [SampleMeta(m.image_id, m.image_path, (height, width), (height, width), m.expression_ids, m.texts)
+             for m in batch.metas]  # fmt: skip
+    return replace(batch, pixel_mask=pixel_mask, images=batch.images * pixel_mask[:, None], metas=metas)
+
+
+def parameters_without_gradient(model: RefSegmentor, batch: Batch) -> set[str]:
+    """Names of trained parameters that a training step leaves without a gradient, or with one of zeros."""
+    model.train()
+    model.zero_grad()
+    model.parse_losses(model(batch, mode="loss"))[0].backward()
+    names = {n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())}
+    model.zero_grad()
+    return names

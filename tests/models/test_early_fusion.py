@@ -1,0 +1,86 @@
+"""What must hold for LAVT and LGFormer alike."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from models.referring_checks import (
+    logits_of,
+    only,
+    padded_images,
+    parameters_without_gradient,
+    prepared,
+    tiny_model,
+    with_padded_words,
+)
+from refseg.models import LGFormer, RefSegmentor
+
+CONFIGS = ("lavt_swinb", "lgformer_swinb", "lgformer_tiny_refshapes", "lgformer_ablations/table4_pwam")
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def model(request: pytest.FixtureRequest) -> RefSegmentor:
+    return tiny_model(request.param)
+
+
+def test_every_trained_parameter_gets_a_gradient(model: RefSegmentor) -> None:
+    """But for what softmax does not see: a key's bias, and the query where there is one thing to read. And positions of
+    pixels, if only deformable attention reads them: its offsets begin with weights of zero."""
+    unseen = {n for n in parameters_without_gradient(model, prepared(model)) if "key.bias" not in n}
+    if isinstance(model, LGFormer) and model.pixel_decoder.l2va is None:
+        unseen -= {"pixel_decoder.level_embed"}
+    assert {n for n in unseen if not n.startswith("prototype.layers") or ".own.query" not in n} == set()
+
+
+def test_many_phrases_at_once_equal_one_by_one(model: RefSegmentor) -> None:
+    batch = prepared(model)
+    together = logits_of(model, batch)
+    for expression in range(batch.num_expressions):
+        alone = logits_of(model, only(batch, expression))
+        torch.testing.assert_close(alone[0], together[expression], atol=1e-5, rtol=1e-4)
+
+
+def test_padded_words_change_nothing(model: RefSegmentor) -> None:
+    batch = prepared(model)
+    torch.testing.assert_close(
+        logits_of(model, batch), logits_of(model, with_padded_words(batch)), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_the_words_matter(model: RefSegmentor) -> None:
+    batch = prepared(model)
+    other = replace(batch, tokens=replace(batch.tokens, text_of=batch.tokens.text_of.flip(0)))
+    assert not torch.allclose(logits_of(model, batch), logits_of(model, other), atol=1e-6)
+
+
+def test_no_target_and_padding_give_finite_losses(model: RefSegmentor) -> None:
+    batch = padded_images(prepared(model), 40, 64)
+    nothing = replace(batch, referents=[torch.zeros_like(refers) for refers in batch.referents])
+    model.train()
+    for name, loss in model(nothing, mode="loss").items():
+        assert torch.isfinite(loss), name
+
+
+def test_bfloat16_stays_near(model: RefSegmentor) -> None:
+    """Random weights make small logits; a bf16 number has 8 bits, of which many layers leave some 4."""
+    batch = prepared(model)
+    exact = logits_of(model, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = logits_of(model, batch).float()
+    assert (rough - exact).abs().max() < 0.06 * exact.abs().max().clamp_min(0.1)
+
+
+def test_checkpointed_blocks_give_the_same_gradients() -> None:
+    plain, saving = (tiny_model("lavt_swinb", **{"encoder.vision.checkpointing": on}) for on in (False, True))
+    saving.load_state_dict(plain.state_dict())
+    gradients = []
+    for model in (plain, saving):
+        for block in model.encoder.vision.modules():  # drop path draws anew when a block is computed again
+            if hasattr(block, "drop_prob"):
+                block.drop_prob = 0.0
+        model.train()
+        model.parse_losses(model(prepared(model), mode="loss"))[0].backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], atol=1e-6, rtol=1e-4)
