@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from refseg.errors import ConfigError
 from refseg.models.layers import level_mask
+from refseg.ops import use_fast_linear
 from refseg.registry import MODELS
 from refseg.structures import Batch, EncodedFeatures, TextFeatures
 
@@ -64,6 +65,7 @@ class FusedEncoder(BaseModule):
                 for stage in self.fused_stages
             }
         )
+        use_fast_linear(self)
 
     @property
     def level_dims(self) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from refseg.compat import keep_weights
 from refseg.errors import ConfigError
+from refseg.ops import use_fast_linear
 from refseg.registry import MODELS
 
 
@@ -106,7 +107,7 @@ class SwinEncoder(BaseModule):
         super().__init__()
         from mmdet.models.backbones import SwinTransformer  # takes seconds to import
 
-        from refseg.models.encoders.window_attention import use_fast_linear, use_fast_window_attention
+        from refseg.models.encoders.window_attention import use_fast_window_attention
 
         shape = swin_arch(arch)
         self.num_stages = len(shape.depths)

@@ -1,0 +1,108 @@
+"""The loop of stages: what is shared until the first fusion, what is gathered there, and what goes where."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from models.referring_checks import padded_images
+from refseg.apis.dummy import dummy_batch
+from refseg.errors import ConfigError
+from refseg.models import FusedEncoder, ReferringDataPreprocessor
+from refseg.structures import Batch
+
+SWIN = dict(
+    type="SwinEncoder",
+    arch=dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2)),
+    window_size=4,
+    drop_path_rate=0.0,
+)
+BERT = dict(
+    type="TextEncoder",
+    config=dict(
+        model_type="bert",
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=16,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    ),
+)
+
+
+def encoder(**settings: object) -> FusedEncoder:
+    torch.manual_seed(0)
+    return FusedEncoder(**{"vision": SWIN, "text": BERT, **settings}).eval()
+
+
+def batch_of(expressions: int = 3) -> Batch:
+    data = dummy_batch(shape=(64, 96), num_images=2, expressions_per_image=expressions, num_words=5, vocab_size=50)
+    return ReferringDataPreprocessor()(data)["batch"]
+
+
+def test_without_fusion_nothing_is_gathered() -> None:
+    """2 images with 3 expressions each: 2 rows of pixels, as each encoder gives them alone."""
+    batch = batch_of()
+    model = encoder(out_stages=(1, 3))
+    with torch.no_grad():
+        features, text = model(batch)
+        levels = model.vision(batch.images)
+    assert [tuple(level.shape) for level in features.levels] == [(2, 16, 8, 12), (2, 64, 2, 3)]
+    assert features.strides == (8, 32) and model.level_dims == (16, 64)
+    assert [tuple(mask.shape) for mask in features.masks] == [(2, 8, 12), (2, 2, 3)]
+    for level, wanted in zip(features.levels, levels, strict=True):
+        torch.testing.assert_close(level, wanted)
+    assert features.image_of is batch.image_of
+    torch.testing.assert_close(text.word_feats, model.text(batch.tokens).word_feats)
+    assert features.per_expression().levels[0].shape[0] == 6
+
+
+@pytest.mark.parametrize("fusion", ["PWAM", "VLBA"])
+@pytest.mark.parametrize("first", [0, 2])
+def test_rows_are_images_until_the_first_fusion(fusion: str, first: int) -> None:
+    model = encoder(fusion=dict(type=fusion), fused_stages=tuple(range(first, 4)))
+    rows = []
+    run = model.vision.run_stage
+    model.vision.run_stage = lambda stage, tokens, size: rows.append(len(tokens)) or run(stage, tokens, size)
+    with torch.no_grad():
+        features, text = model(batch_of())
+    assert rows == [2] * (first + 1) + [6] * (3 - first)
+    assert [len(level) for level in features.levels] == [2] * first + [6] * (4 - first)
+    assert text.word_feats.shape == (6, 5, 16) and text.text_of.tolist() == list(range(6))
+
+
+def test_text_may_be_cut_anywhere() -> None:
+    """Without a fusion, cuts change nothing; five stages are more than the vision has, the last run at its end."""
+    batch = batch_of()
+    with torch.no_grad():
+        whole, *cut = (encoder(text={**BERT, "stages": stages})(batch)[1] for stages in (None, (1, 1, 1), (2, 1)))
+        five = {**BERT, "config": {**BERT["config"], "num_hidden_layers": 5}}
+        long, longer = (encoder(text={**five, "stages": stages})(batch)[1] for stages in (None, (1, 1, 1, 1, 1)))
+    for text in cut:
+        torch.testing.assert_close(text.word_feats, whole.word_feats)
+    torch.testing.assert_close(longer.word_feats, long.word_feats)
+
+
+def test_later_text_stages_see_fused_words() -> None:
+    """VLBA changes the words that enter the second text stage; PWAM leaves them."""
+    batch = batch_of()
+    for fusion, same in (("PWAM", True), ("VLBA", False)):
+        cut = encoder(text={**BERT, "stages": (1, 2)}, fusion=dict(type=fusion))
+        with torch.no_grad():
+            words = cut(batch)[1].word_feats
+            alone = cut.text(batch.tokens).per_expression()[0]
+        assert torch.allclose(words, alone, atol=1e-6) is same
+
+
+def test_padding_of_images_is_masked() -> None:
+    """A padded pixel of the last stage is no image, and words do not read it."""
+    batch = padded_images(batch_of(), 32, 64)
+    features, _ = encoder(fusion=dict(type="VLBA"))(batch)
+    assert features.masks[3][0].tolist() == [[True, True, False], [False, False, False]]
+
+
+def test_stages_that_are_not_there_are_refused() -> None:
+    with pytest.raises(ConfigError, match="fused_stages"):
+        encoder(fusion=dict(type="PWAM"), fused_stages=(3, 4))

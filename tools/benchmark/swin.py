@@ -1,0 +1,117 @@
+"""Times SwinEncoder against mmdet's SwinTransformer with the same weights, forward and forward + backward.
+
+    python tools/benchmark/swin.py [--arch base] [--size 480] [--window 12] [--threads 2] [--json result.json]
+
+On the GPU where there is one (`--device cpu` for the CPU), in fp32. The two run in turns in one process; a ratio is the
+median of the ratios of neighbouring runs, so that a machine with other work to do spoils it least. Without stochastic
+depth, so that both compute everything. The difference is the largest of any output, beside the largest output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import refseg  # noqa: F401  lets mmdet import without a compiled mmcv
+from refseg.models.encoders.swin import ARCHS, SwinEncoder
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", choices=ARCHS, default="base")
+    parser.add_argument("--size", type=int, default=480, help="side of the square image")
+    parser.add_argument("--window", type=int, default=12)
+    parser.add_argument("--images", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each, after one that is not counted")
+    parser.add_argument("--threads", type=int, help="PyTorch's own choice by default")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--forward-only", action="store_true")
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    return parser.parse_args()
+
+
+def build_pair(args: argparse.Namespace) -> dict[str, Any]:
+    from mmdet.models.backbones import SwinTransformer
+
+    torch.manual_seed(0)
+    arch = ARCHS[args.arch]
+    ours = SwinEncoder(arch=args.arch, window_size=args.window, drop_path_rate=0.0)
+    theirs = SwinTransformer(
+        embed_dims=arch.embed_dims,
+        depths=arch.depths,
+        num_heads=arch.num_heads,
+        window_size=args.window,
+        drop_path_rate=0.0,
+    )
+    theirs.load_state_dict(ours.state_dict())
+    return {"mmdet": theirs.to(args.device), "refseg": ours.to(args.device)}
+
+
+def time_in_turns(functions: dict[str, Callable], repeats: int, device: str) -> dict[str, float]:
+    """Median milliseconds of each, and the median of mmdet's over ours, pair by pair."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(-1, repeats):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            if device.startswith("cuda"):
+                torch.cuda.synchronize()
+            if turn >= 0:
+                times[name].append(1e3 * (time.perf_counter() - start))
+    ratio = statistics.median(a / b for a, b in zip(times["mmdet"], times["refseg"], strict=True))
+    return {**{f"{name}_ms": statistics.median(values) for name, values in times.items()}, "ratio": ratio}
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    models = build_pair(args)
+    images = torch.randn(args.images, 3, args.size, args.size, device=args.device)
+
+    def forward(name: str) -> list:
+        with torch.no_grad():
+            return models[name](images)
+
+    def both(name: str) -> None:
+        models[name].zero_grad()
+        sum(level.square().mean() for level in models[name](images)).backward()
+
+    result: dict[str, Any] = {"device": args.device, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    pairs = list(zip(forward("mmdet"), forward("refseg"), strict=True))
+    result["largest_difference"] = max((a - b).abs().max().item() for a, b in pairs)
+    result["largest_output"] = max(a.abs().max().item() for a, _ in pairs)
+    runs = {"forward": forward} if args.forward_only else {"forward": forward, "forward_backward": both}
+    for what, run in runs.items():
+        calls = {name: (lambda run=run, name=name: run(name)) for name in models}
+        result[what] = time_in_turns(calls, args.repeats, args.device)
+    return result
+
+
+def main() -> None:
+    args = parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    result = measure(args)
+    print(
+        f"Swin {args.arch}, {args.images} x {args.size} x {args.size}, window {args.window}, {args.device}, "
+        f"{result['threads']} threads, torch {result['torch']}: medians of {args.repeats}"
+    )
+    for what in ("forward", "forward_backward"):
+        if what in result:
+            row = result[what]
+            print(
+                f"  {what.replace('_', ' + '):18} mmdet {row['mmdet_ms']:8.1f} ms   "
+                f"refseg {row['refseg_ms']:8.1f} ms   {row['ratio']:5.2f}x"
+            )
+    print(f"  largest difference {result['largest_difference']:.1e}, largest output {result['largest_output']:.1f}")
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
