@@ -23,7 +23,7 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["train", "baseline_tiny_refshape"], "did you mean baseline_tiny_refshapes?"),
+        (["train", "baseline_tiny_refshape"], "did you mean baseline_tiny_refshapes"),
         (["train", "baseline_tiny_refshapes", "--cfg-options", "train_cfg.max_epoch=1"], "did you mean 'max_epochs'?"),
         (["train", "baseline_tiny_refshapes", "--amp"], "--amp needs a GPU"),
         (["train", "baseline_tiny_refshapes", "--compile"], "--compile needs a GPU"),

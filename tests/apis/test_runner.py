@@ -109,11 +109,12 @@ def test_checkpoints_and_results_say_what_was_trained_on(tiny_config: Path, tmp_
     evaluate(
         str(tiny_config),
         str(tmp_path / "epoch_1.pth"),
-        RunOptions(work_dir=str(tmp_path / "test")),
+        RunOptions(work_dir=str(tmp_path / "test"), cfg_options={"model.postprocess.threshold": 0.4}),
         out=str(tmp_path / "r.json"),
     )
     result = json.loads((tmp_path / "r.json").read_text())
     # RefShapes tiny has 7 images with 6 expressions each in val; all of them are images of val.
+    assert result["cfg_options"] == {"model.postprocess.threshold": 0.4} and result["postprocess"]["threshold"] == 0.4
     assert result["trained_on"]["leak_filter"]["dropped_expressions"] == 42
     assert result["trained_on"]["split"] == ["train", "val"] and result["data"]["split"] == "test"
     assert (

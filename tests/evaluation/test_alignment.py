@@ -169,6 +169,12 @@ def test_a_prediction_file(tmp_path: Path) -> None:
     rows += [PredictionRow("untagged", rle(0, 5), instances=found), PredictionRow("other", rle(0, 5), instances=found)]
     scores = alignment_scores(align_predictions(rows, truths))
     assert (scores["expressions"], scores["matched"], scores["coverage"], scores["pointing"]) == (2, 1, 50.0, 100.0)
+    found_once = alignment_scores(align_predictions([*rows[1:], rows[1]], truths))
+    assert found_once == scores, "a second row does not count, a missing one is a miss"
+    other_size = coco_mask.encode(np.zeros((5, 5), np.uint8, order="F"))
+    wrong = PredictionRow("found", rle(0, 5), instances=[PredictedInstance(other_size, 0.9, [0.2, 0.8])])
+    with pytest.raises(DataError, match=r"prediction of found: instances\[0\] is 5 x 5, not 10 x 10"):
+        list(align_predictions([wrong], truths))
     short = PredictionRow("found", rle(0, 5), instances=[PredictedInstance(rle(0, 5), 0.9, [0.2])])
     with pytest.raises(DataError, match="prediction of found: an instance has 1 weights for 2 words"):
         list(align_predictions([short], truths))

@@ -13,10 +13,10 @@ from pycocotools import mask as coco_mask
 
 from refseg.cli import main
 from refseg.errors import DataError
-from refseg.evaluation.compare import Comparison, answer_iou, compare_rows, headline
+from refseg.evaluation.compare import Comparison, compare_rows, headline
 from refseg.evaluation.compare_page import AnswerPicture, Disagreement, metric_lines, render_comparison
 from refseg.evaluation.prediction_file import PredictionRow, write_predictions
-from refseg.evaluation.protocols import get_protocol
+from refseg.evaluation.protocols import PROTOCOLS, get_protocol
 from refseg.evaluation.rows import Row, Rows
 
 REFSEG = get_protocol("refseg")
@@ -38,13 +38,47 @@ def without_target(name: str, predicted: int, prob: float) -> Row:
 
 
 def test_what_an_answer_is_worth() -> None:
-    """1/2; rejected; no target: masked, rejected, and empty without rejection."""
+    """1/2; rejected; no target: masked, rejected, and empty without rejection, which only R-RefCOCO (and Ref-ZOM by its
+    rule) takes for an answer. GSVA scores what is rejected."""
     rows = Rows.of(
         [row("a"), row("b", no_target_prob=0.9), without_target("c", 9, 0.1), without_target("d", 9, 0.9),
          without_target("e", 0, 0.1)]
     )  # fmt: skip
-    assert answer_iou(rows, REFSEG).tolist() == [0.5, 0.0, 0.0, 1.0, 1.0]
-    assert answer_iou(rows, get_protocol("lavt")).tolist() == [0.5, 0.5, 0.0, 0.0, 1.0]
+    worth = {name: get_protocol(name).worth_of(rows).tolist() for name in PROTOCOLS}
+    assert worth["refseg"] == worth["gres"] == worth["deris"] == worth["refzom-score"] == [0.5, 0, 0, 1, 0]
+    assert worth["gsva"] == [0.5, 0.5, 0, 1, 0] and worth["refzom"] == [0.5, 0.5, 0, 0, 1]
+    assert worth["lavt"] == worth["cgformer"] == [0.5, 0.5, 0, 0, 0]
+    assert worth["rrefcoco"] == worth["rrefcoco-original"] == [0.5, 0, 0, 1, 1]
+
+
+def test_what_an_answer_of_boxes_is_worth() -> None:
+    """Right; one too many; of a target with two; no target and no box; no target and a box."""
+    counts = [(1, 1, 1), (1, 2, 1), (1, 1, 2), (0, 0, 0), (0, 1, 0)]
+    rows = Rows.of(
+        row(str(i), boxes_matched=m, boxes_predicted=p, boxes_target=t, num_targets=t, has_target=t > 0)
+        for i, (m, p, t) in enumerate(counts)
+    )
+    assert get_protocol("rec").worth_of(rows).tolist() == [1, 1, 0, 0, 0]
+    assert get_protocol("grec").worth_of(rows).tolist() == [1, 0, 0, 1, 0]
+    assert get_protocol("rec").score(rows) == {"Acc@0.5": 100.0}
+    found = compare_rows(rows, rows, get_protocol("grec"), num=10)
+    assert found.what == "match of boxes"
+
+
+@pytest.mark.parametrize("name", ["refseg", "gres", "deris", "gsva", "lavt", "cgformer", "rec", "grec"])
+def test_the_worth_of_answers_is_what_the_metric_is_the_mean_of(name: str) -> None:
+    """gIoU, or what stands for it; rows of one target each, or none."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(50):
+        changes = dict(no_target_prob=float(rng.random()), boxes_matched=int(rng.integers(2)), boxes_predicted=1)
+        shared = int(rng.integers(20))
+        rows.append(row(str(i), shared, boxes_target=1, **changes) if i % 3 else without_target(str(i), shared, 0.6))
+    columns = Rows.of(rows)
+    metrics = get_protocol(name).score(columns)
+    metric = next(m for m in ("gIoU", "mIoU", "Acc@0.5", "Pr@(F1=1)") if m in metrics)
+    chosen = columns.num_targets == 1 if name == "rec" else np.ones(50, bool)
+    assert metrics[metric] == pytest.approx(100 * get_protocol(name).worth_of(columns)[chosen].mean())
 
 
 def compared() -> Comparison:
@@ -104,7 +138,7 @@ def test_the_page_escapes_and_asks_nothing_of_the_network() -> None:
 def test_the_page_of_equal_predictions() -> None:
     rows = Rows.of([row("e1"), row("e2")])
     html = render_comparison(compare_rows(rows, rows, REFSEG, num=10), names=("a", "b"), facts={}, cases=[])
-    assert "no expression on which the IoUs differ" in html
+    assert "no expression on which the two differ in IoU" in html
 
 
 @pytest.fixture
@@ -165,6 +199,44 @@ def test_limits_and_names(files: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert main([*common, "--by", "lenght"]) == 1 and "did you mean length" in capsys.readouterr().err
     assert main(["compare", a, a, "--data", data, "--resamples", "10"]) == 0
     assert "A against B" in capsys.readouterr().out
+
+
+def test_metrics_without_a_denominator(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One resample of two images. By seed it lacks the image with the expression without target, in which case N-acc
+    has no interval."""
+    a, b, data = str(files / "a.jsonl"), str(files / "b.jsonl"), f"{files / 'data.jsonl'}:val"
+    for seed, drawn in ((11, False), (0, True)):
+        common = ["compare", a, b, "--data", data, "--resamples", "1", "--seed", str(seed), "--by", ""]
+        assert main([*common, "--json", str(files / "o.json")]) == 0
+        metric = json.loads((files / "o.json").read_text(), parse_constant=pytest.fail)["metrics"]["N-acc"]
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("N-acc")]
+        assert (metric["low"] is not None) == drawn and ("[" in line) == drawn
+
+
+def test_options_that_make_no_sense(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["compare", str(files / "a.jsonl"), str(files / "b.jsonl"), "--data", f"{files / 'data.jsonl'}:val"]
+    for option, value in (("--seed", "-1"), ("--cases", "-1"), ("--resamples", "0"), ("--min-area", "x")):
+        with pytest.raises(SystemExit):
+            main([*common, option, value])
+        assert f"{value!r} is no whole number of at least" in capsys.readouterr().err
+    assert main([*common, "--by", "length,"]) == 1 and "is no list of names" in capsys.readouterr().err
+    assert main([*common, "--by", "tag:skil"]) == 1 and "there are: skill" in capsys.readouterr().err
+    assert main([*common, "--resamples", "9", "--by", "tag:skill"]) == 0 and "position" in capsys.readouterr().out
+
+
+def test_boxes_that_differ_where_masks_do_not(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A has the target's box, B none at all, and no masks: the page shows the two expressions with a target."""
+    boxes = {"1": [2, 2, 10, 10, 0.9], "2": [22, 22, 10, 10, 0.9]}
+    write_predictions(
+        files / "a.jsonl", [PredictionRow(n, None, boxes=[boxes[n]] if n in boxes else []) for n in "123"]
+    )
+    write_predictions(files / "b.jsonl", [PredictionRow(n, None, boxes=[]) for n in "123"])
+    page = files / "out.html"
+    call = ["compare", str(files / "a.jsonl"), str(files / "b.jsonl"), "--data", f"{files / 'data.jsonl'}:val"]
+    assert main([*call, "--protocol", "grec", "--resamples", "9", "--html", str(page)]) == 0
+    assert "match of boxes higher by 0.1 or more: a on 2 expressions, b on 0, neither on 1" in capsys.readouterr().out
+    html = page.read_text()
+    assert html.count("<article") == 2 and "a: match of boxes 1.00" in html and "b: match of boxes 0.00" in html
 
 
 def test_partial_files(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

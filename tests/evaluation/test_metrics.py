@@ -7,8 +7,8 @@ import torch
 from pycocotools import mask as coco_mask
 
 from distributed import run_distributed
-from refseg.errors import UsageError
-from refseg.evaluation.metrics import ReferringMetric, masks_on
+from refseg.errors import CheckpointError, ConfigError, UsageError
+from refseg.evaluation.metrics import DumpPredictions, ReferringMetric, masks_on
 from refseg.evaluation.protocols import View, get_protocol
 from refseg.records import Expression, Instance, Record
 from refseg.structures import GroundTruth, ImageResult, SampleMeta
@@ -81,6 +81,32 @@ def test_a_changed_rule_is_in_the_name() -> None:
     assert {name.split("/")[0] for name in metric.evaluate(1)} == {"gres+area<10px"}
     with pytest.raises(UsageError, match="did you mean gres"):
         ReferringMetric(protocols=["gress"])
+    with pytest.raises(UsageError, match="lavt has no rule"):  # as `refseg score` says
+        ReferringMetric(protocols=["refseg", "lavt"], no_target=dict(rule="area"))
+    with pytest.raises(ConfigError, match="unknown key 'treshold'"):
+        ReferringMetric(no_target=dict(treshold=0.3))
+
+
+def test_rows_are_json(tmp_path: Path) -> None:
+    """Of a model that has no probability, too: null, for NaN is none."""
+    metric = ReferringMetric(rows_file=str(tmp_path / "rows.jsonl"))
+    result = make_result(0)
+    result.no_target_prob = None
+    metric.process(None, [result])
+    metric.evaluate(1)
+    (line,) = (tmp_path / "rows.jsonl").read_text().splitlines()
+    row = json.loads(line, parse_constant=pytest.fail)
+    assert row["no_target_prob"] is None and row["expression_id"] == "0:0" and row["protocol"] == "refseg"
+
+
+@pytest.mark.parametrize("field", ["mask_logits", "no_target_prob"])
+def test_a_diverged_model_is_told(field: str, tmp_path: Path) -> None:
+    """A NaN exceeds nothing: it would be an empty mask that nobody rejects. The second expression has one."""
+    for metric in (ReferringMetric(), DumpPredictions(file=str(tmp_path / "p.jsonl"))):
+        result = make_result(1)
+        getattr(result, field)[1] = torch.nan
+        with pytest.raises(CheckpointError, match=r"for expression 1:1 is not finite .*have diverged"):
+            metric.process(None, [make_result(0), result])
 
 
 def test_protocols_that_share_a_view_share_its_rows() -> None:

@@ -68,6 +68,34 @@ def test_other_forms_of_ids_and_masks(tmp_path: Path) -> None:
     assert row.expression_id == "12" and coco_mask.area(row.mask) == 3 and isinstance(row.mask["counts"], bytes)
 
 
+def test_boxes_without_masks(tmp_path: Path) -> None:
+    """Of a model that gives boxes only; null or no field at all."""
+    rows = [PredictionRow("a", None, boxes=[[0.0, 1.0, 2.0, 3.0, 0.5]]), PredictionRow("b", None, boxes=[])]
+    write_predictions(tmp_path / "p.jsonl", rows)
+    assert list(read_predictions(tmp_path / "p.jsonl")) == rows
+    (tmp_path / "p.jsonl").write_text('{"expression_id": "b", "boxes": []}')
+    assert list(read_predictions(tmp_path / "p.jsonl")) == rows[1:]
+
+
+def test_a_byte_order_mark(tmp_path: Path) -> None:
+    """As some editors put before the first line, which may be a header."""
+    file = tmp_path / "p.jsonl"
+    write_predictions(file, [BARE], header=HEADER)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert list(read_predictions(file)) == [BARE] and read_header(file) == HEADER
+
+
+def test_what_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_predictions(tmp_path / "p.jsonl", [BARE])
+
+    def refuse(*args: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(DataError, match=r"p.jsonl cannot be read \(Permission denied\)"):
+        list(read_predictions(tmp_path / "p.jsonl"))
+
+
 def test_nothing_is_left_of_an_interrupted_file(tmp_path: Path) -> None:
     file = tmp_path / "p.jsonl"
     write_predictions(file, [BARE])
@@ -106,7 +134,8 @@ def test_reading_and_writing_stream(tmp_path: Path) -> None:
         ({"expression_id": ""}, "expression_id is"),
         ({"expression_id": True}, "expression_id is"),
         ({"no_target_probs": 1}, "unknown field 'no_target_probs'"),
-        ({"mask": None}, "mask is an RLE"),
+        ({"mask": None}, "mask is missing; only a row with boxes"),
+        ({"mask": 3}, "mask is an RLE"),
         ({"mask": {"counts": "a"}}, "mask.size is"),
         ({"mask": {"size": [2, -2], "counts": "a"}}, "mask.size is"),
         ({"mask": {"size": [2.0, 2], "counts": "a"}}, "mask.size is"),
@@ -121,9 +150,9 @@ def test_reading_and_writing_stream(tmp_path: Path) -> None:
         ({"no_target_prob": "0.5"}, "no_target_prob"),
         ({"no_target_prob": True}, "no_target_prob"),
         ({"boxes": {}}, "boxes is a list"),
-        ({"boxes": [[0, 0, 1, 1]]}, "boxes are"),
-        ({"boxes": [[0, 0, -1, 1, 1]]}, "boxes are"),
-        ({"boxes": [[0, 0, 1, 1, 10**400]]}, "boxes are"),
+        ({"boxes": [[0, 0, 1, 1]]}, "boxes: a box is"),
+        ({"boxes": [[0, 0, -1, 1, 1]]}, "boxes: a box is"),
+        ({"boxes": [[0, 0, 1, 1, 10**400]]}, "boxes: a box is"),
         ({"instances": [{"score": 1}]}, r"instances\[0\].mask is an RLE"),
         ({"instances": [{"mask": {"size": [1, 1], "counts": [1]}}]}, r"instances\[0\].score"),
         ({"instances": [{"mask": {"size": [1, 1], "counts": [1]}, "score": 1, "words": ["a"]}]}, "words are numbers"),
@@ -145,6 +174,7 @@ def test_a_bad_field_is_named(changes: dict[str, Any], says: str, tmp_path: Path
         (b'{"expression_id": "\xff"}', "not JSON"),
         (b'{"no_target_prob": NaN}', "NaN is not JSON"),
         (b'{"no_target_prob": 1e999}', "is a string or"),
+        (b'{"expression_id": 1}', "mask is missing"),
         (b"[" * 100_000, "not JSON"),
         (b'{"refseg": {}}', "a header belongs in the first line"),
     ],

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from refseg.errors import UsageError
+from refseg.errors import ConfigError, UsageError
 from refseg.evaluation.areas import areas_of_masks
 from refseg.evaluation.boxes import box_iou, match_boxes
 from refseg.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
@@ -160,3 +160,44 @@ def test_a_changed_rule_changes_the_name() -> None:
     assert not gres.with_no_target(rule="none").no_target.rejected(GOLDEN).any()
     with pytest.raises(UsageError, match="did you mean gres"):
         get_protocol("gress")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (dict(rule="hed"), "rule must be one of head, area, none, not 'hed'"),
+        (dict(treshold=0.3), "unknown key 'treshold'; keys are rule, threshold, min_area"),
+        (dict(threshold=50), r"threshold must be in \[0, 1\], not 50"),
+        (dict(rule="area", min_area=-1), "min_area must be at least 0"),
+        (dict(min_area=9), "min_area is of rule 'area'; gres's is 'head'"),
+    ],
+)
+def test_rules_that_make_no_sense(changes: dict, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        get_protocol("gres").with_no_target(**changes)
+
+
+def test_protocols_without_a_rule_get_none() -> None:
+    assert get_protocol("lavt").with_no_target() is get_protocol("lavt")
+    with pytest.raises(UsageError, match="protocol lavt has no rule for 'nothing here'"):
+        get_protocol("lavt").with_no_target(rule="area")
+
+
+def test_rec_is_of_single_targets() -> None:
+    """One right, one of two targets, one of none: the first alone counts."""
+    rows = Rows.of([row(5, boxes_matched=1), row(5, boxes_matched=1, num_targets=2), row(4)])
+    assert get_protocol("rec").score(rows) == {"Acc@0.5": 100.0}
+
+
+def test_cautions() -> None:
+    """Samples 3 and 4 have no target; all five stand in objects of their own, by image."""
+    told = {name: [c(GOLDEN, 2) for c in protocol.cautions] for name, protocol in PROTOCOLS.items()}
+    assert told["lavt"] == told["cgformer"] == ["2 expressions without target count as IoU 0, whatever is answered"]
+    assert told["rec"] == ["2 expressions with no target or several are left out"]
+    assert "no object has expressions with a target and such without" in told["rrefcoco-original"][0]
+    assert "may have vanished" in told["rrefcoco"][1] and "may have vanished" in told["refzom"][0]
+    assert told["refseg"] == told["grec"] == []
+    one_object = Rows.of(row(number, image_id="i") for number in SAMPLES)
+    assert [c(one_object, 0) for c in PROTOCOLS["rrefcoco"].cautions] == ["", ""]
+    with_target = GOLDEN[GOLDEN.has_target]
+    assert [c(with_target, 0) for name in ("lavt", "rec") for c in PROTOCOLS[name].cautions] == ["", ""]

@@ -31,6 +31,7 @@ def protocol_line(protocol: Protocol) -> str:
     view, rule = protocol.view, protocol.no_target
     grid = named(view.grid) + (f"; no target: {named(view.negative_grid)}" if view.negative_grid else "")
     way = view.interpolation + (", align_corners" if view.align_corners else "")
+    way += " (of probabilities)" if view.resize == "probs" else ""
     pixel = f"{'>' if view.strict else '>='} {view.threshold:g}"
     target = "drawn on the grid" if view.target_by == "input" else "nearest"
     if view.grid == "original" and view.negative_grid is None:

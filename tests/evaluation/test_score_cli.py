@@ -127,7 +127,9 @@ def test_a_result_says_what_it_is_of(files: Path, capsys: pytest.CaptureFixture)
     assert result["data"]["sources"][0]["sha256"] == hashlib.sha256(Path("data.jsonl").read_bytes()).hexdigest()
     digest = hashlib.sha256(Path("p.jsonl").read_bytes()).hexdigest()
     assert result["predictions"] == {"file": "p.jsonl", "sha256": digest, "header": HEADER}
-    assert result["counts"] == dict(expected=5, scored=5, missing=0, duplicate=0, extra=0, mis_sized=0, resized=5)
+    assert result["counts"] == dict(
+        expected=5, scored=5, missing=0, duplicate=0, extra=0, mis_sized=0, resized=5, mask_boxes=0
+    )
     assert any("not bit-equal" in note for note in result["notes"]) and "not bit-equal" in out.out
     first, second = result["results"]
     assert first["metrics"] == result["metrics"] and second["protocol"] == "refseg" and second["counts"]["resized"] == 0
@@ -184,6 +186,116 @@ def test_dumps_of_other_code(files: Path) -> None:
     assert emptied["metrics"]["oIoU"] == 0 and emptied["metrics"]["Acc"] == 100
 
 
+def notes(**header: Any) -> list[str]:
+    write_predictions("p.jsonl", [answer(name, name) for name in SAMPLES], header=header or None)
+    return score("--protocol", "refseg,lavt,rec,rrefcoco-original")["notes"]
+
+
+def test_protocols_that_do_not_fit_the_data_are_noted(files: Path) -> None:
+    """Two samples have no target, and every one is an object of its own."""
+    told = notes(postprocess={"threshold": 0.35})
+    assert "lavt: 2 expressions without target count as IoU 0, whatever is answered" in told
+    assert "rec: 2 expressions with no target or several are left out" in told
+    assert any(note.startswith("rec: 5 predictions have neither boxes nor instances") for note in told)
+    assert any(note.startswith("rrefcoco-original: no object has expressions with") for note in told)
+    assert any("were made at a threshold of 0.35, which is not the protocol's" in note for note in told)
+    assert not any("were made at a threshold" in note for note in notes(postprocess={"threshold": 0.5}))
+
+
+def test_a_robust_set_of_ones_own(files: Path) -> None:
+    """Objects {1, 3, 4} and {5}: mRR 1/2, rIoU (16 / (24 + 8) + 1) / 2, as in test_protocols; 2 is left out."""
+    lines = [json.loads(line) for line in Path("data.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["image"], line["object_id"] = "1.jpg", "b" if line["expression_id"] in "25" else "a"
+    with open("own.jsonl", "w") as out:
+        out.writelines(json.dumps(line) + "\n" for line in lines if line["expression_id"] in "1345")
+    write_predictions("p.jsonl", [answer(name, name) for name in "1345"])
+    result = score("--protocol", "rrefcoco-original", data="own.jsonl:val")
+    assert result["metrics"]["mRR"] == 50.0 and result["metrics"]["rIoU"] == pytest.approx(75.0)
+    assert not any("no object has" in note for note in result["notes"])
+
+
+def test_some_probabilities_are_missing(files: Path) -> None:
+    rows = [answer(name, name) for name in SAMPLES]
+    write_predictions("p.jsonl", [*rows[:4], PredictionRow("5", rows[4].mask)])
+    assert any("refseg: 1 of 5 expressions have no no_target_prob" in note for note in score()["notes"])
+
+
+def test_expressions_without_target_can_be_left_out(files: Path, capsys: pytest.CaptureFixture) -> None:
+    """As of a run with no_target='drop'. IoU 2/3, 0 and 1 are left."""
+    write_predictions("p.jsonl", [answer(name, name) for name in "125"])
+    assert main(["score", "p.jsonl", "--data", "data.jsonl:val"]) == 1
+    assert "2 expressions without a prediction, all of which refer to nothing (--drop-no-target" in (
+        capsys.readouterr().err
+    )
+    result = score("--drop-no-target")
+    assert result["metrics"]["gIoU"] == pytest.approx(500 / 9) and result["data"]["no_target"] == "drop"
+
+
+def test_breakdowns_by_any_tag(files: Path, capsys: pytest.CaptureFixture) -> None:
+    """Texts as they are, other values as JSON, expressions without the tag in no group."""
+    lines = [json.loads(line) for line in Path("data.jsonl").read_text().splitlines()]
+    for line, value in zip(lines, ("old", "old", 3, True, None), strict=False):
+        line["tags"] = {} if value is None else {"film": value}
+    Path("data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    table = score("--by", "tag:film,length")["by"]["tag:film"]
+    assert [(line["tag:film"], line["expressions"]) for line in table] == [("3", 1), ("old", 2), ("true", 1)]
+    assert "by tag:film" in capsys.readouterr().out
+
+
+def test_low_scores_are_counted(files: Path) -> None:
+    from refseg.evaluation.prediction_file import rle_to_json
+
+    scores = dict(zip(SAMPLES, (-2.5, 0.1, 0.2, 0.9, 0.3), strict=True))
+    entries = [
+        {"expression_id": name, "segmentation": rle_to_json(answer(name, name).mask), "score": scores[name]}
+        for name in SAMPLES
+    ]
+    Path("coco.json").write_text(json.dumps(entries))
+    assert score("--protocol", "lavt", predictions="coco.json")["metrics"]["mIoU"] == pytest.approx(40.0)
+    told = score("--protocol", "lavt", "--min-score", "0", predictions="coco.json")
+    assert told["metrics"]["mIoU"] == pytest.approx(40 - 200 / 15)  # without sample 1
+    assert "1 entries of a score below 0 are in no mask" in told["notes"]
+
+
+def test_what_made_the_predictions_is_one_line(files: Path, capsys: pytest.CaptureFixture) -> None:
+    """Of refseg's own header; of another's, what there is. All of it is in the JSON."""
+    header = {
+        "config": "x.py",
+        "checkpoint": {"file": "runs/a/best.pth", "sha256": "0123456789abcdef"},
+        "data": {"annotations": {"format": "jsonl", "file": "data/own.jsonl"}, "split": "val", "hold_out": None},
+        "postprocess": {"threshold": 0.5, "min_area": 50},
+    }
+    notes(**header)
+    out = capsys.readouterr().out
+    assert "\n  config x.py, checkpoint best.pth (01234567), on data/own.jsonl, split val\n" in out
+    assert "min_area" not in out and json.loads(Path("out.json").read_text())["predictions"]["header"] == header
+    notes(model="other", checkpoint=3)
+    assert "made with: model, checkpoint" in capsys.readouterr().out
+
+
+def test_a_prediction_file_as_data(files: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["score", "p.jsonl", "--data", "p.jsonl:val"]) == 1
+    err = capsys.readouterr().err
+    assert "is no ground truth: none of its 6 rows can be used, the first: " in err and "unknown field" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--ci", "some"], "'some' is no whole number of at least 1"),
+        (["--min-area", "0"], "'0' is no whole number of at least 1"),
+        (["--no-target-threshold", "1.5"], "'1.5' is no number in [0, 1]"),
+        (["--no-target-threshold", "x"], "'x' is no number"),
+        (["--min-score", "nan"], "'nan' is no finite number"),
+    ],
+)
+def test_options_are_told_in_words(arguments: list[str], says: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        main(["score", "p.jsonl", "--data", "data.jsonl", *arguments])
+    assert says in capsys.readouterr().err
+
+
 def test_partial_predictions(files: Path, capsys: pytest.CaptureFixture) -> None:
     write_predictions("p.jsonl", [answer("1", "1"), answer("5", "5"), answer("5", "1"), answer("x", "1")])
     assert main(["score", "p.jsonl", "--data", "data.jsonl:val", "--json", "out.json"]) == 1
@@ -204,6 +316,11 @@ def test_partial_predictions(files: Path, capsys: pytest.CaptureFixture) -> None
         (["--protocol", "gress"], "did you mean gres"),
         (["--protocol", "gres,"], "is no list of names"),
         (["--protocol", "lavt", "--no-target-rule", "area"], "protocol lavt has no rule for 'nothing here'"),
+        (["--protocol", "lavt", "--min-area", "9"], "protocol lavt has no rule for 'nothing here'"),
+        (["--min-score", "0.5"], "--min-score is for COCO results"),
+        (["--by", "length,"], "is no list of names"),
+        (["--by", "tag:colour"], "no expression has a tag:colour; there are: skill"),
+        (["--data", ""], "--data is empty"),
         (
             ["--no-target-rule", "area", "--no-target-threshold", "0.3"],
             "--no-target-threshold needs --no-target-rule head",

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import random
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +15,17 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from refseg.datasets.readers import read_jsonl
 from refseg.datasets.store import from_annotations
 from refseg.errors import DataError
 from refseg.evaluation import scorer
 from refseg.evaluation.measure import resize_rle
-from refseg.evaluation.prediction_file import PredictionRow
+from refseg.evaluation.prediction_file import PredictedInstance, PredictionRow, read_predictions
 from refseg.evaluation.protocols import PROTOCOLS, View, get_protocol
 from refseg.evaluation.scorer import TruthIndex, measured_on, score_predictions
 from refseg.records import Annotations, Expression, Instance, Record
 
+REFSEG, GRES, DERIS = (get_protocol(name) for name in ("refseg", "gres", "deris"))
 VIEWS = {measured_on(p.view): p for p in PROTOCOLS.values() if p.view.boxes is None}
 
 
@@ -131,6 +135,32 @@ def test_scores_of_rles_are_those_of_arrays(on_grid: bool, scene: tuple[Record, 
         )
 
 
+@st.composite
+def runs_with_zeros(draw: st.DrawFn, pixels: int) -> list[int]:
+    cuts = sorted(draw(st.lists(st.integers(0, pixels), max_size=8)))
+    return np.diff([0, *cuts, pixels]).tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), size=st.tuples(st.integers(1, 6), st.integers(1, 6)))
+def test_files_with_runs_of_zero(data: st.DataObject, size: tuple[int, int]) -> None:
+    """Ground truth and predictions with runs of 0 anywhere, which pycocotools would take for their ends: the pixels are
+    those of the plain arrays, on the original grid and on another."""
+    target, predicted = data.draw(runs_with_zeros(size[0] * size[1])), data.draw(runs_with_zeros(size[0] * size[1]))
+    masks = [np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size, order="F") for runs in (predicted, target)]
+    with tempfile.TemporaryDirectory() as folder:
+        truth, answers = Path(folder, "data.jsonl"), Path(folder, "p.jsonl")
+        targets = [{"size": size, "counts": target}]
+        truth.write_text(json.dumps({"image": "i", "size": size, "text": "x", "targets": targets, "expression_id": 1}))
+        answers.write_text(json.dumps({"expression_id": 1, "mask": {"size": size, "counts": predicted}}))
+        found = score_predictions(read_predictions(answers), index(read_jsonl(file=truth).records), [REFSEG, DERIS])
+    for name, grid in (("refseg", size), ("deris", (384, 384))):
+        p, t = (plain_resize(mask, grid) for mask in masks)
+        rows = found.rows[name]
+        sums = [rows.intersection[0], rows.predicted[0], rows.target[0]]
+        assert sums == [np.count_nonzero(p & t), np.count_nonzero(p), np.count_nonzero(t)]
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     size=st.tuples(st.integers(1, 30), st.integers(1, 30)),
@@ -152,8 +182,6 @@ def test_resizing_a_photo_to_the_published_grids() -> None:
 
 
 # What does not fit ----------------------------------------------------------------------------------------------------
-
-REFSEG, GRES = get_protocol("refseg"), get_protocol("gres")
 
 
 def test_rows_are_in_the_order_of_the_ground_truth() -> None:
@@ -183,8 +211,8 @@ def test_every_misfit_is_told_at_once() -> None:
         "11 expressions without a prediction: " + ", ".join(f"{i}:0" for i in range(2, 12)) + ", ...",
         "1 prediction for an expression that has one already: 0:0",
         "3 predictions for no expression of the data: x, y, x",
-        "1 mask of a size that refseg does not know: 1:0 (3 x 4, not 8 x 10)",
-        "1 mask of a size that gres does not know: 1:0 (3 x 4, not 8 x 10 or 480 x 480)",
+        "1 answer without a mask of a size that refseg knows: 1:0 (3 x 4, not 8 x 10)",
+        "1 answer without a mask of a size that gres knows: 1:0 (3 x 4, not 8 x 10 or 480 x 480)",
     ]
 
 
@@ -192,7 +220,7 @@ def test_misfits_are_counted_if_asked() -> None:
     """Of the two predictions for 0:0 the first counts. A mask on gres's grid is nothing to refseg."""
     rows = [full("0:0"), PredictionRow("0:0", encode(np.zeros((8, 10)))), full("x"), full("1:0", (480, 480))]
     found = score_predictions(rows, index(simple(4)), [REFSEG, GRES], allow_partial=True)
-    counts = dict(expected=4, missing=2, duplicate=1, extra=1)
+    counts = dict(expected=4, missing=2, duplicate=1, extra=1, mask_boxes=0)
     assert found.counts["refseg"] == scorer.Counts(**counts, scored=1, mis_sized=1, resized=0)
     assert found.counts["gres"] == scorer.Counts(**counts, scored=2, mis_sized=0, resized=1)
     assert found.rows["refseg"].expression_id.tolist() == ["0:0"] and found.rows["refseg"].predicted.tolist() == [80]
@@ -252,5 +280,76 @@ def test_boxes_reach_their_protocols() -> None:
         PredictionRow("1:0", encode(np.pad(np.ones((4, 4)), ((2, 2), (2, 4))))),
     ]
     protocols = [get_protocol("rec"), get_protocol("grec")]
-    found = score_predictions(rows, index(simple(2)), protocols).rows
-    assert found["rec"].boxes_matched.tolist() == [1, 1] and found["grec"].boxes_matched.tolist() == [0, 1]
+    result = score_predictions(rows, index(simple(2)), protocols)
+    assert result.rows["rec"].boxes_matched.tolist() == [1, 1] and result.rows["grec"].boxes_matched.tolist() == [0, 1]
+    assert result.counts["rec"].mask_boxes == 1
+
+
+def square_mask(x: int, y: int, size: tuple[int, int] = (8, 10)) -> dict:
+    """4 x 4 pixels."""
+    pixels = np.zeros(size)
+    pixels[y : y + 4, x : x + 4] = 1
+    return encode(pixels)
+
+
+def two_squares() -> list[Record]:
+    """One expression for the squares (0, 0, 4, 4) and (6, 4, 4, 4), one for nothing."""
+    instances = [Instance("0", [square(0, 0, 4)]), Instance("1", [square(6, 4, 4)])]
+    expressions = [Expression("both", "both", (0, 1)), Expression("none", "none", ())]
+    return [Record("i", "i.jpg", (8, 10), instances, expressions)]
+
+
+def test_instances_are_boxes() -> None:
+    """The box around the union is the whole image, and of neither square; those of the instances are right. One of a
+    score below 0.7 is none, and one without pixels neither."""
+    instances = [PredictedInstance(square_mask(0, 0), 0.9), PredictedInstance(square_mask(6, 4), 0.8)]
+    union = coco_mask.merge([one.mask for one in instances])
+    empty = PredictedInstance(encode(np.zeros((8, 10))), 0.95)
+    nothing = PredictionRow("none", encode(np.zeros((8, 10))), instances=[PredictedInstance(union, 0.6), empty])
+    protocol = get_protocol("grec")
+    found = score_predictions([PredictionRow("both", union, instances=[*instances, empty]), nothing],
+                              index(two_squares()), [protocol])  # fmt: skip
+    assert protocol.score(found.rows["grec"])["Pr@(F1=1)"] == 100 and found.counts["grec"].mask_boxes == 0
+    of_union = score_predictions([PredictionRow("both", union), nothing], index(two_squares()), [protocol])
+    assert protocol.score(of_union.rows["grec"])["Pr@(F1=1)"] == 50 and of_union.counts["grec"].mask_boxes == 1
+    no_instance = score_predictions([PredictionRow("both", union, instances=[]), nothing], index(two_squares()),
+                                    [protocol])  # fmt: skip
+    assert no_instance.rows["grec"].boxes_predicted.tolist() == [0, 0]
+
+
+def test_boxes_without_area_are_none() -> None:
+    """For GREC nothing survives, for REC the best box with an area is the best."""
+    rows = [
+        full("both", boxes=[[0, 0, 4, 4, 0.9], [6, 4, 4, 4, 0.9], [3, 3, 0, 5, 1.0]]),
+        full("none", boxes=[[0, 0, 0, 0, 0.9]]),
+    ]
+    protocols = [get_protocol("grec"), get_protocol("rec")]
+    found = score_predictions(rows, index(two_squares()), protocols).rows
+    assert protocols[0].score(found["grec"]) == {"Pr@(F1=1)": 100, "N-acc": 100, "T-acc": 100}
+    assert found["rec"].boxes_matched.tolist() == [1, 0]
+
+
+def test_boxes_need_no_mask() -> None:
+    """But for protocols of masks."""
+    rows = [PredictionRow("0:0", None, boxes=[[2, 2, 4, 4, 0.9]])]
+    found = score_predictions(rows, index(simple()), [get_protocol("rec")])
+    assert found.rows["rec"].boxes_matched.tolist() == [1] and found.counts["rec"].resized == 0
+    with pytest.raises(DataError, match=r"1 answer without a mask of a size that refseg knows: 0:0 \(no mask\)"):
+        score_predictions(rows, index(simple()), [REFSEG])
+
+
+def test_instances_of_another_size() -> None:
+    """Where they are boxes; masks alone are scored without them."""
+    row = full("0:0", instances=[PredictedInstance(square_mask(0, 0, (16, 20)), 0.9)])
+    assert score_predictions([row], index(simple()), [REFSEG]).counts["refseg"].scored == 1
+    with pytest.raises(DataError, match=r"0:0 \(instances\[0\] is 16 x 20, not 8 x 10 as the image\)"):
+        score_predictions([row], index(simple()), [get_protocol("rec")])
+
+
+def test_missing_ones_without_target_have_a_remedy() -> None:
+    with pytest.raises(
+        DataError, match=r"1 expression without a prediction, all of which refer to nothing \(--drop-no"
+    ):
+        score_predictions([full("0:0")], index(simple(1, 2)), [REFSEG])
+    with pytest.raises(DataError, match="1 expression without a prediction: 0:0"):
+        score_predictions([full("0:1")], index(simple(1, 2)), [REFSEG])

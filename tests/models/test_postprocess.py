@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refseg.apis.dummy import dummy_batch
+from refseg.errors import ConfigError
+from refseg.evaluation.protocols import get_protocol
 from refseg.models.postprocess import PostProcess, finish, reject, restore_masks
 from refseg.structures import Prediction, SampleMeta
 
@@ -63,10 +65,44 @@ def test_no_target_rules() -> None:
     assert reject(masks, probs, PostProcess(no_target="none")).tolist() == [False, False, False]
 
 
-@pytest.mark.parametrize("bad", [dict(threshold=1.0), dict(no_target="maybe"), dict(treshold=0.5)])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        dict(threshold=1.0),
+        dict(no_target="maybe"),
+        dict(no_target_threshold=50),
+        dict(no_target_threshold=math.nan),
+        dict(min_area=-1),
+        dict(max_elements=0),
+    ],
+)
 def test_bad_settings_are_errors(bad: dict) -> None:
-    with pytest.raises((ValueError, TypeError)):
+    with pytest.raises(ConfigError, match=f"postprocess.{next(iter(bad))} must"):
         PostProcess(**bad)
+    with pytest.raises(TypeError):
+        PostProcess(treshold=0.5)
+
+
+def test_probabilities_may_be_what_is_resized() -> None:
+    """A column of logits 9 beside one of -1, resized to 3 columns with aligned corners. The middle one has a logit of
+    4, so it is in the mask; its probability is the mean of 0.99988 and 0.26894, 0.63, and not above 0.65."""
+    settings = dict(input_size=(1, 2), meta=meta((1, 3), (1, 2)), align_corners=True, threshold=0.65)
+    logits = torch.tensor([[[9.0, -1.0]]])
+    assert restore_masks(logits, **settings).tolist() == [[[True, True, False]]]
+    assert restore_masks(logits, **settings, resize="probs").tolist() == [[[True, False, False]]]
+
+
+def test_cgformers_masks() -> None:
+    """Its test: bilinear to the input, sigmoid, bicubic to the image, above 0.5. Resizing logits is not the same."""
+    logits = 6 * torch.randn(4, 9, 9, generator=torch.Generator().manual_seed(0))
+    view = get_protocol("cgformer").view
+    ways = {name: getattr(view, name) for name in ("interpolation", "align_corners", "resize", "threshold", "strict")}
+    ours = restore_masks(logits, input_size=(18, 18), meta=meta((25, 31), (18, 18)), **ways)
+    at_input = F.interpolate(logits[None], (18, 18), mode="bilinear", align_corners=True)
+    theirs = F.interpolate(at_input.sigmoid(), (25, 31), mode="bicubic", align_corners=True)[0] > 0.5
+    assert torch.equal(ours, theirs)
+    of_logits = restore_masks(logits, input_size=(18, 18), meta=meta((25, 31), (18, 18)), **ways | {"resize": "logits"})
+    assert not torch.equal(ours, of_logits)
 
 
 def test_results_are_by_image_in_order_even_if_expressions_are_not() -> None:

@@ -1,12 +1,13 @@
 """How far one gets on RefShapes without looking, without reading, or by single words: what a model has to beat.
 
-    python tools/analysis_tools/refshapes_baselines.py data/refshapes_base [--split val]
+    python tools/analysis_tools/refshapes_baselines.py data/refshapes_base [--split val] [--targets-only]
 
 - text-blind: the same answer for every phrase of an image (all shapes, the largest, the one nearest the centre);
 - image-blind: ridge regression from words and pairs of words to a coarse mask, and to "refers to nothing";
 - bag of words: knows every attribute of every shape, but of the phrase only which attribute words are in it.
 
-gIoU as in GRES: a phrase that refers to nothing counts 1 where nothing is predicted, else 0. Fitted on the split train.
+gIoU as in GRES: a phrase that refers to nothing counts 1 where nothing is predicted, else 0. With --targets-only these
+phrases are left out, and oIoU and mIoU are told. Fitted on the split train.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +62,7 @@ class Row:
         return union
 
 
-def read(root: Path, split: str, most: int | None = None) -> list[Row]:
+def read(root: Path, split: str, most: int | None = None, *, targets_only: bool = False) -> list[Row]:
     table = json.loads((root / "grefcoco/instances.json").read_text(encoding="utf-8"))
     shapes = defaultdict(list)
     for entry in table["annotations"]:
@@ -70,7 +72,7 @@ def read(root: Path, split: str, most: int | None = None) -> list[Row]:
     with open(root / "refshapes.jsonl", encoding="utf-8") as lines:
         for line in lines:
             row = json.loads(line)
-            if row["split"] == split:
+            if row["split"] == split and (row["targets"] or not targets_only):
                 image = ids[Path(row["image"]).name]
                 words = tuple(row["text"].split())
                 referents, targets = frozenset(row["instance_ids"]), row["targets"] or []
@@ -83,11 +85,19 @@ def read(root: Path, split: str, most: int | None = None) -> list[Row]:
 # Text-blind and bag of words: sets of shapes --------------------------------------------------------------------------
 
 
-def set_iou(chosen: set[int], row: Row) -> float:
-    """Masks are disjoint, so that areas are enough; two empty sets agree."""
+Areas = tuple[int, int]
+"""Pixels of intersection and union."""
+
+
+def iou(areas: Areas) -> float:
+    """Two empty masks agree."""
+    return areas[0] / areas[1] if areas[1] else 1.0
+
+
+def set_areas(chosen: set[int], row: Row) -> Areas:
+    """Masks are disjoint, so that areas are enough."""
     areas = [shape["area"] for shape in row.shapes]
-    union = sum(areas[i] for i in chosen | row.referents)
-    return sum(areas[i] for i in chosen & row.referents) / union if union else 1.0
+    return sum(areas[i] for i in chosen & row.referents), sum(areas[i] for i in chosen | row.referents)
 
 
 def all_shapes(row: Row) -> set[int]:
@@ -143,12 +153,14 @@ class ImageBlind:
         self.weights = np.linalg.solve(x.T @ x + 100 * np.eye(x.shape[1]), x.T @ y)
         scores = self.features(held_back) @ self.weights
         none = np.array([not row.referents for row in held_back])
-        self.nothing_from = max(
-            np.quantile(scores[:, -1], np.linspace(0.3, 0.99, 70)),
-            key=lambda t: (scores[none, -1] >= t).mean() + (scores[~none, -1] < t).mean(),
-        )
+        self.nothing_from = np.inf
+        if none.any():
+            self.nothing_from = max(
+                np.quantile(scores[:, -1], np.linspace(0.3, 0.99, 70)),
+                key=lambda t: (scores[none, -1] >= t).mean() + (scores[~none, -1] < t).mean(),
+            )
         pairs = list(zip(scores, held_back, strict=True))
-        self.mask_from = max(THRESHOLDS, key=lambda t: np.mean([self._iou(score, t, row) for score, row in pairs]))
+        self.mask_from = max(THRESHOLDS, key=lambda t: np.mean([iou(self._areas(*pair, t)) for pair in pairs]))
 
     def features(self, rows: list[Row]) -> np.ndarray:
         x = np.zeros((len(rows), len(self.index)))
@@ -157,47 +169,59 @@ class ImageBlind:
         return x
 
     @staticmethod
-    def _iou(score: np.ndarray, threshold: float, row: Row) -> float:
-        """gIoU's term of a coarse mask, at the size of the image."""
+    def _areas(score: np.ndarray, row: Row, threshold: float) -> Areas:
+        """Of a coarse mask, at the size of the image."""
         ys, xs = (np.arange(side) * GRID // side for side in row.size)
         predicted = score[:-1].reshape(GRID, GRID)[ys][:, xs] >= threshold
         target = row.mask()
-        union = np.count_nonzero(predicted | target)
-        return np.count_nonzero(predicted & target) / union if union else 1.0
+        return int(np.count_nonzero(predicted & target)), int(np.count_nonzero(predicted | target))
 
-    def test(self, rows: list[Row]) -> tuple[list[float], dict[str, float]]:
+    def test(self, rows: list[Row]) -> tuple[list[Areas], dict[str, float]]:
         scores = self.features(rows) @ self.weights
         none = np.array([not row.referents for row in rows])
         said_none = scores[:, -1] >= self.nothing_from
-        accuracy = {"N-acc": said_none[none].mean(), "T-acc": (~said_none[~none]).mean()}
-        return [self._iou(s, self.mask_from, row) for s, row in zip(scores, rows, strict=True)], accuracy
+        accuracy = {"N-acc": said_none[none].mean(), "T-acc": (~said_none[~none]).mean()} if none.any() else {}
+        return [self._areas(s, row, self.mask_from) for s, row in zip(scores, rows, strict=True)], accuracy
+
+
+def table(results: dict[str, list[Areas]], rows: list[Row], metric: Callable[[list[Areas]], float]) -> list[str]:
+    """Markdown: a line per baseline, a column per skill."""
+    skills = sorted({row.skill for row in rows})
+    lines = [f"| | all | {' | '.join(skills)} |", "|---" * (len(skills) + 2) + "|"]
+    for name, values in results.items():
+        parts = [[v for v, row in zip(values, rows, strict=True) if row.skill == skill] for skill in skills]
+        lines.append(f"| {name} | " + " | ".join(f"{100 * metric(part):.1f}" for part in (values, *parts)) + " |")
+    return lines
+
+
+def mean_iou(areas: list[Areas]) -> float:
+    return float(np.mean([iou(pair) for pair in areas]))
+
+
+def overall_iou(areas: list[Areas]) -> float:
+    intersection, union = np.sum(areas, axis=0)
+    return float(intersection / union) if union else 1.0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("root", type=Path, help="folder of a generated data set")
-    parser.add_argument("--split", default="val", choices=("val", "testA", "testB"))
+    parser.add_argument("--split", default="val", choices=("val", "test", "testA", "testB"))
+    parser.add_argument("--targets-only", action="store_true", help="without phrases that refer to nothing")
     args = parser.parse_args()
-    rows = read(args.root, args.split)
-    results: dict[str, list[float]] = {}
+    rows = read(args.root, args.split, targets_only=args.targets_only)
     choosers = (nothing, all_shapes, largest, central, every_word, any_word)
-    for chooser in choosers:
-        results[chooser.__name__] = [set_iou(chooser(row), row) for row in rows]
-    blind = ImageBlind(read(args.root, "train", TRAIN_ROWS))
+    results = {chooser.__name__: [set_areas(chooser(row), row) for row in rows] for chooser in choosers}
+    blind = ImageBlind(read(args.root, "train", TRAIN_ROWS, targets_only=args.targets_only))
     results["image_blind"], accuracy = blind.test(rows)
 
-    skills = sorted({row.skill for row in rows})
-    print(
-        f"gIoU on {args.split}, {len(rows)} phrases\n\n| | all | {' | '.join(skills)} |\n"
-        + "|---" * (len(skills) + 2)
-        + "|"
-    )
-    for name, values in results.items():
-        parts = [np.mean([v for v, row in zip(values, rows, strict=True) if row.skill == skill]) for skill in skills]
-        print(f"| {name} | " + " | ".join(f"{100 * value:.1f}" for value in (np.mean(values), *parts)) + " |")
-    balanced = 50 * sum(accuracy.values())
-    numbers = ", ".join(f"{name} {100 * value:.1f}" for name, value in accuracy.items())
-    print(f"\n'refers to nothing' from the text alone: {numbers}, balanced {balanced:.1f} (chance: 50)")
+    metrics = {"mIoU": mean_iou, "oIoU": overall_iou} if args.targets_only else {"gIoU": mean_iou}
+    for name, metric in metrics.items():
+        print(f"\n{name} on {args.split}, {len(rows)} phrases\n", *table(results, rows, metric), sep="\n")
+    if accuracy:
+        balanced = 50 * sum(accuracy.values())
+        numbers = ", ".join(f"{name} {100 * value:.1f}" for name, value in accuracy.items())
+        print(f"\n'refers to nothing' from the text alone: {numbers}, balanced {balanced:.1f} (chance: 50)")
 
 
 if __name__ == "__main__":

@@ -208,6 +208,7 @@ def test(
     meta = load_weights(model, checkpoint)
     made_with = {
         "config": config,
+        "cfg_options": (options or RunOptions()).cfg_options,
         "checkpoint": {"file": os.fspath(checkpoint), "sha256": sha256_of(checkpoint)},
         "data": runner.test_dataloader.dataset.metainfo,
         "trained_on": meta.get("dataset_meta"),  # with the leak filter; null for weights without it

@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 from refseg.errors import DataError
 from refseg.evaluation.measure import Truth
 from refseg.evaluation.prediction_file import PredictedInstance, PredictionRow
-from refseg.evaluation.scorer import TruthIndex
+from refseg.evaluation.scorer import TruthIndex, check_instances
 from refseg.records import Expression
 
 
@@ -152,25 +152,33 @@ def align(
 def align_predictions(
     rows: Iterable[PredictionRow], truths: TruthIndex, *, only_distinguishing: bool = False, min_iou: float = 0.5
 ) -> Iterator[AlignedPhrase]:
-    """Of a prediction file. Expressions without the tag, and rows of other expressions, are passed over; a row without
-    instances has found none."""
+    """Of a prediction file. Expressions without the tag, rows of other expressions and second rows of one are passed
+    over; a row without instances, or no row, has found none."""
+
+    def aligned(position: int, predicted: Sequence[PredictedInstance]) -> Iterator[AlignedPhrase]:
+        expression, truth = truths.expression(position), truths.truth(position)
+        true = true_instances(expression, truth)
+        if true is not None:
+            check_instances(predicted, truth.record.size)
+            yield align(
+                predicted,
+                true,
+                num_words=len(expression.text.split()),
+                only_distinguishing=only_distinguishing,
+                min_iou=min_iou,
+            )
+
+    missing = set(range(len(truths)))
     for row in rows:
         position = truths.position.get(row.expression_id)
-        if position is None:
-            continue
-        expression = truths.expression(position)
-        true = true_instances(expression, truths.truth(position))
-        if true is not None:
+        if position in missing:
+            missing.remove(position)
             try:
-                yield align(
-                    row.instances or (),
-                    true,
-                    num_words=len(expression.text.split()),
-                    only_distinguishing=only_distinguishing,
-                    min_iou=min_iou,
-                )
+                yield from aligned(position, row.instances or ())
             except ValueError as error:
                 raise DataError(f"prediction of {row.expression_id}: {error}") from None
+    for position in sorted(missing):
+        yield from aligned(position, ())
 
 
 def alignment_scores(phrases: Iterable[AlignedPhrase]) -> dict[str, Any]:

@@ -52,13 +52,19 @@ def match_boxes(predicted: np.ndarray, target: np.ndarray, *, generalised: bool,
     return Matches(matched, num_predicted, num_target)
 
 
-def surviving(boxes: Sequence[Sequence[float]], min_score: float) -> np.ndarray:
-    """(N, 4) boxes of (x, y, width, height, score) whose score is at least `min_score`."""
+def with_area(boxes: Sequence[Sequence[float]]) -> np.ndarray:
+    """(N, 5) of boxes (x, y, width, height, score); one without area is no box."""
     boxes = np.asarray(boxes, np.float64).reshape(-1, 5)
+    return boxes[(boxes[:, 2] > 0) & (boxes[:, 3] > 0)]
+
+
+def surviving(boxes: Sequence[Sequence[float]], min_score: float) -> np.ndarray:
+    """(N, 4) boxes of (x, y, width, height, score) with an area, whose score is at least `min_score`."""
+    boxes = with_area(boxes)
     return boxes[boxes[:, 4] >= min_score, :4]
 
 
 def best_box(boxes: Sequence[Sequence[float]]) -> np.ndarray:
     """(1, 4), or (0, 4) where there is none: the box of the highest score."""
-    boxes = np.asarray(boxes, np.float64).reshape(-1, 5)
+    boxes = with_area(boxes)
     return boxes[boxes[:, 4].argmax()][None, :4] if len(boxes) else boxes[:, :4]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,9 +59,9 @@ def by_category(rows: Rows) -> Groups:
     return Groups(["seen", "unseen", "other"], np.array(code, np.int64)[which])
 
 
-def by_skill(rows: Rows) -> Groups:
-    """RefShapes' tag."""
-    names, which = _distinct(rows.skill)
+def by_label(rows: Rows, *, column: str) -> Groups:
+    """A column of texts; a row without one is in no group."""
+    names, which = _distinct(rows.columns[column])
     kept = [name for name in names if name]
     code = np.array([kept.index(name) if name else -1 for name in names], np.int64)
     return Groups(kept, code[which])
@@ -71,14 +72,17 @@ BREAKDOWNS: dict[str, Callable[[Rows], Groups]] = {
     "targets": by_targets,
     "size": by_size,
     "category": by_category,
-    "skill": by_skill,
+    "skill": partial(by_label, column="skill"),  # RefShapes' tag
 }
+TAG = "tag:"  # before the name of a tag, which is also a column of the rows (`refseg.evaluation.tags`)
 
 
 def get_breakdown(name: str) -> Callable[[Rows], Groups]:
+    if name.startswith(TAG):
+        return partial(by_label, column=name)
     if name not in BREAKDOWNS:
         close = difflib.get_close_matches(name, BREAKDOWNS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(BREAKDOWNS)}"
+        hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(BREAKDOWNS)}, {TAG}NAME"
         raise UsageError(f"no breakdown by {name!r}; {hint}")
     return BREAKDOWNS[name]
 

@@ -13,34 +13,39 @@ from refseg.evaluation.breakdowns import get_breakdown
 from refseg.evaluation.protocols import Protocol
 from refseg.evaluation.rows import Rows
 from refseg.evaluation.statistics import PairedResult, paired_test
-from refseg.evaluation.terms import ratio
 
 BY = ("skill", "length", "targets")
-CLEARLY = 0.1  # from this difference of IoUs on, one is called better on an expression
+CLEARLY = 0.1  # from this difference on, one is called better on an expression
 
 
 @dataclass(frozen=True)
 class Comparison:
     """`rows_a`, `rows_b`: of the same expressions in the same order. `breakdowns`: per way of grouping a line per
-    group, with its label, "expressions", and for each metric both values. `iou_a`, `iou_b`: (R,) of `answer_iou`."""
+    group, with its label, "expressions", and for each metric both values. `worth_a`, `worth_b`: (R,) what each answer
+    is worth by the protocol."""
 
     protocol: Protocol
     rows_a: Rows
     rows_b: Rows
     metrics: dict[str, PairedResult]
     breakdowns: dict[str, list[dict[str, Any]]]
-    iou_a: np.ndarray
-    iou_b: np.ndarray
+    worth_a: np.ndarray
+    worth_b: np.ndarray
+
+    @property
+    def what(self) -> str:
+        """What an answer's worth is."""
+        return "IoU" if self.protocol.view.boxes is None else "match of boxes"
 
     def by_disagreement(self) -> np.ndarray:
-        """Indices of the expressions on which the IoUs differ, the most first; equal ones in the order of the data."""
-        distance = np.abs(self.iou_a - self.iou_b)
+        """Indices of the expressions on which the two differ, the most first; equal ones in the order of the data."""
+        distance = np.abs(self.worth_a - self.worth_b)
         order = np.argsort(-distance, kind="stable")
         return order[distance[order] > 0]
 
     def tally(self) -> dict[str, int]:
         """On how many expressions A, B or neither is better by CLEARLY."""
-        gain = self.iou_b - self.iou_a
+        gain = self.worth_b - self.worth_a
         a, b = int((gain <= -CLEARLY).sum()), int((gain >= CLEARLY).sum())
         return {"a": a, "b": b, "neither": len(gain) - a - b}
 
@@ -57,17 +62,9 @@ def compare_rows(
         rows_b=rows_b,
         metrics=metrics,
         breakdowns={name: _pairs(rows_a, rows_b, protocol, name) for name in by},
-        iou_a=answer_iou(rows_a, protocol),
-        iou_b=answer_iou(rows_b, protocol),
+        worth_a=protocol.worth_of(rows_a),
+        worth_b=protocol.worth_of(rows_b),
     )
-
-
-def answer_iou(rows: Rows, protocol: Protocol) -> np.ndarray:
-    """(R,) what one answer is worth, whatever the protocol's metrics are: its IoU, 0 where it is rejected; without
-    target, 1 where nothing is answered (rejected, or not one pixel), else 0."""
-    rejected = protocol.no_target.rejected(rows)
-    iou = np.where(rejected, 0.0, ratio(rows.intersection, rows.union))
-    return np.where(rows.has_target, iou, rejected | (rows.predicted == 0))
 
 
 def headline(metrics: Sequence[str]) -> list[str]:

@@ -13,7 +13,13 @@ from refseg.datasets.commands.findings import aligned
 from refseg.datasets.commands.output import printable, write_whole
 from refseg.datasets.commands.targets import data_root
 from refseg.errors import DataError, UsageError
-from refseg.evaluation.breakdowns import get_breakdown
+from refseg.evaluation.arguments import (
+    add_shared_arguments,
+    at_least,
+    check_min_score,
+    chosen_groups,
+    chosen_protocols,
+)
 from refseg.evaluation.compare import BY, Comparison, compare_rows
 from refseg.evaluation.compare_page import (
     COLUMNS,
@@ -24,51 +30,46 @@ from refseg.evaluation.compare_page import (
     render_comparison,
     tally_line,
 )
-from refseg.evaluation.protocols import PROTOCOLS, View
-from refseg.evaluation.score_cli import Data, chosen_protocols, describe_predictions, notes_of, open_data, score_file
+from refseg.evaluation.notes import notes_of
+from refseg.evaluation.protocols import View
+from refseg.evaluation.score_cli import Data, describe_predictions, open_data, score_file
 from refseg.evaluation.scorer import TruthIndex
+from refseg.evaluation.tags import tag_columns
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("a", metavar="A", help="prediction file, of any kind that `refseg score` reads")
     add("b", metavar="B", help="the other one; differences are B minus A")
-    add("--data", required=True, metavar="SET:SPLIT", help="as of `refseg score`")
-    add("--protocol", default="refseg", metavar="NAME", help=f"one of {', '.join(PROTOCOLS)} (default: refseg)")
+    add_shared_arguments(parser, protocols="NAME", by=",".join(BY))
     add("--names", metavar="A,B", help="what to call them (default: the names of the files)")
-    add("--by", default=",".join(BY), metavar="WHAT[,WHAT]", help=f"breakdowns (default: {','.join(BY)})")
-    add("--json", metavar="FILE", help="write everything to this file too")
     add("--html", metavar="FILE", help="write a page with pictures of the largest disagreements")
-    add("--cases", type=int, default=60, metavar="N", help="pictures on the page at most (60)")
-    add("--resamples", type=int, default=10_000, metavar="N", help="of images, for intervals and p-values (10000)")
-    add("--seed", type=int, default=0, help="of the resamples (0)")
-    add("--no-target-rule", choices=["head", "area", "none"], help="as of `refseg score`, for both")
-    add("--no-target-threshold", type=float, metavar="P", help="as of `refseg score`, for both")
-    add("--min-area", type=int, metavar="PIXELS", help="as of `refseg score`, for both")
-    add("--min-score", type=float, default=0.0, help="as of `refseg score`, for both")
-    add("--allow-partial", action="store_true", help="compare what both have")
-    add("--data-root", metavar="DIR", help="what `data/...` stands for (default: $REFSEG_DATA)")
+    add("--cases", type=at_least(0), default=60, metavar="N", help="pictures on the page at most (60)")
+    add(
+        "--resamples",
+        type=at_least(1),
+        default=10_000,
+        metavar="N",
+        help="of images, for intervals and p-values (10000)",
+    )
+    add("--seed", type=at_least(0), default=0, metavar="N", help="of the resamples (0)")
 
 
 def main(args: argparse.Namespace) -> int:
-    names = names_of(args)
-    groups = [name.strip() for name in args.by.split(",") if name.strip()]
-    for group in groups:
-        get_breakdown(group)  # a wrong name is told before the work
-    protocols = chosen_protocols(args)
+    names, groups, protocols = names_of(args), chosen_groups(args), chosen_protocols(args)
+    check_min_score(args, [args.a, args.b])
     if len(protocols) > 1:
         raise UsageError("refseg compare takes one protocol at a time")
-    if args.cases < 0 or args.resamples < 1:
-        raise UsageError("--cases must be at least 0, --resamples at least 1")
     protocol = protocols[0]
     with data_root(args.data_root):
-        data = open_data(args.data, allow_partial=args.allow_partial)
+        data = open_data(args.data, allow_partial=args.allow_partial, drop_no_target=args.drop_no_target)
+        columns = tag_columns(data.truths, groups)
         files, notes = [], []
         for name, path in zip(names, (args.a, args.b), strict=True):
-            told = describe_predictions(Path(path))
-            found = score_file(path, data.truths, protocols, args)
+            told = describe_predictions(Path(path), min_score=args.min_score)
+            found = score_file(path, data.truths, protocols, args, columns)
             files.append((told, found.rows[protocol.name]))
-            notes += [f"{name}: {note}" for note in notes_of(protocols, found, told)]
+            notes += [f"{name}: {note}" for note in notes_of(protocols, found, told, min_score=args.min_score)]
         (told_a, rows_a), (told_b, rows_b) = files
         comparison = compare_rows(rows_a, rows_b, protocol, by=groups, num=args.resamples, seed=args.seed)
         print("\n".join(map(printable, report_lines(comparison, data, names, notes))))
@@ -129,7 +130,7 @@ def to_json(comparison: Comparison, names: tuple[str, str]) -> dict[str, Any]:
         "better": comparison.tally(),
         "by": comparison.breakdowns,
         "disagreements": [
-            {"expression_id": str(ids[i]), "a": float(comparison.iou_a[i]), "b": float(comparison.iou_b[i])}
+            {"expression_id": str(ids[i]), "a": float(comparison.worth_a[i]), "b": float(comparison.worth_b[i])}
             for i in order
         ],
     }
@@ -139,7 +140,7 @@ def to_json(comparison: Comparison, names: tuple[str, str]) -> dict[str, Any]:
 
 
 def disagreements(
-    comparison: Comparison, truths: TruthIndex, paths: tuple[str, str], *, most: int, min_score: float = 0.0
+    comparison: Comparison, truths: TruthIndex, paths: tuple[str, str], *, most: int, min_score: float | None = None
 ) -> list[Disagreement]:
     """The largest, with masks from a second pass over the files, since nobody kept them."""
     from refseg.datasets.masks import decode
@@ -164,19 +165,19 @@ def disagreements(
                 image_problem=problem,
                 truth=decode(truth.mask(expression, View(), size)),
                 answers=(
-                    AnswerPicture(_at(masks_a[name], size), bool(rejected_a[i]), float(comparison.iou_a[i])),
-                    AnswerPicture(_at(masks_b[name], size), bool(rejected_b[i]), float(comparison.iou_b[i])),
+                    AnswerPicture(_at(masks_a[name], size), bool(rejected_a[i]), float(comparison.worth_a[i])),
+                    AnswerPicture(_at(masks_b[name], size), bool(rejected_b[i]), float(comparison.worth_b[i])),
                 ),
             )
         )
     return found
 
 
-def _masks(path: str, ids: set[str], min_score: float) -> dict[str, dict]:
-    """RLEs of these expressions; of duplicates the first, as in scoring."""
+def _masks(path: str, ids: set[str], min_score: float | None) -> dict[str, dict | None]:
+    """RLEs of these expressions, None where there are only boxes; of duplicates the first, as in scoring."""
     from refseg.evaluation.foreign import open_predictions
 
-    found: dict[str, dict] = {}
+    found: dict[str, dict | None] = {}
     if not ids:
         return found
     for row in open_predictions(path, min_score=min_score):
@@ -187,10 +188,12 @@ def _masks(path: str, ids: set[str], min_score: float) -> dict[str, dict]:
     return found
 
 
-def _at(rle: dict, size: tuple[int, int]) -> np.ndarray:
+def _at(rle: dict | None, size: tuple[int, int]) -> np.ndarray:
     from refseg.datasets.masks import decode
     from refseg.evaluation.measure import resize_rle
 
+    if rle is None:
+        return np.zeros(size, bool)
     return decode(resize_rle(rle, size))
 
 

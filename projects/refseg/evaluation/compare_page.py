@@ -31,11 +31,11 @@ _THREE = "grid-template-columns: repeat(3, minmax(0, 1fr))"
 
 @dataclass(frozen=True)
 class AnswerPicture:
-    """`mask` (H, W) bool, raw; `rejected`: by the protocol's rule."""
+    """`mask` (H, W) bool, raw; `rejected`: by the protocol's rule; `worth`: its IoU, by the protocol."""
 
     mask: np.ndarray
     rejected: bool
-    iou: float
+    worth: float
 
     @property
     def words(self) -> str:
@@ -94,7 +94,7 @@ def metric_lines(comparison: Comparison, names: tuple[str, str]) -> list[dict[st
             names[0]: f"{result.a:.2f}",
             names[1]: f"{result.b:.2f}",
             "difference": f"{result.difference:+.2f}",
-            "95 % interval": f"[{result.low:+.2f}, {result.high:+.2f}]",
+            "95 % interval": "-" if result.low is None else f"[{result.low:+.2f}, {result.high:+.2f}]",
             "p": f"{result.p_value:.4f}",
         }
         for name, result in comparison.metrics.items()
@@ -119,8 +119,8 @@ def group_lines(comparison: Comparison, by: str, names: tuple[str, str]) -> list
 def tally_line(comparison: Comparison, names: tuple[str, str]) -> str:
     tally = comparison.tally()
     return (
-        f"IoU higher by {CLEARLY:g} or more: {names[0]} on {tally['a']:,} expressions, {names[1]} on {tally['b']:,}, "
-        f"neither on {tally['neither']:,}"
+        f"{comparison.what} higher by {CLEARLY:g} or more: {names[0]} on {tally['a']:,} expressions, {names[1]} on "
+        f"{tally['b']:,}, neither on {tally['neither']:,}"
     )
 
 
@@ -148,11 +148,11 @@ def _breakdowns(comparison: Comparison, names: tuple[str, str]) -> str:
 def _cases(comparison: Comparison, names: tuple[str, str], cases: Sequence[Disagreement]) -> str:
     differing = len(comparison.by_disagreement())
     if not differing:
-        return '<p class="soft">There is no expression on which the IoUs differ.</p>'
+        return f'<p class="soft">There is no expression on which the two differ in {comparison.what}.</p>'
     intro = (
-        f"{len(cases):,} of the {differing:,} expressions on which the IoUs differ, the largest difference first. "
-        "They are the extremes, so they say nothing about how often. Without a target, IoU 1 means that nothing was "
-        "answered."
+        f"{len(cases):,} of the {differing:,} expressions on which the two differ in {comparison.what}, the largest "
+        "difference first. They are the extremes, so they say nothing about how often. Where there is no target, 1 is "
+        "a right answer."
     )
     missing = [case for case in cases if case.image is None]
     note = ""
@@ -161,17 +161,17 @@ def _cases(comparison: Comparison, names: tuple[str, str], cases: Sequence[Disag
             f"<p><strong>{len(missing):,} of the images cannot be shown</strong>; their masks lie on grey. The first: "
             f"{_text(missing[0].image_problem)}</p>"
         )
-    cards = "".join(_card(case, names) for case in cases)
+    cards = "".join(_card(case, names, comparison.what) for case in cases)
     return f'<p class="soft">{_text(intro)}</p>{note}<div class="cases" style="{_WIDE}">{cards}</div>'
 
 
-def _card(case: Disagreement, names: tuple[str, str]) -> str:
+def _card(case: Disagreement, names: tuple[str, str], what: str) -> str:
     height, width = case.truth.shape
     image = np.full((height, width, 3), _BLANK, np.uint8) if case.image is None else case.image
     figures = []
     for name, answer, colour in zip(names, case.answers, COLOURS, strict=True):
         picture = mask_panel(image, answer.mask, colour=colour, rejected=answer.rejected, empty=EMPTY_MASK)
-        figures.append(_figure(picture, f"{name}: IoU {answer.iou:.2f}", f"{name}: {answer.words}"))
+        figures.append(_figure(picture, f"{name}: {what} {answer.worth:.2f}", f"{name}: {answer.words}"))
     truth = mask_panel(image, case.truth, colour=GROUND_TRUTH_COLOUR)
     figures.append(
         _figure(truth, "Ground truth", "Ground truth" if case.truth.any() else f"Ground truth: {NOTHING_HERE}")

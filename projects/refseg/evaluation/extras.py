@@ -34,7 +34,7 @@ def alignment_report(path: str, truths: TruthIndex) -> dict[str, Any]:
 
 
 def no_target_lines(report: dict[str, Any]) -> list[str]:
-    counts = ", ".join(f"{name} {value}" for name, value in report["confusion"]["counts"].items())
+    counts = "; ".join(f"{name} {value}" for name, value in report["confusion"]["counts"].items())
     found = report["calibration"]
     if found is None:
         return [f"nothing here: {counts}; the predictions have no no_target_prob to calibrate"]

@@ -6,18 +6,22 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
-import numpy as np
 from pycocotools import mask as coco_mask
 
+from refseg.datasets.masks import to_rle
 from refseg.errors import DataError
 from refseg.evaluation.areas import union_rle
+from refseg.evaluation.boxes import with_area
 from refseg.evaluation.prediction_file import (
+    BOX,
     BadField,
     PredictionRow,
+    box_from_json,
     id_from_json,
+    is_number,
     read_predictions,
     rle_from_json,
 )
@@ -26,18 +30,22 @@ ID_FIELDS = ("expression_id", "image_id", "id")
 SUFFIXES = (".jsonl", ".jsonl.gz")
 
 
-def open_predictions(path: str | Path, *, min_score: float = 0.0) -> Iterator[PredictionRow]:
+def open_predictions(path: str | Path, *, min_score: float | None = None) -> Iterator[PredictionRow]:
     """Of a prediction file, a folder of PNGs, or COCO results (for which `min_score` is)."""
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir, False where it may not be looked at
         return read_png_folder(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"no such file or folder of predictions: {path}")
-    if path.suffix == ".json":
+    if is_coco_results(path):
         return read_coco_results(path, min_score=min_score)
     if path.name.endswith(SUFFIXES):
         return read_predictions(path)
     raise DataError(f"{path} is no prediction file (.jsonl, .jsonl.gz), no COCO results (.json), no folder of PNGs")
+
+
+def is_coco_results(path: str | Path) -> bool:
+    return Path(path).suffix == ".json"
 
 
 # A PNG per expression -------------------------------------------------------------------------------------------------
@@ -49,10 +57,13 @@ def png_name(expression_id: str) -> str:
 
 
 def read_png_folder(folder: str | Path) -> Iterator[PredictionRow]:
-    """A mask per expression: 0 is background, everything else foreground. The file's name without .png is the id, with
-    %XX decoded."""
+    """A mask per expression, an image as a JSONL file may name one: 0 is background, everything else is mask. The
+    file's name without .png is the id, with %XX decoded."""
     folder = Path(folder)
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(".png"))
+    try:
+        names = sorted(name for name in os.listdir(folder) if name.lower().endswith(".png"))
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read ({error.strerror})") from None
     if not names:
         raise DataError(f"no .png file is in {folder}")
     for name in names:
@@ -64,38 +75,32 @@ def _png_rle(file: Path) -> dict:
 
     try:
         with Image.open(file) as image:
-            pixels = np.asarray(image)  # of a palette: its indices, of which 0 is background, whatever its colour
-            if image.mode in ("LA", "RGBA"):
-                pixels = pixels[..., :-1]
+            size = (image.height, image.width)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"mask image cannot be read: {file} ({error})") from None
-    mask = pixels.astype(bool) if pixels.ndim == 2 else pixels.any(-1)
-    return coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    return to_rle(str(file), size)
 
 
 # COCO's results -------------------------------------------------------------------------------------------------------
 
 
-def read_coco_results(
-    file: str | Path, *, min_score: float = 0.0, id_field: str | None = None
-) -> Iterator[PredictionRow]:
+def read_coco_results(file: str | Path, *, min_score: float | None = None) -> Iterator[PredictionRow]:
     """A list of `{"expression_id" | "image_id" | "id", "segmentation": RLE, "score", "bbox"}`, read as a whole.
 
-    The id is in `id_field`, or, of the three, in the first that the first entry has. Entries with the same id are
-    instances of one answer: their masks are merged where the score is at least `min_score` (1 if an entry has none),
-    and their boxes, if any entry has one, are kept with their scores. An expression to which the answer is "nothing
-    here" must have an entry too, with an empty mask.
+    The id is in that of the three fields, in this order, that the first entry has. Entries with the same id are
+    instances of one answer: their masks are merged, without those of a score below `min_score` (1 if an entry has
+    none). Each is a box too, its `bbox` or the one around its mask, with its score. An expression to which the answer
+    is "nothing here" must have an entry as well, with an empty mask or, where there are boxes only, one without area.
     """
     entries = _load_list(file)
-    if entries and id_field is None:
-        first = entries[0] if isinstance(entries[0], dict) else {}
-        id_field = next((name for name in ID_FIELDS if name in first), "expression_id")
+    first = entries[0] if entries and isinstance(entries[0], dict) else {}
+    id_field = next((name for name in ID_FIELDS if name in first), ID_FIELDS[0])
     groups: dict[str, list[int]] = {}
     for number, entry in enumerate(entries):
         with _place(file, number):
             if not isinstance(entry, dict):
                 raise BadField(f"an entry is an object, not {type(entry).__name__}")
-            groups.setdefault(id_from_json(entry.get(id_field), str(id_field)), []).append(number)
+            groups.setdefault(id_from_json(entry.get(id_field), id_field), []).append(number)
     for expression_id, numbers in groups.items():
         found = []
         for number in numbers:
@@ -104,6 +109,11 @@ def read_coco_results(
             entries[number] = None  # its memory is needed no more
         with _place(file, numbers[-1]):
             yield _merged(expression_id, found, min_score)
+
+
+def entries_below(file: str | Path, min_score: float) -> int:
+    """How many entries of COCO results `min_score` leaves out of the masks; of a file that has been read well."""
+    return sum(entry.get("score", 1.0) < min_score for entry in _load_list(file))
 
 
 class _place:
@@ -132,25 +142,35 @@ def _load_list(file: str | Path) -> list:
     return entries
 
 
-def _instance(entry: dict[str, Any]) -> tuple[dict, float, list[float] | None]:
-    """RLE, score, box."""
-    if not isinstance(entry.get("segmentation"), dict):
+class _Instance(NamedTuple):
+    """`box`: (x, y, width, height)."""
+
+    mask: dict | None
+    score: float
+    box: list[float]
+
+
+def _instance(entry: dict[str, Any]) -> _Instance:
+    segmentation, box, score = entry.get("segmentation"), entry.get("bbox"), entry.get("score", 1.0)
+    if not is_number(score):
+        raise BadField(f"score is a finite number, not {repr(score)[:60]}")
+    if box is not None:
+        box = box_from_json(box, "bbox", BOX)
+    if segmentation is None and box is not None:
+        return _Instance(None, float(score), box)
+    if not isinstance(segmentation, dict):
         raise BadField("segmentation must be an RLE: polygons do not say how large the mask is")
-    rle = rle_from_json(entry["segmentation"], "segmentation")
-    numbers = [entry.get("score", 1.0), *(entry.get("bbox") or ())]
-    if not all(isinstance(n, int | float) and not isinstance(n, bool) and np.isfinite(n) for n in numbers):
-        raise BadField("score and bbox are finite numbers")
-    if len(numbers) not in (1, 5):
-        raise BadField("bbox is [x, y, width, height]")
-    return rle, float(numbers[0]), [float(number) for number in numbers[1:]] or None
+    rle = rle_from_json(segmentation, "segmentation")
+    return _Instance(rle, float(score), coco_mask.toBbox(rle).tolist() if box is None else box)
 
 
-def _merged(expression_id: str, found: list[tuple[dict, float, list[float] | None]], min_score: float) -> PredictionRow:
-    size = found[0][0]["size"]
-    if any(rle["size"] != size for rle, _, _ in found):
+def _merged(expression_id: str, found: list[_Instance], min_score: float | None) -> PredictionRow:
+    boxes = with_area([[*instance.box, instance.score] for instance in found]).tolist()
+    sizes = {tuple(instance.mask["size"]) for instance in found if instance.mask is not None}
+    if not sizes:
+        return PredictionRow(expression_id, None, boxes=boxes)
+    if len(sizes) > 1:
         raise BadField(f"the masks of {expression_id} differ in size")
-    mask = union_rle([rle for rle, score, _ in found if score >= min_score], (size[0], size[1]))
-    boxes = None
-    if any(box is not None for _, _, box in found):
-        boxes = [[*(box or coco_mask.toBbox(rle).tolist()), score] for rle, score, box in found]
+    kept = [instance for instance in found if min_score is None or instance.score >= min_score]
+    mask = union_rle([instance.mask for instance in kept if instance.mask is not None], sizes.pop())
     return PredictionRow(expression_id, mask, boxes=boxes)

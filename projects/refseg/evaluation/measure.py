@@ -71,12 +71,17 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model says of one expression. `mask`: compressed RLE, raw: before any rule for "nothing here".
-    `boxes`: (x, y, width, height, score), or None where the mask's box stands in."""
+    """What a model says of one expression. `mask`: compressed RLE, raw: before any rule for "nothing here"; None where
+    only boxes are told. `boxes`: (x, y, width, height, score), or None where the mask's box stands in."""
 
-    mask: dict
+    mask: dict | None
     no_target_prob: float | None = None
     boxes: Sequence[Sequence[float]] | None = None
+
+    def scored_boxes(self) -> Sequence[Sequence[float]]:
+        if self.boxes is not None:
+            return self.boxes
+        return [] if self.mask is None else [[*box_of(self.mask), 1.0]]
 
 
 def resize_rle(rle: dict, size: Size) -> dict:
@@ -118,17 +123,28 @@ def box_of(rle: dict) -> tuple[float, float, float, float]:
     return (x, y, width, height)
 
 
+def misfit(answer: Answer, size: Size, grid: Size, view: View) -> str:
+    """Why a mask cannot be compared on the grid, in an image of this size; "" where it can."""
+    if answer.mask is None:
+        return "" if view.boxes is not None and answer.boxes is not None else "no mask"
+    height, width = answer.mask["size"]
+    if (height, width) in (size, grid):
+        return ""
+    wanted = " or ".join(f"{height} x {width}" for height, width in dict.fromkeys((size, grid)))
+    return f"{height} x {width}, not {wanted}"
+
+
 def measure(answer: Answer, truth: Truth, expression: Expression, view: View) -> Row:
-    """The answer's mask must have the grid's size, or the original one, from which it is then resized."""
+    """The answer's mask must have the grid's size, or the original one, from which it is then resized. Where boxes are
+    scored there need not be one."""
     record = truth.record
     has_target = bool(expression.referents)
     grid = view.grid_of(has_target, record.size)
-    shape = tuple(answer.mask["size"])
-    if shape not in (grid, record.size):
-        sizes = " or ".join(str(list(size)) for size in dict.fromkeys((record.size, grid)))
-        raise DataError(f"the mask of {expression.expression_id} has size {list(shape)}, not {sizes}")
+    problem = misfit(answer, record.size, grid, view)
+    if problem:
+        raise DataError(f"the answer to {expression.expression_id} does not fit: {problem}")
     target = truth.mask(expression, view, grid)
-    areas = areas_of_rles(resize_rle(answer.mask, grid), target)
+    areas = areas_of_rles(union_rle([], grid) if answer.mask is None else resize_rle(answer.mask, grid), target)
     original = truth.mask(expression, _ORIGINAL, record.size)
     matches = Matches(0, 0, 0) if view.boxes is None else _match(answer, truth.boxes(expression), view.boxes)
     categories = {record.instances[i].category for i in expression.referents}
@@ -157,8 +173,6 @@ _ORIGINAL = View()
 
 
 def _match(answer: Answer, targets: np.ndarray, rule: BoxRule) -> Matches:
-    boxes = answer.boxes
-    if boxes is None:  # of the mask
-        boxes = [[*box_of(answer.mask), 1.0]] if coco_mask.area(answer.mask) else []
+    boxes = answer.scored_boxes()
     found = best_box(boxes) if rule.min_score is None else surviving(boxes, rule.min_score)
     return match_boxes(found, targets, generalised=rule.generalised, threshold=rule.threshold)

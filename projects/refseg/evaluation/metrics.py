@@ -4,6 +4,7 @@ protocols in one pass of the model."""
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ from mmengine.evaluator import BaseMetric
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from refseg.errors import CheckpointError
 from refseg.evaluation.measure import Answer, Truth, measure
 from refseg.evaluation.prediction_file import PredictionRow, PredictionWriter, merge_parts, part_file
 from refseg.evaluation.protocols import Protocol, View, get_protocol
@@ -42,10 +44,22 @@ def masks_on(result: ImageResult, view: View, size: tuple[int, int]) -> list[dic
             size=size,
             interpolation=view.interpolation,
             align_corners=view.align_corners,
+            resize=view.resize,
             threshold=view.threshold,
             strict=view.strict,
         )
     )
+
+
+def check_finite(result: ImageResult) -> None:
+    """An answer that is not a number would be scored as an empty mask."""
+    for what, values in (("mask logits", result.mask_logits), ("no-target probability", result.no_target_prob)):
+        if values is not None and not (finite := values[:, None].isfinite().flatten(1).all(1)).all():
+            expression = result.meta.expression_ids[int((~finite).nonzero()[0])]
+            raise CheckpointError(
+                f"the model's {what} for expression {expression} is not finite (NaN or infinite): its weights have "
+                "diverged, or mixed precision overflowed; evaluate an earlier checkpoint, or without mixed precision"
+            )
 
 
 def truth_of(result: ImageResult) -> Truth:
@@ -65,6 +79,10 @@ def rows_of(result: ImageResult, view: View, truth: Truth) -> list[Row]:
         measure(Answer(masks[grid][k], probs[k]), truth, expression, view)
         for k, (grid, expression) in enumerate(zip(grids, expressions, strict=True))
     ]
+
+
+def _as_json(row: Row) -> dict[str, Any]:
+    return asdict(row) | {"no_target_prob": None if math.isnan(row.no_target_prob) else row.no_target_prob}
 
 
 @METRICS.register_module()
@@ -89,6 +107,7 @@ class ReferringMetric(BaseMetric):
 
     def process(self, data_batch: Any, data_samples: Sequence[ImageResult]) -> None:
         for result in data_samples:
+            check_finite(result)
             truth = truth_of(result)
             self.results.append([rows_of(result, view, truth) for view in self.views])
 
@@ -104,7 +123,7 @@ class ReferringMetric(BaseMetric):
 
     def _write_rows(self, results: list[list[list[Row]]]) -> None:
         lines = [
-            json.dumps({"protocol": protocol.name, **asdict(row)}) + "\n"
+            json.dumps({"protocol": protocol.name, **_as_json(row)}, allow_nan=False) + "\n"
             for protocol in self.protocols
             for image in results
             for row in image[self.views.index(protocol.view)]
@@ -130,6 +149,7 @@ class DumpPredictions(BaseMetric):
         if self.writer is None:
             self.writer = PredictionWriter(part_file(self.file, get_rank()), header=self.header).__enter__()
         for result in data_samples:
+            check_finite(result)
             probs = result.no_target_prob
             for k, (name, mask) in enumerate(zip(result.meta.expression_ids, encode_masks(result.masks), strict=True)):
                 self.writer.write(PredictionRow(name, mask, None if probs is None else float(probs[k])))

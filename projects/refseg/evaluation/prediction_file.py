@@ -3,16 +3,19 @@
     {"expression_id": "7_21", "mask": {"size": [h, w], "counts": "..."}, "no_target_prob": 0.03,
      "boxes": [[x, y, w, h, score], ...], "instances": [{"mask": {...}, "score": 0.9, "words": [0.1, ...]}, ...]}
 
-`expression_id` and `mask` are required; null is the same as nothing. The mask is COCO's RLE, raw: before any rule for
-"nothing here". `words`: a weight for each word of the expression. The first line may be a header,
-`{"refseg": {...}}`: what the file was made with. Files are read and written row by row; `.gz` is compressed.
+`expression_id` is required, and `mask` but for protocols of boxes; null is the same as nothing. The mask is COCO's RLE,
+raw: before any rule for "nothing here". `boxes` and `instances` are of the image's size. `words`: a weight for each
+word of the expression. The first line may be a header, `{"refseg": {...}}`: what the file was made with. Files are read
+and written row by row; `.gz` is compressed.
 """
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import math
+import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -25,7 +28,6 @@ from refseg.errors import DataError
 from refseg.files import open_to_replace
 
 HEADER = "refseg"
-MAX_PIXELS = 2**31  # pycocotools counts runs in 32 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +41,11 @@ class PredictedInstance:
 
 @dataclass(frozen=True, slots=True)
 class PredictionRow:
-    """The answer to one expression. `mask`: compressed RLE, counts as bytes. `boxes`: (x, y, width, height, score) of
-    each; None where the model gives none, which is something else than no box."""
+    """The answer to one expression. `mask`: compressed RLE, counts as bytes; None from a model of boxes alone. `boxes`:
+    (x, y, width, height, score) of each; None where the model gives none, which is something else than no box."""
 
     expression_id: str
-    mask: dict
+    mask: dict | None
     no_target_prob: float | None = None
     boxes: list[list[float]] | None = None
     instances: list[PredictedInstance] | None = None
@@ -60,7 +62,8 @@ class BadField(ValueError):
 
 
 def row_to_json(row: PredictionRow) -> dict[str, Any]:
-    out: dict[str, Any] = {"expression_id": row.expression_id, "mask": rle_to_json(row.mask)}
+    mask = None if row.mask is None else rle_to_json(row.mask)
+    out: dict[str, Any] = {"expression_id": row.expression_id, "mask": mask}
     if row.no_target_prob is not None:
         out["no_target_prob"] = float(row.no_target_prob)
     if row.boxes is not None:
@@ -92,12 +95,15 @@ def row_from_json(value: Any) -> PredictionRow:
     unknown = [str(name) for name in value if name not in FIELDS]
     if unknown:
         raise BadField(f"unknown field {unknown[0]!r}; fields are {', '.join(FIELDS)}")
-    boxes, instances = value.get("boxes"), value.get("instances")
+    expression_id = id_from_json(value.get("expression_id"), "expression_id")
+    mask, boxes, instances = value.get("mask"), value.get("boxes"), value.get("instances")
+    if mask is None and boxes is None and instances is None:
+        raise BadField("mask is missing; only a row with boxes or instances needs none")
     return PredictionRow(
-        id_from_json(value.get("expression_id"), "expression_id"),
-        rle_from_json(value.get("mask"), "mask"),
+        expression_id,
+        None if mask is None else rle_from_json(mask, "mask"),
         _probability(value.get("no_target_prob")),
-        None if boxes is None else [_box(box) for box in _list(boxes, "boxes")],
+        None if boxes is None else [box_from_json(box, "boxes", SCORED_BOX) for box in _list(boxes, "boxes")],
         None if instances is None else [_instance(i, one) for i, one in enumerate(_list(instances, "instances"))],
     )
 
@@ -117,8 +123,6 @@ def rle_from_json(value: Any, field: str) -> dict:
     size = value.get("size")
     if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
         raise BadField(f"{field}.size is [height, width], not {_short(size)}")
-    if size[0] * size[1] >= MAX_PIXELS:
-        raise BadField(f"{field}.size {size} is larger than any image")
     try:
         return clean_rle(value, (size[0], size[1]))
     except (ValueError, OverflowError) as error:
@@ -126,15 +130,20 @@ def rle_from_json(value: Any, field: str) -> dict:
 
 
 def _probability(value: Any) -> float | None:
-    if value is None or (_is_number(value) and 0 <= value <= 1):
+    if value is None or (is_number(value) and 0 <= value <= 1):
         return None if value is None else float(value)
     raise BadField(f"no_target_prob is null or in [0, 1], not {_short(value)}")
 
 
-def _box(value: Any) -> list[float]:
-    if isinstance(value, list) and len(value) == 5 and all(map(_is_number, value)) and min(value[2], value[3]) >= 0:
+BOX = ("x", "y", "width", "height")
+SCORED_BOX = (*BOX, "score")
+
+
+def box_from_json(value: Any, field: str, parts: Sequence[str]) -> list[float]:
+    """Finite numbers, as many as `parts`; width and height are not negative."""
+    if isinstance(value, list) and len(value) == len(parts) and all(map(is_number, value)) and min(value[2:4]) >= 0:
         return [float(number) for number in value]
-    raise BadField(f"boxes are [x, y, width, height, score] each, not {_short(value)}")
+    raise BadField(f"{field}: a box is [{', '.join(parts)}], not {_short(value)}")
 
 
 def _instance(index: int, value: Any) -> PredictedInstance:
@@ -142,9 +151,9 @@ def _instance(index: int, value: Any) -> PredictedInstance:
     if not isinstance(value, dict) or set(value) - {"mask", "score", "words"}:
         raise BadField(f"{place} is an object with mask, score and words, not {_short(value)}")
     words = value.get("words")
-    if not _is_number(value.get("score")):
+    if not is_number(value.get("score")):
         raise BadField(f"{place}.score is a number, not {_short(value.get('score'))}")
-    if words is not None and not (isinstance(words, list) and all(map(_is_number, words))):
+    if words is not None and not (isinstance(words, list) and all(map(is_number, words))):
         raise BadField(f"{place}.words are numbers, not {_short(words)}")
     mask = rle_from_json(value.get("mask"), f"{place}.mask")
     return PredictedInstance(mask, float(value["score"]), None if words is None else [float(word) for word in words])
@@ -156,7 +165,7 @@ def _list(value: Any, field: str) -> list:
     return value
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     """Finite: 1e999 is read as infinite, and whole numbers may be beyond any float."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
@@ -233,15 +242,18 @@ def read_header(file: str | Path) -> dict[str, Any]:
 def _lines(file: str | Path) -> Iterator[tuple[int, bytes]]:
     """Numbered from 1; empty ones are left out."""
     path = Path(file)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"no such prediction file: {path}")
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as opened:
             for number, line in enumerate(opened, start=1):
+                line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
                 if line.strip():
                     yield number, line
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is damaged or not whole ({error})") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from None
 
 
 def _refuse_constant(name: str) -> None:

@@ -1,26 +1,29 @@
 """Protocols: frozen, named ways to score. The same predictions can differ by ten points between two of them, so every
 result names its own. docs/protocols.md is the table in words.
 
-A protocol is a view (on which grid, and how masks get there), a rule for "nothing here", and the metrics.
+A protocol is a view (on which grid, and how masks get there), a rule for "nothing here", the metrics, what one answer
+is worth, and what to tell of data that it was not made for.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from refseg.datasets.masks import Overlap
-from refseg.errors import UsageError
-from refseg.evaluation import terms
+from refseg.errors import ConfigError, UsageError
+from refseg.evaluation import cautions, terms
 from refseg.evaluation.rows import Rows
 from refseg.evaluation.terms import Terms
 
 Grid = Literal["original"] | tuple[int, int]
+Rule = Literal["head", "area", "none"]
+Caution = Callable[[Rows, int], str]  # of rows and how many masks were resized
 
 
 @dataclass(frozen=True)
@@ -39,15 +42,17 @@ class View:
 
     `grid`: the original size, or (height, width) that image and target are squashed to. `negative_grid`: another one
     for expressions without target. A model's logits are brought to the size of its input, without padding, and from
-    there to the grid by `interpolation` (with `align_corners`); a pixel belongs to the mask where its probability is
-    >= `threshold` (`strict`: >). `overlap`, `target_by`: how the target's polygons become pixels. Those of two polygons
-    of an instance are mask or are not; "original" resizes nearest from the original size, "input" draws on the grid.
+    there to the grid by `interpolation` (with `align_corners`), as logits or as probabilities (`resize`); a pixel
+    belongs to the mask where its probability is >= `threshold` (`strict`: >). `overlap`, `target_by`: how the target's
+    polygons become pixels. Those of two polygons of an instance are mask or are not; "original" resizes nearest from
+    the original size, "input" draws on the grid.
     """
 
     grid: Grid = "original"
     negative_grid: Grid | None = None
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     align_corners: bool = False
+    resize: Literal["logits", "probs"] = "logits"
     threshold: float = 0.5
     strict: bool = False
     overlap: Overlap = "union"
@@ -65,9 +70,17 @@ class NoTarget:
     """When "nothing here" is the answer. "head": its probability exceeds `threshold`; a model without that head never
     says so. "area": the predicted mask has fewer than `min_area` pixels. "none": never."""
 
-    rule: Literal["head", "area", "none"] = "head"
+    rule: Rule = "head"
     threshold: float = 0.5
     min_area: int = 50
+
+    def __post_init__(self) -> None:
+        if self.rule not in get_args(Rule):
+            raise ConfigError(f"no_target: rule must be one of {', '.join(get_args(Rule))}, not {self.rule!r}")
+        if not 0 <= self.threshold <= 1:
+            raise ConfigError(f"no_target: threshold must be in [0, 1], not {self.threshold}")
+        if self.min_area < 0:
+            raise ConfigError(f"no_target: min_area must be at least 0, not {self.min_area}")
 
     def rejected(self, rows: Rows) -> np.ndarray:
         """(R,) bool."""
@@ -78,6 +91,9 @@ class NoTarget:
         return np.zeros(len(rows), bool)
 
 
+READ_BY = {"threshold": "head", "min_area": "area"}  # the rule that each number belongs to
+
+
 @dataclass(frozen=True)
 class Protocol:
     name: str
@@ -85,6 +101,8 @@ class Protocol:
     view: View
     no_target: NoTarget
     metrics: Callable[[Rows, np.ndarray], Terms]  # of rows and `rejected`
+    worth: Callable[[Rows, np.ndarray], np.ndarray]  # of the same: what each answer is worth, from 0 to 1
+    cautions: tuple[Caution, ...] = ()
 
     def terms(self, rows: Rows) -> Terms:
         return self.metrics(rows, self.no_target.rejected(rows))
@@ -93,27 +111,41 @@ class Protocol:
         """Metrics in percent."""
         return terms.values(self.terms(rows))
 
+    def worth_of(self, rows: Rows) -> np.ndarray:
+        """(R,) float: the IoU with the protocol's rules; for protocols of boxes, whether the answer is right."""
+        return self.worth(rows, self.no_target.rejected(rows))
+
     def describe(self) -> dict[str, Any]:
         """What a result says of its protocol, as JSON values."""
         return {"name": self.name, "title": self.title, "view": asdict(self.view), "no_target": asdict(self.no_target)}
 
     def with_no_target(self, **changes: Any) -> Protocol:
         """The same with another rule for "nothing here"; it is no longer the published one, and its name says so."""
+        known = [field.name for field in fields(NoTarget)]
+        unknown = sorted(set(changes) - set(known))
+        if unknown:
+            raise ConfigError(f"no_target: unknown key {unknown[0]!r}; keys are {', '.join(known)}")
+        if changes and self.no_target.rule == "none":
+            raise UsageError(f"protocol {self.name} has no rule for 'nothing here' that could be changed")
         rule = replace(self.no_target, **changes)
+        idle = [key for key, reader in READ_BY.items() if key in changes and reader != rule.rule]
+        if idle:
+            raise ConfigError(f"no_target: {idle[0]} is of rule {READ_BY[idle[0]]!r}; {self.name}'s is {rule.rule!r}")
         if rule == self.no_target:
             return self
         detail = {"head": f">{rule.threshold:g}", "area": f"<{rule.min_area}px", "none": ""}[rule.rule]
         return replace(self, name=f"{self.name}+{rule.rule}{detail}", no_target=rule)
 
 
-def _all(metrics: Callable[[Rows], Terms], rows: Rows, rejected: np.ndarray) -> Terms:
+def _all(function: Callable[[Rows], Any], rows: Rows, rejected: np.ndarray) -> Any:
     """For protocols that know no rejection."""
-    return metrics(rows)
+    return function(rows)
 
 
 _SQUASHED = View(grid=(480, 480))
 _NEVER = NoTarget("none")
 _BOXES = View(boxes=BoxRule())
+_EMPTIED, _KEPT = (partial(terms.worth, empties=empties) for empties in (True, False))
 
 _PROTOCOLS = (
     Protocol(
@@ -122,6 +154,7 @@ _PROTOCOLS = (
         View(),
         NoTarget(),
         terms.refseg_default,
+        _EMPTIED,
     ),
     Protocol(
         "lavt",
@@ -129,13 +162,17 @@ _PROTOCOLS = (
         replace(_SQUASHED, align_corners=True, strict=True, overlap="exclude"),
         _NEVER,
         partial(_all, terms.single_target),
+        _KEPT,
+        (cautions.no_target_counts_as_zero,),
     ),
     Protocol(
         "cgformer",
-        "CGFormer's test: original size, bicubic from 480, probability > 0.5, Pr@X with >",
-        View(interpolation="bicubic", align_corners=True, strict=True, overlap="exclude"),
+        "CGFormer's test: original size, probabilities bicubic from 480, > 0.5, Pr@X with >",
+        View(interpolation="bicubic", align_corners=True, resize="probs", strict=True, overlap="exclude"),
         _NEVER,
         partial(_all, partial(terms.single_target, strict=True)),
+        _KEPT,
+        (cautions.no_target_counts_as_zero,),
     ),
     Protocol(
         "gres",
@@ -143,6 +180,7 @@ _PROTOCOLS = (
         replace(_SQUASHED, strict=True, target_by="input"),
         NoTarget(),
         terms.generalized,
+        _EMPTIED,
     ),
     Protocol(
         "deris",
@@ -150,6 +188,7 @@ _PROTOCOLS = (
         View(grid=(384, 384)),
         NoTarget(),
         partial(terms.generalized, rejected_target="emptied"),
+        _EMPTIED,
     ),
     Protocol(
         "gsva",
@@ -157,20 +196,24 @@ _PROTOCOLS = (
         View(),
         NoTarget(),
         partial(terms.generalized, rejected_target="kept"),
+        _KEPT,
     ),
     Protocol(
         "refzom",
         "Ref-ZOM as DMMI's test.py: 480 x 480 squashed, argmax; Acc asks for not one pixel",
         replace(_SQUASHED, align_corners=True, strict=True),
         NoTarget("area", min_area=1),
-        partial(terms.ref_zom, emptied=False),
+        partial(terms.ref_zom, empties=False),
+        _KEPT,
+        (cautions.thin_masks_vanish,),
     ),
     Protocol(
         "refzom-score",
         "Ref-ZOM as DeRIS: 384 x 384 squashed, Acc by the no-target score, which empties the mask",
         View(grid=(384, 384)),
         NoTarget(),
-        partial(terms.ref_zom, emptied=True),
+        partial(terms.ref_zom, empties=True),
+        _EMPTIED,
     ),
     Protocol(
         "rrefcoco",
@@ -178,6 +221,8 @@ _PROTOCOLS = (
         View(align_corners=True, strict=True, overlap="exclude", negative_grid=(480, 480)),
         NoTarget(),
         terms.robust,
+        terms.robust_worth,
+        (cautions.objects_of_both_kinds, cautions.thin_masks_vanish),
     ),
     Protocol(
         "rrefcoco-original",
@@ -185,6 +230,8 @@ _PROTOCOLS = (
         View(align_corners=True, strict=True, overlap="exclude"),
         NoTarget(),
         terms.robust,
+        terms.robust_worth,
+        (cautions.objects_of_both_kinds,),
     ),
     Protocol(
         "rec",
@@ -192,6 +239,8 @@ _PROTOCOLS = (
         _BOXES,
         _NEVER,
         partial(_all, terms.comprehension),
+        partial(_all, terms.comprehension_worth),
+        (cautions.one_target_only,),
     ),
     Protocol(
         "grec",
@@ -199,6 +248,7 @@ _PROTOCOLS = (
         View(boxes=BoxRule(min_score=0.7, generalised=True)),
         _NEVER,
         partial(_all, terms.generalized_comprehension),
+        partial(_all, terms.generalized_comprehension_worth),
     ),
     Protocol(
         "grec-iou",
@@ -206,6 +256,7 @@ _PROTOCOLS = (
         View(boxes=BoxRule(min_score=0.7)),
         _NEVER,
         partial(_all, terms.generalized_comprehension),
+        partial(_all, terms.generalized_comprehension_worth),
     ),
 )
 PROTOCOLS = {protocol.name: protocol for protocol in _PROTOCOLS}

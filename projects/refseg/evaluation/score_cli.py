@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,72 +16,53 @@ from refseg.datasets.commands.findings import aligned
 from refseg.datasets.commands.output import printable, write_whole
 from refseg.datasets.commands.targets import Target, data_root
 from refseg.errors import DataError, UsageError
-from refseg.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
+from refseg.evaluation.arguments import (
+    add_shared_arguments,
+    at_least,
+    check_min_score,
+    chosen_groups,
+    chosen_protocols,
+)
+from refseg.evaluation.notes import header_line, notes_of
+from refseg.evaluation.protocols import Protocol
 from refseg.evaluation.rows import Rows
-from refseg.evaluation.scorer import Counts, ScoreResult, TruthIndex, measured_on, score_predictions
+from refseg.evaluation.scorer import Counts, ScoreResult, TruthIndex, score_predictions
+from refseg.evaluation.tags import tag_columns, with_columns
 
 LEVEL, SEED = 95.0, 0  # of intervals
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
+    add("predictions", help="prediction file, folder of PNGs, or COCO results; see below")
+    add_shared_arguments(parser, protocols="NAME[,NAME]", by="")
     add(
-        "predictions",
-        help="prediction file (.jsonl, .jsonl.gz), folder of PNGs named by expression, COCO results (.json)",
-    )
-    add(
-        "--data",
-        required=True,
-        metavar="SET:SPLIT",
-        help="a name as `refseg data layout` lists them, a JSONL file or a folder, and its splits: grefcoco:testA, "
-        "refcoco:val,testA, my.jsonl:test; without splits, all of it",
-    )
-    add("--protocol", default="refseg", metavar="NAME[,NAME]", help=f"{', '.join(PROTOCOLS)} (default: refseg)")
-    add("--json", metavar="FILE", help="write everything to this file too")
-    add("--by", metavar="WHAT[,WHAT]", help="break down by length, targets, size, category, skill")
-    add(
-        "--ci", nargs="?", type=_positive, const=1000, metavar="N", help="intervals of 95 %% from N resamples of images"
-    )
-    add(
-        "--no-target-rule", choices=["head", "area", "none"], help="another rule for 'nothing here' than the protocol's"
-    )
-    add(
-        "--no-target-threshold",
-        type=_share,
-        metavar="P",
-        help="of the rule head: rejected above it (0.5)",
-    )
-    add("--min-area", type=_positive, metavar="PIXELS", help="of the rule area: rejected below so many pixels (50)")
-    add("--min-score", type=float, default=0.0, help="of COCO results: leave out masks of a lower score (0: none)")
-    add(
-        "--allow-partial",
-        action="store_true",
-        help="count missing, duplicate, extra and mis-sized masks, score the rest",
+        "--ci",
+        nargs="?",
+        type=at_least(1),
+        const=1000,
+        metavar="N",
+        help="intervals of 95 %% from N resamples of images",
     )
     add("--calibration", action="store_true", help="confusion, calibration and threshold curve of 'nothing here'")
     add("--alignment", action="store_true", help="how well instances' weights find their words (RefShapes)")
-    add("--data-root", metavar="DIR", help="what `data/...` stands for (default: $REFSEG_DATA)")
 
 
 def main(args: argparse.Namespace) -> int:
-    protocols = chosen_protocols(args)
-    groups = _names(args.by) if args.by else []
-    if groups:
-        from refseg.evaluation.breakdowns import get_breakdown
-
-        for group in groups:
-            get_breakdown(group)  # a wrong name is told before the work
+    protocols, groups = chosen_protocols(args), chosen_groups(args)
+    check_min_score(args, [args.predictions])
     with data_root(args.data_root):
-        data = open_data(args.data, allow_partial=args.allow_partial)
-        predictions = describe_predictions(Path(args.predictions))
-        found = score_file(args.predictions, data.truths, protocols, args)
+        data = open_data(args.data, allow_partial=args.allow_partial, drop_no_target=args.drop_no_target)
+        columns = tag_columns(data.truths, groups)
+        predictions = describe_predictions(Path(args.predictions), min_score=args.min_score)
+        found = score_file(args.predictions, data.truths, protocols, args, columns)
         results = [
             result_of(protocol, found.rows[protocol.name], found.counts[protocol.name], args.ci, groups)
             for protocol in protocols
         ]
         more = extra_results(args, protocols, found, data)
     results[0] |= more
-    notes = notes_of(protocols, found, predictions)
+    notes = notes_of(protocols, found, predictions, min_score=args.min_score)
     print("\n".join(report_lines(data, predictions, results, notes)))
     if args.json:
         shared = {"data": data.describe(), "predictions": predictions, "notes": notes}
@@ -108,32 +90,6 @@ def extra_results(
 # What is scored -------------------------------------------------------------------------------------------------------
 
 
-def chosen_protocols(args: argparse.Namespace) -> list[Protocol]:
-    """As named, with the rule for "nothing here" that the options ask for."""
-    protocols = [get_protocol(name) for name in _names(args.protocol)]
-    asked = {
-        "rule": args.no_target_rule,
-        "threshold": args.no_target_threshold,
-        "min_area": args.min_area,
-    }
-    changes = {name: value for name, value in asked.items() if value is not None}
-    if not changes:
-        return protocols
-    for protocol in protocols:
-        if protocol.no_target.rule == "none":
-            raise UsageError(
-                f"protocol {protocol.name} has no rule for 'nothing here' that --no-target-... could change"
-            )
-        rule = changes.get("rule", protocol.no_target.rule)
-        for option, name, needed in (
-            ("--no-target-threshold", "threshold", "head"),
-            ("--min-area", "min_area", "area"),
-        ):
-            if name in changes and rule != needed:
-                raise UsageError(f"{option} needs --no-target-rule {needed}; {protocol.name}'s is {rule}")
-    return [protocol.with_no_target(**changes) for protocol in protocols]
-
-
 @dataclass(frozen=True)
 class Data:
     """The ground truth, and what a result says of it."""
@@ -142,6 +98,7 @@ class Data:
     splits: list[str] | None
     truths: TruthIndex
     unreadable: int
+    drop_no_target: bool = False
 
     @property
     def name(self) -> str:
@@ -156,32 +113,43 @@ class Data:
             "images": len(np.unique(self.truths.images)),
             "expressions": len(self.truths),
             "sentences": "all",
+            "no_target": "drop" if self.drop_no_target else "keep",
             "unreadable_annotations": self.unreadable,
         }
 
 
-def open_data(argument: str, *, allow_partial: bool = False) -> Data:
-    """SET:SPLIT,SPLIT. Every sentence of the splits counts."""
+def open_data(argument: str, *, allow_partial: bool = False, drop_no_target: bool = False) -> Data:
+    """SET:SPLIT,SPLIT. Every sentence of the splits counts, or, with `drop_no_target`, every one that refers to
+    something."""
     from refseg.datasets.annotations import open_annotations
     from refseg.datasets.commands.leaks import parse
     from refseg.datasets.selection import in_splits
 
+    if not argument.strip():
+        raise UsageError("--data is empty: it takes SET:SPLIT, as in grefcoco:val or my.jsonl:test")
     targets, splits = parse(argument)
     if len(targets) > 1:
         names = ", ".join(str(target.main_file) for target in targets)
         raise UsageError(f"--data {argument} has several sets of annotations ({names}): name a file or its folder")
     target = targets[0]
     store = open_annotations(**target.annotations)
+    if store.problems and not store.num_expressions:
+        raise DataError(
+            f"{argument} is no ground truth: none of its {len(store.problems):,} rows can be used, the first: "
+            f"{store.problems[0]}"
+        )
     chosen = in_splits(store, splits)
+    if drop_no_target:
+        chosen = chosen & (store.num_referents > 0)
     if not chosen.any():
-        raise DataError(f"{argument} has no expressions")
+        raise DataError(f"{argument} has no expressions{' that refer to something' * drop_no_target}")
     unreadable = _unreadable(store, chosen)
     if unreadable and not allow_partial:
         raise DataError(
             f"{len(unreadable)} annotations of {argument} cannot be used, the first: {unreadable[0]}. `refseg data "
             "check` lists all; --allow-partial scores without them"
         )
-    return Data(target, splits, TruthIndex(store, chosen, target.images), len(unreadable))
+    return Data(target, splits, TruthIndex(store, chosen, target.images), len(unreadable), drop_no_target)
 
 
 def _unreadable(store: Any, chosen: np.ndarray) -> list[Any]:
@@ -191,25 +159,42 @@ def _unreadable(store: Any, chosen: np.ndarray) -> list[Any]:
     return [problem for problem in store.problems if problem.split in names]
 
 
-def describe_predictions(path: Path) -> dict[str, Any]:
-    """The file, what it says it was made with, and its hash; a folder has neither."""
-    from refseg.evaluation.foreign import SUFFIXES
+def describe_predictions(path: Path, *, min_score: float | None = None) -> dict[str, Any]:
+    """The file, what it says it was made with, and its hash; a folder has neither. Of COCO results, how many entries
+    are of a lower score, if one was asked for."""
+    from refseg.evaluation.foreign import SUFFIXES, entries_below, is_coco_results
     from refseg.evaluation.prediction_file import read_header
     from refseg.files import sha256_of
 
-    is_file = path.is_file()
+    is_file = os.path.isfile(path)  # unlike Path.is_file, False where it may not be looked at
     header = read_header(path) if is_file and path.name.endswith(SUFFIXES) else {}
-    return {"file": str(path), "sha256": sha256_of(path) if is_file else None, "header": header}
+    try:
+        digest = sha256_of(path) if is_file else None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from None
+    told: dict[str, Any] = {"file": str(path), "sha256": digest, "header": header}
+    if min_score is not None and is_file and is_coco_results(path):
+        told["below_min_score"] = entries_below(path, min_score)
+    return told
 
 
-def score_file(path: str, truths: TruthIndex, protocols: Sequence[Protocol], args: argparse.Namespace) -> ScoreResult:
+def score_file(
+    path: str,
+    truths: TruthIndex,
+    protocols: Sequence[Protocol],
+    args: argparse.Namespace,
+    columns: dict[str, np.ndarray],
+) -> ScoreResult:
+    """`columns`: what the rows get besides, of all expressions."""
     from tqdm import tqdm
 
     from refseg.evaluation.foreign import open_predictions
 
     rows = open_predictions(path, min_score=args.min_score)
     with tqdm(rows, total=len(truths), unit=" rows", desc="scoring", mininterval=0.5, dynamic_ncols=True) as shown:
-        return score_predictions(shown, truths, protocols, allow_partial=args.allow_partial)
+        found = score_predictions(shown, truths, protocols, allow_partial=args.allow_partial)
+    rows = {name: with_columns(rows, truths, columns) for name, rows in found.rows.items()}
+    return replace(found, rows=rows)
 
 
 # What is told ---------------------------------------------------------------------------------------------------------
@@ -239,51 +224,12 @@ def result_of(
     return result
 
 
-def notes_of(protocols: Sequence[Protocol], found: ScoreResult, predictions: dict[str, Any]) -> list[str]:
-    """What a reader must know to use the numbers."""
-    notes = []
-    for protocol in protocols:
-        counts, rows = found.counts[protocol.name], found.rows[protocol.name]
-        if counts.scored < counts.expected:
-            notes.append(
-                f"{protocol.name}: PARTIAL: scores are of {counts.scored:,} of {counts.expected:,} expressions "
-                f"({counts.missing:,} missing, {counts.mis_sized:,} mis-sized)"
-            )
-        if counts.resized:
-            notes.append(
-                f"{protocol.name}: {counts.resized:,} masks of the original size were resized to the protocol's grid, "
-                "nearest: close to the published evaluator, which resizes logits, but not bit-equal to it"
-            )
-        if protocol.no_target.rule == "head" and len(rows) and np.isnan(rows.no_target_prob).all():
-            notes.append(
-                f"{protocol.name}: the file has no no_target_prob, so no expression is rejected; --no-target-rule area "
-                "rejects by the mask"
-            )
-    prescribed = [protocol.name for protocol in protocols if protocol.view != measured_on(protocol.view)]
-    if prescribed:
-        notes.append(
-            f"{', '.join(prescribed)}: interpolation and threshold, which the protocol prescribes for logits, are what "
-            "the file's writer chose"
-        )
-    counts = found.counts[protocols[0].name]
-    if counts.duplicate or counts.extra:
-        notes.append(
-            f"{counts.duplicate:,} duplicate predictions (the first counts) and {counts.extra:,} of other expressions "
-            "were left out"
-        )
-    if not predictions["header"]:
-        notes.append(
-            "the predictions do not say what made them: checkpoint, training data and leak filter are not known"
-        )
-    return notes
-
-
 def report_lines(data: Data, predictions: dict[str, Any], results: Sequence[dict], notes: Sequence[str]) -> list[str]:
     from refseg.evaluation.extras import alignment_lines, no_target_lines
 
     told = data.describe()
     lines = [f"{predictions['file']} on {data.name}: {told['images']:,} images, {told['expressions']:,} expressions"]
-    lines += [f"  {name}: {json.dumps(value)}" for name, value in predictions["header"].items()]
+    lines += [f"  {header_line(predictions['header'])}"] if predictions["header"] else []
     for result in results:
         lines += ["", f"{result['protocol']} ({result['counts']['scored']:,} expressions)"]
         lines += [f"  {line}" for line in _metric_lines(result)]
@@ -316,24 +262,3 @@ def _cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.2f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _names(argument: str) -> list[str]:
-    names = list(dict.fromkeys(name.strip() for name in argument.split(",")))
-    if not all(names):
-        raise UsageError(f"{argument!r} is no list of names")
-    return names
-
-
-def _share(text: str) -> float:
-    number = float(text)
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError("must be in [0, 1]")
-    return number
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number

@@ -16,8 +16,8 @@ import numpy as np
 from refseg.datasets.annotations import complete_paths
 from refseg.datasets.store import RecordStore, Strings
 from refseg.errors import DataError
-from refseg.evaluation.measure import Answer, Truth, measure
-from refseg.evaluation.prediction_file import PredictionRow
+from refseg.evaluation.measure import Answer, Truth, box_of, measure, misfit
+from refseg.evaluation.prediction_file import PredictedInstance, PredictionRow
 from refseg.evaluation.protocols import Protocol, View
 from refseg.evaluation.rows import Rows
 from refseg.records import Expression
@@ -47,6 +47,10 @@ class TruthIndex:
     def __len__(self) -> int:
         return len(self.expressions)
 
+    def has_target(self) -> np.ndarray:
+        """(N,) bool."""
+        return self.store.num_referents[self.expressions] > 0
+
     def ids(self, positions: np.ndarray) -> list[str]:
         wanted = set(positions.tolist())
         return [name for name, position in self.position.items() if position in wanted]
@@ -67,7 +71,8 @@ class TruthIndex:
 @dataclass(frozen=True)
 class Counts:
     """Of predictions against expected expressions. `mis_sized`: masks of neither their image's size nor the protocol's
-    grid. `resized`: masks of the image's size that the protocol compares on a grid."""
+    grid, or none. `resized`: masks of the image's size that the protocol compares on a grid. `mask_boxes`: answers of
+    which the box around the whole mask is scored, for want of boxes and instances."""
 
     expected: int
     scored: int
@@ -76,6 +81,7 @@ class Counts:
     extra: int
     mis_sized: int
     resized: int
+    mask_boxes: int
 
 
 @dataclass(frozen=True)
@@ -111,22 +117,45 @@ class _Table:
         self.filled = np.zeros(size, bool)
         self.mis_sized = _Found()
         self.resized = 0
+        self.mask_boxes = 0
 
     def add(self, position: int, row: PredictionRow, truth: Truth, expression: Expression) -> None:
-        size, shape = truth.record.size, tuple(row.mask["size"])
+        size = truth.record.size
         grid = self.view.grid_of(bool(expression.referents), size)
-        if shape not in (size, grid):
-            wanted = " or ".join(f"{height} x {width}" for height, width in dict.fromkeys((size, grid)))
-            self.mis_sized.add(f"{expression.expression_id} ({shape[0]} x {shape[1]}, not {wanted})")
+        try:
+            boxes = None if self.view.boxes is None else boxes_of(row, size)
+            answer = Answer(row.mask, row.no_target_prob, boxes)
+            problem = misfit(answer, size, grid, self.view)
+        except ValueError as error:
+            problem = str(error)
+        if problem:
+            self.mis_sized.add(f"{expression.expression_id} ({problem})")
             return
-        measured = measure(Answer(row.mask, row.no_target_prob, row.boxes), truth, expression, self.view)
+        measured = measure(answer, truth, expression, self.view)
         for name, column in self.columns.items():
             column[position] = getattr(measured, name)
         self.filled[position] = True
-        self.resized += shape != grid
+        self.resized += row.mask is not None and tuple(row.mask["size"]) != grid
+        self.mask_boxes += self.view.boxes is not None and boxes is None
 
     def rows(self) -> Rows:
         return Rows(self.columns) if self.filled.all() else Rows(self.columns)[self.filled]
+
+
+def boxes_of(row: PredictionRow, size: tuple[int, int]) -> list[list[float]] | None:
+    """(x, y, width, height, score) of each: as told, or around the instances; None of a row with neither."""
+    if row.boxes is not None or row.instances is None:
+        return row.boxes
+    check_instances(row.instances, size)
+    return [[*box_of(instance.mask), instance.score] for instance in row.instances]
+
+
+def check_instances(instances: Sequence[PredictedInstance], size: tuple[int, int]) -> None:
+    """Their masks have the image's size, or a ValueError says which has not."""
+    for number, instance in enumerate(instances):
+        height, width = instance.mask["size"]
+        if (height, width) != tuple(size):
+            raise ValueError(f"instances[{number}] is {height} x {width}, not {size[0]} x {size[1]} as the image")
 
 
 def score_predictions(
@@ -152,12 +181,17 @@ def score_predictions(
     missing = _Found(len(absent), truths.ids(absent[:SHOWN]))
     of_protocol = {protocol.name: tables[measured_on(protocol.view)] for protocol in protocols}
     if not allow_partial:
-        _refuse(missing, duplicate, extra, of_protocol)
+        hint = (
+            ""
+            if truths.has_target()[absent].any()
+            else ", all of which refer to nothing (--drop-no-target leaves them out)"
+        )
+        _refuse(missing, duplicate, extra, of_protocol, hint)
     for name, table in of_protocol.items():
         if not table.filled.any():
             raise DataError(
                 f"no prediction can be scored by {name}: of {len(truths)} expressions {missing.number} are missing "
-                f"({missing}), {table.mis_sized.number} have a mask of another size ({table.mis_sized}), and "
+                f"({missing}), {table.mis_sized.number} have no mask of a size that fits ({table.mis_sized}), and "
                 f"{extra.number} predictions are of other expressions ({extra}). Are they of another split?"
             )
     return ScoreResult(
@@ -171,6 +205,7 @@ def score_predictions(
                 extra=extra.number,
                 mis_sized=table.mis_sized.number,
                 resized=table.resized,
+                mask_boxes=table.mask_boxes,
             )
             for name, table in of_protocol.items()
         },
@@ -184,17 +219,17 @@ def measured_on(view: View) -> View:
 
 
 _PLAIN = View()
-_OF_LOGITS = ("interpolation", "align_corners", "threshold", "strict")
+_OF_LOGITS = ("interpolation", "align_corners", "resize", "threshold", "strict")
 
 
-def _refuse(missing: _Found, duplicate: _Found, extra: _Found, tables: dict[str, _Table]) -> None:
+def _refuse(missing: _Found, duplicate: _Found, extra: _Found, tables: dict[str, _Table], hint: str) -> None:
     kinds = [
-        (missing, "expression{s} without a prediction"),
+        (missing, f"expression{{s}} without a prediction{hint}"),
         (duplicate, "prediction{s} for an expression that has one already"),
         (extra, "prediction{s} for no expression of the data"),
     ]
     kinds += [
-        (table.mis_sized, f"mask{{s}} of a size that {name} does not know")
+        (table.mis_sized, f"answer{{s}} without a mask of a size that {name} knows")
         for name, table in tables.items()
         if table.mis_sized.number
     ]

@@ -22,13 +22,13 @@ _SAME = 1e-9  # points; below it, two differences are equal but for rounding
 
 class PairedResult(NamedTuple):
     """Of one metric, in points: the values of both, B minus A, the ends of its interval, and the p-value of "no
-    difference"."""
+    difference". The ends are None where no resample has what the metric is of."""
 
     a: float
     b: float
     difference: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p_value: float
 
 
@@ -49,7 +49,8 @@ def bootstrap(
         return _percent(drawn[:, :columns], drawn[:, columns:])
 
     samples = _in_chunks(ratios, _resamples(len(sums), num, seed))  # (S, M)
-    return {name: _ends(column, level) for name, column in zip(terms, samples.T, strict=True) if _any(column)}
+    ends = {name: _ends(column, level) for name, column in zip(terms, samples.T, strict=True)}
+    return {name: (low, high) for name, (low, high) in ends.items() if low is not None and high is not None}
 
 
 def paired_test(
@@ -139,19 +140,15 @@ def _percent(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return 100.0 * np.divide(numerator, denominator, out=out, where=denominator > 0)
 
 
-def _any(column: np.ndarray) -> bool:
-    return not np.isnan(column).all()
-
-
 def _p_value(by_chance: np.ndarray, observed: float) -> float:
     valid = by_chance[~np.isnan(by_chance)]
     extreme = int(np.count_nonzero(np.abs(valid) >= abs(observed) - _SAME))
     return (1 + extreme) / (1 + len(valid))
 
 
-def _ends(column: np.ndarray, level: float) -> tuple[float, float]:
-    if not _any(column):
-        return np.nan, np.nan
+def _ends(column: np.ndarray, level: float) -> tuple[float, float] | tuple[None, None]:
+    if np.isnan(column).all():
+        return None, None
     tail = (100.0 - level) / 2
     low, high = np.nanpercentile(column, [tail, 100.0 - tail])
     return float(low), float(high)

@@ -63,7 +63,6 @@ def generalized(
     rows: Rows,
     rejected: np.ndarray,
     *,
-    has_target: np.ndarray | None = None,
     rejected_target: str = "raw",
     thresholds: Sequence[float] = (0.7, 0.8, 0.9),
 ) -> Terms:
@@ -74,7 +73,7 @@ def generalized(
     union with the mask as it was; "emptied" (DeRIS): the mask is empty, the union is the target; "kept" (GSVA): scored
     as if it had not been rejected.
     """
-    target = rows.has_target if has_target is None else has_target
+    target = rows.has_target
     lost = rejected & target & (rejected_target != "kept")
     intersection = np.where(target & ~lost, rows.intersection, 0)
     union = rows.union.copy()
@@ -92,20 +91,20 @@ def generalized(
     }
 
 
-def ref_zom(rows: Rows, rejected: np.ndarray, *, emptied: bool) -> Terms:
+def ref_zom(rows: Rows, rejected: np.ndarray, *, empties: bool) -> Terms:
     """oIoU, mIoU and Pr@X over expressions with a target; Acc: the share of the others that are rejected.
 
-    `emptied`: a rejected expression has an empty mask (DeRIS), or the mask is scored as it is (DMMI).
+    `empties`: a rejected expression has an empty mask (DeRIS), or the mask is scored as it is (DMMI).
     """
-    intersection = np.where(rejected, 0, rows.intersection) if emptied else rows.intersection
-    union = np.where(rejected, rows.target, rows.union) if emptied else rows.union
-    iou, chosen, none = ratio(intersection, union), rows.has_target, ~rows.has_target
-    return {
-        "oIoU": (intersection * chosen, union * chosen),
-        "mIoU": (iou * chosen, chosen),
-        **precision(iou, chosen, HALF_TO_NINE, strict=False),
-        "Acc": (rejected & none, none),
-    }
+    none = ~rows.has_target
+    scored = emptied(rows, rejected) if empties else rows
+    return {**single_target(scored, chosen=rows.has_target), "Acc": (rejected & none, none)}
+
+
+def emptied(rows: Rows, rejected: np.ndarray) -> Rows:
+    """The rows with empty masks where they are rejected."""
+    cleared = {name: np.where(rejected, 0, getattr(rows, name)) for name in ("intersection", "predicted")}
+    return Rows({**rows.columns, **cleared})
 
 
 def robust(rows: Rows, rejected: np.ndarray) -> Terms:
@@ -114,11 +113,9 @@ def robust(rows: Rows, rejected: np.ndarray) -> Terms:
 
     A rejected expression has an empty mask. Objects without positives have no mIoU, without negatives no mRR.
     """
-    target = rows.has_target
-    intersection = np.where(rejected, 0, rows.intersection) * target
-    predicted = np.where(rejected, 0, rows.predicted)
-    union = np.where(rejected, rows.target, rows.union) * target
-    unit = rows.unit
+    rows = emptied(rows, rejected)
+    target, predicted, unit = rows.has_target, rows.predicted, rows.unit
+    intersection, union = rows.intersection * target, rows.union * target
     first = np.zeros(len(rows), bool)
     first[np.unique(unit, return_index=True)[1]] = True
 
@@ -139,26 +136,49 @@ def robust(rows: Rows, rejected: np.ndarray) -> Terms:
 
 
 def comprehension(rows: Rows) -> Terms:
-    """REC: the share of expressions whose one box overlaps the target's enough."""
-    return {"Acc@0.5": (rows.boxes_matched > 0, np.ones(len(rows), bool))}
+    """REC: of the expressions with one target, which it is about, the share whose best box overlaps it enough."""
+    one = rows.num_targets == 1
+    return {"Acc@0.5": ((rows.boxes_matched > 0) & one, one)}
 
 
 def generalized_comprehension(rows: Rows) -> Terms:
     """GREC: Pr@(F1=1) over all; an expression without target is right when no box survives, N-acc; T-acc: some does."""
-    perfect = (rows.boxes_matched == rows.boxes_predicted) & (rows.boxes_matched == rows.boxes_target)
     none = rows.boxes_predicted == 0
-    return {"Pr@(F1=1)": (perfect, np.ones(len(rows), bool)), **accuracies(rows, none)}
+    return {"Pr@(F1=1)": (perfect_boxes(rows), np.ones(len(rows), bool)), **accuracies(rows, none)}
+
+
+def perfect_boxes(rows: Rows) -> np.ndarray:
+    """(R,) bool: F1 = 1."""
+    return (rows.boxes_matched == rows.boxes_predicted) & (rows.boxes_matched == rows.boxes_target)
 
 
 def refseg_default(rows: Rows, rejected: np.ndarray) -> Terms:
     """Ours: a rejected expression has an empty mask. oIoU, mIoU, Pr@X over expressions with a target; gIoU and cIoU as
     GRES over all; N-acc, T-acc."""
-    emptied = Rows(
-        {
-            **rows.columns,
-            "intersection": np.where(rejected, 0, rows.intersection),
-            "predicted": np.where(rejected, 0, rows.predicted),
-        }
-    )
     general = generalized(rows, rejected, rejected_target="emptied", thresholds=())
-    return {**general, **single_target(emptied, chosen=rows.has_target)}
+    return {**general, **single_target(emptied(rows, rejected), chosen=rows.has_target)}
+
+
+# What one answer is worth, from 0 to 1 --------------------------------------------------------------------------------
+
+
+def worth(rows: Rows, rejected: np.ndarray, *, empties: bool) -> np.ndarray:
+    """(R,) the IoU; without target, whether it is rejected. `empties`: a rejected expression has an empty mask."""
+    scored = emptied(rows, rejected) if empties else rows
+    return np.where(rows.has_target, ratio(scored.intersection, scored.union), rejected)
+
+
+def robust_worth(rows: Rows, rejected: np.ndarray) -> np.ndarray:
+    """(R,) the IoU; of a negative, whether its mask is empty."""
+    rows = emptied(rows, rejected)
+    return np.where(rows.has_target, ratio(rows.intersection, rows.union), rows.predicted == 0)
+
+
+def comprehension_worth(rows: Rows) -> np.ndarray:
+    """(R,) whether the best box matches the one target."""
+    return ((rows.boxes_matched > 0) & (rows.num_targets == 1)).astype(np.float64)
+
+
+def generalized_comprehension_worth(rows: Rows) -> np.ndarray:
+    """(R,) whether the boxes are right, all of them and no others."""
+    return perfect_boxes(rows).astype(np.float64)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from refseg.errors import ConfigError
 from refseg.structures import Batch, ImageResult, Prediction, SampleMeta
 
 
@@ -33,9 +34,15 @@ class PostProcess:
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
-            raise ValueError(f"postprocess.threshold must lie between 0 and 1, not {self.threshold}")
+            raise ConfigError(f"postprocess.threshold must lie between 0 and 1, not {self.threshold}")
         if self.no_target not in ("head", "area", "none"):
-            raise ValueError(f"postprocess.no_target must be 'head', 'area' or 'none', not {self.no_target!r}")
+            raise ConfigError(f"postprocess.no_target must be 'head', 'area' or 'none', not {self.no_target!r}")
+        if not 0 <= self.no_target_threshold <= 1:
+            raise ConfigError(f"postprocess.no_target_threshold must be in [0, 1], not {self.no_target_threshold}")
+        if self.min_area < 0:
+            raise ConfigError(f"postprocess.min_area must be at least 0, not {self.min_area}")
+        if self.max_elements < 1:
+            raise ConfigError(f"postprocess.max_elements must be at least 1, not {self.max_elements}")
 
 
 def restore_masks(
@@ -46,6 +53,7 @@ def restore_masks(
     size: tuple[int, int] | None = None,
     interpolation: Literal["bilinear", "bicubic"] = "bilinear",
     align_corners: bool = False,
+    resize: Literal["logits", "probs"] = "logits",
     threshold: float = 0.5,
     strict: bool = False,
     max_elements: int = 2**26,
@@ -53,10 +61,10 @@ def restore_masks(
     """(K, h, w) logits of a padded input -> (K, height, width) bool on the CPU at the original size, or at `size`.
 
     Bilinear to the input's size, padding cropped, `interpolation` to the size, then the threshold (`strict`: above it);
-    in chunks. `align_corners` is for both steps.
+    in chunks. `align_corners` is for both steps. `resize`: what the second step is of, logits or probabilities.
     """
     height, width = size or meta.original_size
-    limit = math.log(threshold / (1 - threshold))
+    limit = threshold if resize == "probs" else math.log(threshold / (1 - threshold))
     per_mask = max(input_size[0] * input_size[1], height * width)
     chunk = max(1, max_elements // per_mask)
     masks = [torch.zeros(0, height, width, dtype=torch.bool)]
@@ -64,10 +72,12 @@ def restore_masks(
         logits = logits[None].float()  # (1, k, h, w)
         if logits.shape[-2:] != torch.Size(input_size):
             logits = F.interpolate(logits, size=input_size, mode="bilinear", align_corners=align_corners)
-        logits = logits[..., : meta.content_size[0], : meta.content_size[1]]
-        if logits.shape[-2:] != (height, width):
-            logits = F.interpolate(logits, size=(height, width), mode=interpolation, align_corners=align_corners)
-        masks.append(((logits[0] > limit) if strict else (logits[0] >= limit)).cpu())
+        values = logits[..., : meta.content_size[0], : meta.content_size[1]]
+        if resize == "probs":
+            values = values.sigmoid()
+        if values.shape[-2:] != (height, width):
+            values = F.interpolate(values, size=(height, width), mode=interpolation, align_corners=align_corners)
+        masks.append(((values[0] > limit) if strict else (values[0] >= limit)).cpu())
     return torch.cat(masks)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -93,7 +94,7 @@ class MultiScaleDeformableAttention(BaseModule):
         query_pos: Tensor | None = None,
         key_padding_mask: Tensor | None = None,
         reference_points: Tensor | None = None,
-        spatial_shapes: Tensor | None = None,
+        spatial_shapes: Tensor | Sequence[Sequence[int]] | None = None,
         level_start_index: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
@@ -106,7 +107,7 @@ class MultiScaleDeformableAttention(BaseModule):
             query_pos: as the query.
             key_padding_mask: (B, S), True on pixels that count as zero.
             reference_points: (B, Q, L, 2) points, or (B, Q, L, 4) boxes (cx, cy, w, h), in 0 to 1.
-            spatial_shapes: (L, 2), each level's (h, w).
+            spatial_shapes: (L, 2), each level's (h, w); a tensor, or numbers, which a compiler can follow.
         """
         if reference_points is None or spatial_shapes is None:
             raise ValueError("MultiScaleDeformableAttention needs reference_points and spatial_shapes")
@@ -134,7 +135,9 @@ class MultiScaleDeformableAttention(BaseModule):
         return self.dropout(out) + identity
 
 
-def sampling_locations(reference_points: Tensor, offsets: Tensor, spatial_shapes: Tensor) -> Tensor:
+def sampling_locations(
+    reference_points: Tensor, offsets: Tensor, spatial_shapes: Tensor | Sequence[Sequence[int]]
+) -> Tensor:
     """Offsets (B, Q, H, L, P, 2), in pixels around points (B, Q, L, 2) or in half boxes over P around (B, Q, L, 4)."""
     center = reference_points[:, :, None, :, None, :2]  # (B, Q, 1, L, 1, 2)
     if reference_points.shape[-1] == 2:

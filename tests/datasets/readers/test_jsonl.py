@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from refseg.datasets.readers import read_jsonl
+from refseg.datasets.readers.segmentations import decode_runs
+from refseg.datasets.store import from_annotations
 from refseg.errors import DataError
 
 SQUARE = [[1, 1, 3, 1, 3, 3, 1, 3]]
@@ -121,6 +123,39 @@ def test_one_name_for_two_masks_of_a_row(tmp_path: Path) -> None:
     )
     assert "instance_id 'dog' stands for two different masks" in str(found.problems[0])
     assert len(found.problems) == 1 and len(found.records[0].instances) == 1
+
+
+def test_runs_of_zero_in_targets(tmp_path: Path) -> None:
+    """[2, 3, 0, 4, 63] are 2 off, 3 + 4 on, of 8 x 9 pixels; a run beyond the image is a problem, not a mask."""
+    target = {"size": [8, 9], "counts": [2, 3, 0, 4, 63]}
+    found = read_jsonl(file=write(tmp_path, row(targets=[target]), row(targets=[{**target, "counts": [0, 73, -1]}])))
+    assert decode_runs(found.records[0].instances[0].segmentation["counts"]).tolist() == [2, 7, 63]
+    assert "do not add up to 8 x 9 pixels" in str(found.problems[0])
+
+
+def test_objects_may_be_named(tmp_path: Path) -> None:
+    """As a robust set needs it: the negatives of an object refer to nothing, and belong to it all the same. A name is
+    never one that the reader makes for others."""
+    rows = [
+        row(instance_ids=[1], object_id="0"),
+        row(targets=None, object_id="0"),
+        row(targets=None, object_id=0),
+        row(instance_ids=[1]),
+        row(targets=None),
+    ]
+    (record,) = read_jsonl(file=write(tmp_path, *rows)).records
+    objects = [e.object_id for e in record.expressions]
+    assert objects[:3] == ["0"] * 3 and len(set(objects)) == 3
+    found = from_annotations(read_jsonl(file=write(tmp_path, *rows)))
+    assert [found.expression(i).object_id for i in range(5)] == objects
+    (problem,) = read_jsonl(file=write(tmp_path, row(object_id=""))).problems
+    assert "field 'object_id' is empty" in str(problem)
+
+
+def test_a_byte_order_mark(tmp_path: Path) -> None:
+    file = write(tmp_path, row())
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert len(read_jsonl(file=file).records) == 1
 
 
 def test_brackets_without_end_and_sizes_beyond_reason(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from refseg.datasets.readers.segmentations import clean_segmentation, decode_runs
+from refseg.datasets.readers.segmentations import clean_rle, clean_segmentation, decode_runs, join_runs
 
 SIZE = (4, 6)
 SQUARE = [1.0, 1.0, 3.0, 1.0, 3.0, 3.0, 1.0, 3.0]
@@ -71,6 +71,8 @@ def test_polygons_without_area_are_left_out() -> None:
         ({"size": [4, 6], "counts": "\x10\xff"}, "not COCO's compressed form"),
         ({"size": [4, 6], "counts": "zzzz"}, "not COCO's compressed form"),
         ({"size": [4, 6], "counts": "8"}, "do not add up"),
+        ({"size": [4, 6], "counts": [25, -1]}, "do not add up"),
+        ({"size": [4, 6], "counts": []}, "whole numbers"),
         ({"size": [4, 6], "counts": 7}, "a string or a list"),
     ],
 )
@@ -78,6 +80,71 @@ def test_what_c_code_must_never_see_is_refused(bad: object, says: str) -> None:
     """pycocotools reads uninitialised memory for runs that end early, and beyond its arrays for some that go on."""
     with pytest.raises(ValueError, match=says):
         clean_segmentation(bad, SIZE)
+
+
+def compressed(runs: list[int]) -> str:
+    """COCO's string of any runs: plain Python, with no idea of what makes sense."""
+    out = []
+    for i, run in enumerate(runs):
+        value, more = run - (runs[i - 2] if i > 2 else 0), True
+        while more:
+            digit, value = value & 31, value >> 5
+            more = value != (-1 if digit & 16 else 0)
+            out.append(chr(48 + digit + 32 * more))
+    return "".join(out)
+
+
+@st.composite
+def any_runs(draw: st.DrawFn) -> tuple[tuple[int, int], list[int]]:
+    """Runs that add up to an image's pixels, zeros among them, anywhere and as many as there are."""
+    height, width = draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    cuts = sorted(draw(st.lists(st.integers(0, height * width), max_size=12)))
+    runs = np.diff([0, *cuts, height * width]).tolist()
+    zeros = [0] * draw(st.integers(0, 2 * height * width))
+    place = draw(st.integers(0, len(runs)))
+    return (height, width), runs[:place] + zeros + runs[place:]
+
+
+@given(any_runs())
+def test_runs_of_zero_are_joined(case: tuple[tuple[int, int], list[int]]) -> None:
+    """Whatever its runs, an RLE becomes the string that pycocotools gives the pixels, from which all else follows."""
+    size, runs = case
+    state = np.arange(len(runs)) % 2
+    mask = np.repeat(state, runs).reshape(size, order="F").astype(bool)
+    for counts in (runs, compressed(runs)):
+        cleaned = clean_rle({"size": list(size), "counts": counts}, size)
+        assert cleaned == encode(mask)
+        assert (pixels(cleaned) == mask).all()
+        box = coco_mask.toBbox(cleaned).tolist()
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        assert box == ([columns[0], rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1] if mask.any() else [0, 0, 0, 0])
+
+
+def test_joining_by_hand() -> None:
+    """3 off, 2 + 4 on; all on; 5 on and 1 off, with ends of 0."""
+    assert join_runs(np.array([3, 2, 0, 4])).tolist() == [3, 6]
+    assert join_runs(np.array([0, 0, 0, 6])).tolist() == [0, 6]
+    assert join_runs(np.array([0, 5, 1, 0])).tolist() == [0, 5, 1] and join_runs(np.array([6, 0])).tolist() == [6]
+    plain = np.array([0, 5, 1])
+    assert join_runs(plain) is plain
+
+
+def test_sums_that_wrap_around() -> None:
+    """64 runs of 2^58 are 2^64, which int64 takes for 0; a string's numbers have 29 bits."""
+    runs = [2**58] * 63 + [2**58 - 2**31, 2**31 + 24]
+    for counts, says in ((runs, "do not add up"), (compressed(runs), "too large"), ([24, 2**62] + [2**62] * 3, "add")):
+        with pytest.raises(ValueError, match=says):
+            clean_rle({"size": list(SIZE), "counts": counts}, SIZE)
+    with pytest.raises(ValueError, match="larger than any image"):
+        clean_rle({"size": [2**15, 2**14], "counts": [2**29]}, (2**15, 2**14))
+
+
+def test_the_largest_differences_that_are_let_through() -> None:
+    """Runs 0, n, 1, 1, rest: the last but one is written as 1 - n. Beyond MAX_RLE_PIXELS pycocotools loses it."""
+    n = 2**29 - 9
+    rle = clean_rle({"size": [1, n + 4], "counts": [0, n, 1, 1, 2]}, (1, n + 4))
+    assert coco_mask.area(rle) == n + 1
+    assert decode_runs(rle["counts"]).tolist() == [0, n, 1, 1, 2]
 
 
 @given(st.binary(max_size=12))

@@ -1,8 +1,8 @@
 """Reader of refseg's JSONL: one row per expression, which is what users write for their own data.
 
 Row: `{"expression_id", "image", "size": [h, w], "text", "targets": [polygons | RLE | "mask.png", ...] or null,
-"instance_ids": [...], "split", "tags": {...}}`; image, text and targets are required, null or [] targets mean that the
-phrase refers to nothing; paths are relative to the file.
+"instance_ids": [...], "object_id", "split", "tags": {...}}`; image, text and targets are required, null or [] targets
+mean that the phrase refers to nothing; paths are relative to the file.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ _KINDS: dict[str, Any] = {
     "targets": list | None,
     "size": list | None,
     "instance_ids": list | None,
+    "object_id": str | int | None,
     "split": str | None,
     "tags": dict | None,
     "expression_id": str | int | None,
@@ -36,7 +37,7 @@ class _BadRow(ValueError):
 
 def read_jsonl(*, file: str | Path) -> Annotations:
     """Records grouped by image in order of first appearance. Instances with the same id in an image are one, and
-    expressions with the same referents describe one object."""
+    expressions of the same `object_id`, or, where they have none, with the same referents, describe one object."""
     file = data_path(file)
     if not file.is_file():
         raise DataError(
@@ -86,7 +87,7 @@ def _check_row(row: dict[str, Any]) -> None:
             raise _BadRow(f"field {name!r} has the wrong type {type(value).__name__}")
     if not is_text(row["text"]):
         raise _BadRow("the text is empty, or holds half a character")
-    for name in ("image", "expression_id", "split"):
+    for name in ("image", "expression_id", "object_id", "split"):
         if isinstance(row.get(name), str) and not is_text(row[name]):
             raise _BadRow(f"field {name!r} is empty, or holds half a character")
     ids, targets = row.get("instance_ids"), row["targets"] or []
@@ -143,10 +144,16 @@ def _add_row(
             text=row["text"],
             referents=referents,
             split=row.get("split"),
-            object_id=",".join(map(str, sorted(referents))) or expression_id,
+            object_id=_object_id(row.get("object_id"), referents, expression_id),
             tags=row.get("tags") or {},
         )
     )
+
+
+def _object_id(given: str | int | None, referents: tuple[int, ...], expression_id: str) -> str:
+    if given is not None:
+        return str(given)
+    return f"of {','.join(map(str, sorted(referents))) or expression_id}"
 
 
 def _segmentation(value: Any, size: tuple[int, int]) -> Segmentation:

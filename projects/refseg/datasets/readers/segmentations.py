@@ -1,7 +1,8 @@
 """What annotation files call a segmentation -> polygons or one compressed RLE, checked.
 
 Everything that C code will later see is checked here: pycocotools reads and writes beyond its arrays when the runs of
-an RLE do not add up to the image, and allocates by the length of a polygon's edges.
+an RLE do not add up to the image or when there are more of them than pixels, takes a run of 0 within an RLE for its
+end, and allocates by the length of a polygon's edges.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pycocotools import mask as coco_mask
 
 from refseg.records import Segmentation
 
+MAX_RLE_PIXELS = 2**29  # of an RLE: pycocotools' compressed form garbles greater differences of runs
 MAX_BEYOND = 10  # times the image's longer side; pycocotools walks along every edge, and nothing real is farther out
 
 
@@ -49,47 +51,68 @@ def _polygon(value: Any, limit: float) -> list[float]:
 
 
 def clean_rle(rle: dict, size: tuple[int, int]) -> dict:
-    """A compressed RLE of this size, `counts` as bytes."""
+    """A compressed RLE of this size, `counts` as bytes, in the form that an encoder gives: only the first run may be
+    0."""
     if not {"size", "counts"} <= set(rle):
         raise ValueError(f"an RLE has size and counts, not {sorted(map(str, rle))}")
     if not isinstance(rle["size"], list | tuple) or tuple(rle["size"]) != tuple(size):
         raise ValueError(f"an RLE of size {_short(rle['size'])} in an image of size {list(size)}")
+    if size[0] * size[1] >= MAX_RLE_PIXELS:
+        raise ValueError(f"an RLE of size {list(size)}, which is larger than any image")
     counts = rle["counts"]
+    if isinstance(counts, str):
+        counts = counts.encode("ascii", "replace")
     if isinstance(counts, list):
         runs = np.asarray(counts)
         if runs.ndim != 1 or not np.issubdtype(runs.dtype, np.integer):
             raise ValueError("the counts of an uncompressed RLE are whole numbers")
-        _check_runs(runs, size)
-        return coco_mask.frPyObjects({"size": list(size), "counts": counts}, *size)
-    if isinstance(counts, str):
-        counts = counts.encode("ascii", "replace")
-    if not isinstance(counts, bytes):
+        runs = runs.astype(np.int64)
+    elif isinstance(counts, bytes):
+        runs = decode_runs(counts)
+    else:
         raise ValueError(f"the counts of an RLE are a string or a list, not {_short(counts)}")
-    _check_runs(decode_runs(counts), size)
-    return {"size": list(size), "counts": counts}
+    _check_runs(runs, size)
+    joined = join_runs(runs)
+    if joined is runs and isinstance(counts, bytes):
+        return {"size": list(size), "counts": counts}
+    return coco_mask.frPyObjects({"size": list(size), "counts": joined.tolist()}, *size)
 
 
 def _check_runs(runs: np.ndarray, size: tuple[int, int]) -> None:
-    if len(runs) == 0 or runs.min() < 0 or int(runs.sum()) != size[0] * size[1]:
+    pixels = size[0] * size[1]
+    largest = runs.view(np.uint64).max(initial=0)  # of what is below 0, a huge number
+    if largest > pixels or int(runs.sum()) != pixels:  # in this order, for the sum could wrap around
         raise ValueError(f"the runs of an RLE do not add up to {size[0]} x {size[1]} pixels")
+
+
+def join_runs(runs: np.ndarray) -> np.ndarray:
+    """The same mask without runs of 0, but for a first one: the neighbours of such a run are one. Runs that have none
+    are returned as they are."""
+    if runs[1:].all():
+        return runs
+    state = np.arange(len(runs)) % 2
+    runs, state = runs[runs > 0], state[runs > 0]
+    first = np.flatnonzero(np.concatenate([[True], state[1:] != state[:-1]]))
+    joined = np.add.reduceat(runs, first)
+    return np.concatenate([[0], joined]) if state[0] else joined
 
 
 def decode_runs(counts: bytes) -> np.ndarray:
     """Run lengths of COCO's compressed string: 5 bits a character, lowest first, bit 5 = "more follows", bit 4 of the
     last = negative; from the fourth on, each is the difference to the run before the last."""
-    characters = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
-    if len(characters) == 0 or characters.min() < 0 or characters.max() > 63 or characters[-1] & 0x20:
+    characters = np.frombuffer(counts, np.uint8) - np.uint8(48)  # what is below 48 becomes large
+    if len(characters) == 0 or characters.max() > 63 or characters[-1] > 31:
         raise ValueError("the counts of an RLE are not COCO's compressed form")
-    last = np.flatnonzero((characters & 0x20) == 0)
+    last = (characters < 32).nonzero()[0]
     first = np.concatenate([[0], last[:-1] + 1])
-    lengths = last - first + 1
-    if lengths.max() > 12:
+    more = last - first
+    if more.max() > 5:  # 6 characters hold 29 bits and a sign
         raise ValueError("the counts of an RLE hold a number that is too large")
-    place = np.arange(len(characters)) - np.repeat(first, lengths)
-    values = np.add.reduceat((characters & 0x1F) << (5 * place), first)
-    values = np.where(characters[last] & 0x10, values - (1 << (5 * lengths)), values)
-    values[1::2] = np.cumsum(values[1::2])
-    values[2::2] = np.cumsum(values[2::2])
+    place = np.arange(len(characters)) - first.repeat(more + 1)
+    values = np.add.reduceat((characters & 31).astype(np.int64) << (5 * place), first)
+    values -= (characters[last] & 16).astype(np.int64) << (5 * more + 1)
+    values[1::2] = values[1::2].cumsum()
+    values[2::2] = values[2::2].cumsum()
     return values
 
 

@@ -65,7 +65,7 @@ class PixelDecoderLayer(nn.Module):
         position: Tensor,
         padding: Tensor | None,
         centres: Tensor,
-        shapes: Tensor,
+        shapes: Sequence[tuple[int, int]],
     ) -> Tensor:
         pixels = self.norm_deformable(
             self.deformable(
@@ -152,7 +152,7 @@ class LanguageGuidedPixelDecoder(BaseModule):
                 position=position,
                 padding=~valid if padded else None,
                 centres=centres,
-                shapes=torch.tensor(sizes),
+                shapes=sizes,
             )
         return Decoded(
             list(pixels.split(counts, 1)),

@@ -1,0 +1,115 @@
+"""Puts training runs side by side: a table of their scores, mean and range over seeds, and their curves.
+
+    python tools/analysis_tools/compare_runs.py --run LGFormer DIR DIR --run "one learnable query" DIR DIR \\
+        [--scores val.json] [--metrics oIoU mIoU] [--by skill] [--curve refseg/oIoU] [--svg curves.svg]
+
+Each DIR is a work directory. `--scores`: the file in it that `refseg score --json` wrote (with `--by` for the groups);
+all must be of one protocol and of the same data. `--curve`: a metric of validation during training. Differences are to
+the first run, seed by seed where each has as many directories.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from statistics import mean
+
+from refseg.errors import UsageError, UserError
+from refseg.visualization.curves import read_scalars, training_curves
+from refseg.visualization.svg import Curve, plot_svg
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", nargs="+", action="append", required=True, metavar=("NAME", "DIR"))
+    parser.add_argument("--scores", default="val.json", help="name of the score file inside each directory")
+    parser.add_argument("--metrics", nargs="+", default=["oIoU", "mIoU"])
+    parser.add_argument("--by", help="also a table per metric over the groups of this breakdown")
+    parser.add_argument("--curve", default="refseg/oIoU", help="the metric that --svg draws")
+    parser.add_argument("--svg", type=Path, help="write the curves to this file")
+    return parser.parse_args()
+
+
+def read_scores(folder: Path, name: str) -> dict:
+    file = folder / name
+    if not file.is_file():
+        raise UsageError(f"no {file}: write it with `refseg score PREDICTIONS --data ... --json {file}`")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def check_comparable(scores: dict[str, list[dict]]) -> None:
+    kinds = {(one["protocol"], json.dumps(one["data"], sort_keys=True)) for runs in scores.values() for one in runs}
+    if len(kinds) > 1:
+        raise UsageError("the score files are of several protocols or data sets: " + "; ".join(k for k, _ in kinds))
+
+
+def spread(values: list[float]) -> str:
+    """Mean, and the range where there are several."""
+    told = f"{mean(values):.1f}"
+    return told if len(values) == 1 else f"{told} ({min(values):.1f}-{max(values):.1f})"
+
+
+def difference(values: list[float], first: list[float]) -> str:
+    if len(values) != len(first):
+        return f"{mean(values) - mean(first):+.1f}"
+    return ", ".join(f"{value - other:+.1f}" for value, other in zip(values, first, strict=True))
+
+
+def score_table(scores: dict[str, list[dict]], metrics: list[str]) -> list[str]:
+    header = "| run | seeds | " + " | ".join(f"{metric} | difference" for metric in metrics) + " |"
+    lines = [header, "|---" * (2 + 2 * len(metrics)) + "|"]
+    first = next(iter(scores.values()))
+    for name, runs in scores.items():
+        cells = [name, str(len(runs))]
+        for metric in metrics:
+            values, others = ([one["metrics"][metric] for one in group] for group in (runs, first))
+            cells += [spread(values), "" if runs is first else difference(values, others)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def group_table(scores: dict[str, list[dict]], by: str, metric: str) -> list[str]:
+    """Means over seeds."""
+    groups = next(iter(scores.values()))[0].get("by", {}).get(by)
+    if not groups:
+        raise UsageError(f"the score files have no breakdown {by!r}: `refseg score ... --by {by}`")
+    names = [group[by] for group in groups]
+    lines = [f"| {metric} | " + " | ".join(names) + " |", "|---" * (1 + len(names)) + "|"]
+    for run, found in scores.items():
+        tables = [{group[by]: group.get(metric) for group in one["by"][by]} for one in found]
+        columns = [[table[name] for table in tables if table[name] is not None] for name in names]
+        lines.append(f"| {run} | " + " | ".join(f"{mean(column):.1f}" if column else "-" for column in columns) + " |")
+    return lines
+
+
+def curves_of(name: str, folders: list[Path], metric: str) -> list[Curve]:
+    curves = []
+    for number, folder in enumerate(folders):
+        rows = [row for file in sorted(folder.glob("*/vis_data/scalars.json")) for row in read_scalars(file)]
+        found = [curve for curve in training_curves(rows).metrics if curve.name == metric]
+        if not found:
+            raise UsageError(f"{folder} has logged no {metric}")
+        label = name if len(folders) == 1 else f"{name}, seed {number}"
+        curves.append(Curve(label, found[0].steps, found[0].values))
+    return curves
+
+
+def main() -> None:
+    args = parse_args()
+    runs = {name: [Path(folder) for folder in folders] for name, *folders in args.run}
+    try:
+        scores = {name: [read_scores(folder, args.scores) for folder in folders] for name, folders in runs.items()}
+        check_comparable(scores)
+        print(*score_table(scores, args.metrics), sep="\n")
+        for metric in args.metrics if args.by else ():
+            print("", *group_table(scores, args.by, metric), sep="\n")
+        if args.svg:
+            curves = [curve for name, folders in runs.items() for curve in curves_of(name, folders, args.curve)]
+            args.svg.write_text(plot_svg(curves, title=f"{args.curve} in training"), encoding="utf-8")
+    except UserError as error:
+        raise SystemExit(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()
