@@ -1,0 +1,79 @@
+"""The tools that put runs side by side."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from conftest import REPOSITORY
+from refseg.errors import UsageError
+from refseg.structures import Sample, SampleMeta
+
+
+def tool(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / f"tools/analysis_tools/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def scores(oiou: float, of_size: float, data: str = "val") -> dict:
+    groups = [{"skill": "size", "expressions": 3, "oIoU": of_size}, {"skill": "group", "expressions": 1, "oIoU": None}]
+    return {"protocol": "refseg", "data": data, "metrics": {"oIoU": oiou}, "by": {"skill": groups}}
+
+
+def test_scores_side_by_side() -> None:
+    """Two seeds of each: 40 and 44 are 42 on average; the other run is 2 lower and 1 higher."""
+    compare = tool("compare_runs")
+    runs = {"ours": [scores(40, 10), scores(44, 20)], "other": [scores(38, 5), scores(45, 5)]}
+    assert compare.score_table(runs, ["oIoU"])[2:] == [
+        "| ours | 2 | 42.0 (40.0-44.0) |  |",
+        "| other | 2 | 41.5 (38.0-45.0) | -2.0, +1.0 |",
+    ]
+    assert compare.group_table(runs, "skill", "oIoU") == [
+        "| oIoU | size | group |",
+        "|---|---|---|",
+        "| ours | 15.0 | - |",
+        "| other | 5.0 | - |",
+    ]
+
+
+def test_scores_of_other_data_are_refused() -> None:
+    compare = tool("compare_runs")
+    with pytest.raises(UsageError, match="several protocols or data sets"):
+        compare.check_comparable({"a": [scores(1, 1)], "b": [scores(1, 1, data="test")]})
+
+
+def test_curves_come_from_work_directories(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "20260101" / "vis_data"
+    folder.mkdir(parents=True)
+    rows = [{"lr": 0.1, "loss": 1.0, "iter": 5, "step": 5, "epoch": 1}, {"refseg/oIoU": 30.0, "step": 1}]
+    (folder / "scalars.json").write_text("\n".join(json.dumps(row) for row in rows))
+    compare = tool("compare_runs")
+    (curve,) = compare.curves_of("run", [tmp_path / "run"], "refseg/oIoU")
+    assert curve.values == (30.0,)
+    with pytest.raises(UsageError, match="has logged no gres/gIoU"):
+        compare.curves_of("run", [tmp_path / "run"], "gres/gIoU")
+
+
+def test_samples_get_the_phrases_or_the_image_of_another() -> None:
+    """Three phrases where the other has two: its first comes twice."""
+    blind = tool("blind_test")
+
+    def sample(tokens: list[list[int]], fill: int) -> Sample:
+        meta = SampleMeta("0", "a.png", (4, 4), (4, 4), ("0",) * len(tokens), ("a",) * len(tokens))
+        masks, boxes = torch.zeros(1, 4, 4, dtype=torch.bool), torch.zeros(1, 4)
+        referents = torch.ones(len(tokens), 1, dtype=torch.bool)
+        return Sample(torch.full((3, 4, 4), fill, dtype=torch.uint8), tokens, 0, masks, boxes, referents, meta)
+
+    one, other = sample([[1], [2], [3]], 7), sample([[8], [9]], 200)
+    assert blind.as_it_is(one, other) is one
+    assert blind.other_phrases(one, other).token_ids == [[8], [9], [8]]
+    assert blind.other_phrases(one, other).image is one.image
+    changed = blind.other_image(one, other)
+    assert changed.image is other.image and changed.token_ids == one.token_ids and changed.meta is one.meta

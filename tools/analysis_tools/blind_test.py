@@ -1,0 +1,97 @@
+"""What a trained model makes of the wrong phrases, or of the wrong images: how much it uses either.
+
+    python tools/analysis_tools/blind_test.py CONFIG CHECKPOINT [--split val] [--json blind.json]
+
+The config's test set is scored three times: as it is; with the phrases of the next image; with the next image. Answers
+are compared with the ground truth of the sample's own phrases and image each time. A model that does not read scores
+the same with other phrases, one that does not look with other images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from mmengine.registry import DefaultScope
+from torch import nn
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from refseg.apis import RunOptions, load_config, load_weights
+from refseg.apis.dummy import build_model
+from refseg.datasets.collate import collate_samples
+from refseg.errors import UserError
+from refseg.registry import DATASETS, METRICS
+from refseg.structures import Sample
+
+Exchange = Callable[[Sample, Sample], Sample]
+
+
+def as_it_is(sample: Sample, other: Sample) -> Sample:
+    return sample
+
+
+def other_phrases(sample: Sample, other: Sample) -> Sample:
+    """As many of the other sample's phrases, from the start again where it has fewer."""
+    cycle = itertools.cycle(other.token_ids)
+    return replace(sample, token_ids=[next(cycle) for _ in sample.token_ids])
+
+
+def other_image(sample: Sample, other: Sample) -> Sample:
+    if sample.image.shape != other.image.shape:
+        raise UserError("images can be exchanged only where all inputs have one size (Resize without keep_ratio)")
+    return replace(sample, image=other.image)
+
+
+EXCHANGES: dict[str, Exchange] = {"as it is": as_it_is, "other phrases": other_phrases, "other image": other_image}
+
+
+def score(model: nn.Module, dataset: Dataset, evaluator: dict, exchange: Exchange, batch_size: int) -> dict[str, float]:
+    metric = METRICS.build(evaluator)
+    metric.dataset_meta = dataset.metainfo
+    count = len(dataset)
+    starts = range(0, count, batch_size)
+    for start in tqdm(starts, desc=exchange.__name__, leave=False, disable=not sys.stderr.isatty()):
+        items = range(start, min(start + batch_size, count))
+        samples = [exchange(dataset[item], dataset[(item + 1) % count]) for item in items]
+        with torch.no_grad():
+            metric.process(None, model.test_step(collate_samples(samples)))
+    return metric.evaluate(count)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config")
+    parser.add_argument("checkpoint")
+    parser.add_argument("--split", help="instead of the config's test split")
+    parser.add_argument("--metrics", nargs="+", default=["refseg/oIoU", "refseg/mIoU"])
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    args = parser.parse_args()
+    try:
+        options = {"test_dataloader.dataset.split": args.split} if args.split else {}
+        cfg = load_config(args.config, RunOptions(cfg_options=options))
+        model = build_model(cfg).eval()
+        load_weights(model, args.checkpoint)
+        loader = cfg.test_dataloader
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            dataset = DATASETS.build(loader.dataset)
+            found = {
+                name: score(model, dataset, cfg.test_evaluator, exchange, loader.batch_size)
+                for name, exchange in EXCHANGES.items()
+            }
+    except UserError as error:
+        raise SystemExit(str(error)) from None
+    for name, metrics in found.items():
+        print(f"{name:14s}" + "  ".join(f"{metric} {metrics[metric]:.1f}" for metric in args.metrics))
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
