@@ -1,7 +1,7 @@
 _base_ = [
     '_base_/datasets/referit.py',
     '_base_/models/lavt_swinb.py',
-    '_base_/schedules/lavt_poly.py',
+    '_base_/schedules/adamw_poly.py',
     '_base_/default_runtime.py',
 ]
 val_evaluator = dict(protocols=('lavt', 'refseg'))

@@ -165,33 +165,37 @@ class Batch(Movable):
 
 @dataclass(slots=True)
 class TextFeatures(Movable):
-    """Word features of the distinct texts: `word_feats` (U, L, C), `word_mask` (U, L), `text_of` (E,)."""
+    """Word features of the distinct texts: `word_feats` (U, L, C), `word_mask` (U, L), `text_of` (E,), which is None
+    where rows are expressions already."""
 
     word_feats: Tensor
     word_mask: Tensor
-    text_of: Tensor
+    text_of: Tensor | None
 
     def per_expression(self) -> tuple[Tensor, Tensor]:
         """Word features (E, L, C) and mask (E, L)."""
-        return self.word_feats[self.text_of], self.word_mask[self.text_of]
+        if self.text_of is None:
+            return self.word_feats, self.word_mask
+        return self.word_feats.index_select(0, self.text_of), self.word_mask.index_select(0, self.text_of)
 
 
 @dataclass(slots=True)
 class EncodedFeatures(Movable):
-    """Pixel features by level, fine to coarse: (B, C_i, H_i, W_i), or (E, ...) where words were fused inside the
-    encoder; `masks` (B or E, H_i, W_i), True on image; `strides` of each level; `image_of` (E,) mapping expressions to
-    rows of the levels."""
+    """Pixel features by level, fine to coarse, (B, C_i, H_i, W_i); `masks` (B, H_i, W_i), True on image; `strides` of
+    each level; `image_of` (E,), the row of each expression. Where words were fused inside the encoder, rows are
+    expressions and `image_of` is None."""
 
     levels: list[Tensor]
     masks: list[Tensor]
     strides: tuple[int, ...]
-    image_of: Tensor
+    image_of: Tensor | None
 
     def per_expression(self) -> Self:
         """The same with one row per expression."""
-        rows = self.image_of
-        levels, masks = ([tensor[rows] for tensor in tensors] for tensors in (self.levels, self.masks))
-        return replace(self, levels=levels, masks=masks, image_of=torch.arange(len(rows), device=rows.device))
+        if self.image_of is None:
+            return self
+        levels, masks = ([t.index_select(0, self.image_of) for t in tensors] for tensors in (self.levels, self.masks))
+        return replace(self, levels=levels, masks=masks, image_of=None)
 
 
 @dataclass(slots=True)

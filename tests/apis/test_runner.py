@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from refseg.apis import RunOptions, load_config, load_weights
-from refseg.apis.runner import batch_report, read_checkpoint
+from refseg.apis.runner import batch_report, read_checkpoint, without_weights
 from refseg.errors import CheckpointError, ConfigError, UsageError
 
 CONFIG = "baseline_tiny_refshapes"
@@ -130,3 +130,12 @@ def test_a_run_shorter_than_its_warm_up(tiny_config: Path, tmp_path: Path) -> No
     options = RunOptions(work_dir=str(tmp_path), cfg_options={"param_scheduler": schedule})
     with pytest.raises(ConfigError, match="the run is shorter than a part of its schedule"):
         train(str(tiny_config), options)
+
+
+def test_a_checkpoint_needs_no_pretrained_weights() -> None:
+    """Testing and resuming build encoders from their architecture; tokenizers stay pretrained."""
+    cfg = load_config("lavt_swinb")
+    encoder = without_weights(cfg.model.to_dict())["encoder"]
+    assert cfg.model.encoder.vision.pretrained and cfg.model.encoder.text.pretrained
+    assert encoder["vision"]["pretrained"] is None and encoder["text"]["pretrained"] is None
+    assert cfg.test_dataloader.dataset.pipeline[2].tokenizer.pretrained == "bert-base-uncased"

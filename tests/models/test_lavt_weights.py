@@ -88,3 +88,31 @@ def test_a_missing_key_is_named() -> None:
     del content["model"]["backbone.layers.2.blocks.1.attn.qkv.weight"]
     with pytest.raises(CheckpointError, match=r"blocks\.1\.attn\.qkv\.weight"):
         lavt_state_from_official(content, window_size=4)
+
+
+@pytest.mark.parametrize(
+    ("part", "key"),
+    [
+        ("model", "classifier.conv1_1.weight"),
+        ("model", "classifier.bn2_3.running_var"),
+        ("model", "backbone.layers.1.fusion.project_mm.0.weight"),
+        ("model", "backbone.layers.0.res_gate.2.weight"),
+        ("model", "backbone.norm2.weight"),
+        ("bert_model", "encoder.layer.1.output.dense.bias"),
+        ("bert_model", "embeddings.word_embeddings.weight"),
+    ],
+)
+def test_any_missing_key_is_an_error(part: str, key: str) -> None:
+    content = official_content(one=False)
+    del content[part][key]
+    with pytest.raises(CheckpointError, match="1 of LAVT's weights are missing"):
+        lavt_state_from_official(content, window_size=4)
+
+
+def test_a_checkpoint_of_something_else_is_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"no weights in `model`, only state_dict"):
+        lavt_state_from_official({"state_dict": {}})
+    content = official_content(one=False)
+    del content["bert_model"]
+    with pytest.raises(CheckpointError, match=r"missing .*encoder\.text"):
+        lavt_state_from_official(content, window_size=4)

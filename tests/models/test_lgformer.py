@@ -1,11 +1,15 @@
 """LGFormer's parts and the rows of its tables."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from models.referring_checks import logits_of, parameters_without_gradient, prepared, tiny_model
+from refseg.models.lgformer.pixel_decoder import LanguageGuidedPixelDecoder
 from refseg.models.lgformer.prototype import MaskMerge, PrototypeGenerator, dot_products
+from refseg.structures import EncodedFeatures, Prediction
 
 ABLATIONS = "lgformer_ablations"
 
@@ -74,6 +78,83 @@ def test_words_that_differ_only_by_padding_give_one_query() -> None:
     mask = torch.tensor([[True, True, False]])
     mean = generator.project_sentence(words[:, :2].mean(1))[:, None]
     torch.testing.assert_close(generator._query(words, mask), mean)
+
+
+def features_for(decoder: LanguageGuidedPixelDecoder, masks: list[torch.Tensor]) -> EncodedFeatures:
+    draw = torch.Generator().manual_seed(0)
+    levels = [torch.randn(1, 6, *mask.shape[1:], generator=draw) for mask in masks]
+    return EncodedFeatures(levels, masks, (8, 16, 32), None)
+
+
+def small_decoder(**settings: object) -> LanguageGuidedPixelDecoder:
+    torch.manual_seed(0)
+    decoder = LanguageGuidedPixelDecoder(
+        level_dims=(6, 6, 6), word_dim=5, embed_dim=8, num_layers=2, num_heads=2, ffn_dim=8, **settings
+    )
+    for layer in decoder.layers:  # offsets and weights begin with zeros; as after some training
+        torch.nn.init.normal_(layer.deformable.sampling_offsets.weight, std=0.5)
+    return decoder.eval()
+
+
+MASKS = [torch.ones(1, 8, 8, dtype=torch.bool), torch.ones(1, 4, 4, dtype=torch.bool), torch.ones(1, 2, 2).bool()]
+WORDS, WORD_MASK = torch.randn(1, 3, 5, generator=torch.Generator().manual_seed(1)), torch.ones(1, 3, dtype=torch.bool)
+
+
+def test_a_sentence_is_the_mean_of_its_words() -> None:
+    """Table 6: words replaced by their mean change nothing there, and something where words are read one by one."""
+    mean = WORDS.mean(1, keepdim=True).expand(-1, 3, -1)
+    for l2va, same in (("sentence", True), ("words", False)):
+        decoder = small_decoder(l2va=l2va)
+        with torch.no_grad():
+            one, other = (
+                decoder(features_for(decoder, MASKS), words, WORD_MASK, padded=False) for words in (WORDS, mean)
+            )
+        assert torch.allclose(one.mask_feats, other.mask_feats, atol=1e-6) is same
+
+
+def test_padded_pixels_are_not_read() -> None:
+    """Whatever the right half of each level holds, the left half and the prototype stay the same. (GroupNorm, which
+    counts all pixels, is taken out.)"""
+    masks = [mask.clone() for mask in MASKS]
+    for mask in masks:
+        mask[..., mask.shape[-1] // 2 :] = False
+    decoder = small_decoder()
+    for project in decoder.project:
+        project[1] = torch.nn.Identity()
+    generator = PrototypeGenerator(word_dim=5, embed_dim=8, num_layers=3, num_heads=2, ffn_dim=8).eval()
+    clean = features_for(decoder, masks)
+    dirty = replace(clean, levels=[level.clone() for level in clean.levels])
+    for level, mask in zip(dirty.levels, masks, strict=True):
+        level.transpose(0, 1)[:, ~mask] = 50.0
+    with torch.no_grad():
+        decoded = [decoder(features, WORDS, WORD_MASK, padded=True) for features in (clean, dirty)]
+        prototypes = [generator(one, WORDS, WORD_MASK, padded=True) for one in decoded]
+    kept = [one.mask_feats.transpose(0, 1)[:, masks[0]] for one in decoded]
+    torch.testing.assert_close(kept[0], kept[1])
+    torch.testing.assert_close(prototypes[0], prototypes[1])
+
+
+def test_levels_are_visited_from_coarse_to_fine() -> None:
+    """Five layers: strides 32, 16, 8, and again 32, 16."""
+    generator = PrototypeGenerator(word_dim=5, embed_dim=8, num_layers=5, num_heads=2, ffn_dim=8)
+    seen = []
+    for layer in generator.layers:
+        layer.register_forward_pre_hook(lambda module, args: seen.append(args[1].shape[1]))
+    decoder = small_decoder()
+    generator(decoder(features_for(decoder, MASKS), WORDS, WORD_MASK, padded=False), WORDS, WORD_MASK, padded=False)
+    assert seen == [4, 16, 64, 4, 16]
+
+
+def test_a_label_is_one_from_half_of_a_pixel_on() -> None:
+    """A mask of the upper 30 rows of 64: at stride 4, 7 rows of 16 are full and the eighth is half, so 8 of 16 are 1.
+    With logit 3 everywhere the loss is (softplus(-3) + softplus(3)) / 2."""
+    model = tiny_model("lgformer_swinb")
+    batch = prepared(model, num_images=1, expressions_per_image=1)
+    batch.instance_masks[0][:] = False
+    batch.instance_masks[0][:, :30] = True
+    loss = model.losses(Prediction(torch.full((1, 16, 24), 3.0)), batch)["loss_mask"]
+    softplus = F.softplus(torch.tensor([-3.0, 3.0]))
+    torch.testing.assert_close(loss, softplus.mean())
 
 
 def test_mistakes_are_refused() -> None:

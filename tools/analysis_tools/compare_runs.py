@@ -31,6 +31,13 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def read_runs(given: list[list[str]]) -> dict[str, list[Path]]:
+    runs = {name: [Path(folder) for folder in folders] for name, *folders in given}
+    if len(runs) < len(given) or not all(runs.values()):
+        raise UsageError("every --run is a name of its own and one directory or more")
+    return runs
+
+
 def read_scores(folder: Path, name: str) -> dict:
     file = folder / name
     if not file.is_file():
@@ -42,6 +49,13 @@ def check_comparable(scores: dict[str, list[dict]]) -> None:
     kinds = {(one["protocol"], json.dumps(one["data"], sort_keys=True)) for runs in scores.values() for one in runs}
     if len(kinds) > 1:
         raise UsageError("the score files are of several protocols or data sets: " + "; ".join(k for k, _ in kinds))
+
+
+def check_metrics(scores: dict[str, list[dict]], metrics: list[str]) -> None:
+    for metric in metrics:
+        if not all(metric in one["metrics"] for runs in scores.values() for one in runs):
+            known = ", ".join(next(iter(scores.values()))[0]["metrics"])
+            raise UsageError(f"no metric {metric!r} in all score files; there are {known}")
 
 
 def spread(values: list[float]) -> str:
@@ -97,10 +111,11 @@ def curves_of(name: str, folders: list[Path], metric: str) -> list[Curve]:
 
 def main() -> None:
     args = parse_args()
-    runs = {name: [Path(folder) for folder in folders] for name, *folders in args.run}
     try:
+        runs = read_runs(args.run)
         scores = {name: [read_scores(folder, args.scores) for folder in folders] for name, folders in runs.items()}
         check_comparable(scores)
+        check_metrics(scores, args.metrics)
         print(*score_table(scores, args.metrics), sep="\n")
         for metric in args.metrics if args.by else ():
             print("", *group_table(scores, args.by, metric), sep="\n")

@@ -1,8 +1,17 @@
-# AdamW with polynomial decay per iteration: LAVT, LGFormer, VIPA. A leaf sets lr, epochs and the paper's batch.
+# AdamW with polynomial decay per iteration: LAVT, LGFormer, VIPA. A leaf sets lr, epochs and the paper's batch. The groups
+# are LAVT's: no weight decay for Swin's norms and position tables, decay for everything else, BatchNorm, biases and
+# BERT's norms included. Longer keys win.
 optim_wrapper = dict(
     type='GuardedOptimWrapper',
     optimizer=dict(type='AdamW', lr=5e-5, weight_decay=0.01),
-    paramwise_cfg=dict(norm_decay_mult=0.0, bypass_duplicate=True),
+    paramwise_cfg=dict(
+        bypass_duplicate=True,
+        custom_keys={
+            'relative_position_bias_table': dict(decay_mult=0.0),
+            'decoder.': dict(decay_mult=1.0),
+            'norm': dict(decay_mult=0.0),
+        },
+    ),
 )
 param_scheduler = [dict(type='PolyLR', power=0.9, eta_min=0.0, by_epoch=False)]
 

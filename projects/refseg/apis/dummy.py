@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from refseg import registry
+from refseg.apis.runner import without_weights
 from refseg.structures import Batch, SampleMeta, TextTokens
-
-
-def without_weights(cfg: Any) -> Any:
-    """The same config where every `pretrained` beside a `config`, and every `init_cfg`, is None."""
-    if isinstance(cfg, dict):
-        plain = {key: without_weights(value) for key, value in cfg.items()}
-        if plain.get("pretrained") and plain.get("config"):
-            plain["pretrained"] = None
-        if "init_cfg" in plain:
-            plain["init_cfg"] = None
-        return plain
-    if isinstance(cfg, list | tuple):
-        return type(cfg)(without_weights(item) for item in cfg)
-    return cfg
 
 
 def build_model(cfg: Config) -> torch.nn.Module:

@@ -81,6 +81,21 @@ def check_compile(device: str) -> None:
         raise UsageError("--compile needs a GPU: torch's compiler for CPUs crashes in backward passes of these models")
 
 
+def without_weights(cfg: Any) -> Any:
+    """The same config where every `pretrained` beside an architecture (`config`, `arch`), and every `init_cfg`, is
+    None: for weights that come from a checkpoint anyway, or do not matter."""
+    if isinstance(cfg, dict):
+        plain = {key: without_weights(value) for key, value in cfg.items()}
+        if plain.get("pretrained") and (plain.get("config") or plain.get("arch")):
+            plain["pretrained"] = None
+        if "init_cfg" in plain:
+            plain["init_cfg"] = None
+        return plain
+    if isinstance(cfg, list | tuple):
+        return type(cfg)(without_weights(item) for item in cfg)
+    return cfg
+
+
 def set_resume(cfg: Config, resume: bool | str) -> None:
     """Points the config at the checkpoint to go on from; a run that has none yet starts from the beginning."""
     found = Path(resume) if isinstance(resume, str) else latest_checkpoint(cfg.work_dir)
@@ -91,6 +106,7 @@ def set_resume(cfg: Config, resume: bool | str) -> None:
         raise CheckpointError(f"--resume: no such checkpoint: {found}")
     cfg.resume = True
     cfg.load_from = str(found)
+    cfg.model = without_weights(cfg.model.to_dict())
 
 
 def batch_report(cfg: Config, world_size: int) -> tuple[str, bool]:
@@ -200,6 +216,7 @@ def test(
         cfg[key] = None
     for key in ("val_dataloader", "val_cfg", "val_evaluator"):
         cfg[key] = None
+    cfg.model = without_weights(cfg.model.to_dict())
     cfg.custom_hooks = [
         hook for hook in cfg.get("custom_hooks", []) if hook["type"] in ("TextTruncationHook", "ProgressBarHook")
     ]

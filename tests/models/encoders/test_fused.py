@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -69,8 +71,23 @@ def test_rows_are_images_until_the_first_fusion(fusion: str, first: int) -> None
     with torch.no_grad():
         features, text = model(batch_of())
     assert rows == [2] * (first + 1) + [6] * (3 - first)
-    assert [len(level) for level in features.levels] == [2] * first + [6] * (4 - first)
-    assert text.word_feats.shape == (6, 5, 16) and text.text_of.tolist() == list(range(6))
+    assert all(len(rows) == 6 for rows in (*features.levels, *features.masks))
+    assert features.image_of is None and features.per_expression() is features
+    assert text.word_feats.shape == (6, 5, 16) and text.text_of is None
+
+
+def test_expressions_of_images_in_any_order() -> None:
+    """Levels from before the first fusion follow the expressions too."""
+    batch = batch_of()
+    order = torch.tensor([5, 0, 3, 1, 4, 2])
+    tokens = replace(batch.tokens, text_of=batch.tokens.text_of[order])
+    mixed = replace(batch, image_of=batch.image_of[order], tokens=tokens)
+    model = encoder(fusion=dict(type="VLBA"), fused_stages=(2, 3))
+    with torch.no_grad():
+        (features, text), (wanted, words) = model(mixed), model(batch)
+    for level, other in zip(features.levels, wanted.levels, strict=True):
+        torch.testing.assert_close(level, other[order])
+    torch.testing.assert_close(text.word_feats, words.word_feats[order])
 
 
 def test_text_may_be_cut_anywhere() -> None:
@@ -96,13 +113,22 @@ def test_later_text_stages_see_fused_words() -> None:
         assert torch.allclose(words, alone, atol=1e-6) is same
 
 
-def test_padding_of_images_is_masked() -> None:
-    """A padded pixel of the last stage is no image, and words do not read it."""
-    batch = padded_images(batch_of(), 32, 64)
-    features, _ = encoder(fusion=dict(type="VLBA"))(batch)
+def test_fusions_and_decoders_are_told_what_is_padding() -> None:
+    """Of 64 x 96 pixels 32 x 64 are image: at stride 32, two of six. Without padding a fusion gets no mask."""
+    model = encoder(fusion=dict(type="VLBA"))
+    given = []
+    model.fusions["3"].register_forward_pre_hook(
+        lambda module, args, kwargs: given.append(kwargs["pixel_mask"]), with_kwargs=True
+    )
+    features, _ = model(padded_images(batch_of(), 32, 64))
     assert features.masks[3][0].tolist() == [[True, True, False], [False, False, False]]
+    model(batch_of())
+    assert given[0][0].tolist() == [True, True, False, False, False, False]
+    assert given[1] is None
 
 
 def test_stages_that_are_not_there_are_refused() -> None:
     with pytest.raises(ConfigError, match="fused_stages"):
         encoder(fusion=dict(type="PWAM"), fused_stages=(3, 4))
+    with pytest.raises(ConfigError, match="give them beside `vision`"):
+        encoder(vision={**SWIN, "out_stages": (3,)})

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
@@ -45,6 +44,8 @@ class FusedEncoder(BaseModule):
         out_stages: Sequence[int] = (0, 1, 2, 3),
     ) -> None:
         super().__init__()
+        if "out_stages" in vision:
+            raise ConfigError("FusedEncoder sets its vision's out_stages: give them beside `vision`, not inside")
         self.vision = MODELS.build({**vision, "out_stages": tuple(out_stages)})
         self.text = MODELS.build(text)
         self.out_stages = tuple(sorted(out_stages))
@@ -75,19 +76,22 @@ class FusedEncoder(BaseModule):
     def forward(self, batch: Batch) -> tuple[EncodedFeatures, TextFeatures]:
         """Levels of `out_stages`, fine to coarse, and words, after all stages."""
         words, bias = self.text.embed(batch.tokens)  # (U, L, D)
-        word_mask, text_of, image_of = batch.tokens.word_mask, batch.tokens.text_of, batch.image_of
-        pixel_mask = batch.pixel_mask  # (B, H, W)
+        word_mask, pixel_mask = batch.tokens.word_mask, batch.pixel_mask
+        text_of: Tensor | None = batch.tokens.text_of
+        image_of: Tensor | None = batch.image_of
         pixels, size = self.vision.embed(batch.images)  # (B, P, C)
-        levels, masks = [], []
+        levels: list[Tensor] = []
+        masks: list[Tensor] = []
         for stage in range(self.vision.num_stages):
             words = self._text_stage(stage, words, bias)
             pixels = self.vision.run_stage(stage, pixels, size)
             level = pixels
             if stage in self.fused_stages:
-                if stage == self.fused_stages[0]:  # from here on one row per expression
-                    words, bias, word_mask = words[text_of], bias[text_of], word_mask[text_of]
-                    pixels, pixel_mask = pixels[image_of], pixel_mask[image_of]
-                    text_of = image_of = torch.arange(len(pixels), device=pixels.device)
+                if image_of is not None and text_of is not None:  # from here on one row per expression
+                    words, bias, word_mask = (tensor.index_select(0, text_of) for tensor in (words, bias, word_mask))
+                    pixels, pixel_mask = (tensor.index_select(0, image_of) for tensor in (pixels, pixel_mask))
+                    levels, masks = ([t.index_select(0, image_of) for t in tensors] for tensors in (levels, masks))
+                    text_of = image_of = None
                 mask = level_mask(pixel_mask, size).flatten(1) if batch.is_padded else None
                 level, pixels, words = self.fusions[str(stage)](pixels, words, word_mask=word_mask, pixel_mask=mask)
             if stage in self.out_stages:

@@ -35,10 +35,11 @@ class VLBA(Fusion):
         L_r = w2(softmax over pixels(A^T) V_v)                       eq. 7
 
     V' goes to the next stage and to the decoder, L' to the next fusion and, after the last, to the decoder. Padded
-    words and pixels are read by neither side. `bounded_gate`: the paper's gate is "a two-layer MLP"; with True it ends
-    in tanh, as LAVT's, from which the module is derived, which keeps the update small at the start.
+    words and pixels are read by neither side. `bounded_gate`: the paper's gate is "a two-layer MLP"; with
+    True it ends in tanh, as that of LAVT, from which the module is derived.
 
-    w1 is applied to the words before pixels gather them, and w2 after: the same numbers, fewer of them.
+    w1 is applied to the words before pixels gather them, and pixels are averaged before their value projection: the
+    same numbers, for fewer rows. `feeds_next` makes no difference here: what it would feed is the decoder's level too.
     """
 
     def __init__(self, *, pixel_dim: int, word_dim: int, feeds_next: bool = True, bounded_gate: bool = True) -> None:

@@ -35,6 +35,8 @@ def lavt_state_from_official(
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The state of `LAVT` without its computed buffers (`relative_position_index`), and the keys left out with the
     reason. Unknown and missing keys are errors."""
+    if not isinstance(content.get("model"), Mapping):
+        raise CheckpointError(f"no LAVT checkpoint: no weights in `model`, only {shown(sorted(map(str, content)))}")
     model = {key.removeprefix("module."): value for key, value in content["model"].items()}
     bert = {key.removeprefix("module."): value for key, value in (content.get("bert_model") or {}).items()}
     bert |= {
@@ -49,7 +51,7 @@ def lavt_state_from_official(
     )
     state = {f"encoder.vision.{key}": value for key, value in swin.items()}
     left_out = dict.fromkeys((f"backbone.{key}" for key in swin_left_out), "computed")
-    last = max(int(key.split(".")[1]) for key in backbone if key.startswith("layers."))
+    last = max((int(found[1]) for key in backbone if (found := re.match(r"layers\.(\d+)\.", key))), default=-1)
     for name, value in backbone.items():
         if is_swin_key(name):
             continue
@@ -75,7 +77,44 @@ def lavt_state_from_official(
             unknown.append(f"bert_model.{name}")
     if unknown:
         raise CheckpointError(f"{len(unknown)} keys are not LAVT's: {shown(unknown)}")
+    missing = sorted(expected_keys(last, state) - set(state))
+    if missing:
+        raise CheckpointError(f"{len(missing)} of LAVT's weights are missing (by our names): {shown(missing)}")
     return state, left_out
+
+
+def expected_keys(last: int, state: Mapping[str, Tensor]) -> set[str]:
+    """What a LAVT with stages 0 to `last` has besides Swin's own blocks, with as many BERT layers as the state has."""
+    keys = {"decoder.classify.weight", "decoder.classify.bias"}
+    for stage in range(last + 1):
+        fusion = f"encoder.fusions.{stage}"
+        keys |= {f"encoder.vision.norm{stage}.{kind}" for kind in ("weight", "bias")}
+        keys |= {f"{fusion}.{part}.weight" for part in PWAM_PARTS.values()}
+        keys |= {f"{fusion}.{part}.bias" for part in PWAM_PARTS.values() if part not in WITHOUT_BIAS}
+        keys |= {f"{fusion}.gate.{layer}.weight" for layer in (0, 2) if stage < last}
+    for step in STEPS.values():
+        for number in (1, 2):
+            keys.add(f"decoder.steps.{step}.conv{number}.weight")
+            keys |= {f"decoder.steps.{step}.norm{number}.{kind}" for kind in BATCH_NORM}
+    numbers = [int(found[1]) for key in state if (found := re.match(r"encoder\.text\.layers\.(\d+)\.", key))]
+    keys |= {f"encoder.text.embeddings.{name}" for name in BERT_EMBEDDINGS}
+    for layer in range(max(numbers, default=0) + 1):
+        for part in BERT_LAYER:
+            keys |= {f"encoder.text.layers.{layer}.{part}.{kind}" for kind in ("weight", "bias")}
+    return keys
+
+
+WITHOUT_BIAS = ("query", "out")
+BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+BERT_EMBEDDINGS = (
+    *(f"{name}_embeddings.weight" for name in ("word", "position", "token_type")),
+    *(f"LayerNorm.{kind}" for kind in ("weight", "bias")),
+)
+BERT_LAYER = (
+    *(f"attention.self.{name}" for name in ("query", "key", "value")),
+    *(f"{name}.{part}" for name in ("attention.output", "output") for part in ("dense", "LayerNorm")),
+    "intermediate.dense",
+)
 
 
 REASONS = {
@@ -91,7 +130,7 @@ def _fusion_place(name: str, last: int) -> str | None:
         return "gate" if int(stage) == last else f"encoder.fusions.{stage}.gate.{layer}.weight"
     if (found := FUSION.fullmatch(name)) and found[2] in PWAM_PARTS:
         stage, part, kind = found[1], PWAM_PARTS[found[2]], found[3]
-        return "bias" if kind == "bias" and part in ("query", "out") else f"encoder.fusions.{stage}.{part}.{kind}"
+        return "bias" if kind == "bias" and part in WITHOUT_BIAS else f"encoder.fusions.{stage}.{part}.{kind}"
     return None
 
 

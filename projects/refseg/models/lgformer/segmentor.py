@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from refseg.models.layers import level_mask
 from refseg.models.lgformer.pixel_decoder import LanguageGuidedPixelDecoder
 from refseg.models.lgformer.prototype import MaskMerge, PrototypeGenerator, dot_products
 from refseg.models.losses import mask_bce_loss
@@ -69,5 +70,7 @@ class LGFormer(RefSegmentor):
         return Prediction(logits[:, 0])
 
     def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
-        covered = F.adaptive_avg_pool2d(batch.merged_masks()[:, None].float(), prediction.mask_logits.shape[-2:])[:, 0]
-        return {"loss_mask": mask_bce_loss(prediction.mask_logits, covered >= 0.5)}
+        size = (prediction.mask_logits.shape[-2], prediction.mask_logits.shape[-1])
+        covered = F.adaptive_avg_pool2d(batch.merged_masks()[:, None].float(), size)[:, 0]
+        valid = level_mask(batch.pixel_mask, size)[batch.image_of] if batch.is_padded else None
+        return {"loss_mask": mask_bce_loss(prediction.mask_logits, covered >= 0.5, valid)}

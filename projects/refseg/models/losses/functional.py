@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def mask_bce_loss(mask_logits: Tensor, target: Tensor) -> Tensor:
-    """Mean binary cross-entropy over all pixels of all E maps; 0 when E is 0. `target`: floats in 0..1."""
-    if mask_logits.numel() == 0:
-        return mask_logits.sum()
-    return F.binary_cross_entropy_with_logits(mask_logits, target.to(mask_logits.dtype))
+def mask_bce_loss(mask_logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Mean binary cross-entropy over all pixels of all E maps, or over the `valid` ones; 0 when there is none.
+    `target`: floats in 0..1; `valid`: bool, False on padding."""
+    return weighted_bce_loss(mask_logits, target, (1.0, 1.0), valid)
 
 
-def weighted_bce_loss(mask_logits: Tensor, target: Tensor, class_weights: tuple[float, float]) -> Tensor:
+def weighted_bce_loss(
+    mask_logits: Tensor, target: Tensor, class_weights: tuple[float, float], valid: Tensor | None = None
+) -> Tensor:
     """Binary cross-entropy with a weight for pixels outside and one for pixels inside the mask, divided by the sum of
-    the pixels' weights, as two-class cross-entropy with class weights is; 0 when there is no pixel. `target`: bool."""
+    the pixels' weights, as two-class cross-entropy with class weights is; 0 when there is no pixel."""
     if mask_logits.numel() == 0:
         return mask_logits.sum()
+    if mask_logits.dtype in (torch.float16, torch.bfloat16):  # sums of pixels do not fit
+        mask_logits = mask_logits.float()
     outside, inside = class_weights
-    weight = target.to(mask_logits.dtype) * (inside - outside) + outside
-    losses = F.binary_cross_entropy_with_logits(mask_logits, target.to(mask_logits.dtype), weight, reduction="sum")
-    return losses / weight.sum()
+    target = target.to(mask_logits.dtype)
+    weight = target * (inside - outside) + outside
+    if valid is not None:
+        weight = weight * valid
+    losses = F.binary_cross_entropy_with_logits(mask_logits, target, weight, reduction="sum")
+    return losses / weight.sum().clamp_min(1e-6)
 
 
 def dice_loss(mask_logits: Tensor, target: Tensor, *, smooth: float = 1.0) -> Tensor:
