@@ -93,7 +93,8 @@ class Attack:
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     torch.save({"state_dict": {}, "extra": Attack()}, tmp_path / "attack.pth")
     (tmp_path / "cut.pth").write_bytes(b"PK\x03\x04 half")
-    for name in ("attack.pth", "cut.pth"):
+    (tmp_path / "empty.pth").touch()
+    for name in ("attack.pth", "cut.pth", "empty.pth"):
         with pytest.raises(CheckpointError, match=f"{name} cannot be read as weights"):
             read_checkpoint(tmp_path / name)
 

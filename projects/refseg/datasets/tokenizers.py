@@ -27,7 +27,7 @@ def load_pretrained(auto_class: Any, name: str, **kwargs: Any) -> Any:
         raise DataError(
             f"pretrained text model {name!r} is neither a folder nor in the local hub cache. Download it once with "
             f"`hf download {name}`, or allow it here with --allow-download (REFSEG_ALLOW_DOWNLOAD=1), or put a "
-            f"folder's path in its place. (transformers says: {str(error).splitlines()[0]})"
+            f"folder's path in its place. (transformers says: {str(error)[:200]})"
         ) from None
 
 
