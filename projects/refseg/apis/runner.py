@@ -175,8 +175,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except Exception as error:
         reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
         raise CheckpointError(
-            f"{path} cannot be read as weights ({reason}). An empty or truncated file, or a pickle with code in it, which "
-            "refseg does not run."
+            f"{path} cannot be read as weights ({reason}). It is empty or truncated, or a pickle with code in it, "
+            "which refseg does not run."
         ) from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint")
