@@ -6,6 +6,7 @@ Every class has slots: a misspelt field is an error, not a new attribute. `x.to(
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -50,13 +51,15 @@ class TextTokens(Movable):
     """Distinct texts as tokens, and which of them each expression is.
 
     `ids`, `word_mask` (U, L): token ids; True on real tokens. `text_of` (E,): row of each expression.
-    `num_truncated`: expressions that were longer than the tokenizer's limit.
+    `num_truncated`: expressions that were longer than the tokenizer's limit. `word_of` (U, L): which of `text.split()`
+    each token is part of, -1 of special tokens and padding; None where nobody told. Models do not need it.
     """
 
     ids: Tensor
     word_mask: Tensor
     text_of: Tensor
     num_truncated: int = 0
+    word_of: Tensor | None = None
 
 
 @dataclass(slots=True)
@@ -98,11 +101,13 @@ class Sample(Movable):
 
     `image` (3, H, W) uint8 RGB. `instance_masks` (I, H, W) bool at the input's size: the instances some expression
     refers to; `instance_boxes` (I, 4) float32: their boxes as x0, y0, x1, y1 in pixels of the input. `referents`
-    (K, I) bool. `token_ids`: K lists of ids, to be padded with `pad_id`.
+    (K, I) bool. `token_ids`: K lists of ids, to be padded with `pad_id`. `word_of`: of each token, the word of its text
+    (`TextTokens`).
     """
 
     image: Tensor
     token_ids: list[list[int]]
+    word_of: list[list[int]]
     pad_id: int
     instance_masks: Tensor
     instance_boxes: Tensor
@@ -114,7 +119,7 @@ class Sample(Movable):
 
 @dataclass(slots=True)
 class Batch(Movable):
-    """B images, E >= B expressions.
+    """B images, E >= B expressions. Those of an image follow each other, images in order.
 
     `images` (B, 3, H, W): uint8 from `collate`, normalised floats after the data preprocessor.
     `pixel_mask` (B, H, W) bool: True on image, False on padding. `image_of` (E,): the image of each expression.
@@ -139,6 +144,11 @@ class Batch(Movable):
     @property
     def num_expressions(self) -> int:
         return self.image_of.shape[0]
+
+    @property
+    def expression_counts(self) -> list[int]:
+        """The number of expressions of each image; known without asking the device."""
+        return [len(meta.expression_ids) for meta in self.metas]
 
     @property
     def is_padded(self) -> bool:
@@ -222,13 +232,26 @@ class Prediction(Movable):
 
 
 @dataclass(slots=True)
+class InstanceResult(Movable):
+    """One of the objects that an expression means.
+
+    `mask` (height, width) bool, on the CPU, at the image's original size. `score`: its relevance. `words`: a weight for
+    each word of `text.split()`, or None.
+    """
+
+    mask: Tensor
+    score: float
+    words: list[float] | None = None
+
+
+@dataclass(slots=True)
 class ImageResult(Movable):
     """Final answers for one image at its original size, one entry per expression.
 
     `masks` (K, height, width) bool: thresholded merged masks as the mask head gave them. `rejected` (K,) bool: the
     no-target rule says "nothing here". Protocols differ in how they combine the two; `final_masks()` is ours.
     `no_target_prob` (K,) or None. `mask_logits` (K, h, w) on the model's device, for an input of `input_size`: what
-    protocols that score on another grid begin from.
+    protocols that score on another grid begin from. `lazy_instances`: what `instances` is, or what makes it.
     """
 
     meta: SampleMeta
@@ -238,6 +261,15 @@ class ImageResult(Movable):
     ground_truth: GroundTruth | None = None
     mask_logits: Tensor | None = None
     input_size: tuple[int, int] | None = None
+    lazy_instances: list[list[InstanceResult]] | Callable[[], list[list[InstanceResult]]] | None = None
+
+    @property
+    def instances(self) -> list[list[InstanceResult]] | None:
+        """Per expression, best first, whatever `rejected` says; None from models that do not tell instances apart.
+        Masks are brought to the original size when this is first asked for."""
+        if callable(self.lazy_instances):
+            self.lazy_instances = self.lazy_instances()
+        return self.lazy_instances
 
     def final_masks(self) -> Tensor:
         """(K, height, width) bool: the masks, empty where the expression is rejected."""

@@ -54,7 +54,7 @@ def test_a_sample_by_hand(folder: Path) -> None:
     assert sample.instance_masks.sum((1, 2)).tolist() == [4, 4]
     assert sample.instance_masks[0, :2, :2].all() and sample.instance_masks[1, 2:, 2:].all()
     assert sample.referents.tolist() == [[True, False], [False, True], [True, True], [False, False]]
-    assert sample.token_ids[2] == [2, 6, 3]
+    assert sample.token_ids[2] == [2, 6, 3] and sample.word_of[2] == [-1, 0, -1]
     assert sample.ground_truth.referents == [(0,), (1,), (0, 1), ()]
     assert sample.meta.texts == ("one", "two", "both", "none")
 
@@ -94,8 +94,21 @@ def test_collate_pads_and_keeps_each_text_once(folder: Path) -> None:
     assert batch.image_of.tolist() == [0, 0, 0, 0, 1]
     assert batch.tokens.text_of.tolist() == [0, 1, 2, 3, 0]
     assert batch.tokens.ids.shape == (4, 3) and batch.tokens.word_mask.all()
+    assert batch.tokens.word_of.tolist() == [[-1, 0, -1]] * 4
     assert [masks.shape[1:] for masks in batch.instance_masks] == [(4, 6), (4, 6)]
     assert batch.merged_masks().sum((1, 2)).tolist() == [4, 4, 8, 0, 4]
+
+
+def test_texts_of_equal_tokens_and_other_words_are_two(folder: Path) -> None:
+    """ "one,two" is one word, "one , two" are three, of the same tokens; "one" is padded."""
+    rows = [
+        {"image": "a.png", "size": [4, 4], "text": text, "targets": None} for text in ("one,two", "one , two", "one")
+    ]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    tokens = collate_samples([dataset(folder)[0]])["batch"].tokens
+    assert tokens.ids[0].tolist() == tokens.ids[1].tolist() and tokens.text_of.tolist() == [0, 1, 2]
+    assert tokens.word_of.tolist() == [[-1, 0, 0, 0, -1], [-1, 0, 1, 2, -1], [-1, 0, -1, -1, -1]]
+    assert tokens.word_of.dtype == torch.long
 
 
 def test_bad_samples_are_skipped_counted_and_limited(folder: Path) -> None:

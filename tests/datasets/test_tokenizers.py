@@ -1,10 +1,15 @@
+import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
 
-from refseg.datasets.tokenizers import TextTokenizer, word_list_tokenizer
+from refseg.datasets.tokenizers import SPECIAL, WORD, TextTokenizer, word_list_tokenizer, words_of_tokens
 from refseg.errors import DataError
 
 WORDS = ["the", "red", "circle", "left", "of"]
@@ -19,25 +24,32 @@ def word_file(tmp_path: Path) -> str:
 
 def test_ids_by_hand(word_file: str) -> None:
     """Specials are 0 [PAD], 1 [UNK], 2 [CLS], 3 [SEP]; then the words from 4 on. Case and punctuation are split off."""
-    ids, cut = TextTokenizer(word_list=word_file)(["The red circle", "of, blue"])
+    ids, word_of, cut = TextTokenizer(word_list=word_file)(["The red circle", "of, blue"])
     assert ids == [[2, 4, 5, 6, 3], [2, 8, 1, 1, 3]]
+    assert word_of == [[-1, 0, 1, 2, -1], [-1, 0, 0, 1, -1]]
     assert cut == 0
 
 
 def test_truncation_is_counted_and_keeps_the_end_or_not(word_file: str) -> None:
     """Five words and two specials, cut to 4: [CLS] the red + [SEP], or [CLS] the red circle."""
     texts = ["the red circle left of", "red"]
-    assert TextTokenizer(word_list=word_file, max_words=4)(texts) == ([[2, 4, 5, 3], [2, 5, 3]], 1)
-    assert TextTokenizer(word_list=word_file, max_words=4, keep_end=False)(texts)[0][0] == [2, 4, 5, 6]
+    kept = TextTokenizer(word_list=word_file, max_words=4)(texts)
+    assert kept == ([[2, 4, 5, 3], [2, 5, 3]], [[-1, 0, 1, -1], [-1, 0, -1]], 1)
+    without_end = TextTokenizer(word_list=word_file, max_words=4, keep_end=False)(texts)
+    assert without_end[0][0] == [2, 4, 5, 6] and without_end[1][0] == [-1, 0, 1, 2]
+
+
+def of_fast(tokenizer: Any, max_words: int = 1000) -> TextTokenizer:
+    """Around a tokenizer that is no file."""
+    made = TextTokenizer.__new__(TextTokenizer)
+    made.tokenizer, made.max_words, made.keep_end = tokenizer, max_words, True
+    return made
 
 
 @given(st.text(max_size=60), st.integers(2, 12))
 def test_any_text_gives_ids_within_the_limit(text: str, max_words: int) -> None:
-    tokenizer = TextTokenizer.__new__(TextTokenizer)
-    tokenizer.tokenizer = word_list_tokenizer(WORDS)
-    tokenizer.max_words, tokenizer.keep_end = max_words, True
-    (ids,), cut = tokenizer([text])
-    assert 2 <= len(ids) <= max_words
+    (ids,), (word_of,), cut = of_fast(word_list_tokenizer(WORDS), max_words)([text])
+    assert 2 <= len(ids) <= max_words and len(word_of) == len(ids)
     assert ids[0] == 2 and ids[-1] == 3
     assert cut in (0, 1)
 
@@ -56,3 +68,147 @@ def test_bad_arguments_name_the_remedy(tmp_path: Path, word_file: str) -> None:
         TextTokenizer(word_list=str(tmp_path / "none.txt"))
     with pytest.raises(ValueError, match="max_words"):
         TextTokenizer(word_list=word_file, max_words=1)
+
+
+# Which word each token is of ------------------------------------------------------------------------------------------
+
+LINES = [
+    "the man on the left, in a blue shirt",
+    "two skateboarders (not the child's)",
+    "that man's 3rd orange café",
+] * 3
+
+
+def _with_ends(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    ends = [("[CLS]", tokenizer.token_to_id("[CLS]")), ("[SEP]", tokenizer.token_to_id("[SEP]"))]
+    template = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    before = tokenizer.post_processor
+    tokenizer.post_processor = template if before is None else processors.Sequence([before, template])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL)
+
+
+@cache
+def word_piece() -> TextTokenizer:
+    """As BERT, uncased: no accents, and letters for what it does not know."""
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789,.'()"
+    pieces = [*SPECIAL.values(), *letters, *(f"##{letter}" for letter in letters), "the", "skate", "##board", "##er"]
+    tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return of_fast(_with_ends(tokenizer))
+
+
+@cache
+def byte_level(trim_offsets: bool) -> TextTokenizer:
+    """As RoBERTa: a word's space is the first byte of its first piece, and offsets leave it out (`trim_offsets`) or
+    do not."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=list(SPECIAL.values()), initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(LINES, trainer)
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=trim_offsets)
+    return of_fast(_with_ends(tokenizer))
+
+
+@cache
+def metaspace() -> TextTokenizer:
+    """As SentencePiece: spaces are characters, and each word has one before it."""
+    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    trainer = trainers.BpeTrainer(vocab_size=80, special_tokens=list(SPECIAL.values()), show_progress=False)
+    tokenizer.train_from_iterator(LINES, trainer)
+    return of_fast(_with_ends(tokenizer))
+
+
+TOKENIZERS = {
+    "words": lambda: of_fast(word_list_tokenizer(WORDS)),
+    "word pieces": word_piece,
+    "bytes": lambda: byte_level(False),
+    "bytes, trimmed": lambda: byte_level(True),
+    "metaspace": metaspace,
+}
+
+
+def pieces_of(tokenizer: TextTokenizer, text: str) -> list[tuple[str, int]]:
+    (ids,), (word_of,), _ = tokenizer([text])
+    return list(zip(tokenizer.tokenizer.convert_ids_to_tokens(ids), word_of, strict=True))
+
+
+def test_word_pieces_punctuation_and_accents_by_hand() -> None:
+    """Three words, by `split`: a comma is of the word that it is glued to, whatever lies between words."""
+    assert pieces_of(word_piece(), " The  skateboarder,\tcafé\n") == [
+        ("[CLS]", -1), ("the", 0), ("skate", 1), ("##board", 1), ("##er", 1), (",", 1),
+        ("c", 2), ("##a", 2), ("##f", 2), ("##e", 2), ("[SEP]", -1),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("trim", [False, True])
+def test_bytes_by_hand(trim: bool) -> None:
+    """A space that stands alone is of the word after it; after the last word there is none. 漢 has three bytes."""
+    found = pieces_of(byte_level(trim), "man,  漢 ")
+    assert "".join(piece for piece, _ in found) == "[CLS]Ġman,ĠĠæ¼¢Ġ[SEP]"
+    of_words = ["".join(piece for piece, word in found if word == number) for number in (0, 1, -1)]
+    assert of_words == ["Ġman,", "ĠĠæ¼¢", "[CLS]Ġ[SEP]"]
+
+
+def test_metaspace_by_hand() -> None:
+    found = pieces_of(metaspace(), "The man,  left")
+    of_words = ["".join(piece for piece, word in found if word == number) for number in (0, 1, 2, -1)]
+    assert of_words == ["▁the", "▁man,", "▁▁left", "[CLS][SEP]"]
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("text", ["", " ", "\t \n"])
+def test_a_text_without_words(name: str, text: str) -> None:
+    (ids,), (word_of,), cut = TOKENIZERS[name]()([text])
+    assert set(word_of) == {-1} and len(word_of) == len(ids) >= 2 and cut == 0
+
+
+WILD = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="▁")).map(str.split)
+PHRASES = st.lists(st.text("abTé,.'(3漢é😀İßſﬁ", min_size=1, max_size=7), max_size=6)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@settings(deadline=None)
+@given(words=WILD | PHRASES, data=st.data())
+def test_a_word_has_the_tokens_that_it_has_alone(name: str, words: list[str], data: st.DataObject) -> None:
+    """Which tokenizers of words do that split at white space first; those that keep spaces do where there is one."""
+    tokenizer = TOKENIZERS[name]()
+    spaces = [" "] if name.startswith(("bytes", "meta")) else [" ", "  ", "\t", "\n ", "\u00a0"]
+    text = "".join(word + data.draw(st.sampled_from(spaces)) for word in words[:-1]) + "".join(words[-1:])
+    alone = [len(ids) - 2 for ids in tokenizer(words)[0]] if words else []
+    (word_of,) = tokenizer([text])[1]
+    assert word_of == [-1, *(number for number, count in enumerate(alone) for _ in range(count)), -1]
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@settings(deadline=None)
+@given(text=st.text(max_size=40), max_words=st.integers(2, 12))
+def test_any_text_has_words_in_order(name: str, text: str, max_words: int) -> None:
+    """Any white space and any other character, and cut: tokens keep their words."""
+    whole = TOKENIZERS[name]()
+    (ids,), (word_of,), _ = whole([text])
+    named = [word for word in word_of if word >= 0]
+    assert len(ids) == len(word_of) and named == sorted(named) and set(named) <= set(range(len(text.split())))
+    (cut_ids,), (cut_words,), cut = of_fast(whole.tokenizer, max_words)([text])
+    assert len(cut_ids) == len(cut_words) == min(len(ids), max_words) and cut == (len(ids) > max_words)
+    assert cut_words == [*word_of[: len(cut_words) - 1], -1]
+
+
+def test_words_are_those_of_split() -> None:
+    """Every character between two letters is white space to both, or to neither."""
+    text = "".join(f"a{chr(code)}b " for code in range(sys.maxunicode + 1))
+    assert WORD.findall(text) == text.split()
+
+
+def test_words_of_offsets_by_hand() -> None:
+    """ " ab  c ": words end at 3 and 6. Tokens that begin in or before a word are of it, also empty ones; the last
+    begins after all words; special ones are of none, wherever they are said to be."""
+    offsets = [(0, 0), (0, 0), (0, 2), (1, 3), (2, 3), (3, 4), (4, 4), (5, 6), (6, 7), (0, 0)]
+    special = [1, 0, 0, 0, 0, 0, 0, 0, 0, 1]
+    assert words_of_tokens(" ab  c ", offsets, special) == [-1, 0, 0, 0, 0, 1, 1, 1, -1, -1]
+    assert words_of_tokens("", [(0, 0)], [1]) == [-1] and words_of_tokens("a", [], []) == []

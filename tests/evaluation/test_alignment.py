@@ -24,7 +24,6 @@ from refseg.evaluation.alignment import (
     match_masks,
     pointing,
     true_instances,
-    word_weights,
 )
 from refseg.evaluation.measure import Truth
 from refseg.evaluation.prediction_file import PredictedInstance, PredictionRow
@@ -37,12 +36,6 @@ def rle(x: int, width: int) -> dict:
     pixels = np.zeros((10, 10), np.uint8, order="F")
     pixels[:, x : x + width] = 1
     return coco_mask.encode(pixels)
-
-
-def test_word_pieces_are_summed() -> None:
-    """[CLS] the rhom ##bus [SEP]."""
-    assert word_weights([0.5, 0.1, 0.2, 0.15, 0.05], [None, 0, 1, 1, None]) == pytest.approx([0.1, 0.35])
-    assert word_weights([0.5], [None]) == []
 
 
 def test_pointing() -> None:

@@ -1,17 +1,31 @@
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from pycocotools import mask as coco_mask
 
 from distributed import run_distributed
+from refseg.cli import main
+from refseg.datasets.collate import collate_samples
+from refseg.datasets.dataset import ReferringDataset
 from refseg.errors import CheckpointError, ConfigError, UsageError
-from refseg.evaluation.metrics import DumpPredictions, ReferringMetric, masks_on
+from refseg.evaluation.metrics import DumpPredictions, ReferringMetric, instances_of, masks_on
+from refseg.evaluation.prediction_file import read_predictions
 from refseg.evaluation.protocols import View, get_protocol
+from refseg.models import RefSegmentor
 from refseg.records import Expression, Instance, Record
-from refseg.structures import GroundTruth, ImageResult, SampleMeta
+from refseg.structures import (
+    Batch,
+    GroundTruth,
+    ImageResult,
+    InstancePrediction,
+    InstanceResult,
+    Prediction,
+    SampleMeta,
+)
 
 PROTOCOLS = ["refseg", "gres", "lavt", "cgformer", "rrefcoco"]
 
@@ -138,3 +152,144 @@ def test_what_is_missing_is_named() -> None:
     result.ground_truth = None
     with pytest.raises(ValueError, match="with_ground_truth=True"):
         ReferringMetric().process(None, [result])
+
+
+# Instances ------------------------------------------------------------------------------------------------------------
+
+LEFT, RIGHT = [[0, 0, 5, 0, 5, 10, 0, 10]], [[5, 0, 10, 0, 10, 10, 5, 10]]
+
+
+@pytest.fixture
+def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A 10 x 10 image: the star is its left half, the box its right one."""
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("a.png", np.zeros((10, 10, 3), np.uint8))
+    tagged = [
+        ("both", "red star, box", [LEFT, RIGHT], [1, 2], {"1": [0, 1], "2": [2]}),
+        ("box", "box", [RIGHT], [2], {"2": [0]}),
+        ("none", "blue star", None, None, {}),
+    ]
+    rows = [
+        {"expression_id": name, "image": "a.png", "size": [10, 10], "text": text, "targets": targets, "split": "val"}
+        | {"tags": {"words": words}}
+        | ({"instance_ids": ids} if ids else {})
+        for name, text, targets, ids, words in tagged
+    ]
+    Path("data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("words.txt").write_text("red star box")
+    return tmp_path
+
+
+class Halves(RefSegmentor):
+    """Queries: the left half, the right half, and all. The merged mask is everything. Tokens are [CLS] red star , box
+    [SEP] of the first expression and [CLS] box [SEP] of the second."""
+
+    relevance = ([0.875, 0.75, 0.25], [0.125, 0.625, 0.25], [0.0, 0.25, 0.375])
+    attention = (
+        [[0.4, 0.1, 0.1, 0.3, 0.1, 0.0], [0.0, 0.5, 0.1, 0.1, 0.25, 0.05], [0.0] * 6],
+        [[0.0] * 6, [0.5, 0.25, 0.25, 0.0, 0.0, 0.0], [0.0] * 6],
+        [[0.0] * 6] * 3,
+    )
+
+    def infer(self, batch: Batch) -> Prediction:
+        masks = torch.full((3, 4, 4), -9.0)
+        masks[0, :, :2] = masks[1, :, 2:] = masks[2] = 9.0
+        instances = [
+            InstancePrediction(masks, torch.tensor(relevance), torch.tensor(attention))
+            for relevance, attention in zip(self.relevance, self.attention, strict=True)
+        ]
+        return Prediction(torch.ones(3, 4, 4), torch.tensor([-9.0, -9.0, -9.0]), instances)
+
+
+def results_of_halves(**postprocess: object) -> list[ImageResult]:
+    pipeline = [
+        dict(type="LoadImage"),
+        dict(type="Resize", size=(32, 32)),
+        dict(type="LoadText", tokenizer=dict(word_list="words.txt")),
+        dict(type="PackSample", with_ground_truth=True),
+    ]
+    dataset = ReferringDataset(annotations=dict(format="jsonl", file="data.jsonl"), pipeline=pipeline)
+    model = Halves(postprocess=postprocess)
+    return model.test_step(collate_samples([dataset[0]]))
+
+
+def test_instances_from_the_model_to_every_score(shapes: Path) -> None:
+    """ "red star, box": the left instance weighs its words 0.1, 0.1 + 0.3 of the comma, 0.1. It points at "star,",
+    which is the star's; of its words, 0 and 1, one is first, the other at place 2 or 3: AP (1 + (2/2 + 2/3) / 2) / 2.
+    The right one, 0.5, 0.2, 0.25, points at "red"; its word, 2, is at place 2. "box" has one word, and it is right.
+
+    Boxes of both instances match (scores 0.875, 0.75), the box of the second expression has a score of 0.625, which
+    GREC wants above 0.7 and REC does not, and the third has none: although the merged masks, which are everything,
+    would each have a box."""
+    results = results_of_halves()
+    protocols = ["rec", "grec", "grec-iou", "refseg"]
+    metric, dump = ReferringMetric(protocols=protocols), DumpPredictions(file="p.jsonl", header={"config": "x.py"})
+    for one in (metric, dump):
+        one.process(None, results)
+    live, _ = metric.evaluate(1), dump.evaluate(1)
+    for name in ("grec", "grec-iou"):
+        assert live[f"{name}/Pr@(F1=1)"] == pytest.approx(200 / 3)
+        assert live[f"{name}/N-acc"] == 100 and live[f"{name}/T-acc"] == 50
+    assert live["rec/Acc@0.5"] == 100
+
+    both, box, none = read_predictions("p.jsonl")
+    assert [one.score for one in both.instances] == [0.875, 0.75]
+    assert [one.words for one in both.instances] == [[0.1, 0.4, 0.1], [0.5, 0.2, 0.25]]
+    left, right = (coco_mask.decode(one.mask).astype(bool) for one in both.instances)
+    assert left[:, :5].all() and not left[:, 5:].any() and np.array_equal(right, ~left)
+    assert [(one.score, one.words) for one in box.instances] == [(0.625, [0.25])] and none.instances == []
+    assert coco_mask.area(none.mask) == 100
+
+    command = ["score", "p.jsonl", "--data", "data.jsonl:val", "--protocol", ",".join(protocols)]
+    assert main([*command, "--alignment", "--json", "out.json"]) == 0
+    told = json.loads(Path("out.json").read_text())
+    assert {f"{one['protocol']}/{k}": v for one in told["results"] for k, v in one["metrics"].items()} == live
+    assert all(one["counts"]["mask_boxes"] == 0 for one in told["results"])
+    scores = told["alignment"]["all words"]
+    assert (scores["instances"], scores["matched"], scores["coverage"]) == (3, 3, 100)
+    assert scores["pointing"] == pytest.approx(200 / 3)
+    assert scores["AP"] == pytest.approx(100 * (11 / 12 + 1 / 2 + 1) / 3)
+    scores = told["alignment"]["distinguishing words"]  # of which a single referent has none
+    assert (scores["instances"], scores["pointing"]) == (2, 50)
+
+
+def test_without_instances_boxes_are_of_the_mask(shapes: Path) -> None:
+    """Everything is the answer to all three, with a score of 1: it matches none but the second expression's box, and
+    that by IoU of exactly 1/2."""
+    results = results_of_halves(instances=False)
+    metric, dump = ReferringMetric(protocols=["rec", "grec-iou"]), DumpPredictions(file="p.jsonl")
+    for one in (metric, dump):
+        one.process(None, results)
+    live, _ = metric.evaluate(1), dump.evaluate(1)
+    assert live["rec/Acc@0.5"] == 100 and live["grec-iou/N-acc"] == 0
+    assert live["grec-iou/Pr@(F1=1)"] == pytest.approx(100 / 3)
+    assert all(row.instances is None for row in read_predictions("p.jsonl"))
+
+
+def test_instances_are_made_only_where_something_reads_them() -> None:
+    """By protocols of boxes, and by the dump."""
+    result = make_result(0)
+    result.lazy_instances = lambda: pytest.fail("made")
+    ReferringMetric(protocols=PROTOCOLS).process(None, [result])
+    with pytest.raises(pytest.fail.Exception, match="made"):
+        ReferringMetric(protocols=["grec"]).process(None, [result])
+
+
+def test_words_of_instances_are_rounded_and_may_be_missing() -> None:
+    result = make_result(0)
+    mask = torch.ones(6, 7, dtype=torch.bool)
+    result.lazy_instances = [[InstanceResult(mask, 2 / 3, [1 / 3, 0.00004]), InstanceResult(~mask, 0.5)]]
+    ((first, second),) = instances_of(result)
+    assert (first.score, first.words, coco_mask.area(first.mask)) == (2 / 3, [0.3333, 0.0], 42)
+    assert (second.score, second.words) == (0.5, None)
+    result.lazy_instances = None
+    assert instances_of(result) is None
+
+
+@pytest.mark.parametrize("found", [(torch.nan, None), (0.5, [0.1, torch.nan])])
+def test_instances_of_a_diverged_model_are_told(found: tuple, tmp_path: Path) -> None:
+    for metric in (ReferringMetric(protocols=["grec"]), DumpPredictions(file=str(tmp_path / "p.jsonl"))):
+        result = make_result(1)
+        result.lazy_instances = [[], [InstanceResult(torch.ones(6, 7, dtype=torch.bool), *found)]]
+        with pytest.raises(CheckpointError, match=r"instance for expression 1:1 is not finite"):
+            metric.process(None, [result])

@@ -37,13 +37,14 @@ def logits_of(model: RefSegmentor, batch: Batch) -> torch.Tensor:
 def only(batch: Batch, expression: int) -> Batch:
     """The batch with one of its expressions and the image of that."""
     image = int(batch.image_of[expression])
+    meta = batch.metas[image]
     return replace(
         batch,
         images=batch.images[image : image + 1],
         pixel_mask=batch.pixel_mask[image : image + 1],
         image_of=torch.tensor([0]),
         tokens=replace(batch.tokens, text_of=batch.tokens.text_of[expression : expression + 1]),
-        metas=[batch.metas[image]],
+        metas=[replace(meta, expression_ids=meta.expression_ids[:1], texts=meta.texts[:1])],
     )
 
 

@@ -1,4 +1,6 @@
 import math
+import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,8 +11,16 @@ from hypothesis import strategies as st
 from refseg.apis.dummy import dummy_batch
 from refseg.errors import ConfigError
 from refseg.evaluation.protocols import get_protocol
-from refseg.models.postprocess import PostProcess, finish, reject, restore_masks
-from refseg.structures import Prediction, SampleMeta
+from refseg.models.postprocess import (
+    PostProcess,
+    choose_instances,
+    finish,
+    reject,
+    restore_instances,
+    restore_masks,
+    word_weights,
+)
+from refseg.structures import Batch, InstancePrediction, Prediction, SampleMeta, TextTokens
 
 sizes = st.tuples(st.integers(1, 9), st.integers(1, 9))
 
@@ -73,6 +83,9 @@ def test_no_target_rules() -> None:
         dict(no_target_threshold=50),
         dict(no_target_threshold=math.nan),
         dict(min_area=-1),
+        dict(instance_threshold=1.1),
+        dict(instance_threshold=math.nan),
+        dict(max_instances=0),
         dict(max_elements=0),
     ],
 )
@@ -115,3 +128,182 @@ def test_results_are_by_image_in_order_even_if_expressions_are_not() -> None:
     assert second.masks.flatten(1).any(1).tolist() == [False, True]
     assert first.rejected.tolist() == [True, False]
     assert not first.final_masks().any() and second.final_masks()[1].all()
+
+
+# Instances ------------------------------------------------------------------------------------------------------------
+
+
+def columns(*numbers: int) -> torch.Tensor:
+    """(2, 4) logits, 9 in these columns and -9 elsewhere."""
+    logits = torch.full((2, 4), -9.0)
+    logits[:, list(numbers)] = 9.0
+    return logits
+
+
+def queries(relevance: list[float], masks: list[torch.Tensor], attention: list | None = None) -> InstancePrediction:
+    logits = torch.stack(masks) if masks else torch.zeros(0, 2, 4)
+    weights = None if attention is None else torch.tensor(attention) if masks else torch.zeros(0, 1)
+    return InstancePrediction(logits, torch.tensor(relevance), weights)
+
+
+def batch_of(texts: list[list[str]], word_of: list[list[int]] | None, text_of: list[int] | None = None) -> Batch:
+    """Images of 2 x 4, original size 4 x 8; a list of texts for each."""
+    total = sum(map(len, texts))
+    batch = dummy_batch(shape=(2, 4), num_images=len(texts), expressions_per_image=1)["batch"]
+    words = None if word_of is None else torch.tensor(word_of)
+    length = 1 if words is None else words.shape[1]
+    return replace(
+        batch,
+        tokens=TextTokens(
+            torch.ones(total, length, dtype=torch.long),
+            torch.ones(total, length, dtype=torch.bool),
+            torch.arange(total) if text_of is None else torch.tensor(text_of),
+            word_of=words,
+        ),
+        image_of=torch.tensor([image for image, each in enumerate(texts) for _ in each]),
+        metas=[SampleMeta(str(i), "", (4, 8), (2, 4), tuple(each), tuple(each)) for i, each in enumerate(texts)],
+    )
+
+
+def told(batch: Batch, predicted: list[InstancePrediction] | None, **settings: object) -> list:
+    """Per image `instances`."""
+    prediction = Prediction(torch.zeros(batch.num_expressions, 2, 4), instances=predicted)
+    return [result.instances for result in finish(prediction, batch, PostProcess(**settings))]
+
+
+def test_weights_of_pieces_are_summed_and_of_words_cut_off_0() -> None:
+    """[CLS] the rhom ##bus, [SEP] and padding, of a text of three words, the last cut off. Nothing is renormalised: 0.3
+    of the first query is left out."""
+    attention = torch.tensor([[0.25, 0.125, 0.25, 0.3125, 0.0625, 0.0], [0.0, 0.0, 0.5, 0.5, 0.0, 0.0]])
+    weights = word_weights(attention, torch.tensor([-1, 0, 1, 1, -1, -1]), 3)
+    assert weights.tolist() == [[0.125, 0.5625, 0.0], [0.0, 1.0, 0.0]]
+    assert word_weights(torch.ones(2, 2), torch.tensor([-1, -1]), 0).shape == (2, 0)
+    assert word_weights(torch.ones(0, 2), torch.tensor([0, 1]), 2).shape == (0, 2)
+
+
+def test_instances_by_hand() -> None:
+    """Two images, the expressions of the first are 0 and 2, of the second 1. Relevances 0.25 and 0.5 (which counts),
+    0.75 before 0.5, and none at all. 2 x 4 becomes 4 x 8: column c is columns 2c and 2c + 1, apart from blending, which
+    columns 0 and 3 do not see on their outer side."""
+    attention = [[0.5, 0.25, 0.25], [0.0, 0.25, 0.75]]
+    instances = [
+        queries([0.25, 0.5], [columns(0), columns(0, 1)], attention),
+        queries([0.5, 0.75], [columns(2, 3), columns(0, 1, 2, 3)], attention),
+        queries([0.0, 0.49], [columns(0), columns(1)], attention),
+    ]
+    batch = batch_of([["a b", "c"], ["d  e"]], [[-1, 0, 1], [-1, 0, 0], [0, 1, 1]], text_of=[0, 2, 1])
+    batch.image_of = torch.tensor([0, 1, 0])
+    first, second = told(batch, instances)
+    ((half,), nothing), ((whole, right),) = first, second
+    assert nothing == []
+    assert (half.score, half.words) == (0.5, [0.25, 0.75])
+    assert half.mask.dtype is torch.bool and half.mask.shape == (4, 8)
+    assert half.mask.any(0).tolist() == half.mask.all(0).tolist() == [True] * 4 + [False] * 4
+    assert (whole.score, whole.words) == (0.75, [0.0, 1.0]) and whole.mask.all()
+    assert (right.score, right.words) == (0.5, [0.5, 0.5])
+    assert right.mask.all(0).tolist() == [False] * 4 + [True] * 4
+
+
+def test_how_many_and_from_which_relevance() -> None:
+    """Of equal ones the first query; the best first."""
+    one = queries([0.625, 0.75, 0.25, 0.75], [columns(c) for c in range(4)])
+    batch = batch_of([["a"]], None)
+
+    def found(**settings: object) -> list[tuple[float, list[int]]]:
+        (((*instances,),),) = told(batch, [one], **settings)
+        return [(each.score, each.mask[0].nonzero().flatten().tolist()) for each in instances]
+
+    third, first, last = (0.75, [2, 3]), (0.625, [0, 1]), (0.75, [6, 7])
+    assert found() == [third, last, first]
+    assert found(max_instances=2) == [third, last] and found(instance_threshold=0.75) == [third, last]
+    assert found(instance_threshold=0.76) == [] and len(found(instance_threshold=0.0)) == 4
+    assert all(each.words is None for each in told(batch, [one])[0][0])
+
+
+def test_the_threshold_of_pixels_and_masks_without_any() -> None:
+    """Probabilities of 3/4 everywhere: a mask at 0.7, none at 0.8, and then no instance."""
+    batch = batch_of([["a"]], [[0]])
+    one = queries([1.0], [torch.full((2, 4), math.log(3))], [[1.0]])
+    (((instance,),),) = told(batch, [one], threshold=0.7)
+    assert instance.mask.all()
+    assert told(batch, [one], threshold=0.8) == [[[]]]
+
+
+def test_results_without_instances() -> None:
+    """Models that do not tell any, and the setting; none of any expression; an empty text; weights without a map."""
+    batch = batch_of([["a"], [""]], [[0], [-1]])
+    attended = [queries([1.0], [columns(1)], [[0.5]]), queries([1.0], [columns(1)], [[0.5]])]
+    assert told(batch, None) == [None, None]
+    assert told(batch, attended, instances=False) == [None, None]
+    assert told(batch, [queries([0.1], [columns(0)], [[1.0]])] * 2) == [[[]], [[]]]
+    assert told(batch, [queries([], [], []), queries([], [])]) == [[[]], [[]]]
+    assert [found.words for ((found,),) in told(batch, attended)] == [[0.5], []]
+    assert [found.words for ((found,),) in told(batch_of([["a"], [""]], None), attended)] == [None, None]
+
+
+def test_only_what_is_asked_for_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two images the first's instances are asked for, twice: once the one relevant query of three is restored."""
+    restored = []
+
+    def count(logits: torch.Tensor, **how: object) -> torch.Tensor:
+        restored.append(len(logits))
+        return restore_masks(logits, **how)
+
+    monkeypatch.setattr("refseg.models.postprocess.restore_masks", count)
+    instances = [queries([0.1, 0.9, 0.1], [columns(0)] * 3)] * 2
+    batch = batch_of([["a"], ["b"]], None)
+    first, _ = finish(Prediction(torch.zeros(2, 2, 4), instances=instances), batch, PostProcess())
+    assert restored == [1, 1]  # the merged masks
+    assert first.instances is first.instances and restored == [1, 1, 1]
+
+
+def test_results_can_be_pickled_and_moved_before_and_after() -> None:
+    batch = batch_of([["a"]], [[0]])
+    prediction = Prediction(torch.zeros(1, 2, 4), instances=[queries([0.75], [columns(1)], [[0.5]])])
+    (result,) = finish(prediction, batch, PostProcess())
+    for _ in range(2):
+        for same in (pickle.loads(pickle.dumps(result)), result.to("cpu")):
+            (((found,),),) = [same.instances]
+            assert (found.score, found.words, found.mask.sum()) == (0.75, [0.5], 8)
+        assert result.instances is not None  # and again, made
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=4), st.integers(0, 9), st.integers(1, 3), st.integers(0, 99))
+def test_choice_and_chunks_against_loops(sizes: list[int], threshold: int, most: int, seed: int) -> None:
+    """Expressions with different numbers of queries and equal relevances among them; chunks of one mask change
+    nothing."""
+    draw = torch.Generator().manual_seed(seed)
+    instances = [
+        InstancePrediction(
+            torch.randn(n, 2, 4, generator=draw), torch.randint(0, 4, (n,), generator=draw) / 4, torch.rand(n, 3)
+        )
+        for n in sizes
+    ]
+    how = PostProcess(instance_threshold=threshold / 10, max_instances=most)
+    chosen = choose_instances(instances, how)
+    for all_queries, found in zip(instances, chosen, strict=True):
+        relevance = all_queries.relevance.tolist()
+        good = [i for i in range(len(relevance)) if relevance[i] >= threshold / 10]
+        order = sorted(good, key=lambda i: (-relevance[i], i))[:most]
+        assert found.relevance.tolist() == [relevance[i] for i in order]
+        assert torch.equal(found.mask_logits, all_queries.mask_logits[order])
+        assert torch.equal(found.word_attention, all_queries.word_attention[order])
+    where = dict(
+        input_size=(2, 4), meta=SampleMeta("i", "", (3, 5), (2, 3), ("e",) * len(sizes), ("a b",) * len(sizes))
+    )
+    words = torch.tensor([[0, 1, -1]] * len(sizes))
+    whole = restore_instances(chosen, words, settings=how, **where)
+    parts = restore_instances(chosen, words, settings=replace(how, max_elements=1), **where)
+    for found, same, query in zip(whole, parts, chosen, strict=True):
+        masks = restore_masks(query.mask_logits, **where)
+        shown = [i for i, mask in enumerate(masks) if mask.any()]
+        assert [each.score for each in found] == query.relevance[shown].tolist()
+        assert [each.words for each in found] == query.word_attention[shown, :2].tolist()
+        for each, other, i in zip(found, same, shown, strict=True):
+            assert torch.equal(each.mask, masks[i]) and torch.equal(each.mask, other.mask)
+
+
+def test_a_relevance_of_nan_counts() -> None:
+    """So that metrics find it; comparisons with it are false."""
+    (chosen,) = choose_instances([queries([0.1, math.nan, 0.9], [columns(c) for c in range(3)])], PostProcess())
+    assert math.isnan(chosen.relevance[0]) and chosen.relevance[1:].tolist() == pytest.approx([0.9])

@@ -65,15 +65,18 @@ def test_samples_get_the_phrases_or_the_image_of_another() -> None:
     """Three phrases where the other has two: its first comes twice."""
     blind = tool("blind_test")
 
-    def sample(tokens: list[list[int]], fill: int) -> Sample:
-        meta = SampleMeta("0", "a.png", (4, 4), (4, 4), ("0",) * len(tokens), ("a",) * len(tokens))
+    def sample(tokens: list[list[int]], fill: int, texts: str) -> Sample:
+        meta = SampleMeta("0", "a.png", (4, 4), (4, 4), ("0",) * len(tokens), tuple(texts))
         masks, boxes = torch.zeros(1, 4, 4, dtype=torch.bool), torch.zeros(1, 4)
         referents = torch.ones(len(tokens), 1, dtype=torch.bool)
-        return Sample(torch.full((3, 4, 4), fill, dtype=torch.uint8), tokens, 0, masks, boxes, referents, meta)
+        image, word_of = torch.full((3, 4, 4), fill, dtype=torch.uint8), [[fill]] * len(tokens)
+        return Sample(image, tokens, word_of, 0, masks, boxes, referents, meta)
 
-    one, other = sample([[1], [2], [3]], 7), sample([[8], [9]], 200)
+    one, other = sample([[1], [2], [3]], 7, "aaa"), sample([[8], [9]], 200, "bc")
     assert blind.as_it_is(one, other) is one
-    assert blind.other_phrases(one, other).token_ids == [[8], [9], [8]]
-    assert blind.other_phrases(one, other).image is one.image
+    blinded = blind.other_phrases(one, other)
+    assert blinded.token_ids == [[8], [9], [8]] and blinded.word_of == [[200]] * 3
+    assert blinded.meta.texts == ("b", "c", "b") and blinded.meta.expression_ids == one.meta.expression_ids
+    assert blinded.image is one.image
     changed = blind.other_image(one, other)
     assert changed.image is other.image and changed.token_ids == one.token_ids and changed.meta is one.meta

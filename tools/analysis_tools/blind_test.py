@@ -39,8 +39,10 @@ def as_it_is(sample: Sample, other: Sample) -> Sample:
 
 def other_phrases(sample: Sample, other: Sample) -> Sample:
     """As many of the other sample's phrases, from the start again where it has fewer."""
-    cycle = itertools.cycle(other.token_ids)
-    return replace(sample, token_ids=[next(cycle) for _ in sample.token_ids])
+    phrases = itertools.cycle(zip(other.token_ids, other.word_of, other.meta.texts, strict=True))
+    token_ids, word_of, texts = zip(*itertools.islice(phrases, len(sample.token_ids)), strict=True)
+    meta = replace(sample.meta, texts=texts)
+    return replace(sample, token_ids=list(token_ids), word_of=list(word_of), meta=meta)
 
 
 def other_image(sample: Sample, other: Sample) -> Sample:

@@ -45,6 +45,7 @@ def dummy_batch(
         ids=torch.randint(5, max(vocab_size, 6), (total, num_words), generator=draw),
         word_mask=torch.ones(total, num_words, dtype=torch.bool),
         text_of=torch.arange(total),
+        word_of=torch.zeros(total, num_words, dtype=torch.long),  # texts are of one word
     )
     batch = Batch(
         images=torch.randint(0, 256, (num_images, 3, height, width), generator=draw, dtype=torch.uint8),

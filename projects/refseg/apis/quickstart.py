@@ -43,7 +43,7 @@ def use_data_root(cfg: Config, root: str) -> None:
 
 
 def evaluate(runner: Runner, protocol: Protocol) -> tuple[list[ImageResult], Rows]:
-    """Results, without their logits, and rows of the runner's test set."""
+    """Results, without logits and instances, and rows of the runner's test set."""
     model = runner.model.eval()
     results: list[ImageResult] = []
     rows: list[Row] = []
@@ -51,7 +51,7 @@ def evaluate(runner: Runner, protocol: Protocol) -> tuple[list[ImageResult], Row
         for data in runner.test_dataloader:
             for result in model.test_step(data):
                 rows += rows_of(result, protocol.view, truth_of(result))
-                result.mask_logits = None
+                result.mask_logits = result.lazy_instances = None
                 results.append(result)
     return results, Rows.of(rows)
 

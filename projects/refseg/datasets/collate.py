@@ -24,17 +24,29 @@ def stack_images(images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return padded, pixel_mask
 
 
-def distinct_tokens(token_ids: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
-    """ids (U, L), word_mask (U, L), text_of (E,), where equal phrases share a row."""
-    rows: dict[tuple[int, ...], int] = {}
-    text_of = [rows.setdefault(tuple(ids), len(rows)) for ids in token_ids]
-    length = max(len(ids) for ids in rows)
-    ids = torch.full((len(rows), length), pad_id, dtype=torch.long)
-    word_mask = torch.zeros(len(rows), length, dtype=torch.bool)
-    for row, tokens in enumerate(rows):
-        ids[row, : len(tokens)] = torch.tensor(tokens)
-        word_mask[row, : len(tokens)] = True
-    return ids, word_mask, torch.tensor(text_of)
+def distinct_tokens(samples: Sequence[Sample]) -> TextTokens:
+    """The phrases of all samples, where equal ones share a row."""
+    rows: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
+    text_of = [
+        rows.setdefault((tuple(ids), tuple(words)), len(rows))
+        for sample in samples
+        for ids, words in zip(sample.token_ids, sample.word_of, strict=True)
+    ]
+    token_ids, word_of = zip(*rows, strict=True)
+    lengths = torch.tensor([len(ids) for ids in token_ids])
+    return TextTokens(
+        ids=pad_rows(token_ids, samples[0].pad_id),
+        word_mask=torch.arange(int(lengths.max())) < lengths[:, None],
+        text_of=torch.tensor(text_of),
+        num_truncated=sum(sample.num_truncated for sample in samples),
+        word_of=pad_rows(word_of, -1),
+    )
+
+
+def pad_rows(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """(rows, longest) long."""
+    length = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows], dtype=torch.long)
 
 
 @FUNCTIONS.register_module()
@@ -42,8 +54,6 @@ def collate_samples(samples: Sequence[Sample]) -> dict[str, Batch]:
     """`{"batch": Batch}`, the keyword that `RefSegmentor.forward` takes."""
     images, pixel_mask = stack_images([sample.image for sample in samples])
     height, width = pixel_mask.shape[1:]
-    token_ids = [ids for sample in samples for ids in sample.token_ids]
-    ids, word_mask, text_of = distinct_tokens(token_ids, samples[0].pad_id)
     masks = []
     for sample in samples:
         _, h, w = sample.instance_masks.shape
@@ -52,7 +62,7 @@ def collate_samples(samples: Sequence[Sample]) -> dict[str, Batch]:
     batch = Batch(
         images=images,
         pixel_mask=pixel_mask,
-        tokens=TextTokens(ids, word_mask, text_of, sum(sample.num_truncated for sample in samples)),
+        tokens=distinct_tokens(samples),
         image_of=torch.tensor(image_of),
         metas=[sample.meta for sample in samples],
         instance_masks=masks,

@@ -6,12 +6,15 @@ Nothing is downloaded unless the user asks for it (`REFSEG_ALLOW_DOWNLOAD=1`, or
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from refseg.errors import DataError
 from refseg.paths import data_path
 
+WORD = re.compile(r"\S+")  # finds what `str.split` finds
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 
 
@@ -77,18 +80,38 @@ class TextTokenizer:
                 raise DataError(f"{pretrained}: no fast tokenizer (tokenizer.json) for this model")
         self.pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
 
-    def __call__(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
-        """Token ids per text, and how many texts were cut."""
-        encoded = self.tokenizer(list(texts), padding=False, truncation=False, return_attention_mask=False)["input_ids"]
-        cut = sum(len(ids) > self.max_words for ids in encoded)
-        return [self._cut(ids) for ids in encoded], cut
+    def __call__(self, texts: Sequence[str]) -> tuple[list[list[int]], list[list[int]], int]:
+        """Token ids per text, of each token the word of `text.split()` that it is part of (`words_of_tokens`), and how
+        many texts were cut."""
+        encoded = self.tokenizer(
+            list(texts), padding=False, truncation=False, return_attention_mask=False, return_token_type_ids=False
+        )
+        token_ids = encoded["input_ids"]
+        word_of = [
+            words_of_tokens(text, encoding.offsets, encoding.special_tokens_mask)
+            for text, encoding in zip(texts, encoded.encodings or (), strict=True)
+        ]
+        cut = sum(len(ids) > self.max_words for ids in token_ids)
+        return [self._cut(ids) for ids in token_ids], [self._cut(words) for words in word_of], cut
 
-    def _cut(self, ids: list[int]) -> list[int]:
-        if len(ids) <= self.max_words:
-            return ids
+    def _cut(self, tokens: list[int]) -> list[int]:
+        if len(tokens) <= self.max_words:
+            return tokens
         if self.keep_end:
-            return [*ids[: self.max_words - 1], ids[-1]]
-        return ids[: self.max_words]
+            return [*tokens[: self.max_words - 1], tokens[-1]]
+        return tokens[: self.max_words]
+
+
+def words_of_tokens(text: str, offsets: Iterable[tuple[int, int]], special: Iterable[int]) -> list[int]:
+    """Of each token, the index in `text.split()` of the word in which it begins, -1 of special tokens.
+
+    `offsets`: (start, end) of each token in the text; `special`: 1 for tokens that are not of the text. White space
+    belongs to the word after it, as byte-level BPE and SentencePiece have it; at the end of a text it is of no word.
+    """
+    ends = [word.end() for word in WORD.finditer(text)]
+    words = [*range(len(ends)), -1]
+    starts = (start for start, _ in offsets)
+    return [-1 if added else words[bisect_right(ends, start)] for start, added in zip(starts, special, strict=True)]
 
 
 def read_word_list(path: str) -> list[str]:

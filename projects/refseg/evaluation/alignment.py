@@ -48,16 +48,6 @@ class AlignedPhrase:
     aligned: list[Aligned]
 
 
-def word_weights(token_weights: Sequence[float], word_of_token: Sequence[int | None]) -> list[float]:
-    """Weights of tokens to weights of words: the parts of a word (WordPiece) are summed; None is no word ([CLS], [SEP],
-    padding)."""
-    weights = np.zeros(max((word for word in word_of_token if word is not None), default=-1) + 1)
-    for weight, word in zip(token_weights, word_of_token, strict=True):
-        if word is not None:
-            weights[word] += weight
-    return weights.tolist()
-
-
 def true_instances(expression: Expression, truth: Truth) -> list[TrueInstance] | None:
     """From the tag `words` (instance id -> indices); None where the expression has no such tag."""
     words = expression.tags.get("words")

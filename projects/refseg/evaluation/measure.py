@@ -81,7 +81,7 @@ class Answer:
     def scored_boxes(self) -> Sequence[Sequence[float]]:
         if self.boxes is not None:
             return self.boxes
-        return [] if self.mask is None else [[*box_of(self.mask), 1.0]]
+        return [] if self.mask is None else [scored_box(self.mask, 1.0)]
 
 
 def resize_rle(rle: dict, size: Size) -> dict:
@@ -121,6 +121,11 @@ def nearest_source(length: int, new_length: int) -> np.ndarray:
 def box_of(rle: dict) -> tuple[float, float, float, float]:
     x, y, width, height = coco_mask.toBbox(rle).tolist()
     return (x, y, width, height)
+
+
+def scored_box(rle: dict, score: float) -> list[float]:
+    """(x, y, width, height, score) of a mask."""
+    return [*box_of(rle), score]
 
 
 def misfit(answer: Answer, size: Size, grid: Size, view: View) -> str:

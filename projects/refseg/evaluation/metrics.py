@@ -17,14 +17,20 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from refseg.errors import CheckpointError
-from refseg.evaluation.measure import Answer, Truth, measure
-from refseg.evaluation.prediction_file import PredictionRow, PredictionWriter, merge_parts, part_file
+from refseg.evaluation.measure import Answer, Truth, measure, scored_box
+from refseg.evaluation.prediction_file import (
+    PredictedInstance,
+    PredictionRow,
+    PredictionWriter,
+    merge_parts,
+    part_file,
+)
 from refseg.evaluation.protocols import Protocol, View, get_protocol
 from refseg.evaluation.rows import Row, Rows
 from refseg.files import write_atomically
 from refseg.models.postprocess import restore_masks
 from refseg.registry import METRICS
-from refseg.structures import ImageResult
+from refseg.structures import ImageResult, InstanceResult
 
 
 def encode_masks(masks: Tensor) -> list[dict]:
@@ -55,11 +61,41 @@ def check_finite(result: ImageResult) -> None:
     """An answer that is not a number would be scored as an empty mask."""
     for what, values in (("mask logits", result.mask_logits), ("no-target probability", result.no_target_prob)):
         if values is not None and not (finite := values[:, None].isfinite().flatten(1).all(1)).all():
-            expression = result.meta.expression_ids[int((~finite).nonzero()[0])]
-            raise CheckpointError(
-                f"the model's {what} for expression {expression} is not finite (NaN or infinite): its weights have "
-                "diverged, or mixed precision overflowed; evaluate an earlier checkpoint, or without mixed precision"
-            )
+            raise _diverged(what, result.meta.expression_ids[int((~finite).nonzero()[0])])
+
+
+def _diverged(what: str, expression: str) -> CheckpointError:
+    return CheckpointError(
+        f"the model's {what} for expression {expression} is not finite (NaN or infinite): its weights have "
+        "diverged, or mixed precision overflowed; evaluate an earlier checkpoint, or without mixed precision"
+    )
+
+
+def instances_of(result: ImageResult) -> list[list[PredictedInstance]] | None:
+    """Per expression, as prediction files have them: words to 4 decimals."""
+    if result.instances is None:
+        return None
+    told = []
+    for expression, instances in zip(result.meta.expression_ids, result.instances, strict=True):
+        if not all(math.isfinite(number) for one in instances for number in (one.score, *(one.words or ()))):
+            raise _diverged("relevance or attention of an instance", expression)
+        told.append([_predicted(instance) for instance in instances])
+    return told
+
+
+def _predicted(instance: InstanceResult) -> PredictedInstance:
+    (rle,) = encode_masks(instance.mask[None])
+    words = None if instance.words is None else [round(weight, 4) for weight in instance.words]
+    return PredictedInstance(rle, instance.score, words)
+
+
+def boxes_of(result: ImageResult, view: View) -> Sequence[list[list[float]] | None]:
+    """Per expression (x, y, width, height, score) of its instances; None where the view has no use for them, or the
+    model does not tell them apart."""
+    instances = None if view.boxes is None else instances_of(result)
+    if instances is None:
+        return [None] * len(result.meta.expression_ids)
+    return [[scored_box(one.mask, one.score) for one in each] for each in instances]
 
 
 def truth_of(result: ImageResult) -> Truth:
@@ -75,9 +111,24 @@ def rows_of(result: ImageResult, view: View, truth: Truth) -> list[Row]:
     grids = [view.grid_of(bool(expression.referents), size) for expression in expressions]
     masks = {grid: masks_on(result, view, grid) for grid in dict.fromkeys(grids)}
     probs = [None] * len(grids) if result.no_target_prob is None else result.no_target_prob.tolist()
+    boxes = boxes_of(result, view)
     return [
-        measure(Answer(masks[grid][k], probs[k]), truth, expression, view)
+        measure(Answer(masks[grid][k], probs[k], boxes[k]), truth, expression, view)
         for k, (grid, expression) in enumerate(zip(grids, expressions, strict=True))
+    ]
+
+
+def predicted_rows(result: ImageResult) -> list[PredictionRow]:
+    """What prediction files say of one image's expressions."""
+    probs, instances = result.no_target_prob, instances_of(result)
+    return [
+        PredictionRow(
+            name,
+            mask,
+            None if probs is None else float(probs[k]),
+            instances=None if instances is None else instances[k],
+        )
+        for k, (name, mask) in enumerate(zip(result.meta.expression_ids, encode_masks(result.masks), strict=True))
     ]
 
 
@@ -135,8 +186,8 @@ class ReferringMetric(BaseMetric):
 class DumpPredictions(BaseMetric):
     """Writes the model's answers to a prediction file, for `refseg score`. No metrics.
 
-    Masks are those of the model's own post-processing, before the rule for "nothing here". Each process writes a part;
-    the first puts them together. `header`: what the file says it was made with.
+    Masks and instances are those of the model's own post-processing, before the rule for "nothing here". Each process
+    writes a part; the first puts them together. `header`: what the file says it was made with.
     """
 
     def __init__(self, *, file: str, header: dict[str, Any] | None = None) -> None:
@@ -150,10 +201,10 @@ class DumpPredictions(BaseMetric):
             self.writer = PredictionWriter(part_file(self.file, get_rank()), header=self.header).__enter__()
         for result in data_samples:
             check_finite(result)
-            probs = result.no_target_prob
-            for k, (name, mask) in enumerate(zip(result.meta.expression_ids, encode_masks(result.masks), strict=True)):
-                self.writer.write(PredictionRow(name, mask, None if probs is None else float(probs[k])))
-            self.results.append(len(result.meta.expression_ids))
+            rows = predicted_rows(result)
+            for row in rows:
+                self.writer.write(row)
+            self.results.append(len(rows))
 
     def evaluate(self, size: int) -> dict[str, float]:
         if self.writer is not None:  # before the processes meet, so that every part is whole

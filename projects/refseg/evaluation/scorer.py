@@ -16,7 +16,7 @@ import numpy as np
 from refseg.datasets.annotations import complete_paths
 from refseg.datasets.store import RecordStore, Strings
 from refseg.errors import DataError
-from refseg.evaluation.measure import Answer, Truth, box_of, measure, misfit
+from refseg.evaluation.measure import Answer, Truth, measure, misfit, scored_box
 from refseg.evaluation.prediction_file import PredictedInstance, PredictionRow
 from refseg.evaluation.protocols import Protocol, View
 from refseg.evaluation.rows import Rows
@@ -147,7 +147,7 @@ def boxes_of(row: PredictionRow, size: tuple[int, int]) -> list[list[float]] | N
     if row.boxes is not None or row.instances is None:
         return row.boxes
     check_instances(row.instances, size)
-    return [[*box_of(instance.mask), instance.score] for instance in row.instances]
+    return [scored_box(instance.mask, instance.score) for instance in row.instances]
 
 
 def check_instances(instances: Sequence[PredictedInstance], size: tuple[int, int]) -> None:

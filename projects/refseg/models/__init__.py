@@ -1,22 +1,29 @@
 """Models: the segmentor base class, encoders, what fuses them, and one package per paper."""
 
 from refseg.models.baseline import QueryBaseline
-from refseg.models.encoders import FusedEncoder, SwinEncoder, TextEncoder
+from refseg.models.encoders import ConvEncoder, FusedEncoder, SwinEncoder, TextEncoder
 from refseg.models.fusion import PWAM, VLBA
+from refseg.models.instalign import InstAlign, ObjectTextDecoder
 from refseg.models.lavt import LAVT
 from refseg.models.lgformer import LGFormer
 from refseg.models.preprocessor import ReferringDataPreprocessor
+from refseg.models.rela import RegionDecoder, ReLA
 from refseg.models.segmentor import RefSegmentor
 
 __all__ = [
     "LAVT",
     "PWAM",
     "VLBA",
+    "ConvEncoder",
     "FusedEncoder",
+    "InstAlign",
     "LGFormer",
+    "ObjectTextDecoder",
     "QueryBaseline",
+    "ReLA",
     "RefSegmentor",
     "ReferringDataPreprocessor",
+    "RegionDecoder",
     "SwinEncoder",
     "TextEncoder",
 ]

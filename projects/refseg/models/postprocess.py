@@ -1,12 +1,14 @@
 """From logits to masks at the original size: the one place, for all models. Pure functions and their settings.
 
-Letters: K expressions of an image, (h, w) the logits' size.
+Letters: E expressions, K of them of an image, N queries, L tokens, W words; (h, w) the logits' size.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -14,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from refseg.errors import ConfigError
-from refseg.structures import Batch, ImageResult, Prediction, SampleMeta
+from refseg.structures import Batch, ImageResult, InstancePrediction, InstanceResult, Prediction, SampleMeta
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +25,18 @@ class PostProcess:
 
     `threshold`: a pixel belongs to the mask when its probability is >= it. `no_target`: an expression is rejected when
     the head's probability exceeds `no_target_threshold` ("head"; models without that head reject nothing), when the
-    mask has fewer than `min_area` pixels ("area"), or never ("none"). `max_elements` bounds the floats held at once.
+    mask has fewer than `min_area` pixels ("area"), or never ("none"). `instances`: whether results tell the instances
+    of models that tell them apart; they are the queries whose relevance is >= `instance_threshold`, the best
+    `max_instances` of them. `max_elements` bounds the floats held at once.
     """
 
     threshold: float = 0.5
     no_target: Literal["head", "area", "none"] = "head"
     no_target_threshold: float = 0.5
     min_area: int = 50
+    instances: bool = True
+    instance_threshold: float = 0.5
+    max_instances: int = 100
     max_elements: int = 2**26
 
     def __post_init__(self) -> None:
@@ -41,6 +48,10 @@ class PostProcess:
             raise ConfigError(f"postprocess.no_target_threshold must be in [0, 1], not {self.no_target_threshold}")
         if self.min_area < 0:
             raise ConfigError(f"postprocess.min_area must be at least 0, not {self.min_area}")
+        if not 0 <= self.instance_threshold <= 1:
+            raise ConfigError(f"postprocess.instance_threshold must be in [0, 1], not {self.instance_threshold}")
+        if self.max_instances < 1:
+            raise ConfigError(f"postprocess.max_instances must be at least 1, not {self.max_instances}")
         if self.max_elements < 1:
             raise ConfigError(f"postprocess.max_elements must be at least 1, not {self.max_elements}")
 
@@ -90,11 +101,83 @@ def reject(masks: Tensor, no_target_prob: Tensor | None, settings: PostProcess) 
     return torch.zeros(len(masks), dtype=torch.bool)
 
 
+def choose_instances(instances: Sequence[InstancePrediction], settings: PostProcess) -> list[InstancePrediction]:
+    """Of each expression the queries that count, best first, with `relevance` on the CPU: one transfer for all. NaN
+    counts, so that metrics find it."""
+    sizes = [len(queries.relevance) for queries in instances]
+    relevance = torch.cat([queries.relevance for queries in instances]).float().cpu()
+    ranked = [scores.sort(descending=True, stable=True) for scores in relevance.split(sizes)]
+    relevant = [int((~(scores < settings.instance_threshold)).sum()) for scores, _ in ranked]
+    counts = [min(count, settings.max_instances) for count in relevant]
+    order = torch.cat([rows[:count] for (_, rows), count in zip(ranked, counts, strict=True)])
+    chosen = order.to(instances[0].mask_logits.device).split(counts)
+    return [
+        InstancePrediction(
+            queries.mask_logits.index_select(0, rows),
+            scores[: len(rows)],
+            None if queries.word_attention is None else queries.word_attention.index_select(0, rows),
+        )
+        for queries, rows, (scores, _) in zip(instances, chosen, ranked, strict=True)
+    ]
+
+
+def word_weights(attention: Tensor, word_of: Tensor, num_words: int) -> Tensor:
+    """(N, L) weights of tokens -> (N, W) of words: the pieces of a word are summed; -1 in `word_of` (L,) is no word,
+    and a word that was cut off has 0."""
+    of_text = word_of >= 0
+    return attention.new_zeros(len(attention), num_words).index_add_(1, word_of[of_text], attention[:, of_text])
+
+
+def restore_instances(
+    chosen: Sequence[InstancePrediction],
+    word_of: Tensor | None,
+    *,
+    input_size: tuple[int, int],
+    meta: SampleMeta,
+    settings: PostProcess,
+) -> list[list[InstanceResult]]:
+    """Of an image's K expressions, at the original size; those without a pixel are left out. `word_of` (K, L)."""
+    counts = [len(queries.relevance) for queries in chosen]
+    masks = restore_masks(
+        torch.cat([queries.mask_logits for queries in chosen]),
+        input_size=input_size,
+        meta=meta,
+        threshold=settings.threshold,
+        max_elements=settings.max_elements,
+    )
+    results = []
+    for queries, restored, words in zip(chosen, masks.split(counts), _words_of(chosen, word_of, meta), strict=True):
+        found = map(InstanceResult, restored, queries.relevance.tolist(), words)
+        shown = restored.flatten(1).any(1).tolist()
+        results.append([instance for instance, show in zip(found, shown, strict=True) if show])
+    return results
+
+
+def _words_of(
+    chosen: Sequence[InstancePrediction], word_of: Tensor | None, meta: SampleMeta
+) -> list[list[list[float] | None]]:
+    """By expression and instance, what its words weigh: one transfer for all."""
+    counts = [len(queries.relevance) for queries in chosen]
+    attention = [queries.word_attention for queries in chosen if queries.word_attention is not None]
+    if word_of is None or len(attention) < len(chosen):
+        return [[None] * count for count in counts]
+    weights = torch.cat(attention).float().cpu().split(counts)
+    return [
+        word_weights(of_tokens, words, len(text.split())).tolist()
+        for of_tokens, words, text in zip(weights, word_of, meta.texts, strict=True)
+    ]
+
+
 def finish(prediction: Prediction, batch: Batch, settings: PostProcess) -> list[ImageResult]:
     """One result per image of the batch, in order, with the image's expressions in their order."""
     input_size = tuple(batch.images.shape[-2:])
     probs = None if prediction.no_target_logit is None else prediction.no_target_logit.float().sigmoid().cpu()
     image_of = batch.image_of.cpu()
+    chosen = word_of = None
+    if settings.instances and prediction.instances:
+        chosen = choose_instances(prediction.instances, settings)
+        tokens = batch.tokens
+        word_of = None if tokens.word_of is None else tokens.word_of.index_select(0, tokens.text_of).cpu()
     results = []
     for image, (meta, truth) in enumerate(zip(batch.metas, batch.ground_truth, strict=True)):
         rows = (image_of == image).nonzero().flatten()
@@ -108,5 +191,15 @@ def finish(prediction: Prediction, batch: Batch, settings: PostProcess) -> list[
         )
         prob = None if probs is None else probs[rows]
         rejected = reject(masks, prob, settings)
-        results.append(ImageResult(meta, masks, rejected, prob, truth, logits, input_size))
+        instances = None
+        if chosen is not None:
+            instances = partial(
+                restore_instances,
+                [chosen[row] for row in rows.tolist()],
+                None if word_of is None else word_of[rows],
+                input_size=input_size,
+                meta=meta,
+                settings=settings,
+            )
+        results.append(ImageResult(meta, masks, rejected, prob, truth, logits, input_size, instances))
     return results

@@ -21,7 +21,7 @@ def test_mirrored_masks_are_exact(state_of: Callable[..., TransformState]) -> No
     """x 1..2 of width 3 stays in the middle column, x 0..2 becomes 1..3."""
     shapes = [[[1, 0, 2, 0, 2, 2, 1, 2]], [[0, 0, 2, 0, 2, 1, 0, 1]]]
     state = RandomFlip(chance=1)(state_of(IMAGE, shapes, [("a", (0, 1))], boxes=[(1, 0, 1, 2), (0, 0, 2, 1)]))
-    state.token_ids = [[1]]
+    state.token_ids, state.word_of = [[1]], [[0]]
     sample = PackSample()(state)
     assert sample.instance_masks.int().tolist() == [[[0, 1, 0], [0, 1, 0]], [[0, 1, 1], [0, 0, 0]]]
     assert sample.instance_boxes.tolist() == [[1, 0, 2, 2], [1, 0, 3, 1]]

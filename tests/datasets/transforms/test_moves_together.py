@@ -76,7 +76,7 @@ def check_chain(names: list[str], seed: int, masks_at: str) -> None:
         state = GEOMETRIC[name]()(state)
         finest = min(finest, singular_values(state.matrix).min())
     slack = 1 + math.ceil(singular_values(state.matrix).max() / finest)
-    state.token_ids = [[1]] * 3
+    state.token_ids, state.word_of = [[1]] * 3, [[0]] * 3
     sample = PackSample(masks_at=masks_at)(state)
     assert sample.instance_masks.shape[1:] == sample.image.shape[1:] == sample.meta.content_size
     assert sample.instance_masks.any(-1).any(-1).all() and sample.referents.any(1).all()

@@ -37,7 +37,7 @@ def blank(height: int, width: int) -> np.ndarray:
 
 
 def packed(state: TransformState, **kwargs: object):
-    state.token_ids = [[1]] * len(state.expressions)
+    state.token_ids, state.word_of = [[1]] * len(state.expressions), [[0]] * len(state.expressions)
     return PackSample(**kwargs)(state)
 
 
@@ -129,7 +129,7 @@ def test_wrong_pipelines_and_arguments(state_of: MakeState) -> None:
     with pytest.raises(ConfigError, match="needs LoadText before PackSample"):
         PackSample()(state_of(blank(4, 6), [], [("a", ())]))
     state = state_of(blank(4, 6), [], [("left", ())])
-    state.token_ids = [[1]]
+    state.token_ids, state.word_of = [[1]], [[0]]
     for transform in (RandomFlip(chance=1), TextDrop(chance=1, rate=1), DropArticles()):
         with pytest.raises(ConfigError, match=f"{type(transform).__name__} changes texts: put it before LoadText"):
             transform(state)

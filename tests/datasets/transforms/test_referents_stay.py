@@ -60,7 +60,7 @@ def test_every_expression_keeps_a_visible_referent(shapes: list, chain: list, se
     state = TransformState(record, list(expressions), np.random.default_rng(seed), image=image)
     for transform in chain:
         state = transform(state)
-    state.token_ids = [[1]] * len(expressions)
+    state.token_ids, state.word_of = [[1]] * len(expressions), [[0]] * len(expressions)
     sample = PackSample()(state)
     seen = sample.instance_masks.flatten(1).any(1)
     assert seen.all(), "instances out of sight are left out"
@@ -116,7 +116,7 @@ def test_cut_away_instances_leave_the_sample(state_of: Callable[..., TransformSt
     from refseg.datasets.geometry import translation
 
     state.move(state.image[:, :10], translation(0, 0))
-    state.token_ids = [[1], [1]]
+    state.token_ids, state.word_of = [[1], [1]], [[0], [0]]
     sample = PackSample()(state)
     assert sample.instance_masks.sum((1, 2)).tolist() == [16]
     assert sample.referents.tolist() == [[True], [False]]
@@ -128,7 +128,7 @@ def test_the_last_referent_stays_as_one_pixel(state_of: Callable[..., TransformS
 
     state = state_of(np.zeros((10, 20, 3), np.uint8), [square(14, 2, 4)], [("it", (0,))])
     state.move(state.image[:, :10], translation(0, 0))
-    state.token_ids = [[1]]
+    state.token_ids, state.word_of = [[1]], [[0]]
     mask = PackSample()(state).instance_masks[0]
     assert mask.nonzero().tolist() == [[4, 9]]
 

@@ -26,6 +26,6 @@ class LoadText:
 
     def __call__(self, state: TransformState) -> TransformState:
         texts = [expression.text for expression in state.expressions]
-        state.token_ids, state.num_truncated = self.tokenizer(texts)
+        state.token_ids, state.word_of, state.num_truncated = self.tokenizer(texts)
         state.pad_id = self.tokenizer.pad_id
         return state

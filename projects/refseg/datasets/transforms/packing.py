@@ -57,7 +57,7 @@ class PackSample:
 
     def __call__(self, state: TransformState) -> Sample:
         record, size = state.record, state.size
-        if state.token_ids is None:
+        if state.token_ids is None or state.word_of is None:
             raise ConfigError("the pipeline needs LoadText before PackSample")
         truth = self._ground_truth(state) if self.with_ground_truth else None
         masks = self._masks(state)
@@ -65,6 +65,7 @@ class PackSample:
         return Sample(
             image=torch.from_numpy(to_planes(state.image)),
             token_ids=state.token_ids,
+            word_of=state.word_of,
             pad_id=state.pad_id,
             instance_masks=torch.from_numpy(stack_masks(list(masks.values()), size)),
             instance_boxes=torch.tensor(boxes, dtype=torch.float32).view(-1, 4),

@@ -33,6 +33,7 @@ class TransformState:
     frames: list[tuple[np.ndarray, Size]] = field(default_factory=list)
     augmented_by: str = ""
     token_ids: list[list[int]] | None = None
+    word_of: list[list[int]] | None = None
     pad_id: int = 0
     num_truncated: int = 0
 

@@ -1,7 +1,8 @@
 """Encoders as stages."""
 
+from refseg.models.encoders.conv import ConvEncoder
 from refseg.models.encoders.fused import FusedEncoder
 from refseg.models.encoders.swin import SwinEncoder
 from refseg.models.encoders.text import TextEncoder
 
-__all__ = ["FusedEncoder", "SwinEncoder", "TextEncoder"]
+__all__ = ["ConvEncoder", "FusedEncoder", "SwinEncoder", "TextEncoder"]

@@ -68,7 +68,7 @@ def init_linears(module: nn.Module, *, std: float = 0.02) -> None:
     """Weights from a normal distribution of this width, cut at +-2; biases zero."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
-            nn.init.trunc_normal_(part.weight, std=std)
+            nn.init.trunc_normal_(part.weight, std=std) if std else nn.init.zeros_(part.weight)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
 

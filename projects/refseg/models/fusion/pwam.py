@@ -29,9 +29,12 @@ class PWAM(Fusion):
     Two exact savings: `out` is applied to the L words before pixels gather them, not to the P pixels after (rows of
     the softmax sum to 1), and nothing is transposed.
 
+    `gate_std`: width of the gates' first weights. 0 is ReLA's published code, where V' thus stays V for ever.
     """
 
-    def __init__(self, *, pixel_dim: int, word_dim: int, feeds_next: bool = True, dropout: float = 0.0) -> None:
+    def __init__(
+        self, *, pixel_dim: int, word_dim: int, feeds_next: bool = True, dropout: float = 0.0, gate_std: float = 0.02
+    ) -> None:
         super().__init__()
         self.vision = nn.Linear(pixel_dim, pixel_dim)
         self.query = nn.Linear(pixel_dim, pixel_dim, bias=False)
@@ -42,7 +45,7 @@ class PWAM(Fusion):
         self.gate = gate(pixel_dim) if feeds_next else None
         self.dropout = nn.Dropout(dropout)
         if self.gate is not None:
-            init_linears(self.gate)
+            init_linears(self.gate, std=gate_std)
 
     def forward(self, pixels: Tensor, words: Tensor, *, word_mask: Tensor, pixel_mask: Tensor | None) -> Fused:
         attention = softmax_over(affinity(instance_norm(self.query(pixels), pixel_mask), self.key(words)), word_mask)

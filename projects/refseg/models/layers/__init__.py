@@ -1,17 +1,29 @@
 """Parts that several models share: plain functions and thin modules."""
 
 from refseg.models.layers.attention import Attention, feed_forward, masked_mean, mlp
+from refseg.models.layers.convolution import ResidualBlock
+from refseg.models.layers.groups import Groups
 from refseg.models.layers.levels import flatten_levels, level_mask, split_levels
+from refseg.models.layers.masked_attention import readable_pixels
+from refseg.models.layers.pixel_decoder import PixelDecoder, PixelFeatures
 from refseg.models.layers.position import pixel_centres, sine_position
+from refseg.models.layers.queries import DecodedQueries, QueryHeads
 
 __all__ = [
     "Attention",
+    "DecodedQueries",
+    "Groups",
+    "PixelDecoder",
+    "PixelFeatures",
+    "QueryHeads",
+    "ResidualBlock",
     "feed_forward",
     "flatten_levels",
     "level_mask",
     "masked_mean",
     "mlp",
     "pixel_centres",
+    "readable_pixels",
     "sine_position",
     "split_levels",
 ]

@@ -39,15 +39,15 @@ class Attention(nn.Module):
         x_position: Tensor | None = None,
         memory_position: Tensor | None = None,
     ) -> Tensor:
-        """x (E, T, C), memory (E or B, S, C), valid (E, S): True where it may be read. Positions are added to what
-        queries and keys are made of, and not to values."""
+        """x (E, T, C), memory (E or B, S, C), valid (E, S) or (E, T, S): True where it may be read. Positions are added
+        to what queries and keys are made of, and not to values."""
         query = self.query(x if x_position is None else x + x_position)
         query = query.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (E, heads, T, d)
         key, value = self._key_value(memory, memory_position)  # (B, S, C) each
         key, value = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (key, value))
         if row_of is not None:
             key, value = key.index_select(0, row_of), value.index_select(0, row_of)
-        mask = None if valid is None else valid[:, None, None]
+        mask = valid if valid is None else valid[:, None] if valid.dim() == 3 else valid[:, None, None]
         dropout = self.dropout if self.training else 0.0
         read = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         return self.out(read.transpose(1, 2).flatten(2))

@@ -32,10 +32,15 @@ def weighted_bce_loss(
 
 
 def dice_loss(mask_logits: Tensor, target: Tensor, *, smooth: float = 1.0) -> Tensor:
-    """Mask2Former's dice (probabilities not squared), mean over the E maps: 1 - (2 |P G| + s) / (|P| + |G| + s)."""
+    """Mean of `dice_per_map`; 0 when there is no map."""
     if mask_logits.numel() == 0:
         return mask_logits.sum()
-    probs = mask_logits.sigmoid().flatten(1)
+    return dice_per_map(mask_logits, target, smooth=smooth).mean()
+
+
+def dice_per_map(mask_logits: Tensor, target: Tensor, *, smooth: float = 1.0) -> Tensor:
+    """Mask2Former's dice (probabilities not squared) of each map, (E,): 1 - (2 |P G| + s) / (|P| + |G| + s)."""
+    probs = mask_logits.float().sigmoid().flatten(1)
     target = target.flatten(1).to(probs.dtype)
     overlap = 2 * (probs * target).sum(1) + smooth
-    return (1 - overlap / (probs.sum(1) + target.sum(1) + smooth)).mean()
+    return 1 - overlap / (probs.sum(1) + target.sum(1) + smooth)

@@ -1,0 +1,26 @@
+# InstAlign: AdamW, 20 epochs, linear decay, batch 32. Its learning rate was lost in print: Mask2Former's, with a tenth of
+# it for the pretrained encoders, its weight decay, and its clipping of the whole model's gradient.
+optim_wrapper = dict(
+    type='GuardedOptimWrapper',
+    optimizer=dict(type='AdamW', lr=1e-4, weight_decay=0.05),
+    clip_grad=dict(max_norm=0.01),
+    paramwise_cfg=dict(
+        bypass_duplicate=True,
+        norm_decay_mult=0.0,
+        custom_keys={
+            'encoder.': dict(lr_mult=0.1),
+            'relative_position_bias_table': dict(lr_mult=0.1, decay_mult=0.0),
+            'decoder.queries': dict(decay_mult=0.0),
+            'query_position': dict(decay_mult=0.0),
+            'level_embed': dict(decay_mult=0.0),
+            'level_encoding': dict(decay_mult=0.0),
+        },
+    ),
+)
+param_scheduler = [dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False)]
+
+train_cfg = dict(type='ResumableTrainLoop', max_epochs=20, val_interval=1)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+
+auto_scale_lr = dict(enable=False, base_batch_size=32)  # the total batch that lr belongs to

@@ -1,0 +1,4 @@
+# Four phrases of an image share its encoding: the same 8 phrases per GPU and step from 2 images, at half of the arithmetic.
+# The paper draws phrases one by one; what the smaller variety of a batch costs is not known.
+_base_ = 'instalign_swinb.py'
+train_dataloader = dict(batch_size=2, dataset=dict(expressions_per_image=4))

@@ -1,0 +1,117 @@
+"""Published encoders of LAVT and ReLA, which are Swin with PWAM, and BERT -> the weights of `FusedEncoder`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+from refseg.errors import CheckpointError
+from refseg.models.encoders.swin_weights import is_swin_key, shown, swin_state_from_official
+
+PWAM_PARTS = {
+    "vis_project.0": "vision",
+    "image_lang_att.f_query.0": "query",
+    "image_lang_att.f_key.0": "key",
+    "image_lang_att.f_value.0": "value",
+    "image_lang_att.W.0": "out",
+    "project_mm.0": "project",
+}
+WITHOUT_BIAS = ("query", "out")
+FUSION = re.compile(r"layers\.(\d)\.fusion\.(.+)\.(weight|bias)")
+GATE = re.compile(r"layers\.(\d)\.res_gate\.([02])\.weight")
+REASONS = {
+    "gate": "the gate of the last stage, whose result nothing reads",
+    "bias": "a bias that the instance norm after it takes away",
+}
+LEFT_OUT_OF_BERT = ("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias")
+BERT_EMBEDDINGS = (
+    *(f"{name}_embeddings.weight" for name in ("word", "position", "token_type")),
+    *(f"LayerNorm.{kind}" for kind in ("weight", "bias")),
+)
+BERT_LAYER = (
+    *(f"attention.self.{name}" for name in ("query", "key", "value")),
+    *(f"{name}.{part}" for name in ("attention.output", "output") for part in ("dense", "LayerNorm")),
+    "intermediate.dense",
+)
+
+
+class Converted(NamedTuple):
+    """`state` by our names; `left_out`: keys by their reason; `unknown` keys; `expected`: what the state must have
+    besides Swin's own blocks, whose gaps are found before."""
+
+    state: dict[str, Tensor]
+    left_out: dict[str, str]
+    unknown: list[str]
+    expected: set[str]
+
+
+def fused_state_from_official(
+    backbone: Mapping[str, Tensor], bert: Mapping[str, Tensor], *, window_size: int, bert_name: str
+) -> Converted:
+    """The state of a `FusedEncoder` without its computed buffers (`relative_position_index`). Keys come without their
+    prefixes, and are reported with `backbone.` and `bert_name.`."""
+    swin, swin_left_out = swin_state_from_official(
+        {key: value for key, value in backbone.items() if is_swin_key(key)}, window_size=window_size
+    )
+    state = {f"vision.{key}": value for key, value in swin.items()}
+    left_out = dict.fromkeys((f"backbone.{key}" for key in swin_left_out), "computed")
+    unknown = []
+    last = max((int(found[1]) for key in backbone if (found := re.match(r"layers\.(\d+)\.", key))), default=-1)
+    for name, value in backbone.items():
+        if is_swin_key(name):
+            continue
+        place = _fusion_place(name, last)
+        if place is None:
+            unknown.append(f"backbone.{name}")
+        elif place in REASONS:
+            left_out[f"backbone.{name}"] = REASONS[place]
+        else:
+            state[place] = value[..., 0] if value.ndim == 3 else value  # 1x1 convolutions are linear
+    for name, value in bert.items():
+        if name in LEFT_OUT_OF_BERT:
+            left_out[f"{bert_name}.{name}"] = "unused"
+        elif name.startswith(("embeddings.", "encoder.layer.")):
+            state["text." + name.replace("encoder.layer.", "layers.")] = value
+        else:
+            unknown.append(f"{bert_name}.{name}")
+    return Converted(state, left_out, unknown, _expected_keys(last, state))
+
+
+def check_accounted(owner: str, state: Mapping[str, Tensor], expected: set[str], unknown: list[str]) -> None:
+    """An error for keys that are not `owner`'s, and for weights that it needs and the state lacks."""
+    if unknown:
+        raise CheckpointError(f"{len(unknown)} keys are not {owner}'s: {shown(unknown)}")
+    missing = sorted(expected - set(state))
+    if missing:
+        raise CheckpointError(f"{len(missing)} of {owner}'s weights are missing (by our names): {shown(missing)}")
+
+
+def _expected_keys(last: int, state: Mapping[str, Tensor]) -> set[str]:
+    """Output norms and fusions of stages 0 to `last`, and as many BERT layers as the state has."""
+    keys = set()
+    for stage in range(last + 1):
+        fusion = f"fusions.{stage}"
+        keys |= {f"vision.norm{stage}.{kind}" for kind in ("weight", "bias")}
+        keys |= {f"{fusion}.{part}.weight" for part in PWAM_PARTS.values()}
+        keys |= {f"{fusion}.{part}.bias" for part in PWAM_PARTS.values() if part not in WITHOUT_BIAS}
+        keys |= {f"{fusion}.gate.{layer}.weight" for layer in (0, 2) if stage < last}
+    numbers = [int(found[1]) for key in state if (found := re.match(r"text\.layers\.(\d+)\.", key))]
+    keys |= {f"text.embeddings.{name}" for name in BERT_EMBEDDINGS}
+    for layer in range(max(numbers, default=0) + 1):
+        for part in BERT_LAYER:
+            keys |= {f"text.layers.{layer}.{part}.{kind}" for kind in ("weight", "bias")}
+    return keys
+
+
+def _fusion_place(name: str, last: int) -> str | None:
+    """Where a weight of PWAM or of its gate goes; a key of REASONS where it goes nowhere; None if it is unknown."""
+    if found := GATE.fullmatch(name):
+        stage, layer = found.groups()
+        return "gate" if int(stage) == last else f"fusions.{stage}.gate.{layer}.weight"
+    if (found := FUSION.fullmatch(name)) and found[2] in PWAM_PARTS:
+        stage, part, kind = found[1], PWAM_PARTS[found[2]], found[3]
+        return "bias" if kind == "bias" and part in WITHOUT_BIAS else f"fusions.{stage}.{part}.{kind}"
+    return None

@@ -1,0 +1,6 @@
+"""InstAlign."""
+
+from refseg.models.instalign.decoder import ObjectTextDecoder
+from refseg.models.instalign.segmentor import InstAlign
+
+__all__ = ["InstAlign", "ObjectTextDecoder"]

@@ -1,0 +1,131 @@
+"""InstAlign ("Phrase-Instance Alignment for Generalized Referring Segmentation").
+
+Letters: B images, E expressions, N queries, L words, C channels, D channels of mask features, (h, w) their size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from refseg.models.instalign.aggregation import InstanceAggregation, NoTargetPredictor
+from refseg.models.instalign.alignment import misalignment, word_attention
+from refseg.models.layers import Groups, PixelDecoder, QueryHeads, level_mask
+from refseg.models.losses import BlockOutput, InstanceWeights, Referents, instance_losses, mask_bce_loss
+from refseg.models.segmentor import RefSegmentor
+from refseg.registry import MODELS
+from refseg.structures import Batch, InstancePrediction, Prediction
+
+
+@dataclass(slots=True)
+class ForLosses:
+    """`blocks`: outputs of every block; `mask_feats` (R, D, h, w); `groups`: expressions by its rows."""
+
+    blocks: list[BlockOutput]
+    merged: list[Tensor]
+    mask_feats: Tensor
+    groups: Groups
+
+
+@MODELS.register_module()
+class InstAlign(RefSegmentor):
+    """Object queries that read the text; each says whether it is referred to, and what its mask is; all of them together
+    are the answer.
+
+    Loss: eq. 8, instance_weight L_inst + merged_weight L_merged + no_target_weight L_nt.
+
+    Args:
+        encoder: a `FusedEncoder` of four stages; the paper's has no fusion.
+        decoder: type and arguments of what refines queries, without sizes: `ObjectTextDecoder`, or ReLA's (Table 3d).
+        pixel_decoder: arguments of `PixelDecoder`, without sizes.
+        embed_dim: C; mask_dim: D.
+        instances: weights of the instance supervision (`InstanceWeights`).
+        aggregation: of masks, `InstanceAggregation.mode` (Table 3b).
+        no_target: arguments of `NoTargetPredictor` (Table 3c), without sizes.
+        instance_weight, merged_weight: section 9.2: 1 and 1. An instance weight of 0 is "None" of Table 3a.
+        no_target_weight: ReLA's 0.1.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: dict,
+        decoder: dict,
+        pixel_decoder: dict | None = None,
+        embed_dim: int = 256,
+        mask_dim: int = 256,
+        instances: dict | None = None,
+        aggregation: Literal["soft", "soft_without_prelu", "fixed"] = "soft",
+        no_target: dict | None = None,
+        instance_weight: float = 1.0,
+        merged_weight: float = 1.0,
+        no_target_weight: float = 0.1,
+        merged_blocks: str = "last",
+        data_preprocessor: dict | None = None,
+        postprocess: dict | None = None,
+    ) -> None:
+        super().__init__(data_preprocessor=data_preprocessor, postprocess=postprocess)
+        self.encoder = MODELS.build(encoder)
+        word_dim = self.encoder.text.embed_dim
+        self.pixel_decoder = PixelDecoder(
+            **{"embed_dim": embed_dim, **(pixel_decoder or {})}, level_dims=self.encoder.level_dims, mask_dim=mask_dim
+        )
+        self.decoder = MODELS.build(
+            dict(**decoder, embed_dim=embed_dim, pixel_dim=self.pixel_decoder.embed_dim, word_dim=word_dim)
+        )
+        self.heads = QueryHeads(embed_dim=embed_dim, mask_dim=mask_dim)
+        self.aggregate = InstanceAggregation(aggregation)
+        self.no_target = NoTargetPredictor(**(no_target or {}), embed_dim=embed_dim, sentence_dim=word_dim)
+        self.instances = InstanceWeights(**(instances or {}))
+        self.loss_weights = dict(instance=instance_weight, merged=merged_weight, no_target=no_target_weight)
+        self.merged_blocks = merged_blocks
+
+    def infer(self, batch: Batch) -> Prediction:
+        features, text = self.encoder(batch)
+        groups = Groups.of(batch, shared=features.image_of is not None)
+        pixels = self.pixel_decoder(features, padded=batch.is_padded)
+        word_feats, word_mask = text.per_expression()
+        decoded = self.decoder(pixels, word_feats, word_mask, groups=groups, heads=self.heads)
+        if not self.training:
+            decoded = decoded[-1:]
+        blocks = []
+        for query_feats, words in decoded:
+            relevance_logits, mask_embeds = self.heads(query_feats)
+            attention = word_attention(query_feats, words, word_mask)
+            blocks.append(BlockOutput(relevance_logits, mask_embeds, misalignment(query_feats, words, attention)))
+        merged = []
+        for block in blocks if self.merged_blocks == "all" else blocks[-1:]:
+            relevance = block.relevance_logits.sigmoid()
+            mask_logits = groups.dot(block.mask_embeds, pixels.mask_feats)  # (E, N, h, w)
+            merged.append(self.aggregate(mask_logits, relevance))
+        query_feats, words = decoded[-1]
+        no_target = self.no_target(query_feats, relevance, word_feats, word_mask)
+        auxiliary = ForLosses(blocks, merged, pixels.mask_feats, groups)
+        instances = None
+        if not self.training:
+            instances = [InstancePrediction(*one) for one in zip(mask_logits, relevance, attention, strict=True)]
+        return Prediction(merged[-1], no_target, instances, auxiliary)
+
+    def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
+        found: ForLosses = prediction.auxiliary
+        losses: dict[str, Tensor] = {}
+        if self.loss_weights["instance"]:
+            referents = Referents(batch, found.mask_feats, found.groups)
+            parts, bad = instance_losses(found.blocks, referents, self.instances)
+            losses = {name: self.loss_weights["instance"] * value for name, value in parts.items()}
+            losses["num_nonfinite_costs"] = bad
+        size = (prediction.mask_logits.shape[-2], prediction.mask_logits.shape[-1])
+        covered = F.adaptive_avg_pool2d(batch.merged_masks()[:, None].float(), size)[:, 0]
+        valid = level_mask(batch.pixel_mask, size)[batch.image_of] if batch.is_padded else None
+        merged = sum(mask_bce_loss(m, covered, valid) for m in found.merged) / len(found.merged)
+        no_target = F.binary_cross_entropy_with_logits(prediction.no_target_logit.float(), batch.no_target().float())
+        if not (self.loss_weights["instance"] and self.instances.poa):
+            # Only alignment reads the last block's words. Without a gradient for their parameters, distributed training
+            # would stop.
+            merged = merged + 0.0 * found.blocks[-1].misalignment.sum()
+        losses["loss_merged"] = self.loss_weights["merged"] * merged
+        losses["loss_no_target"] = self.loss_weights["no_target"] * no_target
+        return losses

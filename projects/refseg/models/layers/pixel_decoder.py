@@ -1,0 +1,111 @@
+"""Mask2Former's pixel decoder (Cheng et al. 2022, section 3.2.1): mmdet's parts, with padding masked.
+
+Letters: B rows (images, or expressions where words were fused before), C channels, D channels of mask features, S_i
+pixels of level i, (h, w) the size of the mask features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from mmengine.config import ConfigDict
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from refseg.errors import ConfigError
+from refseg.models.layers.position import pixel_centres, sine_position
+from refseg.ops import use_fast_linear, use_refseg_deformable_attention
+from refseg.structures import EncodedFeatures
+
+
+class PixelFeatures(NamedTuple):
+    """`mask_feats` (B, D, h, w); and, from coarse to fine, `levels` (B, S_i, C), their `positions` (B, S_i, C), `masks`
+    (B, S_i), True on image, and `sizes`. `padded`: whether any mask is not all True."""
+
+    mask_feats: Tensor
+    levels: list[Tensor]
+    positions: list[Tensor]
+    masks: list[Tensor]
+    sizes: list[tuple[int, int]]
+    padded: bool
+
+
+class PixelDecoder(BaseModule):
+    """mmdet's `MSDeformAttnPixelDecoder`. Its forward pass takes padding for image; this one does not, and is the same
+    where there is none.
+
+    Args:
+        level_dims: channels of the encoder's four levels, fine to coarse. All but the first read each other.
+        mask_dim: D.
+        num_layers: of deformable attention; 6 in the paper.
+    """
+
+    def __init__(
+        self,
+        *,
+        level_dims: Sequence[int],
+        embed_dim: int = 256,
+        mask_dim: int = 256,
+        num_layers: int = 6,
+        num_heads: int = 8,
+        ffn_dim: int = 1024,
+        num_points: int = 4,
+    ) -> None:
+        super().__init__()
+        from mmdet.models.layers import MSDeformAttnPixelDecoder  # takes seconds to import
+
+        if len(level_dims) != 4:
+            raise ConfigError(f"the pixel decoder needs four levels of the encoder, got {len(level_dims)}")
+        self.embed_dim, self.mask_dim = embed_dim, mask_dim
+        attention = dict(
+            embed_dims=embed_dim,
+            num_heads=num_heads,
+            num_levels=3,
+            num_points=num_points,
+            dropout=0.0,
+            batch_first=True,
+        )
+        ffn = dict(embed_dims=embed_dim, feedforward_channels=ffn_dim, num_fcs=2, ffn_drop=0.0)
+        self.parts = MSDeformAttnPixelDecoder(
+            in_channels=list(level_dims),
+            feat_channels=embed_dim,
+            out_channels=mask_dim,
+            norm_cfg=dict(type="GN", num_groups=min(32, embed_dim)),
+            encoder=ConfigDict(num_layers=num_layers, layer_cfg=dict(self_attn_cfg=attention, ffn_cfg=ffn)),
+            positional_encoding=dict(num_feats=embed_dim // 2, normalize=True),
+        )
+        use_refseg_deformable_attention(self)
+        use_fast_linear(self)
+
+    def forward(self, features: EncodedFeatures, *, padded: bool) -> PixelFeatures:
+        """`padded`: whether some pixels of the input are padding."""
+        maps, masks = features.levels[:0:-1], features.masks[:0:-1]  # coarse to fine, without the finest
+        sizes = [(level.shape[-2], level.shape[-1]) for level in maps]
+        counts = [height * width for height, width in sizes]
+        pixels = torch.cat(
+            [
+                project(level).flatten(2).transpose(1, 2)
+                for project, level in zip(self.parts.input_convs, maps, strict=True)
+            ],
+            1,
+        )  # (B, S, C)
+        positions = [sine_position(mask, self.embed_dim).to(pixels.dtype) for mask in masks]
+        places = torch.cat(
+            [place + embed for place, embed in zip(positions, self.parts.level_encoding.weight, strict=True)], 1
+        )
+        valid = [mask.flatten(1) for mask in masks]
+        padding = ~torch.cat(valid, 1) if padded else None
+        centres = pixel_centres(sizes, pixels.device)[None, :, None].expand(len(pixels), -1, 3, -1)
+        for layer in self.parts.encoder.layers:
+            pixels = layer(
+                pixels, query_pos=places, key_padding_mask=padding, spatial_shapes=sizes, reference_points=centres
+            )
+        levels = list(pixels.split(counts, 1))
+        finest = levels[-1].transpose(1, 2).unflatten(2, sizes[-1])
+        lateral = self.parts.lateral_convs[0](features.levels[0])
+        up = F.interpolate(finest, size=lateral.shape[-2:], mode="bilinear", align_corners=False)
+        mask_feats = self.parts.mask_feature(self.parts.output_convs[0](lateral + up))
+        return PixelFeatures(mask_feats, levels, positions, valid, sizes, padded)

@@ -1,0 +1,65 @@
+"""Weights of Mask2Former's pixel decoder by its own names, which ReLA's checkpoints have too -> `PixelDecoder`'s, which
+are mmdet's.
+
+Names differ; order does not: levels are from coarse to fine in both, and offsets by head, level and point.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+FIXED = {
+    "transformer.level_embed": "level_encoding.weight",
+    "mask_features.weight": "mask_feature.weight",
+    "mask_features.bias": "mask_feature.bias",
+    "adapter_1.weight": "lateral_convs.0.conv.weight",
+    "adapter_1.norm.weight": "lateral_convs.0.gn.weight",
+    "adapter_1.norm.bias": "lateral_convs.0.gn.bias",
+    "layer_1.weight": "output_convs.0.conv.weight",
+    "layer_1.norm.weight": "output_convs.0.gn.weight",
+    "layer_1.norm.bias": "output_convs.0.gn.bias",
+}
+INPUT = re.compile(r"input_proj\.([012])\.([01])\.(weight|bias)")
+LAYER = re.compile(r"transformer\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
+LAYER_PARTS = {
+    **{
+        f"self_attn.{name}": f"self_attn.{name}"
+        for name in ("sampling_offsets", "attention_weights", "value_proj", "output_proj")
+    },
+    "norm1": "norms.0",
+    "linear1": "ffn.layers.0.0",
+    "linear2": "ffn.layers.1",
+    "norm2": "norms.1",
+}
+
+
+def pixel_decoder_state_from_official(official: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str], set[str]]:
+    """`PixelDecoder`'s state from keys without prefix; the keys that are not the pixel decoder's; and all keys that the
+    state should have, with as many layers as there are."""
+    state, unknown = {}, []
+    for name, value in official.items():
+        place = _place(name)
+        if place is None:
+            unknown.append(name)
+        else:
+            state[f"parts.{place}"] = value
+    layers = [int(found[1]) for name in official if (found := LAYER.fullmatch(name))]
+    return state, unknown, {f"parts.{key}" for key in _keys(1 + max(layers, default=0))}
+
+
+def _place(name: str) -> str | None:
+    if found := INPUT.fullmatch(name):
+        level, part, kind = found.groups()
+        return f"input_convs.{level}.{'gn' if part == '1' else 'conv'}.{kind}"
+    if (found := LAYER.fullmatch(name)) and found[2] in LAYER_PARTS:
+        return f"encoder.layers.{found[1]}.{LAYER_PARTS[found[2]]}.{found[3]}"
+    return FIXED.get(name)
+
+
+def _keys(num_layers: int) -> set[str]:
+    parts = [f"input_convs.{level}.{part}" for level in range(3) for part in ("conv", "gn")]
+    parts += [f"encoder.layers.{layer}.{part}" for layer in range(num_layers) for part in LAYER_PARTS.values()]
+    return {f"{part}.{kind}" for part in parts for kind in ("weight", "bias")} | set(FIXED.values())

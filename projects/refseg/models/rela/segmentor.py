@@ -1,0 +1,144 @@
+"""ReLA (Liu et al., CVPR 2023): an image as regions, each with a mask and a share in the answer.
+
+Letters: E expressions, N regions, C channels, D channels of mask features, (h, w) their size.
+"""
+
+from __future__ import annotations
+
+from math import isqrt
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from refseg.errors import ConfigError
+from refseg.models.layers import Groups, PixelDecoder, mlp
+from refseg.models.losses import weighted_bce_loss
+from refseg.models.rela.decoder import RegionDecoder
+from refseg.models.rela.minimap import MINIMAPS, MinimapTarget
+from refseg.models.segmentor import RefSegmentor
+from refseg.registry import MODELS
+from refseg.structures import Batch, Prediction
+
+
+class RegionHeads(BaseModule):
+    """What regions say: mask embeddings, the minimap, and "nothing here"."""
+
+    def __init__(self, *, embed_dim: int, mask_dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(embed_dim)
+        self.mask = mlp((embed_dim, embed_dim, embed_dim, mask_dim))
+        self.minimap = nn.Linear(embed_dim, 2)
+        self.no_target = mlp((embed_dim, embed_dim, 2))
+
+    def forward(self, regions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(E, N, C) -> mask embeddings (E, N, D), minimap logits (E, N), no-target logits (E,).
+
+        Both classifiers have two scores, of which only the difference matters.
+        """
+        normed = self.norm(regions)
+        minimap, no_target = (difference(head(normed)) for head in (self.minimap, self.no_target))
+        return self.mask(normed), minimap, no_target.mean(1)
+
+    def mask_embeddings(self, regions: Tensor) -> Tensor:
+        """(E, N, C) -> (E, N, D)"""
+        return self.mask(self.norm(regions))
+
+
+def difference(scores: Tensor) -> Tensor:
+    """Scores (..., 2) of no and yes -> one logit (...): its sigmoid is the softmax's second value."""
+    no, yes = scores.unbind(-1)
+    return yes - no
+
+
+@MODELS.register_module()
+class ReLA(RefSegmentor):
+    """The merged mask is the sum of the regions' masks, weighted by the minimap.
+
+    Loss: weight times (mask + minimap_weight minimap + no_target_weight no-target), each a cross-entropy of two
+    classes. Masks are compared at the input's size, where padding does not count. An exact tie of two scores is a logit
+    of 0: outside of the mask by the protocol `gres`, as with argmax, inside by our own, and never "no target".
+
+    Args:
+        encoder: a `FusedEncoder` of four stages; the paper's has `PWAM`, without the last gate.
+        decoder: arguments of `RegionDecoder`, without sizes.
+        pixel_decoder: arguments of `PixelDecoder`, without sizes.
+        embed_dim: C; mask_dim: D.
+        class_weights: of outside and inside, for all three.
+        weight, minimap_weight, no_target_weight: of the losses; published code.
+        minimap_target: "truncated", as the published code labels regions, or "covered"; see `minimap.py`.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: dict,
+        decoder: dict | None = None,
+        pixel_decoder: dict | None = None,
+        embed_dim: int = 256,
+        mask_dim: int = 256,
+        class_weights: tuple[float, float] = (0.9, 1.1),
+        weight: float = 5.0,
+        minimap_weight: float = 0.1,
+        no_target_weight: float = 0.1,
+        minimap_target: MinimapTarget = "truncated",
+        data_preprocessor: dict | None = None,
+        postprocess: dict | None = None,
+    ) -> None:
+        super().__init__(data_preprocessor=data_preprocessor, postprocess=postprocess)
+        outside, inside = class_weights
+        self.class_weights = (outside, inside)
+        self.weight, self.minimap_weight, self.no_target_weight = weight, minimap_weight, no_target_weight
+        if minimap_target not in MINIMAPS:
+            raise ConfigError(f"minimap_target is one of {', '.join(MINIMAPS)}, not {minimap_target!r}")
+        self.minimap_target = minimap_target
+        self.encoder = MODELS.build(encoder)
+        self.pixel_decoder = PixelDecoder(
+            **{"embed_dim": embed_dim, **(pixel_decoder or {})}, level_dims=self.encoder.level_dims, mask_dim=mask_dim
+        )
+        self.decoder = RegionDecoder(
+            **(decoder or {}),
+            embed_dim=embed_dim,
+            pixel_dim=self.pixel_decoder.embed_dim,
+            word_dim=self.encoder.text.embed_dim,
+        )
+        self.heads = RegionHeads(embed_dim=embed_dim, mask_dim=mask_dim)
+        self.side = isqrt(self.decoder.num_queries)
+        if self.side**2 != self.decoder.num_queries:
+            raise ConfigError(
+                f"decoder.num_queries must be a square, as regions are a grid, not {self.decoder.num_queries}"
+            )
+
+    def infer(self, batch: Batch) -> Prediction:
+        features, text = self.encoder(batch)
+        groups = Groups.of(batch, shared=features.image_of is not None)
+        pixels = self.pixel_decoder(features, padded=batch.is_padded)
+        decoded = self.decoder(pixels, *text.per_expression(), groups=groups, heads=self.heads)
+        mask_embeds, minimap, no_target = self.heads(decoded[-1].query_feats)
+        # Sums of masks are masks of sums: one product with the pixels instead of N.
+        merged = torch.bmm(minimap[:, None], mask_embeds)  # (E, 1, D)
+        return Prediction(groups.dot(merged, pixels.mask_feats)[:, 0], no_target, auxiliary=minimap)
+
+    def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
+        masks = batch.merged_masks()  # (E, H, W)
+        size = (masks.shape[-2], masks.shape[-1])
+        logits = F.interpolate(prediction.mask_logits[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+        valid = batch.pixel_mask[batch.image_of] if batch.is_padded else None
+        mask = weighted_bce_loss(logits, masks, self.class_weights, valid)
+        minimap = weighted_bce_loss(prediction.auxiliary, self._minimaps(masks, batch), self.class_weights)
+        no_target = weighted_bce_loss(prediction.no_target_logit, batch.no_target(), self.class_weights)
+        return {
+            "loss_mask": self.weight * mask,
+            "loss_minimap": self.weight * self.minimap_weight * minimap,
+            "loss_no_target": self.weight * self.no_target_weight * no_target,
+        }
+
+    def _minimaps(self, masks: Tensor, batch: Batch) -> Tensor:
+        """Masks (E, H, W) -> labels (E, N) of regions, which divide the image without its padding."""
+        label = MINIMAPS[self.minimap_target]
+        if not batch.is_padded:
+            return label(masks, self.side)
+        sizes = [batch.metas[image].content_size for image in batch.image_of.tolist()]
+        crops = [mask[None, :height, :width] for mask, (height, width) in zip(masks, sizes, strict=True)]
+        return torch.cat([label(crop, self.side) for crop in crops])

@@ -1,0 +1,106 @@
+"""ReLA's published checkpoints (detectron2) -> the weights of `ReLA`.
+
+A checkpoint holds `model`, with `backbone.`, `text_encoder.`, `sem_seg_head.pixel_decoder.` and
+`sem_seg_head.predictor.`. Every key goes somewhere or is left out for a reason given with the encoder's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from refseg.errors import CheckpointError
+from refseg.models.encoders.fused_weights import check_accounted, fused_state_from_official
+from refseg.models.encoders.swin_weights import shown
+from refseg.models.layers.pixel_decoder_weights import pixel_decoder_state_from_official
+
+PREFIXES = ("backbone.", "text_encoder.", "sem_seg_head.pixel_decoder.", "sem_seg_head.predictor.")
+ATTENTIONS = {
+    r"RIA_layers\.(\d+)\.multihead_attn": "decoder.images.{}.pixels",
+    r"RLA_vision\.(\d+)\.self_attn": "decoder.regions.{}.own",
+    r"RLA_lang_att\.multihead_attn": "decoder.language.words",
+}
+LINEAR = {  # those with weight and bias
+    r"RIA_layers\.(\d+)\.norm": "decoder.images.{}.norm",
+    r"RLA_vision\.(\d+)\.norm": "decoder.regions.{}.norm_own",
+    r"RLA_lang_att\.norm": "decoder.language.norm",
+    r"transformer_ffn_layers\.(\d+)\.linear1": "decoder.regions.{}.ffn.0",
+    r"transformer_ffn_layers\.(\d+)\.linear2": "decoder.regions.{}.ffn.2",
+    r"transformer_ffn_layers\.(\d+)\.norm": "decoder.regions.{}.norm_ffn",
+    r"decoder_norm": "heads.norm",
+    r"mask_embed\.layers\.0": "heads.mask.0",
+    r"mask_embed\.layers\.1": "heads.mask.2",
+    r"mask_embed\.layers\.2": "heads.mask.4",
+    r"minimap_embed": "heads.minimap",
+    r"nt_embed\.layers\.0": "heads.no_target.0",
+    r"nt_embed\.layers\.1": "heads.no_target.2",
+}
+SINGLE = {
+    "query_feat.weight": "decoder.queries",
+    "static_query.weight": "decoder.queries",  # its name in older files
+    "query_embed.weight": "decoder.query_position",
+    "level_embed.weight": "decoder.level_embed",
+    "lang_proj.weight": "decoder.project_words.weight",
+    "lang_weight": "decoder.language.weight",
+}
+
+
+def rela_state_from_official(
+    content: Mapping[str, Any], *, window_size: int = 12
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The state of `ReLA` without its computed buffers (`relative_position_index`), and the keys left out with the
+    reason. Unknown and missing keys are errors."""
+    if not isinstance(content.get("model"), Mapping):
+        raise CheckpointError(f"no ReLA checkpoint: no weights in `model`, only {shown(sorted(map(str, content)))}")
+    model = {key.removeprefix("module."): value for key, value in content["model"].items()}
+    backbone, bert, pixel_decoder, predictor = (
+        {key.removeprefix(prefix): value for key, value in model.items() if key.startswith(prefix)}
+        for prefix in PREFIXES
+    )
+    encoder = fused_state_from_official(backbone, bert, window_size=window_size, bert_name="text_encoder")
+    pixels, unknown_pixels, expected_pixels = pixel_decoder_state_from_official(pixel_decoder)
+    state = {f"encoder.{key}": value for key, value in encoder.state.items()}
+    state |= {f"pixel_decoder.{key}": value for key, value in pixels.items()}
+    unknown = [key for key in model if not key.startswith(PREFIXES)] + encoder.unknown
+    unknown += [f"sem_seg_head.pixel_decoder.{key}" for key in unknown_pixels]
+    for name, value in predictor.items():
+        parts = predictor_parts(name, value)
+        if not parts:
+            unknown.append(f"sem_seg_head.predictor.{name}")
+        state |= parts
+    expected = {f"encoder.{key}" for key in encoder.expected} | {f"pixel_decoder.{key}" for key in expected_pixels}
+    check_accounted("ReLA", state, expected | _predictor_keys(state), unknown)
+    return state, encoder.left_out
+
+
+def predictor_parts(name: str, value: Tensor) -> dict[str, Tensor]:
+    """Our names and tensors of one official tensor: two where query, key and value are one; none if it is unknown."""
+    if name in SINGLE:
+        return {SINGLE[name]: value}
+    for pattern, place in ATTENTIONS.items():
+        if found := re.fullmatch(rf"{pattern}\.(in_proj_|out_proj\.)(weight|bias)", name):
+            *number, part, kind = found.groups()
+            ours = place.format(*number)
+            if part == "out_proj.":
+                return {f"{ours}.out.{kind}": value}
+            query, key_value = value.split([len(value) // 3, 2 * len(value) // 3])
+            return {f"{ours}.query.{kind}": query, f"{ours}.key_value.{kind}": key_value}
+    for pattern, place in LINEAR.items():
+        if found := re.fullmatch(rf"{pattern}\.(weight|bias)", name):
+            *number, kind = found.groups()
+            return {f"{place.format(*number)}.{kind}": value}
+    return {}
+
+
+def _predictor_keys(state: Mapping[str, Tensor]) -> set[str]:
+    """What decoder and heads have, with as many blocks as the state has."""
+    found = [int(number) for key in state for number in re.findall(r"^decoder\.(?:images|regions)\.(\d+)\.", key)]
+    parts = list(LINEAR.values())
+    parts += [f"{place}.{part}" for place in ATTENTIONS.values() for part in ("query", "key_value", "out")]
+    blocks = range(1 + max(found, default=0))
+    return {f"{part.format(block)}.{kind}" for part in parts for block in blocks for kind in ("weight", "bias")} | set(
+        SINGLE.values()
+    )

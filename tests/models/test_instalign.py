@@ -1,0 +1,276 @@
+"""InstAlign's parts, the rows of its tables, and what must hold for every model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from models.referring_checks import (
+    logits_of,
+    only,
+    padded_images,
+    parameters_without_gradient,
+    prepared,
+    tiny_model,
+    with_padded_words,
+)
+from refseg.models.instalign.aggregation import EMPTY, InstanceAggregation, NoTargetPredictor
+from refseg.models.instalign.alignment import misalignment, word_attention
+from refseg.models.layers import Groups
+
+ABLATIONS = "instalign_ablations"
+
+
+# Phrase-object alignment -----------------------------------------------------------------------------------------------
+
+
+def test_word_attention_by_hand() -> None:
+    """C = 4, so scores are halved: the query (2, 0, 0, 0) and words (ln 3, ...) and (0, ...) give scores ln 3 and 0, hence
+    3/4 and 1/4; a third word is padding."""
+    query = torch.tensor([[[2.0, 0, 0, 0]]])
+    words = torch.tensor([[[math.log(3), 0, 0, 0], [0, 1.0, 0, 0], [9.0, 9, 9, 9]]])
+    attention = word_attention(query, words, torch.tensor([[True, True, False]]))
+    torch.testing.assert_close(attention, torch.tensor([[[0.75, 0.25, 0.0]]]))
+
+
+def test_misalignment_by_hand() -> None:
+    """A phrase of the query's direction costs 0, one at a right angle 1, the opposite one 2."""
+    query = torch.tensor([[[3.0, 0.0], [3.0, 0.0], [3.0, 0.0]]])
+    words = torch.tensor([[[1.0, 0.0], [0.0, 5.0], [-2.0, 0.0]]])
+    torch.testing.assert_close(misalignment(query, words, torch.eye(3)[None]), torch.tensor([[0.0, 1.0, 2.0]]))
+
+
+def test_alignment_of_no_words_is_finite() -> None:
+    """A text of padding alone: nothing is attended to, the phrase is zero, and the cosine with it is 0."""
+    query, words, mask = torch.randn(1, 2, 4), torch.randn(1, 3, 4), torch.zeros(1, 3, dtype=torch.bool)
+    attention = word_attention(query, words, mask)
+    assert not attention.any()
+    torch.testing.assert_close(misalignment(query, words, attention), torch.ones(1, 2))
+
+
+# Aggregation and no-target ---------------------------------------------------------------------------------------------
+
+
+def test_aggregation_by_hand() -> None:
+    """Eq. 5 with slope 0.25 at one pixel: 0.5 PReLU(4) + 0.9 PReLU(-8) = 2 - 1.8."""
+    logits, relevance = torch.tensor([4.0, -8.0])[None, :, None, None], torch.tensor([[0.5, 0.9]])
+    torch.testing.assert_close(InstanceAggregation("soft")(logits, relevance), torch.tensor([[[0.2]]]))
+    torch.testing.assert_close(InstanceAggregation("soft_without_prelu")(logits, relevance), torch.tensor([[[-5.2]]]))
+
+
+def test_fixed_selection_is_a_union() -> None:
+    """Of the queries of relevance above 0.5 the largest logit; nothing where there is none."""
+    logits = torch.tensor([4.0, -8.0, 99.0])[None, :, None, None].repeat(2, 1, 1, 1)
+    merged = InstanceAggregation("fixed")(logits, torch.tensor([[0.6, 0.9, 0.5], [0.1, 0.2, 0.5]]))
+    assert merged.flatten().tolist() == [4.0, EMPTY]
+
+
+def test_aggregation_learns_its_slope() -> None:
+    aggregate = InstanceAggregation("soft")
+    aggregate(torch.full((1, 1, 1, 1), -3.0), torch.tensor([[0.5]])).sum().backward()
+    torch.testing.assert_close(aggregate.slope.grad, torch.tensor([-1.5]))
+    assert list(InstanceAggregation("fixed").parameters()) == []
+
+
+@pytest.mark.parametrize(("features", "width"), [("concat", 5), ("sentence", 3), ("relevant", 2), ("mean", 2)])
+def test_what_no_target_is_told_from(features: str, width: int) -> None:
+    predictor = NoTargetPredictor(embed_dim=2, sentence_dim=3, features=features)
+    seen = []
+    predictor.classifier.register_forward_pre_hook(lambda _, args: seen.append(args[0][0].tolist()))
+    query = torch.tensor([[[1.0, 2.0], [3.0, 6.0]]])
+    words = torch.tensor([[[1.0, 1.0, 1.0], [3.0, 5.0, 7.0], [9.0, 9.0, 9.0]]])
+    predictor(query, torch.tensor([[1.0, 0.5]]), words, torch.tensor([[True, True, False]]))
+    wanted = dict(concat=[2.5, 5, 2, 3, 4], sentence=[2, 3, 4], relevant=[2.5, 5], mean=[2, 4])[features]
+    assert len(wanted) == width and seen == [wanted]
+
+
+def test_normalised_relevance() -> None:
+    """(1 x 1 + 0.5 x 3) / 1.5."""
+    predictor = NoTargetPredictor(embed_dim=1, sentence_dim=3, features="relevant", normalise=True)
+    seen = []
+    predictor.classifier.register_forward_pre_hook(lambda _, args: seen.append(args[0].item()))
+    words, mask = torch.zeros(1, 1, 3), torch.ones(1, 1, dtype=torch.bool)
+    predictor(torch.tensor([[[1.0], [3.0]]]), torch.tensor([[1.0, 0.5]]), words, mask)
+    assert seen == [pytest.approx(2.5 / 1.5)]
+
+
+# The tables ------------------------------------------------------------------------------------------------------------
+
+
+def losses(config: str, **overrides: object) -> set[str]:
+    model = tiny_model(config, **overrides)
+    model.train()
+    return set(model(prepared(model), mode="loss"))
+
+
+def test_rows_of_table_3a_differ_in_their_losses() -> None:
+    merged = {"loss_merged", "loss_no_target"}
+    plain = merged | {"loss_relevance", "loss_instance_mask", "loss_instance_dice", "num_nonfinite_costs"}
+    assert losses("instalign_swinb") == plain | {"loss_poa"}
+    assert losses(f"{ABLATIONS}/table3a_mask2former") == plain
+    assert losses(f"{ABLATIONS}/table3a_none") == merged
+
+
+def test_rows_of_the_other_tables_differ_where_they_should() -> None:
+    default = tiny_model("instalign_swinb")
+    assert (default.aggregate.mode, default.no_target.features) == ("soft", "concat")
+    assert tiny_model(f"{ABLATIONS}/table3b_fixed_selection").aggregate.mode == "fixed"
+    assert tiny_model(f"{ABLATIONS}/table3b_without_prelu").aggregate.slope is None
+    assert tiny_model(f"{ABLATIONS}/table3c_sentence").no_target.features == "sentence"
+    assert tiny_model(f"{ABLATIONS}/table3c_relevant_queries").no_target.features == "relevant"
+    assert tiny_model(f"{ABLATIONS}/table3c_all_queries").no_target.features == "mean"
+    assert default.loss_weights == dict(instance=1.0, merged=1.0, no_target=0.1)
+    assert tiny_model(f"{ABLATIONS}/section9_2_half_1").loss_weights["instance"] == 0.5
+
+
+def test_mask2former_does_not_see_the_text() -> None:
+    """Other words change neither relevance nor masks, and no-target alone."""
+    for config, same in (("mask2former_swinb", True), ("instalign_swinb", False)):
+        model = tiny_model(config).eval()
+        batch = prepared(model)
+        other = replace(batch, tokens=replace(batch.tokens, ids=batch.tokens.ids.flip(0)))
+        with torch.no_grad():
+            one, two = model(batch), model(other)
+        assert torch.equal(one.mask_logits, two.mask_logits) is same
+        assert not torch.equal(one.no_target_logit, two.no_target_logit)
+
+
+@pytest.mark.parametrize("num_points", [64, None])
+@pytest.mark.parametrize("config", ["instalign_swinb", "mask2former_swinb", f"{ABLATIONS}/table3a_none"])
+def test_every_parameter_learns(config: str, num_points: int | None) -> None:
+    """But for biases of keys, which a softmax does not see; and, where deformable attention begins with zero weights,
+    what only its offsets would see."""
+    model = tiny_model(config, **{"instances.num_points": num_points, "encoder.vision.drop_path_rate": 0.0})
+    for layer in model.pixel_decoder.parts.encoder.layers:
+        torch.nn.init.normal_(layer.self_attn.attention_weights.weight, std=0.5)
+    unseen = {n for n in parameters_without_gradient(model, prepared(model)) if not n.endswith("key.bias")}
+    if config.endswith("none"):  # nothing reads the last block's words
+        last = f"decoder.blocks.{len(model.decoder.blocks) - 1}"
+        unseen = {n for n in unseen if not n.startswith((f"{last}.objects", f"{last}.norm_objects"))}
+    assert unseen == set()
+
+
+@pytest.mark.parametrize("config", [f"{ABLATIONS}/table3a_none", f"{ABLATIONS}/table3a_mask2former"])
+def test_every_parameter_has_a_gradient(config: str) -> None:
+    """If only one of zeros: without any, distributed training stops."""
+    model = tiny_model(config)
+    model.train()
+    model.parse_losses(model(prepared(model), mode="loss"))[0].backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+# What must hold for every model ----------------------------------------------------------------------------------------
+
+
+def test_words_of_padding_change_nothing() -> None:
+    model = tiny_model("instalign_swinb").eval()
+    batch = prepared(model)
+    with torch.no_grad():
+        one, two = model(batch), model(with_padded_words(batch))
+    torch.testing.assert_close(one.mask_logits, two.mask_logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(one.no_target_logit, two.no_target_logit, atol=1e-5, rtol=1e-5)
+    for a, b in zip(one.instances, two.instances, strict=True):
+        torch.testing.assert_close(a.relevance, b.relevance, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(a.word_attention, b.word_attention[:, : a.word_attention.shape[1]])
+
+
+@pytest.mark.parametrize("config", ["instalign_swinb", "mask2former_swinb", "instalign_tiny_refshapes"])
+def test_many_phrases_at_once_are_the_same_as_one_by_one(config: str) -> None:
+    """Two images with three phrases each."""
+    model = tiny_model(config).eval()
+    batch = prepared(model, shape=(64, 64))
+    with torch.no_grad():
+        together = model(batch)
+        for expression in range(batch.num_expressions):
+            alone = model(only(batch, expression))
+            torch.testing.assert_close(together.mask_logits[expression], alone.mask_logits[0], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(together.no_target_logit[expression], alone.no_target_logit[0])
+            torch.testing.assert_close(
+                together.instances[expression].relevance, alone.instances[0].relevance, atol=1e-5, rtol=1e-4
+            )
+
+
+def test_images_with_different_numbers_of_phrases() -> None:
+    """Two phrases of the first image, three of the second."""
+    model = tiny_model("instalign_swinb").eval()
+    batch = prepared(model)
+    meta = batch.metas[0]
+    fewer = replace(
+        batch,
+        image_of=batch.image_of[1:],
+        tokens=replace(batch.tokens, text_of=batch.tokens.text_of[1:]),
+        metas=[replace(meta, expression_ids=meta.expression_ids[1:], texts=meta.texts[1:]), batch.metas[1]],
+    )
+    torch.testing.assert_close(logits_of(model, fewer), logits_of(model, batch)[1:], atol=1e-5, rtol=1e-5)
+
+
+def test_pixels_of_padding_change_nothing_in_the_decoder() -> None:
+    """The same pixels read with other values in the padding. (Encoders and GroupNorm are not blind to padding: only the
+    transformer parts are.)"""
+    model = tiny_model("instalign_swinb").eval()
+    batch = padded_images(prepared(model), 64, 64)
+    with torch.no_grad():
+        features, text = model.encoder(batch)
+        pixels = model.pixel_decoder(features, padded=True)
+        dirty = pixels._replace(
+            levels=[
+                level.masked_fill(~mask[..., None], 9.0)
+                for level, mask in zip(pixels.levels, pixels.masks, strict=True)
+            ]
+        )
+        words, word_mask = text.per_expression()
+        groups = Groups(batch.expression_counts, "cpu")
+        one, two = (model.decoder(p, words, word_mask, groups=groups, heads=model.heads) for p in (pixels, dirty))
+    torch.testing.assert_close(one[-1].query_feats, two[-1].query_feats)
+
+
+def test_blocks_read_inside_their_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All blocks but the first, at their own level; none without masked attention."""
+    import refseg.models.instalign.decoder as module
+
+    for masked, wanted in ((True, [1, 2, 0, 1, 2, 0, 1, 2]), (False, [])):
+        levels: list[int] = []
+        original = module.readable_pixels
+        monkeypatch.setattr(module, "readable_pixels", lambda *a, seen=levels, f=original: seen.append(a[1]) or f(*a))
+        model = tiny_model("instalign_swinb", **{"decoder.masked_attention": masked})
+        logits_of(model, prepared(model))
+        monkeypatch.undo()
+        assert levels == wanted
+
+
+def test_bfloat16_stays_near() -> None:
+    model = tiny_model("instalign_swinb")
+    batch = prepared(model)
+    model.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        total, log = model.parse_losses(model(batch, mode="loss"))
+    total.backward()
+    assert torch.isfinite(total)
+    reference = model.eval()(batch).mask_logits
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        half = model(batch).mask_logits.float()
+    # masked attention may flip single pixels
+    assert (half - reference).abs().mean() < 0.1 * reference.abs().mean() + 0.05
+
+
+def test_instances_come_with_relevance_and_words() -> None:
+    model = tiny_model("instalign_swinb", **{"postprocess": dict(instance_threshold=0.0)}).eval()
+    batch = prepared(model)
+    with torch.no_grad():
+        results = model(batch, mode="predict")
+    for result in results:
+        assert len(result.instances) == 3
+        for instances in result.instances:
+            assert len(instances) <= 5
+            assert all(one.mask.shape == (64, 96) and 0 <= one.score <= 1 and len(one.words) == 1 for one in instances)
+
+
+def test_only_relevant_instances_are_kept() -> None:
+    model = tiny_model("instalign_swinb").eval()
+    batch = prepared(model)
+    torch.nn.init.constant_(model.heads.relevance[-1].bias, -30.0)
+    with torch.no_grad():
+        assert all(instances == [] for result in model(batch, mode="predict") for instances in result.instances)
