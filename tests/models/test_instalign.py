@@ -24,12 +24,13 @@ from refseg.models.layers import Groups
 ABLATIONS = "instalign_ablations"
 
 
-# Phrase-object alignment -----------------------------------------------------------------------------------------------
+# Phrase-object alignment
+# -----------------------------------------------------------------------------------------------
 
 
 def test_word_attention_by_hand() -> None:
-    """C = 4, so scores are halved: the query (2, 0, 0, 0) and words (ln 3, ...) and (0, ...) give scores ln 3 and 0, hence
-    3/4 and 1/4; a third word is padding."""
+    """C = 4, so scores are halved: the query (2, 0, 0, 0) and words (ln 3, ...) and (0, ...) give scores ln 3 and 0,
+    hence 3/4 and 1/4; a third word is padding."""
     query = torch.tensor([[[2.0, 0, 0, 0]]])
     words = torch.tensor([[[math.log(3), 0, 0, 0], [0, 1.0, 0, 0], [9.0, 9, 9, 9]]])
     attention = word_attention(query, words, torch.tensor([[True, True, False]]))
@@ -51,7 +52,8 @@ def test_alignment_of_no_words_is_finite() -> None:
     torch.testing.assert_close(misalignment(query, words, attention), torch.ones(1, 2))
 
 
-# Aggregation and no-target ---------------------------------------------------------------------------------------------
+# Aggregation and no-target
+# ---------------------------------------------------------------------------------------------
 
 
 def test_aggregation_by_hand() -> None:
@@ -97,7 +99,7 @@ def test_normalised_relevance() -> None:
     assert seen == [pytest.approx(2.5 / 1.5)]
 
 
-# The tables ------------------------------------------------------------------------------------------------------------
+# The tables -----------------------------------------------------------------------------------------------------------
 
 
 def losses(config: str, **overrides: object) -> set[str]:
@@ -162,7 +164,7 @@ def test_every_parameter_has_a_gradient(config: str) -> None:
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
-# What must hold for every model ----------------------------------------------------------------------------------------
+# What must hold for every model ---------------------------------------------------------------------------------------
 
 
 def test_words_of_padding_change_nothing() -> None:
@@ -246,7 +248,7 @@ def test_bfloat16_stays_near() -> None:
     batch = prepared(model)
     model.train()
     with torch.autocast("cpu", torch.bfloat16):
-        total, log = model.parse_losses(model(batch, mode="loss"))
+        total = model.parse_losses(model(batch, mode="loss"))[0]
     total.backward()
     assert torch.isfinite(total)
     reference = model.eval()(batch).mask_logits

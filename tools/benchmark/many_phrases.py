@@ -101,9 +101,9 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     result = measure(args)
     print(
-        f"{result['together_ms_per_phrase']:.0f} ms per phrase together, {result['one_by_one_ms_per_phrase']:.0f} ms one by "
-        f"one: {result['ratio']:.2f} times as fast ({args.device}, {torch.get_num_threads()} threads); logits differ by "
-        f"{result['largest_relative_difference']:.1e} of the largest"
+        f"{result['together_ms_per_phrase']:.0f} ms per phrase together, {result['one_by_one_ms_per_phrase']:.0f} ms "
+        f"one by one: {result['ratio']:.2f} times as fast ({args.device}, {torch.get_num_threads()} threads); logits "
+        f"differ by {result['largest_relative_difference']:.1e} of the largest"
     )
     if args.json:
         args.json.write_text(json.dumps({**vars(args), **result, "json": str(args.json)}, indent=2))

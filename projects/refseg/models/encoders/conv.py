@@ -5,19 +5,31 @@ Letters: N images, P = h * w places of a stage, C channels of that stage.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from refseg.errors import ConfigError
-from refseg.models.layers import ResidualBlock
+from refseg.models.layers import ResidualBlock, pixel_centres
 from refseg.registry import MODELS
+
+
+def waves(centres: Tensor) -> Tensor:
+    """(x, y) in 0..1 (P, 2) -> sines and cosines of half a period to four over the image (P, 16)."""
+    angle = centres[..., None] * (math.pi * 2.0 ** torch.arange(4, device=centres.device))  # (P, 2, 4)
+    return torch.cat([angle.sin(), angle.cos()], -1).flatten(1)
 
 
 @MODELS.register_module()
 class ConvEncoder(BaseModule):
     """Residual blocks in four stages, each at half the resolution of the one before.
+
+    Places know where they are: waves over the image, of four lengths, are added by a linear layer per stage. Decoders
+    with learnable queries add positions to what is compared and not to what is read, and so leave it to long training,
+    or to a pretrained encoder, that "the leftmost" can be told, and like shapes told apart.
 
     Args:
         dims: channels of the stages.
@@ -48,6 +60,7 @@ class ConvEncoder(BaseModule):
             nn.Sequential(*[ResidualBlock(dim, dim, 1) for _ in range(depth)])
             for dim, depth in zip(dims, depths, strict=True)
         )
+        self.positions = nn.ModuleList(nn.Linear(16, dim) for dim in dims)
         last = self.out_stages[-1]
         self.halve = nn.ModuleList(ResidualBlock(dims[i], dims[i + 1], 2) for i in range(last))
 
@@ -57,6 +70,7 @@ class ConvEncoder(BaseModule):
 
     def run_stage(self, stage: int, places: Tensor, size: tuple[int, int]) -> Tensor:
         """(N, P, C) -> (N, P, C) through the blocks of one stage."""
+        places = places + self.positions[stage](waves(pixel_centres([size], places.device)).to(places.dtype))
         return self._places(self.stages[stage](self._maps(places, size)))[0]
 
     def downsample(self, stage: int, places: Tensor, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:

@@ -22,8 +22,8 @@ EMPTY = -10.0  # logit of a pixel of a merged mask that nothing was merged into
 class InstanceAggregation(BaseModule):
     """Eq. 5: M = sum of p_i PReLU(m_i), on logits, with one learnable slope.
 
-    `mode`: "soft" is the paper's; "soft_without_prelu" and "fixed" are the other rows of Table 3b. Fixed selection is the
-    union of the masks of relevance above 0.5: the largest of their logits.
+    `mode`: "soft" is the paper's; "soft_without_prelu" and "fixed" are the other rows of Table 3b. Fixed selection is
+    the union of the masks of relevance above 0.5: the largest of their logits.
     """
 
     def __init__(self, mode: Aggregation = "soft") -> None:
@@ -46,10 +46,10 @@ class NoTargetPredictor(BaseModule):
     """Eq. 7 and the classifier after it: queries weighted by relevance, beside the sentence, -> one logit.
 
     Args:
-        features: "concat" is the paper's; "sentence" alone, "relevant" (q_avg alone) and "mean" (of all queries) are the
-            other rows of Table 3c.
-        normalise: divides by the sum of relevance. Not by default: eq. 7 as it is read is a sum, whose size says how much
-            of anything was found.
+        features: "concat" is the paper's; "sentence" alone, "relevant" (q_avg alone) and "mean" (of all queries) are
+            the other rows of Table 3c.
+        normalise: divides by the sum of relevance. Not by default: eq. 7 as it is read is a sum, whose size says how
+            much of anything was found.
     """
 
     def __init__(

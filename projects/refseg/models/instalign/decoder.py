@@ -1,6 +1,7 @@
 """InstAlign's text-conditioned transformer decoder (section 11.2), on Mask2Former's.
 
-Letters: B images, E expressions, K the most expressions of an image, N queries, L words, C channels, S pixels of a level.
+Letters: B images, E expressions, K the most expressions of an image, N queries, L words, C channels, S pixels of a
+level.
 """
 
 from __future__ import annotations

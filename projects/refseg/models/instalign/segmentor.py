@@ -32,8 +32,8 @@ class ForLosses:
 
 @MODELS.register_module()
 class InstAlign(RefSegmentor):
-    """Object queries that read the text; each says whether it is referred to, and what its mask is; all of them together
-    are the answer.
+    """Object queries that read the text; each says whether it is referred to, and what its mask is; all of them
+    together are the answer.
 
     Loss: eq. 8, instance_weight L_inst + merged_weight L_merged + no_target_weight L_nt.
 

@@ -100,7 +100,8 @@ class Referents:
 
 
 def match(blocks: Sequence[BlockOutput], referents: Referents, weights: InstanceWeights) -> tuple[list[Pairs], Tensor]:
-    """Eq. 10, for every block: the pairs of least cost (eq. 11); and the number of costs that were not finite. In fp32."""
+    """Eq. 10, for every block: the pairs of least cost (eq. 11); and the number of costs that were not finite.
+    In fp32."""
     with torch.no_grad():
         feats, targets = referents.compared(weights.num_points)
         costs = []

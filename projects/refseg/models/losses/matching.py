@@ -3,7 +3,8 @@
 Costs of all expressions, and of all blocks of a decoder, are made as one tensor and leave the device once; mmdet's
 assigner and costs work through one expression at a time. The numbers are the same (tests/models/test_matching.py).
 
-Letters: E expressions, N queries, M the most instances of an expression, P points (or pixels) at which masks are compared.
+Letters: E expressions, N queries, M the most instances of an expression, P points (or pixels) at which masks are
+compared.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from torch import Tensor
 
 
 class Pairs(NamedTuple):
-    """(n,) each: pair i is query `query[i]` of expression `expression[i]` and that expression's instance `instance[i]`."""
+    """(n,) each: pair i is query `query[i]` of expression `expression[i]` and that expression's instance
+    `instance[i]`."""
 
     expression: Tensor
     query: Tensor
@@ -27,8 +29,8 @@ def pairwise_mask_costs(mask_logits: Tensor, target: Tensor, *, smooth: float = 
     """Mask logits (E, N, P) and targets (E, M, P) in 0..1 -> of each pair, (E, N, M), the mean binary cross-entropy and
     Mask2Former's dice loss.
 
-    BCE(m, t) = softplus(m) - m t, and softplus(m) = max(m, 0) - log(max(s, 1 - s)) with s = sigmoid(m), which dice needs
-    anyway; PyTorch's softplus takes 15 times as long as its sigmoid on a CPU.
+    BCE(m, t) = softplus(m) - m t, and softplus(m) = max(m, 0) - log(max(s, 1 - s)) with s = sigmoid(m), which dice
+    needs anyway; PyTorch's softplus takes 15 times as long as its sigmoid on a CPU.
     """
     probs, target = mask_logits.sigmoid(), target.transpose(1, 2)
     softplus = mask_logits.clamp_min(0) - torch.maximum(probs, 1 - probs).log()
