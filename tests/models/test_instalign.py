@@ -124,7 +124,7 @@ def test_rows_of_the_other_tables_differ_where_they_should() -> None:
     assert tiny_model(f"{ABLATIONS}/table3c_sentence").no_target.features == "sentence"
     assert tiny_model(f"{ABLATIONS}/table3c_relevant_queries").no_target.features == "relevant"
     assert tiny_model(f"{ABLATIONS}/table3c_all_queries").no_target.features == "mean"
-    assert default.loss_weights == dict(instance=1.0, merged=1.0, no_target=0.1)
+    assert default.loss_weights == dict(instance=1.0, merged=1.0, merged_dice=0.0, no_target=0.1)
     assert tiny_model(f"{ABLATIONS}/section9_2_half_1").loss_weights["instance"] == 0.5
 
 
@@ -162,6 +162,26 @@ def test_every_parameter_has_a_gradient(config: str) -> None:
     model.train()
     model.parse_losses(model(prepared(model), mode="loss"))[0].backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+def test_merged_losses_by_hand() -> None:
+    """Logits 0: BCE is ln 2 wherever it counts. Of two phrases one refers to half of the image, so that its dice is
+    1 - (2 x 8 x 0.5 + 1) / (16 x 0.5 + 8 + 1) = 1 - 9 / 17; the other refers to nothing and has no dice."""
+    model = tiny_model("instalign_swinb", merged_dice_weight=2.0)
+    batch = prepared(model, shape=(32, 32), num_images=1, expressions_per_image=2)
+    losses = model._merged_losses(torch.zeros(2, 4, 4), batch)
+    torch.testing.assert_close(losses["loss_merged"], torch.tensor(math.log(2)))
+    torch.testing.assert_close(losses["loss_merged_dice"], torch.tensor(2 * (1 - 9 / 17)))
+
+
+def test_merged_losses_do_not_see_padding() -> None:
+    model = tiny_model("instalign_swinb", merged_dice_weight=2.0)
+    batch = padded_images(prepared(model, shape=(32, 32), num_images=1, expressions_per_image=2), 32, 16)
+    batch = replace(batch, instance_masks=[masks & batch.pixel_mask for masks in batch.instance_masks])
+    logits = torch.randn(2, 4, 4)
+    other = logits.clone()
+    other[..., 2:] = 7.0
+    assert model._merged_losses(logits, batch) == model._merged_losses(other, batch)
 
 
 # What must hold for every model ---------------------------------------------------------------------------------------

@@ -1,11 +1,12 @@
 """The report: whole, escaped, small, and never half-written."""
 
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
-from refseg.visualization import Case, Curve, TrainingCurves, write_report
+from refseg.visualization import Case, CaseInstance, Curve, TrainingCurves, write_report
 from refseg.visualization.report import render_report, table
 
 _VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -93,6 +94,50 @@ def test_report_is_whole_and_self_contained():
         assert tag != "img" or attributes["alt"]
         assert tag != "th" or attributes["scope"] in {"row", "col"}
     assert "http" not in html.replace("http://www.w3.org/2000/svg", "").replace("http-equiv", "")
+
+
+def _case_with_instances(text, weights):
+    """Two instances on the halves of a case's mask."""
+    case = _case(text=text, group="several")
+    halves = [case.predicted & (np.arange(96) % 2 == part) for part in (0, 1)]
+    return replace(case, instances=[CaseInstance(*pair) for pair in zip(halves, (0.934, 0.5), weights, strict=True)])
+
+
+def test_words_stand_on_bars_of_their_instances():
+    """ "red" and "star" are one run of instance 1, "circle" is of both."""
+    case = _case_with_instances("red star and circle", [[0.3, 0.3, 0.0, 0.3], [0.0, 0.1, 0.1, 0.8]])
+    html = render_report(**_arguments(cases=[case]))
+    page = _parse(html)
+    classes = [attributes["class"] for tag, attributes in page.tags if tag in {"span", "i"} and "class" in attributes]
+    hues = ["bar hue-0", "bar hue-1"]
+    words = ["run", "word joined", hues[0], "word", hues[0], "run", "word", *hues]
+    assert classes == [*words, "mark right"]
+    shown = "".join(page.text)
+    assert "\u201cred1 star and circle1, 2\u201d" in shown
+    listed = "1: red star circle (0.93) \u00b7 2: circle (0.50)"
+    assert listed in shown and "Several targets (1)" in shown
+    alts = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
+    assert listed in alts[0] and "(0.93)" not in alts[1]
+    gloss = '<span aria-hidden="true"><i class="bar hue-0">'
+    assert html.count(gloss) == 3, "readers of the page aloud get the list"
+
+
+def test_instances_without_words_and_rejected_ones():
+    case = _case_with_instances("red star", [None, None])
+    html = render_report(**_arguments(cases=[case]))
+    assert "\u201c<bdi>red star</bdi>\u201d" in html and "1:  (" not in html
+    assert "1 (0.93) \u00b7 2 (0.50)" in html
+    rejected = render_report(**_arguments(cases=[replace(case, rejected=True)]))
+    assert "(0.93)" not in rejected and rejected == render_report(
+        **_arguments(cases=[replace(case, rejected=True, instances=())])
+    )
+
+
+def test_outside_text_in_words_is_escaped():
+    case = _case_with_instances('<b>red</b> "star" ', [[0.5, 0.5], [0.0, 1.0]])
+    page = _parse(render_report(**_arguments(cases=[case])))
+    assert not {tag for tag, _ in page.tags} & {"b"}
+    assert '1: <b>red</b> "star" (0.93)' in "".join(page.text)
 
 
 def test_same_input_same_bytes():

@@ -27,8 +27,9 @@ from refseg.evaluation.protocols import Protocol, get_protocol
 from refseg.evaluation.rows import Row, Rows
 from refseg.files import write_atomically
 from refseg.structures import ImageResult
-from refseg.visualization.cases import Case, choose_cases, contact_sheet
+from refseg.visualization.cases import RIGHT_IOU, Case, choose_cases, contact_sheet
 from refseg.visualization.curves import read_scalars, training_curves
+from refseg.visualization.instances import CaseInstance
 from refseg.visualization.report import write_report
 
 
@@ -43,7 +44,7 @@ def use_data_root(cfg: Config, root: str) -> None:
 
 
 def evaluate(runner: Runner, protocol: Protocol) -> tuple[list[ImageResult], Rows]:
-    """Results, without logits and instances, and rows of the runner's test set."""
+    """Results, without logits, and rows of the runner's test set. Instances wait until something asks for them."""
     model = runner.model.eval()
     results: list[ImageResult] = []
     rows: list[Row] = []
@@ -51,7 +52,7 @@ def evaluate(runner: Runner, protocol: Protocol) -> tuple[list[ImageResult], Row
         for data in runner.test_dataloader:
             for result in model.test_step(data):
                 rows += rows_of(result, protocol.view, truth_of(result))
-                result.mask_logits = result.lazy_instances = None
+                result.mask_logits = None
                 results.append(result)
     return results, Rows.of(rows)
 
@@ -63,17 +64,52 @@ def merged_target(result: ImageResult, k: int) -> np.ndarray:
     return decode(union_rle([truth.instance_rle(i) for i in expression.referents], truth.record.size))
 
 
+def found_all(result: ImageResult, k: int) -> bool:
+    """Whether an expression's instances are its referents: as many, and each referent has one of an IoU of at least
+    RIGHT_IOU."""
+    truth = truth_of(result)
+    found = [instance.mask.numpy() for instance in result.instances[k]]
+    targets = [decode(truth.instance_rle(i)) for i in truth.record.expressions[k].referents]
+    if len(found) != len(targets):
+        return False
+    return all(max(mask_iou(mask, target) for mask in found) >= RIGHT_IOU for target in targets)
+
+
+def mask_iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Of two masks (h, w) bool, of which one has a pixel."""
+    return float((a & b).sum() / (a | b).sum())
+
+
+def case_instances(result: ImageResult, k: int) -> list[CaseInstance]:
+    """An expression's instances; none from models that do not tell them apart."""
+    instances = [] if result.instances is None else result.instances[k]
+    return [CaseInstance(instance.mask.numpy(), instance.score, instance.words) for instance in instances]
+
+
 def make_cases(results: list[ImageResult], rows: Rows, protocol: Protocol, per_group: int = 6) -> list[Case]:
-    """The best, the worst, random and no-target expressions, with their masks."""
+    """The best, the worst, random and no-target expressions and such with several targets, with their masks. Only the
+    images that are looked at are asked for their instances."""
     place = {name: (result, k) for result in results for k, name in enumerate(result.meta.expression_ids)}
     ious = protocol.terms(rows)["gIoU"][0]
     rejected = protocol.no_target.rejected(rows)
+    tell_instances = any(result.lazy_instances is not None for result in results)
     choices = choose_cases(
         [
-            {"expression_id": name, "iou": float(iou), "no_target": not has_target, "rejected": bool(refused)}
-            for name, iou, has_target, refused in zip(rows.expression_id, ious, rows.has_target, rejected, strict=True)
+            {
+                "expression_id": name,
+                "iou": float(iou),
+                "no_target": bool(num_targets == 0),
+                "rejected": bool(refused),
+                "several": bool(num_targets > 1),
+            }
+            for name, iou, num_targets, refused in zip(
+                rows.expression_id, ious, rows.num_targets, rejected, strict=True
+            )
         ],
         per_group=per_group,
+        found_all=(lambda row: not row["rejected"] and found_all(*place[row["expression_id"]]))
+        if tell_instances
+        else None,
     )
     cases = []
     for group, chosen in choices.items():
@@ -90,9 +126,19 @@ def make_cases(results: list[ImageResult], rows: Rows, protocol: Protocol, per_g
                     expression_id=choice["expression_id"],
                     tags={"skill": result.meta.tags[k].get("skill", "")},
                     group=group,
+                    instances=case_instances(result, k),
                 )
             )
     return cases
+
+
+def example_cases(cases: list[Case], columns: int = 3) -> list[Case]:
+    """A row each of random cases, of such with several targets, found and missed, and of no-target ones."""
+    random, several, no_target = (
+        [case for case in cases if case.group == group] for group in ("random", "several", "no-target")
+    )
+    step = max(1, len(several) // columns)
+    return [*random[:columns], *several[::step][:columns], *no_target[-columns:]]
 
 
 def environment() -> dict[str, str]:
@@ -169,9 +215,8 @@ def quickstart(
         config_text=cfg.pretty_text,
     )
     write_atomically(Path(work_dir) / "metrics.json", json.dumps(metrics, indent=2))
-    drawn_at_random = [case for case in cases if case.group == "random"][:6]
-    no_target = [case for case in cases if case.group == "no-target"][-3:]
-    Image.fromarray(contact_sheet([*drawn_at_random, *no_target])).save(Path(work_dir) / "examples.png", optimize=True)
+    sheet = contact_sheet(example_cases(cases), columns=3)
+    Image.fromarray(sheet).save(Path(work_dir) / "examples.png", optimize=True)
     print("  ".join(f"{name} {value:.1f}" for name, value in metrics.items()))
     print(f"done in {time.monotonic() - start:.0f} s; open the report: {report.resolve()}")
     return report

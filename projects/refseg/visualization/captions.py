@@ -7,12 +7,14 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-_INK = (17, 17, 17)
+INK = (17, 17, 17)
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
 _MARK_WORDS = {True: "right", False: "wrong"}
 
 
 @lru_cache(maxsize=32)
-def load_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def load_font(size: int) -> Font:
     """Pillow's own font: the same on every machine. It knows Latin letters; others show as boxes in pictures (the
     HTML report writes phrases as text, in any script)."""
     return ImageFont.load_default(size)
@@ -32,7 +34,7 @@ def caption(
     `size` is the font's, None scales it with the width. `mark` draws a tick (True) or a cross (False) and writes
     the word, so that neither colour nor the sign alone carries it. Text past `max_lines` ends in an ellipsis.
     """
-    size = size or max(13, min(24, width // 24))
+    size = size or caption_size(width)
     font = load_font(size)
     text = f"\u201c{text}\u201d" if quoted else text
     if mark is not None:
@@ -43,15 +45,18 @@ def caption(
     strip = Image.new("RGB", (width, 2 * pad + line_height * len(lines)), (255, 255, 255))
     draw = ImageDraw.Draw(strip)
     for index, line in enumerate(lines):
-        draw.text((pad + indent, pad + index * line_height), line, font=font, fill=_INK)
+        draw.text((pad + indent, pad + index * line_height), line, font=font, fill=INK)
     if mark is not None:
         strip.paste(_mark(size, mark), (pad, pad + round(size * 0.1)))
     return np.asarray(strip)
 
 
-def wrap(
-    text: str, width: float, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, *, max_lines: int = 6
-) -> list[str]:
+def caption_size(width: int) -> int:
+    """The font's size for a strip of this width."""
+    return max(13, min(24, width // 24))
+
+
+def wrap(text: str, width: float, font: Font, *, max_lines: int = 6) -> list[str]:
     """Lines of at most `width` pixels. A word too long for a line is broken; at least one line comes back."""
     lines = [""]
     for word in text.split():
@@ -59,7 +64,7 @@ def wrap(
         if font.getlength(joined) <= width:
             lines[-1] = joined
             continue
-        pieces = _break_word(word, width, font)
+        pieces = break_word(word, width, font)
         lines = (lines if lines[-1] else lines[:-1]) + pieces
         if len(lines) > max_lines:
             break
@@ -71,7 +76,7 @@ def wrap(
     return [*lines[: max_lines - 1], f"{last}…"]
 
 
-def _break_word(word: str, width: float, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
+def break_word(word: str, width: float, font: Font) -> list[str]:
     """The word in pieces that fit; a piece has at least one letter."""
     pieces = [""]
     for letter in word:

@@ -6,23 +6,21 @@ import base64
 import io
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from PIL import Image, features
 
-from refseg.visualization.overlay import (
-    EMPTY_MASK,
-    GROUND_TRUTH_COLOUR,
-    PREDICTION_COLOUR,
-    mask_panel,
-    side_by_side,
-)
+from refseg.visualization.captions import caption
+from refseg.visualization.glosses import Owners, glossed_caption, owners_of_words
+from refseg.visualization.instances import INSTANCE_COLOURS, CaseInstance, instances_panel, words_by_instance
+from refseg.visualization.overlay import EMPTY_MASK, GROUND_TRUTH_COLOUR, PREDICTION_COLOUR, mask_panel, two_panels
 
 RIGHT_IOU = 0.5  # a case counts as right from this IoU on; named wherever the report says "right"
-GROUPS = ("worst", "best", "no-target", "random")
+GROUPS = ("worst", "best", "several", "no-target", "random")
 
 Row = Mapping[str, Any]
 
@@ -33,7 +31,8 @@ class Case:
 
     `image` (H, W, 3) uint8 RGB or (H, W) grey. `predicted`, `ground_truth` (H, W) bool: merged masks; an empty ground
     truth is a no-target expression. `iou` is 0..1, by the rules of the report's protocol. `rejected`: the model says
-    "nothing here". `group` is the heading under which the report shows the case.
+    "nothing here". `group` is the heading under which the report shows the case. `instances`: of models that tell them
+    apart, best first.
     """
 
     image: np.ndarray
@@ -45,14 +44,20 @@ class Case:
     expression_id: str
     tags: Mapping[str, Any] = field(default_factory=dict)
     group: str = "cases"
+    instances: Sequence[CaseInstance] = ()
 
     def __post_init__(self) -> None:
-        size = self.image.shape[:2]
-        for name in ("predicted", "ground_truth"):
-            mask = getattr(self, name)
+        size, num_words = self.image.shape[:2], len(self.text.split())
+        masks = {"predicted": self.predicted, "ground_truth": self.ground_truth}
+        masks |= {f"the mask of instance {i}": instance.mask for i, instance in enumerate(self.instances)}
+        for name, mask in masks.items():
             if mask.dtype != bool or mask.shape != size:
                 found = f"{mask.dtype} {mask.shape}"
                 raise ValueError(f"expression {self.expression_id}: {name} must be bool {size}, not {found}")
+        for i, instance in enumerate(self.instances):
+            if instance.words is not None and len(instance.words) != num_words:
+                found = f"{len(instance.words)} weights for {num_words} words"
+                raise ValueError(f"expression {self.expression_id}: instance {i} has {found} of text.split()")
 
     @property
     def no_target(self) -> bool:
@@ -69,13 +74,27 @@ class Case:
             return self.answers_nothing
         return not self.rejected and self.iou >= RIGHT_IOU
 
+    @property
+    def shown_instances(self) -> Sequence[CaseInstance]:
+        """None where the answer is "nothing here", or an empty mask."""
+        return () if self.answers_nothing else self.instances
 
-def choose_cases(rows: Sequence[Row], *, per_group: int = 8, seed: int = 0) -> dict[str, list[Row]]:
-    """Rows to show, by group of GROUPS: the worst and the best with a target, no-target ones, random others.
+    @property
+    def owners(self) -> list[Owners]:
+        """The shown instances of each word of `text.split()`."""
+        return owners_of_words(len(self.text.split()), words_by_instance(self.shown_instances))
 
-    A row has `expression_id`, `iou`, `no_target` and `rejected`, and whatever else the caller wants back. No row is
-    in two groups. Half of the no-target rows are wrong ones where there are enough. The choice depends on the rows
-    and the seed, not on the order of the rows.
+
+def choose_cases(
+    rows: Sequence[Row], *, per_group: int = 8, seed: int = 0, found_all: Callable[[Row], bool] | None = None
+) -> dict[str, list[Row]]:
+    """Rows to show, by group of GROUPS: the worst and the best with a target, such with several targets, no-target
+    ones, random others.
+
+    A row has `expression_id`, `iou`, `no_target` and `rejected`, `several` where it has two targets or more, and
+    whatever else the caller wants back. No row is in two groups. Half of the no-target rows are wrong ones where there
+    are enough; of half of the several, the model found all, which `found_all` tells (left out: an IoU of RIGHT_IOU, and
+    not rejected) of a few rows only. The choice depends on the rows and the seed, not on the order of the rows.
     """
     for row in rows:
         missing = {"expression_id", "iou", "no_target", "rejected"} - row.keys()
@@ -91,42 +110,57 @@ def choose_cases(rows: Sequence[Row], *, per_group: int = 8, seed: int = 0) -> d
     rejected = _sample(rng, [row for row in rows if row["no_target"] and row["rejected"]], per_group)
     num_accepted = max(per_group - len(rejected), min(len(accepted), per_group // 2))
     no_target = (accepted[:num_accepted] + rejected)[:per_group]
-    taken = {id(row) for row in (*worst, *best, *no_target)}
+    taken = {id(row) for row in (*worst, *best)}
+    several = [row for row in rows if row.get("several") and id(row) not in taken]
+    several = _half_found(_sample(rng, several, len(several)), per_group, found_all or _right)
+    taken |= {id(row) for row in (*several, *no_target)}
     others = _sample(rng, [row for row in rows if id(row) not in taken], per_group)
-    return dict(zip(GROUPS, (worst, best, no_target, others), strict=True))
+    return dict(zip(GROUPS, (worst, best, several, no_target, others), strict=True))
 
 
 def case_pictures(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """The pictures of a case's prediction and of its ground truth."""
+    """The pictures of a case's prediction, with its instances where it has any, and of its ground truth."""
+    truth = mask_panel(case.image, case.ground_truth, colour=GROUND_TRUTH_COLOUR)
+    if case.shown_instances:
+        masks = np.stack([instance.mask for instance in case.shown_instances])
+        return instances_panel(case.image, case.predicted, masks), truth
     prediction = mask_panel(
         case.image, case.predicted, colour=PREDICTION_COLOUR, rejected=case.rejected, empty=EMPTY_MASK
     )
-    return prediction, mask_panel(case.image, case.ground_truth, colour=GROUND_TRUTH_COLOUR)
+    return prediction, truth
+
+
+def phrase_strip(case: Case, width: int) -> np.ndarray:
+    """The phrase (h, width, 3), with bars under the words that belong to instances."""
+    if any(case.owners):
+        return glossed_caption(case.text, case.owners, width, colours=INSTANCE_COLOURS)
+    return caption(case.text, width, quoted=True)
 
 
 def contact_sheet(cases: Sequence[Case], *, columns: int = 3, margin: int = 16) -> np.ndarray:
-    """One picture (H, W, 3) of cases side by side, row by row: each its phrase, prediction and ground truth."""
+    """One picture (H, W, 3) of cases side by side, row by row: each its phrase, prediction and ground truth. The
+    pictures of a row are level, however high the phrases are."""
     if not cases:
         raise ValueError("a contact sheet needs at least one case")
     cells = [
-        side_by_side(
-            case.image,
-            case.predicted,
-            case.ground_truth,
-            text=case.text,
+        two_panels(
+            *case_pictures(case),
+            phrase=partial(phrase_strip, case),
             iou=None if case.no_target else case.iou,
             right=case.right,
-            rejected=case.rejected,
         )
         for case in cases
     ]
-    height = max(cell.shape[0] for cell in cells) + margin
+    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    heights = [max(cell.shape[0] for cell in row) + margin for row in rows]
     width = max(cell.shape[1] for cell in cells) + margin
-    rows = -(-len(cells) // columns)
-    sheet = np.full((rows * height + margin, min(columns, len(cells)) * width + margin, 3), 255, np.uint8)
-    for number, cell in enumerate(cells):
-        top, left = margin + number // columns * height, margin + number % columns * width
-        sheet[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
+    sheet = np.full((sum(heights) + margin, min(columns, len(cells)) * width + margin, 3), 255, np.uint8)
+    bottom = 0
+    for row, height in zip(rows, heights, strict=True):
+        bottom += height
+        for column, cell in enumerate(row):
+            left = margin + column * width
+            sheet[bottom - cell.shape[0] : bottom, left : left + cell.shape[1]] = cell
     return sheet
 
 
@@ -154,6 +188,21 @@ def _encode(image: Image.Image, name: str, options: dict[str, Any]) -> tuple[str
 
 def _sample(rng: random.Random, rows: list[Row], count: int) -> list[Row]:
     return rng.sample(rows, min(count, len(rows)))
+
+
+def _half_found(rows: list[Row], count: int, found_all: Callable[[Row], bool]) -> list[Row]:
+    """At most `count` rows, half of them found where enough are, then the others. Of the first rows, because asking
+    costs."""
+    asked = rows[: 4 * count]
+    answers = [found_all(row) for row in asked]
+    found = [row for row, answer in zip(asked, answers, strict=True) if answer]
+    missed = [row for row, answer in zip(asked, answers, strict=True) if not answer]
+    num_found = max(count - len(missed), min(len(found), count - count // 2))
+    return (found[:num_found] + missed)[:count]
+
+
+def _right(row: Row) -> bool:
+    return not row["rejected"] and row["iou"] >= RIGHT_IOU
 
 
 def _iou(row: Row) -> float:

@@ -7,7 +7,8 @@ picture reads without colour vision; what a panel says is also written in words.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -61,7 +62,8 @@ def overlay_masks(
     width = outline_width(*canvas.shape[:2]) if outline is None else outline
     for index, mask in enumerate(masks):
         colour = np.asarray(colours[index % len(colours)], np.float32)
-        canvas[mask] += alpha * (colour - canvas[mask])
+        if alpha > 0:
+            canvas[mask] += alpha * (colour - canvas[mask])
         if width > 0 and mask.any():
             _draw_outline(canvas, mask, colour, width)
     return np.rint(canvas).clip(0, 255).astype(np.uint8)
@@ -185,6 +187,18 @@ def side_by_side(
     """
     prediction = mask_panel(image, predicted, colour=PREDICTION_COLOUR, rejected=rejected, empty=EMPTY_MASK)
     truth = mask_panel(image, ground_truth, colour=GROUND_TRUTH_COLOUR)
+    return two_panels(prediction, truth, phrase=partial(caption, text, quoted=True), iou=iou, right=right)
+
+
+def two_panels(
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    *,
+    phrase: Callable[[int], np.ndarray],
+    iou: float | None = None,
+    right: bool | None = None,
+) -> np.ndarray:
+    """What `side_by_side` draws, of two pictures; `phrase` makes the strip above them, of a given width."""
     labels = ["prediction"] if iou is None else ["prediction", f"IoU {iou:.2f}"]
     panels = [(prediction, ", ".join(labels), right), (truth, "ground truth", None)]
     column = max(160, truth.shape[1])
@@ -196,7 +210,7 @@ def side_by_side(
     columns = [_pad_height(part, height) for part in columns]
     gap = np.full((height, _GAP, 3), 255, np.uint8)
     row = np.concatenate([columns[0], gap, columns[1]], axis=1)
-    return _stack([caption(text, row.shape[1], quoted=True), row])
+    return _stack([phrase(row.shape[1]), row])
 
 
 # Parts ----------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from numbers import Integral, Real
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,15 @@ import numpy as np
 from refseg.files import write_atomically
 from refseg.visualization.cases import RIGHT_IOU, Case, case_pictures, data_uri
 from refseg.visualization.curves import TrainingCurves, training_plots
+from refseg.visualization.glosses import Owners, bars, numbers
+from refseg.visualization.instances import INSTANCE_COLOURS, own_phrases
 from refseg.visualization.overlay import EMPTY_MASK, NOTHING_HERE
 from refseg.visualization.report_style import style_sheet
 from refseg.visualization.text import markup_text as _text
 
 PROTOCOL_KEYS = ("protocol", "data set", "split")  # what `summary` must name: no number stands without them
 NUM_CARDS = 6
+HEADINGS = {"several": "several targets"}  # of groups whose name is no heading
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -155,8 +160,14 @@ def cases_section(cases: Sequence[Case]) -> str:
         "rest. "
         f"\u201cRight\u201d: IoU at least {RIGHT_IOU:g}; without a target: that nothing was picked.</p>"
     ]
+    if any(case.shown_instances for case in cases):
+        parts.append(
+            '<p class="soft">Outlines with numbers are the objects that the model means. The bars and '
+            "numbers under a word tell the objects that it belongs to.</p>"
+        )
     for group, members in groups.items():
-        heading = f"{group[:1].upper()}{group[1:]} ({len(members)})"
+        name = HEADINGS.get(group, group)
+        heading = f"{name[:1].upper()}{name[1:]} ({len(members)})"
         parts.append(f'<h3>{_text(heading)}</h3><div class="cases">{"".join(map(case_card, members))}</div>')
     return "\n".join(parts)
 
@@ -171,10 +182,16 @@ def case_card(case: Case) -> str:
     answer = NOTHING_HERE if case.rejected else EMPTY_MASK if case.answers_nothing else _area(case.predicted)
     goal = NOTHING_HERE if case.no_target else _area(case.ground_truth)
     iou = "\u2013" if math.isnan(case.iou) else f"{case.iou:.2f}"
+    phrases = own_phrases(case.text, case.shown_instances)
+    scores = [f" ({instance.score:.2f})" for instance in case.shown_instances]
+    shown = [f"<bdi>{_text(phrase)}</bdi>" if phrase else "" for phrase in phrases]
+    objects = f'<p class="objects">{_numbered(shown, scores)}</p>' if phrases else ""
+    answer = f"{answer}; {_numbered(phrases, scores)}" if phrases else answer
     return (
-        f'<article class="case"><p class="phrase">\u201c<bdi>{_text(case.text)}</bdi>\u201d</p><div class="pair">'
-        f"{_figure(prediction, 'Prediction', answer, case.text)}{_figure(truth, 'Ground truth', goal, case.text)}</div>"
-        f"<p>{mark}, IoU {iou}</p>"
+        f'<article class="case"><p class="phrase">\u201c<bdi>{_phrase(case.text, case.owners)}</bdi>\u201d</p>'
+        f'<div class="pair">{_figure(prediction, "Prediction", answer, case.text)}'
+        f"{_figure(truth, 'Ground truth', goal, case.text)}</div>"
+        f"{objects}<p>{mark}, IoU {iou}</p>"
         f'<p class="tags">expression {_text(case.expression_id)}{tags}</p></article>\n'
     )
 
@@ -218,6 +235,33 @@ def _figure(picture: np.ndarray, name: str, content: str, text: str) -> str:
     alt = f"{name} for \u201c{text}\u201d: {content}"
     image = f'<img src="{data_uri(picture)}" width="{width}" height="{height}" alt="{_text(alt)}" loading="lazy">'
     return f"<figure>{image}<figcaption>{_text(name)}</figcaption></figure>"
+
+
+def _numbered(phrases: Sequence[str], scores: Sequence[str]) -> str:
+    """Such as "1: red star (0.93) · 2: blue circle (0.88)"; an instance without words has its number alone."""
+    pairs = enumerate(zip(phrases, scores, strict=True), start=1)
+    return " \u00b7 ".join(f"{number}{': ' if phrase else ''}{phrase}{score}" for number, (phrase, score) in pairs)
+
+
+def _phrase(text: str, owners: Sequence[Owners]) -> str:
+    """The phrase; a word that belongs to instances stands on a bar for each. Neighbours that belong to the same are one
+    run, with the numbers below its first word. Bars and numbers are for eyes: the list below says the same."""
+    if not any(owners):
+        return _text(text)
+    runs = []
+    for owned, pairs in groupby(zip(owners, text.split(), strict=True), key=itemgetter(0)):
+        words = [_text(word) for _, word in pairs]
+        if owned:
+            words = [_word(word, owned, first=i == 0, last=i == len(words) - 1) for i, word in enumerate(words)]
+        runs.append(f'<span class="run">{" ".join(words)}</span>' if owned else " ".join(words))
+    return " ".join(runs)
+
+
+def _word(word: str, owners: Owners, *, first: bool, last: bool) -> str:
+    lines = "".join(f'<i class="bar hue-{colour}"></i>' for colour in bars(owners, len(INSTANCE_COLOURS)))
+    label = _text(numbers(owners)) if first else ""
+    gloss = f'<span aria-hidden="true">{lines}<small>{label}</small></span>'
+    return f'<span class="word{"" if last else " joined"}">{word}{gloss}</span>'
 
 
 def _area(mask: np.ndarray) -> str:

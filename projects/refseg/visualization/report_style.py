@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from refseg.visualization.instances import INSTANCE_COLOURS
 from refseg.visualization.svg import LINE_COLOURS_DARK
 
 _BASE = """
 :root { color-scheme: light dark; --page: #ffffff; --panel: #f4f5f7; --ink: #1b1d21; --soft: #565c66;
-  --edge: #d5d9df; --link: #0b5c9e; --right: #00694d; --wrong: #a83a00; }
+  --edge: #d5d9df; --link: #0b5c9e; --right: #00694d; --wrong: #a83a00; --rim: #6e6e6e; }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); line-height: 1.5;
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
@@ -41,6 +42,12 @@ th[scope=row] { font-weight: 500; }
 .cases { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 350px), 1fr)); gap: 16px; }
 .case { border: 1px solid var(--edge); border-radius: 10px; padding: 12px; background: var(--panel); min-width: 0; }
 .case .phrase { margin: 0 0 8px; font-weight: 600; overflow-wrap: anywhere; }
+.run, .word { display: inline-block; vertical-align: top; max-width: 100%; }
+.bar { display: block; height: 7px; margin-bottom: 1px; border: solid var(--rim); border-width: 1px 0; }
+.joined .bar { margin-inline-end: -.4em; }
+.word small { display: block; min-height: 1.25em; font-size: .75rem; font-weight: 400; line-height: 1.25;
+  white-space: nowrap; }
+.case .objects { font-size: .875rem; }
 .case .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 8px; }
 .case figure { margin: 0; min-width: 0; }
 .case img { display: block; width: 100%; height: auto; border-radius: 4px; }
@@ -61,7 +68,8 @@ footer { height: 48px; }
 """
 
 _DARK = """:root { --page: #15171a; --panel: #1e2125; --ink: #e9ebee; --soft: #a9b0ba; --edge: #383d45;
-  --link: #79b8f0; --right: #4fd0a5; --wrong: #ff9d6b; }"""
+  --link: #79b8f0; --right: #4fd0a5; --wrong: #ff9d6b;
+  --rim: #15171a; }"""
 
 
 def style_sheet() -> str:
@@ -69,4 +77,5 @@ def style_sheet() -> str:
         f".line-{number} {{ stroke: {colour}; }} .line-{number} path {{ stroke: inherit; }}"
         for number, colour in enumerate(LINE_COLOURS_DARK)
     )
-    return f"{_BASE}@media screen and (prefers-color-scheme: dark) {{ {_DARK}\n{lines} }}\n"
+    hues = " ".join(f".hue-{number} {{ background: rgb{colour}; }}" for number, colour in enumerate(INSTANCE_COLOURS))
+    return f"{_BASE}{hues}\n@media screen and (prefers-color-scheme: dark) {{ {_DARK}\n{lines} }}\n"

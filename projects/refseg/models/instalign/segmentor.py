@@ -14,7 +14,7 @@ from torch import Tensor
 from refseg.models.instalign.aggregation import InstanceAggregation, NoTargetPredictor
 from refseg.models.instalign.alignment import misalignment, word_attention
 from refseg.models.layers import Groups, PixelDecoder, QueryHeads, level_mask
-from refseg.models.losses import BlockOutput, InstanceWeights, Referents, instance_losses, mask_bce_loss
+from refseg.models.losses import BlockOutput, InstanceWeights, Referents, dice_loss, instance_losses, mask_bce_loss
 from refseg.models.segmentor import RefSegmentor
 from refseg.registry import MODELS
 from refseg.structures import Batch, InstancePrediction, Prediction
@@ -25,7 +25,6 @@ class ForLosses:
     """`blocks`: outputs of every block; `mask_feats` (R, D, h, w); `groups`: expressions by its rows."""
 
     blocks: list[BlockOutput]
-    merged: list[Tensor]
     mask_feats: Tensor
     groups: Groups
 
@@ -47,6 +46,9 @@ class InstAlign(RefSegmentor):
         no_target: arguments of `NoTargetPredictor` (Table 3c), without sizes.
         instance_weight, merged_weight: section 9.2: 1 and 1. An instance weight of 0 is "None" of Table 3a.
         no_target_weight: ReLA's 0.1.
+        merged_dice_weight: of a dice loss of the merged masks of phrases that refer to something, beside eq. 6's BCE.
+            The paper has none; with BCE alone, a merged mask is empty until the model is rather sure, which takes long
+            from random weights (RefShapes).
     """
 
     def __init__(
@@ -62,8 +64,8 @@ class InstAlign(RefSegmentor):
         no_target: dict | None = None,
         instance_weight: float = 1.0,
         merged_weight: float = 1.0,
+        merged_dice_weight: float = 0.0,
         no_target_weight: float = 0.1,
-        merged_blocks: str = "last",
         data_preprocessor: dict | None = None,
         postprocess: dict | None = None,
     ) -> None:
@@ -80,8 +82,9 @@ class InstAlign(RefSegmentor):
         self.aggregate = InstanceAggregation(aggregation)
         self.no_target = NoTargetPredictor(**(no_target or {}), embed_dim=embed_dim, sentence_dim=word_dim)
         self.instances = InstanceWeights(**(instances or {}))
-        self.loss_weights = dict(instance=instance_weight, merged=merged_weight, no_target=no_target_weight)
-        self.merged_blocks = merged_blocks
+        self.loss_weights = dict(
+            instance=instance_weight, merged=merged_weight, merged_dice=merged_dice_weight, no_target=no_target_weight
+        )
 
     def infer(self, batch: Batch) -> Prediction:
         features, text = self.encoder(batch)
@@ -96,18 +99,15 @@ class InstAlign(RefSegmentor):
             relevance_logits, mask_embeds = self.heads(query_feats)
             attention = word_attention(query_feats, words, word_mask)
             blocks.append(BlockOutput(relevance_logits, mask_embeds, misalignment(query_feats, words, attention)))
-        merged = []
-        for block in blocks if self.merged_blocks == "all" else blocks[-1:]:
-            relevance = block.relevance_logits.sigmoid()
-            mask_logits = groups.dot(block.mask_embeds, pixels.mask_feats)  # (E, N, h, w)
-            merged.append(self.aggregate(mask_logits, relevance))
-        query_feats, words = decoded[-1]
+        relevance = blocks[-1].relevance_logits.sigmoid()
+        mask_logits = groups.dot(blocks[-1].mask_embeds, pixels.mask_feats)  # (E, N, h, w)
+        query_feats = decoded[-1].query_feats
         no_target = self.no_target(query_feats, relevance, word_feats, word_mask)
-        auxiliary = ForLosses(blocks, merged, pixels.mask_feats, groups)
+        auxiliary = ForLosses(blocks, pixels.mask_feats, groups)
         instances = None
         if not self.training:
             instances = [InstancePrediction(*one) for one in zip(mask_logits, relevance, attention, strict=True)]
-        return Prediction(merged[-1], no_target, instances, auxiliary)
+        return Prediction(self.aggregate(mask_logits, relevance), no_target, instances, auxiliary)
 
     def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         found: ForLosses = prediction.auxiliary
@@ -117,15 +117,24 @@ class InstAlign(RefSegmentor):
             parts, bad = instance_losses(found.blocks, referents, self.instances)
             losses = {name: self.loss_weights["instance"] * value for name, value in parts.items()}
             losses["num_nonfinite_costs"] = bad
-        size = (prediction.mask_logits.shape[-2], prediction.mask_logits.shape[-1])
-        covered = F.adaptive_avg_pool2d(batch.merged_masks()[:, None].float(), size)[:, 0]
-        valid = level_mask(batch.pixel_mask, size)[batch.image_of] if batch.is_padded else None
-        merged = sum(mask_bce_loss(m, covered, valid) for m in found.merged) / len(found.merged)
-        no_target = F.binary_cross_entropy_with_logits(prediction.no_target_logit.float(), batch.no_target().float())
+        losses |= self._merged_losses(prediction.mask_logits, batch)
         if not (self.loss_weights["instance"] and self.instances.poa):
             # Only alignment reads the last block's words. Without a gradient for their parameters, distributed training
             # would stop.
-            merged = merged + 0.0 * found.blocks[-1].misalignment.sum()
-        losses["loss_merged"] = self.loss_weights["merged"] * merged
+            losses["loss_merged"] = losses["loss_merged"] + 0.0 * found.blocks[-1].misalignment.sum()
+        no_target = F.binary_cross_entropy_with_logits(prediction.no_target_logit.float(), batch.no_target().float())
         losses["loss_no_target"] = self.loss_weights["no_target"] * no_target
+        return losses
+
+    def _merged_losses(self, merged: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Eq. 6, of merged logits (E, h, w), at their size: a pixel's label is the share of it that is covered."""
+        size = (merged.shape[-2], merged.shape[-1])
+        covered = F.adaptive_avg_pool2d(batch.merged_masks()[:, None].float(), size)[:, 0]
+        valid = level_mask(batch.pixel_mask, size)[batch.image_of] if batch.is_padded else None
+        losses = {"loss_merged": self.loss_weights["merged"] * mask_bce_loss(merged, covered, valid)}
+        if self.loss_weights["merged_dice"]:
+            if valid is not None:
+                merged = merged.masked_fill(~valid, -30.0)
+            present = ~batch.no_target()
+            losses["loss_merged_dice"] = self.loss_weights["merged_dice"] * dice_loss(merged[present], covered[present])
         return losses

@@ -1,6 +1,6 @@
 """Parts that several models share: plain functions and thin modules."""
 
-from refseg.models.layers.attention import Attention, feed_forward, masked_mean, mlp
+from refseg.models.layers.attention import Attention, feed_forward, init_xavier, masked_mean, mlp
 from refseg.models.layers.convolution import ResidualBlock
 from refseg.models.layers.groups import Groups
 from refseg.models.layers.levels import flatten_levels, level_mask, split_levels
@@ -19,6 +19,7 @@ __all__ = [
     "ResidualBlock",
     "feed_forward",
     "flatten_levels",
+    "init_xavier",
     "level_mask",
     "masked_mean",
     "mlp",

@@ -76,6 +76,15 @@ def mlp(dims: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def init_xavier(module: nn.Module) -> None:
+    """Weights of linear layers so that they keep the size of what they read, as in Mask2Former's decoder; biases 0.
+    PyTorch's own draw is a third of that, and a deep stack of it starts close to saying nothing."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            nn.init.zeros_(part.bias)
+
+
 def masked_mean(feats: Tensor, mask: Tensor) -> Tensor:
     """Mean of (E, S, C) over the places where mask (E, S) is True, (E, C); zero where it never is."""
     weight = mask[..., None].to(feats.dtype)

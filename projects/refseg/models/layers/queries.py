@@ -10,7 +10,7 @@ from typing import NamedTuple
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from refseg.models.layers.attention import mlp
+from refseg.models.layers.attention import init_xavier, mlp
 
 
 class DecodedQueries(NamedTuple):
@@ -29,6 +29,7 @@ class QueryHeads(BaseModule):
         self.norm = nn.LayerNorm(embed_dim)
         self.relevance = mlp((embed_dim, embed_dim, 1))
         self.mask = mlp((embed_dim, embed_dim, embed_dim, mask_dim))
+        init_xavier(self)
 
     def forward(self, query_feats: Tensor) -> tuple[Tensor, Tensor]:
         """(E, N, C) -> relevance logits (E, N), mask embeddings (E, N, D)."""

@@ -1,0 +1,135 @@
+"""Phrases that show which words belong to which instance: bars in the instances' colours under the words, and numbers.
+
+The text stays dark on white, because some of the colours are too light to be read as text. Instances are counted from 0
+in code and from 1 wherever a person reads a number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from refseg.visualization.captions import INK, Font, break_word, caption_size, load_font
+
+TOP_SHARE = 0.5  # a word belongs to an instance from this share of the instance's greatest weight on
+
+Colour = tuple[int, int, int]
+Owners = tuple[int, ...]
+
+_EDGE: Colour = (110, 110, 110)  # around a bar: yellow on white needs it
+
+
+def words_of_instances(words: Sequence[Sequence[float]]) -> list[list[int]]:
+    """Weights of each instance's words -> which words are its own: those of at least half its greatest weight.
+
+    So the top word always belongs, equal words all belong, whether they are two of nine or three of four, and an
+    instance that does not tell the words apart has the whole phrase. Weights that are not finite count as 0; an
+    instance without a positive weight has no words.
+    """
+    chosen = []
+    for weights in words:
+        finite = [weight if math.isfinite(weight) else 0.0 for weight in weights]
+        top = max(finite, default=0.0)
+        chosen.append([index for index, weight in enumerate(finite) if top > 0 and weight >= TOP_SHARE * top])
+    return chosen
+
+
+def owners_of_words(num_words: int, words: Sequence[Sequence[int]]) -> list[Owners]:
+    """The other way round: the words of each instance -> the instances of each of the `num_words` words."""
+    return [tuple(instance for instance, own in enumerate(words) if word in own) for word in range(num_words)]
+
+
+def numbers(instances: Sequence[int]) -> str:
+    """Ascending instances as people read them, from 1: (0, 1, 2, 4) is "1-3, 5"."""
+    parts = []
+    for _, pairs in groupby(enumerate(instances), key=lambda pair: pair[1] - pair[0]):
+        block = [instance + 1 for _, instance in pairs]
+        parts += [f"{block[0]}-{block[-1]}"] if len(block) > 2 else [str(number) for number in block]
+    return ", ".join(parts)
+
+
+def bars(owners: Owners, num_colours: int) -> list[int]:
+    """The colour of each bar under a word. There are no more bars than colours: then only the number tells more."""
+    return list(dict.fromkeys(instance % num_colours for instance in owners))
+
+
+def glossed_caption(
+    text: str, owners: Sequence[Owners], width: int, *, colours: Sequence[Colour], max_lines: int = 6
+) -> np.ndarray:
+    """A white strip (height, width, 3) with the quoted text wrapped into it; `owners`: of each word of `text.split()`.
+
+    Neighbouring words of the same instances share their bars, and the numbers stand below where the bars begin, on each
+    line again. Text past `max_lines` ends in an ellipsis.
+    """
+    size = caption_size(width)
+    fonts = load_font(size), load_font(max(11, round(size * 0.72)))
+    pad, text_height, label_height = size // 2, round(size * 1.3), round(size * 0.95)
+    words = f"\u201c{' '.join(text.split())}\u201d".split()
+    lines = _flow(words, owners or [()], width - 2 * pad, fonts, max_lines)
+    bar = max(3, round(size / 6))
+    glosses = [max((len(bars(piece.owners, len(colours))) for piece in line), default=0) for line in lines]
+    heights = [text_height + (count * (bar + 1) + label_height if count else 0) for count in glosses]
+    strip = Image.new("RGB", (width, 2 * pad + sum(heights)), (255, 255, 255))
+    draw = ImageDraw.Draw(strip)
+    top = pad
+    for line, height in zip(lines, heights, strict=True):
+        for piece in line:
+            draw.text((pad + piece.left, top), piece.text, font=fonts[0], fill=INK)
+        for owned, run in groupby(line, key=lambda piece: piece.owners):
+            pieces = list(run)
+            below = top + text_height
+            for colour in bars(owned, len(colours)):
+                box = (pad + round(pieces[0].left), below, pad + round(pieces[-1].right) - 1, below + bar)
+                draw.rectangle(box, fill=colours[colour], outline=_EDGE)
+                below += bar + 1
+            draw.text((pad + round(pieces[0].left), below + 1), numbers(owned), font=fonts[1], fill=INK)
+        top += height
+    return np.asarray(strip)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A word, or a part of one, on its line; `left` and `right` of its text in pixels."""
+
+    text: str
+    owners: Owners
+    left: float
+    right: float
+
+
+def _flow(
+    words: Sequence[str], owners: Sequence[Owners], width: float, fonts: tuple[Font, Font], max_lines: int
+) -> list[list[_Piece]]:
+    """The words in lines of at most `width` pixels. Numbers wider than their words move the next ones that begin."""
+    font, small = fonts
+    space = font.getlength(" ")
+    lines: list[list[_Piece]] = [[]]
+    end = label_end = 0.0
+    for word, owned in zip(words, owners, strict=True):
+        for text in break_word(word, width, font):
+            begins = not lines[-1] or lines[-1][-1].owners != owned
+            left = end + space if lines[-1] else 0.0
+            left = max(left, label_end + space) if owned and begins else left
+            length = font.getlength(text)
+            if lines[-1] and left + length > width:
+                lines.append([])
+                left, label_end, begins = 0.0, 0.0, True
+            lines[-1].append(_Piece(text, owned, left, left + length))
+            end = left + length
+            label_end = left + small.getlength(numbers(owned)) if owned and begins else label_end
+    if len(lines) <= max_lines:
+        return lines
+    last = lines[max_lines - 1]
+    left = last[-1].left
+    cut = next((cut for cut in _shortened(last[-1].text) if left + font.getlength(cut) <= width), "…")
+    return [*lines[: max_lines - 1], [*last[:-1], _Piece(cut, last[-1].owners, left, left + font.getlength(cut))]]
+
+
+def _shortened(text: str) -> list[str]:
+    """The text with an ellipsis, ever shorter."""
+    return [f"{text[:length]}…" for length in range(len(text), 0, -1)]

@@ -1,0 +1,149 @@
+"""Pictures of a model's instances: each outlined in its own colour, with its number beside it or on it.
+
+Letters: N instances, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+from refseg.visualization.captions import INK, load_font
+from refseg.visualization.glosses import words_of_instances
+from refseg.visualization.overlay import (
+    PALETTE,
+    PREDICTION_COLOUR,
+    Colour,
+    fit_for_display,
+    outline_width,
+    overlay_masks,
+    spotlight,
+)
+
+# The palette turned, so that the colours of predictions and ground truths come last.
+INSTANCE_COLOURS: tuple[Colour, ...] = PALETTE[2:] + PALETTE[:2]
+
+_ROOMY = 6  # a mask of this many times a number's area has the number on it, others beside them
+
+
+@dataclass(frozen=True)
+class CaseInstance:
+    """One of the objects that the model means: `mask` (H, W) bool; `words`: a weight for each word of `text.split()`,
+    or None."""
+
+    mask: np.ndarray
+    score: float
+    words: Sequence[float] | None = None
+
+
+def words_by_instance(instances: Sequence[CaseInstance]) -> list[list[int]]:
+    """Which words belong to each instance; none to one without weights."""
+    return words_of_instances([instance.words or () for instance in instances])
+
+
+def own_phrases(text: str, instances: Sequence[CaseInstance]) -> list[str]:
+    """Of each instance its words, such as "red star"."""
+    words = text.split()
+    return [" ".join(words[word] for word in own) for own in words_by_instance(instances)]
+
+
+def instances_panel(image: np.ndarray, merged: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """One picture: the merged mask (H, W) lit, the instances' masks (N, H, W) outlined and numbered, the best on top.
+
+    What is lit is the answer that counts. A thin line of the prediction's colour runs around it below the instances'
+    outlines, so it only shows where the two differ.
+    """
+    shown, fitted = fit_for_display(image, np.concatenate([merged[None], masks]))
+    lit, masks = fitted[:1], fitted[1:]
+    width = outline_width(*shown.shape[:2])
+    picture = overlay_masks(spotlight(shown, lit[0]), lit, colours=(PREDICTION_COLOUR,), alpha=0.0, outline=width / 2)
+    colours = [INSTANCE_COLOURS[index % len(INSTANCE_COLOURS)] for index in range(len(masks))]
+    picture = overlay_masks(picture, masks[::-1], colours=colours[::-1] or INSTANCE_COLOURS, alpha=0.0)
+    canvas = Image.fromarray(picture)
+    size = max(14, min(28, min(shown.shape[:2]) // 16))
+    chips = [number_chip(str(index + 1), size, colour) for index, colour in enumerate(colours)]
+    for chip, (left, top) in zip(chips, chip_places(masks, [chip.size for chip in chips]), strict=True):
+        canvas.paste(chip, (left, top), chip)
+    return np.asarray(canvas)
+
+
+@lru_cache(maxsize=256)
+def number_chip(text: str, size: int, colour: Colour) -> Image.Image:
+    """A number in dark ink on a white pill with a ring of the colour and a dark rim; `size` is the font's."""
+    scale = 4  # drawn large and reduced, for smooth edges
+    font = load_font(scale * size)
+    height = round(size * 1.4)
+    width = max(height, round(font.getlength(text) / scale + size * 0.8))
+    ring = max(2, round(size / 7))
+    big = Image.new("RGBA", (scale * width, scale * height), (0, 0, 0, 0))
+    draw = ImageDraw.Draw(big)
+    for inset, fill in ((0, (0, 0, 0)), (1, colour), (1 + ring, (255, 255, 255))):
+        corners = (scale * inset, scale * inset, scale * (width - inset) - 1, scale * (height - inset) - 1)
+        draw.rounded_rectangle(corners, radius=scale * (height / 2 - inset), fill=fill)
+    draw.text((scale * width / 2, scale * height / 2), text, font=font, anchor="mm", fill=INK, stroke_width=1)
+    return big.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def chip_places(masks: np.ndarray, sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The left and top of each number (width, height), for masks (N, H, W): on a large mask, beside a small one.
+
+    The place is taken that covers the fewest pixels of the numbers before it; of equals, one close to the mask; then
+    one that covers the fewest pixels of masks. An empty mask has its number in a corner.
+    """
+    anything = np.logical_or.reduce(masks)
+    numbered = np.zeros_like(anything)
+    places = []
+    for mask, size in zip(masks, sizes, strict=True):
+        candidates = [(ring, place, anything) for ring, place in _around(mask, *size)]
+        if mask.sum() >= _ROOMY * size[0] * size[1]:
+            candidates.insert(0, (0, _inside(mask, *size), anything & ~mask))
+        windows = [_window(place, size, mask.shape) for _, place, _ in candidates]
+        costs = [
+            (int(numbered[window].sum()), ring, int(obstacles[window].sum()))
+            for window, (ring, _, obstacles) in zip(windows, candidates, strict=True)
+        ]
+        rows, columns = windows[costs.index(min(costs))]
+        numbered[rows, columns] = True
+        places.append((columns.start, rows.start))
+    return places
+
+
+def _window(place: tuple[int, int], size: tuple[int, int], shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """Rows and columns of a box (left, top) of a size (width, height), moved into the image where it fits."""
+    left, top = (
+        min(max(0, start), max(0, whole - part))
+        for start, part, whole in zip(place, size, (shape[1], shape[0]), strict=True)
+    )
+    return slice(top, top + size[1]), slice(left, left + size[0])
+
+
+def _inside(mask: np.ndarray, width: int, height: int) -> tuple[int, int]:
+    """The left and top of a box around the mask's innermost pixel; of equals, the one in their middle."""
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    y, x = np.nonzero(depth >= depth.max() - 0.5)
+    middle = np.argmin((y - y.mean()) ** 2 + (x - x.mean()) ** 2)
+    return int(x[middle]) - width // 2, int(y[middle]) - height // 2
+
+
+def _around(mask: np.ndarray, width: int, height: int) -> list[tuple[int, tuple[int, int]]]:
+    """Rings, and lefts and tops, of boxes outside the mask where it reaches farthest, in eight directions: those of
+    ring 0 touch it, those of ring 1 touch them."""
+    y, x = np.nonzero(mask)
+    if not len(y):
+        return [(0, (0, 0))]
+    boxes = []
+    for right, down in ((1, -1), (-1, -1), (1, 1), (-1, 1), (0, -1), (1, 0), (-1, 0), (0, 1)):
+        reach = right * x + down * y
+        farthest = np.flatnonzero(reach == reach.max())
+        at = farthest[len(farthest) // 2]
+        step = 0.35 if right and down else 0.5  # to the box's middle, in widths and heights: an even gap all around
+        for ring in (0, 1):
+            left = float(x[at]) + ((ring + step) * right - 0.5) * width
+            top = float(y[at]) + ((ring + step) * down - 0.5) * height
+            boxes.append((ring, (round(left), round(top))))
+    return boxes
