@@ -4,6 +4,13 @@ _base_ = [
     '_base_/schedules/adamw_cosine.py',
     '_base_/default_runtime.py',
 ]
-train_cfg = dict(max_epochs=6, val_interval=2)
+optim_wrapper = dict(optimizer=dict(lr=1.2e-3))
+train_cfg = dict(max_epochs=4, val_interval=4)
 auto_scale_lr = dict(base_batch_size=8)
-default_hooks = dict(checkpoint=dict(save_best='refseg/gIoU', interval=2), logger=dict(interval=25))
+default_hooks = dict(checkpoint=dict(save_best='refseg/gIoU', interval=1), logger=dict(interval=25))
+custom_hooks = [
+    dict(type='StepSeedHook'),
+    dict(type='NonFiniteLossHook', max_in_a_row=5),
+    dict(type='TextTruncationHook'),
+    dict(type='ProgressBarHook', always=True),
+]

@@ -97,7 +97,7 @@ def _data(args: argparse.Namespace) -> int:
 
 
 def _quickstart_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", default="baseline_tiny_refshapes", help="what to train")
+    parser.add_argument("--config", default="instalign_tiny_refshapes", help="what to train")
     parser.add_argument("--work-dir", default="work_dirs/quickstart")
     parser.add_argument("--data", default="data/refshapes_mini", help="where RefShapes mini is, or will be made")
 

@@ -5,16 +5,16 @@ model = dict(
     data_preprocessor=dict(type='ReferringDataPreprocessor', size_divisor=16),
     encoder=dict(
         type='FusedEncoder',
-        vision=dict(type='ConvEncoder', dims=(32, 64, 128, 128), depths=(1, 1, 1, 1), stride=2),
+        vision=dict(type='ConvEncoder', dims=(16, 32, 64, 96), depths=(1, 1, 1, 1), stride=2),
         text=dict(
             type='TextEncoder',
             config=dict(
                 model_type='bert',
                 vocab_size=256,
-                hidden_size=128,
+                hidden_size=96,
                 num_hidden_layers=2,
                 num_attention_heads=4,
-                intermediate_size=256,
+                intermediate_size=192,
                 max_position_embeddings=32,
                 hidden_dropout_prob=0.0,
                 attention_probs_dropout_prob=0.0,
@@ -22,9 +22,9 @@ model = dict(
         ),
         fusion=dict(type='PWAM'),
     ),
-    embed_dim=128,
+    embed_dim=96,
     mask_dim=32,
-    pixel_decoder=dict(num_layers=1, num_heads=4, ffn_dim=256),
-    decoder=dict(num_queries=36, num_blocks=3, num_heads=4, ffn_dim=256),
+    pixel_decoder=dict(embed_dim=64, num_layers=1, num_heads=4, ffn_dim=128),
+    decoder=dict(num_queries=36, num_blocks=3, num_heads=4, ffn_dim=192),
     minimap_target='covered',  # regions of 16 pixels: what lies around their middle alone would miss small shapes
 )
