@@ -6,7 +6,7 @@ model = dict(
     data_preprocessor=dict(type='ReferringDataPreprocessor', size_divisor=16),
     encoder=dict(
         type='FusedEncoder',
-        vision=dict(type='ConvEncoder', dims=(16, 32, 64, 96), depths=(1, 1, 1, 1), stride=2),
+        vision=dict(type='ConvEncoder', dims=(24, 48, 96, 96), depths=(1, 2, 2, 1), stride=2),
         text=dict(
             type='TextEncoder',
             config=dict(
@@ -24,7 +24,7 @@ model = dict(
     ),
     embed_dim=96,
     mask_dim=32,
-    pixel_decoder=dict(embed_dim=64, num_layers=1, num_heads=4, ffn_dim=128),
+    pixel_decoder=dict(embed_dim=32, num_layers=1, num_heads=4, ffn_dim=64),
     decoder=dict(
         type='ObjectTextDecoder', num_queries=16, num_blocks=3, num_heads=4, ffn_dim=192, masked_attention=False
     ),

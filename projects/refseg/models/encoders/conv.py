@@ -70,8 +70,8 @@ class ConvEncoder(BaseModule):
 
     def run_stage(self, stage: int, places: Tensor, size: tuple[int, int]) -> Tensor:
         """(N, P, C) -> (N, P, C) through the blocks of one stage."""
-        places = places + self.positions[stage](waves(pixel_centres([size], places.device)).to(places.dtype))
-        return self._places(self.stages[stage](self._maps(places, size)))[0]
+        places = self._places(self.stages[stage](self._maps(places, size)))[0]
+        return places + self.positions[stage](waves(pixel_centres([size], places.device)).to(places.dtype))
 
     def downsample(self, stage: int, places: Tensor, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
         """(N, P, C) of a stage -> (N, P / 4, C) of the next, and their (h, w); not after the last stage."""
