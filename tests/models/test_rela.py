@@ -372,7 +372,7 @@ def test_instalign_learns_with_its_decoder() -> None:
         if not zero_words:
             unseen = parameters_without_gradient(model, batch)
             assert {n for n in unseen if n.startswith("decoder")} == set()
-    assert norms[False] < 1e3 < norms[True]
+    assert norms[True] > 100 * norms[False]
 
 
 @pytest.mark.slow
