@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.optim import build_optim_wrapper
 
 from models.referring_checks import (
     logits_of,
@@ -17,9 +19,11 @@ from models.referring_checks import (
     tiny_model,
     with_padded_words,
 )
+from refseg.apis import load_config
 from refseg.models.instalign.aggregation import EMPTY, InstanceAggregation, NoTargetPredictor
 from refseg.models.instalign.alignment import misalignment, word_attention
 from refseg.models.layers import Groups
+from refseg.models.losses.instances import BlockOutput, InstanceWeights, match
 
 ABLATIONS = "instalign_ablations"
 
@@ -263,6 +267,50 @@ def test_blocks_read_inside_their_masks(monkeypatch: pytest.MonkeyPatch) -> None
         assert levels == wanted
 
 
+def test_one_graph() -> None:
+    model = tiny_model("instalign_swinb").eval()
+    batch = prepared(model)
+    with torch.no_grad():
+        traced = torch.compile(model, backend="eager", fullgraph=True)(batch).mask_logits
+        torch.testing.assert_close(traced, model(batch).mask_logits, atol=1e-5, rtol=1e-5)
+
+
+def test_groups_of_parameters() -> None:
+    """A tenth of the rate for the pretrained encoders and nothing else; no decay for norms and the like."""
+    cfg = load_config("instalign_swinb")
+    model = tiny_model("instalign_swinb")
+    wrapper = build_optim_wrapper(model, dict(cfg.optim_wrapper, _scope_=cfg.default_scope))
+    name_of = {id(parameter): name for name, parameter in model.named_parameters()}
+    settings = {name_of[id(p)]: g for g in wrapper.optimizer.param_groups for p in g["params"]}
+    slow = {name for name, group in settings.items() if group["lr"] == pytest.approx(1e-5)}
+    assert slow == {name for name in settings if name.startswith("encoder.")}
+    kept = {name for name, group in settings.items() if group["weight_decay"] == 0}
+    norms = {
+        f"{module}.{name}"
+        for module, part in model.named_modules()
+        if isinstance(part, torch.nn.LayerNorm | torch.nn.GroupNorm)
+        for name, _ in part.named_parameters()
+    }
+    embeddings = {"decoder.queries", "decoder.query_position", "decoder.level_embed", "aggregate.slope"}
+    tables = {name for name in settings if "position_bias_table" in name or "level_encoding" in name}
+    assert kept == norms | embeddings | tables
+
+
+def test_pairs_do_not_depend_on_half_precision() -> None:
+    """A mask that is right on half of a large image: sums over 12,544 points do not fit into fp16."""
+    feats, target = torch.full((1, 1, 12544), -12.0), torch.zeros(1, 1, 12544)
+    feats[..., :6272], target[..., :6272] = 12.0, 1.0
+    query = torch.tensor([[[-1.0], [0.1], [1.0]]])
+    with torch.autocast("cpu", torch.float16):
+        assert word_attention(query, query, torch.ones(1, 3, dtype=torch.bool)).dtype == torch.float32
+        block = BlockOutput(torch.zeros(1, 3), query.half(), torch.zeros(1, 3))
+        referents = SimpleNamespace(
+            mask_feats=feats, compared=lambda _: (feats, target), groups=Groups([1], "cpu"), padding=None, counts=[1]
+        )
+        (pairs,), bad = match([block], referents, InstanceWeights())
+    assert bad == 0 and pairs.query.tolist() == [2]
+
+
 def test_bfloat16_stays_near() -> None:
     model = tiny_model("instalign_swinb")
     batch = prepared(model)
@@ -271,6 +319,7 @@ def test_bfloat16_stays_near() -> None:
         total = model.parse_losses(model(batch, mode="loss"))[0]
     total.backward()
     assert torch.isfinite(total)
+    assert all(p.grad is not None and p.grad.any() for p in model.heads.mask.parameters())
     reference = model.eval()(batch).mask_logits
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         half = model(batch).mask_logits.float()

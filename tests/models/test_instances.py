@@ -184,7 +184,7 @@ def test_padding_counts_for_nothing() -> None:
         if num_points is None:
             assert results[0] == results[1]
         else:  # the row of pixels beside the padding is read between it and the image
-            assert results[0]["loss_instance_mask"] < 5
+            assert results[1]["loss_instance_mask"] < 5
 
 
 def test_points_lie_in_the_image() -> None:

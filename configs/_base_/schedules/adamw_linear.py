@@ -8,8 +8,17 @@ optim_wrapper = dict(
         bypass_duplicate=True,
         norm_decay_mult=0.0,
         custom_keys={
-            'encoder.': dict(lr_mult=0.1),
+            'vision.': dict(lr_mult=0.1),
+            'text.': dict(lr_mult=0.1),
+            # Longer keys win, and a key that matches takes the place of norm_decay_mult.
+            '.norm1.': dict(lr_mult=0.1, decay_mult=0.0),
+            '.norm2.': dict(lr_mult=0.1, decay_mult=0.0),
+            'vision.norm': dict(lr_mult=0.1, decay_mult=0.0),
+            'downsample.norm': dict(lr_mult=0.1, decay_mult=0.0),
+            'patch_embed.norm': dict(lr_mult=0.1, decay_mult=0.0),
+            'LayerNorm': dict(lr_mult=0.1, decay_mult=0.0),
             'relative_position_bias_table': dict(lr_mult=0.1, decay_mult=0.0),
+            'aggregate.slope': dict(decay_mult=0.0),
             'decoder.queries': dict(decay_mult=0.0),
             'query_position': dict(decay_mult=0.0),
             'level_embed': dict(decay_mult=0.0),

@@ -40,6 +40,14 @@ def test_places_of_a_blank_image_differ() -> None:
     assert not torch.allclose(grid[10, 10], grid[20, 20])
 
 
+def test_stages_beyond_those_that_are_read_still_run() -> None:
+    encoder = ConvEncoder(dims=(4, 4, 4, 4), out_stages=(0, 1)).eval()
+    places, size = encoder.embed(torch.zeros(1, 3, 32, 32))
+    for stage in range(3):
+        places, size = encoder.downsample(stage, encoder.run_stage(stage, places, size), size)
+    assert encoder.run_stage(3, places, size).shape == (1, 4, 4)
+
+
 def test_stages_that_do_not_fit() -> None:
     with pytest.raises(ConfigError, match="dims"):
         ConvEncoder(dims=(4, 4), depths=(1, 1, 1))

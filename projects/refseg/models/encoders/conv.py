@@ -61,8 +61,7 @@ class ConvEncoder(BaseModule):
             for dim, depth in zip(dims, depths, strict=True)
         )
         self.positions = nn.ModuleList(nn.Linear(16, dim) for dim in dims)
-        last = self.out_stages[-1]
-        self.halve = nn.ModuleList(ResidualBlock(dims[i], dims[i + 1], 2) for i in range(last))
+        self.halve = nn.ModuleList(ResidualBlock(dims[i], dims[i + 1], 2) for i in range(len(dims) - 1))
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Images (N, 3, H, W) -> (N, P, C) of stage 0, and their (h, w)."""

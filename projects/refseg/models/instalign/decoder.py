@@ -139,8 +139,7 @@ class ObjectTextDecoder(BaseModule):
             level = number % len(levels)
             readable = pixels.masks[level] if pixels.padded else None
             if self.masked_attention and number:
-                with torch.no_grad():
-                    readable = readable_pixels(pixels, level, heads.mask_embeddings(query), groups)
+                readable = readable_pixels(pixels, level, heads.mask_embeddings(query), groups)
             query, words = block(
                 query,
                 words,

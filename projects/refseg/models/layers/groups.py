@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 
 class Groups:
-    """`counts`: the number of expressions of each image; expressions of an image follow each other."""
+    """`counts`: the number of expressions of each image; expressions of an image follow each other. `by_image` False:
+    rows are expressions already, one each."""
 
-    def __init__(self, counts: Sequence[int], device: torch.device | str) -> None:
-        self.counts = tuple(counts)
+    def __init__(self, counts: Sequence[int], device: torch.device | str, *, by_image: bool = True) -> None:
+        self.counts, self.by_image = tuple(counts), by_image
         self.most = max(self.counts, default=0)
         self.uniform = len(set(self.counts)) <= 1
         if not self.uniform:
@@ -34,7 +35,8 @@ class Groups:
     @classmethod
     def of(cls, batch: Batch, *, shared: bool) -> Self:
         """`shared`: features have a row per image; otherwise each expression has its own."""
-        return cls(batch.expression_counts if shared else [1] * batch.num_expressions, batch.images.device)
+        counts = batch.expression_counts if shared else [1] * batch.num_expressions
+        return cls(counts, batch.images.device, by_image=shared)
 
     @property
     def rows(self) -> list[int]:

@@ -16,11 +16,12 @@ from refseg.models.layers.pixel_decoder import PixelFeatures
 
 def readable_pixels(pixels: PixelFeatures, level: int, mask_embeds: Tensor, groups: Groups) -> Tensor:
     """(B, K N, S) bool: the pixels of a level inside each query's mask, which is what mask_embeds (E, N, D) and mask
-    features make; all that are image where none is inside.
+    features make; all that are image where none is inside. Nothing learns from it.
 
     Interpolation is linear: of the features, D per image, it is the same as of the masks, N per expression.
     """
-    feats = F.interpolate(pixels.mask_feats, size=pixels.sizes[level], mode="bilinear", align_corners=False)
+    mask_embeds = mask_embeds.detach()
+    feats = F.interpolate(pixels.mask_feats.detach(), size=pixels.sizes[level], mode="bilinear", align_corners=False)
     inside = torch.bmm(groups.join(mask_embeds), feats.flatten(2)) >= 0  # (B, K N, S)
     if not pixels.padded:
         return inside | ~inside.any(-1, keepdim=True)

@@ -84,25 +84,25 @@ class Referents:
         points = random_points(self.extent, num_points)  # (B, P, 2)
         per_image = zip(self.masks.split(self.num_instances), points, strict=True)
         values = torch.cat([sample_points(masks[None].float(), at[None])[0] for masks, at in per_image])
-        shared = len(self.mask_feats) == len(points)
-        return sample_points(self.mask_feats, points if shared else points[self.image_of]), values[self.index]
+        feats = self.mask_feats.float()
+        return sample_points(feats, points if self.groups.by_image else points[self.image_of]), values[self.index]
 
     def covered(self) -> Tensor:
         """(all instances, h, w): the share of each pixel of the mask features that an instance covers."""
         return F.adaptive_avg_pool2d(self.masks[:, None].float(), self.size)[:, 0]
 
-    def pair_logits(self, embeds: Tensor, per_expression: Sequence[int]) -> Tensor:
-        """Mask embeddings (n, D) of pairs, so many per expression in order, -> logits (n, 1, h, w)."""
+    def pair_groups(self, limit: int) -> Groups:
+        """Pairs by row of the mask features, if every expression has at most `limit` of them."""
         rows = [0] * len(self.groups.counts)
-        for row, number in zip(self.groups.rows, per_expression, strict=True):
-            rows[row] += number
-        return Groups(rows, embeds.device).dot(embeds[:, None], self.mask_feats)
+        for row, count in zip(self.groups.rows, self.counts, strict=True):
+            rows[row] += min(count, limit)
+        return Groups(rows, self.mask_feats.device)
 
 
 def match(blocks: Sequence[BlockOutput], referents: Referents, weights: InstanceWeights) -> tuple[list[Pairs], Tensor]:
     """Eq. 10, for every block: the pairs of least cost (eq. 11); and the number of costs that were not finite.
     In fp32."""
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(referents.mask_feats.device.type, enabled=False):
         feats, targets = referents.compared(weights.num_points)
         costs = []
         for block in blocks:
@@ -124,16 +124,16 @@ def relevance_loss(logits: Tensor, pairs: Pairs, unmatched: float) -> Tensor:
     target = torch.zeros_like(logits, dtype=torch.float32)
     target[pairs.expression, pairs.query] = 1.0
     weight = target + (1 - target) * unmatched
-    return F.binary_cross_entropy_with_logits(logits.float(), target, weight, reduction="sum") / weight.sum()
+    losses = F.binary_cross_entropy_with_logits(logits.float(), target, weight, reduction="sum")
+    return losses / weight.sum().clamp_min(1e-6)
 
 
 def mask_losses(
-    block: BlockOutput, pairs: Pairs, referents: Referents, num_points: int | None
+    block: BlockOutput, pairs: Pairs, pair_groups: Groups, referents: Referents, num_points: int | None
 ) -> tuple[Tensor, Tensor]:
     """BCE and dice of each pair, (n,) each, at uncertain points, or over all pixels for None."""
-    limit = block.mask_embeds.shape[1]
     embeds = block.mask_embeds[pairs.expression, pairs.query]  # (n, D)
-    logits = referents.pair_logits(embeds, [min(count, limit) for count in referents.counts]).float()
+    logits = pair_groups.dot(embeds[:, None], referents.mask_feats).float()  # (n, 1, h, w)
     instance = referents.index[pairs.expression, pairs.instance]  # (n,)
     image = referents.image_of[pairs.expression]
     if num_points is None:
@@ -165,11 +165,13 @@ def instance_losses(
     number = torch.tensor(float(len(matched[0].query)), device=referents.mask_feats.device)
     all_reduce(number, op="mean")
     number = number.clamp_min(1.0)
+    pair_groups = referents.pair_groups(blocks[0].mask_embeds.shape[1])
     sums: dict[str, Tensor] = {}
     for block, pairs in zip(blocks, matched, strict=True):
         losses = {"relevance": relevance_loss(block.relevance_logits, pairs, weights.unmatched) * number}
         if len(pairs.query):
-            losses["instance_mask"], losses["instance_dice"] = mask_losses(block, pairs, referents, weights.num_points)
+            bce, dice = mask_losses(block, pairs, pair_groups, referents, weights.num_points)
+            losses |= dict(instance_mask=bce, instance_dice=dice)
             losses["poa"] = block.misalignment[pairs.expression, pairs.query].float()
         else:
             nothing = block.mask_embeds.sum() * 0 + referents.mask_feats.sum() * 0

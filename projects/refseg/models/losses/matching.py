@@ -29,6 +29,8 @@ def pairwise_mask_costs(mask_logits: Tensor, target: Tensor, *, smooth: float = 
     """Mask logits (E, N, P) and targets (E, M, P) in 0..1 -> of each pair, (E, N, M), the mean binary cross-entropy and
     Mask2Former's dice loss.
 
+    Not under autocast: in half precision sums over points overflow, and good pairs cannot be told apart.
+
     BCE(m, t) = softplus(m) - m t, and softplus(m) = max(m, 0) - log(max(s, 1 - s)) with s = sigmoid(m), which dice
     needs anyway; PyTorch's softplus takes 15 times as long as its sigmoid on a CPU.
     """

@@ -144,8 +144,7 @@ class RegionDecoder(BaseModule):
         decoded: list[DecodedQueries] = []
         for number, (image, others) in enumerate(zip(self.images, self.regions, strict=True)):
             level = number % len(levels)
-            with torch.no_grad():
-                readable = readable_pixels(pixels, level, heads.mask_embeddings(region), groups)
+            readable = readable_pixels(pixels, level, heads.mask_embeddings(region), groups)
             region = image(
                 region,
                 levels[level],
