@@ -18,7 +18,6 @@ optim_wrapper = dict(
             'patch_embed.norm': dict(lr_mult=0.1, decay_mult=0.0),
             'LayerNorm': dict(lr_mult=0.1, decay_mult=0.0),
             'relative_position_bias_table': dict(lr_mult=0.1, decay_mult=0.0),
-            'aggregate.slope': dict(decay_mult=0.0),
             'decoder.queries': dict(decay_mult=0.0),
             'query_position': dict(decay_mult=0.0),
             'level_embed': dict(decay_mult=0.0),
