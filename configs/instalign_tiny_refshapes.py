@@ -1,12 +1,9 @@
 _base_ = [
     '_base_/datasets/refshapes_mini.py',
     '_base_/models/instalign_tiny.py',
-    '_base_/schedules/adamw_cosine.py',
+    '_base_/schedules/refshapes_mini.py',
     '_base_/default_runtime.py',
 ]
-optim_wrapper = dict(optimizer=dict(lr=1.2e-3))
-train_cfg = dict(max_epochs=4, val_interval=4)
-auto_scale_lr = dict(base_batch_size=8)
 default_hooks = dict(checkpoint=dict(save_best='refseg/gIoU', interval=1), logger=dict(interval=25))
 custom_hooks = [
     dict(type='StepSeedHook'),

@@ -41,6 +41,22 @@ def test_a_typo_is_named_with_what_was_meant(key: str, meant: str) -> None:
     assert f"did you mean {meant!r}?" in line
 
 
+@pytest.mark.parametrize(
+    ("config", "key", "meant"),
+    [
+        ("instalign_tiny_refshapes", "instances.pao", "poa"),
+        ("instalign_tiny_refshapes", "pixel_decoder.num_layer", "num_layers"),
+        ("instalign_tiny_refshapes", "no_target.feature", "features"),
+        ("instalign_tiny_refshapes", "postprocess.treshold", "threshold"),
+        ("lgformer_tiny_refshapes", "prototype.num_query", "num_queries"),
+        ("rela_tiny_refshapes", "decoder.num_querys", "num_queries"),
+    ],
+)
+def test_a_typo_in_a_group_without_a_type_is_named(config: str, key: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"model.{key}: .*did you mean '{meant}'"):
+        load_config(config, RunOptions(cfg_options={f"model.{key}": 1}))
+
+
 def test_all_typos_are_reported_at_once() -> None:
     assert len(complaints(param_schedulers=1, train_cfg__max_epoch=1)) == 2
 

@@ -1,8 +1,8 @@
 """Every key of a config is consumed, or it is an error: mmengine accepts typos silently.
 
 `unknown_keys(cfg)` compares each dict with the signature of what it builds. Names that start with `_` are helper
-variables of a config file. Groups without a `type` (text model, post-processing, tokenizer) are checked by what they
-build, whose dataclasses and functions refuse unknown names.
+variables of a config file. Groups without a `type` are compared with what a class names in `config_groups` (models), or
+checked by what they build (text model, tokenizer), whose functions refuse unknown names.
 """
 
 from __future__ import annotations
@@ -102,6 +102,10 @@ def _typed(cfg: Any, path: str, extra: frozenset[str] = frozenset()) -> Iterator
         known = accepted_names(target)
         if known is not None:
             yield from _group(cfg, path, known | extra | {"type", "_scope_"}, getattr(target, "__name__", str(target)))
+        for key, group in getattr(target, "config_groups", {}).items():
+            given = cfg.get(key)
+            if isinstance(given, dict):
+                yield from _group(given, f"{path}.{key}", accepted_names(group) or set(given), group.__name__)
     for key, value in cfg.items():
         if key != "paramwise_cfg":
             yield from _typed(value, f"{path}.{key}")

@@ -66,6 +66,13 @@ def test_resumed_run_overwrites_and_sorts():
     assert training_curves(rows).losses == (Curve("loss", (10, 20), (5.0, 2.0)),)
 
 
+def test_validation_that_a_resumed_run_makes_up_for_stands_where_it_belongs():
+    """The run was cut in epoch 3, and, resumed, began with the validation of epoch 2, which ended at iteration 20."""
+    first = [{"loss": 1.0, "iter": 20, "epoch": 2}, {"gIoU": 7.0, "step": 2}, {"loss": 1.0, "iter": 25, "epoch": 3}]
+    second = [{"gIoU": 7.0, "step": 2}, {"loss": 1.0, "iter": 30, "epoch": 3}, {"gIoU": 9.0, "step": 3}]
+    assert training_curves([*first, *second]).metrics == (Curve("gIoU", (20, 30), (7.0, 9.0)),)
+
+
 def test_losses_of_single_layers_are_not_drawn():
     names = ["decode.d0.loss_mask", "d1.loss_dice", "loss_mask", "loss", "aux_head.loss"]
     drawn = main_losses([Curve(name, (1,), (1,)) for name in names])

@@ -4,8 +4,9 @@
         [--scores val.json] [--metrics oIoU mIoU] [--by skill] [--curve refseg/oIoU] [--svg curves.svg]
 
 Each DIR is a work directory. `--scores`: the file in it that `refseg score --json` wrote (with `--by` for the groups);
-all must be of one protocol and of the same data. `--curve`: a metric of validation during training. Differences are to
-the first run, seed by seed where each has as many directories.
+all must be of one protocol and of the same data. `--curve`: a metric of validation during training, drawn for every
+directory, or, where these are more than can be told apart, as the mean of each run. Differences are to the first run,
+seed by seed where each has as many directories.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from statistics import mean
 
 from refseg.errors import UsageError, UserError
 from refseg.visualization.curves import read_scalars, training_curves
-from refseg.visualization.svg import Curve, plot_svg
+from refseg.visualization.svg import LINE_COLOURS, Curve, plot_svg
 
 
 def parse_args() -> argparse.Namespace:
@@ -109,6 +110,14 @@ def curves_of(name: str, folders: list[Path], metric: str) -> list[Curve]:
     return curves
 
 
+def mean_curve(name: str, curves: list[Curve]) -> Curve:
+    """Of the steps that all have."""
+    steps = sorted(set.intersection(*(set(curve.steps) for curve in curves)))
+    values = [dict(zip(curve.steps, curve.values, strict=True)) for curve in curves]
+    label = name if len(curves) == 1 else f"{name}, mean of {len(curves)}"
+    return Curve(label, tuple(steps), tuple(mean(one[step] for one in values) for step in steps))
+
+
 def main() -> None:
     args = parse_args()
     try:
@@ -120,7 +129,10 @@ def main() -> None:
         for metric in args.metrics if args.by else ():
             print("", *group_table(scores, args.by, metric), sep="\n")
         if args.svg:
-            curves = [curve for name, folders in runs.items() for curve in curves_of(name, folders, args.curve)]
+            by_run = {name: curves_of(name, folders, args.curve) for name, folders in runs.items()}
+            curves = [curve for found in by_run.values() for curve in found]
+            if len(curves) > len(LINE_COLOURS):
+                curves = [mean_curve(name, found) for name, found in by_run.items()]
             args.svg.write_text(plot_svg(curves, title=f"{args.curve} in training"), encoding="utf-8")
     except UserError as error:
         raise SystemExit(str(error)) from None

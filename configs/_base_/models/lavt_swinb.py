@@ -1,44 +1,8 @@
-# LAVT as published: Swin-B (window 12, ImageNet-22k, 384) and BERT-base, whose embeddings and last two layers stay as
-# pretrained and whose dropout is off.
+# LAVT as published: embeddings and the last two layers of BERT stay as pretrained.
+_base_ = 'swinb_bert.py'
 model = dict(
     type='LAVT',
-    data_preprocessor=dict(type='ReferringDataPreprocessor', size_divisor=32),
-    encoder=dict(
-        type='FusedEncoder',
-        vision=dict(
-            type='SwinEncoder',
-            arch='base',
-            window_size=12,
-            drop_path_rate=0.3,
-            pretrained='data/weights/swin_base_patch4_window12_384_22k.pth',
-        ),
-        text=dict(
-            type='TextEncoder',
-            pretrained='bert-base-uncased',
-            config=dict(model_type='bert', hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
-            train_embeddings=False,
-            trained_layers=10,
-        ),
-        fusion=dict(type='PWAM'),
-    ),
+    encoder=dict(text=dict(train_embeddings=False, trained_layers=10), fusion=dict(type='PWAM')),
 )
 sync_bn = 'torch'
-
-# How the tests shrink it.
-_tiny = dict(
-    model=dict(
-        encoder=dict(
-            vision=dict(
-                arch=dict(_delete_=True, embed_dims=16, depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 4)),
-                window_size=4,
-                pretrained=None,
-            ),
-            text=dict(
-                config=dict(
-                    vocab_size=64, hidden_size=32, num_attention_heads=2, intermediate_size=32, num_hidden_layers=3
-                ),
-                trained_layers=2,
-            ),
-        )
-    )
-)
+_tiny = dict(model=dict(encoder=dict(text=dict(trained_layers=2))))

@@ -1,21 +1,11 @@
 # ReLA as published: Swin-B (window 12, ImageNet-22k, 384) with PWAM, BERT-base, whose embeddings and last two layers stay
 # as pretrained and whose dropout is on, Mask2Former's pixel decoder, 10 x 10 regions in 9 blocks.
+_base_ = 'swinb_bert.py'
 model = dict(
     type='ReLA',
-    data_preprocessor=dict(type='ReferringDataPreprocessor', size_divisor=32),
     encoder=dict(
-        type='FusedEncoder',
-        vision=dict(
-            type='SwinEncoder',
-            arch='base',
-            window_size=12,
-            drop_path_rate=0.3,
-            pretrained='data/weights/swin_base_patch4_window12_384_22k.pth',
-        ),
         text=dict(
-            type='TextEncoder',
-            pretrained='bert-base-uncased',
-            config=dict(model_type='bert', hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1),
+            config=dict(hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1),
             train_embeddings=False,
             trained_layers=10,
         ),
@@ -33,23 +23,9 @@ model = dict(
     minimap_target='truncated',
 )
 
-# How the tests shrink it.
 _tiny = dict(
     model=dict(
-        encoder=dict(
-            vision=dict(
-                arch=dict(_delete_=True, embed_dims=16, depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 4)),
-                window_size=4,
-                pretrained=None,
-            ),
-            text=dict(
-                pretrained=None,
-                config=dict(
-                    vocab_size=64, hidden_size=32, num_attention_heads=2, intermediate_size=32, num_hidden_layers=3
-                ),
-                trained_layers=2,
-            ),
-        ),
+        encoder=dict(text=dict(trained_layers=2)),
         embed_dim=32,
         mask_dim=16,
         pixel_decoder=dict(num_layers=1, num_heads=2, ffn_dim=32),

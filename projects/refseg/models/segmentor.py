@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from mmengine.model import BaseModel
 from torch import Tensor
@@ -16,8 +16,11 @@ class RefSegmentor(BaseModel):
     """Batch in; losses, results or the raw prediction out.
 
     A model implements `infer` (the one forward of training and prediction) and `losses`; it may hold anything else.
-    Which of the two runs is decided here, once, and so is how logits become masks (`postprocess`: `PostProcess`).
+    `config_groups` names what dicts of the config without a `type` are arguments of. Which of the two runs is decided
+    here, once, and so is how logits become masks (`postprocess`: `PostProcess`).
     """
+
+    config_groups: ClassVar[dict[str, type]] = {"postprocess": PostProcess}
 
     def __init__(self, *, data_preprocessor: dict | None = None, postprocess: dict | None = None) -> None:
         super().__init__(MODELS.build(data_preprocessor or dict(type="ReferringDataPreprocessor")))

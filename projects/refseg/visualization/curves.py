@@ -2,7 +2,7 @@
 
 The file holds one JSON object per line. Train rows carry `lr`, losses and `iter`, and `epoch` where epochs are counted.
 Validation rows carry metrics such as `refseg/gIoU`. `step` is the iteration, except on the validation rows of a run
-that counts epochs, where it is the epoch: those are placed at the last iteration that was logged before them.
+that counts epochs, where it is the epoch: those are placed at the last iteration that was logged in it.
 """
 
 from __future__ import annotations
@@ -53,14 +53,15 @@ def training_curves(rows: Iterable[Mapping]) -> TrainingCurves:
     first: of two values for one step, the later one counts."""
     points: dict[tuple[str, str], dict[float, float]] = {}
     iteration: float = 0
-    epoch: float | None = None
+    ends: dict[float, float] = {}  # epoch -> the last iteration that was logged in it
     for row in rows:
         if _is_train_row(row):
-            iteration, epoch = row.get("iter", row.get("step", iteration)), row.get("epoch")
-            step = iteration
+            step = iteration = row.get("iter", row.get("step", iteration))
+            if row.get("epoch") is not None:
+                ends[row["epoch"]] = iteration
         else:
             step = row.get("step", iteration)
-            step = iteration if step == epoch else step
+            step = ends.get(step, step)
         for name, value in row.items():
             group = _group(name)
             if group and isinstance(value, int | float) and not isinstance(value, bool):

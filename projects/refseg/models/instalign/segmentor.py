@@ -6,7 +6,7 @@ Letters: B images, E expressions, N queries, L words, C channels, D channels of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -50,6 +50,13 @@ class InstAlign(RefSegmentor):
             The paper has none; with BCE alone, a merged mask is empty until the model is rather sure, which takes long
             from random weights (RefShapes).
     """
+
+    config_groups: ClassVar[dict[str, type]] = {
+        **RefSegmentor.config_groups,
+        "pixel_decoder": PixelDecoder,
+        "instances": InstanceWeights,
+        "no_target": NoTargetPredictor,
+    }
 
     def __init__(
         self,

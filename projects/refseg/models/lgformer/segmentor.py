@@ -5,6 +5,8 @@ Letters: E expressions, N queries, C channels, (h, w) the size of the mask featu
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -32,6 +34,12 @@ class LGFormer(RefSegmentor):
         embed_dim: channels of the decoder.
         merge_dim: width of the MLP that merges the masks of several queries; the paper does not give it.
     """
+
+    config_groups: ClassVar[dict[str, type]] = {
+        **RefSegmentor.config_groups,
+        "pixel_decoder": LanguageGuidedPixelDecoder,
+        "prototype": PrototypeGenerator,
+    }
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ Letters: E expressions, N regions, C channels, D channels of mask features, (h, 
 from __future__ import annotations
 
 from math import isqrt
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +70,12 @@ class ReLA(RefSegmentor):
         weight, minimap_weight, no_target_weight: of the losses; published code.
         minimap_target: "truncated", as the published code labels regions, or "covered"; see `minimap.py`.
     """
+
+    config_groups: ClassVar[dict[str, type]] = {
+        **RefSegmentor.config_groups,
+        "pixel_decoder": PixelDecoder,
+        "decoder": RegionDecoder,
+    }
 
     def __init__(
         self,
