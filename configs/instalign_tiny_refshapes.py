@@ -1,5 +1,5 @@
 _base_ = [
-    '_base_/datasets/refshapes_mini.py',
+    '_base_/datasets/refshapes_mini_shared.py',
     '_base_/models/instalign_tiny.py',
     '_base_/schedules/refshapes_mini.py',
     '_base_/default_runtime.py',

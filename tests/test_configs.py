@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope
 
 from conftest import REPOSITORY
 from refseg.apis import load_config
@@ -39,7 +40,8 @@ def test_a_leaf_takes_a_step_and_predicts(leaf: Path) -> None:
     batch = dummy_batch(
         shape=(64, 64), num_images=2, expressions_per_image=2, num_words=7, vocab_size=vocabulary_size(model)
     )
-    wrapper = build_optim_wrapper(model, dict(cfg.optim_wrapper, _scope_=cfg.default_scope))
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     model.train()
     log = model.train_step(batch, wrapper)

@@ -100,12 +100,13 @@ def _quickstart_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", default="instalign_tiny_refshapes", help="what to train")
     parser.add_argument("--work-dir", default="work_dirs/quickstart")
     parser.add_argument("--data", default="data/refshapes_mini", help="where RefShapes mini is, or will be made")
+    parser.add_argument("--processes", type=int, help="that train (default: one per core without a GPU)")
 
 
 def _quickstart(args: argparse.Namespace) -> int:
     from refseg.apis.quickstart import quickstart
 
-    quickstart(config=args.config, work_dir=args.work_dir, data=args.data)
+    quickstart(config=args.config, work_dir=args.work_dir, data=args.data, processes=args.processes)
     return 0
 
 

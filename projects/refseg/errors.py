@@ -24,5 +24,9 @@ class CheckpointError(UserError):
     """A checkpoint that is missing, broken, or of another model."""
 
 
+class TrainingError(UserError):
+    """A training that ended early in another process."""
+
+
 class NonFiniteLossError(UserError):
     """Too many non-finite losses in a row."""

@@ -1,13 +1,25 @@
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from PIL import Image
 from pycocotools import mask as coco_mask
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-from refseg.apis.quickstart import example_cases, found_all, make_cases, mask_iou, quickstart
+from refseg.apis.quickstart import (
+    default_processes,
+    example_cases,
+    found_all,
+    make_cases,
+    mask_iou,
+    quickstart,
+    train_in_processes,
+)
+from refseg.errors import TrainingError, UsageError
 from refseg.evaluation.metrics import rows_of, truth_of
 from refseg.evaluation.protocols import get_protocol
 from refseg.evaluation.rows import Rows
@@ -23,6 +35,7 @@ def test_data_training_evaluation_and_report(tmp_path: Path, tiny_options: dict)
         work_dir=str(tmp_path / "work"),
         data=str(tmp_path / "data"),
         preset="tiny",
+        processes=2,
         cfg_options=tiny_options,
     )
     html = report.read_text()
@@ -42,6 +55,31 @@ def test_data_training_evaluation_and_report(tmp_path: Path, tiny_options: dict)
     assert (tmp_path / "work" / "metrics.json").is_file()
     with Image.open(tmp_path / "work" / "examples.png") as sheet:
         assert sheet.width > 900 and sheet.height > 300
+
+
+def test_processes_that_cannot_share_a_batch(tmp_path: Path) -> None:
+    cfg = Config(dict(train_dataloader=dict(batch_size=8)))
+    with pytest.raises(UsageError, match="8 images cannot be shared by 3 processes"):
+        train_in_processes(cfg, 3)
+
+
+def test_what_went_wrong_in_a_process_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> Callable:
+        failure = ProcessFailure(local_rank=1, pid=1, exitcode=1, error_file="none")
+        failure.message = {"message": "DataError: no such file: nothing"}
+        raise ChildFailedError("train", {1: failure})
+
+    monkeypatch.setattr("refseg.apis.quickstart.elastic_launch", fails)
+    cfg = Config(dict(train_dataloader=dict(batch_size=8)))
+    with pytest.raises(TrainingError, match="in process 1 of 2: DataError: no such file: nothing"):
+        train_in_processes(cfg, 2)
+
+
+@pytest.mark.parametrize(("cores", "batch_size", "processes"), [(1, 8, 1), (2, 8, 2), (3, 8, 2), (64, 8, 4), (2, 3, 1)])
+def test_default_processes(monkeypatch: pytest.MonkeyPatch, cores: int, batch_size: int, processes: int) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(cores), raising=False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert default_processes(batch_size) == processes
 
 
 def _masks() -> torch.Tensor:

@@ -9,10 +9,10 @@ model = dict(
     decoder=dict(
         type='ObjectTextDecoder', num_queries=16, num_blocks=3, num_heads=4, ffn_dim=192, masked_attention=False
     ),
-    instances=dict(poa=0.1, unmatched=0.5, num_points=300),
+    instances=dict(poa=1.0, unmatched=0.5, num_points=112),
     aggregation='soft',
     no_target=dict(features='concat'),
     merged_weight=10.0,
     merged_dice_weight=10.0,
-    no_target_weight=1.0,
+    no_target_weight=3.0,
 )

@@ -6,20 +6,27 @@ The model is whatever config is given; the report is `refseg.visualization.write
 from __future__ import annotations
 
 import json
+import os
 import time
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from PIL import Image
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from refseg.apis.runner import RunOptions, build_runner, load_config, load_weights
 from refseg.datasets.images import read_image
 from refseg.datasets.masks import decode
 from refseg.datasets.refshapes import generate
+from refseg.errors import TrainingError, UsageError
 from refseg.evaluation.areas import union_rle
 from refseg.evaluation.breakdowns import breakdown
 from refseg.evaluation.metrics import rows_of, truth_of
@@ -41,6 +48,72 @@ def use_data_root(cfg: Config, root: str) -> None:
         for transform in dataset.pipeline:
             if transform.get("tokenizer", {}).get("word_list"):
                 transform.tokenizer.word_list = str(Path(root, Path(transform.tokenizer.word_list).name))
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What the report says of a training that may have been another process's."""
+
+    log_dir: Path
+    steps: int
+    seed: int
+
+
+def train_here(cfg: Config, **more: Any) -> Training:
+    """Trains in this process, one of those that a launcher started or alone."""
+    runner = build_runner(Config({**cfg.to_dict(), **more}, filename=cfg.filename))
+    runner.train()
+    return Training(Path(runner.log_dir), runner.iter, runner.seed)
+
+
+def train_in_processes(cfg: Config, processes: int) -> Training:
+    """Trains in processes that share each batch and this machine's cores. For a small model without a GPU, two
+    processes of one thread are faster than two threads of one process."""
+    if processes == 1:
+        return train_here(cfg)
+    batch_size = cfg.train_dataloader.batch_size
+    if batch_size % processes:
+        raise UsageError(
+            f"a batch of {batch_size} images cannot be shared by {processes} processes; --processes 1 works"
+        )
+    cfg = cfg.copy()
+    cfg.train_dataloader.batch_size = batch_size // processes
+    settings = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id="quickstart",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        start_method="spawn",
+        max_restarts=0,
+    )
+    threads = str(max(1, torch.get_num_threads() // processes))
+    os.environ |= dict(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)
+    try:
+        return elastic_launch(settings, _train_as_a_rank)(cfg)[0]
+    except ChildFailedError as error:  # its traceback has been printed
+        rank, failure = error.get_first_failure()
+        what = failure.message.get("message") if isinstance(failure.message, dict) else failure.message
+        raise TrainingError(f"training failed in process {rank} of {processes}: {what}") from None
+
+
+def _train_as_a_rank(cfg: Config) -> Training:
+    warnings.filterwarnings("ignore", message="Multi-processing start method")  # mmengine, of data workers
+    init_default_scope("refseg")
+    try:
+        return train_here(cfg, launcher="pytorch")
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def default_processes(batch_size: int) -> int:
+    """As many as there are cores, if they can share a batch; one where there is a GPU."""
+    if torch.cuda.is_available():
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(n for n in range(1, min(cores, batch_size // 2, 4) + 1) if batch_size % n == 0)
 
 
 def evaluate(runner: Runner, protocol: Protocol) -> tuple[list[ImageResult], Rows]:
@@ -166,9 +239,16 @@ def best_checkpoint(work_dir: Path) -> Path:
 
 
 def quickstart(
-    *, config: str, work_dir: str, data: str, preset: str = "mini", cfg_options: dict[str, Any] | None = None
+    *,
+    config: str,
+    work_dir: str,
+    data: str,
+    preset: str = "mini",
+    processes: int | None = None,
+    cfg_options: dict[str, Any] | None = None,
 ) -> Path:
-    """Makes RefShapes if it is not there, trains, evaluates the best checkpoint of val on test, writes the report."""
+    """Makes RefShapes if it is not there, trains, evaluates the best checkpoint of val on test, writes the report.
+    `processes`: that train, by default `default_processes`."""
     start = time.monotonic()
     print(f"1/4 data: RefShapes {preset} in {data}")
     generate(preset, data)
@@ -176,8 +256,8 @@ def quickstart(
     use_data_root(cfg, data)
 
     print(f"2/4 training {config} (log and TensorBoard files: {work_dir})")
+    training = train_in_processes(cfg, processes or default_processes(cfg.train_dataloader.batch_size))
     runner = build_runner(cfg)
-    runner.train()
     trained = time.monotonic()
 
     checkpoint = best_checkpoint(Path(work_dir))
@@ -188,7 +268,7 @@ def quickstart(
     metrics = protocol.score(rows)
 
     print("4/4 report")
-    scalars = Path(runner.log_dir) / "vis_data" / "scalars.json"
+    scalars = training.log_dir / "vis_data" / "scalars.json"
     report = Path(work_dir) / "report.html"
     cases = make_cases(results, rows, protocol)
     write_report(
@@ -199,9 +279,9 @@ def quickstart(
             "data set": f"RefShapes {preset}",
             "split": f"test: {len(results)} images, {len(rows)} expressions",
             "model": f"{type(runner.model).__name__}, {sum(p.numel() for p in runner.model.parameters()) / 1e6:.2f} M "
-            f"parameters, from random weights, {runner.iter} steps",
+            f"parameters, from random weights, {training.steps} steps",
             "checkpoint": f"{checkpoint.name} (best on val)",
-            "seed": str(runner.seed),
+            "seed": str(training.seed),
             "training time": f"{trained - start:.0f} s with data",
         },
         metrics=metrics,

@@ -1,9 +1,10 @@
-"""Training machinery on mmengine's runner: loop, hooks, optimiser wrappers, visualisation backends."""
+"""Training machinery on mmengine's runner: loop, hooks, optimisers and their wrappers, visualisation backends."""
 
 from refseg.compat import allow_mmengine_checkpoints
 from refseg.engine.checkpoint import SafeCheckpointHook, latest_checkpoint
 from refseg.engine.hooks import ProgressBarHook, StepSeedHook, TextTruncationHook
 from refseg.engine.loop import ResumableTrainLoop
+from refseg.engine.muon import MuonAdamW, MuonConstructor
 from refseg.engine.nonfinite import GuardedAmpOptimWrapper, GuardedOptimWrapper, NonFiniteLossHook
 from refseg.engine.vis_backends import OptionalWandbBackend
 
@@ -12,6 +13,8 @@ allow_mmengine_checkpoints()
 __all__ = [
     "GuardedAmpOptimWrapper",
     "GuardedOptimWrapper",
+    "MuonAdamW",
+    "MuonConstructor",
     "NonFiniteLossHook",
     "OptionalWandbBackend",
     "ProgressBarHook",

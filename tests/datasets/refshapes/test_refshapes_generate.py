@@ -247,7 +247,9 @@ def test_unknown_preset(tmp_path):
 def test_mini_is_what_it_promises():
     mini = PRESETS["mini"]
     assert mini.images == {"train": 2400, "val": 101, "test": 101, "testA": 51, "testB": 51}
-    assert mini.images["train"] * mini.expressions.per_image == 14400
+    assert mini.expressions_of("train").per_image == 18 and mini.expressions_of("val").per_image == 6
+    assert len(make_sample(mini, "train", 3).expressions) == 18
+    assert len(make_sample(mini, "test", 3).expressions) == 6
 
 
 def test_command_line(tmp_path, capsys):

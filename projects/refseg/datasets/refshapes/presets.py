@@ -1,13 +1,13 @@
 """The named data sets that RefShapes can generate. A new one is an entry in ``_PRESETS``; no code asks for names."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from refseg.datasets.refshapes.grammar import ExpressionSpec
 from refseg.datasets.refshapes.rules import Pair, Rule
 from refseg.datasets.refshapes.scene import SceneSpec
 
-GENERATOR_VERSION = 2  # raise it with every change that alters pixels, masks or texts of any preset
+GENERATOR_VERSION = 3  # raise it with every change that alters pixels, masks or texts of any preset
 
 # Fixed numbers: they seed the images of a split. Never renumber; add at the end.
 SPLIT_IDS = {"train": 0, "val": 1, "test": 2, "testA": 3, "testB": 4, "heldout": 5}
@@ -37,6 +37,7 @@ class Preset:
     images: dict[str, int]  # split, one of SPLIT_IDS -> number of images
     scene: SceneSpec = field(default_factory=SceneSpec)
     expressions: ExpressionSpec = field(default_factory=ExpressionSpec)
+    train_per_image: int | None = None  # expressions per image of the split "train", in place of ``expressions``'s
     side_range: tuple[int, int] | None = None  # height and width vary in this range, in place of ``image_size``
     held_out: tuple[Pair, ...] = ()  # (colour, kind) seen in the split "heldout" only
 
@@ -44,7 +45,10 @@ class Preset:
         unknown = sorted(set(self.images) - set(SPLIT_IDS))
         if unknown:
             raise ValueError(f"preset {self.name!r}: no split {unknown[0]!r}; there are: {', '.join(SPLIT_IDS)}")
-        if max(self.images.values(), default=0) > MOST_IMAGES or self.expressions.per_image > 99:
+        if (
+            max(self.images.values(), default=0) > MOST_IMAGES
+            or max(self.expressions_of(split).per_image for split in ("train", "val")) > 99
+        ):
             raise ValueError(f"preset {self.name!r}: more than {MOST_IMAGES} images in a split or 99 texts per image")
         if "heldout" in self.images and not self.held_out:
             raise ValueError(f"preset {self.name!r}: the split 'heldout' needs held_out pairs")
@@ -55,6 +59,11 @@ class Preset:
         if split == "heldout":
             return Rule(wanted=self.held_out, distinct_anchors=distinct)
         return Rule(banned=self.held_out, kinds=REFERENT_KINDS.get(split, ()), distinct_anchors=distinct)
+
+    def expressions_of(self, split: str) -> ExpressionSpec:
+        if split == "train" and self.train_per_image is not None:
+            return replace(self.expressions, per_image=self.train_per_image)
+        return self.expressions
 
     def identity(self) -> dict[str, Any]:
         """What a folder on disk is recognised by, as JSON values."""
@@ -89,6 +98,7 @@ _PRESETS = (
         seed=2024,
         image_size=(96, 96),
         images={"train": 2400, "val": 101, "test": 101, "testA": 51, "testB": 51},
+        train_per_image=18,
     ),
     Preset(
         "base",

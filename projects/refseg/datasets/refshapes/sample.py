@@ -46,18 +46,18 @@ def make_sample(preset: Preset, split: str, index: int) -> Sample:
     if preset.side_range is not None:
         sides = stream_of(preset, split, index, SIZE)
         height, width = sides.between(*preset.side_range), sides.between(*preset.side_range)
-    rule = preset.rule(split)
+    rule, spec = preset.rule(split), preset.expressions_of(split)
     for attempt in range(100):
         stream = stream_of(preset, split, index, LAYOUT, attempt)
         scene, masks = drop_hidden(random_scene(height, width, preset.scene, stream, rule), preset.scene)
         if not scene.shapes or not rule.fits(scene):
             continue
         stream = stream_of(preset, split, index, WORDS, attempt)
-        expressions = make_expressions(scene, preset.expressions, stream, rule)
+        expressions = make_expressions(scene, spec, stream, rule)
         if expressions is not None:
             return Sample(f"{split}_{index:06d}", split, index, scene, masks, expressions)
     raise ValueError(
-        f"preset {preset.name!r}: 100 scenes for image {index} of {split} gave no {preset.expressions.per_image} "
+        f"preset {preset.name!r}: 100 scenes for image {index} of {split} gave no {spec.per_image} "
         "expressions; allow more shapes per scene or ask for fewer expressions"
     )
 

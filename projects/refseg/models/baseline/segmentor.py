@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refseg.models.layers import Attention, ResidualBlock, feed_forward, masked_mean
-from refseg.models.losses import dice_loss, mask_bce_loss
+from refseg.models.losses import covered_share, dice_loss, mask_bce_loss
 from refseg.models.segmentor import RefSegmentor
 from refseg.registry import MODELS
 from refseg.structures import Batch, Prediction
@@ -142,7 +142,7 @@ class QueryBaseline(RefSegmentor):
         return outputs[-1]
 
     def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
-        target = F.adaptive_avg_pool2d(batch.merged_masks()[:, None].float(), prediction.mask_logits.shape[-2:])[:, 0]
+        target = covered_share(batch.merged_masks(), prediction.mask_logits.shape[-2:])
         present = ~batch.no_target()
         layers = [*prediction.auxiliary, prediction]
         mask = sum(mask_bce_loss(p.mask_logits, target) for p in layers) / len(layers)

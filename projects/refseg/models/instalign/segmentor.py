@@ -14,7 +14,15 @@ from torch import Tensor
 from refseg.models.instalign.aggregation import InstanceAggregation, NoTargetPredictor
 from refseg.models.instalign.alignment import misalignment, word_attention
 from refseg.models.layers import Groups, PixelDecoder, QueryHeads, level_mask
-from refseg.models.losses import BlockOutput, InstanceWeights, Referents, dice_loss, instance_losses, mask_bce_loss
+from refseg.models.losses import (
+    BlockOutput,
+    InstanceWeights,
+    Referents,
+    covered_share,
+    dice_loss,
+    instance_losses,
+    mask_bce_loss,
+)
 from refseg.models.segmentor import RefSegmentor
 from refseg.registry import MODELS
 from refseg.structures import Batch, InstancePrediction, Prediction
@@ -136,7 +144,7 @@ class InstAlign(RefSegmentor):
     def _merged_losses(self, merged: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Eq. 6, of merged logits (E, h, w), at their size: a pixel's label is the share of it that is covered."""
         size = (merged.shape[-2], merged.shape[-1])
-        covered = F.adaptive_avg_pool2d(batch.merged_masks()[:, None].float(), size)[:, 0]
+        covered = covered_share(batch.merged_masks(), size)
         valid = level_mask(batch.pixel_mask, size)[batch.image_of] if batch.is_padded else None
         losses = {"loss_merged": self.loss_weights["merged"] * mask_bce_loss(merged, covered, valid)}
         if self.loss_weights["merged_dice"]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from refseg.models.layers import level_mask
 from refseg.models.lgformer.pixel_decoder import LanguageGuidedPixelDecoder
 from refseg.models.lgformer.prototype import MaskMerge, PrototypeGenerator, dot_products
-from refseg.models.losses import mask_bce_loss
+from refseg.models.losses import covered_share, mask_bce_loss
 from refseg.models.segmentor import RefSegmentor
 from refseg.registry import MODELS
 from refseg.structures import Batch, Prediction
@@ -79,6 +79,6 @@ class LGFormer(RefSegmentor):
 
     def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         size = (prediction.mask_logits.shape[-2], prediction.mask_logits.shape[-1])
-        covered = F.adaptive_avg_pool2d(batch.merged_masks()[:, None].float(), size)[:, 0]
+        covered = covered_share(batch.merged_masks(), size)
         valid = level_mask(batch.pixel_mask, size)[batch.image_of] if batch.is_padded else None
         return {"loss_mask": mask_bce_loss(prediction.mask_logits, covered >= 0.5, valid)}

@@ -7,6 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def covered_share(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Masks (n, H, W) bool -> (n, h, w): the share of each pixel of `size` that is covered."""
+    return F.adaptive_avg_pool2d(masks[:, None].float(), size)[:, 0]
+
+
 def mask_bce_loss(mask_logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
     """Mean binary cross-entropy over all pixels of all E maps, or over the `valid` ones; 0 when there is none.
     `target`: floats in 0..1; `valid`: bool, False on padding."""

@@ -17,7 +17,7 @@ from mmengine.dist import all_reduce
 from torch import Tensor
 
 from refseg.models.layers import Groups, level_mask
-from refseg.models.losses.functional import dice_per_map
+from refseg.models.losses.functional import covered_share, dice_per_map
 from refseg.models.losses.matching import Pairs, assign, finite_costs, pairwise_mask_costs
 from refseg.models.losses.points import random_points, sample_points, uncertain_points
 from refseg.structures import Batch
@@ -89,7 +89,7 @@ class Referents:
 
     def covered(self) -> Tensor:
         """(all instances, h, w): the share of each pixel of the mask features that an instance covers."""
-        return F.adaptive_avg_pool2d(self.masks[:, None].float(), self.size)[:, 0]
+        return covered_share(self.masks, self.size)
 
     def pair_groups(self, limit: int) -> Groups:
         """Pairs by row of the mask features, if every expression has at most `limit` of them."""
@@ -168,15 +168,19 @@ def instance_losses(
     pair_groups = referents.pair_groups(blocks[0].mask_embeds.shape[1])
     sums: dict[str, Tensor] = {}
     for block, pairs in zip(blocks, matched, strict=True):
-        losses = {"relevance": relevance_loss(block.relevance_logits, pairs, weights.unmatched) * number}
         if len(pairs.query):
             bce, dice = mask_losses(block, pairs, pair_groups, referents, weights.num_points)
-            losses |= dict(instance_mask=bce, instance_dice=dice)
-            losses["poa"] = block.misalignment[pairs.expression, pairs.query].float()
+            of_pairs = dict(
+                instance_mask=bce,
+                instance_dice=dice,
+                poa=block.misalignment[pairs.expression, pairs.query].float(),
+            )
         else:
             nothing = block.mask_embeds.sum() * 0 + referents.mask_feats.sum() * 0
-            losses |= dict(instance_mask=nothing, instance_dice=nothing, poa=block.misalignment.sum() * 0)
+            of_pairs = dict(instance_mask=nothing, instance_dice=nothing, poa=block.misalignment.sum() * 0)
+        losses = {name: value.sum() / number for name, value in of_pairs.items()}
+        losses["relevance"] = relevance_loss(block.relevance_logits, pairs, weights.unmatched)
         for name, value in losses.items():
-            sums[name] = sums.get(name, 0.0) + value.sum() / number / len(blocks)
+            sums[name] = sums.get(name, 0.0) + value / len(blocks)
     factors = dict(relevance=weights.relevance, instance_mask=weights.mask, instance_dice=weights.dice, poa=weights.poa)
     return {f"loss_{name}": factors[name] * value for name, value in sums.items() if factors[name]}, num_bad
