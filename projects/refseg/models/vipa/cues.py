@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from refseg.errors import ConfigError
 from refseg.structures import Batch
 
 
@@ -24,6 +25,10 @@ class Cues:
     global_cue: bool = True
     local_cues: bool = True
     without_words: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.without_words, str):
+            raise ConfigError(f"cues.without_words is a list of words, not {self.without_words!r}")
 
     @property
     def any(self) -> bool:
