@@ -18,7 +18,7 @@ from models.referring_checks import (
 )
 from refseg.errors import ConfigError
 from refseg.models import VIPA, RefSegmentor
-from refseg.structures import Prediction
+from refseg.structures import Batch, EncodedFeatures, Prediction, TextFeatures
 
 ABLATIONS = "vipa_ablations"
 CONFIGS = (
@@ -148,6 +148,31 @@ def test_losses_by_hand() -> None:
     found = model.losses(Prediction(torch.zeros(6, 16, 24), auxiliary=model(batch).auxiliary), batch)
     torch.testing.assert_close(found["loss_mask"], torch.tensor(2.0).log())
     torch.testing.assert_close(found["loss_dice"], torch.tensor(1 - 3073 / 6145))
+
+
+class OneLevel(torch.nn.Module):
+    """What an encoder must give, and no more: levels and words, here as a joint encoder (BEiT-3) has them, at one
+    stride and a row per expression."""
+
+    level_dims, word_dim = (12,), 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pixels, self.words = torch.nn.Conv2d(3, 12, 16, 16), torch.nn.Embedding(100, 8)
+
+    def forward(self, batch: Batch) -> tuple[EncodedFeatures, TextFeatures]:
+        level = self.pixels(batch.images)[batch.image_of]
+        mask = torch.ones(len(level), *level.shape[2:], dtype=torch.bool)
+        words = self.words(batch.tokens.ids)
+        return EncodedFeatures([level], [mask], (16,), None), TextFeatures(words, batch.tokens.word_mask, None)
+
+
+def test_any_encoder_of_levels_and_words_will_do() -> None:
+    torch.manual_seed(0)
+    model = VIPA(encoder=dict(type=OneLevel), num_heads=2, decoder=dict(width=8))
+    batch = prepared(model)
+    assert logits_of(model, batch).shape == (6, 4, 6)
+    assert {n for n in parameters_without_gradient(model, batch) if "key.bias" not in n} == set()
 
 
 # Explanations ---------------------------------------------------------------------------------------------------------
