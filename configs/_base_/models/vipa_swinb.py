@@ -15,7 +15,7 @@ model = dict(
     key_values='visual',
     num_heads=8,
     cues=dict(global_cue=True, local_cues=True),
-    generator=dict(joint_dim=512, ratio=0.3, temperature=1.0, refine=True, ffn_ratio=4),
+    generator=dict(joint_dim=512, ratio=0.3, temperature=1.0, noise=1.0, refine=True, ffn_ratio=4),
     decoder=dict(width=512, ffn_ratio=1),
     supervision=dict(mask=1.0, dice=1.0, relevance=1.0, scores='contrastive', relevant_share=0.0),
 )

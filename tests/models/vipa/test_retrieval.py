@@ -97,6 +97,11 @@ def test_training_draws_and_testing_does_not() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_without_noise_training_retrieves_what_testing_does() -> None:
+    module, scores = retrieval(noise=0.0), torch.rand(2, 3, 40)
+    assert torch.equal(module(scores, None).detach(), module.eval()(scores, None))
+
+
 def test_padding_is_never_retrieved() -> None:
     module, scores = retrieval(), torch.rand(2, 3, 40)
     valid = torch.rand(2, 40) > 0.5
@@ -112,3 +117,5 @@ def test_mistakes_are_refused() -> None:
             retrieval(ratio=ratio)
     with pytest.raises(ConfigError, match="temperature must be positive"):
         retrieval(temperature=0.0)
+    with pytest.raises(ConfigError, match="noise must not be negative"):
+        retrieval(noise=-1.0)

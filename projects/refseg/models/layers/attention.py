@@ -79,21 +79,13 @@ class Attention(nn.Module):
 
 
 class AttentionLayer(nn.Module):
-    """Reads `memory` (its own rows, for self-attention), then feed-forward; what is read, and what comes of it, is
-    added and the sum normalised, as in BERT."""
+    """Reads `memory` (its own rows, for self-attention), then feed-forward with GELU; what is read, and what comes of
+    it, is added and the sum normalised, as in BERT."""
 
-    def __init__(
-        self,
-        embed_dim: int,
-        num_heads: int,
-        ffn_dim: int,
-        *,
-        memory_dim: int | None = None,
-        activation: type[nn.Module] = nn.GELU,
-    ) -> None:
+    def __init__(self, embed_dim: int, num_heads: int, ffn_dim: int, *, memory_dim: int | None = None) -> None:
         super().__init__()
         self.read, self.norm_read = Attention(embed_dim, num_heads, memory_dim=memory_dim), nn.LayerNorm(embed_dim)
-        self.ffn = feed_forward(embed_dim, ffn_dim, activation=activation)
+        self.ffn = feed_forward(embed_dim, ffn_dim, activation=nn.GELU)
         self.norm_ffn = nn.LayerNorm(embed_dim)
 
     def forward(self, x: Tensor, memory: Tensor, valid: Tensor | None = None) -> Tensor:

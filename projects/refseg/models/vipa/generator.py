@@ -40,7 +40,7 @@ class VisualExpressionGenerator(BaseModule):
         retrieve: False is Table VI a without step 1, and b without cues: the pixels themselves, all of them, are the
             tokens that are refined. Eqs. 5-7 with M = 1 would be the other reading; all cues are the same then, and one
             token is nothing that attention could choose from.
-        joint_dim, ratio, temperature: see `TokenRetrieval`.
+        joint_dim, ratio, temperature, noise: see `TokenRetrieval`.
         refine: False is Table VI a without step 2: E_V is F_a.
         num_heads, ffn_ratio: of eqs. 6 and 7; not given.
     """
@@ -54,6 +54,7 @@ class VisualExpressionGenerator(BaseModule):
         joint_dim: int = 512,
         ratio: float = 0.3,
         temperature: float = 1.0,
+        noise: float = 1.0,
         refine: bool = True,
         num_heads: int = 8,
         ffn_ratio: int = 4,
@@ -61,7 +62,12 @@ class VisualExpressionGenerator(BaseModule):
         super().__init__()
         self.retrieval = (
             TokenRetrieval(
-                pixel_dim=pixel_dim, word_dim=word_dim, joint_dim=joint_dim, ratio=ratio, temperature=temperature
+                pixel_dim=pixel_dim,
+                word_dim=word_dim,
+                joint_dim=joint_dim,
+                ratio=ratio,
+                temperature=temperature,
+                noise=noise,
             )
             if retrieve
             else None
