@@ -218,17 +218,28 @@ class InstancePrediction(Movable):
 
 
 @dataclass(slots=True)
+class RegionPrediction(Movable):
+    """What each token drew from the image, at a coarse level: `scores` (E, L, h, w), and which places are `retrieved`
+    (E, L, h, w) bool."""
+
+    scores: Tensor
+    retrieved: Tensor
+
+
+@dataclass(slots=True)
 class Prediction(Movable):
     """What every model returns for E expressions, at any one resolution of the padded input.
 
     `mask_logits` (E, h, w): the merged mask. `no_target_logit` (E,) or None for models that cannot tell.
     `instances`: E entries, for models that tell instances apart. `auxiliary`: what only the model's loss reads.
+    `regions`: for models whose words retrieve places.
     """
 
     mask_logits: Tensor
     no_target_logit: Tensor | None = None
     instances: list[InstancePrediction] | None = None
     auxiliary: Any = None
+    regions: RegionPrediction | None = None
 
 
 @dataclass(slots=True)
@@ -245,13 +256,29 @@ class InstanceResult(Movable):
 
 
 @dataclass(slots=True)
+class WordRegions(Movable):
+    """Where in the image an expression and its words were found, on a grid of (h, w) cells, on the CPU.
+
+    `scores` (1 + W, h, w), `retrieved` (1 + W, h, w) bool. Row 0 is of the expression as a whole, row 1 + i of word i
+    of `text.split()`: of its tokens the highest score, and every cell that one of them retrieved. A word that was cut
+    off has scores of NaN and no cell. `extent`: rows and columns of the grid that the image covers, not always whole
+    ones; a pixel at y of an image of that height is in row floor(y / height * extent[0]).
+    """
+
+    scores: Tensor
+    retrieved: Tensor
+    extent: tuple[float, float]
+
+
+@dataclass(slots=True)
 class ImageResult(Movable):
     """Final answers for one image at its original size, one entry per expression.
 
     `masks` (K, height, width) bool: thresholded merged masks as the mask head gave them. `rejected` (K,) bool: the
     no-target rule says "nothing here". Protocols differ in how they combine the two; `final_masks()` is ours.
     `no_target_prob` (K,) or None. `mask_logits` (K, h, w) on the model's device, for an input of `input_size`: what
-    protocols that score on another grid begin from. `lazy_instances`: what `instances` is, or what makes it.
+    protocols that score on another grid begin from. `lazy_instances`, `lazy_regions`: what `instances` and `regions`
+    are, or what makes them.
     """
 
     meta: SampleMeta
@@ -262,6 +289,7 @@ class ImageResult(Movable):
     mask_logits: Tensor | None = None
     input_size: tuple[int, int] | None = None
     lazy_instances: list[list[InstanceResult]] | Callable[[], list[list[InstanceResult]]] | None = None
+    lazy_regions: list[WordRegions] | Callable[[], list[WordRegions]] | None = None
 
     @property
     def instances(self) -> list[list[InstanceResult]] | None:
@@ -270,6 +298,13 @@ class ImageResult(Movable):
         if callable(self.lazy_instances):
             self.lazy_instances = self.lazy_instances()
         return self.lazy_instances
+
+    @property
+    def regions(self) -> list[WordRegions] | None:
+        """One per expression; None from models whose words retrieve nothing. Made when this is first asked for."""
+        if callable(self.lazy_regions):
+            self.lazy_regions = self.lazy_regions()
+        return self.lazy_regions
 
     def final_masks(self) -> Tensor:
         """(K, height, width) bool: the masks, empty where the expression is rejected."""

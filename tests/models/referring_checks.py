@@ -50,7 +50,8 @@ def only(batch: Batch, expression: int) -> Batch:
 
 def with_padded_words(batch: Batch, number: int = 4) -> Batch:
     ids, mask = (F.pad(tensor, (0, number)) for tensor in (batch.tokens.ids, batch.tokens.word_mask))
-    return replace(batch, tokens=replace(batch.tokens, ids=ids, word_mask=mask))
+    word_of = F.pad(batch.tokens.word_of, (0, number), value=-1)
+    return replace(batch, tokens=replace(batch.tokens, ids=ids, word_mask=mask, word_of=word_of))
 
 
 def padded_images(batch: Batch, height: int, width: int) -> Batch:

@@ -10,7 +10,7 @@ from models.referring_checks import logits_of, padded_images, prepared, tiny_mod
 from refseg.apis import load_config
 from refseg.apis.dummy import build_model
 from refseg.errors import ConfigError
-from refseg.models.lavt.decoder import Step
+from refseg.models.layers import JoinLevels
 from refseg.structures import Prediction
 
 
@@ -55,7 +55,7 @@ def test_the_loss_by_hand() -> None:
 
 def test_the_coarser_map_comes_first() -> None:
     """Without the weights of the first coarse_dim inputs, the coarse map does not matter."""
-    step = Step(4, 3, 8).eval()
+    step = JoinLevels(4, 3, 8, align_corners=True).eval()
     coarse, fine = torch.randn(1, 4, 2, 2), torch.randn(1, 3, 4, 4)
     before = step(coarse, fine)
     step.conv1.weight.data[:, :4] = 0

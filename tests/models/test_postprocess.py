@@ -18,9 +18,10 @@ from refseg.models.postprocess import (
     reject,
     restore_instances,
     restore_masks,
+    restore_regions,
     word_weights,
 )
-from refseg.structures import Batch, InstancePrediction, Prediction, SampleMeta, TextTokens
+from refseg.structures import Batch, InstancePrediction, Prediction, RegionPrediction, SampleMeta, TextTokens
 
 sizes = st.tuples(st.integers(1, 9), st.integers(1, 9))
 
@@ -307,3 +308,36 @@ def test_a_relevance_of_nan_counts() -> None:
     """So that metrics find it; comparisons with it are false."""
     (chosen,) = choose_instances([queries([0.1, math.nan, 0.9], [columns(c) for c in range(3)])], PostProcess())
     assert math.isnan(chosen.relevance[0]) and chosen.relevance[1:].tolist() == pytest.approx([0.9])
+
+
+# Regions --------------------------------------------------------------------------------------------------------------
+
+
+def test_regions_of_words_by_hand() -> None:
+    """Two places. "the doghouse x" has tokens [CLS] the dog house [SEP], x was cut off: the best score of dog and
+    house, what either retrieved, and nothing of x. The image fills half of the input's height and all of its width."""
+    scores = torch.tensor([[0.9, 0.1], [0.2, 0.3], [0.4, -0.5], [-0.1, 0.6], [0.7, 0.8]])[None, :, None]
+    retrieved = torch.tensor([[1, 0], [0, 1], [1, 0], [0, 1], [1, 1]])[None, :, None].bool()
+    one = SampleMeta("i", "i.png", (20, 80), (32, 64), ("e",), ("the doghouse x",))
+    word_of = torch.tensor([[-1, 0, 1, 1, -1]])
+    (found,) = restore_regions(RegionPrediction(scores, retrieved), word_of, input_size=(64, 64), meta=one)
+    assert found.scores.shape == (4, 1, 2) and found.extent == (0.5, 2.0)
+    torch.testing.assert_close(
+        found.scores[:, 0],
+        torch.tensor([[0.9, 0.1], [0.2, 0.3], [0.4, 0.6], [math.nan, math.nan]]),
+        equal_nan=True,
+    )
+    assert found.retrieved[:, 0].int().tolist() == [[1, 0], [0, 1], [1, 1], [0, 0]]
+
+
+def test_regions_are_made_when_asked_for_and_by_image() -> None:
+    """Expression k of 4, two of each image, has scores of k."""
+    batch = dummy_batch(shape=(8, 8), num_images=2, expressions_per_image=2, num_words=3)["batch"]
+    scores = torch.arange(4.0)[:, None, None, None].expand(4, 3, 2, 2)
+    prediction = Prediction(torch.zeros(4, 8, 8), regions=RegionPrediction(scores, scores > 1))
+    results = finish(prediction, batch, PostProcess())
+    assert all(callable(result.lazy_regions) for result in results)
+    assert [one.scores.unique().item() for result in results for one in result.regions] == [0, 1, 2, 3]
+    assert [one.retrieved.all().item() for one in results[1].regions] == [True, True]
+    unknown = replace(batch, tokens=replace(batch.tokens, word_of=None))
+    assert finish(prediction, unknown, PostProcess())[0].regions is None

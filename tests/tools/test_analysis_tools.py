@@ -6,11 +6,14 @@ import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
 from conftest import REPOSITORY
+from refseg.apis import RunOptions, load_config
+from refseg.apis.dummy import build_model
 from refseg.errors import UsageError
 from refseg.structures import Sample, SampleMeta
 
@@ -80,3 +83,27 @@ def test_samples_get_the_phrases_or_the_image_of_another() -> None:
     assert blinded.image is one.image
     changed = blind.other_image(one, other)
     assert changed.image is other.image and changed.token_ids == one.token_ids and changed.meta is one.meta
+
+
+def test_attention_is_measured_over_a_data_set(
+    refshapes_tiny: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    """The whole command, on 7 images and random weights: four stages and their mean, in print and in the file."""
+    entropy = tool("attention_entropy")
+    options = {
+        "test_dataloader.dataset.annotations.file": str(refshapes_tiny / "refshapes.jsonl"),
+        "test_dataloader.dataset.pipeline.2.tokenizer.word_list": str(refshapes_tiny / "words.txt"),
+    }
+    cfg = load_config("vipa_tiny_refshapes", RunOptions(cfg_options=options))
+    torch.save({"state_dict": build_model(cfg).state_dict()}, tmp_path / "model.pth")
+    for key in ("launcher", "work_dir"):
+        cfg.pop(key)
+    cfg.dump(tmp_path / "config.py")
+    arguments = [str(tmp_path / "config.py"), str(tmp_path / "model.pth"), "--split", "val"]
+    monkeypatch.setattr("sys.argv", ["attention_entropy.py", *arguments, "--json", str(tmp_path / "out.json")])
+    entropy.main()
+    rows = json.loads((tmp_path / "out.json").read_text())
+    assert list(rows) == ["stage 4", "stage 3", "stage 2", "stage 1", "mean"]
+    for row in rows.values():
+        assert 0 < row["over_tokens"] <= 1 and 0 < row["over_pixels"] <= 1
+    assert len(capsys.readouterr().out.splitlines()) == 5

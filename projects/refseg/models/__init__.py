@@ -2,17 +2,19 @@
 
 from refseg.models.baseline import QueryBaseline
 from refseg.models.encoders import ConvEncoder, FusedEncoder, SwinEncoder, TextEncoder
-from refseg.models.fusion import PWAM, VLBA
+from refseg.models.fusion import PWAM, VLBA, StagedCrossAttention
 from refseg.models.instalign import InstAlign, ObjectTextDecoder
 from refseg.models.lavt import LAVT
 from refseg.models.lgformer import LGFormer
 from refseg.models.preprocessor import ReferringDataPreprocessor
 from refseg.models.rela import RegionDecoder, ReLA
 from refseg.models.segmentor import RefSegmentor
+from refseg.models.vipa import VIPA
 
 __all__ = [
     "LAVT",
     "PWAM",
+    "VIPA",
     "VLBA",
     "ConvEncoder",
     "FusedEncoder",
@@ -24,6 +26,7 @@ __all__ = [
     "RefSegmentor",
     "ReferringDataPreprocessor",
     "RegionDecoder",
+    "StagedCrossAttention",
     "SwinEncoder",
     "TextEncoder",
 ]

@@ -16,7 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from refseg.errors import ConfigError
-from refseg.structures import Batch, ImageResult, InstancePrediction, InstanceResult, Prediction, SampleMeta
+from refseg.structures import (
+    Batch,
+    ImageResult,
+    InstancePrediction,
+    InstanceResult,
+    Prediction,
+    RegionPrediction,
+    SampleMeta,
+    WordRegions,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +177,27 @@ def _words_of(
     ]
 
 
+def restore_regions(
+    regions: RegionPrediction, word_of: Tensor, *, input_size: tuple[int, int], meta: SampleMeta
+) -> list[WordRegions]:
+    """Of an image's K expressions, from tokens to words. `word_of` (K, L): -1 is no word; the first token stands for
+    the whole expression."""
+    height, width = regions.scores.shape[-2:]
+    extent = (meta.content_size[0] / input_size[0] * height, meta.content_size[1] / input_size[1] * width)
+    scores, retrieved = regions.scores.float().cpu(), regions.retrieved.cpu()
+    results = []
+    for of_tokens, found, words, text in zip(scores, retrieved, word_of, meta.texts, strict=True):
+        rows = torch.where(words >= 0, words + 1, -1)
+        rows[0] = 0
+        of_text = rows >= 0
+        size = (1 + len(text.split()), height, width)
+        index = rows[of_text][:, None, None].expand(-1, height, width)
+        best = of_tokens.new_full(size, -math.inf).scatter_reduce(0, index, of_tokens[of_text], "amax")
+        chosen = of_tokens.new_zeros(size).scatter_reduce(0, index, found[of_text].to(of_tokens.dtype), "amax")
+        results.append(WordRegions(best.masked_fill(best == -math.inf, math.nan), chosen > 0, extent))
+    return results
+
+
 def finish(prediction: Prediction, batch: Batch, settings: PostProcess) -> list[ImageResult]:
     """One result per image of the batch, in order, with the image's expressions in their order."""
     input_size = tuple(batch.images.shape[-2:])
@@ -176,8 +206,8 @@ def finish(prediction: Prediction, batch: Batch, settings: PostProcess) -> list[
     chosen = word_of = None
     if settings.instances and prediction.instances:
         chosen = choose_instances(prediction.instances, settings)
-        tokens = batch.tokens
-        word_of = None if tokens.word_of is None else tokens.word_of.index_select(0, tokens.text_of).cpu()
+    if batch.tokens.word_of is not None and (chosen is not None or prediction.regions is not None):
+        word_of = batch.tokens.word_of.index_select(0, batch.tokens.text_of).cpu()
     results = []
     for image, (meta, truth) in enumerate(zip(batch.metas, batch.ground_truth, strict=True)):
         rows = (image_of == image).nonzero().flatten()
@@ -201,5 +231,9 @@ def finish(prediction: Prediction, batch: Batch, settings: PostProcess) -> list[
                 meta=meta,
                 settings=settings,
             )
-        results.append(ImageResult(meta, masks, rejected, prob, truth, logits, input_size, instances))
+        regions = None
+        if prediction.regions is not None and word_of is not None:
+            of_tokens = RegionPrediction(prediction.regions.scores[rows], prediction.regions.retrieved[rows])
+            regions = partial(restore_regions, of_tokens, word_of[rows], input_size=input_size, meta=meta)
+        results.append(ImageResult(meta, masks, rejected, prob, truth, logits, input_size, instances, regions))
     return results

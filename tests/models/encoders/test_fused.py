@@ -33,6 +33,8 @@ BERT = dict(
     ),
 )
 
+STAGED = dict(type="StagedCrossAttention", head_dim=8)
+
 
 def encoder(**settings: object) -> FusedEncoder:
     torch.manual_seed(0)
@@ -61,10 +63,10 @@ def test_without_fusion_nothing_is_gathered() -> None:
     assert features.per_expression().levels[0].shape[0] == 6
 
 
-@pytest.mark.parametrize("fusion", ["PWAM", "VLBA"])
+@pytest.mark.parametrize("fusion", [dict(type="PWAM"), dict(type="VLBA"), STAGED], ids=lambda fusion: fusion["type"])
 @pytest.mark.parametrize("first", [0, 2])
-def test_rows_are_images_until_the_first_fusion(fusion: str, first: int) -> None:
-    model = encoder(fusion=dict(type=fusion), fused_stages=tuple(range(first, 4)))
+def test_rows_are_images_until_the_first_fusion(fusion: dict, first: int) -> None:
+    model = encoder(fusion=fusion, fused_stages=tuple(range(first, 4)))
     rows = []
     run = model.vision.run_stage
     model.vision.run_stage = lambda stage, tokens, size: rows.append(len(tokens)) or run(stage, tokens, size)
@@ -111,6 +113,44 @@ def test_later_text_stages_see_fused_words() -> None:
             words = cut(batch)[1].word_feats
             alone = cut.text(batch.tokens).per_expression()[0]
         assert torch.allclose(words, alone, atol=1e-6) is same
+
+
+def test_words_and_pixels_meet_stage_by_stage() -> None:
+    """Text stage i + 1 gets words that have seen vision stage i: what enters vision stage 3 matters to none of the text
+    stages 0 to 3, and what enters vision stage 2 to text stage 3 alone."""
+    batch = batch_of()
+    text = {**BERT, "stages": (1, 1, 1, 1), "config": {**BERT["config"], "num_hidden_layers": 4}}
+    entering: list[list[torch.Tensor]] = []
+    for changed in (None, 3, 2):
+        model = encoder(text=text, fusion=STAGED)
+        entered: list[torch.Tensor] = []
+        run_text, run_vision = model.text.run_stage, model.vision.run_stage
+        model.text.run_stage = lambda stage, words, bias, run=run_text, kept=entered: (
+            kept.append(words) or run(stage, words, bias)
+        )
+        model.vision.run_stage = lambda stage, pixels, size, run=run_vision, which=changed: run(
+            stage, pixels + 1.0 * (stage == which) * pixels.flip(1), size
+        )
+        with torch.no_grad():
+            model(batch)
+        entering.append(entered)
+    same = [[torch.equal(*words) for words in zip(entering[0], other, strict=True)] for other in entering[1:]]
+    assert same == [[True, True, True, True], [True, True, True, False]]
+
+
+def test_late_fusion_shares_both_encoders() -> None:
+    """One fusion after all layers, in both directions: until then a row per image and per text."""
+    model = encoder(fusion={**STAGED, "updates_words": "always"}, fused_stages=(3,))
+    rows = []
+    run = model.vision.run_stage
+    model.vision.run_stage = lambda stage, tokens, size: rows.append(len(tokens)) or run(stage, tokens, size)
+    batch = batch_of()
+    with torch.no_grad():
+        features, text = model(batch)
+        alone = model.text(batch.tokens).per_expression()[0]
+    assert rows == [2] * 4 and features.image_of is None
+    assert not torch.allclose(text.word_feats, alone, atol=1e-3)
+    assert model.word_dim == 16 == text.word_feats.shape[-1]
 
 
 def test_fusions_and_decoders_are_told_what_is_padding() -> None:

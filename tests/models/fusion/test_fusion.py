@@ -1,10 +1,12 @@
-"""PWAM and VLBA against their equations, written out step by step."""
+"""PWAM, VLBA and staged cross-attention against their equations, written out step by step."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from refseg.models.fusion import PWAM, VLBA
+from refseg.errors import ConfigError
+from refseg.models.fusion import PWAM, VLBA, Fusion, StagedCrossAttention
 from refseg.models.fusion.base import instance_norm, softmax_over
 
 E, P, L, C, D = 2, 6, 4, 8, 5
@@ -63,10 +65,62 @@ def test_vlba_is_its_equations() -> None:
     torch.testing.assert_close(new_words, updated(words, word_response, vlba.word_update))
 
 
+def staged(**settings: object) -> StagedCrossAttention:
+    torch.manual_seed(0)
+    return StagedCrossAttention(**{"pixel_dim": C, "word_dim": D, "head_dim": 1, **settings})
+
+
+def test_staged_cross_attention_is_its_equations() -> None:
+    """Two heads of four channels, of pixels and of words."""
+    draw = torch.Generator().manual_seed(1)
+    fusion = staged(word_dim=8, head_dim=4)
+    pixels, _, mask = inputs()
+    words = torch.randn(E, L, 8, generator=draw)
+    query, key, value = normed(fusion.query(pixels)), fusion.key(words), fusion.value(words)
+    heads = []
+    for part in (slice(0, 4), slice(4, 8)):
+        scores = query[..., part] @ key[..., part].transpose(1, 2) / 4**0.5
+        heads.append(scores.masked_fill(~mask[:, None], -torch.inf).softmax(-1) @ value[..., part])
+    fused = F.gelu(fusion.project(pixels + normed(fusion.out(torch.cat(heads, -1)))))
+    level, onwards, new_words = fusion(pixels, words, word_mask=mask, pixel_mask=None)
+    torch.testing.assert_close(level, fused)
+    hidden = F.relu(fused @ fusion.gate[0].weight.T)
+    torch.testing.assert_close(onwards, pixels + torch.tanh(hidden @ fusion.gate[2].weight.T) * fused)
+    layer = fusion.words
+    seen = layer.norm_read(words + layer.read(words, onwards))
+    torch.testing.assert_close(new_words, layer.norm_ffn(seen + layer.ffn(seen)))
+
+
+def test_words_read_pixels_where_they_are_told_to() -> None:
+    """Between stages; after the last one too; never."""
+    pixels, words, mask = inputs()
+    for updates, feeds_next, same in (
+        ("between", True, False),
+        ("between", False, True),
+        ("always", False, False),
+        ("never", True, True),
+    ):
+        fusion = staged(updates_words=updates, feeds_next=feeds_next)
+        out = fusion(pixels, words, word_mask=mask, pixel_mask=None)
+        assert (out.words is words) is same
+        assert (out.pixels is pixels) is not feeds_next
+
+
+def test_staged_cross_attention_refuses_mistakes() -> None:
+    with pytest.raises(ConfigError, match="updates_words is one of between, always, never, not 'yes'"):
+        staged(updates_words="yes")
+    with pytest.raises(ConfigError, match="head_dim 3 does not divide 8 channels of pixels and 5 of words"):
+        staged(head_dim=3)
+
+
+def fusions() -> list[Fusion]:
+    return [PWAM(pixel_dim=C, word_dim=D), VLBA(pixel_dim=C, word_dim=D), staged()]
+
+
 def test_fusions_do_not_read_padding() -> None:
     """What padded pixels and words hold changes nothing at the others."""
     mask = torch.tensor([[True] * 4 + [False] * 2] * E)
-    for fusion in (PWAM(pixel_dim=C, word_dim=D), VLBA(pixel_dim=C, word_dim=D)):
+    for fusion in fusions():
         pixels, words, word_mask = inputs()
         first = fusion(pixels, words, word_mask=word_mask, pixel_mask=mask)
         pixels = pixels.masked_fill(~mask[..., None], 7.0)
@@ -78,7 +132,7 @@ def test_fusions_do_not_read_padding() -> None:
 
 def test_a_phrase_without_words_stays_finite() -> None:
     pixels, words, _ = inputs()
-    for fusion in (PWAM(pixel_dim=C, word_dim=D), VLBA(pixel_dim=C, word_dim=D)):
+    for fusion in fusions():
         out = fusion(pixels, words, word_mask=torch.zeros(E, L, dtype=torch.bool), pixel_mask=None)
         assert all(torch.isfinite(tensor).all() for tensor in out)
 

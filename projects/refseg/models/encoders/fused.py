@@ -73,6 +73,11 @@ class FusedEncoder(BaseModule):
         """Channels of the levels that come out."""
         return tuple(self.vision.dims[stage] for stage in self.out_stages)
 
+    @property
+    def word_dim(self) -> int:
+        """Channels of the words that come out."""
+        return self.text.embed_dim
+
     def forward(self, batch: Batch) -> tuple[EncodedFeatures, TextFeatures]:
         """Levels of `out_stages`, fine to coarse, and words, after all stages."""
         words, bias = self.text.embed(batch.tokens)  # (U, L, D)

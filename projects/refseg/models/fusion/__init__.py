@@ -2,6 +2,7 @@
 
 from refseg.models.fusion.base import Fused, Fusion
 from refseg.models.fusion.pwam import PWAM
+from refseg.models.fusion.staged import StagedCrossAttention
 from refseg.models.fusion.vlba import VLBA
 
-__all__ = ["PWAM", "VLBA", "Fused", "Fusion"]
+__all__ = ["PWAM", "VLBA", "Fused", "Fusion", "StagedCrossAttention"]

@@ -7,27 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-
-class Step(nn.Module):
-    """Eq. 9: twice a 3x3 convolution, BatchNorm, ReLU, on the upsampled coarser map joined with the finer level."""
-
-    def __init__(self, coarse_dim: int, fine_dim: int, out_dim: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(coarse_dim + fine_dim, out_dim, 3, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(out_dim)
-        self.conv2 = nn.Conv2d(out_dim, out_dim, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(out_dim)
-
-    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
-        coarse = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=True)
-        x = torch.cat([coarse, fine], 1)
-        x = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(self.norm2(self.conv2(x)))
+from refseg.models.layers import JoinLevels
 
 
 class LAVTDecoder(BaseModule):
@@ -41,7 +24,8 @@ class LAVTDecoder(BaseModule):
         hidden = level_dims[-1] // 2
         inputs = [level_dims[-1], *[hidden] * (len(level_dims) - 2)]
         self.steps = nn.ModuleList(
-            Step(coarse, fine, hidden) for coarse, fine in zip(inputs, reversed(level_dims[:-1]), strict=True)
+            JoinLevels(coarse, fine, hidden, align_corners=True)
+            for coarse, fine in zip(inputs, reversed(level_dims[:-1]), strict=True)
         )
         self.classify = nn.Conv2d(hidden, 2, 1)
 

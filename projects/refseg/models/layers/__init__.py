@@ -1,7 +1,7 @@
 """Parts that several models share: plain functions and thin modules."""
 
-from refseg.models.layers.attention import Attention, feed_forward, init_xavier, masked_mean, mlp
-from refseg.models.layers.convolution import ResidualBlock
+from refseg.models.layers.attention import Attention, AttentionLayer, feed_forward, init_xavier, masked_mean, mlp
+from refseg.models.layers.convolution import JoinLevels, ResidualBlock
 from refseg.models.layers.groups import Groups
 from refseg.models.layers.levels import flatten_levels, level_mask, split_levels
 from refseg.models.layers.masked_attention import readable_pixels
@@ -11,8 +11,10 @@ from refseg.models.layers.queries import DecodedQueries, QueryHeads
 
 __all__ = [
     "Attention",
+    "AttentionLayer",
     "DecodedQueries",
     "Groups",
+    "JoinLevels",
     "PixelDecoder",
     "PixelFeatures",
     "QueryHeads",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -41,16 +42,30 @@ class Attention(nn.Module):
     ) -> Tensor:
         """x (E, T, C), memory (E or B, S, C), valid (E, S) or (E, T, S): True where it may be read. Positions are added
         to what queries and keys are made of, and not to values."""
-        query = self.query(x if x_position is None else x + x_position)
-        query = query.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (E, heads, T, d)
-        key, value = self._key_value(memory, memory_position)  # (B, S, C) each
-        key, value = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (key, value))
+        query = self._heads(self.query(x if x_position is None else x + x_position))  # (E, heads, T, d)
+        key, value = (self._heads(t) for t in self._key_value(memory, memory_position))  # (B, heads, S, d) each
         if row_of is not None:
             key, value = key.index_select(0, row_of), value.index_select(0, row_of)
-        mask = valid if valid is None else valid[:, None] if valid.dim() == 3 else valid[:, None, None]
         dropout = self.dropout if self.training else 0.0
-        read = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        read = F.scaled_dot_product_attention(query, key, value, attn_mask=self._mask(valid), dropout_p=dropout)
         return self.out(read.transpose(1, 2).flatten(2))
+
+    def weights(self, x: Tensor, memory: Tensor, valid: Tensor | None = None) -> Tensor:
+        """(E, heads, T, S): with which `forward` sums values up, if no positions are given; to look at."""
+        query, key = self._heads(self.query(x)), self._heads(self._key_value(memory, None)[0])
+        scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
+        mask = self._mask(valid)
+        if mask is None:
+            return scores.softmax(-1)
+        return scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1) * mask
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    @staticmethod
+    def _mask(valid: Tensor | None) -> Tensor | None:
+        """(E, 1, T or 1, S)"""
+        return valid if valid is None else valid[:, None] if valid.dim() == 3 else valid[:, None, None]
 
     def _key_value(self, memory: Tensor, position: Tensor | None) -> tuple[Tensor, Tensor]:
         if position is None:
@@ -61,6 +76,22 @@ class Attention(nn.Module):
             self.key_value.bias.chunk(2),
         )
         return F.linear(memory + position, key_weight, key_bias), F.linear(memory, value_weight, value_bias)
+
+
+class AttentionLayer(nn.Module):
+    """Reads `memory` (its own rows, for self-attention), then feed-forward with GELU; what is read, and what comes of
+    it, is added and the sum normalised, as in BERT."""
+
+    def __init__(self, embed_dim: int, num_heads: int, ffn_dim: int, *, memory_dim: int | None = None) -> None:
+        super().__init__()
+        self.read, self.norm_read = Attention(embed_dim, num_heads, memory_dim=memory_dim), nn.LayerNorm(embed_dim)
+        self.ffn = feed_forward(embed_dim, ffn_dim, activation=nn.GELU)
+        self.norm_ffn = nn.LayerNorm(embed_dim)
+
+    def forward(self, x: Tensor, memory: Tensor, valid: Tensor | None = None) -> Tensor:
+        """x (E, T, C), memory (E, S, C), valid as in `Attention`."""
+        x = self.norm_read(x + self.read(x, memory, valid))
+        return self.norm_ffn(x + self.ffn(x))
 
 
 def feed_forward(embed_dim: int, ffn_dim: int, *, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:

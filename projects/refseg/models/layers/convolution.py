@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -21,3 +22,22 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.norm1(self.conv1(x)))
         return F.relu(self.norm2(self.conv2(out)) + self.shortcut(x))
+
+
+class JoinLevels(nn.Module):
+    """The coarser map upsampled and joined with the finer level, then twice a 3x3 convolution, BatchNorm, ReLU (LAVT,
+    eq. 9). `align_corners`: of the upsampling; LAVT's published code has True."""
+
+    def __init__(self, coarse_dim: int, fine_dim: int, out_dim: int, *, align_corners: bool = False) -> None:
+        super().__init__()
+        self.align_corners = align_corners
+        self.conv1 = nn.Conv2d(coarse_dim + fine_dim, out_dim, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(out_dim)
+        self.conv2 = nn.Conv2d(out_dim, out_dim, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_dim)
+
+    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        coarse = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=self.align_corners)
+        x = torch.cat([coarse, fine], 1)
+        x = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(x)))

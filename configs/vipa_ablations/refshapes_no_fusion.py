@@ -1,0 +1,3 @@
+# Table VII on RefShapes: without fusion, with VE. Four layers of words keep the size.
+_base_ = '../vipa_tiny_refshapes.py'
+model = dict(encoder=dict(fusion=None), word_layers=4)

@@ -1,0 +1,3 @@
+# Table VIII, row 1: scores are not supervised.
+_base_ = '../vipa_swinb_refcocoplus.py'
+model = dict(supervision=dict(scores=None))

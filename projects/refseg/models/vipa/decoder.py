@@ -1,0 +1,62 @@
+"""VIPA's segmentation decoder with visual informative part attention (section III-C, eq. 8).
+
+Letters: E expressions, T tokens of the key-value set, D channels of tokens, C channels of a stage, P = h * w pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from refseg.models.layers import AttentionLayer, JoinLevels
+
+
+class PartAttentionDecoder(BaseModule):
+    """From the coarsest level to the finest: pixels read the key-value set (eq. 8), are upsampled, and joined with the
+    encoder's next level. A linear layer makes the mask logits.
+
+    The paper does not say how levels are joined, nor how wide the decoder is: as in CrossVLT, by two 3x3 convolutions,
+    and half of the coarsest level's channels.
+
+    Args:
+        level_dims: channels of the encoder's levels, fine to coarse.
+        token_dim: D.
+        width: channels of all stages but the first.
+        num_heads: not given.
+        ffn_ratio: width of eq. 8's MLP, as a multiple of the stage's channels. At 1 the whole model's arithmetic comes
+            near the published one; at 4, BERT's, it is far above.
+    """
+
+    def __init__(
+        self, *, level_dims: Sequence[int], token_dim: int, width: int = 512, num_heads: int = 8, ffn_ratio: int = 1
+    ) -> None:
+        super().__init__()
+        dims = [level_dims[-1], *[width] * (len(level_dims) - 1)]
+        self.attention = nn.ModuleList(
+            AttentionLayer(dim, num_heads, ffn_ratio * dim, memory_dim=token_dim) for dim in dims
+        )
+        self.join = nn.ModuleList(
+            JoinLevels(coarse, fine, width) for coarse, fine in zip(dims[:-1], reversed(level_dims[:-1]), strict=True)
+        )
+        self.classify = nn.Linear(dims[-1], 1)
+
+    def forward(
+        self, levels: Sequence[Tensor], masks: Sequence[Tensor] | None, tokens: Tensor, token_mask: Tensor | None
+    ) -> Tensor:
+        """Levels (E, C_i, h_i, w_i), fine to coarse; their masks (E, h_i, w_i), None where no image is padded; tokens
+        (E, T, D); token_mask (E, T): True where there is one -> mask logits (E, h, w) at the finest level."""
+        if masks is not None:  # convolutions and upsampling shall find nothing in the padding
+            levels = [level * mask[:, None] for level, mask in zip(levels, masks, strict=True)]
+        x = levels[-1]
+        for number, attention in enumerate(self.attention):
+            level = len(levels) - 1 - number
+            if number:
+                x = self.join[number - 1](x, levels[level])
+            size = x.shape[-2:]
+            pixels = attention(x.flatten(2).transpose(1, 2), tokens, token_mask)  # (E, P, C)
+            x = pixels.transpose(1, 2).unflatten(2, size)
+            if masks is not None:
+                x = x * masks[level][:, None]
+        return self.classify(pixels)[..., 0].unflatten(1, size)

@@ -1,0 +1,99 @@
+"""Visual informative token retrieval (VIPA, section III-B, eqs. 1-3): which pixels each token of an expression draws.
+
+Letters: B rows of pixels (images, or expressions where words were fused before), E expressions, L tokens, P pixels (the
+paper's N), C channels of pixels, D of words, J of the joint space.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from refseg.errors import ConfigError
+from refseg.models.layers import Groups
+
+
+def top_share(scores: Tensor, ratio: float, valid: Tensor | None = None) -> Tensor:
+    """(E, L, P) bool: of each row of scores (E, L, P) the `ratio` of the valid pixels (E, P) with the highest scores,
+    rounded, and one at least. No valid pixel, none."""
+    most = max(1, round(ratio * scores.shape[-1]))
+    if valid is None:
+        chosen = torch.ones_like(scores[..., :most], dtype=torch.bool)
+    else:
+        scores = scores.masked_fill(~valid[:, None], -math.inf)
+        number = valid.sum(-1).double()
+        count = (number * ratio).round().clamp_min(1).minimum(number)[:, None, None]
+        chosen = (torch.arange(most, device=scores.device) < count).expand(*scores.shape[:-1], -1)  # (E, L, most)
+    order = scores.topk(most, -1).indices
+    return torch.zeros_like(scores, dtype=torch.bool).scatter(-1, order, chosen)
+
+
+def gumbel_like(scores: Tensor) -> Tensor:
+    """Noise of the standard Gumbel distribution, from PyTorch's global generator."""
+    return -torch.empty_like(scores).exponential_().clamp_min(torch.finfo(scores.dtype).tiny).log()
+
+
+def straight_through(
+    scores: Tensor, temperature: Tensor, noise: Tensor, ratio: float, valid: Tensor | None = None
+) -> Tensor:
+    """Eqs. 2 and 3: of perturbed scores (E, L, P) the top share as floats 0 and 1, whose gradient is that of
+    softmax((scores + noise) / temperature) over the valid pixels (E, P)."""
+    logits = (scores + noise) / temperature
+    if valid is not None:
+        logits = logits.masked_fill(~valid[:, None], torch.finfo(logits.dtype).min)
+    soft = logits.softmax(-1)
+    return top_share(logits.detach(), ratio, valid).to(soft.dtype) + (soft - soft.detach())
+
+
+class TokenRetrieval(BaseModule):
+    """Cosine scores of tokens and pixels in a joint space, and the pixels that each token retrieves.
+
+    Args:
+        joint_dim: J, which the paper does not give.
+        ratio: the paper's r (Fig. 4).
+        temperature: the first tau, which is learned as its logarithm, so that it stays positive. The paper gives none;
+            1 leaves the scores as they are.
+        noise: factor of the Gumbel noise, 1 in eq. 2. Beside cosines that is much: its standard deviation is 1.28. At 0
+            the best pixels are retrieved in training too.
+    """
+
+    def __init__(
+        self,
+        *,
+        pixel_dim: int,
+        word_dim: int,
+        joint_dim: int = 512,
+        ratio: float = 0.3,
+        temperature: float = 1.0,
+        noise: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if not 0 < ratio <= 1:
+            raise ConfigError(f"generator.ratio is a share of the pixels, above 0 and at most 1, not {ratio}")
+        if temperature <= 0:
+            raise ConfigError(f"generator.temperature must be positive, not {temperature}")
+        if noise < 0:
+            raise ConfigError(f"generator.noise must not be negative, is {noise}")
+        self.ratio, self.noise = ratio, noise
+        self.project_pixels = nn.Linear(pixel_dim, joint_dim)
+        self.project_words = nn.Linear(word_dim, joint_dim)
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
+
+    def scores(self, pixels: Tensor, words: Tensor, groups: Groups) -> Tensor:
+        """Eq. 1: pixels (B, P, C), words (E, L, D) -> cosines (E, L, P), not in half precision: 8 bits do not rank."""
+        pixels, words = self.project_pixels(pixels), self.project_words(words)
+        with torch.autocast(pixels.device.type, enabled=False):
+            pixels, words = (F.normalize(x if x.dtype == torch.float64 else x.float(), dim=-1) for x in (pixels, words))
+            return groups.dot(words, pixels.transpose(1, 2))
+
+    def forward(self, scores: Tensor, valid: Tensor | None) -> Tensor:
+        """Scores (E, L, P), valid (E, P) -> the mask M (E, L, P) of 0 and 1. Noise, and with it tau, are for training;
+        at test time M depends on the scores alone."""
+        if not self.training:
+            return top_share(scores, self.ratio, valid).to(scores.dtype)
+        noise = self.noise * gumbel_like(scores)
+        return straight_through(scores, self.log_temperature.exp(), noise, self.ratio, valid)

@@ -1,0 +1,149 @@
+"""VIPA (Cho et al., "Visual Informative Part Attention for Referring Image Segmentation").
+
+Letters: B images, E expressions, L tokens of the expression, P = h * w pixels of the coarsest level, C its channels, D
+channels of words, T tokens of the key-value set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from refseg.errors import ConfigError
+from refseg.models.layers import AttentionLayer, Groups, flatten_levels, level_mask
+from refseg.models.losses import dice_loss, mask_bce_loss
+from refseg.models.segmentor import RefSegmentor
+from refseg.models.vipa.cues import Cues, cue_mask
+from refseg.models.vipa.decoder import PartAttentionDecoder
+from refseg.models.vipa.generator import VisualExpression, VisualExpressionGenerator
+from refseg.models.vipa.supervision import RELEVANCE_LOSSES, Supervision, relevant_pixels
+from refseg.registry import MODELS
+from refseg.structures import Batch, EncodedFeatures, Prediction, RegionPrediction
+
+KeyValues = Literal["visual", "language"]
+
+
+@dataclass(slots=True)
+class ForLosses:
+    """`scores` (E, P): of the first token, or None where nothing is retrieved; `size`: (h, w)."""
+
+    scores: Tensor | None
+    size: tuple[int, int]
+
+
+@MODELS.register_module()
+class VIPA(RefSegmentor):
+    """Pixels read a key-value set made of the image's informative parts, which the words retrieve.
+
+    Loss: BCE and dice of the mask at the input's size, eq. 4 of the scores.
+
+    Args:
+        encoder: whatever gives levels, fine to coarse, and words, of `level_dims` and `word_dim` channels. The paper's
+            default is a `FusedEncoder` with `StagedCrossAttention`; Table VII has late fusion and none too.
+        key_values: what the decoder's keys and values are (Table V): "visual", the visual expression, or "language",
+            the encoder's words; those are "vanilla" or "advanced" by whether the encoder lets them read pixels.
+        word_layers: transformer layers of the words between encoder and retrieval. None in the paper's model; rows of
+            its tables that leave a part out have "more layers", to keep the size, of which nothing is told.
+        num_heads: of all attention outside of the encoder; not given.
+        cues: which tokens retrieve (`Cues`).
+        generator: arguments of `VisualExpressionGenerator`, without sizes, heads and `retrieve`.
+        decoder: arguments of `PartAttentionDecoder`, without sizes and heads.
+        supervision: weights and kind of the losses (`Supervision`).
+    """
+
+    config_groups: ClassVar[dict[str, type]] = {
+        **RefSegmentor.config_groups,
+        "cues": Cues,
+        "generator": VisualExpressionGenerator,
+        "decoder": PartAttentionDecoder,
+        "supervision": Supervision,
+    }
+
+    def __init__(
+        self,
+        *,
+        encoder: dict,
+        key_values: KeyValues = "visual",
+        word_layers: int = 0,
+        num_heads: int = 8,
+        cues: dict | None = None,
+        generator: dict | None = None,
+        decoder: dict | None = None,
+        supervision: dict | None = None,
+        data_preprocessor: dict | None = None,
+        postprocess: dict | None = None,
+    ) -> None:
+        super().__init__(data_preprocessor=data_preprocessor, postprocess=postprocess)
+        if key_values not in get_args(KeyValues):
+            raise ConfigError(f"key_values is one of {', '.join(get_args(KeyValues))}, not {key_values!r}")
+        self.cues, self.supervision = Cues(**(cues or {})), Supervision(**(supervision or {}))
+        retrieves = key_values == "visual" and self.cues.any
+        if key_values == "language" and (cues or generator):
+            raise ConfigError("key_values='language' has no visual expression: set cues and generator to None")
+        if self.supervision.scores is not None and not retrieves:
+            raise ConfigError("without retrieval there are no scores to supervise: set supervision.scores to None")
+        self.encoder = MODELS.build(encoder)
+        level_dims, word_dim = self.encoder.level_dims, self.encoder.word_dim
+        self.word_layers = nn.ModuleList(AttentionLayer(word_dim, num_heads, 4 * word_dim) for _ in range(word_layers))
+        self.generator = None
+        if key_values == "visual":
+            sizes = dict(pixel_dim=level_dims[-1], word_dim=word_dim, num_heads=num_heads)
+            self.generator = VisualExpressionGenerator(**(generator or {}), **sizes, retrieve=retrieves)
+        self.decoder = PartAttentionDecoder(
+            **(decoder or {}), level_dims=level_dims, token_dim=word_dim, num_heads=num_heads
+        )
+
+    def infer(self, batch: Batch) -> Prediction:
+        features, text = self.encoder(batch)
+        words, word_mask = text.per_expression()  # (E, L, D), (E, L)
+        for layer in self.word_layers:
+            words = layer(words, words, word_mask)
+        found = self._key_values(batch, features, words, word_mask)
+        features = features.per_expression()
+        masks = features.masks if batch.is_padded else None
+        logits = self.decoder(features.levels, masks, found.tokens, found.valid)  # (E, h, w) of the finest level
+        size = (features.levels[-1].shape[-2], features.levels[-1].shape[-1])
+        regions = None
+        if found.scores is not None and found.retrieved is not None and not self.training:
+            retrieved = (found.retrieved > 0.5) & found.valid[..., None]
+            regions = RegionPrediction(found.scores.unflatten(-1, size), retrieved.unflatten(-1, size))
+        scores = None if found.scores is None else found.scores[:, 0]
+        return Prediction(logits, regions=regions, auxiliary=ForLosses(scores, size))
+
+    def _key_values(
+        self, batch: Batch, features: EncodedFeatures, words: Tensor, word_mask: Tensor
+    ) -> VisualExpression:
+        """What pixels read, of words (E, L, D). Of images that expressions share, pixels are not copied here."""
+        if self.generator is None:
+            return VisualExpression(words, word_mask)
+        if not self.cues.any and features.image_of is not None:
+            raise ConfigError("neither the encoder's fusion nor cues: nothing in this model reads the words")
+        return self.generator(
+            flatten_levels(features.levels[-1:]),
+            features.masks[-1].flatten(1) if batch.is_padded else None,
+            words,
+            cue_mask(batch, word_mask, self.cues),
+            groups=Groups.of(batch, shared=features.image_of is not None),
+        )
+
+    def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
+        masks = batch.merged_masks()  # (E, H, W)
+        valid = batch.pixel_mask[batch.image_of] if batch.is_padded else None
+        logits = F.interpolate(
+            prediction.mask_logits[:, None].float(), size=masks.shape[-2:], mode="bilinear", align_corners=False
+        )[:, 0]
+        weights = self.supervision
+        losses = {"loss_mask": weights.mask * mask_bce_loss(logits, masks, valid)}
+        present = ~batch.no_target()
+        inside = logits if valid is None else logits.masked_fill(~valid, -30.0)
+        losses["loss_dice"] = weights.dice * dice_loss(inside[present], masks[present])
+        found: ForLosses = prediction.auxiliary
+        if found.scores is not None and weights.scores is not None:
+            relevant = relevant_pixels(masks, found.size, weights.relevant_share).flatten(1)
+            seen = None if valid is None else level_mask(valid, found.size).flatten(1)
+            relevance = RELEVANCE_LOSSES[weights.scores](found.scores, relevant, seen)
+            losses["loss_relevance"] = weights.relevance * relevance
+        return losses

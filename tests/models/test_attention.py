@@ -1,0 +1,30 @@
+"""Attention weights to look at, and the layer built on attention."""
+
+import torch
+import torch.nn.functional as F
+
+from refseg.models.layers import Attention, AttentionLayer
+
+VALID = torch.tensor([[True, True, False], [False, False, False]])
+
+
+def test_weights_are_those_that_values_are_summed_with() -> None:
+    """In both forms of the mask; a row that may read nothing has no weights, and reads zero."""
+    torch.manual_seed(0)
+    attention = Attention(8, 2, memory_dim=5)
+    x, memory = torch.randn(2, 4, 8), torch.randn(2, 3, 5)
+    value = attention.key_value(memory)[..., 8:].unflatten(-1, (2, 4)).transpose(1, 2)  # (E, heads, S, d)
+    for valid in (None, VALID, VALID[:, None].expand(-1, 4, -1)):
+        weights = attention.weights(x, memory, valid)
+        read = attention.out((weights @ value).transpose(1, 2).flatten(2))
+        torch.testing.assert_close(read, attention(x, memory, valid))
+        sums = torch.ones(2, 2, 4) if valid is None else torch.tensor([1.0, 0.0])[:, None, None].expand(-1, 2, 4)
+        torch.testing.assert_close(weights.sum(-1), sums)
+
+
+def test_a_layer_adds_and_normalises() -> None:
+    torch.manual_seed(0)
+    layer = AttentionLayer(8, 2, 16, memory_dim=5)
+    x, memory = torch.randn(2, 4, 8), torch.randn(2, 3, 5)
+    read = F.layer_norm(x + layer.read(x, memory, VALID), (8,))
+    torch.testing.assert_close(layer(x, memory, VALID), F.layer_norm(read + layer.ffn(read), (8,)))

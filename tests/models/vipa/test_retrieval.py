@@ -1,0 +1,121 @@
+"""Retrieval by hand: what is taken, what randomness does, and where gradients go."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from refseg.errors import ConfigError
+from refseg.models.layers import Groups
+from refseg.models.vipa.retrieval import TokenRetrieval, gumbel_like, straight_through, top_share
+
+SCORES = torch.tensor([[[0.1, 0.9, 0.5, -0.2, 0.7], [0.3, -0.1, 0.2, 0.8, 0.0]]])  # (1, 2, 5)
+
+
+def retrieval(**settings: float) -> TokenRetrieval:
+    torch.manual_seed(0)
+    return TokenRetrieval(pixel_dim=6, word_dim=5, joint_dim=4, **settings)
+
+
+def test_top_share_by_hand() -> None:
+    """40 % of 5 pixels are 2; 10 % are half a pixel, and one is the least; all of them are all."""
+    assert top_share(SCORES, 0.4).int().tolist() == [[[0, 1, 0, 0, 1], [1, 0, 0, 1, 0]]]
+    assert top_share(SCORES, 0.1).int().tolist() == [[[0, 1, 0, 0, 0], [0, 0, 0, 1, 0]]]
+    assert top_share(SCORES, 1.0).all()
+
+
+def test_a_share_is_of_the_pixels_that_are_image() -> None:
+    """Of pixels 0, 2 and 3 two thirds are taken; in the second row one of one, in the third none of none."""
+    valid = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
+    found = top_share(SCORES[:, :1].expand(3, -1, -1), 2 / 3, valid)
+    assert found.int().tolist() == [[[1, 0, 1, 0, 0]], [[0, 0, 0, 1, 0]], [[0, 0, 0, 0, 0]]]
+
+
+def test_where_nothing_is_padded_a_mask_of_padding_changes_nothing() -> None:
+    """For every number of pixels up to 60: counts of both ways are rounded alike."""
+    for pixels in range(1, 61):
+        scores = torch.randn(2, 3, pixels)
+        for ratio in (0.1, 0.3, 0.5, 0.8):
+            assert torch.equal(
+                top_share(scores, ratio), top_share(scores, ratio, torch.ones(2, pixels, dtype=torch.bool))
+            )
+
+
+def test_noise_is_gumbel() -> None:
+    """Mean 0.5772 (Euler's constant) and variance pi^2 / 6; the same from the same seed."""
+    torch.manual_seed(3)
+    noise = gumbel_like(torch.empty(100_000))
+    assert noise.mean().item() == pytest.approx(0.5772, abs=0.02)
+    assert noise.var().item() == pytest.approx(math.pi**2 / 6, rel=0.03)
+    torch.manual_seed(3)
+    assert torch.equal(noise, gumbel_like(torch.empty(100_000)))
+
+
+def test_forwards_it_is_the_mask_backwards_the_softmax() -> None:
+    """Values are 0 and 1; the gradient of sum(w M) is that of sum(w softmax((s + g) / tau)), for scores and tau."""
+    scores, tau = SCORES.double().requires_grad_(), torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    noise, weight = torch.randn(1, 2, 5, dtype=torch.float64), torch.randn(1, 2, 5, dtype=torch.float64)
+    mask = straight_through(scores, tau, noise, 0.4)
+    assert torch.equal(mask.detach(), top_share(scores.detach() + noise, 0.4).double())
+    got = torch.autograd.grad((weight * mask).sum(), (scores, tau))
+    wanted = torch.autograd.grad((weight * ((scores + noise) / tau).softmax(-1)).sum(), (scores, tau))
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+        assert one.abs().min() > 0
+
+
+def test_scores_are_cosines() -> None:
+    """Two expressions of one image, whose pixels are there once. Zeros have no direction: 0."""
+    module = retrieval()
+    pixels, words = torch.randn(1, 7, 6), torch.randn(2, 3, 5)
+    scores = module.scores(pixels, words, Groups([2], "cpu"))
+    wanted = torch.cosine_similarity(
+        module.project_words(words)[:, :, None], module.project_pixels(pixels)[:, None].expand(2, -1, -1, -1), -1
+    )
+    torch.testing.assert_close(scores, wanted)
+    torch.nn.init.zeros_(module.project_words.weight)
+    torch.nn.init.zeros_(module.project_words.bias)
+    assert not module.scores(pixels, words, Groups([2], "cpu")).any()
+
+
+def test_training_draws_and_testing_does_not() -> None:
+    """In training the mask depends on the seed; at test time on the scores alone, and nothing is drawn."""
+    module, scores = retrieval(ratio=0.3), torch.rand(2, 3, 40) * 0.1
+    masks = []
+    for seed in (1, 2, 1):
+        torch.manual_seed(seed)
+        masks.append(module(scores, None))
+    assert torch.equal(masks[0], masks[2]) and not torch.equal(masks[0], masks[1])
+    assert all(torch.equal(mask.detach().sum(-1), torch.full((2, 3), 12.0)) for mask in masks)
+    module.eval()
+    state = torch.get_rng_state()
+    assert torch.equal(module(scores, None), top_share(scores, 0.3).float())
+    module.log_temperature.data.fill_(3.0)
+    assert torch.equal(module(scores, None), top_share(scores, 0.3).float())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_without_noise_training_retrieves_what_testing_does() -> None:
+    module, scores = retrieval(noise=0.0), torch.rand(2, 3, 40)
+    assert torch.equal(module(scores, None).detach(), module.eval()(scores, None))
+
+
+def test_padding_is_never_retrieved() -> None:
+    module, scores = retrieval(), torch.rand(2, 3, 40)
+    valid = torch.rand(2, 40) > 0.5
+    scores = torch.where(valid[:, None], scores, 5.0)
+    for training in (True, False):
+        mask = module.train(training)(scores, valid)
+        assert not mask.masked_select(~valid[:, None]).any() and mask.detach().sum(-1).min() >= 1
+
+
+def test_mistakes_are_refused() -> None:
+    for ratio in (0.0, 1.1):
+        with pytest.raises(ConfigError, match="ratio"):
+            retrieval(ratio=ratio)
+    with pytest.raises(ConfigError, match="temperature must be positive"):
+        retrieval(temperature=0.0)
+    with pytest.raises(ConfigError, match="noise must not be negative"):
+        retrieval(noise=-1.0)

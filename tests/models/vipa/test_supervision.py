@@ -1,0 +1,44 @@
+"""Eq. 4 and its alternative by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from refseg.errors import ConfigError
+from refseg.models.vipa.supervision import RELEVANCE_LOSSES, Supervision, relevant_pixels, threshold_loss
+
+SCORES = torch.tensor([[0.5, -0.25, 0.75, -1.0]])
+RELEVANT = torch.tensor([[True, True, False, False]])
+
+
+def test_relevant_pixels_by_hand() -> None:
+    """Of a 4 x 4 mask in pixels of 2 x 2: 1, 0, 2 and 4 of the four are mask."""
+    mask = torch.tensor([[[1, 0, 0, 0], [0, 0, 0, 0], [1, 0, 1, 1], [1, 0, 1, 1]]], dtype=torch.bool)
+    assert relevant_pixels(mask, (2, 2), 0.0).int().tolist() == [[[1, 0], [1, 1]]]
+    assert relevant_pixels(mask, (2, 2), 0.5).int().tolist() == [[[0, 0], [0, 1]]]
+
+
+def test_contrastive_loss_is_eq_4() -> None:
+    """-log s(0.5), -log s(-0.25), -log(1 - s(0.75)), -log(1 - s(-1)); log s(x) = -softplus(-x)."""
+    wanted = F.softplus(torch.tensor([-0.5, 0.25, 0.75, -1.0]))
+    contrastive = RELEVANCE_LOSSES["contrastive"]
+    torch.testing.assert_close(contrastive(SCORES, RELEVANT), wanted.mean())
+    valid = torch.tensor([[True, True, True, False]])
+    torch.testing.assert_close(contrastive(SCORES, RELEVANT, valid), wanted[:3].mean())
+
+
+def test_threshold_loss_by_hand() -> None:
+    """0.5 and -1 are on their right side; -0.25 and 0.75 are off by as much."""
+    assert threshold_loss(SCORES, RELEVANT).item() == pytest.approx(1.0 / 4)
+    valid = torch.tensor([[True, True, False, False]])
+    assert threshold_loss(SCORES, RELEVANT, valid).item() == pytest.approx(0.25 / 2)
+    assert threshold_loss(SCORES, RELEVANT, torch.zeros_like(valid)).item() == 0.0
+
+
+def test_mistakes_are_refused() -> None:
+    with pytest.raises(ConfigError, match="one of contrastive, direct and None, not 'none'"):
+        Supervision(scores="none")
+    with pytest.raises(ConfigError, match="relevant_share"):
+        Supervision(relevant_share=1.0)

@@ -1,0 +1,326 @@
+"""VIPA: rows of its tables, and what must hold for every model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from models.referring_checks import (
+    logits_of,
+    only,
+    padded_images,
+    parameters_without_gradient,
+    prepared,
+    tiny_model,
+    with_padded_words,
+)
+from refseg.errors import ConfigError
+from refseg.models import VIPA, RefSegmentor
+from refseg.structures import Batch, EncodedFeatures, Prediction, TextFeatures
+
+ABLATIONS = "vipa_ablations"
+CONFIGS = (
+    "vipa_swinb",
+    "vipa_tiny_refshapes",
+    f"{ABLATIONS}/table5_vanilla",
+    f"{ABLATIONS}/table6a_without_step_1",
+    f"{ABLATIONS}/table7_no_fusion",
+    f"{ABLATIONS}/table7_late_fusion",
+)
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def model(request: pytest.FixtureRequest) -> RefSegmentor:
+    return tiny_model(request.param)
+
+
+# The tables -----------------------------------------------------------------------------------------------------------
+
+
+def losses(config: str) -> set[str]:
+    model = tiny_model(config)
+    model.train()
+    return set(model(prepared(model), mode="loss"))
+
+
+def test_rows_differ_in_their_losses() -> None:
+    mask = {"loss_mask", "loss_dice"}
+    for row in ("table5_advanced", "table6b_without_cues", "table8_without_supervision"):
+        assert losses(f"{ABLATIONS}/{row}") == mask
+    for row in ("table6a_without_step_2", "table6b_local", "table8_direct"):
+        assert losses(f"{ABLATIONS}/{row}") == mask | {"loss_relevance"}
+
+
+def test_rows_differ_in_what_they_are_made_of() -> None:
+    def built(row: str) -> VIPA:
+        return tiny_model(f"{ABLATIONS}/{row}")
+
+    def reading(model: VIPA) -> list[str]:
+        return [stage for stage, fusion in model.encoder.fusions.items() if fusion.words is not None]
+
+    default = tiny_model("vipa_swinb_refcocoplus")
+    assert reading(default) == ["0", "1", "2"] and default.generator.retrieval.ratio == 0.3
+    assert reading(built("table5_vanilla")) == [] and reading(built("table5_advanced")) == ["0", "1", "2"]
+    assert built("table5_vanilla").generator is None and built("table5_advanced").generator is None
+    assert built("table6a_without_step_1").generator.retrieval is None
+    assert built("table6a_without_step_2").generator.share is None
+    assert [built(f"fig4_ratio_{r}").generator.retrieval.ratio for r in (10, 50, 80)] == [0.1, 0.5, 0.8]
+    assert (built("table6b_global").cues.local_cues, built("table6b_local").cues.global_cue) == (False, False)
+    assert reading(built("table7_late_fusion")) == ["3"] and reading(built("table7_no_fusion")) == []
+    assert built("table7_late_fusion_without_ve").generator is None
+    assert built("table8_direct").supervision.scores == "direct"
+    assert built("table9_without_articles").cues.without_words == ("a", "an", "the")
+
+
+def test_cues_that_are_left_out_are_not_read() -> None:
+    """With [CLS] alone there is one token to read; the others may be anything."""
+    for row, kept in (("table6b_global", [True] + [False] * 4), ("table6b_local", [False] + [True] * 4)):
+        model = tiny_model(f"{ABLATIONS}/{row}").eval()
+        batch = prepared(model)
+        seen = []
+        handle = model.decoder.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[3]))
+        with torch.no_grad():
+            model(batch)
+        handle.remove()
+        assert seen[0].tolist() == [kept] * 6
+
+
+def test_articles_are_no_cues() -> None:
+    """Texts of one word, of which all tokens are part: of "the" nothing is left, of "dog" all."""
+    model = tiny_model(f"{ABLATIONS}/table9_without_articles").eval()
+    batch = prepared(model)
+    metas = [replace(meta, texts=("The", "dog", "an")) for meta in batch.metas]
+    with torch.no_grad():
+        retrieved = model(replace(batch, metas=metas)).regions.retrieved
+    assert retrieved.flatten(1).any(1).tolist() == [False, True, False] * 2
+
+
+@pytest.mark.parametrize("row", ["table5_advanced", "table6a_without_step_2", "table8_without_supervision"])
+def test_rows_train(row: str) -> None:
+    model = tiny_model(f"{ABLATIONS}/{row}")
+    assert {n for n in parameters_without_gradient(model, prepared(model)) if "key.bias" not in n} == set()
+
+
+# Retrieval inside the model -------------------------------------------------------------------------------------------
+
+
+def test_gradients_of_the_mask_loss_reach_scores_and_tau() -> None:
+    """Without eq. 4 nothing else could move the joint space and the temperature."""
+    model = tiny_model(f"{ABLATIONS}/table8_without_supervision", **{"encoder.vision.drop_path_rate": 0.0})
+    model.train()
+    batch = prepared(model)
+    kept = []
+    model.generator.retrieval.register_forward_pre_hook(
+        lambda _, args: (args[0].retain_grad(), kept.append(args[0]))[1]
+    )
+    model.parse_losses(model(batch, mode="loss"))[0].backward()
+    assert kept[0].grad.abs().sum() > 0
+    assert model.generator.retrieval.log_temperature.grad.abs() > 0
+
+
+def test_answers_do_not_depend_on_random_state() -> None:
+    model = tiny_model("vipa_swinb").eval()
+    batch = prepared(model)
+    answers = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        answers.append(logits_of(model, batch))
+    assert torch.equal(*answers)
+
+
+def test_training_depends_on_the_seed_alone() -> None:
+    model = tiny_model("vipa_tiny_refshapes").train()
+    batch = prepared(model)
+    found = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        found.append(model(batch, mode="loss")["loss_mask"].item())
+    assert found[0] == found[1] != found[2]
+
+
+def test_losses_by_hand() -> None:
+    """Logits 0: BCE is ln 2. Referents are the upper or the lower half of 64 x 96 pixels, or nothing: dice of the
+    former is 1 - (2 x 3072 x 0.5 + 1) / (6144 x 0.5 + 3072 + 1) = 1 - 3073 / 6145."""
+    model = tiny_model(f"{ABLATIONS}/table5_advanced").train()
+    batch = prepared(model)
+    found = model.losses(Prediction(torch.zeros(6, 16, 24), auxiliary=model(batch).auxiliary), batch)
+    torch.testing.assert_close(found["loss_mask"], torch.tensor(2.0).log())
+    torch.testing.assert_close(found["loss_dice"], torch.tensor(1 - 3073 / 6145))
+
+
+class OneLevel(torch.nn.Module):
+    """What an encoder must give, and no more: levels and words, here as a joint encoder (BEiT-3) has them, at one
+    stride and a row per expression."""
+
+    level_dims, word_dim = (12,), 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pixels, self.words = torch.nn.Conv2d(3, 12, 16, 16), torch.nn.Embedding(100, 8)
+
+    def forward(self, batch: Batch) -> tuple[EncodedFeatures, TextFeatures]:
+        level = self.pixels(batch.images)[batch.image_of]
+        mask = torch.ones(len(level), *level.shape[2:], dtype=torch.bool)
+        words = self.words(batch.tokens.ids)
+        return EncodedFeatures([level], [mask], (16,), None), TextFeatures(words, batch.tokens.word_mask, None)
+
+
+def test_any_encoder_of_levels_and_words_will_do() -> None:
+    torch.manual_seed(0)
+    model = VIPA(encoder=dict(type=OneLevel), num_heads=2, decoder=dict(width=8))
+    batch = prepared(model)
+    assert logits_of(model, batch).shape == (6, 4, 6)
+    assert {n for n in parameters_without_gradient(model, batch) if "key.bias" not in n} == set()
+
+
+# Explanations ---------------------------------------------------------------------------------------------------------
+
+
+def test_words_tell_where_they_were_found() -> None:
+    """64 x 96 pixels at stride 32 are 2 x 3 places, of which each token retrieves 2. The texts are of one word, to
+    which all five tokens belong: it has what any of tokens 1 to 4 has, the expression what token 0 has."""
+    model = tiny_model("vipa_swinb").eval()
+    batch = prepared(model)
+    with torch.no_grad():
+        regions = model(batch).regions
+        results = model(batch, mode="predict")
+    assert regions.scores.shape == regions.retrieved.shape == (6, 5, 2, 3)
+    assert regions.retrieved.flatten(2).sum(-1).eq(2).all()
+    assert len(results) == 2 and callable(results[1].lazy_regions)
+    found = results[1].regions
+    assert len(found) == 3 and found is results[1].regions
+    for row, one in enumerate(found, 3):
+        assert one.extent == (2.0, 3.0)
+        assert torch.equal(one.retrieved, torch.stack([regions.retrieved[row, 0], regions.retrieved[row, 1:].any(0)]))
+        assert torch.equal(one.scores, torch.stack([regions.scores[row, 0], regions.scores[row, 1:].amax(0)]))
+
+
+def test_models_without_retrieval_tell_nothing() -> None:
+    model = tiny_model(f"{ABLATIONS}/table5_advanced").eval()
+    assert model(prepared(model), mode="predict")[0].regions is None
+
+
+# What must hold for every model ---------------------------------------------------------------------------------------
+
+
+def test_every_trained_parameter_gets_a_gradient(model: RefSegmentor) -> None:
+    """But for biases of keys, which a softmax does not see."""
+    assert {n for n in parameters_without_gradient(model, prepared(model)) if "key.bias" not in n} == set()
+
+
+def test_many_phrases_at_once_equal_one_by_one(model: RefSegmentor) -> None:
+    batch = prepared(model)
+    together = logits_of(model, batch)
+    for expression in range(batch.num_expressions):
+        alone = logits_of(model, only(batch, expression))
+        torch.testing.assert_close(alone[0], together[expression], atol=1e-5, rtol=1e-4)
+
+
+def test_images_with_different_numbers_of_phrases(model: RefSegmentor) -> None:
+    """Two phrases of the first image, three of the second."""
+    batch = prepared(model)
+    meta = batch.metas[0]
+    fewer = replace(
+        batch,
+        image_of=batch.image_of[1:],
+        tokens=replace(batch.tokens, text_of=batch.tokens.text_of[1:]),
+        metas=[replace(meta, expression_ids=meta.expression_ids[1:], texts=meta.texts[1:]), batch.metas[1]],
+    )
+    torch.testing.assert_close(logits_of(model, fewer), logits_of(model, batch)[1:], atol=1e-5, rtol=1e-5)
+
+
+def test_images_are_encoded_once_where_nothing_is_fused_early() -> None:
+    """Two images with three phrases each."""
+    for row, wanted in (
+        ("table7_no_fusion", [2] * 4),
+        ("table7_late_fusion", [2] * 4),
+        ("table8_direct", [2, 6, 6, 6]),
+    ):
+        model = tiny_model(f"{ABLATIONS}/{row}").eval()
+        rows: list[int] = []
+        run = model.encoder.vision.run_stage
+        model.encoder.vision.run_stage = lambda stage, tokens, size, run=run, rows=rows: (
+            rows.append(len(tokens)) or run(stage, tokens, size)
+        )
+        logits_of(model, prepared(model))
+        assert rows == wanted
+
+
+def test_padded_words_change_nothing(model: RefSegmentor) -> None:
+    batch = prepared(model)
+    torch.testing.assert_close(
+        logits_of(model, batch), logits_of(model, with_padded_words(batch)), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_padded_pixels_change_nothing_after_the_encoder(model: RefSegmentor) -> None:
+    """Whatever the encoder says of the padding. (Convolutions and windows of encoders are not blind to it.)"""
+    batch = padded_images(prepared(model), 64, 64)
+    model.eval()
+    encode = model.encoder.forward
+
+    def dirty(batch: object) -> object:
+        features, text = encode(batch)
+        levels = [
+            level.masked_fill(~mask[:, None], 30.0) for level, mask in zip(features.levels, features.masks, strict=True)
+        ]
+        return replace(features, levels=levels), text
+
+    with torch.no_grad():
+        clean = model(batch)
+        model.encoder.forward = dirty
+        other = model(batch)
+    del model.encoder.forward
+    torch.testing.assert_close(clean.mask_logits, other.mask_logits, atol=1e-5, rtol=1e-4)
+    if clean.regions is not None:
+        assert torch.equal(clean.regions.retrieved, other.regions.retrieved)
+        assert not clean.regions.retrieved[..., -1].any()
+
+
+def test_the_words_matter(model: RefSegmentor) -> None:
+    batch = prepared(model)
+    other = replace(batch, tokens=replace(batch.tokens, text_of=batch.tokens.text_of.flip(0)))
+    assert not torch.allclose(logits_of(model, batch), logits_of(model, other), atol=1e-6)
+
+
+def test_no_target_and_padding_give_finite_losses(model: RefSegmentor) -> None:
+    batch = padded_images(prepared(model), 40, 64)
+    nothing = replace(batch, referents=[torch.zeros_like(refers) for refers in batch.referents])
+    model.train()
+    for name, loss in model(nothing, mode="loss").items():
+        assert torch.isfinite(loss), name
+
+
+def test_bfloat16_is_finite(model: RefSegmentor) -> None:
+    """And scores are not rounded to 8 bits. (Which pixels are best may change, and with it the answer.)"""
+    model.eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        prediction = model(prepared(model))
+    assert torch.isfinite(prediction.mask_logits).all()
+    assert prediction.regions is None or prediction.regions.scores.dtype is torch.float32
+
+
+@pytest.mark.slow
+def test_a_compiler_follows_the_whole_model() -> None:
+    """One graph, the same logits. (The backend only traces.)"""
+    model = tiny_model("vipa_swinb")
+    batch = prepared(model)
+    exact = logits_of(model, batch)
+    torch.compiler.reset()
+    with torch.no_grad():
+        traced = torch.compile(model, backend="eager", fullgraph=True)(batch).mask_logits
+    torch.testing.assert_close(traced, exact, atol=1e-5, rtol=1e-4)
+
+
+def test_mistakes_are_refused() -> None:
+    with pytest.raises(ConfigError, match="key_values is one of visual, language, not 'words'"):
+        tiny_model("vipa_swinb", key_values="words")
+    with pytest.raises(ConfigError, match="set cues and generator to None"):
+        tiny_model("vipa_swinb", key_values="language")
+    with pytest.raises(ConfigError, match=r"set supervision\.scores to None"):
+        tiny_model("vipa_swinb", **{"cues.global_cue": False, "cues.local_cues": False})
+    model = tiny_model(f"{ABLATIONS}/table6a_without_step_1", **{"encoder.fusion": None})
+    with pytest.raises(ConfigError, match="nothing in this model reads the words"):
+        model(prepared(model))
