@@ -128,7 +128,8 @@ def test_no_target_and_padding_give_finite_losses(model: ReLA, expressions: int)
     nothing = replace(batch, referents=[torch.zeros_like(refers) for refers in batch.referents])
     model.train()
     losses = model(nothing, mode="loss")
-    assert set(losses) == {"loss_mask", "loss_minimap", "loss_no_target"}
+    dice = {"loss_dice"} if model.dice_weight else set()
+    assert set(losses) == {"loss_mask", "loss_minimap", "loss_no_target"} | dice
     total = model.parse_losses(losses)[0]
     total.backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
@@ -314,6 +315,19 @@ def test_the_losses_by_hand() -> None:
     minimap = (3.3 * softplus(-1) + 5.4 * softplus(1)) / 8.7
     assert losses["loss_minimap"] == pytest.approx(0.5 * minimap, rel=1e-5)
     assert losses["loss_no_target"] == pytest.approx(0.5 * softplus(-3), rel=1e-5)
+
+
+def test_the_dice_loss_by_hand() -> None:
+    """Two expressions, the first of the upper half of 64 x 96, the second of nothing, which has no part in it; the right
+    third is padding, and has none either. Logit -2 on 64 x 64 pixels, of which half are mask."""
+    model = tiny_model("rela_swinb", dice_weight=2.0)
+    batch = padded_images(prepared(model, num_images=1, expressions_per_image=2), 64, 64)
+    batch.instance_masks[0][:, :, 64:] = False
+    logits = torch.full((2, 16, 24), -2.0)
+    prediction = Prediction(logits, torch.tensor([-3.0, 3.0]), auxiliary=torch.zeros(2, 9))
+    share = torch.tensor(-2.0).sigmoid().item()
+    dice = 1 - (2 * share * 2048 + 1) / (share * 4096 + 2048 + 1)
+    assert model.losses(prediction, batch)["loss_dice"].item() == pytest.approx(10 * dice, rel=1e-4)
 
 
 def test_no_target_is_weighted_by_class() -> None:

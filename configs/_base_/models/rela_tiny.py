@@ -1,5 +1,5 @@
 # ReLA for RefShapes, from random weights: few of everything. 6 x 6 regions of 16 pixels, about the size of its small
-# shapes; 10 x 10 would be finer than stride 8.
+# shapes; 10 x 10 would be finer than stride 8. Losses weigh as those of InstAlign do here: mask and dice 10, no-target 3.
 _base_ = 'conv_bert_tiny.py'
 model = dict(
     type='ReLA',
@@ -7,6 +7,9 @@ model = dict(
     embed_dim=96,
     mask_dim=32,
     pixel_decoder=dict(embed_dim=32, num_layers=1, num_heads=4, ffn_dim=64),
+    weight=10.0,
+    dice_weight=1.0,
+    no_target_weight=0.3,
     decoder=dict(num_queries=36, num_blocks=3, num_heads=4, ffn_dim=192),
     minimap_target='covered',  # regions of 16 pixels: what lies around their middle alone would miss small shapes
 )

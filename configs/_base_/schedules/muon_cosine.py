@@ -1,5 +1,5 @@
 # Muon for weights of linear maps and convolutions, AdamW for the rest, with warm-up and cosine decay: from random weights
-# (RefShapes) it needs about two thirds of AdamW's steps. A leaf sets lr and epochs.
+# (RefShapes) it needs half to three quarters of AdamW's steps. A leaf sets lr and epochs.
 _base_ = 'adamw_cosine.py'
 optim_wrapper = dict(
     constructor='MuonConstructor',

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from refseg.errors import ConfigError
 from refseg.models.layers import Groups, PixelDecoder, mlp
-from refseg.models.losses import weighted_bce_loss
+from refseg.models.losses import dice_loss, weighted_bce_loss
 from refseg.models.rela.decoder import RegionDecoder
 from refseg.models.rela.minimap import MINIMAPS, MinimapTarget
 from refseg.models.segmentor import RefSegmentor
@@ -68,6 +68,8 @@ class ReLA(RefSegmentor):
         embed_dim: C; mask_dim: D.
         class_weights: of outside and inside, for all three.
         weight, minimap_weight, no_target_weight: of the losses; published code.
+        dice_weight: of a dice loss of the masks of phrases that refer to something, times `weight`. ReLA has none; from
+            random weights, cross-entropy alone leaves masks empty for long (RefShapes; `InstAlign` has one there too).
         minimap_target: "truncated", as the published code labels regions, or "covered"; see `minimap.py`.
     """
 
@@ -89,6 +91,7 @@ class ReLA(RefSegmentor):
         weight: float = 5.0,
         minimap_weight: float = 0.1,
         no_target_weight: float = 0.1,
+        dice_weight: float = 0.0,
         minimap_target: MinimapTarget = "truncated",
         data_preprocessor: dict | None = None,
         postprocess: dict | None = None,
@@ -97,6 +100,7 @@ class ReLA(RefSegmentor):
         outside, inside = class_weights
         self.class_weights = (outside, inside)
         self.weight, self.minimap_weight, self.no_target_weight = weight, minimap_weight, no_target_weight
+        self.dice_weight = dice_weight
         if minimap_target not in MINIMAPS:
             raise ConfigError(f"minimap_target is one of {', '.join(MINIMAPS)}, not {minimap_target!r}")
         self.minimap_target = minimap_target
@@ -135,11 +139,16 @@ class ReLA(RefSegmentor):
         mask = weighted_bce_loss(logits, masks, self.class_weights, valid)
         minimap = weighted_bce_loss(prediction.auxiliary, self._minimaps(masks, batch), self.class_weights)
         no_target = weighted_bce_loss(prediction.no_target_logit, batch.no_target(), self.class_weights)
-        return {
+        losses = {
             "loss_mask": self.weight * mask,
             "loss_minimap": self.weight * self.minimap_weight * minimap,
             "loss_no_target": self.weight * self.no_target_weight * no_target,
         }
+        if self.dice_weight:
+            present = ~batch.no_target()
+            inside = logits if valid is None else logits.masked_fill(~valid, -30.0)
+            losses["loss_dice"] = self.weight * self.dice_weight * dice_loss(inside[present], masks[present])
+        return losses
 
     def _minimaps(self, masks: Tensor, batch: Batch) -> Tensor:
         """Masks (E, H, W) -> labels (E, N) of regions, which divide the image without its padding."""

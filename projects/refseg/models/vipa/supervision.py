@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from refseg.errors import ConfigError
-from refseg.models.losses import mask_bce_loss
+from refseg.models.losses import covered_share, mask_bce_loss
 
 RelevanceLoss = Literal["contrastive", "direct"]
 
@@ -43,7 +43,7 @@ class Supervision:
 
 def relevant_pixels(masks: Tensor, size: tuple[int, int], share: float) -> Tensor:
     """Masks (E, H, W) -> (E, h, w) bool: pixels of which more than `share` is mask."""
-    return F.adaptive_avg_pool2d(masks[:, None].float(), size)[:, 0] > share
+    return covered_share(masks, size) > share
 
 
 def threshold_loss(scores: Tensor, relevant: Tensor, valid: Tensor | None = None) -> Tensor:
