@@ -318,8 +318,8 @@ def test_the_losses_by_hand() -> None:
 
 
 def test_the_dice_loss_by_hand() -> None:
-    """Two expressions, the first of the upper half of 64 x 96, the second of nothing, which has no part in it; the right
-    third is padding, and has none either. Logit -2 on 64 x 64 pixels, of which half are mask."""
+    """Two expressions, the first of the upper half of 64 x 96, the second of nothing, which has no part in it; a
+    third on the right is padding, and has none either. Logit -2 on 64 x 64 pixels, of which half are mask."""
     model = tiny_model("rela_swinb", dice_weight=2.0)
     batch = padded_images(prepared(model, num_images=1, expressions_per_image=2), 64, 64)
     batch.instance_masks[0][:, :, 64:] = False
