@@ -1,7 +1,7 @@
 """Models: the segmentor base class, encoders, what fuses them, and one package per paper."""
 
 from refseg.models.baseline import QueryBaseline
-from refseg.models.encoders import ConvEncoder, FusedEncoder, SwinEncoder, TextEncoder
+from refseg.models.encoders import BEiT3Encoder, ConvEncoder, FusedEncoder, SwinEncoder, TextEncoder
 from refseg.models.fusion import PWAM, VLBA, StagedCrossAttention
 from refseg.models.instalign import InstAlign, ObjectTextDecoder
 from refseg.models.lavt import LAVT
@@ -16,6 +16,7 @@ __all__ = [
     "PWAM",
     "VIPA",
     "VLBA",
+    "BEiT3Encoder",
     "ConvEncoder",
     "FusedEncoder",
     "InstAlign",
