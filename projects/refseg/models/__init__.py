@@ -4,6 +4,7 @@ from refseg.models.baseline import QueryBaseline
 from refseg.models.encoders import BEiT3Encoder, ConvEncoder, FusedEncoder, SwinEncoder, TextEncoder
 from refseg.models.fusion import PWAM, VLBA, StagedCrossAttention
 from refseg.models.instalign import InstAlign, ObjectTextDecoder
+from refseg.models.latent_vg import LatentVG
 from refseg.models.lavt import LAVT
 from refseg.models.lgformer import LGFormer
 from refseg.models.preprocessor import ReferringDataPreprocessor
@@ -21,6 +22,7 @@ __all__ = [
     "FusedEncoder",
     "InstAlign",
     "LGFormer",
+    "LatentVG",
     "ObjectTextDecoder",
     "QueryBaseline",
     "ReLA",
