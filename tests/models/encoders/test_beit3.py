@@ -75,8 +75,23 @@ def test_a_layer_is_its_definition() -> None:
         ffn = of("ffn", way)
         hidden = F.gelu(ffn.widen(of("norm_ffn", way)(x)))
         wanted.append(x + ffn.narrow(ffn.norm(hidden)))
-    got = torch.cat(layer.feed_forward(layer.attend(streams, valid)), 1)[0]
-    torch.testing.assert_close(got, torch.stack(wanted))
+    for word_valid in (None, valid[:, None].expand(-1, 2, -1)):
+        got = torch.cat(layer.feed_forward(layer.attend(streams, valid, word_valid)), 1)[0]
+        torch.testing.assert_close(got, torch.stack(wanted))
+
+
+def test_words_may_read_less_than_pixels() -> None:
+    """The first word does not read the second, whatever that is; pixels and the second itself do."""
+    torch.manual_seed(0)
+    layer, valid = MultiwayLayer(8, 2, 12), torch.ones(1, 6, dtype=torch.bool)
+    word_valid = torch.ones(1, 2, 6, dtype=torch.bool)
+    word_valid[0, 0, 5] = False
+    pixels, words = torch.randn(1, 4, 8), torch.randn(1, 2, 8)
+    other = words.clone()
+    other[:, 1] = 3.0 * torch.randn(8)
+    one, two = (layer.attend(Streams(pixels, x), valid, word_valid) for x in (words, other))
+    torch.testing.assert_close(one.words[:, 0], two.words[:, 0])
+    assert not torch.allclose(one.pixels, two.pixels) and not torch.allclose(one.words[:, 1], two.words[:, 1])
 
 
 def test_positions_begin_at_the_third_row() -> None:

@@ -177,18 +177,23 @@ class BEiT3Encoder(BaseModule):
         valid = torch.cat([torch.ones_like(image[:, :1]), image, text], 1)
         return Streams(torch.cat([class_token + positions[:1], patches], 1), words), valid, size
 
-    def run(self, streams: Streams, valid: Tensor, between: Between | None = None) -> Streams:
-        """All layers and the last norm. `between(layer, streams)` is called after the attention of every layer."""
+    def run(
+        self, streams: Streams, valid: Tensor, *, word_valid: Tensor | None = None, between: Between | None = None
+    ) -> Streams:
+        """All layers and the last norm. `valid` (E, T): tokens that may be read; `word_valid` (E, L, T): by each word,
+        where that is not the same. `between(layer, streams)` is called after the attention of every layer."""
         for number in range(len(self.layers)):
+            arguments: Any = (number, streams, valid, word_valid, between)
             if self.checkpointing and torch.is_grad_enabled():
-                arguments: Any = (self._run_layer, number, streams, valid, between)
-                streams = checkpoint(*arguments, use_reentrant=False)
+                streams = checkpoint(self._run_layer, *arguments, use_reentrant=False)
             else:
-                streams = self._run_layer(number, streams, valid, between)
+                streams = self._run_layer(*arguments)
         return self.norm(streams)
 
-    def _run_layer(self, number: int, streams: Streams, valid: Tensor, between: Between | None) -> Streams:
-        streams = self.layers[number].attend(streams, valid)
+    def _run_layer(
+        self, number: int, streams: Streams, valid: Tensor, word_valid: Tensor | None, between: Between | None
+    ) -> Streams:
+        streams = self.layers[number].attend(streams, valid, word_valid)
         if between is not None:
             streams = between(number, streams)
         return self.layers[number].feed_forward(streams)

@@ -63,14 +63,21 @@ class MultiwayLayer(nn.Module):
         self.norm_ffn = Multiway(lambda: nn.LayerNorm(embed_dim))
         self.ffn = Multiway(lambda: FeedForward(embed_dim, ffn_dim))
 
-    def attend(self, streams: Streams, valid: Tensor | None) -> Streams:
-        """`valid` (E, T): True where a token may be read; None: all."""
+    def attend(self, streams: Streams, valid: Tensor, word_valid: Tensor | None = None) -> Streams:
+        """`valid` (E, T): True where a token may be read; `word_valid` (E, L, T): by each word, where that is not the
+        same."""
         normed = self.norm_attention(streams)
         query, key, value = (self._heads(project(normed)) for project in (self.query, self.key, self.value))
-        mask = None if valid is None else valid[:, None, None]  # (E, 1, 1, T)
-        read = F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
-        pixels, words = read.split([streams.pixels.shape[1], streams.words.shape[1]], 1)
-        return self._add(streams, self.out(self.norm_read(Streams(pixels, words))))
+        counts = [streams.pixels.shape[1], streams.words.shape[1]]
+        valid = valid[:, None, None]  # (E, 1, 1, T)
+        if word_valid is None:
+            read = F.scaled_dot_product_attention(query, key, value, attn_mask=valid)
+            parts = read.split(counts, 2)
+        else:  # a mask of all T times T would be far larger than these two
+            queries = zip(query.split(counts, 2), (valid, word_valid[:, None]), strict=True)
+            parts = [F.scaled_dot_product_attention(some, key, value, attn_mask=mask) for some, mask in queries]
+        read = Streams(*(part.transpose(1, 2).flatten(2) for part in parts))
+        return self._add(streams, self.out(self.norm_read(read)))
 
     def feed_forward(self, streams: Streams) -> Streams:
         return self._add(streams, self.ffn(self.norm_ffn(streams)))

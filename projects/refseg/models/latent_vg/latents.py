@@ -58,6 +58,9 @@ class LatentExpressions(BaseModule):
         drop_rates: p_i, which we have no text of. Here the shorter expression loses more.
         num_words: m, the tokenizer's `max_words`.
         temperature: of the Gumbel-softmax; not told. 1 leaves scores and noise as they are.
+        apart: each expression, the text's too, reads the image and itself, and only pixels read them all. It is not
+            told; if all read all, the subjects, which begin alike, stay alike by themselves, and there would be nothing
+            for the distributor to do but for the pixels' one.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class LatentExpressions(BaseModule):
         drop_rates: Sequence[float] = (0.4, 0.2),
         num_words: int = 20,
         temperature: float = 1.0,
+        apart: bool = True,
     ) -> None:
         super().__init__()
         if not lengths or min(lengths) < 1 or len(lengths) != len(drop_rates):
@@ -79,7 +83,7 @@ class LatentExpressions(BaseModule):
         if temperature <= 0:
             raise ConfigError(f"latents.temperature must be positive, not {temperature}")
         self.lengths, self.drop_rates = tuple(lengths), tuple(drop_rates)
-        self.num_words, self.temperature = num_words, temperature
+        self.num_words, self.temperature, self.apart = num_words, temperature, apart
         self.place_maps = nn.ModuleList(nn.Linear(num_words, length, bias=False) for length in lengths)
         self.score = nn.Linear(embed_dim, 1, bias=False)  # a softmax does not see a bias
 
@@ -98,6 +102,17 @@ class LatentExpressions(BaseModule):
             phi = place_map.weight[:, : words.shape[1]]  # (k_i, L)
             attributes.append(phi.to(words.dtype) @ (words * kept[..., None]))
         return Initial(subject, token, torch.cat(attributes, 1))
+
+    def readable(self, valid: Tensor, num_words: int, num_others: int) -> Tensor | None:
+        """(E, T', T) bool: which of all T tokens, of which `valid` (E, T) are real, each of the last T' may read: the
+        text's words, N subjects, K attributes, and others that belong to the text. None: what may be read at all."""
+        if not self.apart:
+            return None
+        expressions = [0] * num_words + [*range(1, 1 + len(self.lengths))]
+        expressions += [number for number, length in enumerate(self.lengths, 1) for _ in range(length)]
+        of = torch.tensor(expressions + [0] * num_others, device=valid.device)
+        same = F.pad(of[:, None] == of, (valid.shape[1] - len(of), 0), value=True)  # (T', T)
+        return valid[:, None] & same
 
     def _subject(self, words: Tensor, semantic: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
         allowed = torch.where(semantic.any(1, keepdim=True), semantic, word_mask)

@@ -55,7 +55,7 @@ class LatentVG(RefSegmentor):
     subjects are brought in line and their attributes get visual concepts. The mask is the mean of all expressions'
     masks.
 
-    All tokens read each other, and latent expressions pass the language experts, with positions of a text: subject
+    Latent expressions pass the language experts, with positions of a text: subject
     first, then attributes. A row whose path is dropped keeps what happens between attention and feed-forward.
 
     Args:
@@ -124,7 +124,10 @@ class LatentVG(RefSegmentor):
         between = None
         if self.distributor is not None or self.concepts is not None:
             between = partial(self._between, num_words=num_words, image=image)
-        streams = self.encoder.run(streams, valid, between)
+        word_valid = None
+        if self.latents is not None:
+            word_valid = self.latents.readable(valid, num_words, 0 if self.empty_token is None else 1)
+        streams = self.encoder.run(streams, valid, word_valid=word_valid, between=between)
         text, subjects, attributes, empty = self._parts(streams.words, num_words)
         found = Expressions(text[:, 0])
         vectors = text[:, :1]
