@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from conftest import REPOSITORY
 from models.referring_checks import (
     is_key_bias,
     logits_of,
@@ -17,6 +18,7 @@ from models.referring_checks import (
     tiny_model,
     with_padded_words,
 )
+from refseg.apis import load_config
 from refseg.errors import ConfigError
 from refseg.models import LatentVG, RefSegmentor
 
@@ -77,6 +79,15 @@ def test_rows_differ_in_their_losses() -> None:
     }.items():
         model = tiny_model(config).train()
         assert set(model(prepared(model), mode="loss")) == wanted
+
+
+def test_places_of_latent_expressions_are_those_of_the_tokenizer() -> None:
+    """phi has a column for each token that a text may have, in every config of the model."""
+    folder = REPOSITORY / "configs"
+    for file in (*folder.glob("latentvg_*.py"), *(folder / ABLATIONS).glob("*.py")):
+        cfg = load_config(str(file))
+        (text,) = (step for step in cfg.test_dataloader.dataset.pipeline if step["type"] == "LoadText")
+        assert cfg.model.latents is None or cfg.model.latents.num_words == text["tokenizer"]["max_words"], file
 
 
 # What happens between attention and feed-forward ----------------------------------------------------------------------
