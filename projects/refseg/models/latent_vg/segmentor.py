@@ -61,8 +61,7 @@ class LatentVG(RefSegmentor):
     Args:
         encoder: a `BEiT3Encoder` with the level of its patches alone.
         latents: arguments of `LatentExpressions`, without sizes; None is the paper's baseline, plain BEiT-3 with the
-        same
-            decoder.
+            same decoder.
         distributor: how subjects are brought in line (`distribute`); None leaves them.
         concepts: arguments of `VisualConceptInjector`, without sizes; None injects nothing.
         contrast: of the text with latent expressions (`Contrast`); None is none.
