@@ -1,7 +1,8 @@
 """Visual concept injector (Latent-VG): what the image shows of the target, shared out among attribute tokens.
 
 Letters: E expressions, P patches, K attribute tokens of all latent expressions, M concepts (the paper's N_c), C
-channels."""
+channels.
+"""
 
 from __future__ import annotations
 

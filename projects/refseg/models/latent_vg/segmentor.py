@@ -55,8 +55,8 @@ class LatentVG(RefSegmentor):
     subjects are brought in line and their attributes get visual concepts. The mask is the mean of all expressions'
     masks.
 
-    Latent expressions pass the language experts, with positions of a text: subject
-    first, then attributes. A row whose path is dropped keeps what happens between attention and feed-forward.
+    Latent expressions pass the language experts, with positions of a text: subject first, then attributes. A row whose
+    path is dropped keeps what happens between attention and feed-forward.
 
     Args:
         encoder: a `BEiT3Encoder` with the level of its patches alone.
