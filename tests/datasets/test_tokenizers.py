@@ -59,8 +59,43 @@ def test_a_tokenizer_folder(tmp_path: Path) -> None:
     assert TextTokenizer(pretrained=str(tmp_path))(["red"])[0] == [[2, 5, 3]]
 
 
+def spm_file(tmp_path: Path, *, model_type: int = 1) -> str:
+    """A SentencePiece model of a few pieces: three specials first, then pieces with scores."""
+    from transformers.convert_slow_tokenizer import import_protobuf
+
+    proto = import_protobuf().ModelProto()
+    proto.trainer_spec.model_type = model_type
+    pieces = ["<unk>", "<s>", "</s>", "▁", "▁the", "▁dog", "s", "d", "o", "g"]
+    for piece, kind, score in zip(pieces, (2, 3, 3, *[1] * 7), (0, 0, 0, -3, -1, -1, -2, -5, -5, -5), strict=True):
+        proto.pieces.add(piece=piece, score=score, type=kind)
+    file = tmp_path / "small.spm"
+    file.write_bytes(proto.SerializeToString())
+    return str(file)
+
+
+def test_sentencepiece_has_the_ids_of_xlm_r(tmp_path: Path) -> None:
+    """<s> 0, <pad> 1, </s> 2, <unk> 3; the file's pieces from its fourth on are 4, 5, ...: "_" 4, "_the" 5, "_dog" 6,
+    "s" 7. White space counts once. "x" is no piece: unknown, after "_"."""
+    tokenizer = TextTokenizer(sentencepiece=spm_file(tmp_path))
+    assert tokenizer.pad_id == 1
+    ids, word_of, _ = tokenizer(["the  dogs ", "dog x", ""])
+    assert ids == [[0, 5, 6, 7, 2], [0, 6, 4, 3, 2], [0, 2]]
+    assert word_of == [[-1, 0, 1, 1, -1], [-1, 0, 1, 1, -1], [-1, -1]]
+    assert len(tokenizer.tokenizer) == 4 + 7 + 1
+
+
+def test_sentencepiece_files_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"beit3\.spm, beside its weights"):
+        TextTokenizer(sentencepiece=str(tmp_path / "none.spm"))
+    with pytest.raises(DataError, match="of another kind than unigram"):
+        TextTokenizer(sentencepiece=spm_file(tmp_path, model_type=2))
+    (tmp_path / "text.spm").write_text("no model")
+    with pytest.raises(DataError, match="is no SentencePiece model"):
+        TextTokenizer(sentencepiece=str(tmp_path / "text.spm"))
+
+
 def test_bad_arguments_name_the_remedy(tmp_path: Path, word_file: str) -> None:
-    with pytest.raises(ValueError, match="either pretrained or word_list"):
+    with pytest.raises(ValueError, match="either pretrained or word_list or sentencepiece"):
         TextTokenizer()
     with pytest.raises(DataError, match="--allow-download"):
         TextTokenizer(pretrained="nobody/no-such-model")

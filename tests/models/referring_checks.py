@@ -63,6 +63,11 @@ def padded_images(batch: Batch, height: int, width: int) -> Batch:
     return replace(batch, pixel_mask=pixel_mask, images=batch.images * pixel_mask[:, None], metas=metas)
 
 
+def is_key_bias(name: str) -> bool:
+    """Biases of keys, which a softmax does not see; BEiT-3 has one for each stream."""
+    return name.endswith("bias") and "key" in name.split(".")
+
+
 def parameters_without_gradient(model: RefSegmentor, batch: Batch) -> set[str]:
     """Names of trained parameters that a training step leaves without a gradient, or with one of zeros."""
     model.train()

@@ -3,7 +3,9 @@ import math
 import pytest
 import torch
 
-from refseg.models.losses import dice_loss, mask_bce_loss, weighted_bce_loss
+from models.referring_checks import padded_images
+from refseg.apis.dummy import dummy_batch
+from refseg.models.losses import dice_loss, mask_bce_loss, merged_mask_losses, weighted_bce_loss
 
 
 def test_bce_by_hand() -> None:
@@ -42,3 +44,27 @@ def test_weighted_bce_by_hand() -> None:
     loss = weighted_bce_loss(torch.zeros(1, 2, 2), torch.tensor([[[True, False], [False, False]]]), (0.9, 1.1))
     assert loss.item() == pytest.approx(0.693147, abs=1e-5)
     assert weighted_bce_loss(torch.zeros(0, 2, 2), torch.zeros(0, 2, 2, dtype=torch.bool), (0.9, 1.1)).item() == 0
+
+
+def test_merged_masks_are_compared_at_the_inputs_size() -> None:
+    """Two phrases of 32 x 32 pixels, logits of 8 x 8: 0 everywhere, ln 2 each. The first refers to the upper half: dice
+    is 1 - (2 x 512 x 0.5 + 1) / (1024 x 0.5 + 512 + 1); the second to nothing, and has no dice. If the lower half is
+    padding, whatever is there, the first is 1 - 513 / (512 x 0.5 + 512 + 1)."""
+    batch = dummy_batch(shape=(32, 32), expressions_per_image=2)["batch"]
+    logits, masks = torch.zeros(2, 8, 8), batch.merged_masks()
+    bce, dice = merged_mask_losses(logits, masks, batch)
+    torch.testing.assert_close(bce, torch.tensor(2.0).log())
+    torch.testing.assert_close(dice, torch.tensor(1 - 513 / 1025))
+    logits[:, 5:] = 7.0
+    bce, dice = merged_mask_losses(logits, masks, padded_images(batch, 16, 32))
+    torch.testing.assert_close(bce, torch.tensor(2.0).log())
+    torch.testing.assert_close(dice, torch.tensor(1 - 513 / 769))
+
+
+def test_phrases_that_refer_to_nothing_have_no_dice() -> None:
+    batch = dummy_batch(shape=(32, 32), expressions_per_image=2)["batch"]
+    nothing = [torch.zeros_like(refers) for refers in batch.referents]
+    batch.referents = nothing
+    bce, dice = merged_mask_losses(torch.zeros(2, 8, 8), batch.merged_masks(), batch)
+    torch.testing.assert_close(bce, torch.tensor(2.0).log())
+    assert dice.item() == 0

@@ -85,25 +85,49 @@ def test_samples_get_the_phrases_or_the_image_of_another() -> None:
     assert changed.image is other.image and changed.token_ids == one.token_ids and changed.meta is one.meta
 
 
-def test_attention_is_measured_over_a_data_set(
-    refshapes_tiny: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
-) -> None:
-    """The whole command, on 7 images and random weights: four stages and their mean, in print and in the file."""
-    entropy = tool("attention_entropy")
+def run_with_random_weights(name: str, config: str, refshapes_tiny: Path, tmp_path: Path, monkeypatch: Any) -> dict:
+    """The whole command, on 7 images: what it writes into its file."""
     options = {
         "test_dataloader.dataset.annotations.file": str(refshapes_tiny / "refshapes.jsonl"),
         "test_dataloader.dataset.pipeline.2.tokenizer.word_list": str(refshapes_tiny / "words.txt"),
     }
-    cfg = load_config("vipa_tiny_refshapes", RunOptions(cfg_options=options))
+    cfg = load_config(config, RunOptions(cfg_options=options))
     torch.save({"state_dict": build_model(cfg).state_dict()}, tmp_path / "model.pth")
     for key in ("launcher", "work_dir"):
         cfg.pop(key)
     cfg.dump(tmp_path / "config.py")
     arguments = [str(tmp_path / "config.py"), str(tmp_path / "model.pth"), "--split", "val"]
-    monkeypatch.setattr("sys.argv", ["attention_entropy.py", *arguments, "--json", str(tmp_path / "out.json")])
-    entropy.main()
-    rows = json.loads((tmp_path / "out.json").read_text())
+    monkeypatch.setattr("sys.argv", [f"{name}.py", *arguments, "--json", str(tmp_path / "out.json")])
+    tool(name).main()
+    return json.loads((tmp_path / "out.json").read_text())
+
+
+def test_attention_is_measured_over_a_data_set(
+    refshapes_tiny: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    """Four stages and their mean, in print and in the file."""
+    rows = run_with_random_weights("attention_entropy", "vipa_tiny_refshapes", refshapes_tiny, tmp_path, monkeypatch)
     assert list(rows) == ["stage 4", "stage 3", "stage 2", "stage 1", "mean"]
     for row in rows.values():
         assert 0 < row["over_tokens"] <= 1 and 0 < row["over_pixels"] <= 1
     assert len(capsys.readouterr().out.splitlines()) == 5
+
+
+def test_latent_expressions_are_measured_over_a_data_set(
+    refshapes_tiny: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    """Untrained, a subject is a noun by chance: about one of the words is."""
+    found = run_with_random_weights(
+        "latent_expressions", "latentvg_tiny_refshapes", refshapes_tiny, tmp_path, monkeypatch
+    )
+    assert list(found) == ["among", "to_text", "subject", "chance"]
+    assert -1 <= found["among"] <= 1 and -1 <= found["to_text"] <= 1
+    assert 0 <= found["subject"] <= 1 and 0.1 < found["chance"] < 0.6
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_models_without_latent_expressions_are_refused(monkeypatch: Any) -> None:
+    latents, arguments = tool("latent_expressions"), ["latentvg_ablations/refshapes_baseline", "none.pth"]
+    monkeypatch.setattr("sys.argv", ["latent_expressions.py", *arguments])
+    with pytest.raises(SystemExit, match="refshapes_baseline has no latent expressions"):
+        latents.main()

@@ -16,6 +16,8 @@ from refseg.paths import data_path
 
 WORD = re.compile(r"\S+")  # finds what `str.split` finds
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+XLMR_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
+BEIT3 = "https://github.com/microsoft/unilm/tree/master/beit3"
 
 
 def downloads_allowed() -> bool:
@@ -49,11 +51,42 @@ def word_list_tokenizer(words: Sequence[str]) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL)
 
 
+def sentencepiece_tokenizer(path: str) -> Any:
+    """A fast tokenizer of a SentencePiece unigram model, with XLM-R's special tokens and ids, which BEiT-3 has too:
+    <s> 0, <pad> 1, </s> 2, <unk> 3, then the file's pieces without its own three specials, and <mask>."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+    from transformers.convert_slow_tokenizer import import_protobuf
+
+    file = data_path(path)
+    if not file.is_file():
+        raise DataError(f"SentencePiece model not found: {file}. BEiT-3's is beit3.spm, beside its weights: {BEIT3}")
+    content = import_protobuf().ModelProto()
+    try:
+        content.ParseFromString(file.read_bytes())
+    except Exception:  # protobuf's own DecodeError, wherever the installed version has it
+        raise DataError(f"{file} is no SentencePiece model") from None
+    if content.trainer_spec.model_type != 1:
+        raise DataError(f"{file} is a SentencePiece model of another kind than unigram, which XLM-R's is")
+    pieces = [(piece.piece, piece.score) for piece in content.pieces[3:]]
+    vocabulary = [*((token, 0.0) for token in XLMR_SPECIAL), *pieces, ("<mask>", 0.0)]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=XLMR_SPECIAL.index("<unk>"), byte_fallback=False))
+    if charsmap := content.normalizer_spec.precompiled_charsmap:
+        tokenizer.normalizer = normalizers.Precompiled(charsmap)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[(token, XLMR_SPECIAL.index(token)) for token in ("<s>", "</s>")]
+    )
+    special = dict(pad_token="<pad>", unk_token="<unk>", cls_token="<s>", sep_token="</s>", mask_token="<mask>")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+
+
 class TextTokenizer:
     """Tokens of phrases, cut at `max_words` tokens (special ones counted).
 
-    Either `pretrained` (hub name or folder) or `word_list` (file with a word per line). `keep_end`: a cut phrase keeps
-    its end token; False cuts it off as LAVT's and ReLA's code does, which their weights need.
+    One of `pretrained` (hub name or folder), `word_list` (file with a word per line) and `sentencepiece` (file of a
+    SentencePiece model, with XLM-R's ids). `keep_end`: a cut phrase keeps its end token; False cuts it off as LAVT's
+    and ReLA's code does, which their weights need.
     """
 
     def __init__(
@@ -61,17 +94,22 @@ class TextTokenizer:
         *,
         pretrained: str | None = None,
         word_list: str | None = None,
+        sentencepiece: str | None = None,
         max_words: int = 20,
         keep_end: bool = True,
     ) -> None:
-        if (pretrained is None) == (word_list is None):
-            raise ValueError("TextTokenizer needs either pretrained or word_list (and not both)")
+        if [pretrained, word_list, sentencepiece].count(None) != 2:
+            raise ValueError(
+                "TextTokenizer needs either pretrained or word_list or sentencepiece (and one of them only)"
+            )
         if max_words < 2:
             raise ValueError(f"TextTokenizer.max_words must be at least 2, not {max_words}")
         self.max_words = max_words
         self.keep_end = keep_end
         if word_list is not None:
             self.tokenizer = word_list_tokenizer(read_word_list(word_list))
+        elif sentencepiece is not None:
+            self.tokenizer = sentencepiece_tokenizer(sentencepiece)
         else:
             from transformers import AutoTokenizer
 

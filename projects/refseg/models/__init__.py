@@ -1,9 +1,10 @@
 """Models: the segmentor base class, encoders, what fuses them, and one package per paper."""
 
 from refseg.models.baseline import QueryBaseline
-from refseg.models.encoders import ConvEncoder, FusedEncoder, SwinEncoder, TextEncoder
+from refseg.models.encoders import BEiT3Encoder, ConvEncoder, FusedEncoder, SwinEncoder, TextEncoder
 from refseg.models.fusion import PWAM, VLBA, StagedCrossAttention
 from refseg.models.instalign import InstAlign, ObjectTextDecoder
+from refseg.models.latent_vg import LatentVG
 from refseg.models.lavt import LAVT
 from refseg.models.lgformer import LGFormer
 from refseg.models.preprocessor import ReferringDataPreprocessor
@@ -16,10 +17,12 @@ __all__ = [
     "PWAM",
     "VIPA",
     "VLBA",
+    "BEiT3Encoder",
     "ConvEncoder",
     "FusedEncoder",
     "InstAlign",
     "LGFormer",
+    "LatentVG",
     "ObjectTextDecoder",
     "QueryBaseline",
     "ReLA",

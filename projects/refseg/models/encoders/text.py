@@ -47,6 +47,15 @@ def text_config(model_type: str, **settings: Any) -> Any:
     return AutoConfig.for_model(model_type, **settings)
 
 
+def check_token_ids(tokens: TextTokens, vocab_size: int) -> None:
+    """An error for ids that the vocabulary does not have; on the CPU, where it costs little to ask."""
+    if not torch.compiler.is_compiling() and tokens.ids.device.type == "cpu" and int(tokens.ids.max()) >= vocab_size:
+        raise ValueError(
+            f"token id {int(tokens.ids.max())} in a text encoder with vocab_size {vocab_size}: the pipelines' "
+            "tokenizer and model.text_encoder do not belong together"
+        )
+
+
 def attention_bias(word_mask: Tensor, dtype: torch.dtype, *, causal: bool) -> Tensor:
     """(U, 1, L or 1, L): 0 where attention is allowed, the dtype's minimum elsewhere."""
     allowed = word_mask[:, None, None, :]
@@ -102,15 +111,7 @@ class TextEncoder(BaseModule):
 
     def embed(self, tokens: TextTokens) -> tuple[Tensor, Tensor]:
         """Embeddings (U, L, C) and the attention bias that every stage takes."""
-        if (
-            not torch.compiler.is_compiling()
-            and tokens.ids.device.type == "cpu"
-            and int(tokens.ids.max()) >= self.vocab_size
-        ):
-            raise ValueError(
-                f"token id {int(tokens.ids.max())} in a text encoder with vocab_size {self.vocab_size}: the pipelines' "
-                "tokenizer and model.text_encoder do not belong together"
-            )
+        check_token_ids(tokens, self.vocab_size)
         hidden = self.embeddings(input_ids=tokens.ids)
         return hidden, attention_bias(tokens.word_mask, hidden.dtype, causal=self.causal)
 

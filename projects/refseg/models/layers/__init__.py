@@ -1,7 +1,7 @@
 """Parts that several models share: plain functions and thin modules."""
 
 from refseg.models.layers.attention import Attention, AttentionLayer, feed_forward, init_xavier, masked_mean, mlp
-from refseg.models.layers.convolution import JoinLevels, ResidualBlock
+from refseg.models.layers.convolution import JoinLevels, ResidualBlock, upsampler
 from refseg.models.layers.groups import Groups
 from refseg.models.layers.levels import flatten_levels, level_mask, split_levels
 from refseg.models.layers.masked_attention import readable_pixels
@@ -29,4 +29,5 @@ __all__ = [
     "readable_pixels",
     "sine_position",
     "split_levels",
+    "upsampler",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 
@@ -41,3 +42,17 @@ class JoinLevels(nn.Module):
         x = torch.cat([coarse, fine], 1)
         x = F.relu(self.norm1(self.conv1(x)))
         return F.relu(self.norm2(self.conv2(x)))
+
+
+def upsampler(in_dim: int, out_dim: int, scale: int) -> nn.Module:
+    """Maps (E, C, h, w) at `scale` times the resolution, a power of two, by transposed 2x2 convolutions with LayerNorm
+    and GELU between them. Each place becomes places of its own, so that padding reaches nothing. At 1 a linear map of
+    the channels, or nothing where their number stays."""
+    doublings = scale.bit_length() - 1
+    if not doublings:
+        return nn.Identity() if in_dim == out_dim else nn.Conv2d(in_dim, out_dim, 1)
+    layers: list[nn.Module] = []
+    for number in range(doublings):
+        layers += [LayerNorm2d(out_dim), nn.GELU()] * (number > 0)
+        layers.append(nn.ConvTranspose2d(out_dim if number else in_dim, out_dim, 2, 2))
+    return nn.Sequential(*layers)

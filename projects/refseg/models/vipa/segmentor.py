@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refseg.errors import ConfigError
 from refseg.models.layers import AttentionLayer, Groups, flatten_levels, level_mask
-from refseg.models.losses import dice_loss, mask_bce_loss
+from refseg.models.losses import merged_mask_losses
 from refseg.models.segmentor import RefSegmentor
 from refseg.models.vipa.cues import Cues, cue_mask
 from refseg.models.vipa.decoder import PartAttentionDecoder
@@ -131,18 +130,13 @@ class VIPA(RefSegmentor):
 
     def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         masks = batch.merged_masks()  # (E, H, W)
-        valid = batch.pixel_mask[batch.image_of] if batch.is_padded else None
-        logits = F.interpolate(
-            prediction.mask_logits[:, None].float(), size=masks.shape[-2:], mode="bilinear", align_corners=False
-        )[:, 0]
         weights = self.supervision
-        losses = {"loss_mask": weights.mask * mask_bce_loss(logits, masks, valid)}
-        present = ~batch.no_target()
-        inside = logits if valid is None else logits.masked_fill(~valid, -30.0)
-        losses["loss_dice"] = weights.dice * dice_loss(inside[present], masks[present])
+        bce, dice = merged_mask_losses(prediction.mask_logits, masks, batch)
+        losses = {"loss_mask": weights.mask * bce, "loss_dice": weights.dice * dice}
         found: ForLosses = prediction.auxiliary
         if found.scores is not None and weights.scores is not None:
             relevant = relevant_pixels(masks, found.size, weights.relevant_share).flatten(1)
+            valid = batch.pixel_mask[batch.image_of] if batch.is_padded else None
             seen = None if valid is None else level_mask(valid, found.size).flatten(1)
             relevance = RELEVANCE_LOSSES[weights.scores](found.scores, relevant, seen)
             losses["loss_relevance"] = weights.relevance * relevance

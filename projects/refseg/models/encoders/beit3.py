@@ -1,0 +1,212 @@
+"""BEiT-3 (Wang et al. 2022, "Image as a Foreign Language"): pixels and words encoded together, layer by layer.
+
+Letters: B images, E expressions, U distinct texts, P = h * w patches, L words, T = 1 + P + L tokens, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from mmengine.model import BaseModule
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from refseg.errors import ConfigError
+from refseg.models.encoders.multiway import Multiway, MultiwayLayer, Streams, init_multiway
+from refseg.models.encoders.text import check_token_ids
+from refseg.models.layers import level_mask, upsampler
+from refseg.ops import use_fast_linear
+from refseg.registry import MODELS
+from refseg.structures import Batch, EncodedFeatures, TextFeatures, TextTokens
+
+FIRST = 2  # positions are counted from here; the rows before are never read
+PREFIX = FIRST + 1  # rows of the pixels' table that are no patch's: those, and the class token's
+
+Between = Callable[[int, Streams], Streams]
+
+
+@dataclass(frozen=True, slots=True)
+class BEiT3Arch:
+    """`vocab_size`: of words. `text_positions`: rows of the words' position table, two of which are never read."""
+
+    embed_dim: int
+    num_layers: int
+    num_heads: int
+    ffn_ratio: int = 4
+    vocab_size: int = 64010
+    text_positions: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.embed_dim % self.num_heads:
+            raise ConfigError(f"BEiT-3's embed_dim {self.embed_dim} is no multiple of its {self.num_heads} heads")
+
+
+ARCHS = {"base": BEiT3Arch(768, 12, 12), "large": BEiT3Arch(1024, 24, 16)}
+
+
+def beit3_arch(arch: str | Mapping) -> BEiT3Arch:
+    """A named architecture, or one from a dict with fields of `BEiT3Arch`."""
+    if isinstance(arch, str):
+        if arch not in ARCHS:
+            raise ConfigError(f"no BEiT-3 arch {arch!r}; there are {', '.join(ARCHS)}, or a dict")
+        return ARCHS[arch]
+    names = [field.name for field in fields(BEiT3Arch)]
+    if not {"embed_dim", "num_layers", "num_heads"} <= set(arch) <= set(names):
+        raise ConfigError(f"BEiT-3's arch as a dict has keys of {', '.join(names)}, the first three at least: {arch}")
+    return BEiT3Arch(**arch)
+
+
+def resize_positions(table: Tensor, size: tuple[int, int], old_size: tuple[int, int] | None = None) -> Tensor:
+    """The pixels' position table (3 + P, C) for a grid of another size: patches by bicubic interpolation, the rows
+    before them as they are. `old_size`: a square if not told."""
+    resized = resample_abs_pos_embed(
+        table[None], list(size), old_size and list(old_size), num_prefix_tokens=PREFIX, antialias=False
+    )
+    return resized[0]
+
+
+@MODELS.register_module()
+class BEiT3Encoder(BaseModule):
+    """Levels of pixels and words, one row per expression: words meet pixels in the first layer, so that images are
+    shared up to their patches and no further.
+
+    A model that has more to say in between calls `embed`, then `run` with what happens `between` the attention and the
+    feed-forward part of each layer, then `levels`; calling the module does all of it.
+
+    Attention never reads padding, and each token passes norms and projections alone, so that padding changes nothing.
+
+    Args:
+        arch: base, large, or a dict with fields of `BEiT3Arch`.
+        image_size: side of the images whose patches the position table has a row each for. Of others, positions are
+            interpolated in each forward pass.
+        patch_size: side of a patch.
+        drop_path_rate: of the last layer; the layers before have linearly less.
+        level_scales: of the levels, fine to coarse, as multiples of the patches' resolution: powers of two. All are
+            made from the last layer, by transposed convolutions, as in ViTDet's simple pyramid (Li et al. 2022); each
+            doubling halves the channels. 1 is the patches themselves.
+        pretrained: official weights (.pth, .zip or .safetensors), read when training starts (`init_weights`).
+        checkpointing: layers are computed again in the backward pass, which saves memory and costs time.
+    """
+
+    def __init__(
+        self,
+        *,
+        arch: str | dict = "base",
+        image_size: int = 480,
+        patch_size: int = 16,
+        drop_path_rate: float = 0.1,
+        level_scales: Sequence[int] = (1,),
+        pretrained: str | None = None,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.arch = shape = beit3_arch(arch)
+        dim = shape.embed_dim
+        if image_size % patch_size:
+            raise ConfigError(f"BEiT3Encoder: image_size {image_size} is no multiple of patch_size {patch_size}")
+        if not level_scales or any(s < 1 or s & (s - 1) or patch_size % s or dim % s for s in level_scales):
+            raise ConfigError(f"BEiT3Encoder.level_scales {tuple(level_scales)}: powers of two that divide a patch")
+        if list(level_scales) != sorted(level_scales, reverse=True):
+            raise ConfigError(f"BEiT3Encoder.level_scales {tuple(level_scales)}: levels go from fine to coarse")
+        self.grid = (image_size // patch_size, image_size // patch_size)
+        self.patch_size, self.pretrained, self.checkpointing = patch_size, pretrained, checkpointing
+        self.strides = tuple(patch_size // scale for scale in level_scales)
+        self.embed_dim = self.word_dim = dim
+        self.level_dims = tuple(dim // scale for scale in level_scales)
+        self.vocab_size = shape.vocab_size
+        self.patch_embed = nn.Conv2d(3, dim, patch_size, patch_size)
+        self.class_token = nn.Parameter(torch.empty(1, 1, dim))
+        self.text_embed = nn.Embedding(shape.vocab_size, dim)
+        rows = dict(vision=PREFIX + self.grid[0] * self.grid[1], language=shape.text_positions)
+        self.positions = nn.ModuleDict({stream: nn.Embedding(number, dim) for stream, number in rows.items()})
+        for weight in (self.class_token, self.text_embed.weight, *self.positions.parameters()):
+            nn.init.trunc_normal_(weight, std=0.02)
+        rates = [drop_path_rate * layer / max(shape.num_layers - 1, 1) for layer in range(shape.num_layers)]
+        ffn_dim = shape.ffn_ratio * dim
+        self.layers = nn.ModuleList(MultiwayLayer(dim, shape.num_heads, ffn_dim, drop_path=rate) for rate in rates)
+        init_multiway(self.layers)
+        self.norm = Multiway(lambda: nn.LayerNorm(dim))
+        self.pyramid = nn.ModuleList(upsampler(dim, dim // scale, scale) for scale in level_scales)
+        use_fast_linear(self)
+
+    def init_weights(self) -> None:
+        """Reads `pretrained`, once; without it the weights stay as the constructor drew them."""
+        if not self.is_init and self.pretrained is not None:
+            from refseg.models.encoders.beit3_weights import load_official_beit3
+
+            load_official_beit3(self, self.pretrained)
+        self.is_init = True
+
+    def embed_words(self, tokens: TextTokens) -> Tensor:
+        """(U, L, C), without positions."""
+        check_token_ids(tokens, self.vocab_size)
+        return self.text_embed(tokens.ids)
+
+    def word_positions(self, length: int) -> Tensor:
+        """(L, C): of a text's tokens."""
+        most = self.arch.text_positions - FIRST
+        if length > most:
+            raise ValueError(f"a text of {length} tokens, and positions of {most}: lower the tokenizer's max_words")
+        return self.positions["language"].weight[FIRST : FIRST + length]
+
+    def pixel_positions(self, size: tuple[int, int]) -> Tensor:
+        """(1 + P, C): of the class token and of (h, w) patches."""
+        return resize_positions(self.positions["vision"].weight, size, self.grid)[FIRST:]
+
+    def embed_patches(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Images (B, 3, H, W) -> patches (B, P, C), without positions, and their (h, w)."""
+        patches = self.patch_embed(images)
+        return patches.flatten(2).transpose(1, 2), (patches.shape[-2], patches.shape[-1])
+
+    def embed(self, batch: Batch, class_token: Tensor | None = None) -> tuple[Streams, Tensor, tuple[int, int]]:
+        """What the first layer reads: streams of E rows; which tokens of them are image and words, (E, T); (h, w).
+        `class_token` (E, 1, C) takes the place of the pixels' own."""
+        patches, size = self.embed_patches(batch.images)
+        if class_token is None:
+            class_token = self.class_token.expand(batch.num_expressions, -1, -1)
+        positions = self.pixel_positions(size)
+        patches = (patches + positions[1:]).index_select(0, batch.image_of)
+        words = self.embed_words(batch.tokens)
+        words = (words + self.word_positions(words.shape[1])).index_select(0, batch.tokens.text_of)
+        image = level_mask(batch.pixel_mask, size).flatten(1).index_select(0, batch.image_of)  # (E, P)
+        text = batch.tokens.word_mask.index_select(0, batch.tokens.text_of)
+        valid = torch.cat([torch.ones_like(image[:, :1]), image, text], 1)
+        return Streams(torch.cat([class_token + positions[:1], patches], 1), words), valid, size
+
+    def run(
+        self, streams: Streams, valid: Tensor, *, word_valid: Tensor | None = None, between: Between | None = None
+    ) -> Streams:
+        """All layers and the last norm. `valid` (E, T): tokens that may be read; `word_valid` (E, L, T): by each word,
+        where that is not the same. `between(layer, streams)` is called after the attention of every layer."""
+        for number in range(len(self.layers)):
+            arguments: Any = (number, streams, valid, word_valid, between)
+            if self.checkpointing and torch.is_grad_enabled():
+                streams = checkpoint(self._run_layer, *arguments, use_reentrant=False)
+            else:
+                streams = self._run_layer(*arguments)
+        return self.norm(streams)
+
+    def _run_layer(
+        self, number: int, streams: Streams, valid: Tensor, word_valid: Tensor | None, between: Between | None
+    ) -> Streams:
+        streams = self.layers[number].attend(streams, valid, word_valid)
+        if between is not None:
+            streams = between(number, streams)
+        return self.layers[number].feed_forward(streams)
+
+    def levels(self, streams: Streams, batch: Batch, size: tuple[int, int]) -> EncodedFeatures:
+        """Levels of what `run` returned."""
+        patches = streams.pixels[:, 1:].transpose(1, 2).unflatten(2, size)  # (E, C, h, w)
+        levels = [scale(patches) for scale in self.pyramid]
+        masks = [level_mask(batch.pixel_mask, (x.shape[-2], x.shape[-1])) for x in levels]
+        return EncodedFeatures(levels, [mask.index_select(0, batch.image_of) for mask in masks], self.strides, None)
+
+    def forward(self, batch: Batch) -> tuple[EncodedFeatures, TextFeatures]:
+        streams, valid, size = self.embed(batch)
+        streams = self.run(streams, valid)
+        words = TextFeatures(streams.words, valid[:, streams.pixels.shape[1] :], None)
+        return self.levels(streams, batch, size), words

@@ -1,0 +1,103 @@
+"""The multiway transformer of BEiT-3 (Wang et al. 2022, section 2.1): one attention over pixels and words together, and
+for each of the two its own norms, projections and feed-forward part. Sub-LN (Wang et al. 2022, "Foundation
+Transformers", section 2.1): besides the norm before each part there is one inside, before its last projection.
+
+Letters: E rows, P patches, L words, T = 1 + P + L tokens, C channels, d channels of a head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from timm.layers import drop_path
+from torch import Tensor, nn
+
+
+class Streams(NamedTuple):
+    """`pixels` (E, 1 + P, C): a class token, then patches line by line; `words` (E, L, C)."""
+
+    pixels: Tensor
+    words: Tensor
+
+
+class Multiway(nn.Module):
+    """Two modules of one kind: `vision` for pixels, `language` for words."""
+
+    def __init__(self, make: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.vision, self.language = make(), make()
+
+    def forward(self, streams: Streams) -> Streams:
+        return Streams(self.vision(streams.pixels), self.language(streams.words))
+
+
+class FeedForward(nn.Module):
+    """Linear, GELU, norm, linear."""
+
+    def __init__(self, embed_dim: int, ffn_dim: int) -> None:
+        super().__init__()
+        self.widen = nn.Linear(embed_dim, ffn_dim)
+        self.norm = nn.LayerNorm(ffn_dim)
+        self.narrow = nn.Linear(ffn_dim, embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.narrow(self.norm(F.gelu(self.widen(x))))
+
+
+class MultiwayLayer(nn.Module):
+    """Self-attention of all tokens, then feed-forward; what comes of each is added. A row whose path is dropped
+    (`drop_path`, the probability) loses both streams' updates."""
+
+    def __init__(self, embed_dim: int, num_heads: int, ffn_dim: int, *, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.num_heads, self.drop_prob = num_heads, drop_path
+        self.norm_attention = Multiway(lambda: nn.LayerNorm(embed_dim))
+        self.query, self.key, self.value, self.out = (
+            Multiway(lambda: nn.Linear(embed_dim, embed_dim)) for _ in range(4)
+        )
+        self.norm_read = Multiway(lambda: nn.LayerNorm(embed_dim))
+        self.norm_ffn = Multiway(lambda: nn.LayerNorm(embed_dim))
+        self.ffn = Multiway(lambda: FeedForward(embed_dim, ffn_dim))
+
+    def attend(self, streams: Streams, valid: Tensor, word_valid: Tensor | None = None) -> Streams:
+        """`valid` (E, T): True where a token may be read; `word_valid` (E, L, T): by each word, where that is not the
+        same."""
+        normed = self.norm_attention(streams)
+        query, key, value = (self._heads(project(normed)) for project in (self.query, self.key, self.value))
+        counts = [streams.pixels.shape[1], streams.words.shape[1]]
+        valid = valid[:, None, None]  # (E, 1, 1, T)
+        if word_valid is None:
+            read = F.scaled_dot_product_attention(query, key, value, attn_mask=valid)
+            parts = read.split(counts, 2)
+        else:  # a mask of all T times T would be far larger than these two
+            queries = zip(query.split(counts, 2), (valid, word_valid[:, None]), strict=True)
+            parts = [F.scaled_dot_product_attention(some, key, value, attn_mask=mask) for some, mask in queries]
+        read = Streams(*(part.transpose(1, 2).flatten(2) for part in parts))
+        return self._add(streams, self.out(self.norm_read(read)))
+
+    def feed_forward(self, streams: Streams) -> Streams:
+        return self._add(streams, self.ffn(self.norm_ffn(streams)))
+
+    def _heads(self, streams: Streams) -> Tensor:
+        """(E, heads, T, d)"""
+        return torch.cat(streams, 1).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def _add(self, streams: Streams, update: Streams) -> Streams:
+        if self.drop_prob and self.training:
+            keep = drop_path(update.pixels.new_ones(len(update.pixels), 1, 1), self.drop_prob, True)
+            update = Streams(update.pixels * keep, update.words * keep)
+        return Streams(streams.pixels + update.pixels, streams.words + update.words)
+
+
+def init_multiway(layers: nn.ModuleList) -> None:
+    """Sub-LN's draw ("Foundation Transformers", section 2.2, of an encoder): Xavier's, and where values pass through it
+    is sqrt(ln(2 N)) times as wide, N the number of layers. Biases 0."""
+    gain = math.sqrt(math.log(2 * len(layers)))
+    for name, part in layers.named_modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_normal_(part.weight, gain=1.0 if ".query." in name or ".key." in name else gain)
+            nn.init.zeros_(part.bias)

@@ -1,0 +1,51 @@
+"""Mask head of Latent-VG: patches, upsampled, times a vector for each expression; the maps are averaged.
+
+Letters: E expressions, N + 1 vectors of each, C channels of the encoder, D of the head, (h, w) the patches' size.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from mmengine.model import BaseModule
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+
+from refseg.errors import ConfigError
+from refseg.models.layers import mlp, upsampler
+
+Average = Literal["logits", "probs"]
+
+
+class MaskDecoder(BaseModule):
+    """The text we have says that masks of all expressions are averaged, and nothing of how one is made.
+
+    Args:
+        embed_dim: C.
+        width: D; Mask2Former's 256.
+        scale: of the masks to the patches, a power of two; 4 is stride 4 for patches of 16.
+        average: of what, "logits" or "probs" (whose mean is given as a logit again). Of logits it is one product with
+            the mean vector.
+    """
+
+    def __init__(self, *, embed_dim: int, width: int = 256, scale: int = 4, average: Average = "logits") -> None:
+        super().__init__()
+        if average not in get_args(Average):
+            raise ConfigError(f"decoder.average is one of {', '.join(get_args(Average))}, not {average!r}")
+        if scale < 1 or scale & (scale - 1):
+            raise ConfigError(f"decoder.scale must be a power of two, not {scale}")
+        self.average: Average = average
+        self.upsample = nn.Sequential(
+            upsampler(embed_dim, width, scale), LayerNorm2d(width), nn.GELU(), nn.Conv2d(width, width, 1)
+        )
+        self.embed = mlp((embed_dim, embed_dim, width))
+
+    def forward(self, patches: Tensor, vectors: Tensor) -> Tensor:
+        """Patches (E, C, h, w), vectors (E, N + 1, C) -> mask logits (E, scale h, scale w)."""
+        maps = self.upsample(patches)  # (E, D, scale h, scale w)
+        embeds = self.embed(vectors)  # (E, N + 1, D)
+        if self.average == "logits":
+            return torch.bmm(embeds.mean(1, keepdim=True), maps.flatten(2)).unflatten(2, maps.shape[-2:])[:, 0]
+        probs = torch.bmm(embeds, maps.flatten(2)).float().sigmoid().mean(1)
+        return torch.logit(probs, eps=1e-6).unflatten(1, maps.shape[-2:])

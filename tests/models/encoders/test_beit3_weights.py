@@ -1,0 +1,126 @@
+"""Official BEiT-3 weights into BEiT3Encoder; what is known of the official layout is written down here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from refseg.errors import CheckpointError
+from refseg.models.encoders.beit3 import BEiT3Encoder, resize_positions
+from refseg.models.encoders.beit3_weights import beit3_state_from_official, load_official_beit3
+
+C, LAYERS, ARCH = 8, 2, dict(embed_dim=8, num_layers=2, num_heads=2, vocab_size=20, text_positions=12)
+
+
+def official_state(grid: int = 2) -> dict[str, Tensor]:
+    """A pretrained file's content for ARCH and patches of 4, with the heads of other tasks."""
+    shapes = {
+        "beit3.text_embed.weight": (20, C),
+        "beit3.vision_embed.proj.weight": (C, 3, 4, 4),
+        "beit3.vision_embed.proj.bias": (C,),
+        "beit3.vision_embed.cls_token": (1, 1, C),
+        "beit3.vision_embed.mask_token": (1, 1, C),
+        "beit3.encoder.embed_positions.A.weight": (grid**2 + 3, C),
+        "beit3.encoder.embed_positions.B.weight": (12, C),
+        "mlm_head.weight": (20, C),
+        "mim_head.bias": (9,),
+    }
+    for way in "AB":
+        shapes |= {f"beit3.encoder.layer_norm.{way}.{kind}": (C,) for kind in ("weight", "bias")}
+        for layer in range(LAYERS):
+            place = f"beit3.encoder.layers.{layer}"
+            for name in ("k_proj", "v_proj", "q_proj", "out_proj"):
+                shapes |= {
+                    f"{place}.self_attn.{name}.{way}.weight": (C, C),
+                    f"{place}.self_attn.{name}.{way}.bias": (C,),
+                }
+            for name in ("self_attn.inner_attn_ln", "self_attn_layer_norm", "final_layer_norm"):
+                shapes |= {f"{place}.{name}.{way}.{kind}": (C,) for kind in ("weight", "bias")}
+            ffn = {"fc1.weight": (4 * C, C), "fc1.bias": (4 * C,), "fc2.weight": (C, 4 * C), "fc2.bias": (C,)}
+            ffn |= {"ffn_layernorm.weight": (4 * C,), "ffn_layernorm.bias": (4 * C,)}
+            shapes |= {f"{place}.ffn.{way}.{name}": shape for name, shape in ffn.items()}
+    torch.manual_seed(0)
+    return {name: torch.randn(shape) for name, shape in shapes.items()}
+
+
+def encoder(image_size: int = 8, **settings: object) -> BEiT3Encoder:
+    return BEiT3Encoder(**(dict(arch=ARCH, image_size=image_size, patch_size=4) | settings))
+
+
+def test_every_key_is_accounted_for() -> None:
+    """Each official tensor has one place, or a reason; each weight of the encoder has one."""
+    official = official_state()
+    state, left_out = beit3_state_from_official(official, grid=(2, 2))
+    assert set(state) == set(encoder().state_dict())
+    assert set(left_out) == {"beit3.vision_embed.mask_token", "mlm_head.weight", "mim_head.bias"}
+    assert len(state) + len(left_out) == len(official)
+    places = {tensor.data_ptr() for tensor in state.values()}
+    assert len(places) == len(state)
+    encoder().load_state_dict(state)
+
+
+def test_places_by_hand() -> None:
+    official = official_state()
+    state, _ = beit3_state_from_official({f"module.{key}": value for key, value in official.items()}, grid=(2, 2))
+    for ours, theirs in {
+        "class_token": "vision_embed.cls_token",
+        "positions.language.weight": "encoder.embed_positions.B.weight",
+        "layers.1.query.vision.weight": "encoder.layers.1.self_attn.q_proj.A.weight",
+        "layers.0.norm_read.language.bias": "encoder.layers.0.self_attn.inner_attn_ln.B.bias",
+        "layers.0.norm_attention.vision.weight": "encoder.layers.0.self_attn_layer_norm.A.weight",
+        "layers.1.norm_ffn.language.weight": "encoder.layers.1.final_layer_norm.B.weight",
+        "layers.1.ffn.language.narrow.weight": "encoder.layers.1.ffn.B.fc2.weight",
+        "layers.1.ffn.vision.norm.weight": "encoder.layers.1.ffn.A.ffn_layernorm.weight",
+        "norm.vision.weight": "encoder.layer_norm.A.weight",
+    }.items():
+        assert torch.equal(state[ours], official[f"beit3.{theirs}"]), ours
+
+
+def test_positions_are_resized() -> None:
+    """A file for 2 x 2 patches, an encoder of 3 x 3."""
+    official = official_state()
+    state, _ = beit3_state_from_official(official, grid=(3, 3))
+    wanted = resize_positions(official["beit3.encoder.embed_positions.A.weight"], (3, 3))
+    assert torch.equal(state["positions.vision.weight"], wanted) and len(wanted) == 12
+    encoder(12).load_state_dict(state)
+
+
+@pytest.mark.parametrize("name", ["beit3.pth", "beit3.zip", "beit3.safetensors"])
+def test_files_are_loaded_when_training_starts(tmp_path: Path, name: str) -> None:
+    """Under `model`, as official files have it; safetensors has no such level. The pyramid is left as it was."""
+    official, file = official_state(), tmp_path / name
+    save_file(official, file) if file.suffix == ".safetensors" else torch.save({"model": official}, file)
+    module = encoder(pretrained=str(file), level_scales=(2, 1))
+    before = module.pyramid[0][0].weight.clone()
+    module.init_weights()
+    assert torch.equal(module.text_embed.weight, official["beit3.text_embed.weight"])
+    assert torch.equal(module.pyramid[0][0].weight, before)
+    module.text_embed.weight.data.zero_()
+    module.init_weights()  # mmengine may ask again
+    assert not module.text_embed.weight.any()
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    official = official_state()
+    with pytest.raises(CheckpointError, match=r"1 keys are not BEiT-3's: beit3\.encoder\.gate"):
+        beit3_state_from_official(official | {"beit3.encoder.gate": torch.zeros(1)}, grid=(2, 2))
+    with pytest.raises(CheckpointError, match=r"no key begins with 'beit3\.'"):
+        beit3_state_from_official({"vision.weight": torch.zeros(1)}, grid=(2, 2))
+    odd = {"beit3.encoder.embed_positions.A.weight": torch.zeros(8, C)}
+    with pytest.raises(CheckpointError, match="8 rows: not 3 and a square"):
+        beit3_state_from_official(official | odd, grid=(2, 2))
+    with pytest.raises(CheckpointError, match="no BEiT-3 weights at"):
+        load_official_beit3(encoder(), str(tmp_path / "none.pth"))
+    file = tmp_path / "beit3.pth"
+    for content, what in (
+        ({k: v for k, v in official.items() if "layers.1.ffn.A.fc1" not in k}, "2 missing"),
+        (official | {"beit3.encoder.layers.2.ffn.A.fc1.bias": torch.zeros(32)}, "1 too many"),
+        (official | {"beit3.text_embed.weight": torch.zeros(9, C)}, "1 of another shape"),
+    ):
+        torch.save({"model": content}, file)
+        with pytest.raises(CheckpointError, match=f"another BEiT-3 than this encoder's: {what}"):
+            load_official_beit3(encoder(), str(file))

@@ -1,0 +1,99 @@
+"""The visual concept injector by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from refseg.errors import ConfigError
+from refseg.models.latent_vg.concepts import VisualConceptInjector, relevant_patches, shares
+
+E, K, P, C, M = 2, 3, 7, 8, 4
+
+
+def injector(**settings: object) -> VisualConceptInjector:
+    torch.manual_seed(0)
+    return VisualConceptInjector(**(dict(embed_dim=C, num_layers=2, num_concepts=M) | settings))
+
+
+def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(1)
+    relevant = torch.tensor([[1, 0, 1, 1, 0, 0, 0], [0, 1, 0, 0, 0, 1, 1]], dtype=torch.bool)
+    return torch.randn(E, K, C, generator=draw), torch.randn(E, P, C, generator=draw), relevant
+
+
+def test_relevant_patches_by_hand() -> None:
+    """Cosines 1, 0, 0.6 and -1, mean 0.15. Without the last, which is padding, the mean is 0.53."""
+    patches = torch.tensor([[[2.0, 0], [0, 5], [3, 4], [-1, 0]]]).expand(2, -1, -1)
+    valid = torch.tensor([[True] * 4, [True] * 3 + [False]])
+    found = relevant_patches(patches, torch.tensor([[1.0, 0]]).expand(2, -1), valid)
+    assert found.tolist() == [[True, False, True, False], [True, False, True, False]]
+    patches = torch.tensor([[[1.0, 0], [3, 4], [0, 1], [9, 0]]])
+    found = relevant_patches(patches, torch.tensor([[1.0, 0]]), torch.tensor([[True, True, True, False]]))
+    assert found.tolist() == [[True, True, False, False]]
+
+
+def test_nothing_is_relevant_where_all_are_alike() -> None:
+    """One patch has the mean's cosine and does not exceed it; nor does padding."""
+    one = relevant_patches(torch.ones(1, 1, 2), torch.ones(1, 2), torch.ones(1, 1, dtype=torch.bool))
+    none = relevant_patches(torch.ones(1, 3, 2), torch.ones(1, 2), torch.zeros(1, 3, dtype=torch.bool))
+    assert not one.any() and not none.any()
+
+
+def test_shares_by_hand() -> None:
+    """Two attributes, two concepts. By columns the first attribute has 3/4 and 1/2 of the concepts, the second 1/4 and
+    1/2; of each attribute's own sum that is 3/5, 2/5 and 1/3, 2/3. By rows: 3/4, 1/4 and 1/2, 1/2."""
+    scores = torch.tensor([[[3.0, 1.0], [1.0, 1.0]]]).log()
+    torch.testing.assert_close(shares(scores, "columns"), torch.tensor([[[3 / 5, 2 / 5], [1 / 3, 2 / 3]]]))
+    torch.testing.assert_close(shares(scores, "rows"), torch.tensor([[[3 / 4, 1 / 4], [1 / 2, 1 / 2]]]))
+
+
+def test_equal_attributes_stay_equal_and_share_alike() -> None:
+    """Column normalisation is a competition: nobody wins against a copy."""
+    assert torch.equal(shares(torch.zeros(1, 3, 4), "columns"), torch.full((1, 3, 4), 0.25))
+
+
+def test_concepts_are_orthogonal_at_first() -> None:
+    concepts = injector().concepts.detach()
+    torch.testing.assert_close(concepts @ concepts.t(), C * torch.eye(M), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("normalised", ["columns", "rows"])
+def test_it_is_its_steps(normalised: str) -> None:
+    module, (attributes, patches, relevant) = injector(normalised=normalised), inputs()
+    for layer in range(2):
+        rows = []
+        for a, v, keep in zip(attributes, patches, relevant, strict=True):
+            target = module.norm_patches[layer](v[keep])
+            found = (module.concepts @ target.t() / C**0.5).softmax(-1) @ target  # (M, C)
+            scores = module.query[layer](module.norm_attributes[layer](a)) @ module.norm_concepts[layer](found).t()
+            weights = shares(scores[None] / C**0.5, normalised)[0]
+            rows.append(a + module.out[layer](weights @ found))
+        torch.testing.assert_close(module(layer, attributes, patches, relevant), torch.stack(rows))
+
+
+def test_irrelevant_patches_change_nothing() -> None:
+    module, (attributes, patches, relevant) = injector(), inputs()
+    other = patches.masked_fill(~relevant[..., None], 40.0)
+    torch.testing.assert_close(module(0, attributes, patches, relevant), module(0, attributes, other, relevant))
+
+
+def test_without_relevant_patches_nothing_is_injected() -> None:
+    """And gradients stay finite."""
+    module, (attributes, patches, relevant) = injector(), inputs()
+    relevant[0] = False
+    torch.nn.init.ones_(module.out[0].bias)
+    patches.requires_grad_()
+    found = module(0, attributes, patches, relevant)
+    assert torch.equal(found[0], attributes[0]) and not torch.allclose(found[1], attributes[1])
+    found.square().sum().backward()
+    assert torch.isfinite(patches.grad).all() and not patches.grad[0].any()
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in module.parameters())
+
+
+def test_mistakes_are_refused() -> None:
+    for number in (0, C + 1):
+        with pytest.raises(ConfigError, match="have no more orthogonal ones"):
+            injector(num_concepts=number)
+    with pytest.raises(ConfigError, match="one of columns, rows, not 'both'"):
+        injector(normalised="both")

@@ -1,0 +1,30 @@
+"""Numbers for diversity and subjects, by hand."""
+
+from __future__ import annotations
+
+import torch
+
+from refseg.models.latent_vg.diversity import closeness, head_nouns, hits
+
+
+def test_closeness_by_hand() -> None:
+    """Latent expressions along x, and along the diagonal: among them cos 45 degrees; to a text along y 0 and 0.707."""
+    latents = torch.tensor([[[2.0, 0.0], [3.0, 3.0]]])
+    found = closeness(torch.tensor([[0.0, 5.0]]), latents)
+    torch.testing.assert_close(found.among, torch.tensor([0.5**0.5]))
+    torch.testing.assert_close(found.to_text, torch.tensor([0.5**0.5 / 2]))
+    one = closeness(torch.tensor([[0.0, 5.0]]), latents[:, :1])
+    assert one.among.isnan().all() and one.to_text.item() == 0
+
+
+def test_nouns_of_what_is_meant() -> None:
+    """Of "the red circle left of the star" the words of the referent are the first three."""
+    text, tags = "The red circle left of the star", {"words": {"7": [0, 1, 2]}, "anchor_words": {"8": [5, 6]}}
+    nouns = {"circle", "star"}
+    assert head_nouns(text, tags, nouns) == {2}
+    assert head_nouns("both circles, and stars", {"words": {"1": [0, 1], "2": [3]}}, {"circles", "stars"}) == {1, 3}
+    assert head_nouns(text, {}, nouns) == set()
+
+
+def test_hits_are_of_expressions_with_nouns() -> None:
+    assert hits([2, 1, -1, 0], [{2}, {2, 3}, {1}, set()]) == [True, False, False]

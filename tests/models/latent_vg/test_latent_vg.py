@@ -1,0 +1,302 @@
+"""Latent-VG: rows of its ablations, and what must hold for every model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from conftest import REPOSITORY
+from models.referring_checks import (
+    is_key_bias,
+    logits_of,
+    only,
+    padded_images,
+    parameters_without_gradient,
+    prepared,
+    tiny_model,
+    with_padded_words,
+)
+from refseg.apis import load_config
+from refseg.errors import ConfigError
+from refseg.models import LatentVG, RefSegmentor
+
+ABLATIONS = "latentvg_ablations"
+CONFIGS = (
+    "latentvg_beit3b",
+    "latentvg_beit3b_grefcoco",
+    "latentvg_tiny_refshapes",
+    f"{ABLATIONS}/components_baseline",
+    f"{ABLATIONS}/components_naive",
+    f"{ABLATIONS}/distributor_visual",
+    f"{ABLATIONS}/number_1",
+)
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def model(request: pytest.FixtureRequest) -> RefSegmentor:
+    return tiny_model(request.param)
+
+
+# The tables -----------------------------------------------------------------------------------------------------------
+
+
+def built(row: str) -> LatentVG:
+    return tiny_model(f"{ABLATIONS}/{row}")
+
+
+def test_rows_differ_in_what_they_are_made_of() -> None:
+    for row, parts in {
+        "components_baseline": (False, False, False, False),
+        "components_naive": (True, False, False, False),
+        "components_distributor": (True, True, False, False),
+        "components_injector": (True, False, True, False),
+        "components_both": (True, True, True, False),
+        "contrast_infonce": (True, True, True, True),
+    }.items():
+        model = built(row)
+        found = (model.latents, model.distributor, model.concepts, model.contrast)
+        assert tuple(part is not None for part in found) == parts, row
+    assert [built(f"contrast_{kind}").contrast.loss for kind in ("infonce", "triplet", "arcface")] == [
+        "infonce",
+        "triplet",
+        "arcface",
+    ]
+    lengths = [built(row).latents.lengths for row in ("number_1", "number_3", "lengths_4_4", "lengths_10_20")]
+    assert lengths == [(10,), (4, 10, 16), (4, 4), (10, 20)]
+    assert built("without_column_normalisation").concepts.normalised == "rows"
+    assert built("distributor_visual").distributor == "visual"
+
+
+def test_rows_differ_in_their_losses() -> None:
+    mask = {"loss_mask", "loss_dice"}
+    for config, wanted in {
+        f"{ABLATIONS}/components_both": mask,
+        "latentvg_beit3b": mask | {"loss_contrast"},
+        "latentvg_beit3b_grefcoco": mask | {"loss_contrast", "loss_no_target"},
+        f"{ABLATIONS}/refshapes_baseline": mask | {"loss_no_target"},
+    }.items():
+        model = tiny_model(config).train()
+        assert set(model(prepared(model), mode="loss")) == wanted
+
+
+def test_places_of_latent_expressions_are_those_of_the_tokenizer() -> None:
+    """phi has a column for each token that a text may have, in every config of the model."""
+    folder = REPOSITORY / "configs"
+    for file in (*folder.glob("latentvg_*.py"), *(folder / ABLATIONS).glob("*.py")):
+        cfg = load_config(str(file))
+        (text,) = (step for step in cfg.test_dataloader.dataset.pipeline if step["type"] == "LoadText")
+        assert cfg.model.latents is None or cfg.model.latents.num_words == text["tokenizer"]["max_words"], file
+
+
+# What happens between attention and feed-forward ----------------------------------------------------------------------
+
+
+def hidden(model: LatentVG, batch: object) -> tuple[torch.Tensor, ...]:
+    """At the end of the encoder: the pixels' subject, the text, subjects, attributes, and the empty token."""
+    kept = []
+    run = model.encoder.run
+    model.encoder.run = lambda *args, **kwargs: (kept.append(run(*args, **kwargs)), kept[0])[1]
+    logits_of(model, batch)
+    del model.encoder.run
+    return kept[0].pixels[:, 0], *model._parts(kept[0].words, batch.tokens.ids.shape[1])
+
+
+def test_subjects_agree_after_every_layer() -> None:
+    """They pass the same experts afterwards, so that they still do at the end; without the distributor they do not.
+    But for expressions that read each other: subjects begin alike, and then all that they read is the same."""
+    for config, agree in (
+        ("latentvg_beit3b", True),
+        (f"{ABLATIONS}/components_injector", False),
+        (f"{ABLATIONS}/not_apart", True),
+    ):
+        model = tiny_model(config)
+        _, text, subjects, attributes, empty = hidden(model, prepared(model))
+        assert [x.shape[1] for x in (text, subjects, attributes, empty)] == [5, 2, 14, 0]
+        assert torch.allclose(subjects[:, 0], subjects[:, 1], atol=1e-5) is agree
+        assert not torch.allclose(attributes[:, 0], attributes[:, 1], atol=1e-3)
+
+
+def test_expressions_do_not_read_each_other() -> None:
+    """With one layer, another map of places for the second expression changes that and, if expressions are apart,
+    neither the text nor the first expression; the pixels it always changes."""
+    for config, apart in ((f"{ABLATIONS}/components_naive", True), (f"{ABLATIONS}/not_apart", False)):
+        model = tiny_model(config, distributor=None, contrast=None, concepts=None)
+        model.encoder.layers = model.encoder.layers[:1]
+        batch = prepared(model)
+        pixels, text, subjects, attributes, _ = hidden(model, batch)
+        torch.nn.init.normal_(model.latents.place_maps[1].weight)
+        others, *other = hidden(model, batch)
+        assert not torch.allclose(other[2][:, 4:], attributes[:, 4:], atol=1e-3)
+        assert not torch.allclose(others, pixels, atol=1e-5)
+        for one, two in ((text, other[0]), (subjects[:, 0], other[1][:, 0]), (attributes[:, :4], other[2][:, :4])):
+            assert torch.allclose(one, two, atol=1e-5) is apart
+
+
+def test_the_subject_takes_the_class_tokens_place() -> None:
+    """Whatever the class token is, it is not read, and not trained."""
+    model = tiny_model("latentvg_beit3b")
+    batch = prepared(model)
+    before = logits_of(model, batch)
+    model.encoder.class_token.data.fill_(9.0)
+    assert torch.equal(logits_of(model, batch), before) and not model.encoder.class_token.requires_grad
+    baseline = built("components_baseline")
+    assert baseline.encoder.class_token.requires_grad
+
+
+def test_the_baseline_is_the_encoder_and_the_decoder() -> None:
+    model = built("components_baseline").eval()
+    batch = prepared(model)
+    with torch.no_grad():
+        features, text = model.encoder(batch)
+        wanted = model.decoder(features.levels[0], text.word_feats[:, :1])
+    torch.testing.assert_close(logits_of(model, batch), wanted)
+
+
+def test_features_for_the_losses() -> None:
+    """A latent expression is the mean of its subject and its attributes: 1 + 4 and 1 + 10 tokens."""
+    model = tiny_model("latentvg_beit3b").eval()
+    batch = prepared(model)
+    _, text, subjects, attributes, _ = hidden(model, batch)
+    with torch.no_grad():
+        found = model(batch).auxiliary
+    torch.testing.assert_close(found.text, text[:, 0])
+    second = (subjects[:, 1] + attributes[:, 4:].sum(1)) / 11
+    torch.testing.assert_close(found.latents[:, 1], second)
+    assert found.subject_token.shape == (6,) and (found.subject_token >= 1).all() and (found.subject_token <= 3).all()
+
+
+def test_the_empty_token_says_that_nothing_is_meant() -> None:
+    model = tiny_model("latentvg_beit3b_grefcoco").eval()
+    batch = prepared(model)
+    with torch.no_grad():
+        prediction = model(batch)
+        results = model(batch, mode="predict")
+    assert prediction.no_target_logit.shape == (6,) and results[0].no_target_prob.shape == (3,)
+    model.score_empty.bias.data.fill_(50.0)
+    with torch.no_grad():
+        assert all(result.rejected.all() for result in model(batch, mode="predict"))
+
+
+# Randomness -----------------------------------------------------------------------------------------------------------
+
+
+def test_answers_do_not_depend_on_random_state(model: RefSegmentor) -> None:
+    batch, answers = prepared(model), []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        answers.append(logits_of(model, batch))
+    assert torch.equal(*answers)
+
+
+def test_training_depends_on_the_seed_alone() -> None:
+    model = tiny_model("latentvg_tiny_refshapes").train()
+    batch, found = prepared(model), []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        found.append(model(batch, mode="loss")["loss_mask"].item())
+    assert found[0] == found[1] != found[2]
+
+
+def test_checkpointed_layers_give_the_same_gradients() -> None:
+    """What happens between the parts of a layer is computed again with it."""
+    gradients = []
+    for on in (False, True):
+        model = tiny_model("latentvg_beit3b", **{"encoder.checkpointing": on}).train()
+        torch.manual_seed(5)
+        model.parse_losses(model(prepared(model), mode="loss"))[0].backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-3)
+
+
+# What must hold for every model ---------------------------------------------------------------------------------------
+
+
+def test_every_trained_parameter_gets_a_gradient(model: RefSegmentor) -> None:
+    """But for biases of keys."""
+    assert {n for n in parameters_without_gradient(model, prepared(model)) if not is_key_bias(n)} == set()
+
+
+def test_many_phrases_at_once_equal_one_by_one(model: RefSegmentor) -> None:
+    batch = prepared(model)
+    together = logits_of(model, batch)
+    for expression in range(batch.num_expressions):
+        alone = logits_of(model, only(batch, expression))
+        torch.testing.assert_close(alone[0], together[expression], atol=1e-5, rtol=1e-4)
+
+
+def test_padded_words_change_nothing(model: RefSegmentor) -> None:
+    batch = prepared(model)
+    torch.testing.assert_close(
+        logits_of(model, batch), logits_of(model, with_padded_words(batch)), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_padded_pixels_change_nothing(model: RefSegmentor) -> None:
+    """Whatever is beside the image: no part of the model reads across patches but attention, which leaves it out."""
+    model.eval()
+    batch = padded_images(prepared(model), 64, 64)
+    noisy = replace(batch, images=torch.where(batch.pixel_mask[:, None], batch.images, 3.0))
+    one, two = logits_of(model, batch), logits_of(model, noisy)
+    image = one.shape[-1] * 64 // 96
+    torch.testing.assert_close(two[..., :image], one[..., :image], atol=1e-5, rtol=1e-4)
+
+
+def test_the_words_matter(model: RefSegmentor) -> None:
+    batch = prepared(model)
+    other = replace(batch, tokens=replace(batch.tokens, text_of=batch.tokens.text_of.flip(0)))
+    assert not torch.allclose(logits_of(model, batch), logits_of(model, other), atol=1e-6)
+
+
+def test_no_target_and_padding_give_finite_losses(model: RefSegmentor) -> None:
+    batch = padded_images(prepared(model), 40, 64)
+    nothing = replace(batch, referents=[torch.zeros_like(refers) for refers in batch.referents])
+    model.train()
+    for name, loss in model(nothing, mode="loss").items():
+        assert torch.isfinite(loss), name
+
+
+def test_texts_without_words() -> None:
+    """Begin and end alone, as an empty text has them."""
+    model = tiny_model("latentvg_beit3b")
+    batch = prepared(model)
+    mask = batch.tokens.word_mask.clone()
+    mask[:, 2:] = False
+    batch = replace(batch, tokens=replace(batch.tokens, word_mask=mask))
+    assert torch.isfinite(logits_of(model, batch)).all()
+    model.train()
+    losses, log = model.parse_losses(model(batch, mode="loss"))
+    losses.backward()
+    assert all(torch.isfinite(value) for value in log.values())
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_bfloat16_is_finite(model: RefSegmentor) -> None:
+    batch = prepared(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.isfinite(logits_of(model, batch).float()).all()
+        model.train()
+        assert all(torch.isfinite(loss) for loss in model(batch, mode="loss").values())
+
+
+@pytest.mark.slow
+def test_a_compiler_follows_the_whole_model() -> None:
+    """One graph, the same logits. (The backend only traces.)"""
+    model = tiny_model("latentvg_beit3b_grefcoco")
+    batch = prepared(model)
+    exact = logits_of(model, batch)
+    torch.compiler.reset()
+    with torch.no_grad():
+        traced = torch.compile(model, backend="eager", fullgraph=True)(batch).mask_logits
+    torch.testing.assert_close(traced, exact, atol=1e-5, rtol=1e-4)
+
+
+def test_mistakes_are_refused() -> None:
+    with pytest.raises(ConfigError, match="without latents there is nothing for"):
+        tiny_model("latentvg_beit3b", latents=None)
+    with pytest.raises(ConfigError, match="distributor is one of mean, visual and None, not 'sum'"):
+        tiny_model("latentvg_beit3b", distributor="sum")
+    with pytest.raises(ConfigError, match=r"leave encoder\.level_scales at"):
+        tiny_model("latentvg_beit3b", **{"encoder.level_scales": (2, 1)})
