@@ -76,3 +76,29 @@ def parameters_without_gradient(model: RefSegmentor, batch: Batch) -> set[str]:
     names = {n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())}
     model.zero_grad()
     return names
+
+
+def check_phrases_one_by_one(model: RefSegmentor) -> None:
+    """Many phrases at once have the same logits as one by one."""
+    batch = prepared(model)
+    together = logits_of(model, batch)
+    for expression in range(batch.num_expressions):
+        alone = logits_of(model, only(batch, expression))
+        torch.testing.assert_close(alone[0], together[expression], atol=1e-5, rtol=1e-4)
+
+
+def check_padded_words(model: RefSegmentor) -> None:
+    """Padded words change nothing."""
+    batch = prepared(model)
+    torch.testing.assert_close(
+        logits_of(model, batch), logits_of(model, with_padded_words(batch)), atol=1e-5, rtol=1e-4
+    )
+
+
+def check_finite_without_targets(model: RefSegmentor) -> None:
+    """Losses are finite where images are padded and nothing is referred to."""
+    batch = padded_images(prepared(model), 40, 64)
+    nothing = replace(batch, referents=[torch.zeros_like(refers) for refers in batch.referents])
+    model.train()
+    for name, loss in model(nothing, mode="loss").items():
+        assert torch.isfinite(loss), name

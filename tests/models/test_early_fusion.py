@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from models.referring_checks import (
+    check_finite_without_targets,
+    check_padded_words,
+    check_phrases_one_by_one,
     logits_of,
-    only,
-    padded_images,
     parameters_without_gradient,
     prepared,
     tiny_model,
-    with_padded_words,
 )
 from refseg.models import LGFormer, RefSegmentor
 
@@ -34,18 +34,11 @@ def test_every_trained_parameter_gets_a_gradient(model: RefSegmentor) -> None:
 
 
 def test_many_phrases_at_once_equal_one_by_one(model: RefSegmentor) -> None:
-    batch = prepared(model)
-    together = logits_of(model, batch)
-    for expression in range(batch.num_expressions):
-        alone = logits_of(model, only(batch, expression))
-        torch.testing.assert_close(alone[0], together[expression], atol=1e-5, rtol=1e-4)
+    check_phrases_one_by_one(model)
 
 
 def test_padded_words_change_nothing(model: RefSegmentor) -> None:
-    batch = prepared(model)
-    torch.testing.assert_close(
-        logits_of(model, batch), logits_of(model, with_padded_words(batch)), atol=1e-5, rtol=1e-4
-    )
+    check_padded_words(model)
 
 
 def test_the_words_matter(model: RefSegmentor) -> None:
@@ -55,11 +48,7 @@ def test_the_words_matter(model: RefSegmentor) -> None:
 
 
 def test_no_target_and_padding_give_finite_losses(model: RefSegmentor) -> None:
-    batch = padded_images(prepared(model), 40, 64)
-    nothing = replace(batch, referents=[torch.zeros_like(refers) for refers in batch.referents])
-    model.train()
-    for name, loss in model(nothing, mode="loss").items():
-        assert torch.isfinite(loss), name
+    check_finite_without_targets(model)
 
 
 @pytest.mark.slow
