@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 # polygons [[x, y, ...], ...] | RLE {"size", "counts"} | path of a mask image
 Segmentation = Sequence[Sequence[float]] | dict | str
+NoTargetRule = Literal["head", "head-or-empty", "area", "none"]  # when "nothing here" is the answer
 
 
 @dataclass(slots=True)

@@ -14,15 +14,16 @@ from refseg.evaluation.protocols import get_protocol
 from refseg.evaluation.rows import Row, Rows
 
 
-def rows_of(*pairs: tuple[float, bool]) -> Rows:
-    """(probability, has a target); targets of 20 pixels of which 10 are found."""
+def rows_of(*answers: tuple) -> Rows:
+    """(probability, has a target, not empty: True); masks of 10 pixels, all of them in a target of 20."""
     return Rows.of(
         Row(
-            expression_id=str(i), image_id=str(i), object_id="o", intersection=10 * target, predicted=10,
+            expression_id=str(i), image_id=str(i), object_id="o", intersection=10 * target * all(found),
+            predicted=10 * all(found),
             target=20 * target, has_target=target, no_target_prob=prob, num_targets=int(target), num_words=2,
             target_area=20 * target, image_area=100,
         )
-        for i, (prob, target) in enumerate(pairs)
+        for i, (prob, target, *found) in enumerate(answers)
     )  # fmt: skip
 
 
@@ -44,15 +45,19 @@ def test_curve_by_hand() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(
-    st.lists(st.tuples(st.sampled_from([0.0, 0.25, 0.5, 0.505, 1.0, math.nan]), st.booleans()), min_size=1, max_size=9),
+    st.lists(
+        st.tuples(st.sampled_from([0.0, 0.25, 0.5, 0.505, 1.0, math.nan]), st.booleans(), st.booleans()),
+        min_size=1,
+        max_size=9,
+    ),
     st.sampled_from(["refseg", "gres", "deris", "gsva"]),
 )
-def test_curve_is_scoring_anew(pairs: list[tuple[float, bool]], name: str) -> None:
-    rows, protocol = rows_of(*pairs), get_protocol(name)
+def test_curve_is_scoring_anew(answers: list[tuple[float, bool, bool]], name: str) -> None:
+    rows, protocol = rows_of(*answers), get_protocol(name)
     curve = threshold_curve(rows, protocol, np.array([0.0, 0.2, 0.25, 0.5, 0.51, 1.0]))
-    assert (curve is None) == all(math.isnan(prob) for prob, _ in pairs)
+    assert (curve is None) == all(math.isnan(prob) for prob, _, _ in answers)
     for line in curve or []:
-        scores = protocol.with_no_target(rule="head", threshold=line["threshold"]).score(rows)
+        scores = protocol.with_no_target(threshold=line["threshold"]).score(rows)
         for metric in ("N-acc", "T-acc", "gIoU"):
             assert (metric in line) == (metric in scores)
             assert line.get(metric, 0) == pytest.approx(scores.get(metric, 0))

@@ -38,14 +38,15 @@ def without_target(name: str, predicted: int, prob: float) -> Row:
 
 
 def test_what_an_answer_is_worth() -> None:
-    """1/2; rejected; no target: masked, rejected, and empty without rejection, which only R-RefCOCO (and Ref-ZOM by its
-    rule) takes for an answer. GSVA scores what is rejected."""
+    """1/2; rejected; no target: masked, rejected, and empty without rejection, which R-RefCOCO, Ref-ZOM by its rule and
+    we take for an answer. GSVA scores what is rejected."""
     rows = Rows.of(
         [row("a"), row("b", no_target_prob=0.9), without_target("c", 9, 0.1), without_target("d", 9, 0.9),
          without_target("e", 0, 0.1)]
     )  # fmt: skip
     worth = {name: get_protocol(name).worth_of(rows).tolist() for name in PROTOCOLS}
-    assert worth["refseg"] == worth["gres"] == worth["deris"] == worth["refzom-score"] == [0.5, 0, 0, 1, 0]
+    assert worth["refseg"] == [0.5, 0, 0, 1, 1]
+    assert worth["gres"] == worth["deris"] == worth["refzom-score"] == [0.5, 0, 0, 1, 0]
     assert worth["gsva"] == [0.5, 0.5, 0, 1, 0] and worth["refzom"] == [0.5, 0.5, 0, 0, 1]
     assert worth["lavt"] == worth["cgformer"] == [0.5, 0.5, 0, 0, 0]
     assert worth["rrefcoco"] == worth["rrefcoco-original"] == [0.5, 0, 0, 1, 1]

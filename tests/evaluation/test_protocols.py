@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -158,14 +160,29 @@ def test_a_changed_rule_changes_the_name() -> None:
     area = gres.with_no_target(rule="area")
     assert area.name == "gres+area<50px" and area.no_target.rejected(GOLDEN).all()
     assert not gres.with_no_target(rule="none").no_target.rejected(GOLDEN).any()
+    assert get_protocol("refseg").with_no_target(threshold=0.7).name == "refseg+head-or-empty>0.7"
     with pytest.raises(UsageError, match="did you mean gres"):
         get_protocol("gress")
+
+
+def test_an_answer_without_a_pixel_says_nothing_here() -> None:
+    """In ours alone: rejected by the head; masked; empty; empty, and the head was not asked. With a target the mask is
+    wrong either way, and T-acc says so."""
+    rows = Rows.of(
+        row(4, expression_id=str(i), predicted=pixels, no_target_prob=prob)
+        for i, (pixels, prob) in enumerate([(8, 0.9), (8, 0.1), (0, 0.1), (0, math.nan)])
+    )
+    assert get_protocol("refseg").score(rows)["N-acc"] == 75 and get_protocol("refseg").score(rows)["gIoU"] == 75
+    assert get_protocol("gres").score(rows)["N-acc"] == 25
+    missed = Rows.of([row(1, intersection=0, predicted=0)])
+    assert get_protocol("refseg").score(missed)["T-acc"] == 0 and get_protocol("gres").score(missed)["T-acc"] == 100
+    assert get_protocol("refseg").score(missed)["gIoU"] == get_protocol("gres").score(missed)["gIoU"] == 0
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        (dict(rule="hed"), "rule must be one of head, area, none, not 'hed'"),
+        (dict(rule="hed"), "rule must be one of head, head-or-empty, area, none, not 'hed'"),
         (dict(treshold=0.3), "unknown key 'treshold'; keys are rule, threshold, min_area"),
         (dict(threshold=50), r"threshold must be in \[0, 1\], not 50"),
         (dict(rule="area", min_area=-1), "min_area must be at least 0"),

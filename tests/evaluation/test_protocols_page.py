@@ -38,6 +38,7 @@ def protocol_line(protocol: Protocol) -> str:
         target = "as annotated"
     nothing = {
         "head": f"probability > {rule.threshold:g}",
+        "head-or-empty": f"probability > {rule.threshold:g}, or no pixel",
         "area": f"fewer than {rule.min_area} pixels",
         "none": "never",
     }[rule.rule]

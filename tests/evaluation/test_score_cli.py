@@ -153,7 +153,7 @@ def test_the_rule_for_nothing_here_can_be_changed(files: Path) -> None:
     assert result["protocol"] == "refseg+area<9px" and result["details"]["no_target"]["rule"] == "area"
     assert result["metrics"]["gIoU"] == pytest.approx(80) and result["metrics"]["cIoU"] == pytest.approx(5100 / 79)
     assert score("--no-target-threshold", "0.95")["metrics"]["N-acc"] == 0
-    assert score("--no-target-rule", "head")["protocol"] == "refseg"
+    assert score("--no-target-rule", "head")["protocol"] == "refseg+head>0.5"
 
 
 def test_other_splits_and_no_probabilities(files: Path) -> None:

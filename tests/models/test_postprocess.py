@@ -72,7 +72,10 @@ def test_no_target_rules() -> None:
     assert reject(masks, probs, PostProcess()).tolist() == [True, False, False]
     assert reject(masks, probs, PostProcess(no_target_threshold=0.05)).tolist() == [True, True, True]
     assert reject(masks, probs, PostProcess(no_target="area", min_area=4)).tolist() == [True, True, False]
-    assert reject(masks, None, PostProcess()).tolist() == [False, False, False]
+    assert reject(masks, None, PostProcess()).tolist() == [True, False, False]
+    assert reject(masks, 1 - probs, PostProcess()).tolist() == [True, False, True]
+    assert reject(masks, 1 - probs, PostProcess(no_target="head")).tolist() == [False, False, True]
+    assert reject(masks, None, PostProcess(no_target="head")).tolist() == [False, False, False]
     assert reject(masks, probs, PostProcess(no_target="none")).tolist() == [False, False, False]
 
 
@@ -127,7 +130,7 @@ def test_results_are_by_image_in_order_even_if_expressions_are_not() -> None:
     first, second = finish(Prediction(logits, torch.tensor([9.0, -9, -9, -9])), batch, PostProcess())
     assert first.masks.flatten(1).any(1).tolist() == [True, False]
     assert second.masks.flatten(1).any(1).tolist() == [False, True]
-    assert first.rejected.tolist() == [True, False]
+    assert first.rejected.tolist() == [True, True] and second.rejected.tolist() == [True, False]
     assert not first.final_masks().any() and second.final_masks()[1].all()
 
 

@@ -6,11 +6,13 @@ import argparse
 import math
 import os
 from collections.abc import Callable, Sequence
+from typing import get_args
 
 from refseg.errors import UsageError
 from refseg.evaluation.breakdowns import BREAKDOWNS, TAG, get_breakdown
 from refseg.evaluation.foreign import is_coco_results
 from refseg.evaluation.protocols import PROTOCOLS, READ_BY, Protocol, get_protocol
+from refseg.records import NoTargetRule
 
 FORMATS = """
 predictions are read from
@@ -39,10 +41,13 @@ def add_shared_arguments(parser: argparse.ArgumentParser, *, protocols: str, by:
     ways = ", ".join([*BREAKDOWNS, f"{TAG}NAME"])
     add("--by", default=by, metavar="WHAT[,WHAT]", help=f"break down by {ways} (default: {by or 'not'})")
     add("--json", metavar="FILE", help="write everything to this file too")
+    add("--no-target-rule", choices=get_args(NoTargetRule), help="another rule for 'nothing here' than the protocol's")
     add(
-        "--no-target-rule", choices=["head", "area", "none"], help="another rule for 'nothing here' than the protocol's"
+        "--no-target-threshold",
+        type=share,
+        metavar="P",
+        help="of the rules head and head-or-empty: rejected above it (0.5)",
     )
-    add("--no-target-threshold", type=share, metavar="P", help="of the rule head: rejected above it (0.5)")
     add("--min-area", type=at_least(1), metavar="PIXELS", help="of the rule area: rejected below so many pixels (50)")
     add("--min-score", type=finite, metavar="S", help="of COCO results: leave out masks of a lower score")
     add("--drop-no-target", action="store_true", help="leave out expressions that refer to nothing")
@@ -77,8 +82,8 @@ def chosen_protocols(args: argparse.Namespace) -> list[Protocol]:
     for protocol in protocols:
         rule = changes.get("rule", protocol.no_target.rule)
         for option, key in (("--no-target-threshold", "threshold"), ("--min-area", "min_area")):
-            if key in changes and READ_BY[key] != rule and protocol.no_target.rule != "none":
-                raise UsageError(f"{option} needs --no-target-rule {READ_BY[key]}; {protocol.name}'s is {rule}")
+            if key in changes and rule not in READ_BY[key] and protocol.no_target.rule != "none":
+                raise UsageError(f"{option} needs --no-target-rule {READ_BY[key][0]}; {protocol.name}'s is {rule}")
     return [protocol.with_no_target(**changes) for protocol in protocols]
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from refseg.evaluation.protocols import Protocol
+from refseg.evaluation.protocols import READ_BY, NoTarget, Protocol
 from refseg.evaluation.rows import Rows
 
 GRID = np.linspace(0.0, 1.0, 101)
@@ -20,10 +20,12 @@ def threshold_curve(
     rows: Rows, protocol: Protocol, thresholds: np.ndarray | None = GRID
 ) -> list[dict[str, float]] | None:
     """A line per threshold: N-acc, T-acc, their mean ("balanced"), and gIoU where the protocol has it, each as
-    `protocol.with_no_target(rule="head", threshold=...)` gives it. `thresholds` None: every distinct probability.
+    `protocol.with_no_target(threshold=...)` gives it (of rule "head" where the protocol's own rule has no threshold).
+    `thresholds` None: every distinct probability.
 
     In these an expression's part depends on its own rejection only. So the parts are computed twice, with all rejected
-    and with none, and a running sum over rows in order of probability has every threshold.
+    and with those alone that every threshold rejects, and a running sum over rows in order of probability has every
+    threshold.
     """
     known = ~np.isnan(rows.no_target_prob)
     if not known.any():
@@ -32,7 +34,9 @@ def threshold_curve(
     at = np.unique(prob[known]) if thresholds is None else np.asarray(thresholds, np.float64)
     order = np.flatnonzero(known)[np.argsort(prob[known], kind="stable")]
     kept = np.searchsorted(prob[order], at, side="right")  # rows of `order` that stay; the rest exceed the threshold
-    none_rejected = protocol.metrics(rows, np.zeros(len(rows), bool))
+    rule = protocol.no_target.rule
+    always = NoTarget(rule if rule in READ_BY["threshold"] else "head", threshold=1.0).rejected(rows)
+    least_rejected = protocol.metrics(rows, always)
     all_rejected = protocol.metrics(rows, np.ones(len(rows), bool))
 
     def summed(accepted: np.ndarray, rejected: np.ndarray) -> np.ndarray:
@@ -41,10 +45,12 @@ def threshold_curve(
         return np.asarray(accepted, float).sum() + change[kept]
 
     target = rows.has_target
-    zero = np.zeros(len(rows))
-    curves = {"N-acc": (summed(zero, ~target), (~target).sum()), "T-acc": (summed(target, zero), target.sum())}
-    if "gIoU" in none_rejected:
-        curves["gIoU"] = (summed(none_rejected["gIoU"][0], all_rejected["gIoU"][0]), len(rows))
+    curves = {
+        "N-acc": (summed(~target & always, ~target), (~target).sum()),
+        "T-acc": (summed(target & ~always, np.zeros(len(rows))), target.sum()),
+    }
+    if "gIoU" in least_rejected:
+        curves["gIoU"] = (summed(least_rejected["gIoU"][0], all_rejected["gIoU"][0]), len(rows))
     lines = [{"threshold": float(value)} for value in at]
     for name, (numerator, denominator) in curves.items():
         for line, value in zip(lines, numerator if denominator else (), strict=bool(denominator)):

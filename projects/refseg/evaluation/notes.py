@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from refseg.evaluation.protocols import Protocol
+from refseg.evaluation.protocols import READ_BY, Protocol
 from refseg.evaluation.rows import Rows
 from refseg.evaluation.scorer import Counts, ScoreResult, measured_on
 
@@ -55,10 +55,12 @@ def _of_protocol(protocol: Protocol, rows: Rows, counts: Counts) -> Iterator[str
             "scored, one for all objects"
         )
     yield from filter(None, (caution(rows, counts.resized) for caution in protocol.cautions))
-    unknown = np.count_nonzero(np.isnan(rows.no_target_prob)) if protocol.no_target.rule == "head" else 0
+    rule = protocol.no_target.rule
+    unknown = np.count_nonzero(np.isnan(rows.no_target_prob)) if rule in READ_BY["threshold"] else 0
     if unknown:
         whose = "the file has no" if unknown == len(rows) else f"{unknown:,} of {len(rows):,} expressions have no"
-        yield f"{whose} no_target_prob, so they are not rejected; --no-target-rule area rejects by the mask"
+        so = "they are not rejected" if rule == "head" else "only an empty mask rejects them"
+        yield f"{whose} no_target_prob, so {so}; --no-target-rule area rejects by the mask"
 
 
 def _of_masks(protocols: Sequence[Protocol], header: dict[str, Any]) -> Iterator[str]:

@@ -20,9 +20,9 @@ from refseg.errors import ConfigError, UsageError
 from refseg.evaluation import cautions, terms
 from refseg.evaluation.rows import Rows
 from refseg.evaluation.terms import Terms
+from refseg.records import NoTargetRule
 
 Grid = Literal["original"] | tuple[int, int]
-Rule = Literal["head", "area", "none"]
 Caution = Callable[[Rows, int], str]  # of rows and how many masks were resized
 
 
@@ -68,15 +68,16 @@ class View:
 @dataclass(frozen=True)
 class NoTarget:
     """When "nothing here" is the answer. "head": its probability exceeds `threshold`; a model without that head never
-    says so. "area": the predicted mask has fewer than `min_area` pixels. "none": never."""
+    says so. "head-or-empty": so, or the mask has no pixel. "area": the mask has fewer than `min_area` pixels. "none":
+    never."""
 
-    rule: Rule = "head"
+    rule: NoTargetRule = "head"
     threshold: float = 0.5
     min_area: int = 50
 
     def __post_init__(self) -> None:
-        if self.rule not in get_args(Rule):
-            raise ConfigError(f"no_target: rule must be one of {', '.join(get_args(Rule))}, not {self.rule!r}")
+        if self.rule not in get_args(NoTargetRule):
+            raise ConfigError(f"no_target: rule must be one of {', '.join(get_args(NoTargetRule))}, not {self.rule!r}")
         if not 0 <= self.threshold <= 1:
             raise ConfigError(f"no_target: threshold must be in [0, 1], not {self.threshold}")
         if self.min_area < 0:
@@ -84,14 +85,15 @@ class NoTarget:
 
     def rejected(self, rows: Rows) -> np.ndarray:
         """(R,) bool."""
-        if self.rule == "head":
-            return rows.no_target_prob > self.threshold  # NaN exceeds nothing
+        if self.rule == "none":
+            return np.zeros(len(rows), bool)
         if self.rule == "area":
             return rows.predicted < self.min_area
-        return np.zeros(len(rows), bool)
+        by_head = rows.no_target_prob > self.threshold  # NaN exceeds nothing
+        return by_head | (rows.predicted == 0) if self.rule == "head-or-empty" else by_head
 
 
-READ_BY = {"threshold": "head", "min_area": "area"}  # the rule that each number belongs to
+READ_BY = {"threshold": ("head", "head-or-empty"), "min_area": ("area",)}  # the rules that each number belongs to
 
 
 @dataclass(frozen=True)
@@ -128,12 +130,14 @@ class Protocol:
         if changes and self.no_target.rule == "none":
             raise UsageError(f"protocol {self.name} has no rule for 'nothing here' that could be changed")
         rule = replace(self.no_target, **changes)
-        idle = [key for key, reader in READ_BY.items() if key in changes and reader != rule.rule]
+        idle = [key for key, reader in READ_BY.items() if key in changes and rule.rule not in reader]
         if idle:
-            raise ConfigError(f"no_target: {idle[0]} is of rule {READ_BY[idle[0]]!r}; {self.name}'s is {rule.rule!r}")
+            raise ConfigError(
+                f"no_target: {idle[0]} is of rule {READ_BY[idle[0]][0]!r}; {self.name}'s is {rule.rule!r}"
+            )
         if rule == self.no_target:
             return self
-        detail = {"head": f">{rule.threshold:g}", "area": f"<{rule.min_area}px", "none": ""}[rule.rule]
+        detail = {"area": f"<{rule.min_area}px", "none": ""}.get(rule.rule, f">{rule.threshold:g}")
         return replace(self, name=f"{self.name}+{rule.rule}{detail}", no_target=rule)
 
 
@@ -150,9 +154,9 @@ _EMPTIED, _KEPT = (partial(terms.worth, empties=empties) for empties in (True, F
 _PROTOCOLS = (
     Protocol(
         "refseg",
-        "ours: original size, union masks, probability >= 0.5, a rejected expression has an empty mask",
+        "ours: original size, union masks, probability >= 0.5, a rejected expression has an empty mask and the reverse",
         View(),
-        NoTarget(),
+        NoTarget("head-or-empty"),
         terms.refseg_default,
         _EMPTIED,
     ),

@@ -9,13 +9,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from refseg.errors import ConfigError
+from refseg.records import NoTargetRule
 from refseg.structures import (
     Batch,
     ImageResult,
@@ -33,14 +34,15 @@ class PostProcess:
     """How predictions become answers.
 
     `threshold`: a pixel belongs to the mask when its probability is >= it. `no_target`: an expression is rejected when
-    the head's probability exceeds `no_target_threshold` ("head"; models without that head reject nothing), when the
-    mask has fewer than `min_area` pixels ("area"), or never ("none"). `instances`: whether results tell the instances
+    the head's probability exceeds `no_target_threshold` ("head"; models without that head reject nothing), when it
+    does or the mask has no pixel ("head-or-empty"), when the mask has fewer than `min_area` pixels ("area"), or never
+    ("none"). `instances`: whether results tell the instances
     of models that tell them apart; they are the queries whose relevance is >= `instance_threshold`, the best
     `max_instances` of them. `max_elements` bounds the floats held at once.
     """
 
     threshold: float = 0.5
-    no_target: Literal["head", "area", "none"] = "head"
+    no_target: NoTargetRule = "head-or-empty"
     no_target_threshold: float = 0.5
     min_area: int = 50
     instances: bool = True
@@ -51,8 +53,9 @@ class PostProcess:
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
             raise ConfigError(f"postprocess.threshold must lie between 0 and 1, not {self.threshold}")
-        if self.no_target not in ("head", "area", "none"):
-            raise ConfigError(f"postprocess.no_target must be 'head', 'area' or 'none', not {self.no_target!r}")
+        if self.no_target not in get_args(NoTargetRule):
+            rules = ", ".join(get_args(NoTargetRule))
+            raise ConfigError(f"postprocess.no_target must be one of {rules}, not {self.no_target!r}")
         if not 0 <= self.no_target_threshold <= 1:
             raise ConfigError(f"postprocess.no_target_threshold must be in [0, 1], not {self.no_target_threshold}")
         if self.min_area < 0:
@@ -103,11 +106,14 @@ def restore_masks(
 
 def reject(masks: Tensor, no_target_prob: Tensor | None, settings: PostProcess) -> Tensor:
     """(K,) bool: the no-target rule."""
+    rejected = torch.zeros(len(masks), dtype=torch.bool)
+    if settings.no_target == "none":
+        return rejected
     if settings.no_target == "area":
         return masks.flatten(1).sum(1) < settings.min_area
-    if settings.no_target == "head" and no_target_prob is not None:
-        return no_target_prob > settings.no_target_threshold
-    return torch.zeros(len(masks), dtype=torch.bool)
+    if settings.no_target == "head-or-empty":
+        rejected = ~masks.flatten(1).any(1)
+    return rejected if no_target_prob is None else rejected | (no_target_prob > settings.no_target_threshold)
 
 
 def choose_instances(instances: Sequence[InstancePrediction], settings: PostProcess) -> list[InstancePrediction]:
