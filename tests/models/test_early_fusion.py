@@ -51,19 +51,6 @@ def test_no_target_and_padding_give_finite_losses(model: RefSegmentor) -> None:
     check_finite_without_targets(model)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("config", ["lavt_swinb", "lgformer_swinb"])
-def test_a_compiler_follows_the_whole_model(config: str) -> None:
-    """One graph, the same logits. (The backend only traces; what generated code computes is PyTorch's affair.)"""
-    model = tiny_model(config)
-    batch = prepared(model)
-    exact = logits_of(model, batch)
-    torch.compiler.reset()
-    with torch.no_grad():
-        traced = torch.compile(model, backend="eager", fullgraph=True)(batch).mask_logits
-    torch.testing.assert_close(traced, exact, atol=1e-5, rtol=1e-4)
-
-
 def test_bfloat16_stays_near(model: RefSegmentor) -> None:
     """Random weights make small logits; a bf16 number has 8 bits, of which many layers leave some 4."""
     batch = prepared(model)

@@ -267,14 +267,6 @@ def test_blocks_read_inside_their_masks(monkeypatch: pytest.MonkeyPatch) -> None
         assert levels == wanted
 
 
-def test_one_graph() -> None:
-    model = tiny_model("instalign_swinb").eval()
-    batch = prepared(model)
-    with torch.no_grad():
-        traced = torch.compile(model, backend="eager", fullgraph=True)(batch).mask_logits
-        torch.testing.assert_close(traced, model(batch).mask_logits, atol=1e-5, rtol=1e-5)
-
-
 def test_groups_of_parameters() -> None:
     """A tenth of the rate for the pretrained encoders and nothing else; no decay for norms and the like."""
     cfg = load_config("instalign_swinb")

@@ -137,18 +137,6 @@ def test_no_target_and_padding_give_finite_losses(model: ReLA, expressions: int)
     assert torch.isfinite(total) and gradients and all(torch.isfinite(gradient).all() for gradient in gradients)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("fusion", [dict(type="PWAM"), None])
-def test_a_compiler_follows_the_whole_model(fusion: dict | None) -> None:
-    model = tiny_model("rela_swinb", **{"encoder.fusion": fusion})
-    batch = prepared(model)
-    exact = logits_of(model, batch)
-    torch.compiler.reset()
-    with torch.no_grad():
-        traced = torch.compile(model, backend="eager", fullgraph=True)(batch).mask_logits
-    torch.testing.assert_close(traced, exact, atol=1e-4, rtol=1e-4)
-
-
 def test_bfloat16_stays_near(model: ReLA) -> None:
     """On average: pixels at the border of a region's mask may be read or not."""
     batch = small_batch(model)

@@ -271,18 +271,6 @@ def test_bfloat16_is_finite(model: RefSegmentor) -> None:
         assert all(torch.isfinite(loss) for loss in model(batch, mode="loss").values())
 
 
-@pytest.mark.slow
-def test_a_compiler_follows_the_whole_model() -> None:
-    """One graph, the same logits. (The backend only traces.)"""
-    model = tiny_model("latentvg_beit3b_grefcoco")
-    batch = prepared(model)
-    exact = logits_of(model, batch)
-    torch.compiler.reset()
-    with torch.no_grad():
-        traced = torch.compile(model, backend="eager", fullgraph=True)(batch).mask_logits
-    torch.testing.assert_close(traced, exact, atol=1e-5, rtol=1e-4)
-
-
 def test_mistakes_are_refused() -> None:
     with pytest.raises(ConfigError, match="without latents there is nothing for"):
         tiny_model("latentvg_beit3b", latents=None)

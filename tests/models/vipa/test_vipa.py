@@ -294,18 +294,6 @@ def test_bfloat16_is_finite(model: RefSegmentor) -> None:
     assert prediction.regions is None or prediction.regions.scores.dtype is torch.float32
 
 
-@pytest.mark.slow
-def test_a_compiler_follows_the_whole_model() -> None:
-    """One graph, the same logits. (The backend only traces.)"""
-    model = tiny_model("vipa_swinb")
-    batch = prepared(model)
-    exact = logits_of(model, batch)
-    torch.compiler.reset()
-    with torch.no_grad():
-        traced = torch.compile(model, backend="eager", fullgraph=True)(batch).mask_logits
-    torch.testing.assert_close(traced, exact, atol=1e-5, rtol=1e-4)
-
-
 def test_mistakes_are_refused() -> None:
     with pytest.raises(ConfigError, match="key_values is one of visual, language, not 'words'"):
         tiny_model("vipa_swinb", key_values="words")
