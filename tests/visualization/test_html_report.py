@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from refseg.visualization import Case, CaseInstance, Curve, TrainingCurves, write_report
-from refseg.visualization.report import render_report, table
+from refseg.visualization.page import MOST_LINES, table
+from refseg.visualization.report import render_report
 
 _VOID = {"meta", "img", "br", "link", "input", "hr"}
 _PROTOCOL = {"protocol": "gres", "data set": "RefShapes", "split": "val"}
@@ -216,3 +217,8 @@ def test_no_target_is_written_in_words():
     page = _parse(render_report(**_arguments()))
     alts = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
     assert [alt.rsplit(": ", 1)[1] for alt in alts[2:]] == ["nothing here", "nothing here"]
+
+
+def test_long_tables_are_cut_and_say_so():
+    html = table([{"tag": f"t{i}"} for i in range(MOST_LINES + 1200)], caption="c")
+    assert html.count("<tr>") == MOST_LINES + 1 and "and 1,200 more lines, not shown" in html

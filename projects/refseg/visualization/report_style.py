@@ -48,7 +48,8 @@ th[scope=row] { font-weight: 500; }
 .word small { display: block; min-height: 1.25em; font-size: .75rem; font-weight: 400; line-height: 1.25;
   white-space: nowrap; }
 .case .objects { font-size: .875rem; }
-.case .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 8px; }
+.cases.wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 520px), 1fr)); }
+.case .pair { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(0, 1fr); gap: 8px; }
 .case figure { margin: 0; min-width: 0; }
 .case img { display: block; width: 100%; height: auto; border-radius: 4px; }
 .case figcaption { font-size: .8125rem; color: var(--soft); padding-top: 2px; }
