@@ -22,7 +22,6 @@ from refseg.visualization.page import bullets, card, facts, figure, gallery, pag
 from refseg.visualization.text import markup_text as _text
 
 COLOURS: tuple[Colour, Colour] = (ORANGE, PURPLE)  # of A's and B's outlines
-_BLANK = 205  # grey of a picture whose image is missing
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,12 @@ class AnswerPicture:
 
 @dataclass(frozen=True)
 class Disagreement:
-    """One expression. `image` (H, W, 3) uint8, or None with the reason in `image_problem`."""
+    """One expression. `image` (H, W, 3) uint8; where the file cannot be read it is grey, and `image_problem` why."""
 
     expression_id: str
     text: str
     skill: str
-    image: np.ndarray | None
+    image: np.ndarray
     truth: np.ndarray
     answers: tuple[AnswerPicture, AnswerPicture]
     image_problem: str = ""
@@ -140,7 +139,7 @@ def _cases(comparison: Comparison, names: tuple[str, str], cases: Sequence[Disag
         "difference first. They are the extremes, so they say nothing about how often. Where there is no target, 1 is "
         "a right answer."
     )
-    missing = [case for case in cases if case.image is None]
+    missing = [case for case in cases if case.image_problem]
     note = ""
     if missing:
         note = (
@@ -151,16 +150,14 @@ def _cases(comparison: Comparison, names: tuple[str, str], cases: Sequence[Disag
 
 
 def _card(case: Disagreement, names: tuple[str, str], what: str) -> str:
-    height, width = case.truth.shape
-    image = np.full((height, width, 3), _BLANK, np.uint8) if case.image is None else case.image
     figures = []
     for name, answer, colour in zip(names, case.answers, COLOURS, strict=True):
-        picture = mask_panel(image, answer.mask, colour=colour, rejected=answer.rejected, empty=EMPTY_MASK)
+        picture = mask_panel(case.image, answer.mask, colour=colour, rejected=answer.rejected, empty=EMPTY_MASK)
         figures.append(figure(picture, label=f"{name}: {what} {answer.worth:.2f}", alt=f"{name}: {answer.words}"))
-    truth = mask_panel(image, case.truth, colour=GROUND_TRUTH_COLOUR)
+    truth = mask_panel(case.image, case.truth, colour=GROUND_TRUTH_COLOUR)
     told = "Ground truth" if case.truth.any() else f"Ground truth: {NOTHING_HERE}"
     figures.append(figure(truth, label="Ground truth", alt=told))
     tags = [f"expression {case.expression_id}", *([f"skill: {case.skill}"] if case.skill else [])]
-    if case.image is None:
+    if case.image_problem:
         tags.append("image missing")
     return card(phrase_html=_text(case.text), figures=figures, tags=" \u00b7 ".join(tags))

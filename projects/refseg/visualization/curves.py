@@ -27,6 +27,7 @@ class TrainingCurves:
     losses: tuple[Curve, ...] = ()
     metrics: tuple[Curve, ...] = ()
     learning_rates: tuple[Curve, ...] = ()
+    others: tuple[Curve, ...] = ()  # of training, such as the norm of gradients
 
 
 def read_scalars(path: str | Path) -> list[dict]:
@@ -63,7 +64,7 @@ def training_curves(rows: Iterable[Mapping]) -> TrainingCurves:
             step = row.get("step", iteration)
             step = ends.get(step, step)
         for name, value in row.items():
-            group = _group(name)
+            group = "other" if _is_train_row(row) and _group(name) == "metric" else _group(name)
             if group and isinstance(value, int | float) and not isinstance(value, bool):
                 points.setdefault((group, name), {})[step] = float(value)
     curves = [(group, Curve(name, *zip(*sorted(line.items()), strict=True))) for (group, name), line in points.items()]
@@ -71,6 +72,7 @@ def training_curves(rows: Iterable[Mapping]) -> TrainingCurves:
         losses=tuple(curve for group, curve in curves if group == "loss"),
         metrics=tuple(curve for group, curve in curves if group == "metric"),
         learning_rates=tuple(curve for group, curve in curves if group == "lr"),
+        others=tuple(curve for group, curve in curves if group == "other"),
     )
 
 
@@ -93,11 +95,12 @@ def main_losses(losses: Sequence[Curve]) -> list[Curve]:
 
 
 def training_plots(curves: TrainingCurves) -> list[str]:
-    """The SVG elements of a run: train losses (smoothed), validation metrics, learning rates; what was not logged has
-    no plot."""
+    """The SVG elements of a run: train losses (smoothed), validation metrics, learning rates, and each other value of
+    training that is not always 0; what was not logged has no plot."""
     plots = [
         ("Train loss (smoothed; the raw line is pale)", main_losses(curves.losses), 0.8),
         ("Validation metrics", curves.metrics, 0.0),
         ("Learning rate", curves.learning_rates, 0.0),
+        *((curve.name, [curve], 0.0) for curve in curves.others if any(curve.values)),
     ]
     return [plot_svg(lines, title=title, smoothing=smoothing) for title, lines, smoothing in plots if lines]
