@@ -134,5 +134,5 @@ def test_what_cannot_be_reported(files: Path, capsys: pytest.CaptureFixture[str]
     data = ["--data", f"{files / 'data.jsonl'}:val"]
     assert "did you mean skill" in error(work, "--predictions", predictions, *data, "--by", "skil")
     (files / "bad.json").write_text("[1]")
-    assert "no list of probes" in error(work, "--probes", str(files / "bad.json"))
+    assert "is not what `refseg probe --json` writes" in error(work, "--probes", str(files / "bad.json"))
     assert "refseg probe" in error(work, "--probes", str(files / "absent.json"))

@@ -99,7 +99,7 @@ def test_report_is_whole_and_self_contained():
     ):
         assert words in text
     assert text.count("protocol: gres") == 3, "the cards, the metrics and the breakdown each name the protocol"
-    assert "[70.00, 72.00]" in text and "[75.00, 85.00]" in text and "1,000 resamples" in text
+    assert "[70.00,\u00a072.00]" in text and "[75.00,\u00a085.00]" in text and "1,000 resamples" in text
     names = {tag for tag, _ in page.tags}
     assert not names & {"script", "link", "iframe", "object"}
     for tag, attributes in page.tags:

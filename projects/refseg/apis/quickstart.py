@@ -31,6 +31,7 @@ from refseg.evaluation.protocols import get_protocol
 from refseg.evaluation.run_report import Settings, score_run
 from refseg.evaluation.score_cli import open_data
 from refseg.files import write_atomically
+from refseg.probes.run import probe_data
 from refseg.visualization.cases import Case, contact_sheet
 from refseg.visualization.curves import read_scalars, training_curves
 from refseg.visualization.report import write_report
@@ -170,6 +171,7 @@ def quickstart(
     split, drops = dataset.metainfo["split"], dataset.metainfo["no_target"] == "drop"
     test_set = open_data(f"{Path(data, EXPRESSIONS)}:{split}", drop_no_target=drops)
     scored = score_run(predictions, test_set, Settings([get_protocol("refseg")], per_group=6))
+    probes = probe_data(runner.model.eval(), cfg, test_set)
     run = read_work_dir(work_dir)
     report = Path(work_dir) / "report.html"
     facts = {
@@ -185,10 +187,12 @@ def quickstart(
         curves=training_curves(read_scalars(training.log_dir / "vis_data" / "scalars.json")),
         environment=run.environment,
         config_text=cfg.pretty_text,
+        probes=probes,
     )
     write_report(report, content)
     metrics = scored.results[0]["metrics"]
     write_atomically(Path(work_dir) / "metrics.json", json.dumps(metrics, indent=2))
+    write_atomically(Path(work_dir) / "probes.json", json.dumps(probes, indent=1))
     sheet = contact_sheet(example_cases(scored.cases), columns=3)
     Image.fromarray(sheet).save(Path(work_dir) / "examples.png", optimize=True)
     print("  ".join(f"{name} {value:.1f}" for name, value in metrics.items()))

@@ -20,7 +20,7 @@ from refseg.evaluation.arguments import (
 from refseg.evaluation.prediction_file import read_header
 from refseg.evaluation.run_report import BY, PER_GROUP, RESAMPLES, Settings, score_run
 from refseg.evaluation.score_cli import open_data
-from refseg.visualization.report import Report, render_report
+from refseg.visualization.report import Report, probes_section, render_report
 from refseg.visualization.work_dir import WorkDir, read_work_dir
 
 
@@ -118,6 +118,8 @@ def read_probes(file: str) -> dict[str, Any]:
         raise DataError(f"no such file of probes: {file}; `refseg probe ... --json {file}` writes it") from None
     except (ValueError, OSError) as error:
         raise DataError(f"{file} cannot be read as JSON ({error})") from None
-    if not isinstance(content, dict) or not isinstance(content.get("probes"), list):
-        raise DataError(f"{file} is not what `refseg probe --json` writes: it has no list of probes")
+    try:
+        probes_section(content)
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise DataError(f"{file} is not what `refseg probe --json` writes, or is damaged") from None
     return content

@@ -107,9 +107,11 @@ def titled_tables(tables: Mapping[str, Sequence[Mapping[str, Any]]], *, caption:
     return f'<div class="tables">{"".join(parts)}</div>' if parts else ""
 
 
-def interval(ends: Sequence[float] | None) -> str:
-    """Such as "[51.47, 58.96]"; a dash where there is none."""
-    return "\u2013" if ends is None else f"[{', '.join(f'{end:.2f}' for end in ends)}]"
+def interval(ends: Sequence[float] | None, *, digits: int = 2) -> str:
+    """Such as "[51.47, 58.96]", unbroken; a dash where there is none."""
+    if ends is None:
+        return "\u2013"
+    return f"[{', '.join(f'{end:.{digits}f}' for end in ends)}]".replace(" ", "\u00a0")
 
 
 def cell(value: Any) -> str:

@@ -233,7 +233,46 @@ def instances_section(found: Mapping[str, Any] | None) -> str:
 
 
 def probes_section(probes: Mapping[str, Any] | None) -> str:
-    return ""
+    """A table by kind, and pairs that were answered alike though they mean something else."""
+    if probes is None:
+        return ""
+    data, same = probes["data"], probes["same_iou"]
+    told = soft(
+        f"One thing of a phrase is changed, by {probes['by']}; the answer should change too. Right: IoU at least "
+        f"{RIGHT_IOU:g}, or nothing where the phrase refers to nothing. Same answer: the two answers have an IoU of at "
+        f"least {same:g}. \u201cRight\u201d of changed phrases is of those whose truth is known."
+    )
+    lines = [
+        {
+            "probe": line["kind"],
+            "pairs": line["pairs"],
+            "truth known": line["known"],
+            **{
+                name: None if value is None else f"{value:.1f} {interval(line['intervals'].get(name), digits=1)}"
+                for name, value in line["metrics"].items()
+            },
+        }
+        for line in probes["probes"]
+    ]
+    split = ", ".join(data["split"] or ["all"])
+    caption = f"percent, with 95 % intervals \u00b7 data set: {data['set']} \u00b7 split: {split}"
+    alike = [pair for pair in probes["pairs"] if pair["iou"] >= same]
+    pairs = [
+        {
+            "probe": pair["kind"],
+            "phrase": pair["text"],
+            "changed": pair["changed"],
+            "right": _yes(pair["right"]),
+            "changed right": _yes(pair["changed_right"]),
+        }
+        for pair in alike
+    ]
+    shown = table(pairs, caption="the two answers are the same") if pairs else ""
+    return told + table(lines, caption=caption) + fold(f"{len(alike):,} pairs with the same answer", shown)
+
+
+def _yes(value: bool | None) -> str:
+    return "\u2013" if value is None else "yes" if value else "no"
 
 
 # Cases ----------------------------------------------------------------------------------------------------------------
