@@ -16,6 +16,7 @@ from pathlib import Path
 
 from refseg.visualization.svg import Curve, plot_svg
 
+_MOST_OTHERS = 8  # plots of other values
 _NOT_METRICS = {"step", "iter", "epoch", "time", "data_time", "memory"}
 _AUXILIARY_LOSS = re.compile(r"(^|[./_])(d\d+|aux\w*)[./]")  # losses of single decoder layers: too many to draw
 
@@ -94,13 +95,18 @@ def main_losses(losses: Sequence[Curve]) -> list[Curve]:
     return sorted(drawn, key=lambda curve: curve.name != "loss")
 
 
+def _telling(curves: Sequence[Curve]) -> list[Curve]:
+    """Those that are not always 0, as many as are drawn."""
+    return [curve for curve in curves if any(curve.values)][:_MOST_OTHERS]
+
+
 def training_plots(curves: TrainingCurves) -> list[str]:
-    """The SVG elements of a run: train losses (smoothed), validation metrics, learning rates, and each other value of
-    training that is not always 0; what was not logged has no plot."""
+    """The SVG elements of a run: train losses (smoothed), validation metrics, learning rates, and the first other
+    values of training that are not always 0; what was not logged has no plot."""
     plots = [
         ("Train loss (smoothed; the raw line is pale)", main_losses(curves.losses), 0.8),
         ("Validation metrics", curves.metrics, 0.0),
         ("Learning rate", curves.learning_rates, 0.0),
-        *((curve.name, [curve], 0.0) for curve in curves.others if any(curve.values)),
+        *((curve.name, [curve], 0.0) for curve in _telling(curves.others)),
     ]
     return [plot_svg(lines, title=title, smoothing=smoothing) for title, lines, smoothing in plots if lines]

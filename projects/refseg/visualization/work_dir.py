@@ -9,8 +9,8 @@ from pathlib import Path
 from refseg.errors import UsageError
 from refseg.visualization.curves import TrainingCurves, read_scalars, training_curves
 
-_ENVIRONMENT = re.compile(r"^(?:System|Runtime) environment:\n((?:.+\n)+)", re.MULTILINE)
-_ENTRY = re.compile(r"^    ([\w ().-]+): (.*\S)$", re.MULTILINE)
+_ENVIRONMENT = re.compile(r"^(?:System|Runtime) environment:\n((?: .*\n|\n)+)", re.MULTILINE)
+_ENTRY = re.compile(r"^    ([\w ().-]+): (.*[^:\s])$", re.MULTILINE)
 _HEAD = 64 * 1024  # characters of a log in which its environment stands
 _MOST_TEXT = 200_000  # characters of a config
 
