@@ -15,6 +15,7 @@ from refseg.evaluation.prediction_file import PredictedInstance, PredictionRow, 
 from refseg.evaluation.protocols import get_protocol
 from refseg.evaluation.run_report import THUMBNAIL, Settings, score_run
 from refseg.evaluation.score_cli import open_data
+from refseg.visualization.report import render_report
 
 SIDE = 400  # larger than a thumbnail
 NUM_IMAGES = 4
@@ -109,6 +110,22 @@ def test_the_command_with_predictions(files: Path, capsys: pytest.CaptureFixture
     assert "not: this" not in html.split("<pre>")[0] and "<script" not in html and "3.11 &lt;b&gt;" in html
     told = json.loads(numbers.read_text())
     assert [result["protocol"] for result in told["results"]] == ["refseg", "gres"] and told["hits"]
+
+
+def test_protocols_of_boxes(files: Path) -> None:
+    """The metric is of boxes, the cases are of masks; predictions of boxes alone have no cases, and nothing to hit."""
+    data = open_data(f"{files / 'data.jsonl'}:val", drop_no_target=True)
+    settings = Settings([get_protocol("rec")], per_group=4, resamples=20, allow_partial=True)
+    scored = score_run(files / "p.jsonl", data, settings)
+    assert scored.results[0]["metrics"] == {"Acc@0.5": 50.0}
+    assert {case.iou for case in scored.cases if case.text == "both"} == {0.5, 1.0}
+    rows = [
+        PredictionRow(f"{i}_{name}", None, boxes=[]) for i in range(NUM_IMAGES) for name in ("left", "righ", "both")
+    ]
+    write_predictions(files / "boxes.jsonl", rows)
+    bare = score_run(files / "boxes.jsonl", data, settings)
+    assert not bare.cases and not any(bare.hits.values()) and bare.results[0]["metrics"] == {"Acc@0.5": 0.0}
+    assert "Cases" not in render_report(bare.report(title="t", summary={}))
 
 
 def test_the_command_without_predictions(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from refseg.datasets.masks import decode
+from refseg.evaluation import terms
 from refseg.evaluation.extras import no_target_report
 from refseg.evaluation.foreign import open_predictions
 from refseg.evaluation.measure import Truth
@@ -147,7 +148,7 @@ def make_cases(
             }
             for name, iou, num_targets, refused, at in zip(
                 scored.expression_id,
-                protocol.worth_of(scored),
+                iou_of_answers(scored, protocol),
                 scored.num_targets,
                 protocol.no_target.rejected(scored),
                 place,
@@ -170,6 +171,13 @@ def make_cases(
     if problems:
         problems = [f"{len(problems):,} of the images of cases cannot be shown, the first: {problems[0]}"]
     return cases, problems
+
+
+def iou_of_answers(scored: Rows, protocol: Protocol) -> np.ndarray:
+    """(R,) by the protocol's rules; where these are of boxes, the IoU of masks."""
+    if protocol.view.boxes is None:
+        return protocol.worth_of(scored)
+    return terms.worth(scored, protocol.no_target.rejected(scored), empties=True)
 
 
 def make_case(
