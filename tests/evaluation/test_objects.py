@@ -101,7 +101,7 @@ def test_scores_are_calibrated_one_to_one(truths: TruthIndex) -> None:
         "g": [instance(0, 0.4)],  # no target: its score is not counted
     }
     rows = [PredictionRow(name, boxes(0, 1), None, None, instances) for name, instances in answers.items()]
-    again = PredictionRow("a", boxes(0), None, None, [])
+    again = PredictionRow("a", boxes(0), None, None, [instance(3, 0.1)])
     assert list(table.watch([*rows, again])) == [*rows, again]
     assert sorted(zip(table.scores, table.matched, strict=True))[:3] == [(0.5, True), (0.6, True), (0.7, True)]
     assert sum(table.matched) == 4 and len(table.matched) == 5

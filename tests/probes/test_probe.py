@@ -19,7 +19,7 @@ from refseg.evaluation.score_cli import open_data
 from refseg.models.postprocess import PostProcess
 from refseg.probes.measure import METRICS, Outcome, iou_of, is_right, summarise
 from refseg.probes.pairs import KINDS, Pair
-from refseg.probes.run import probe_data, probed_images
+from refseg.probes.run import _same_truth, probe_data, probed_images
 
 
 def rle(*columns: int) -> dict:
@@ -33,6 +33,14 @@ def test_right_and_same_by_hand() -> None:
     assert is_right(rle(0), rle(0, 1)) and not is_right(rle(0), rle(0, 1, 2))
     assert is_right(rle(), rle()) and not is_right(rle(0), rle()) and not is_right(rle(), rle(0))
     assert iou_of(rle(0, 1), rle(1, 2)) == pytest.approx(1 / 3) and iou_of(rle(), rle()) == 1
+
+
+def test_pairs_that_one_answer_would_serve() -> None:
+    """IoU of the truths 3/4: a pair; of 4/4, and of nothing with nothing: none. What is not known may be anything."""
+    pairs = {truth: Pair("colour", "e", "a", "b", rle(0, 1, 2), rle(*truth)) for truth in ((0, 1, 2, 3), (0, 1, 2), ())}
+    assert [_same_truth(pair) for pair in pairs.values()] == [False, True, False]
+    assert _same_truth(Pair("colour", "e", "a", "b", rle(), rle()))
+    assert not _same_truth(Pair("colour", "e", "a", "b", rle(0), None))
 
 
 def outcome(kind: str, image: int, right: bool, changed: bool | None, iou: float) -> Outcome:

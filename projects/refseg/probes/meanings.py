@@ -179,12 +179,8 @@ def changed_meaning(
         if changed is None or not all(match_of(phrase.head).sensible for phrase in changed.phrases):
             continue
         verdict = changed.judge(scene)
-        if (
-            not verdict.unclear
-            and verdict.ids != before
-            and bool(verdict.ids) != (kind == "absent")
-            and allows(changed)
-        ):
+        wanted = verdict.ids != before and bool(verdict.ids) != (kind == "absent")
+        if wanted and not verdict.unclear and allows(changed):
             return changed
     return None
 
