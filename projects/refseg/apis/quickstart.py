@@ -9,7 +9,7 @@ import json
 import os
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from refseg.evaluation.prediction_file import PredictionWriter
 from refseg.evaluation.protocols import get_protocol
 from refseg.evaluation.run_report import Settings, score_run
 from refseg.evaluation.score_cli import open_data
-from refseg.files import write_atomically
+from refseg.files import sha256_of, write_atomically
 from refseg.probes.run import probe_data
 from refseg.visualization.cases import Case, contact_sheet
 from refseg.visualization.curves import read_scalars, training_curves
@@ -165,7 +165,13 @@ def quickstart(
     load_weights(runner.model, checkpoint)
     predictions = Path(work_dir) / "predictions.jsonl"
     dataset = runner.test_dataloader.dataset
-    predict(runner, predictions, {"config": config, "checkpoint": {"file": str(checkpoint)}, "data": dataset.metainfo})
+    made_with = {
+        "config": config,
+        "checkpoint": {"file": str(checkpoint), "sha256": sha256_of(checkpoint)},
+        "data": dataset.metainfo,
+        "postprocess": asdict(runner.model.postprocess),
+    }
+    predict(runner, predictions, made_with)
 
     print("4/4 report")
     split, drops = dataset.metainfo["split"], dataset.metainfo["no_target"] == "drop"
