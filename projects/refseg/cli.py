@@ -158,11 +158,37 @@ def _compare(args: argparse.Namespace) -> int:
     return compare_cli.main(args)
 
 
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    from refseg.evaluation import report_cli
+
+    report_cli.add_arguments(parser)
+
+
+def _report(args: argparse.Namespace) -> int:
+    from refseg.evaluation import report_cli
+
+    return report_cli.main(args)
+
+
+def _probe_arguments(parser: argparse.ArgumentParser) -> None:
+    from refseg.probes import cli
+
+    cli.add_arguments(parser)
+
+
+def _probe(args: argparse.Namespace) -> int:
+    from refseg.probes import cli
+
+    return cli.main(args)
+
+
 VERBS = {
     "train": ("train a config", _train_arguments, _train),
     "test": ("evaluate a checkpoint", _test_arguments, _test),
     "score": ("score a file of predictions by named protocols", _score_arguments, _score),
     "compare": ("compare two files of predictions on the same data", _compare_arguments, _compare),
+    "report": ("one page about a run: curves, scores, calibration, pictures", _report_arguments, _report),
+    "probe": ("change one thing of a phrase: does the answer follow?", _probe_arguments, _probe),
     "data": ("find, check, browse, convert and generate data", _data_arguments, _data),
     "quickstart": (
         "generate RefShapes, train a small model, evaluate, write a report",

@@ -9,6 +9,7 @@ from refseg.errors import UsageError
 from refseg.evaluation.breakdowns import BREAKDOWNS, breakdown, confusion
 from refseg.evaluation.protocols import get_protocol
 from refseg.evaluation.rows import Row, Rows
+from refseg.evaluation.statistics import bootstrap
 
 GRES = get_protocol("gres")
 
@@ -41,6 +42,17 @@ def test_targets() -> None:
         ("0", 1), ("1", 1), ("2", 1), ("3", 1), ("4 or more", 2),
     ]  # fmt: skip
     assert "T-acc" not in lines[0] and "N-acc" not in lines[1]
+
+
+def test_interval_of_the_first_metric() -> None:
+    """That of the group's own rows, by images; without resamples there is none."""
+    rows = Rows.of(row(image_id=str(i), intersection=i, num_targets=1 + i % 2) for i in range(1, 11))
+    lines = breakdown(rows, GRES, "targets", resamples=200)
+    for line, chosen in zip(lines, (rows.num_targets == 1, rows.num_targets == 2), strict=True):
+        ends = bootstrap(GRES.terms(rows[chosen]), rows[chosen].image, num=200)["gIoU"]
+        assert line["interval"] == {"of": "gIoU", "ends": pytest.approx(list(ends))}
+        assert ends[0] < line["gIoU"] < ends[1]
+    assert "interval" not in breakdown(rows, GRES, "targets")[0]
 
 
 def test_sizes() -> None:

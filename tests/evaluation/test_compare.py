@@ -127,7 +127,8 @@ def rle(pixels: np.ndarray) -> dict:
 
 def test_the_page_escapes_and_asks_nothing_of_the_network() -> None:
     answers = AnswerPicture(mask((0, 0, 9, 9)), False, 0.3), AnswerPicture(mask(), True, 1.0)
-    case = Disagreement("<e>", "<script>alert(1)</script>", "si&ze", None, mask(), answers, "gone: <x>.png")
+    grey = np.full((40, 40, 3), 9, np.uint8)
+    case = Disagreement("<e>", "<script>alert(1)</script>", "si&ze", grey, mask(), answers, "gone: <x>.png")
     html = render_comparison(compared(), names=("<A>", 'B"'), facts={"data": "<d>"}, cases=[case], notes=["<n>"])
     assert "<script" not in html and "&lt;script&gt;" in html and "&lt;A&gt;" in html and "si&amp;ze" in html
     assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", html) and "default-src 'none'" in html

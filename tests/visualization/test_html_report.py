@@ -6,11 +6,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from refseg.visualization import Case, CaseInstance, Curve, TrainingCurves, write_report
-from refseg.visualization.report import render_report, table
+from refseg.visualization import Case, CaseInstance, Curve, Report, TrainingCurves, report, write_report
+from refseg.visualization.page import MOST_LINES, table
+from refseg.visualization.report import MOST_BYTES, render_report
 
 _VOID = {"meta", "img", "br", "link", "input", "hr"}
-_PROTOCOL = {"protocol": "gres", "data set": "RefShapes", "split": "val"}
+_DATA = {"data set": "RefShapes", "split": "val"}
 
 
 class _Checker(HTMLParser):
@@ -55,22 +56,36 @@ def _case(index=0, *, text="the red box", group="random", size=96, no_target=Fal
     return Case(image, text, predicted, truth, 0.6, rejected, f"e{index}", {"skill": "colour", "targets": 1}, group)
 
 
-def _arguments(**changes):
-    arguments = {
+def _report(**changes):
+    results = [
+        {
+            "protocol": "gres",
+            "details": {"title": "as ReLA"},
+            "metrics": {"gIoU": 71.2345, "expressions": 1200, "T-acc": 0.5, "share": float("nan")},
+            "intervals": {"gIoU": [70.0, 72.005]},
+            "bootstrap": {"resamples": 1000},
+            "by": {
+                "skill": [
+                    {"skill": "colour", "gIoU": 80.0, "interval": {"of": "gIoU", "ends": [75.0, 85.0]}},
+                    {"skill": "size", "gIoU": None, "count": 3},
+                ]
+            },
+        }
+    ]
+    parts = {
         "title": "First light",
-        "summary": _PROTOCOL | {"model": "tiny"},
-        "metrics": {"gIoU": 71.2345, "expressions": 1200, "T-acc": 0.5, "share": float("nan")},
-        "breakdowns": {"By skill": [{"skill": "colour", "gIoU": 80.0}, {"skill": "size", "gIoU": None, "count": 3}]},
+        "summary": _DATA | {"model": "tiny"},
+        "results": results,
         "curves": TrainingCurves(losses=(Curve("loss", (1, 2, 3), (3.0, 2.0, 1.0)),)),
         "cases": [_case(), _case(1, no_target=True, rejected=True, group="no-target")],
         "environment": {"torch": "2", "cores": 2},
         "config_text": "model = dict(type='X')",
     }
-    return arguments | changes
+    return Report(**(parts | changes))
 
 
 def test_report_is_whole_and_self_contained():
-    html = render_report(**_arguments())
+    html = render_report(_report())
     page = _parse(html)
     text = "".join(page.text)
     for words in (
@@ -81,10 +96,10 @@ def test_report_is_whole_and_self_contained():
         "data set: RefShapes",
         "split: val",
         "✓ right",
-        "2 %"[:1],
     ):
         assert words in text
     assert text.count("protocol: gres") == 3, "the cards, the metrics and the breakdown each name the protocol"
+    assert "[70.00,\u00a072.00]" in text and "[75.00,\u00a085.00]" in text and "1,000 resamples" in text
     names = {tag for tag, _ in page.tags}
     assert not names & {"script", "link", "iframe", "object"}
     for tag, attributes in page.tags:
@@ -106,7 +121,7 @@ def _case_with_instances(text, weights):
 def test_words_stand_on_bars_of_their_instances():
     """ "red" and "star" are one run of instance 1, "circle" is of both."""
     case = _case_with_instances("red star and circle", [[0.3, 0.3, 0.0, 0.3], [0.0, 0.1, 0.1, 0.8]])
-    html = render_report(**_arguments(cases=[case]))
+    html = render_report(_report(cases=[case]))
     page = _parse(html)
     classes = [attributes["class"] for tag, attributes in page.tags if tag in {"span", "i"} and "class" in attributes]
     hues = ["bar hue-0", "bar hue-1"]
@@ -124,24 +139,24 @@ def test_words_stand_on_bars_of_their_instances():
 
 def test_instances_without_words_and_rejected_ones():
     case = _case_with_instances("red star", [None, None])
-    html = render_report(**_arguments(cases=[case]))
+    html = render_report(_report(cases=[case]))
     assert "\u201c<bdi>red star</bdi>\u201d" in html and "1:  (" not in html
     assert "1 (0.93) \u00b7 2 (0.50)" in html
-    rejected = render_report(**_arguments(cases=[replace(case, rejected=True)]))
+    rejected = render_report(_report(cases=[replace(case, rejected=True)]))
     assert "(0.93)" not in rejected and rejected == render_report(
-        **_arguments(cases=[replace(case, rejected=True, instances=())])
+        _report(cases=[replace(case, rejected=True, instances=())])
     )
 
 
 def test_outside_text_in_words_is_escaped():
     case = _case_with_instances('<b>red</b> "star" ', [[0.5, 0.5], [0.0, 1.0]])
-    page = _parse(render_report(**_arguments(cases=[case])))
+    page = _parse(render_report(_report(cases=[case])))
     assert not {tag for tag, _ in page.tags} & {"b"}
     assert '1: <b>red</b> "star" (0.93)' in "".join(page.text)
 
 
 def test_same_input_same_bytes():
-    assert render_report(**_arguments()) == render_report(**_arguments())
+    assert render_report(_report()) == render_report(_report())
 
 
 @pytest.mark.parametrize(
@@ -149,48 +164,90 @@ def test_same_input_same_bytes():
 )
 def test_all_outside_text_is_escaped(attack):
     """The attack sits wherever text enters; the page keeps its tags, and shows the attack as text."""
-    plain = _arguments(cases=[_case(group="g")])
     case = _case(text=attack, group=attack)
     hostile = Case(case.image, attack, case.predicted, case.ground_truth, 0.6, False, attack, {attack: attack}, attack)
+    result = {
+        "protocol": attack,
+        "details": {"title": attack},
+        "metrics": {attack: 1.0},
+        "by": {attack: [{attack: attack, "b": 1}]},
+    }
     changes = {
         "title": attack,
-        "summary": dict.fromkeys(_PROTOCOL, attack) | {attack: attack},
-        "metrics": {attack: 1.0},
-        "breakdowns": {attack: [{attack: attack, "b": 1}]},
+        "summary": dict.fromkeys(_DATA, attack) | {attack: attack},
+        "results": [result],
+        "hits": {attack: [{attack: attack}]},
+        "notes": [attack],
         "curves": TrainingCurves(losses=(Curve(attack, (1, 2), (1.0, 2.0)),)),
         "environment": {attack: attack},
         "config_text": attack,
         "cases": [hostile],
     }
-    page = _parse(render_report(**(plain | changes)))
+    page = _parse(render_report(_report(**changes)))
     assert not {tag for tag, _ in page.tags} & {"script", "b"}
     assert not any("onerror" in attributes for _, attributes in page.tags)
     assert sum(tag == "img" for tag, _ in page.tags) == 2
     shown = attack.replace("\x00", "\ufffd").replace("\ud800", "\ufffd").replace("\x1b", "\ufffd")
     assert "".join(page.text).count(shown) >= 10
-    render_report(**(plain | changes)).encode("utf-8")
+    render_report(_report(**changes)).encode("utf-8")
 
 
 def test_sixty_cases_stay_small(tmp_path):
     cases = [_case(index, size=320) for index in range(60)]
     path = tmp_path / "new" / "report.html"
-    write_report(path, **_arguments(cases=cases))
+    write_report(path, _report(cases=cases))
     assert path.stat().st_size < 3_000_000
     page = _parse(path.read_text(encoding="utf-8"))
     assert sum(tag == "img" for tag, _ in page.tags) == 120
+    assert page.tags.count(("details", {})) == 3 and "54 more" in "".join(page.text)
+
+
+def test_cases_beyond_the_bound_are_left_out_and_counted(monkeypatch):
+    """Two groups share the bound, so that each has room for two of its five cards; the page says what is missing."""
+    cases = [_case(index, size=320, group="random" if index % 2 else "worst") for index in range(10)]
+    card = len(report.case_card(cases[0]))
+    monkeypatch.setattr(report, "MOST_BYTES", 5 * card)
+    html = render_report(_report(cases=cases))
+    assert html.count("<article") == 4 and html.count("3 more are left out") == 2
+    assert 5 * card < MOST_BYTES, "the real bound is larger"
 
 
 def test_empty_report():
-    changes = {"metrics": {}, "breakdowns": {}, "curves": None, "cases": [], "environment": {}, "config_text": ""}
-    text = "".join(_parse(render_report(**_arguments(**changes))).text)
-    assert "Curves" not in text and "Cases" not in text
+    changes = {"summary": {}, "results": [], "curves": None, "cases": [], "environment": {}, "config_text": ""}
+    text = "".join(_parse(render_report(_report(**changes, missing="refseg test <x>"))).text)
+    assert "Curves" not in text and "Cases" not in text and "Metrics" not in text
+    assert "There are no scores" in text and "refseg test <x>" in text
 
 
-@pytest.mark.parametrize("key", list(_PROTOCOL))
-def test_numbers_need_their_protocol(key):
-    summary = {name: value for name, value in _PROTOCOL.items() if name != key}
+@pytest.mark.parametrize("key", list(_DATA))
+def test_numbers_need_their_data(key):
+    summary = {name: value for name, value in _DATA.items() if name != key}
     with pytest.raises(ValueError, match=key):
-        render_report(**_arguments(summary=summary))
+        render_report(_report(summary=summary))
+
+
+def test_nothing_here_is_drawn_and_told():
+    """A reliability line, the diagonal and the curve of thresholds, with a table of the bins behind a click; without a
+    probability the page says so."""
+    found = {
+        "confusion": {"counts": {"target, accepted": 3}, "rates": {"N-acc": None}, "by_targets": []},
+        "calibration": {
+            "AUROC": 0.75,
+            "Brier": 0.1,
+            "ECE": 0.05,
+            "expressions": 4,
+            "no_target": 1,
+            "reliability": [{"low": 0.0, "high": 0.5, "expressions": 4, "probability": 0.2, "share": 0.25}],
+        },
+        "curve": [{"threshold": 0.0, "N-acc": 100.0, "T-acc": 0.0}, {"threshold": 1.0, "N-acc": 0.0, "T-acc": 100.0}],
+    }
+    page = _parse(render_report(_report(no_target=found)))
+    labels = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
+    assert any("share: no target from 0.25 to 0.25" in label for label in labels)
+    assert any("N-acc from 100 to 0; T-acc from 0 to 100" in label for label in labels)
+    assert "0.00 to 0.50" in "".join(page.text)
+    bare = render_report(_report(no_target=found | {"calibration": None, "curve": None}))
+    assert "no probability of “nothing here”" in bare
 
 
 def test_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
@@ -202,7 +259,7 @@ def test_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
 
     monkeypatch.setattr("refseg.files.os.replace", broken)
     with pytest.raises(OSError, match="disk full"):
-        write_report(path, **_arguments(cases=[]))
+        write_report(path, _report(cases=[]))
     assert path.read_text() == "old" and [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
 
 
@@ -213,6 +270,11 @@ def test_table_fills_gaps_and_aligns_numbers():
 
 
 def test_no_target_is_written_in_words():
-    page = _parse(render_report(**_arguments()))
+    page = _parse(render_report(_report()))
     alts = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
     assert [alt.rsplit(": ", 1)[1] for alt in alts[2:]] == ["nothing here", "nothing here"]
+
+
+def test_long_tables_are_cut_and_say_so():
+    html = table([{"tag": f"t{i}"} for i in range(MOST_LINES + 1200)], caption="c")
+    assert html.count("<tr>") == MOST_LINES + 1 and "and 1,200 more lines, not shown" in html

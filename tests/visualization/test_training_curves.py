@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from refseg.visualization.curves import main_losses, read_scalars, training_curves, training_plots
+from refseg.visualization.curves import TrainingCurves, main_losses, read_scalars, training_curves, training_plots
 from refseg.visualization.svg import Curve, format_number, nice_ticks, plot_svg, smooth
 
 # Rows as LocalVisBackend of mmengine 0.10.7 writes them, of a run that counts epochs (two iterations logged in each).
@@ -131,3 +131,15 @@ def test_gap_breaks_the_line_and_points_answer():
 def test_more_lines_than_styles_are_counted():
     text = plot_svg([Curve(f"line {number}", (1, 2), (1.0, 2.0)) for number in range(9)], title="t")
     assert "and 3 more, not drawn" in text
+
+
+def test_other_values_of_training_are_no_validation_metrics():
+    """grad_norm has a plot of its own; a count that is always 0 has none, and of many the first eight are drawn."""
+    rows = [{**row, "grad_norm": 3.0, "num_nonfinite": 0.0} if "iter" in row else row for row in ITERATION_ROWS]
+    curves = training_curves(rows)
+    assert [curve.name for curve in curves.metrics] == ["refseg/gIoU", "refseg/N_acc"]
+    assert curves.others == (Curve("grad_norm", (2, 4), (3, 3)), Curve("num_nonfinite", (2, 4), (0, 0)))
+    plots = training_plots(curves)
+    assert len(plots) == 4 and "grad_norm" in plots[-1] and not any("num_nonfinite" in plot for plot in plots)
+    many = TrainingCurves(others=tuple(Curve(f"x{i}", (1, 2), (1, 2)) for i in range(20)))
+    assert len(training_plots(many)) == 8

@@ -17,8 +17,9 @@ from pathlib import Path
 from statistics import mean
 
 from refseg.errors import UsageError, UserError
-from refseg.visualization.curves import read_scalars, training_curves
+from refseg.visualization.curves import training_curves
 from refseg.visualization.svg import LINE_COLOURS, Curve, plot_svg
+from refseg.visualization.work_dir import scalar_rows
 
 
 def parse_args() -> argparse.Namespace:
@@ -101,8 +102,7 @@ def group_table(scores: dict[str, list[dict]], by: str, metric: str) -> list[str
 def curves_of(name: str, folders: list[Path], metric: str) -> list[Curve]:
     curves = []
     for number, folder in enumerate(folders):
-        rows = [row for file in sorted(folder.glob("*/vis_data/scalars.json")) for row in read_scalars(file)]
-        found = [curve for curve in training_curves(rows).metrics if curve.name == metric]
+        found = [curve for curve in training_curves(scalar_rows(folder)).metrics if curve.name == metric]
         if not found:
             raise UsageError(f"{folder} has logged no {metric}")
         label = name if len(folders) == 1 else f"{name}, seed {number}"

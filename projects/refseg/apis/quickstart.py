@@ -1,6 +1,6 @@
 """`refseg quickstart`: data, training, evaluation and a report with pictures, in one go.
 
-The model is whatever config is given; the report is `refseg.visualization.write_report`.
+The model is whatever config is given; the report is that of `refseg report`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ import json
 import os
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -23,21 +22,20 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from refseg.apis.runner import RunOptions, build_runner, load_config, load_weights
-from refseg.datasets.images import read_image
-from refseg.datasets.masks import decode
 from refseg.datasets.refshapes import generate
+from refseg.datasets.refshapes.output import EXPRESSIONS
 from refseg.errors import TrainingError, UsageError
-from refseg.evaluation.areas import union_rle
-from refseg.evaluation.breakdowns import breakdown
-from refseg.evaluation.metrics import rows_of, truth_of
-from refseg.evaluation.protocols import Protocol, get_protocol
-from refseg.evaluation.rows import Row, Rows
-from refseg.files import write_atomically
-from refseg.structures import ImageResult
-from refseg.visualization.cases import RIGHT_IOU, Case, choose_cases, contact_sheet
+from refseg.evaluation.metrics import predicted_rows
+from refseg.evaluation.prediction_file import PredictionWriter
+from refseg.evaluation.protocols import get_protocol
+from refseg.evaluation.run_report import Settings, score_run
+from refseg.evaluation.score_cli import open_data
+from refseg.files import sha256_of, write_atomically
+from refseg.probes.run import probe_data
+from refseg.visualization.cases import Case, contact_sheet
 from refseg.visualization.curves import read_scalars, training_curves
-from refseg.visualization.instances import CaseInstance
 from refseg.visualization.report import write_report
+from refseg.visualization.work_dir import read_work_dir
 
 
 def use_data_root(cfg: Config, root: str) -> None:
@@ -116,93 +114,14 @@ def default_processes(batch_size: int) -> int:
     return max(n for n in range(1, min(cores, batch_size // 2, 4) + 1) if batch_size % n == 0)
 
 
-def evaluate(runner: Runner, protocol: Protocol) -> tuple[list[ImageResult], Rows]:
-    """Results, without logits, and rows of the runner's test set. Instances wait until something asks for them."""
+def predict(runner: Runner, file: Path, header: dict[str, Any]) -> None:
+    """Writes the model's answers to the runner's test set to a prediction file."""
     model = runner.model.eval()
-    results: list[ImageResult] = []
-    rows: list[Row] = []
-    with torch.no_grad():
+    with PredictionWriter(file, header=header) as writer, torch.no_grad():
         for data in runner.test_dataloader:
             for result in model.test_step(data):
-                rows += rows_of(result, protocol.view, truth_of(result))
-                result.mask_logits = None
-                results.append(result)
-    return results, Rows.of(rows)
-
-
-def merged_target(result: ImageResult, k: int) -> np.ndarray:
-    """(h, w) bool: the union of an expression's referents at the original size."""
-    truth = truth_of(result)
-    expression = truth.record.expressions[k]
-    return decode(union_rle([truth.instance_rle(i) for i in expression.referents], truth.record.size))
-
-
-def found_all(result: ImageResult, k: int) -> bool:
-    """Whether an expression's instances are its referents: as many, and each referent has one of an IoU of at least
-    RIGHT_IOU."""
-    truth = truth_of(result)
-    found = [instance.mask.numpy() for instance in result.instances[k]]
-    targets = [decode(truth.instance_rle(i)) for i in truth.record.expressions[k].referents]
-    if len(found) != len(targets):
-        return False
-    return all(max(mask_iou(mask, target) for mask in found) >= RIGHT_IOU for target in targets)
-
-
-def mask_iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Of two masks (h, w) bool, of which one has a pixel."""
-    return float((a & b).sum() / (a | b).sum())
-
-
-def case_instances(result: ImageResult, k: int) -> list[CaseInstance]:
-    """An expression's instances; none from models that do not tell them apart."""
-    instances = [] if result.instances is None else result.instances[k]
-    return [CaseInstance(instance.mask.numpy(), instance.score, instance.words) for instance in instances]
-
-
-def make_cases(results: list[ImageResult], rows: Rows, protocol: Protocol, per_group: int = 6) -> list[Case]:
-    """The best, the worst, random and no-target expressions and such with several targets, with their masks. Only the
-    images that are looked at are asked for their instances."""
-    place = {name: (result, k) for result in results for k, name in enumerate(result.meta.expression_ids)}
-    ious = protocol.terms(rows)["gIoU"][0]
-    rejected = protocol.no_target.rejected(rows)
-    tell_instances = any(result.lazy_instances is not None for result in results)
-    choices = choose_cases(
-        [
-            {
-                "expression_id": name,
-                "iou": float(iou),
-                "no_target": bool(num_targets == 0),
-                "rejected": bool(refused),
-                "several": bool(num_targets > 1),
-            }
-            for name, iou, num_targets, refused in zip(
-                rows.expression_id, ious, rows.num_targets, rejected, strict=True
-            )
-        ],
-        per_group=per_group,
-        found_all=(lambda row: not row["rejected"] and found_all(*place[row["expression_id"]]))
-        if tell_instances
-        else None,
-    )
-    cases = []
-    for group, chosen in choices.items():
-        for choice in chosen:
-            result, k = place[choice["expression_id"]]
-            cases.append(
-                Case(
-                    image=read_image(result.meta.image_path, result.meta.original_size),
-                    text=result.meta.texts[k],
-                    predicted=result.masks[k].numpy(),
-                    ground_truth=merged_target(result, k),
-                    iou=choice["iou"],
-                    rejected=choice["rejected"],
-                    expression_id=choice["expression_id"],
-                    tags={"skill": result.meta.tags[k].get("skill", "")},
-                    group=group,
-                    instances=case_instances(result, k),
-                )
-            )
-    return cases
+                for row in predicted_rows(result):
+                    writer.write(row)
 
 
 def example_cases(cases: list[Case], columns: int = 3) -> list[Case]:
@@ -212,25 +131,6 @@ def example_cases(cases: list[Case], columns: int = 3) -> list[Case]:
     )
     step = max(1, len(several) // columns)
     return [*random[:columns], *several[::step][:columns], *no_target[-columns:]]
-
-
-def environment() -> dict[str, str]:
-    import platform
-
-    import mmengine
-
-    from refseg import __version__
-
-    return {
-        "refseg": __version__,
-        "Python": platform.python_version(),
-        "PyTorch": torch.__version__,
-        "mmengine": mmengine.__version__,
-        "device": torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"CPU, {torch.get_num_threads()} threads",
-        "system": f"{platform.system()} {platform.machine()}",
-    }
 
 
 def best_checkpoint(work_dir: Path) -> Path:
@@ -263,39 +163,43 @@ def quickstart(
     checkpoint = best_checkpoint(Path(work_dir))
     print(f"3/4 evaluating {checkpoint.name} on the test split")
     load_weights(runner.model, checkpoint)
-    protocol = get_protocol("refseg")
-    results, rows = evaluate(runner, protocol)
-    metrics = protocol.score(rows)
+    predictions = Path(work_dir) / "predictions.jsonl"
+    dataset = runner.test_dataloader.dataset
+    made_with = {
+        "config": config,
+        "checkpoint": {"file": str(checkpoint), "sha256": sha256_of(checkpoint)},
+        "data": dataset.metainfo,
+        "postprocess": asdict(runner.model.postprocess),
+    }
+    predict(runner, predictions, made_with)
 
     print("4/4 report")
-    scalars = training.log_dir / "vis_data" / "scalars.json"
+    split, drops = dataset.metainfo["split"], dataset.metainfo["no_target"] == "drop"
+    test_set = open_data(f"{Path(data, EXPRESSIONS)}:{split}", drop_no_target=drops)
+    scored = score_run(predictions, test_set, Settings([get_protocol("refseg")], per_group=6))
+    probes = probe_data(runner.model.eval(), cfg, test_set)
+    run = read_work_dir(work_dir)
     report = Path(work_dir) / "report.html"
-    cases = make_cases(results, rows, protocol)
-    write_report(
-        report,
+    facts = {
+        "model": f"{type(runner.model).__name__}, {sum(p.numel() for p in runner.model.parameters()) / 1e6:.2f} M "
+        f"parameters, from random weights, {training.steps} steps",
+        "checkpoint": f"{checkpoint.name} (best on val)",
+        "seed": str(training.seed),
+        "training time": f"{trained - start:.0f} s with data",
+    }
+    content = scored.report(
         title=f"{Path(config).stem} on RefShapes {preset}",
-        summary={
-            "protocol": f"{protocol.name} ({protocol.title})",
-            "data set": f"RefShapes {preset}",
-            "split": f"test: {len(results)} images, {len(rows)} expressions",
-            "model": f"{type(runner.model).__name__}, {sum(p.numel() for p in runner.model.parameters()) / 1e6:.2f} M "
-            f"parameters, from random weights, {training.steps} steps",
-            "checkpoint": f"{checkpoint.name} (best on val)",
-            "seed": str(training.seed),
-            "training time": f"{trained - start:.0f} s with data",
-        },
-        metrics=metrics,
-        breakdowns={
-            "by skill": breakdown(rows, protocol, "skill"),
-            "by number of targets": breakdown(rows, protocol, "targets"),
-        },
-        curves=training_curves(read_scalars(scalars)),
-        cases=cases,
-        environment=environment(),
+        summary=facts,
+        curves=training_curves(read_scalars(training.log_dir / "vis_data" / "scalars.json")),
+        environment=run.environment,
         config_text=cfg.pretty_text,
+        probes=probes,
     )
+    write_report(report, content)
+    metrics = scored.results[0]["metrics"]
     write_atomically(Path(work_dir) / "metrics.json", json.dumps(metrics, indent=2))
-    sheet = contact_sheet(example_cases(cases), columns=3)
+    write_atomically(Path(work_dir) / "probes.json", json.dumps(probes, indent=1))
+    sheet = contact_sheet(example_cases(scored.cases), columns=3)
     Image.fromarray(sheet).save(Path(work_dir) / "examples.png", optimize=True)
     print("  ".join(f"{name} {value:.1f}" for name, value in metrics.items()))
     print(f"done in {time.monotonic() - start:.0f} s; open the report: {report.resolve()}")

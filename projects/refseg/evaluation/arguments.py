@@ -1,4 +1,4 @@
-"""Options that `refseg score` and `refseg compare` share, and their checks."""
+"""Options that `refseg score`, `refseg compare` and `refseg report` share, and their checks."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ predictions are read from
 """
 
 
-def add_shared_arguments(parser: argparse.ArgumentParser, *, protocols: str, by: str) -> None:
+def add_shared_arguments(
+    parser: argparse.ArgumentParser, *, protocols: str, by: str, data_required: bool = True
+) -> None:
     """`protocols`: the metavar of --protocol. `by`: the default breakdowns."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = FORMATS
     add = parser.add_argument
     add(
         "--data",
-        required=True,
+        required=data_required,
         metavar="SET:SPLIT",
         help="a name as `refseg data layout` lists them, a JSONL file or a folder, and its splits: grefcoco:testA, "
         "refcoco:val,testA, my.jsonl:test; without splits, all of it",

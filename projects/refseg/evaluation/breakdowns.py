@@ -16,6 +16,7 @@ from refseg.datasets.selection import shipped_categories
 from refseg.errors import UsageError
 from refseg.evaluation.protocols import Protocol
 from refseg.evaluation.rows import Rows
+from refseg.evaluation.statistics import bootstrap
 
 LENGTHS = (3, 8, 13)  # words: LGFormer's Table 3
 SIZES = (0.01, 0.05, 0.2)  # share of the image
@@ -87,15 +88,23 @@ def get_breakdown(name: str) -> Callable[[Rows], Groups]:
     return BREAKDOWNS[name]
 
 
-def breakdown(rows: Rows, protocol: Protocol, by: str) -> list[dict[str, Any]]:
-    """A line for each group that has expressions: its label under the name `by`, how many, and the metrics."""
+def breakdown(rows: Rows, protocol: Protocol, by: str, *, resamples: int | None = None) -> list[dict[str, Any]]:
+    """A line for each group that has expressions: its label under the name `by`, how many, and the metrics. With
+    `resamples` also the "interval" of the first metric, as its name ("of") and its "ends"."""
     labels, group = get_breakdown(by)(rows)
     lines = []
     for number, label in enumerate(labels):
         chosen = np.flatnonzero(group == number)
         if len(chosen):
-            lines.append({by: label, "expressions": len(chosen), **protocol.score(rows[chosen])})
+            line = {by: label, "expressions": len(chosen), **protocol.score(rows[chosen])}
+            lines.append(line | (_interval(rows[chosen], protocol, resamples) if resamples else {}))
     return lines
+
+
+def _interval(rows: Rows, protocol: Protocol, resamples: int) -> dict[str, Any]:
+    name, terms = next(iter(protocol.terms(rows).items()))
+    found = bootstrap({name: terms}, rows.image, num=resamples)
+    return {"interval": {"of": name, "ends": list(found[name])}} if name in found else {}
 
 
 def confusion(rows: Rows, rejected: np.ndarray) -> dict[str, Any]:

@@ -7,12 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from refseg.datasets.commands.findings import aligned
 from refseg.datasets.commands.output import printable, write_whole
 from refseg.datasets.commands.targets import data_root
-from refseg.errors import DataError, UsageError
+from refseg.errors import UsageError
 from refseg.evaluation.arguments import (
     add_shared_arguments,
     at_least,
@@ -142,12 +140,14 @@ def to_json(comparison: Comparison, names: tuple[str, str]) -> dict[str, Any]:
 def disagreements(
     comparison: Comparison, truths: TruthIndex, paths: tuple[str, str], *, most: int, min_score: float | None = None
 ) -> list[Disagreement]:
-    """The largest, with masks from a second pass over the files, since nobody kept them."""
+    """The largest, with masks from a second pass over the files."""
     from refseg.datasets.masks import decode
+    from refseg.evaluation.foreign import open_predictions
+    from refseg.evaluation.pictures import chosen_rows, image_or_grey, mask_at
 
     order = comparison.by_disagreement()[:most]
     ids = [str(comparison.rows_a.expression_id[i]) for i in order]
-    masks_a, masks_b = (_masks(path, set(ids), min_score) for path in paths)
+    answers_a, answers_b = (chosen_rows(open_predictions(path, min_score=min_score), set(ids)) for path in paths)
     rejected_a = comparison.protocol.no_target.rejected(comparison.rows_a)
     rejected_b = comparison.protocol.no_target.rejected(comparison.rows_b)
     found = []
@@ -155,7 +155,7 @@ def disagreements(
         position = truths.position[name]
         expression, truth = truths.expression(position), truths.truth(position)
         size = truth.record.size
-        image, problem = _image(truth.record.image_path, size)
+        image, problem = image_or_grey(truth.record.image_path, size)
         found.append(
             Disagreement(
                 expression_id=name,
@@ -165,43 +165,13 @@ def disagreements(
                 image_problem=problem,
                 truth=decode(truth.mask(expression, View(), size)),
                 answers=(
-                    AnswerPicture(_at(masks_a[name], size), bool(rejected_a[i]), float(comparison.worth_a[i])),
-                    AnswerPicture(_at(masks_b[name], size), bool(rejected_b[i]), float(comparison.worth_b[i])),
+                    AnswerPicture(
+                        mask_at(answers_a[name].mask, size), bool(rejected_a[i]), float(comparison.worth_a[i])
+                    ),
+                    AnswerPicture(
+                        mask_at(answers_b[name].mask, size), bool(rejected_b[i]), float(comparison.worth_b[i])
+                    ),
                 ),
             )
         )
     return found
-
-
-def _masks(path: str, ids: set[str], min_score: float | None) -> dict[str, dict | None]:
-    """RLEs of these expressions, None where there are only boxes; of duplicates the first, as in scoring."""
-    from refseg.evaluation.foreign import open_predictions
-
-    found: dict[str, dict | None] = {}
-    if not ids:
-        return found
-    for row in open_predictions(path, min_score=min_score):
-        if row.expression_id in ids and row.expression_id not in found:
-            found[row.expression_id] = row.mask
-            if len(found) == len(ids):
-                break
-    return found
-
-
-def _at(rle: dict | None, size: tuple[int, int]) -> np.ndarray:
-    from refseg.datasets.masks import decode
-    from refseg.evaluation.measure import resize_rle
-
-    if rle is None:
-        return np.zeros(size, bool)
-    return decode(resize_rle(rle, size))
-
-
-def _image(path: str, size: tuple[int, int]) -> tuple[np.ndarray | None, str]:
-    """The image, or why there is none."""
-    from refseg.datasets.images import read_image
-
-    try:
-        return read_image(path, size), ""
-    except DataError as error:
-        return None, str(error)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from refseg.evaluation.compare import CLEARLY, Comparison, headline
-from refseg.visualization.cases import data_uri
 from refseg.visualization.overlay import (
     EMPTY_MASK,
     GROUND_TRUTH_COLOUR,
@@ -19,14 +18,10 @@ from refseg.visualization.overlay import (
     Colour,
     mask_panel,
 )
-from refseg.visualization.report import page, table
+from refseg.visualization.page import bullets, card, facts, figure, gallery, page, soft, table, titled_tables
 from refseg.visualization.text import markup_text as _text
 
 COLOURS: tuple[Colour, Colour] = (ORANGE, PURPLE)  # of A's and B's outlines
-_BLANK = 205  # grey of a picture whose image is missing
-# The report's style sheet knows two pictures a case; here there are three.
-_WIDE = "grid-template-columns: repeat(auto-fill, minmax(min(100%, 520px), 1fr))"
-_THREE = "grid-template-columns: repeat(3, minmax(0, 1fr))"
 
 
 @dataclass(frozen=True)
@@ -46,12 +41,12 @@ class AnswerPicture:
 
 @dataclass(frozen=True)
 class Disagreement:
-    """One expression. `image` (H, W, 3) uint8, or None with the reason in `image_problem`."""
+    """One expression. `image` (H, W, 3) uint8; where the file cannot be read it is grey, and `image_problem` why."""
 
     expression_id: str
     text: str
     skill: str
-    image: np.ndarray | None
+    image: np.ndarray
     truth: np.ndarray
     answers: tuple[AnswerPicture, AnswerPicture]
     image_problem: str = ""
@@ -71,10 +66,12 @@ def render_comparison(
         "Metrics": table(
             metric_lines(comparison, names), caption=f"Percent, by protocol {comparison.protocol.name}; {_HOW_SURE}"
         ),
-        "Breakdowns": _breakdowns(comparison, names),
+        "Breakdowns": titled_tables(
+            {f"by {by}": group_lines(comparison, by, names) for by in comparison.breakdowns}, caption="percent"
+        ),
         "Disagreements": _cases(comparison, names, cases),
     }
-    return page(f"{names[0]} against {names[1]}", {heading: html for heading, html in sections.items() if html})
+    return page(f"{names[0]} against {names[1]}", sections)
 
 
 _HOW_SURE = (
@@ -124,69 +121,43 @@ def tally_line(comparison: Comparison, names: tuple[str, str]) -> str:
     )
 
 
-def _summary(comparison: Comparison, names: tuple[str, str], facts: dict[str, str], notes: Sequence[str]) -> str:
+def _summary(comparison: Comparison, names: tuple[str, str], more: dict[str, str], notes: Sequence[str]) -> str:
     told = {
         "protocol": f"{comparison.protocol.name}: {comparison.protocol.title}",
         "expressions": f"{len(comparison.rows_a):,}",
-        **facts,
+        **more,
     }
-    items = "".join(f"<div><dt>{_text(key)}</dt><dd>{_text(value)}</dd></div>" for key, value in told.items())
-    listed = "".join(f"<li>{_text(note)}</li>" for note in notes)
-    told_besides = f'<ul class="soft">{listed}</ul>' if notes else ""
-    return f'<dl class="facts">{items}</dl><p>{_text(tally_line(comparison, names))}.</p>{told_besides}'
-
-
-def _breakdowns(comparison: Comparison, names: tuple[str, str]) -> str:
-    tables = [
-        f"<div><h3>by {_text(by)}</h3>{table(group_lines(comparison, by, names), caption='percent')}</div>"
-        for by, lines in comparison.breakdowns.items()
-        if lines
-    ]
-    return f'<div class="tables">{"".join(tables)}</div>' if tables else ""
+    return f"{facts(told)}<p>{_text(tally_line(comparison, names))}.</p>{bullets(notes)}"
 
 
 def _cases(comparison: Comparison, names: tuple[str, str], cases: Sequence[Disagreement]) -> str:
     differing = len(comparison.by_disagreement())
     if not differing:
-        return f'<p class="soft">There is no expression on which the two differ in {comparison.what}.</p>'
+        return soft(f"There is no expression on which the two differ in {comparison.what}.")
     intro = (
         f"{len(cases):,} of the {differing:,} expressions on which the two differ in {comparison.what}, the largest "
         "difference first. They are the extremes, so they say nothing about how often. Where there is no target, 1 is "
         "a right answer."
     )
-    missing = [case for case in cases if case.image is None]
+    missing = [case for case in cases if case.image_problem]
     note = ""
     if missing:
         note = (
             f"<p><strong>{len(missing):,} of the images cannot be shown</strong>; their masks lie on grey. The first: "
             f"{_text(missing[0].image_problem)}</p>"
         )
-    cards = "".join(_card(case, names, comparison.what) for case in cases)
-    return f'<p class="soft">{_text(intro)}</p>{note}<div class="cases" style="{_WIDE}">{cards}</div>'
+    return soft(intro) + note + gallery((_card(case, names, comparison.what) for case in cases), wide=True)
 
 
 def _card(case: Disagreement, names: tuple[str, str], what: str) -> str:
-    height, width = case.truth.shape
-    image = np.full((height, width, 3), _BLANK, np.uint8) if case.image is None else case.image
     figures = []
     for name, answer, colour in zip(names, case.answers, COLOURS, strict=True):
-        picture = mask_panel(image, answer.mask, colour=colour, rejected=answer.rejected, empty=EMPTY_MASK)
-        figures.append(_figure(picture, f"{name}: {what} {answer.worth:.2f}", f"{name}: {answer.words}"))
-    truth = mask_panel(image, case.truth, colour=GROUND_TRUTH_COLOUR)
-    figures.append(
-        _figure(truth, "Ground truth", "Ground truth" if case.truth.any() else f"Ground truth: {NOTHING_HERE}")
-    )
+        picture = mask_panel(case.image, answer.mask, colour=colour, rejected=answer.rejected, empty=EMPTY_MASK)
+        figures.append(figure(picture, label=f"{name}: {what} {answer.worth:.2f}", alt=f"{name}: {answer.words}"))
+    truth = mask_panel(case.image, case.truth, colour=GROUND_TRUTH_COLOUR)
+    told = "Ground truth" if case.truth.any() else f"Ground truth: {NOTHING_HERE}"
+    figures.append(figure(truth, label="Ground truth", alt=told))
     tags = [f"expression {case.expression_id}", *([f"skill: {case.skill}"] if case.skill else [])]
-    if case.image is None:
+    if case.image_problem:
         tags.append("image missing")
-    return (
-        f'<article class="case"><p class="phrase">“<bdi>{_text(case.text)}</bdi>”</p>'
-        f'<div class="pair" style="{_THREE}">{"".join(figures)}</div>'
-        f'<p class="tags">{_text(" · ".join(tags))}</p></article>\n'
-    )
-
-
-def _figure(picture: np.ndarray, label: str, alt: str) -> str:
-    height, width = picture.shape[:2]
-    image = f'<img src="{data_uri(picture)}" width="{width}" height="{height}" alt="{_text(alt)}" loading="lazy">'
-    return f"<figure>{image}<figcaption>{_text(label)}</figcaption></figure>"
+    return card(phrase_html=_text(case.text), figures=figures, tags=" \u00b7 ".join(tags))

@@ -220,7 +220,7 @@ def result_of(
     if groups:
         from refseg.evaluation.breakdowns import breakdown
 
-        result["by"] = {group: breakdown(rows, protocol, group) for group in groups}
+        result["by"] = {group: breakdown(rows, protocol, group, resamples=resamples) for group in groups}
     return result
 
 

@@ -4,7 +4,7 @@ from refseg.visualization.cases import Case, choose_cases
 from refseg.visualization.curves import TrainingCurves, read_scalars, training_curves
 from refseg.visualization.instances import CaseInstance
 from refseg.visualization.overlay import PALETTE, overlay_masks, side_by_side, upscale
-from refseg.visualization.report import write_report
+from refseg.visualization.report import Report, write_report
 from refseg.visualization.svg import Curve, plot_svg
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Case",
     "CaseInstance",
     "Curve",
+    "Report",
     "TrainingCurves",
     "choose_cases",
     "overlay_masks",

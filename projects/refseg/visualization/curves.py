@@ -16,6 +16,7 @@ from pathlib import Path
 
 from refseg.visualization.svg import Curve, plot_svg
 
+_MOST_OTHERS = 8  # plots of other values
 _NOT_METRICS = {"step", "iter", "epoch", "time", "data_time", "memory"}
 _AUXILIARY_LOSS = re.compile(r"(^|[./_])(d\d+|aux\w*)[./]")  # losses of single decoder layers: too many to draw
 
@@ -27,6 +28,7 @@ class TrainingCurves:
     losses: tuple[Curve, ...] = ()
     metrics: tuple[Curve, ...] = ()
     learning_rates: tuple[Curve, ...] = ()
+    others: tuple[Curve, ...] = ()  # of training, such as the norm of gradients
 
 
 def read_scalars(path: str | Path) -> list[dict]:
@@ -63,7 +65,7 @@ def training_curves(rows: Iterable[Mapping]) -> TrainingCurves:
             step = row.get("step", iteration)
             step = ends.get(step, step)
         for name, value in row.items():
-            group = _group(name)
+            group = "other" if _is_train_row(row) and _group(name) == "metric" else _group(name)
             if group and isinstance(value, int | float) and not isinstance(value, bool):
                 points.setdefault((group, name), {})[step] = float(value)
     curves = [(group, Curve(name, *zip(*sorted(line.items()), strict=True))) for (group, name), line in points.items()]
@@ -71,6 +73,7 @@ def training_curves(rows: Iterable[Mapping]) -> TrainingCurves:
         losses=tuple(curve for group, curve in curves if group == "loss"),
         metrics=tuple(curve for group, curve in curves if group == "metric"),
         learning_rates=tuple(curve for group, curve in curves if group == "lr"),
+        others=tuple(curve for group, curve in curves if group == "other"),
     )
 
 
@@ -92,12 +95,18 @@ def main_losses(losses: Sequence[Curve]) -> list[Curve]:
     return sorted(drawn, key=lambda curve: curve.name != "loss")
 
 
+def _telling(curves: Sequence[Curve]) -> list[Curve]:
+    """Those that are not always 0, as many as are drawn."""
+    return [curve for curve in curves if any(curve.values)][:_MOST_OTHERS]
+
+
 def training_plots(curves: TrainingCurves) -> list[str]:
-    """The SVG elements of a run: train losses (smoothed), validation metrics, learning rates; what was not logged has
-    no plot."""
+    """The SVG elements of a run: train losses (smoothed), validation metrics, learning rates, and the first other
+    values of training that are not always 0; what was not logged has no plot."""
     plots = [
         ("Train loss (smoothed; the raw line is pale)", main_losses(curves.losses), 0.8),
         ("Validation metrics", curves.metrics, 0.0),
         ("Learning rate", curves.learning_rates, 0.0),
+        *((curve.name, [curve], 0.0) for curve in _telling(curves.others)),
     ]
     return [plot_svg(lines, title=title, smoothing=smoothing) for title, lines, smoothing in plots if lines]

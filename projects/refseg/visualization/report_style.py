@@ -32,10 +32,10 @@ nav ul { display: flex; flex-wrap: wrap; gap: 4px 20px; list-style: none; paddin
 .tables > div { min-width: 0; }
 .scroll { overflow-x: auto; margin: 12px 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; min-width: min(320px, 100%); }
-table caption { text-align: left; color: var(--soft); font-size: .875rem; padding-bottom: 6px; }
+table caption { text-align: left; max-width: 90vw; color: var(--soft); font-size: .875rem; padding-bottom: 6px; }
 th, td { padding: 6px 18px 6px 0; border-bottom: 1px solid var(--edge); text-align: left; vertical-align: top; }
 thead th { border-bottom: 2px solid var(--soft); white-space: nowrap; }
-th[scope=row] { font-weight: 500; }
+th[scope=row] { font-weight: 500; min-width: 6.5em; }
 .number { text-align: right; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); gap: 20px; }
 .plot { width: 100%; max-width: 560px; height: auto; }
@@ -48,7 +48,8 @@ th[scope=row] { font-weight: 500; }
 .word small { display: block; min-height: 1.25em; font-size: .75rem; font-weight: 400; line-height: 1.25;
   white-space: nowrap; }
 .case .objects { font-size: .875rem; }
-.case .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 8px; }
+.cases.wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 520px), 1fr)); }
+.case .pair { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(0, 1fr); gap: 8px; }
 .case figure { margin: 0; min-width: 0; }
 .case img { display: block; width: 100%; height: auto; border-radius: 4px; }
 .case figcaption { font-size: .8125rem; color: var(--soft); padding-top: 2px; }

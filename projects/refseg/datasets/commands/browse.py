@@ -13,8 +13,7 @@ from refseg.datasets.commands.sample_cards import error_card, sample_card
 from refseg.datasets.dataset import MixedDataset, ReferringDataset
 from refseg.datasets.samplers import SampleKey
 from refseg.errors import ConfigError, DataError, UsageError
-from refseg.visualization.report import page
-from refseg.visualization.text import markup_text
+from refseg.visualization.page import gallery, page, soft
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,7 @@ def contact_sheet(dataset: ReferringDataset | MixedDataset, choice: Choice, *, t
         except DataError as error:
             failed += 1
             cards.append(error_card(part.record(own_key), str(error), item=item))
-    return page(
-        title, {"Samples": introduction(dataset, choice) + f'<div class="cases">{"".join(cards)}</div>'}
-    ), failed
+    return page(title, {"Samples": introduction(dataset, choice) + gallery(cards)}), failed
 
 
 def tokenizer_of(dataset: ReferringDataset) -> Any:
@@ -92,4 +89,4 @@ def introduction(dataset: ReferringDataset | MixedDataset, choice: Choice) -> st
         "Masks, boxes, texts and tokens are those that the model gets. The number of an instance stands on its mask, "
         "and before the phrases that refer to it."
     )
-    return "".join(f'<p class="soft">{markup_text(line)}</p>' for line in lines)
+    return "".join(map(soft, lines))

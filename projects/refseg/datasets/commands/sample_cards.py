@@ -12,8 +12,8 @@ from refseg.datasets.tokenizers import TextTokenizer
 from refseg.records import Record
 from refseg.structures import Sample
 from refseg.visualization.captions import load_font
-from refseg.visualization.cases import data_uri
 from refseg.visualization.overlay import NOTHING_HERE, PALETTE, Colour, fit_for_display, outline_width, overlay_masks
+from refseg.visualization.page import figure
 from refseg.visualization.text import markup_text as _text
 
 MAX_TAG = 60  # letters of a tag's value
@@ -22,12 +22,9 @@ _CHIP = "border-radius:3px;padding:0 6px;margin-right:4px"
 
 
 def sample_card(sample: Sample, *, item: int, tokenizer: TextTokenizer | None) -> str:
-    picture = draw_sample(sample)
-    height, width = picture.shape[:2]
     meta = sample.meta
-    image = (
-        f'<figure><img src="{data_uri(picture)}" width="{width}" height="{height}" loading="lazy" '
-        f'alt="{_text(f"Input {item} with its masks: {len(meta.texts)} phrases")}"></figure>'
+    image = figure(
+        draw_sample(sample), label=f"Input {item}", alt=f"Input {item} with its masks: {len(meta.texts)} phrases"
     )
     phrases = "".join(_phrase(sample, row, tokenizer) for row in range(len(meta.texts)))
     return f'<article class="case">{image}{phrases}{_facts(sample, item)}</article>\n'

@@ -1,0 +1,1 @@
+"""Counterfactual probes: one thing of a phrase is changed, and so should be the answer."""

@@ -1,0 +1,101 @@
+"""`refseg probe CONFIG CHECKPOINT --data ...`: does the answer follow the words?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from typing import Any
+
+from refseg.datasets.commands.findings import aligned
+from refseg.datasets.commands.output import printable, write_whole
+from refseg.datasets.commands.targets import data_root
+from refseg.errors import UsageError
+from refseg.evaluation.arguments import at_least
+from refseg.probes.measure import METRICS
+from refseg.probes.pairs import KINDS
+
+EPILOG = f"""
+kinds: {"; ".join(f"{kind}: {what}" for kind, what in KINDS.items())}.
+On RefShapes (the folder's refshapes.jsonl) the changed phrase's truth is known; on other data phrases are changed by
+rules, and the truth is known where the data have the changed phrase too, and for absent objects.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from refseg.compat import dict_action
+
+    parser.epilog = EPILOG
+    add = parser.add_argument
+    add("config", help="config file, or the name of one that ships with refseg")
+    add("checkpoint", help="weights (.pth or .safetensors)")
+    add(
+        "--data",
+        required=True,
+        metavar="SET:SPLIT",
+        help="a set and its splits, as of `refseg score`",
+    )
+    add("--rules", action="store_true", help="change words by rule even where meanings are known")
+    add("--kinds", metavar="KIND[,KIND]", help=f"{', '.join(KINDS)} (default: all)")
+    add("--images", type=at_least(1), metavar="N", help="of the first N images that have pairs (default: all)")
+    add("--json", metavar="FILE", help="write numbers and pairs to this file, for `refseg report --probes`")
+    add("--resamples", type=at_least(1), default=1000, metavar="N", help="of images, for intervals (1000)")
+    add("--data-root", metavar="DIR", help="what `data/...` stands for (default: $REFSEG_DATA)")
+    add("--cfg-options", nargs="+", action=dict_action(), default={}, metavar="KEY=VALUE", help="of config keys")
+    add("--allow-download", action="store_true", help="let text encoders come from the hub")
+
+
+def main(args: argparse.Namespace) -> int:
+    from refseg.apis.runner import RunOptions, load_config
+    from refseg.evaluation.score_cli import open_data
+    from refseg.probes.run import probe_data
+
+    kinds = chosen_kinds(args.kinds)
+    if args.allow_download:
+        os.environ["REFSEG_ALLOW_DOWNLOAD"] = "1"
+    with data_root(args.data_root):
+        cfg = load_config(args.config, RunOptions(cfg_options=args.cfg_options))
+        data = open_data(args.data)
+        model, made_with = load_model(cfg, args.checkpoint)
+        found = probe_data(
+            model, cfg, data, kinds=kinds, use_rules=args.rules, most_images=args.images, resamples=args.resamples
+        )
+    print("\n".join(map(printable, table_lines(found, data.name))))
+    if args.json:
+        content = {"config": args.config, "cfg_options": args.cfg_options, "checkpoint": made_with, **found}
+        write_whole(args.json, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    return 0
+
+
+def load_model(cfg: Any, checkpoint: str) -> tuple[Any, dict[str, str]]:
+    """The model on the GPU, if there is one, and its checkpoint by name and hash."""
+    import torch
+
+    from refseg.apis.dummy import build_model
+    from refseg.apis.runner import load_weights
+    from refseg.files import sha256_of
+
+    model = build_model(cfg).eval()
+    load_weights(model, checkpoint)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return model, {"file": os.fspath(checkpoint), "sha256": sha256_of(checkpoint)}
+
+
+def chosen_kinds(argument: str | None) -> list[str]:
+    if argument is None:
+        return list(KINDS)
+    kinds = [name.strip() for name in argument.split(",")]
+    unknown = [name for name in kinds if name not in KINDS]
+    if unknown:
+        raise UsageError(f"--kinds: no kind {unknown[0]!r}; there are: {', '.join(KINDS)}")
+    return kinds
+
+
+def table_lines(found: dict[str, Any], data: str) -> list[str]:
+    """Of what `probe_data` found."""
+    rows = [["probe", "pairs", "truth known", *METRICS, ""]]  # the last column would be to the left
+    for line in found["probes"]:
+        cells = ["-" if line["metrics"][name] is None else f"{line['metrics'][name]:.1f}" for name in METRICS]
+        rows.append([line["kind"], f"{line['pairs']:,}", f"{line['known']:,}", *cells, ""])
+    title = f"probes of {data}, {found['images']:,} images, by {found['by']}, in percent"
+    return [title, *(f"  {row}" for row in aligned(rows))]
