@@ -203,6 +203,9 @@ def test_foreign_files_are_never_removed(tmp_path):
     with pytest.raises(UsageError, match="holds other files"):
         generate(preset, tmp_path, workers=1, progress=False)
     generate(preset, tmp_path, workers=1, overwrite=True, progress=False)
+    for overwrite in (False, True):
+        with pytest.raises(UsageError, match="is a file; RefShapes needs a folder"):
+            generate(preset, tmp_path / "thesis.txt", workers=1, overwrite=overwrite, progress=False)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 

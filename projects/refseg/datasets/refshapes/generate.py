@@ -94,6 +94,8 @@ def _remove_files(out: Path) -> None:
 
 def _read_meta(out: Path, preset: Preset, overwrite: bool) -> dict[str, Any] | None:
     """The meta data of a finished folder of this preset; None when there is work to do. Any other folder is refused."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file; RefShapes needs a folder")
     if overwrite:
         _remove_files(out)
     for name in (META, STARTED):
