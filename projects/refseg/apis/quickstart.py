@@ -26,6 +26,7 @@ from refseg.apis.runner import RunOptions, build_runner, load_config, load_weigh
 from refseg.datasets.images import read_image
 from refseg.datasets.masks import decode
 from refseg.datasets.refshapes import generate
+from refseg.engine import best_checkpoint
 from refseg.errors import TrainingError, UsageError
 from refseg.evaluation.areas import union_rle
 from refseg.evaluation.breakdowns import breakdown
@@ -233,11 +234,6 @@ def environment() -> dict[str, str]:
     }
 
 
-def best_checkpoint(work_dir: Path) -> Path:
-    """The newest file that `save_best` left."""
-    return max(work_dir.glob("best_*.pth"), key=lambda path: path.stat().st_mtime_ns)
-
-
 def quickstart(
     *,
     config: str,
@@ -260,7 +256,9 @@ def quickstart(
     runner = build_runner(cfg)
     trained = time.monotonic()
 
-    checkpoint = best_checkpoint(Path(work_dir))
+    checkpoint = best_checkpoint(work_dir)
+    if checkpoint is None:
+        raise TrainingError(f"the training left no best_*.pth in {work_dir}; its log says why")
     print(f"3/4 evaluating {checkpoint.name} on the test split")
     load_weights(runner.model, checkpoint)
     protocol = get_protocol("refseg")
