@@ -6,6 +6,7 @@ Letters: H x W pixels of the image, (h, w) cells of a model's own grid, N instan
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +20,11 @@ from refseg.datasets.geometry import box_of_mask
 from refseg.evaluation.prediction_file import PredictedInstance, PredictionRow, rle_to_json
 from refseg.files import write_atomically
 from refseg.structures import ImageResult, WordRegions
+from refseg.visualization import answers
 from refseg.visualization.glosses import words_of_instances
 from refseg.visualization.heat import GridMap
+from refseg.visualization.instances import CaseInstance
+from refseg.visualization.overlay import grid
 
 
 def encode_mask(mask: np.ndarray) -> dict:
@@ -33,6 +37,13 @@ def mask_png(mask: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(mask).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+def write_picture(file: str | Path, picture: np.ndarray) -> None:
+    """As a PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    write_atomically(file, buffer.getvalue())
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +123,16 @@ class PhraseResult:
             return 0.0
         return float(self.probability.at(self.raw_mask.shape)[self.raw_mask].mean())
 
+    def word_attention(self) -> np.ndarray:
+        """(W, H, W) float32: for each word of `text.split()`, the share of attention that it has in each pixel's
+        instance; where instances overlap, the greatest."""
+        shares = np.zeros((len(self.text.split()), *self.raw_mask.shape), np.float32)
+        for one in self.instances:
+            weights = np.asarray(one.words or (), np.float32)
+            if weights.size and weights.sum() > 0:
+                np.maximum(shares, (weights / weights.sum())[:, None, None] * one.mask, out=shares)
+        return shares
+
     def rle(self) -> dict[str, Any]:
         """`mask` as COCO's compressed RLE, ready for JSON."""
         return rle_to_json(encode_mask(self.mask))
@@ -159,6 +180,9 @@ class ImageAnswer:
     def __len__(self) -> int:
         return len(self.phrases)
 
+    def __iter__(self) -> Iterator[PhraseResult]:
+        return iter(self.phrases)
+
     def __getitem__(self, number: int) -> PhraseResult:
         return self.phrases[number]
 
@@ -176,6 +200,53 @@ class ImageAnswer:
             "num_cut": self.num_cut,
             "seconds": self.seconds,
         }
+
+    def picture(self) -> np.ndarray:
+        """(h, w, 3): a panel for each phrase, with its answer in colours and in words."""
+        display = answers.display_for(len(self))
+        cells = [
+            answers.answer_cell(
+                self.image,
+                phrase.text,
+                phrase.mask,
+                [CaseInstance(one.mask, one.score, one.words) for one in phrase.instances],
+                rejected=phrase.rejected,
+                no_target_prob=phrase.no_target_prob,
+                display=display,
+            )
+            for phrase in self.phrases
+        ]
+        return grid(cells)
+
+    def save_picture(self, file: str | Path) -> None:
+        write_picture(file, self.picture())
+
+    def heat_picture(self, number: int) -> np.ndarray:
+        """(h, w, 3): for one phrase, how probable each place is, and what the model ties to each word: the instances
+        that attend to it, or the places that it retrieved."""
+        phrase = self.phrases[number]
+        probability = phrase.probability.at(self.size)
+        cells = [answers.heat_cell(self.image, probability, f"probability of \u201c{phrase.text}\u201d")]
+        if phrase.regions is not None:
+            cells += [self._region_cell(phrase, row) for row in range(len(phrase.regions.scores))]
+        elif any(one.words for one in phrase.instances):
+            cells += [
+                answers.heat_cell(self.image, attention, f"attention to \u201c{word}\u201d")
+                for word, attention in zip(phrase.text.split(), phrase.word_attention(), strict=True)
+            ]
+        return grid(cells)
+
+    def _region_cell(self, phrase: PhraseResult, row: int) -> np.ndarray:
+        """`row` 0 is the phrase as a whole, 1 + i its word i."""
+        assert phrase.regions is not None
+        scores, retrieved = phrase.regions.scores[row].numpy(), phrase.regions.retrieved[row].numpy()
+        words = "the whole phrase" if row == 0 else f"\u201c{phrase.text.split()[row - 1]}\u201d"
+        finite = scores[np.isfinite(scores)]
+        span = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+        extent = phrase.regions.extent
+        marked = GridMap(retrieved.astype(np.float32), extent).at(self.size) >= 0.5
+        title = f"retrieved by {words}" if finite.size else f"{words} was cut off"
+        return answers.heat_cell(self.image, GridMap(scores, extent).at(self.size), title, marked=marked, span=span)
 
     def detections(self) -> dict[str, Any]:
         """Arguments for `supervision.Detections(**...)`: the objects of all phrases; a class is a phrase."""
