@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from refseg.visualization.answers import HEAT, NARROWEST, answer_cell, heat_cell, heat_colours, heat_overlay
-from refseg.visualization.answers import _told as told
+from refseg.visualization.answers import HEAT, NARROWEST, answer_cell, heat_cell, heat_colours, heat_overlay, in_words
 from refseg.visualization.heat import GridMap
 from refseg.visualization.instances import INSTANCE_COLOURS, CaseInstance
 from refseg.visualization.overlay import Display, grid, stack
@@ -44,10 +43,10 @@ def test_an_instance_has_one_colour_on_the_image_and_in_the_phrase() -> None:
 def test_the_answer_in_words() -> None:
     mask = scene((10, 10))[1]
     instances = [CaseInstance(mask, 0.904, [0.1, 0.8, 0.1]), CaseInstance(mask, 0.5)]
-    assert told("the red box", mask, instances, False) == "1 \u201cred\u201d 0.90; 2 0.50"
-    assert told("the red box", mask, [], False) == "25.0 % of the image"
-    assert told("the red box", mask, [], True) == "nothing here"
-    assert told("the red box", mask, instances * 10, False).endswith("; and 8 more")
+    assert in_words("the red box", mask, instances, False) == "1 \u201cred\u201d 0.90; 2 0.50"
+    assert in_words("the red box", mask, [], False) == "25.0 % of the image"
+    assert in_words("the red box", mask, [], True) == "nothing here"
+    assert in_words("the red box", mask, instances * 10, False).endswith("; and 8 more")
 
 
 def test_a_rejected_answer_shows_no_mask() -> None:
