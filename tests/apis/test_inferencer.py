@@ -16,8 +16,10 @@ from refseg.apis import test as run_test
 from refseg.apis.inferencer import ReferringInferencer, segment
 from refseg.apis.inputs import ImageInput
 from refseg.apis.results import FoundInstance, ImageAnswer, PhraseResult, encode_mask
+from refseg.cli import main
 from refseg.datasets.images import read_image
-from refseg.errors import ConfigError, DataError, UsageError
+from refseg.datasets.masks import decode
+from refseg.errors import CheckpointError, ConfigError, DataError, UsageError
 from refseg.evaluation.prediction_file import PredictionRow, read_predictions
 from refseg.visualization.heat import GridMap
 
@@ -53,11 +55,22 @@ def equal_rows(a: PredictionRow, b: PredictionRow) -> bool:
     return same and found[0] == found[1]
 
 
+def predicted(checkpoint: Path, images: dict[str, list[tuple[str, str]]], folder: Path) -> dict[str, PredictionRow]:
+    """By `refseg predict`, one image at a time."""
+    lines = [json.dumps({"image": image, "text": text, "expression_id": name}) + "\n"
+             for image, phrases in images.items() for name, text in phrases]  # fmt: skip
+    (folder / "tasks.jsonl").write_text("".join(lines))
+    arguments = ["--jsonl", str(folder / "tasks.jsonl"), "--out", str(folder / "out"), "--batch-size", "1"]
+    assert main(["predict", str(checkpoint), *arguments, "--device", "cpu"]) == 0
+    return {row.expression_id: row for row in read_predictions(folder / "out" / "predictions.jsonl")}
+
+
 @pytest.mark.parametrize("config", [SHARED, FUSED])
 def test_masks_are_those_of_refseg_test(
     config: str, work_dir: Callable[[str], Path], refshapes_tiny: Path, tmp_path: Path
 ) -> None:
-    """The command `refseg test --predictions`, the API and a session on every image and phrase of the test split."""
+    """`refseg test --predictions`, the API, a session and `refseg predict` on every image and phrase of the test split.
+    The command puts images together, and phrases of LAVT are images: a few pixels may round to the other side there."""
     folder, file = work_dir(config), tmp_path / "a.jsonl"
     checkpoint = next(folder.glob("*.pth"))
     run_test(str(folder / f"{config}.py"), str(checkpoint), predictions=str(file))
@@ -65,12 +78,17 @@ def test_masks_are_those_of_refseg_test(
     inferencer = ReferringInferencer(checkpoint, device="cpu", batch_size=1 if config == SHARED else 64)
     images = phrases_by_image(refshapes_tiny)
     assert len(images) == 7 and sum(map(len, images.values())) == len(expected)
+    command = predicted(checkpoint, images, tmp_path)
     shares = []
     for name, phrases in images.items():
         ids, texts = zip(*phrases, strict=True)
         for answer in (inferencer(name, texts), inferencer.session(name)(texts)):
             for expression_id, phrase in zip(ids, answer, strict=True):
                 assert equal_rows(phrase.to_row(expression_id), expected[expression_id])
+                differ = phrase.raw_mask != decode(command[expression_id].mask)
+                assert differ.mean() < 1e-3 and (
+                    config != SHARED or equal_rows(command[expression_id], expected[expression_id])
+                )
                 shares.append(phrase.raw_mask.mean())
     assert 0.05 < np.mean(shares) < 0.95, "empty masks, or full ones, would be equal whatever happened"
 
@@ -186,6 +204,15 @@ def test_mixed_precision_stays_close(shared: ReferringInferencer, refshapes_imag
     for a, b in zip(exact, near, strict=True):
         difference = np.abs(a.probability.values - b.probability.values)
         assert 0 < difference.max() < 0.2
+
+
+def test_weights_that_have_diverged_are_no_answer(work_dir: Callable[[str], Path], refshapes_images: list[str]) -> None:
+    """Masks of NaN would be empty ones, and read as "nothing here"."""
+    broken = ReferringInferencer(work_dir(SHARED), device="cpu")
+    with torch.no_grad():
+        next(broken.segmentor.heads.relevance.parameters()).fill_(float("nan"))
+    with pytest.raises(CheckpointError, match="not finite"):
+        broken(refshapes_images[0], "a circle")
 
 
 def test_segment_keeps_its_model(work_dir: Callable[[str], Path], refshapes_images: list[str]) -> None:

@@ -25,6 +25,7 @@ from refseg.apis.results import ImageAnswer, answers_of
 from refseg.datasets.collate import collate_samples
 from refseg.datasets.transforms import LoadImage, TransformState
 from refseg.errors import ConfigError, DataError, UsageError
+from refseg.evaluation.metrics import check_finite
 from refseg.models.postprocess import PostProcess, finish
 from refseg.records import Expression, Record
 from refseg.registry import TRANSFORMS
@@ -207,11 +208,11 @@ class ReferringInferencer:
         clock.note("decode")
         prediction = join_predictions(parts)
         probs = prediction.mask_logits.float().sigmoid().cpu().numpy()
+        results = finish(prediction, batch, settings)
+        for result in results:
+            check_finite(result)
         ends = np.cumsum(batch.expression_counts)
-        found = [
-            answers_of(result, of_image)
-            for result, of_image in zip(finish(prediction, batch, settings), np.split(probs, ends[:-1]), strict=True)
-        ]
+        found = [answers_of(*pair) for pair in zip(results, np.split(probs, ends[:-1]), strict=True)]
         clock.note("finish")
         shares = {name: seconds / len(group) for name, seconds in clock.seconds.items()}
         answers = []

@@ -22,6 +22,7 @@ from refseg.errors import DataError, UsageError
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"))
 URL_STARTS = ("http://", "https://")
 CHUNK = 2**16
+UNNAMED = "image"  # an array's name; in a list its number follows
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +64,16 @@ def find_images(images: Any) -> tuple[list[ImageInput], bool]:
     pattern. What is not there is an error at once; what cannot be decoded is one when it is loaded."""
     if isinstance(images, list | tuple):
         found = [one for part in images for one in find_images(part)[0]]
-        unnamed = [number for number, one in enumerate(found) if one.name == ""]
-        for number in unnamed:
-            found[number] = ImageInput(f"image {number}", found[number].source)
-        return found, True
+        names = [f"{UNNAMED} {k}" if one.name == UNNAMED else one.name for k, one in enumerate(found)]
+        return [ImageInput(name, one.source) for name, one in zip(names, found, strict=True)], True
     if isinstance(images, str | os.PathLike):
         return _find_files(os.fspath(images))
     if isinstance(images, np.ndarray | torch.Tensor):
         if images.ndim == 4:
             raise UsageError(f"an array of shape {tuple(images.shape)} is several images: pass list(array)")
-        return [ImageInput("", images)], False
+        return [ImageInput(UNNAMED, images)], False
     if isinstance(images, Image.Image):
-        return [ImageInput(str(getattr(images, "filename", "")), images)], False
+        return [ImageInput(str(getattr(images, "filename", "") or UNNAMED), images)], False
     raise UsageError(
         f"an image is a path, a URL, a Pillow image, an array or a tensor; a {type(images).__name__} is none of them"
     )

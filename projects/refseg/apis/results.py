@@ -216,7 +216,7 @@ class ImageAnswer:
             )
             for phrase in self.phrases
         ]
-        return grid(cells)
+        return grid(cells, columns=answers.columns_for(len(self)))
 
     def save_picture(self, file: str | Path) -> None:
         write_picture(file, self.picture())
@@ -244,7 +244,7 @@ class ImageAnswer:
         finite = scores[np.isfinite(scores)]
         span = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
         extent = phrase.regions.extent
-        marked = GridMap(retrieved.astype(np.float32), extent).at(self.size) >= 0.5
+        marked = GridMap(retrieved, extent).cells_at(self.size)
         title = f"retrieved by {words}" if finite.size else f"{words} was cut off"
         return answers.heat_cell(self.image, GridMap(scores, extent).at(self.size), title, marked=marked, span=span)
 

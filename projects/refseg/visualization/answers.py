@@ -12,10 +12,19 @@ from PIL import Image
 
 from refseg.visualization.captions import caption, caption_size
 from refseg.visualization.instances import CaseInstance, answer_panel, own_phrases, phrase_strip
-from refseg.visualization.overlay import NOTHING_HERE, Display, as_rgb, fit_for_display, overlay_masks, stack
+from refseg.visualization.overlay import (
+    NOTHING_HERE,
+    THUMBNAIL,
+    Display,
+    as_rgb,
+    fit_for_display,
+    overlay_masks,
+    stack,
+)
 
 SINGLE = Display(640, 1280)  # alone in its picture
 ONE_OF_FEW = Display(448, 640)
+FEW = 9
 NARROWEST = 320  # pixels, so that words have room below and above a thin image
 MOST_NAMED = 12  # instances whose words and scores are written out
 
@@ -27,7 +36,13 @@ WHITE = (255, 255, 255)
 
 def display_for(count: int) -> Display:
     """Of so many panels in one picture."""
-    return SINGLE if count == 1 else ONE_OF_FEW
+    if count == 1:
+        return SINGLE
+    return ONE_OF_FEW if count <= FEW else THUMBNAIL
+
+
+def columns_for(count: int) -> int:
+    return 3 if count <= FEW else 5
 
 
 def answer_cell(

@@ -24,3 +24,11 @@ class GridMap:
         values = np.asarray(self.values, np.float32)
         x, y = np.broadcast_arrays(columns[None], rows[:, None])
         return cv2.remap(values, x.copy(), y.copy(), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+    def cells_at(self, size: tuple[int, ...]) -> np.ndarray:
+        """(H, W): of each pixel the value of the cell that it lies in."""
+        rows, columns = (
+            np.minimum(np.arange(length) / length * extent, cells - 1).astype(int)
+            for length, extent, cells in zip(size, self.extent, self.values.shape, strict=True)
+        )
+        return self.values[rows[:, None], columns]
