@@ -91,6 +91,7 @@ def test_a_grid_map_by_hand() -> None:
     values = np.array([[0.0, 1.0]], np.float32)
     np.testing.assert_allclose(GridMap(values, (1, 2)).at((1, 4)), [[0, 0.25, 0.75, 1]], atol=1e-6)
     np.testing.assert_allclose(GridMap(values, (1, 1)).at((1, 1)), [[0]], atol=1e-6)
+    assert GridMap(values, (1, 1.5)).cells_at((2, 3)).tolist() == [[0, 0, 1]] * 2
     padded = np.pad(np.arange(12, dtype=np.float32).reshape(3, 4), ((0, 2), (0, 1)), constant_values=99)
     np.testing.assert_allclose(GridMap(padded, (3, 4)).at((3, 4)), padded[:3, :4])
 
