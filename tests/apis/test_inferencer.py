@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import refseg
 from refseg.apis import test as run_test
 from refseg.apis.inferencer import ReferringInferencer, segment
 from refseg.apis.inputs import ImageInput
@@ -213,6 +214,28 @@ def test_weights_that_have_diverged_are_no_answer(work_dir: Callable[[str], Path
         broken(refshapes_images[0], "a circle")
 
 
+def test_too_little_memory_says_what_to_lower(
+    shared: ReferringInferencer, refshapes_images: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(shared.segmentor, "infer_encoded", full)
+    with pytest.raises(UsageError, match=r"does not hold 1 images of \[96, 96\] with 3 phrases: lower batch_size"):
+        shared(refshapes_images[0], TEXTS)
+
+
+def test_heat_maps_show_what_the_model_tells(work_dir: Callable[[str], Path], refshapes_images: list[str]) -> None:
+    """LAVT tells of pixels only; InstAlign of each word too, and VIPA of the phrase as a whole besides."""
+    widths = []
+    for config in (FUSED, SHARED, "vipa_tiny_refshapes"):
+        inferencer = ReferringInferencer(work_dir(config), device="cpu", postprocess={"no_target": "none"})
+        picture = inferencer(refshapes_images[0], "a circle").heat_picture(0)
+        assert picture.dtype == np.uint8
+        widths.append((picture.shape[0] > 700, picture.shape[1]))
+    assert widths == [(False, 512), (False, 1504), (True, 1504)], "one panel, three, and four in two rows"
+
+
 def test_segment_keeps_its_model(work_dir: Callable[[str], Path], refshapes_images: list[str]) -> None:
     from refseg.apis import inferencer
 
@@ -223,10 +246,10 @@ def test_segment_keeps_its_model(work_dir: Callable[[str], Path], refshapes_imag
 
 
 def test_importing_the_package_stays_light() -> None:
-    program = (
-        "import sys, refseg; assert 'segment' in refseg.__all__ and 'torch' not in sys.modules;"
-        "from refseg import segment; assert 'torch' in sys.modules"
-    )
+    assert refseg.segment is segment and refseg.ReferringInferencer is ReferringInferencer
+    with pytest.raises(AttributeError, match="no attribute 'segments'"):
+        _ = refseg.segments
+    program = "import sys, refseg; assert 'segment' in refseg.__all__ and 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True, env={"PYTHONPATH": ":".join(sys.path)})
 
 

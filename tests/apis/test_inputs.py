@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from refseg.apis.inputs import ImageInput, Loading, find_images, from_array, from_tensor, pair_phrases
@@ -99,6 +102,19 @@ def test_arrays_and_tensors() -> None:
 def test_wrong_arrays(array: np.ndarray, says: str) -> None:
     with pytest.raises(DataError, match=f"the photo: .*{says}"):
         from_array(array, "the photo")
+
+
+SHAPES = array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=5)
+
+
+@given(arrays(st.sampled_from(["u1", "u2", "i1", "i8", "f2", "f8", "?", "c8"]), SHAPES))
+def test_any_array_is_an_image_or_a_clear_error(array: np.ndarray) -> None:
+    try:
+        pixels = from_array(array, "the photo")
+    except DataError as error:
+        assert "the photo: " in str(error)
+    else:
+        assert array.dtype == np.uint8 and pixels.dtype == np.uint8 and pixels.shape == (*array.shape[:2], 3)
 
 
 def test_wrong_tensors() -> None:

@@ -25,8 +25,9 @@ TEXTS = ("the red circle", "a square")
 
 @pytest.fixture(scope="module")
 def inferencer(work_dir: Callable[[str], Path]) -> ReferringInferencer:
-    """Random weights say "nothing here" of everything: that rule is off, and half of the queries are instances."""
-    return ReferringInferencer(work_dir(CONFIG), device="cpu", postprocess={"no_target": "none"})
+    """Random weights say "nothing here" of everything: that rule is off. Half of their queries would be instances."""
+    settings = {"no_target": "none", "max_instances": 2}
+    return ReferringInferencer(work_dir(CONFIG), device="cpu", postprocess=settings)
 
 
 @pytest.fixture

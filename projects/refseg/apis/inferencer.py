@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from itertools import islice
@@ -21,6 +21,7 @@ import torch
 
 from refseg.apis.inputs import ImageInput, Loading, check_phrases, find_images, pair_phrases
 from refseg.apis.models import LoadedModel, find_model, load_model
+from refseg.apis.passes import Clock, join_predictions, split_phrases
 from refseg.apis.results import ImageAnswer, answers_of
 from refseg.datasets.collate import collate_samples
 from refseg.datasets.transforms import LoadImage, TransformState
@@ -29,7 +30,7 @@ from refseg.evaluation.metrics import check_finite
 from refseg.models.postprocess import PostProcess, finish
 from refseg.records import Expression, Record
 from refseg.registry import TRANSFORMS
-from refseg.structures import Batch, InstancePrediction, Prediction, RegionPrediction, Sample, TextTokens
+from refseg.structures import Batch, Sample
 
 DType = Literal["float32", "bfloat16", "float16"]
 Task = tuple[ImageInput, tuple[str, ...]]
@@ -184,31 +185,30 @@ class ReferringInferencer:
         clock = Clock(self.device)
         batch = self.collate([one.sample for one in group])
         clock.note("prepare")
-        with self._model:
-            images = self.encode(batch)
-            clock.note("encode")
-            return self.decode(batch, images, group, settings, clock)
+        images = self.encode(batch)
+        clock.note("encode")
+        return self.decode(batch, images, group, settings, clock)
 
     # From a batch to answers ------------------------------------------------------------------------------------------
 
     def encode(self, batch: Batch) -> Any:
         """What phrases share of the images; None where they share nothing."""
-        with torch.no_grad(), self._precision():
+        with self._running(batch):
             return self.segmentor.encode_images(batch) if self.shares_images else None
 
     def decode(
         self, batch: Batch, images: Any, group: Sequence[Prepared], settings: PostProcess, clock: Clock
     ) -> list[ImageAnswer]:
         """The answers, and in each the seconds that it took."""
-        with torch.no_grad(), self._precision():
+        with self._running(batch):
             parts = [
                 self.segmentor.infer_encoded(part, images) if self.shares_images else self.segmentor.infer(part)
                 for part in split_phrases(batch, self.rows_per_pass)
             ]
-        clock.note("decode")
-        prediction = join_predictions(parts)
-        probs = prediction.mask_logits.float().sigmoid().cpu().numpy()
-        results = finish(prediction, batch, settings)
+            prediction = join_predictions(parts)
+            clock.note("decode")
+            probs = prediction.mask_logits.float().sigmoid().cpu().numpy()
+            results = finish(prediction, batch, settings)
         for result in results:
             check_finite(result)
         ends = np.cumsum(batch.expression_counts)
@@ -221,9 +221,18 @@ class ReferringInferencer:
             answers.append(ImageAnswer(one.source.name, one.pixels, phrases, one.sample.num_truncated, seconds))
         return answers
 
-    def _precision(self) -> Any:
+    @contextmanager
+    def _running(self, batch: Batch) -> Iterator[None]:
+        """The model is for one thread at a time, without gradients, in the precision that was asked for."""
         mixed = self.dtype != torch.float32
-        return torch.autocast(self.device.type, self.dtype) if mixed else nullcontext()
+        with self._model, torch.no_grad(), torch.autocast(self.device.type, self.dtype, enabled=mixed):
+            try:
+                yield
+            except torch.cuda.OutOfMemoryError:
+                raise UsageError(
+                    f"the memory of {self.device} does not hold {batch.num_images} images of "
+                    f"{list(batch.images.shape[2:])} with {batch.num_expressions} phrases: lower batch_size or max_phrases"
+                ) from None
 
 
 class ImageSession:
@@ -237,8 +246,7 @@ class ImageSession:
         clock = Clock(inferencer.device)
         self._batch = inferencer.collate([inferencer.pack(self.pixels, ["?"], name=source.name)])
         clock.note("prepare")
-        with inferencer._model:
-            self._images = inferencer.encode(self._batch)
+        self._images = inferencer.encode(self._batch)
         clock.note("encode")
         self.seconds = clock.seconds
 
@@ -259,59 +267,7 @@ class ImageSession:
         )
         clock.note("prepare")
         group = [Prepared(self.source, self.pixels, sample, {})]
-        with self.inferencer._model:
-            return self.inferencer.decode(batch, self._images, group, settings, clock)[0]
-
-
-class Clock:
-    """Seconds by name, of work that the device has done."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def note(self, name: str) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        now = time.perf_counter()
-        self.seconds[name] = now - self._last
-        self._last = now
-
-
-def split_phrases(batch: Batch, most: int) -> Iterator[Batch]:
-    """The batch itself, or, of one image with more phrases than that, one batch for each `most` of them."""
-    if batch.num_expressions <= most or batch.num_images > 1:
-        yield batch
-        return
-    (meta,) = batch.metas
-    for start in range(0, batch.num_expressions, most):
-        part = slice(start, start + most)
-        rows, text_of = batch.tokens.text_of[part].unique(return_inverse=True)
-        tokens = TextTokens(batch.tokens.ids[rows], batch.tokens.word_mask[rows], text_of)
-        tokens.word_of = None if batch.tokens.word_of is None else batch.tokens.word_of[rows]
-        of_part = replace(meta, expression_ids=meta.expression_ids[part], texts=meta.texts[part], tags=meta.tags[part])
-        yield replace(
-            batch, tokens=tokens, image_of=batch.image_of[part], metas=[of_part], referents=batch.referents[part]
-        )
-
-
-def join_predictions(parts: Sequence[Prediction]) -> Prediction:
-    """The inverse of `split_phrases`, of what the parts predicted."""
-    if len(parts) == 1:
-        return parts[0]
-    first = parts[0]
-    instances: list[InstancePrediction] | None = None
-    if first.instances is not None:
-        instances = [one for part in parts for one in part.instances or ()]
-    regions = None
-    if first.regions is not None:
-        found = [part.regions for part in parts if part.regions is not None]
-        regions = RegionPrediction(torch.cat([r.scores for r in found]), torch.cat([r.retrieved for r in found]))
-    no_target = None
-    if first.no_target_logit is not None:
-        no_target = torch.cat([part.no_target_logit for part in parts if part.no_target_logit is not None])
-    return Prediction(torch.cat([part.mask_logits for part in parts]), no_target, instances, regions=regions)
+        return self.inferencer.decode(batch, self._images, group, settings, clock)[0]
 
 
 def _pipeline(transforms: Sequence[dict]) -> list[Any]:

@@ -291,6 +291,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--device", help="default: cuda where there is one")
     how.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     how.add_argument("--batch-size", type=int, default=8, help="images per pass")
+    how.add_argument("--max-phrases", type=int, default=64, help="phrases per pass, where they share an image")
     how.add_argument("--max-failures", type=int, default=100, help="unreadable images that are skipped")
     how.add_argument("--as-stored", action="store_true", help="do not turn images as their EXIF data say")
     how.add_argument("--allow-url", action="store_true", help="let images come from the network")
@@ -312,6 +313,7 @@ def main(args: argparse.Namespace) -> int:
         device=args.device,
         dtype=args.dtype,
         batch_size=args.batch_size,
+        max_phrases=args.max_phrases,
         postprocess=None if args.threshold is None else {"threshold": args.threshold},
         loading=Loading(upright=not args.as_stored, allow_url=args.allow_url),
         cfg_options=args.cfg_options,
