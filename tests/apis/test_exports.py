@@ -10,6 +10,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis.extra.numpy import array_shapes, arrays
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
 
 from refseg.apis.brush import encode_brush
 from refseg.apis.exports import image_ids, write_coco, write_labelstudio
@@ -86,12 +87,21 @@ def test_coco(tmp_path: Path) -> None:
     """Two dogs, no cat in the first image, and a mask of a model without instances in the second."""
     write_coco(tmp_path / "coco.json", ROWS, ["x/a_07.png", "x/b_12.png"])
     found = json.loads((tmp_path / "coco.json").read_text())
-    assert [(one["image_id"], one["expression_id"], one["bbox"], one["score"]) for one in found] == [
-        (7, "a#0", [0, 0, 2, 3], 0.9),
-        (7, "a#0", [4, 0, 4, 3], 0.6),
-        (12, "b#0", [2, 1, 3, 3], 0.8),
+    assert [(one["image_id"], one["expression_id"], one["score"]) for one in found] == [
+        (7, "a#0", 0.9),
+        (7, "a#0", 0.6),
+        (12, "b#0", 0.8),
     ]
     assert found[2]["segmentation"] == rle(1, 2, 4, 5) and found[2]["text"] == "a cat"
+    data = COCO()
+    data.dataset = {"images": [{"id": 7}, {"id": 12}], "categories": [{"id": 1}], "annotations": []}
+    data.createIndex()
+    loaded = data.loadRes(str(tmp_path / "coco.json"))
+    assert [(one["area"], list(one["bbox"])) for one in loaded.loadAnns([1, 2, 3])] == [
+        (6, [0, 0, 2, 3]),
+        (12, [4, 0, 4, 3]),
+        (9, [2, 1, 3, 3]),
+    ]
     write_coco(tmp_path / "none.json", [], [])
     assert json.loads((tmp_path / "none.json").read_text()) == []
 

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
-from pycocotools import mask as coco_mask
-
 from refseg.apis.brush import encode_brush
 from refseg.datasets.masks import decode
 from refseg.files import open_to_replace, write_atomically
@@ -39,7 +37,8 @@ def image_ids(images: Iterable[str]) -> dict[str, int | str]:
 
 
 def write_coco(file: str | Path, rows: Iterable[Row], images: Iterable[str]) -> None:
-    """COCO results: a list with an entry for each object. A phrase's entries share `expression_id` and `text`."""
+    """COCO results: a list with an entry for each object. A phrase's entries share `expression_id` and `text`. There is
+    no `bbox`: pycocotools would take the entries for boxes, and their areas for those of the masks."""
     ids = image_ids(images)
     _write_list(file, (entry for row in rows for entry in _coco_entries(row, ids[row["image"]])))
 
@@ -50,7 +49,6 @@ def _coco_entries(row: Row, image_id: int | str) -> Iterator[dict[str, Any]]:
             "image_id": image_id,
             "category_id": 1,
             "segmentation": one["mask"],
-            "bbox": coco_mask.toBbox(one["mask"]).tolist(),
             "score": one["score"],
             "expression_id": row["expression_id"],
             "text": row["text"],

@@ -229,9 +229,10 @@ class ReferringInferencer:
             try:
                 yield
             except torch.cuda.OutOfMemoryError:
+                size = list(batch.images.shape[2:])
                 raise UsageError(
-                    f"the memory of {self.device} does not hold {batch.num_images} images of "
-                    f"{list(batch.images.shape[2:])} with {batch.num_expressions} phrases: lower batch_size or max_phrases"
+                    f"the memory of {self.device} does not hold {batch.num_images} images of {size} with "
+                    f"{batch.num_expressions} phrases: lower batch_size or max_phrases"
                 ) from None
 
 
