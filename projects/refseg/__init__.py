@@ -3,9 +3,22 @@
 Importing the package is light: torch, mmengine and the models load when they are first used.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from refseg import compat
 from refseg.version import __version__
 
+if TYPE_CHECKING:
+    from refseg.apis.inferencer import ReferringInferencer, segment
+
 compat.install_mmcv_ext_stand_in()
 
-__all__ = ["__version__"]
+__all__ = ["ReferringInferencer", "__version__", "segment"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("ReferringInferencer", "segment"):
+        from refseg.apis import inferencer
+
+        return getattr(inferencer, name)
+    raise AttributeError(f"module 'refseg' has no attribute {name!r}")

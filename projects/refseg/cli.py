@@ -72,6 +72,18 @@ def _test(args: argparse.Namespace) -> int:
     return 0
 
 
+def _predict_arguments(parser: argparse.ArgumentParser) -> None:
+    from refseg.apis import predict
+
+    predict.add_arguments(parser)
+
+
+def _predict(args: argparse.Namespace) -> int:
+    from refseg.apis import predict
+
+    return predict.main(args)
+
+
 def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
     from refseg import doctor
 
@@ -185,6 +197,7 @@ def _probe(args: argparse.Namespace) -> int:
 VERBS = {
     "train": ("train a config", _train_arguments, _train),
     "test": ("evaluate a checkpoint", _test_arguments, _test),
+    "predict": ("masks for images and phrases of your own", _predict_arguments, _predict),
     "score": ("score a file of predictions by named protocols", _score_arguments, _score),
     "compare": ("compare two files of predictions on the same data", _compare_arguments, _compare),
     "report": ("one page about a run: curves, scores, calibration, pictures", _report_arguments, _report),

@@ -24,6 +24,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from refseg.apis.runner import RunOptions, build_runner, load_config, load_weights
 from refseg.datasets.refshapes import generate
 from refseg.datasets.refshapes.output import EXPRESSIONS
+from refseg.engine import best_checkpoint
 from refseg.errors import TrainingError, UsageError
 from refseg.evaluation.metrics import predicted_rows
 from refseg.evaluation.prediction_file import PredictionWriter
@@ -133,11 +134,6 @@ def example_cases(cases: list[Case], columns: int = 3) -> list[Case]:
     return [*random[:columns], *several[::step][:columns], *no_target[-columns:]]
 
 
-def best_checkpoint(work_dir: Path) -> Path:
-    """The newest file that `save_best` left."""
-    return max(work_dir.glob("best_*.pth"), key=lambda path: path.stat().st_mtime_ns)
-
-
 def quickstart(
     *,
     config: str,
@@ -160,7 +156,9 @@ def quickstart(
     runner = build_runner(cfg)
     trained = time.monotonic()
 
-    checkpoint = best_checkpoint(Path(work_dir))
+    checkpoint = best_checkpoint(work_dir)
+    if checkpoint is None:
+        raise TrainingError(f"the training left no best_*.pth in {work_dir}; its log says why")
     print(f"3/4 evaluating {checkpoint.name} on the test split")
     load_weights(runner.model, checkpoint)
     predictions = Path(work_dir) / "predictions.jsonl"

@@ -32,8 +32,11 @@ JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 # Markers of a JPEG's frame header, which holds the size: all of 0xC0..0xCF but the tables DHT, JPG and DAC.
 FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-# EXIF orientations that turn by 90 degrees: mirrored first, then turned.
-QUARTER_TURNS: dict[int, tuple[bool, int]] = {
+# EXIF orientations: mirrored first, then turned. Those from 5 on turn by 90 degrees.
+TURNS: dict[int, tuple[bool, int | None]] = {
+    2: (True, None),
+    3: (False, cv2.ROTATE_180),
+    4: (True, cv2.ROTATE_180),
     5: (True, cv2.ROTATE_90_COUNTERCLOCKWISE),
     6: (False, cv2.ROTATE_90_CLOCKWISE),
     7: (True, cv2.ROTATE_90_CLOCKWISE),
@@ -49,23 +52,51 @@ def read_image(path: str, size: tuple[int, int] | None = None) -> np.ndarray:
     one: then the annotator saw the turned image, and the orientation is applied. Any other disagreement of sizes, a
     truncated file, one whose format can tell that it is corrupt, and a file of more than MAX_PIXELS are DataErrors.
     """
-    try:
-        with open(path, "rb") as file:
-            encoded = file.read()
-    except OSError as error:
-        raise DataError(f"image cannot be read: {path} ({error.strerror})") from None
+    encoded = read_bytes(path)
     image = decode_image(encoded, path)
     if size is None or image.shape[:2] == tuple(size):
         return image
     if image.shape[:2] == (size[1], size[0]):
-        turn = QUARTER_TURNS.get(_orientation(encoded))
-        if turn is not None:
-            mirrored, rotation = turn
-            return cv2.rotate(cv2.flip(image, 1) if mirrored else image, rotation)
+        turned = turn(image, _orientation(encoded))
+        if turned.shape[:2] == tuple(size):
+            return turned
     raise DataError(
         f"image {path} has size {list(image.shape[:2])}, its annotation says {list(size)} (height, width): use the "
         "image files that the annotations were made for, or correct the size in the annotations"
     )
+
+
+def read_bytes(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise DataError(f"image cannot be read: {path} ({error.strerror})") from None
+
+
+def turn(image: np.ndarray, orientation: int) -> np.ndarray:
+    """The image as an EXIF orientation says that it is to be seen."""
+    mirrored, rotation = TURNS.get(orientation, (False, None))
+    image = cv2.flip(image, 1) if mirrored else image
+    return image if rotation is None else cv2.rotate(image, rotation)
+
+
+def decode_upright(encoded: bytes, path: str) -> np.ndarray:
+    """The pixels as people see them: turned as EXIF says, whatever annotations would."""
+    return turn(decode_image(encoded, path), _orientation(encoded))
+
+
+def from_pillow(image: Image.Image, name: str, *, upright: bool = True) -> np.ndarray:
+    """(h, w, 3) RGB uint8 of a Pillow image, by the rules of files."""
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(name, f"{image.height} x {image.width} pixels")
+    try:
+        pixels = _to_rgb(image, name)
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow decodes when it is asked for pixels
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"image is truncated or corrupt: {name} ({error})") from None
+    return turn(pixels, int(image.getexif().get(EXIF_ORIENTATION, 1))) if upright else pixels
 
 
 def decode_image(encoded: bytes, path: str) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Training machinery on mmengine's runner: loop, hooks, optimisers and their wrappers, visualisation backends."""
 
 from refseg.compat import allow_mmengine_checkpoints
-from refseg.engine.checkpoint import SafeCheckpointHook, latest_checkpoint
+from refseg.engine.checkpoint import SafeCheckpointHook, best_checkpoint, latest_checkpoint
 from refseg.engine.hooks import ProgressBarHook, StepSeedHook, TextTruncationHook
 from refseg.engine.loop import ResumableTrainLoop
 from refseg.engine.muon import MuonAdamW, MuonConstructor
@@ -22,5 +22,6 @@ __all__ = [
     "SafeCheckpointHook",
     "StepSeedHook",
     "TextTruncationHook",
+    "best_checkpoint",
     "latest_checkpoint",
 ]

@@ -93,3 +93,8 @@ def latest_checkpoint(work_dir: str | Path) -> Path | None:
     """
     candidates = [path for path in Path(work_dir).glob("*.pth") if _STEP.fullmatch(path.name)]
     return max(candidates, key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)
+
+
+def best_checkpoint(work_dir: str | Path) -> Path | None:
+    """The newest file that `save_best` left in a work directory."""
+    return max(Path(work_dir).glob("best_*.pth"), key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)

@@ -5,8 +5,9 @@
 
 `expression_id` is required, and `mask` but for protocols of boxes; null is the same as nothing. The mask is COCO's RLE,
 raw: before any rule for "nothing here". `boxes` and `instances` are of the image's size. `words`: a weight for each
-word of the expression. The first line may be a header, `{"refseg": {...}}`: what the file was made with. Files are read
-and written row by row; `.gz` is compressed.
+word of the expression. `image`, `text`, `nothing_here` and `score` are for people and other programs: they may stand in
+a row, and are not read here. The first line may be a header, `{"refseg": {...}}`: what the file was made with. Files
+are read and written row by row; `.gz` is compressed.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class PredictionRow:
 
 
 FIELDS = ("expression_id", "mask", "no_target_prob", "boxes", "instances")
+NOTES = ("image", "text", "nothing_here", "score")  # allowed in rows, and not read here
 
 
 class BadField(ValueError):
@@ -92,7 +94,7 @@ def row_from_json(value: Any) -> PredictionRow:
         raise BadField(f"a row is an object, not {type(value).__name__}")
     if value.keys() == {HEADER}:
         raise BadField("a header belongs in the first line; were files put together? (merge_parts does that)")
-    unknown = [str(name) for name in value if name not in FIELDS]
+    unknown = [str(name) for name in value if name not in (*FIELDS, *NOTES)]
     if unknown:
         raise BadField(f"unknown field {unknown[0]!r}; fields are {', '.join(FIELDS)}")
     expression_id = id_from_json(value.get("expression_id"), "expression_id")

@@ -27,6 +27,7 @@ def caption(
     size: int | None = None,
     mark: bool | None = None,
     quoted: bool = False,
+    right_aligned: bool = False,
     max_lines: int = 6,
 ) -> np.ndarray:
     """A white strip (height, width, 3) with the text wrapped into it.
@@ -45,7 +46,8 @@ def caption(
     strip = Image.new("RGB", (width, 2 * pad + line_height * len(lines)), (255, 255, 255))
     draw = ImageDraw.Draw(strip)
     for index, line in enumerate(lines):
-        draw.text((pad + indent, pad + index * line_height), line, font=font, fill=INK)
+        left = width - pad - font.getlength(line) if right_aligned else pad + indent
+        draw.text((left, pad + index * line_height), line, font=font, fill=INK)
     if mark is not None:
         strip.paste(_mark(size, mark), (pad, pad + round(size * 0.1)))
     return np.asarray(strip)

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, features
 
-from refseg.visualization.captions import caption
-from refseg.visualization.glosses import Owners, glossed_caption, owners_of_words
-from refseg.visualization.instances import INSTANCE_COLOURS, CaseInstance, instances_panel, words_by_instance
-from refseg.visualization.overlay import EMPTY_MASK, GROUND_TRUTH_COLOUR, PREDICTION_COLOUR, mask_panel, two_panels
+from refseg.visualization import instances
+from refseg.visualization.glosses import Owners, owners_of_words
+from refseg.visualization.instances import CaseInstance, answer_panel, words_by_instance
+from refseg.visualization.overlay import GROUND_TRUTH_COLOUR, grid, mask_panel, two_panels
 
 RIGHT_IOU = 0.5  # a case counts as right from this IoU on; named wherever the report says "right"
 GROUPS = ("worst", "best", "several", "no-target", "random")
@@ -121,20 +121,12 @@ def choose_cases(
 def case_pictures(case: Case) -> tuple[np.ndarray, np.ndarray]:
     """The pictures of a case's prediction, with its instances where it has any, and of its ground truth."""
     truth = mask_panel(case.image, case.ground_truth, colour=GROUND_TRUTH_COLOUR)
-    if case.shown_instances:
-        masks = np.stack([instance.mask for instance in case.shown_instances])
-        return instances_panel(case.image, case.predicted, masks), truth
-    prediction = mask_panel(
-        case.image, case.predicted, colour=PREDICTION_COLOUR, rejected=case.rejected, empty=EMPTY_MASK
-    )
-    return prediction, truth
+    return answer_panel(case.image, case.predicted, case.shown_instances, rejected=case.rejected), truth
 
 
 def phrase_strip(case: Case, width: int) -> np.ndarray:
     """The phrase (h, width, 3), with bars under the words that belong to instances."""
-    if any(case.owners):
-        return glossed_caption(case.text, case.owners, width, colours=INSTANCE_COLOURS)
-    return caption(case.text, width, quoted=True)
+    return instances.phrase_strip(case.text, case.shown_instances, width)
 
 
 def contact_sheet(cases: Sequence[Case], *, columns: int = 3, margin: int = 16) -> np.ndarray:
@@ -151,17 +143,7 @@ def contact_sheet(cases: Sequence[Case], *, columns: int = 3, margin: int = 16) 
         )
         for case in cases
     ]
-    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
-    heights = [max(cell.shape[0] for cell in row) + margin for row in rows]
-    width = max(cell.shape[1] for cell in cells) + margin
-    sheet = np.full((sum(heights) + margin, min(columns, len(cells)) * width + margin, 3), 255, np.uint8)
-    bottom = 0
-    for row, height in zip(rows, heights, strict=True):
-        bottom += height
-        for column, cell in enumerate(row):
-            left = margin + column * width
-            sheet[bottom - cell.shape[0] : bottom, left : left + cell.shape[1]] = cell
-    return sheet
+    return grid(cells, columns=columns, margin=margin)
 
 
 def data_uri(picture: np.ndarray) -> str:

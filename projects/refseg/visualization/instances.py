@@ -13,13 +13,17 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from refseg.visualization.captions import INK, load_font
-from refseg.visualization.glosses import words_of_instances
+from refseg.visualization.captions import INK, caption, load_font
+from refseg.visualization.glosses import glossed_caption, owners_of_words, words_of_instances
 from refseg.visualization.overlay import (
+    EMPTY_MASK,
     PALETTE,
     PREDICTION_COLOUR,
+    THUMBNAIL,
     Colour,
+    Display,
     fit_for_display,
+    mask_panel,
     outline_width,
     overlay_masks,
     spotlight,
@@ -52,13 +56,38 @@ def own_phrases(text: str, instances: Sequence[CaseInstance]) -> list[str]:
     return [" ".join(words[word] for word in own) for own in words_by_instance(instances)]
 
 
-def instances_panel(image: np.ndarray, merged: np.ndarray, masks: np.ndarray) -> np.ndarray:
+def phrase_strip(text: str, instances: Sequence[CaseInstance], width: int) -> np.ndarray:
+    """The quoted phrase (h, width, 3), with bars under the words that belong to instances."""
+    owners = owners_of_words(len(text.split()), words_by_instance(instances))
+    if any(owners):
+        return glossed_caption(text, owners, width, colours=INSTANCE_COLOURS)
+    return caption(text, width, quoted=True)
+
+
+def answer_panel(
+    image: np.ndarray,
+    merged: np.ndarray,
+    instances: Sequence[CaseInstance],
+    *,
+    rejected: bool = False,
+    display: Display = THUMBNAIL,
+) -> np.ndarray:
+    """One picture for a model's answer: its instances where it has any, or its mask, or words that say "nothing here"
+    or "empty mask"."""
+    if instances and merged.any() and not rejected:
+        return instances_panel(image, merged, np.stack([one.mask for one in instances]), display=display)
+    return mask_panel(image, merged, colour=PREDICTION_COLOUR, rejected=rejected, empty=EMPTY_MASK, display=display)
+
+
+def instances_panel(
+    image: np.ndarray, merged: np.ndarray, masks: np.ndarray, *, display: Display = THUMBNAIL
+) -> np.ndarray:
     """One picture: the merged mask (H, W) lit, the instances' masks (N, H, W) outlined and numbered, the best on top.
 
     What is lit is the answer that counts. A thin line of the prediction's colour runs around it below the instances'
     outlines, so it only shows where the two differ.
     """
-    shown, fitted = fit_for_display(image, np.concatenate([merged[None], masks]))
+    shown, fitted = fit_for_display(image, np.concatenate([merged[None], masks]), display)
     lit, masks = fitted[:1], fitted[1:]
     width = outline_width(*shown.shape[:2])
     picture = overlay_masks(spotlight(shown, lit[0]), lit, colours=(PREDICTION_COLOUR,), alpha=0.0, outline=width / 2)

@@ -8,6 +8,7 @@ picture reads without colour vision; what a panel says is also written in words.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -32,8 +33,18 @@ PREDICTION_COLOUR = ORANGE
 GROUND_TRUTH_COLOUR = SKY_BLUE
 NOTHING_HERE = "nothing here"  # the no-target answer
 EMPTY_MASK = "empty mask"  # a prediction without a pixel that was not rejected
-DISPLAY_EDGE = 288  # small images are enlarged towards this many pixels
-LARGEST_EDGE = 448  # large images are reduced to this many
+
+
+@dataclass(frozen=True)
+class Display:
+    """How large pictures are on their longer side: small images are enlarged towards `edge` pixels, large ones are
+    reduced to `largest`."""
+
+    edge: int
+    largest: int
+
+
+THUMBNAIL = Display(288, 448)  # several on a page
 
 _RIM: Colour = (0, 0, 0)
 _RIM_OPACITY = 0.6
@@ -115,18 +126,19 @@ def upscale_masks(masks: np.ndarray, factor: int) -> np.ndarray:
 
 
 def fit_for_display(
-    image: np.ndarray, masks: np.ndarray, *, edge: int = DISPLAY_EDGE, largest: int = LARGEST_EDGE
+    image: np.ndarray, masks: np.ndarray, display: Display = THUMBNAIL
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Image and masks (K, H, W) enlarged by an integer towards `edge`, or reduced to `largest`, on the longer side."""
+    """Image and masks (K, H, W) as large as the display says: enlarged by an integer, or reduced."""
     image = as_rgb(image)
     masks = _check_masks(masks, image.shape[:2])
     height, width = image.shape[:2]
     longer = max(height, width)
-    if longer > largest:
-        size = (max(1, round(width * largest / longer)), max(1, round(height * largest / longer)))
+    if longer > display.largest:
+        scale = display.largest / longer
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
         reduced = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
         return reduced, _reduce_masks(masks, size)
-    factor = max(1, round(edge / longer))
+    factor = max(1, round(display.edge / longer))
     if factor == 1:
         return image, masks
     return upscale(image, factor), upscale_masks(masks, factor)
@@ -141,13 +153,19 @@ def spotlight(image: np.ndarray, mask: np.ndarray, *, fade: float = _FADE) -> np
 
 
 def mask_panel(
-    image: np.ndarray, mask: np.ndarray, *, colour: Colour, rejected: bool = False, empty: str = NOTHING_HERE
+    image: np.ndarray,
+    mask: np.ndarray,
+    *,
+    colour: Colour,
+    rejected: bool = False,
+    empty: str = NOTHING_HERE,
+    display: Display = THUMBNAIL,
 ) -> np.ndarray:
     """One picture for one answer, of an image and a mask (H, W): lit and outlined, or a frame with a few words.
 
     The words are "nothing here" where the answer is rejected, and `empty` where the mask has no pixel.
     """
-    shown, masks = fit_for_display(image, mask[None])
+    shown, masks = fit_for_display(image, mask[None], display)
     if rejected or not mask.any():
         return frame_with_words(shown, NOTHING_HERE if rejected else empty)
     return overlay_masks(spotlight(shown, masks[0]), masks, colours=(colour,), alpha=0.0)
@@ -205,12 +223,36 @@ def two_panels(
     columns = []
     for picture, label, mark in panels:
         strip = caption(label, column, size=max(14, min(20, column // 20)), mark=mark)
-        columns.append(_stack([_pad_width(picture, column), strip]))
+        columns.append(stack([picture, strip]))
     height = max(part.shape[0] for part in columns)
     columns = [_pad_height(part, height) for part in columns]
     gap = np.full((height, _GAP, 3), 255, np.uint8)
     row = np.concatenate([columns[0], gap, columns[1]], axis=1)
-    return _stack([phrase(row.shape[1]), row])
+    return stack([phrase(row.shape[1]), row])
+
+
+def grid(cells: Sequence[np.ndarray], *, columns: int = 3, margin: int = 16) -> np.ndarray:
+    """One picture (H, W, 3) of cells side by side, row by row, on white. Those of a row stand on one line, however high
+    they are."""
+    if not cells:
+        raise ValueError("a grid needs at least one cell")
+    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    heights = [max(cell.shape[0] for cell in row) + margin for row in rows]
+    width = max(cell.shape[1] for cell in cells) + margin
+    sheet = np.full((sum(heights) + margin, min(columns, len(cells)) * width + margin, 3), 255, np.uint8)
+    bottom = 0
+    for row, height in zip(rows, heights, strict=True):
+        bottom += height
+        for column, cell in enumerate(row):
+            left = margin + column * width
+            sheet[bottom - cell.shape[0] : bottom, left : left + cell.shape[1]] = cell
+    return sheet
+
+
+def stack(parts: Sequence[np.ndarray], width: int = 0) -> np.ndarray:
+    """Pictures one below the other, on white, at least `width` wide."""
+    width = max(width, *(part.shape[1] for part in parts))
+    return np.concatenate([_pad_width(part, width) for part in parts])
 
 
 # Parts ----------------------------------------------------------------------------------------------------------------
@@ -288,7 +330,3 @@ def _pad_width(picture: np.ndarray, width: int) -> np.ndarray:
 
 def _pad_height(picture: np.ndarray, height: int) -> np.ndarray:
     return np.pad(picture, ((0, height - picture.shape[0]), (0, 0), (0, 0)), constant_values=255)
-
-
-def _stack(parts: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(parts, axis=0)

@@ -15,7 +15,7 @@ from refseg.datasets.refshapes.grammar import GroundedExpression
 from refseg.datasets.refshapes.presets import PRESETS, Preset
 from refseg.datasets.refshapes.sample import Sample, draw_sample, make_sample
 from refseg.visualization.captions import caption
-from refseg.visualization.overlay import SKY_BLUE, fit_for_display, overlay_masks
+from refseg.visualization.overlay import SKY_BLUE, Display, fit_for_display, overlay_masks
 
 GAP = 10
 CAPTION_LINES = 3
@@ -42,7 +42,7 @@ def examples(preset: Preset, split: str, count: int, skills: Sequence[str] = ())
 def panel(preset: Preset, sample: Sample, expression: GroundedExpression, width: int) -> np.ndarray:
     """(H, width, 3): the scene, the referents outlined, and below it the phrase with its skill."""
     chosen = np.logical_or.reduce(sample.masks[list(expression.referents)], axis=0)  # (H, W)
-    pixels, masks = fit_for_display(draw_sample(preset, sample), chosen[None], edge=width, largest=width)
+    pixels, masks = fit_for_display(draw_sample(preset, sample), chosen[None], Display(width, width))
     picture = np.full((width, width, 3), 255, np.uint8)
     shown = overlay_masks(pixels, masks, colours=(SKY_BLUE,), alpha=0.0)
     top, left = (width - shown.shape[0]) // 2, (width - shown.shape[1]) // 2

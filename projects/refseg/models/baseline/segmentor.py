@@ -105,6 +105,10 @@ class QueryBaseline(RefSegmentor):
             nn.Linear(embed_dim, embed_dim), nn.ReLU(inplace=True), nn.Linear(embed_dim, mask_dim + 2)
         )
 
+    @property
+    def shares_images(self) -> bool:
+        return True
+
     def encode_images(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Per image: memory (B, P, C), where it is content (B, P), and pixel features (B, D, 4h, 4w) at stride 2."""
         feats4 = self.stage4(self.stem(batch.images))  # (B, C/2, 2h, 2w)
@@ -120,8 +124,8 @@ class QueryBaseline(RefSegmentor):
         maps = F.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=False) + feats4
         return memory, valid, self.pixel_head(maps)
 
-    def infer(self, batch: Batch) -> Prediction:
-        memory, valid, pixel_feats = self.encode_images(batch)
+    def infer_encoded(self, batch: Batch, images: tuple[Tensor, Tensor, Tensor]) -> Prediction:
+        memory, valid, pixel_feats = images
         word_feats, word_mask = self.text_encoder(batch.tokens).per_expression()
         word_feats = self.project_words(word_feats)  # (E, L, C)
         query = masked_mean(word_feats, word_mask)[:, None]

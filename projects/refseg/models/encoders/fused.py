@@ -78,8 +78,31 @@ class FusedEncoder(BaseModule):
         """Channels of the words that come out."""
         return self.text.embed_dim
 
+    @property
+    def shares_images(self) -> bool:
+        """Whether no word is read on the way."""
+        return not self.fused_stages
+
+    def encode_images(self, batch: Batch) -> EncodedFeatures:
+        """The levels of images, without any words."""
+        if not self.shares_images:
+            raise TypeError("this encoder fuses words with pixels: it cannot encode images alone")
+        pixels, size = self.vision.embed(batch.images)  # (B, P, C)
+        levels: list[Tensor] = []
+        masks: list[Tensor] = []
+        for stage in range(self.vision.num_stages):
+            pixels = self.vision.run_stage(stage, pixels, size)
+            if stage in self.out_stages:
+                levels.append(self._level(stage, pixels, size))
+                masks.append(level_mask(batch.pixel_mask, size))
+            if stage + 1 < self.vision.num_stages:
+                pixels, size = self.vision.downsample(stage, pixels, size)
+        return EncodedFeatures(levels, masks, self._strides, batch.image_of)
+
     def forward(self, batch: Batch) -> tuple[EncodedFeatures, TextFeatures]:
         """Levels of `out_stages`, fine to coarse, and words, after all stages."""
+        if self.shares_images:
+            return self.encode_images(batch), self.text(batch.tokens)
         words, bias = self.text.embed(batch.tokens)  # (U, L, D)
         word_mask, pixel_mask = batch.tokens.word_mask, batch.pixel_mask
         text_of: Tensor | None = batch.tokens.text_of
@@ -100,14 +123,21 @@ class FusedEncoder(BaseModule):
                 mask = level_mask(pixel_mask, size).flatten(1) if batch.is_padded else None
                 level, pixels, words = self.fusions[str(stage)](pixels, words, word_mask=word_mask, pixel_mask=mask)
             if stage in self.out_stages:
-                levels.append(self.vision.norm(stage, level).transpose(1, 2).unflatten(2, size))  # (N, C, h, w)
+                levels.append(self._level(stage, level, size))
                 masks.append(level_mask(pixel_mask, size))
             if stage + 1 < self.vision.num_stages:
                 pixels, size = self.vision.downsample(stage, pixels, size)
         for stage in range(self.vision.num_stages, self.text.num_stages):
             words = self._text_stage(stage, words, bias)
-        strides = tuple(self.vision.strides[stage] for stage in self.out_stages)
-        return EncodedFeatures(levels, masks, strides, image_of), TextFeatures(words, word_mask, text_of)
+        return EncodedFeatures(levels, masks, self._strides, image_of), TextFeatures(words, word_mask, text_of)
+
+    @property
+    def _strides(self) -> tuple[int, ...]:
+        return tuple(self.vision.strides[stage] for stage in self.out_stages)
+
+    def _level(self, stage: int, pixels: Tensor, size: tuple[int, int]) -> Tensor:
+        """(N, P, C) -> (N, C, h, w), as the decoder gets it."""
+        return self.vision.norm(stage, pixels).transpose(1, 2).unflatten(2, size)
 
     def _text_stage(self, stage: int, words: Tensor, bias: Tensor) -> Tensor:
         if stage >= self.text.num_stages:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from refseg.models.instalign.aggregation import InstanceAggregation, NoTargetPredictor
 from refseg.models.instalign.alignment import misalignment, word_attention
-from refseg.models.layers import Groups, PixelDecoder, QueryHeads, level_mask
+from refseg.models.layers import Groups, PixelDecoder, PixelFeatures, QueryHeads, level_mask
 from refseg.models.losses import (
     BlockOutput,
     InstanceWeights,
@@ -101,10 +101,20 @@ class InstAlign(RefSegmentor):
             instance=instance_weight, merged=merged_weight, merged_dice=merged_dice_weight, no_target=no_target_weight
         )
 
-    def infer(self, batch: Batch) -> Prediction:
-        features, text = self.encoder(batch)
-        groups = Groups.of(batch, shared=features.image_of is not None)
-        pixels = self.pixel_decoder(features, padded=batch.is_padded)
+    @property
+    def shares_images(self) -> bool:
+        return self.encoder.shares_images
+
+    def encode_images(self, batch: Batch) -> PixelFeatures:
+        return self.pixel_decoder(self.encoder.encode_images(batch), padded=batch.is_padded)
+
+    def infer_encoded(self, batch: Batch, images: PixelFeatures | None) -> Prediction:
+        groups = Groups.of(batch, shared=images is not None)
+        if images is None:
+            features, text = self.encoder(batch)
+            pixels = self.pixel_decoder(features, padded=batch.is_padded)
+        else:
+            pixels, text = images, self.encoder.text(batch.tokens)
         word_feats, word_mask = text.per_expression()
         decoded = self.decoder(pixels, word_feats, word_mask, groups=groups, heads=self.heads)
         if not self.training:

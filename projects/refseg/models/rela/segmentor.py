@@ -14,7 +14,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from refseg.errors import ConfigError
-from refseg.models.layers import Groups, PixelDecoder, mlp
+from refseg.models.layers import Groups, PixelDecoder, PixelFeatures, mlp
 from refseg.models.losses import dice_loss, weighted_bce_loss
 from refseg.models.rela.decoder import RegionDecoder
 from refseg.models.rela.minimap import MINIMAPS, MinimapTarget
@@ -121,10 +121,20 @@ class ReLA(RefSegmentor):
                 f"decoder.num_queries must be a square, as regions are a grid, not {self.decoder.num_queries}"
             )
 
-    def infer(self, batch: Batch) -> Prediction:
-        features, text = self.encoder(batch)
-        groups = Groups.of(batch, shared=features.image_of is not None)
-        pixels = self.pixel_decoder(features, padded=batch.is_padded)
+    @property
+    def shares_images(self) -> bool:
+        return self.encoder.shares_images
+
+    def encode_images(self, batch: Batch) -> PixelFeatures:
+        return self.pixel_decoder(self.encoder.encode_images(batch), padded=batch.is_padded)
+
+    def infer_encoded(self, batch: Batch, images: PixelFeatures | None) -> Prediction:
+        groups = Groups.of(batch, shared=images is not None)
+        if images is None:
+            features, text = self.encoder(batch)
+            pixels = self.pixel_decoder(features, padded=batch.is_padded)
+        else:
+            pixels, text = images, self.encoder.text(batch.tokens)
         decoded = self.decoder(pixels, *text.per_expression(), groups=groups, heads=self.heads)
         mask_embeds, minimap, no_target = self.heads(decoded[-1].query_feats)
         # Sums of masks are masks of sums: one product with the pixels instead of N.

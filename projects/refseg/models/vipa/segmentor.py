@@ -6,7 +6,7 @@ channels of words, T tokens of the key-value set.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
 from torch import Tensor, nn
@@ -95,8 +95,18 @@ class VIPA(RefSegmentor):
             **(decoder or {}), level_dims=level_dims, token_dim=word_dim, num_heads=num_heads
         )
 
-    def infer(self, batch: Batch) -> Prediction:
-        features, text = self.encoder(batch)
+    @property
+    def shares_images(self) -> bool:
+        return getattr(self.encoder, "shares_images", False)
+
+    def encode_images(self, batch: Batch) -> EncodedFeatures:
+        return self.encoder.encode_images(batch)
+
+    def infer_encoded(self, batch: Batch, images: EncodedFeatures | None) -> Prediction:
+        if images is None:
+            features, text = self.encoder(batch)
+        else:
+            features, text = replace(images, image_of=batch.image_of), self.encoder.text(batch.tokens)
         words, word_mask = text.per_expression()  # (E, L, D), (E, L)
         for layer in self.word_layers:
             words = layer(words, words, word_mask)

@@ -1,0 +1,188 @@
+"""What people hand in -> images and phrases: paths, folders, patterns, URLs, Pillow images, arrays, tensors."""
+
+from __future__ import annotations
+
+import glob
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from refseg.datasets.images import MAX_PIXELS, decode_image, decode_upright, from_pillow, read_bytes
+from refseg.errors import DataError, UsageError
+
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"))
+URL_STARTS = ("http://", "https://")
+CHUNK = 2**16
+UNNAMED = "image"  # an array's name; in a list its number follows
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """`upright`: images are turned as EXIF says, so that "left" is what people see as left; False leaves them as they
+    are stored, as COCO's annotations do. `allow_url`: whether an image may come from the network, of at most
+    `max_url_bytes` and within `url_seconds`."""
+
+    upright: bool = True
+    allow_url: bool = False
+    max_url_bytes: int = 50 * 2**20
+    url_seconds: float = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInput:
+    """An image that has a name, and is loaded when it is needed."""
+
+    name: str
+    source: Any
+
+    def load(self, how: Loading) -> np.ndarray:
+        """(H, W, 3) RGB uint8."""
+        if isinstance(self.source, np.ndarray):
+            return from_array(self.source, self.name)
+        if isinstance(self.source, torch.Tensor):
+            return from_tensor(self.source, self.name)
+        if isinstance(self.source, Image.Image):
+            return from_pillow(self.source, self.name, upright=how.upright)
+        encoded = fetch(self.source, how) if is_url(self.source) else read_bytes(os.fspath(self.source))
+        return (decode_upright if how.upright else decode_image)(encoded, self.name)
+
+
+# Images -> a list of inputs -------------------------------------------------------------------------------------------
+
+
+def find_images(images: Any) -> tuple[list[ImageInput], bool]:
+    """The images that are meant, and whether there may be several of them: a list, a folder (with all below it) or a
+    pattern. What is not there is an error at once; what cannot be decoded is one when it is loaded."""
+    if isinstance(images, list | tuple):
+        found = [one for part in images for one in find_images(part)[0]]
+        names = [f"{UNNAMED} {k}" if one.name == UNNAMED else one.name for k, one in enumerate(found)]
+        return [ImageInput(name, one.source) for name, one in zip(names, found, strict=True)], True
+    if isinstance(images, str | os.PathLike):
+        return _find_files(os.fspath(images))
+    if isinstance(images, np.ndarray | torch.Tensor):
+        if images.ndim == 4:
+            raise UsageError(f"an array of shape {tuple(images.shape)} is several images: pass list(array)")
+        return [ImageInput(UNNAMED, images)], False
+    if isinstance(images, Image.Image):
+        return [ImageInput(str(getattr(images, "filename", "") or UNNAMED), images)], False
+    raise UsageError(
+        f"an image is a path, a URL, a Pillow image, an array or a tensor; a {type(images).__name__} is none of them"
+    )
+
+
+def _find_files(name: str) -> tuple[list[ImageInput], bool]:
+    if is_url(name) or os.path.isfile(name):
+        return [ImageInput(name, name)], False
+    if os.path.isdir(name):
+        paths = [os.path.join(folder, file) for folder, _, files in os.walk(name) for file in files]
+    elif glob.has_magic(name):
+        paths = [path for path in glob.glob(name, recursive=True) if os.path.isfile(path)]
+    else:
+        raise DataError(f"no such image, folder or pattern: {name}")
+    images = sorted(path for path in paths if is_image_file(path))
+    if not images:
+        raise DataError(f"no image in {name}: {', '.join(sorted(IMAGE_SUFFIXES))} are looked for")
+    return [ImageInput(path, path) for path in images], True
+
+
+def is_image_file(path: str) -> bool:
+    return Path(path).suffix.lower() in IMAGE_SUFFIXES and not Path(path).name.startswith(".")
+
+
+def is_url(source: Any) -> bool:
+    return isinstance(source, str) and source.lower().startswith(URL_STARTS)
+
+
+def pair_phrases(texts: Any, num_images: int) -> list[tuple[str, ...]]:
+    """The phrases of each image: one phrase or a list of phrases is for all images, a list of lists has one for each
+    image."""
+    if isinstance(texts, str):
+        texts = [texts]
+    if not isinstance(texts, Sequence) or not len(texts):
+        raise UsageError("there is no phrase: texts are a phrase, a list of them, or a list of lists, one per image")
+    if all(isinstance(text, str) for text in texts):
+        return [check_phrases(texts)] * num_images
+    if any(isinstance(text, str) for text in texts):
+        raise UsageError("texts mixes phrases and lists of phrases: a list of lists has one list per image")
+    if len(texts) != num_images:
+        raise UsageError(f"texts has {len(texts)} lists of phrases for {num_images} images")
+    return [check_phrases(of_image, f"image {number}: ") for number, of_image in enumerate(texts)]
+
+
+def check_phrases(texts: Any, place: str = "") -> tuple[str, ...]:
+    if not isinstance(texts, Sequence) or not len(texts):
+        raise UsageError(f"{place}there is no phrase")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UsageError(f"{place}phrase {number} is a {type(text).__name__}, not text")
+        if not text.strip():
+            raise UsageError(f"{place}phrase {number} is empty")
+    return tuple(texts)
+
+
+# Pixels ---------------------------------------------------------------------------------------------------------------
+
+
+def from_array(array: np.ndarray, name: str) -> np.ndarray:
+    """(H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA uint8 -> (H, W, 3). Alpha is dropped, as of files."""
+    if array.dtype != np.uint8:
+        raise DataError(
+            f"{name}: an array of {array.dtype} has no range that is known: scale it to 0..255 and convert it to uint8"
+        )
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
+        hint = "; move the channels to the end" if array.ndim == 3 and array.shape[0] in (1, 3, 4) else ""
+        raise DataError(f"{name}: an array is (H, W), (H, W, 3) RGB or (H, W, 4) RGBA, not {array.shape}{hint}")
+    if array.shape[0] * array.shape[1] > MAX_PIXELS:
+        raise DataError(f"{name}: {array.shape[0]} x {array.shape[1]} pixels, at most {MAX_PIXELS}. Scale it down")
+    pixels = array.repeat(3, axis=2) if array.shape[2] == 1 else array[..., :3]
+    return np.ascontiguousarray(pixels)
+
+
+def from_tensor(tensor: torch.Tensor, name: str) -> np.ndarray:
+    """(H, W) or (1, 3 or 4, H, W) uint8, as torchvision has them."""
+    if tensor.dtype != torch.uint8:
+        raise DataError(
+            f"{name}: a tensor of {tensor.dtype} has no range that is known: scale it to 0..255 and convert it to uint8"
+        )
+    if tensor.ndim not in (2, 3) or (tensor.ndim == 3 and tensor.shape[0] not in (1, 3, 4)):
+        hint = "; permute(2, 0, 1) it" if tensor.ndim == 3 and tensor.shape[2] in (1, 3, 4) else ""
+        raise DataError(f"{name}: a tensor is (H, W), (3, H, W) RGB or (4, H, W) RGBA, not {tuple(tensor.shape)}{hint}")
+    array = tensor.detach().cpu().numpy()
+    return from_array(array if array.ndim == 2 else array.transpose(1, 2, 0), name)
+
+
+def fetch(url: str, how: Loading) -> bytes:
+    """What a URL holds, if the user allowed it."""
+    if not how.allow_url:
+        raise UsageError(
+            f"{url}: images come from the network only where that is allowed (allow_url=True, --allow-url)"
+        )
+    end = time.monotonic() + how.url_seconds
+    content = bytearray()
+    try:
+        request = urllib.request.Request(url, headers={"User-Agent": "refseg"})
+        with urllib.request.urlopen(request, timeout=how.url_seconds) as response:
+            if not is_url(response.url):
+                raise DataError(f"{url} leads to {response.url}, which is no web address")
+            while chunk := response.read(CHUNK):
+                content += chunk
+                if len(content) > how.max_url_bytes:
+                    raise DataError(f"{url} has more than {how.max_url_bytes} bytes (max_url_bytes)")
+                if time.monotonic() > end:
+                    raise TimeoutError(f"{how.url_seconds:g} s have passed")
+    except (urllib.error.URLError, TimeoutError, OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{url} cannot be fetched ({error})") from None
+    return bytes(content)

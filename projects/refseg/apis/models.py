@@ -1,0 +1,113 @@
+"""From what people call a model (a config with weights, a checkpoint, a work directory) to a model that can answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+
+from refseg.apis.dummy import build_model
+from refseg.apis.runner import RunOptions, load_config, load_weights
+from refseg.engine import best_checkpoint, latest_checkpoint
+from refseg.errors import CheckpointError, ConfigError, UsageError
+from refseg.models.segmentor import RefSegmentor
+from refseg.paths import resolve_config
+
+WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model with its weights, the pipeline of its tests, and where both are from."""
+
+    segmentor: RefSegmentor
+    pipeline: list[dict]
+    config: Path
+    checkpoint: Path
+
+
+def find_model(model: str | Path, weights: str | Path | None = None) -> tuple[Path, Path]:
+    """Config and checkpoint.
+
+    `model` is a config (a file, or the name of one that ships) and `weights` its checkpoint; or `model` is a checkpoint
+    or a work directory alone, and the config is the one file `*.py` beside the weights. Of a work directory's weights
+    the best of validation are taken, else the newest. What a checkpoint says of its config is never run.
+    """
+    path = Path(model)
+    if path.is_dir():
+        return config_beside(path), find_weights(path if weights is None else Path(weights))
+    if path.suffix in WEIGHT_SUFFIXES:
+        if weights is not None:
+            raise UsageError(f"{model} is a checkpoint already: in front of weights there is a config")
+        return config_beside(find_weights(path).parent), path
+    config = resolve_config(model)
+    if weights is None:
+        raise UsageError(
+            f"{model} is a config, which has no weights: name a checkpoint too, or the work directory of a training"
+        )
+    return config, find_weights(Path(weights))
+
+
+def find_weights(path: Path) -> Path:
+    """A checkpoint, or that of a work directory: the best, else the newest."""
+    if path.is_dir():
+        found = best_checkpoint(path) or latest_checkpoint(path)
+        if found is None:
+            raise CheckpointError(f"no checkpoint in {path}: neither best_*.pth nor epoch_*.pth nor iter_*.pth")
+        return found
+    if not path.is_file():
+        raise CheckpointError(f"no such checkpoint: {path}")
+    return path
+
+
+def config_beside(folder: Path) -> Path:
+    """The config that a training left in its work directory."""
+    configs = sorted(folder.glob("*.py"))
+    if len(configs) == 1:
+        return configs[0]
+    found = f"{len(configs)} configs ({', '.join(file.name for file in configs)})" if configs else "no config"
+    raise CheckpointError(f"{found} in {folder}: name the config, and the checkpoint as its weights")
+
+
+def test_pipeline(cfg: Config) -> list[dict]:
+    """What the config does to an image and its phrases before the model sees them."""
+    for key in ("test_dataloader", "val_dataloader"):
+        dataset = (cfg.get(key) or {}).get("dataset") or {}
+        dataset = (dataset.get("datasets") or [dataset])[0]
+        if dataset.get("pipeline"):
+            return [dict(transform) for transform in dataset["pipeline"]]
+    raise ConfigError(f"{cfg.filename}: neither test_dataloader nor val_dataloader has a pipeline")
+
+
+def load_model(
+    model: str | Path,
+    weights: str | Path | None = None,
+    *,
+    device: str | torch.device | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+) -> LoadedModel:
+    """`device`: by default the GPU where there is one."""
+    config, checkpoint = find_model(model, weights)
+    cfg = load_config(str(config), RunOptions(cfg_options=dict(cfg_options or {})))
+    where = find_device(device)
+    segmentor = build_model(cfg)
+    if not isinstance(segmentor, RefSegmentor):
+        raise ConfigError(f"{config}: {type(segmentor).__name__} is no RefSegmentor, which predict needs")
+    load_weights(segmentor, checkpoint)
+    return LoadedModel(segmentor.to(where).eval(), test_pipeline(cfg), config, checkpoint)
+
+
+def find_device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise UsageError(f"no such device: {device!r}; there are 'cpu', 'cuda', 'cuda:1', ...") from None
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device {device!r}: PyTorch sees {torch.cuda.device_count()} GPUs here")
+    return found

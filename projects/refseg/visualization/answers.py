@@ -1,0 +1,137 @@
+"""Pictures of answers about an image: a panel for each phrase, and what a model says of each place and word.
+
+Letters: H x W pixels of the image, W words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from refseg.visualization.captions import caption, caption_size
+from refseg.visualization.instances import CaseInstance, answer_panel, own_phrases, phrase_strip
+from refseg.visualization.overlay import (
+    NOTHING_HERE,
+    THUMBNAIL,
+    Display,
+    as_rgb,
+    fit_for_display,
+    overlay_masks,
+    stack,
+)
+
+SINGLE = Display(640, 1280)  # alone in its picture
+ONE_OF_FEW = Display(448, 640)
+FEW = 9
+NARROWEST = 320  # pixels, so that words have room below and above a thin image
+MOST_NAMED = 12  # instances whose words and scores are written out
+
+# From dark to light, and from blue to yellow, which every kind of colour vision tells apart.
+HEAT = np.array([(8, 16, 64), (0, 84, 147), (0, 158, 160), (146, 205, 105), (250, 236, 90)], np.float32)
+HEAT_OPACITY = (0.4, 0.85)  # of the lowest value and of the highest
+WHITE = (255, 255, 255)
+
+
+def display_for(count: int) -> Display:
+    """Of so many panels in one picture."""
+    if count == 1:
+        return SINGLE
+    return ONE_OF_FEW if count <= FEW else THUMBNAIL
+
+
+def columns_for(count: int) -> int:
+    return 3 if count <= FEW else 5
+
+
+def answer_cell(
+    image: np.ndarray,
+    text: str,
+    merged: np.ndarray,
+    instances: Sequence[CaseInstance] = (),
+    *,
+    rejected: bool = False,
+    no_target_prob: float | None = None,
+    display: Display = SINGLE,
+) -> np.ndarray:
+    """The phrase, below it the image with what it refers to, below that the answer in words."""
+    nothing = rejected or not merged.any()
+    shown = () if nothing else instances
+    panel = answer_panel(image, merged, shown, rejected=rejected, display=display)
+    width = max(NARROWEST, panel.shape[1])
+    told = in_words(text, merged, shown, nothing)
+    if nothing and no_target_prob is not None:
+        told += f" (no-target probability {no_target_prob:.2f})"
+    return stack([phrase_strip(text, shown, width), panel, caption(told, width)], width)
+
+
+def in_words(text: str, merged: np.ndarray, instances: Sequence[CaseInstance], nothing: bool) -> str:
+    """The numbers, words and scores of instances, or how much of the image is meant; or nothing."""
+    if nothing:
+        return NOTHING_HERE
+    named = [
+        " ".join([f"{number}", *[f"\u201c{phrase}\u201d"] * bool(phrase), f"{one.score:.2f}"])
+        for number, (phrase, one) in enumerate(zip(own_phrases(text, instances), instances, strict=True), start=1)
+    ]
+    more = [f"and {len(named) - MOST_NAMED} more"] * (len(named) > MOST_NAMED)
+    return "; ".join([*named[:MOST_NAMED], *more]) or f"{100 * merged.mean():.1f} % of the image"
+
+
+def heat_cell(
+    image: np.ndarray,
+    values: np.ndarray,
+    title: str,
+    *,
+    marked: np.ndarray | None = None,
+    span: tuple[float, float] = (0.0, 1.0),
+    display: Display = ONE_OF_FEW,
+) -> np.ndarray:
+    """The title, the image under a heat map of values (H, W), and the scale from `span`'s first to its second value.
+    Places where values are not finite stay grey; `marked` (H, W) bool is outlined."""
+    masks = np.zeros((1, *values.shape), bool) if marked is None else marked[None]
+    shown, fitted = fit_for_display(image, masks, display)
+    picture = heat_overlay(shown, _resized(values, shown.shape[:2]), span)
+    if fitted.any():
+        picture = overlay_masks(picture, fitted, colours=(WHITE,), alpha=0.0)
+    width = max(NARROWEST, picture.shape[1])
+    return stack([caption(title, width), picture, heat_scale(width, span)], width)
+
+
+def heat_overlay(image: np.ndarray, values: np.ndarray, span: tuple[float, float]) -> np.ndarray:
+    """Image (H, W, 3), without its colours, under the colours of values (H, W)."""
+    grey = np.asarray(Image.fromarray(as_rgb(image)).convert("L"), np.float32)[..., None].repeat(3, 2)
+    opacity = np.interp(_share(values, span), (0, 1), HEAT_OPACITY)[..., None]
+    told = np.isfinite(values)[..., None]
+    return np.rint(grey + told * opacity * (heat_colours(values, span) - grey)).astype(np.uint8)
+
+
+def heat_colours(values: np.ndarray, span: tuple[float, float]) -> np.ndarray:
+    """(...) -> (..., 3) float32; what lies beyond the span has its ends' colours."""
+    stops, share = np.linspace(0, 1, len(HEAT)), _share(values, span)
+    return np.stack([np.interp(share, stops, HEAT[:, channel]) for channel in range(3)], -1).astype(np.float32)
+
+
+def _share(values: np.ndarray, span: tuple[float, float]) -> np.ndarray:
+    """0..1 from the span's first value to its second."""
+    low, high = span
+    return np.clip((np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12), 0, 1)
+
+
+def heat_scale(width: int, span: tuple[float, float]) -> np.ndarray:
+    """A strip (h, width, 3): the colours from left to right, and the values at the ends."""
+    bar = heat_colours(np.linspace(*span, width)[None].repeat(10, 0), span)
+    size, left = caption_size(width), width // 2
+    words = (
+        caption(f"{span[0]:.3g}", left, size=size),
+        caption(f"{span[1]:.3g}", width - left, size=size, right_aligned=True),
+    )
+    return np.concatenate([np.rint(bar).astype(np.uint8), np.concatenate(words, axis=1)])
+
+
+def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear, which leaves NaN where it is."""
+    if values.shape == size:
+        return values
+    picture = Image.fromarray(np.asarray(values, np.float32))
+    return np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR))
