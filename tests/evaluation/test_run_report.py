@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 from refseg.cli import main
 from refseg.evaluation.prediction_file import PredictedInstance, PredictionRow, write_predictions
 from refseg.evaluation.protocols import get_protocol
-from refseg.evaluation.run_report import THUMBNAIL, Settings, score_run
+from refseg.evaluation.run_report import REDUCED, Settings, score_run
 from refseg.evaluation.score_cli import open_data
 from refseg.visualization.report import render_report
 
@@ -84,7 +84,7 @@ def test_what_is_said_of_predictions(files: Path) -> None:
     assert scored.summary["split"] == "val" and scored.summary["expressions"] == "16 of 16, of 4 images"
     groups = [case.group for case in scored.cases]
     assert groups.count("worst") == groups.count("best") == 3 and "no-target" in groups
-    assert all(max(case.image.shape[:2]) == THUMBNAIL for case in scored.cases)
+    assert all(max(case.image.shape[:2]) == REDUCED.largest for case in scored.cases)
     assert any("cannot be shown" in note for note in scored.notes)
     several = [case for case in scored.cases if case.group == "several"]
     assert several and {len(case.instances) for case in several} <= {1, 2}

@@ -31,13 +31,13 @@ from refseg.evaluation.tags import tag_columns, with_columns
 from refseg.records import Expression
 from refseg.visualization.cases import Case, choose_cases
 from refseg.visualization.instances import CaseInstance
-from refseg.visualization.overlay import fit_for_display
+from refseg.visualization.overlay import Display, fit_for_display
 from refseg.visualization.report import Report
 
 BY = ("skill", "length", "targets", "size")
 RESAMPLES = 1000
 PER_GROUP = 12  # cases
-THUMBNAIL = 320  # pixels of a case's longer side at most
+REDUCED = Display(0, 320)  # as large as pictures of a page can need, and no enlarging before them
 
 T = TypeVar("T")
 
@@ -189,7 +189,7 @@ def make_case(
     instances = [one for one in row.instances or () if tuple(one.mask["size"]) == tuple(size)]
     masks = [mask_at(row.mask, size), decode(truth.mask(expression, View(), size))]
     masks += [decode(one.mask) for one in instances]
-    image, small = fit_for_display(image, np.stack(masks), edge=0, largest=THUMBNAIL)
+    image, small = fit_for_display(image, np.stack(masks), REDUCED)
     num_words = len(expression.text.split())
     weights = [one.words if one.words and len(one.words) == num_words else None for one in instances]
     case = Case(
