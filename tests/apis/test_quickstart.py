@@ -2,11 +2,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mmengine.config import Config
 from PIL import Image
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
+from refseg import segment
 from refseg.apis.quickstart import default_processes, quickstart, train_in_processes
 from refseg.cli import main
 from refseg.errors import TrainingError, UsageError
@@ -42,6 +44,9 @@ def test_data_training_evaluation_and_report(tmp_path: Path, tiny_options: dict)
     assert json.loads(scored.read_text())["metrics"] == metrics
     with Image.open(tmp_path / "work" / "examples.png") as sheet:
         assert sheet.width > 900 and sheet.height > 300
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    answer = segment(np.zeros((32, 32, 3), np.uint8), "the red circle", model=str(tmp_path / "work"))
+    assert answer[0].mask.shape == (32, 32), "the words lie beside the weights"
 
 
 def test_processes_that_cannot_share_a_batch(tmp_path: Path) -> None:

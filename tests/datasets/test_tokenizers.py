@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from refseg.datasets.tokenizers import SPECIAL, WORD, TextTokenizer, word_list_tokenizer, words_of_tokens
+from refseg.datasets.tokenizers import (
+    SPECIAL,
+    WORD,
+    TextTokenizer,
+    keep_files,
+    with_files_of,
+    word_list_tokenizer,
+    words_of_tokens,
+)
 from refseg.errors import DataError
 
 WORDS = ["the", "red", "circle", "left", "of"]
@@ -247,3 +255,23 @@ def test_words_of_offsets_by_hand() -> None:
     special = [1, 0, 0, 0, 0, 0, 0, 0, 0, 1]
     assert words_of_tokens(" ab  c ", offsets, special) == [-1, 0, 0, 0, 0, 1, 1, 1, -1, -1]
     assert words_of_tokens("", [(0, 0)], [1]) == [-1] and words_of_tokens("a", [], []) == []
+
+
+def test_words_lie_beside_the_weights(tmp_path: Path, word_file: str) -> None:
+    """Files of one name from two places would overwrite each other, and stay where they are."""
+    config = [{"tokenizer": {"word_list": word_file, "max_words": 4}}, {"tokenizer": {"pretrained": "bert"}}]
+    kept = tmp_path / "weights"
+    kept.mkdir()
+    keep_files({"dataset": {"pipeline": config}}, kept)
+    assert [file.name for file in kept.iterdir()] == [Path(word_file).name]
+    found = with_files_of(kept, config)
+    assert found[0]["tokenizer"] == {"word_list": str(kept / Path(word_file).name), "max_words": 4}
+    assert config[0]["tokenizer"]["word_list"] == word_file and found[1] == config[1]
+    assert with_files_of(tmp_path / "nothing", config) == config
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other" / Path(word_file).name
+    other.write_text("zebra")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    keep_files([*config, {"tokenizer": {"word_list": str(other)}}, {"tokenizer": {"word_list": "gone.txt"}}], empty)
+    assert list(empty.iterdir()) == []

@@ -12,6 +12,7 @@ from mmengine.config import Config
 
 from refseg.apis.dummy import build_model
 from refseg.apis.runner import RunOptions, load_config, load_weights
+from refseg.datasets.tokenizers import with_files_of
 from refseg.engine import best_checkpoint, latest_checkpoint
 from refseg.errors import CheckpointError, ConfigError, UsageError
 from refseg.models.segmentor import RefSegmentor
@@ -98,7 +99,8 @@ def load_model(
     if not isinstance(segmentor, RefSegmentor):
         raise ConfigError(f"{config}: {type(segmentor).__name__} is no RefSegmentor, which predict needs")
     load_weights(segmentor, checkpoint)
-    return LoadedModel(segmentor.to(where).eval(), test_pipeline(cfg), config, checkpoint)
+    pipeline = with_files_of(checkpoint.parent, test_pipeline(cfg))
+    return LoadedModel(segmentor.to(where).eval(), pipeline, config, checkpoint)
 
 
 def find_device(device: str | torch.device | None) -> torch.device:

@@ -8,15 +8,19 @@ from __future__ import annotations
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 from refseg.errors import DataError
+from refseg.files import write_atomically
 from refseg.paths import data_path
 
 WORD = re.compile(r"\S+")  # finds what `str.split` finds
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 XLMR_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
+LOCAL_FILES = ("word_list", "sentencepiece")  # arguments of `TextTokenizer` that name a file
 BEIT3 = "https://github.com/microsoft/unilm/tree/master/beit3"
 
 
@@ -161,3 +165,38 @@ def read_word_list(path: str) -> list[str]:
             f"word list not found: {file}. RefShapes writes it: "
             f"`refseg data refshapes --preset mini --out {file.parent}`"
         ) from None
+
+
+# A model's words lie beside its weights: it can answer where its data is not ------------------------------------------
+
+
+def keep_files(config: Any, folder: str | Path) -> None:
+    """Copies the files of all tokenizers of a config into a folder; files of one name but of two places stay out."""
+    files = {data_path(tokenizer[key]) for tokenizer, key in _file_arguments(config)}
+    names = [file.name for file in files]
+    for file in files:
+        if names.count(file.name) == 1 and file.is_file():
+            write_atomically(Path(folder, file.name), file.read_bytes())
+
+
+def with_files_of(folder: str | Path, config: Any) -> Any:
+    """The config with its tokenizers' files read from the folder, where it has them."""
+    config = deepcopy(config)
+    for tokenizer, key in _file_arguments(config):
+        kept = Path(folder, Path(tokenizer[key]).name)
+        if kept.is_file():
+            tokenizer[key] = str(kept)
+    return config
+
+
+def _file_arguments(config: Any) -> Iterator[tuple[dict, str]]:
+    """Of each `tokenizer=dict(...)` inside, the argument that names a file."""
+    if isinstance(config, dict):
+        tokenizer = config.get("tokenizer")
+        if isinstance(tokenizer, dict):
+            yield from ((tokenizer, key) for key in LOCAL_FILES if tokenizer.get(key))
+        for value in config.values():
+            yield from _file_arguments(value)
+    elif isinstance(config, list | tuple):
+        for value in config:
+            yield from _file_arguments(value)

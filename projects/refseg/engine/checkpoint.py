@@ -15,6 +15,7 @@ from typing import Any
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 
+from refseg.datasets.tokenizers import keep_files
 from refseg.files import write_atomically
 from refseg.registry import HOOKS
 
@@ -47,7 +48,8 @@ class _LateRemovals:
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
-    """mmengine's CheckpointHook (0.10.7) with atomic files, and with removals after the write instead of before it."""
+    """mmengine's CheckpointHook (0.10.7) with atomic files, and with removals after the write instead of before it.
+    Beside the weights lie the files of the training's tokenizers."""
 
     def __init__(self, *args: Any, backend_args: dict | None = None, **kwargs: Any) -> None:
         super().__init__(*args, backend_args=backend_args or dict(backend="refseg_atomic"), **kwargs)
@@ -70,6 +72,7 @@ class SafeCheckpointHook(CheckpointHook):
         """Sweeps up the temporary files of killed writes."""
         super().before_train(runner)
         if runner.rank == 0:
+            keep_files(runner.cfg.train_dataloader, self.out_dir)
             for leftover in Path(self.out_dir).glob(".*.pth.*.part"):
                 leftover.unlink(missing_ok=True)
 
