@@ -126,8 +126,15 @@ def test_latent_expressions_are_measured_over_a_data_set(
     assert len(capsys.readouterr().out.splitlines()) == 4
 
 
-def test_models_without_latent_expressions_are_refused(monkeypatch: Any) -> None:
-    latents, arguments = tool("latent_expressions"), ["latentvg_ablations/refshapes_baseline", "none.pth"]
-    monkeypatch.setattr("sys.argv", ["latent_expressions.py", *arguments])
-    with pytest.raises(SystemExit, match="refshapes_baseline has no latent expressions"):
-        latents.main()
+@pytest.mark.parametrize(
+    ("name", "config", "message"),
+    [
+        ("attention_entropy", "baseline_tiny_refshapes", "config.py is a QueryBaseline: only the decoder of VIPA"),
+        ("latent_expressions", "latentvg_ablations/refshapes_baseline", "config.py has no latent expressions"),
+    ],
+)
+def test_models_without_what_is_measured_are_refused(
+    name: str, config: str, message: str, refshapes_tiny: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    with pytest.raises(SystemExit, match=message):
+        run_with_random_weights(name, config, refshapes_tiny, tmp_path, monkeypatch)
