@@ -113,6 +113,17 @@ def test_attention_is_measured_over_a_data_set(
     assert len(capsys.readouterr().out.splitlines()) == 5
 
 
+def test_retrieved_regions_are_measured_over_a_data_set(
+    refshapes_tiny: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    """Eleven of 36 places are taken; untrained, tau is its first value."""
+    found = run_with_random_weights("retrieved_regions", "vipa_tiny_refshapes", refshapes_tiny, tmp_path, monkeypatch)
+    assert list(found) == ["by_first", "by_words", "chance", "alike", "tau"]
+    assert found["chance"] == pytest.approx(11 / 36) and found["tau"] == pytest.approx(1)
+    assert all(0 < found[name] < 1 for name in ("by_first", "by_words", "alike"))
+    assert len(capsys.readouterr().out.splitlines()) == 5
+
+
 def test_latent_expressions_are_measured_over_a_data_set(
     refshapes_tiny: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
 ) -> None:
@@ -130,6 +141,7 @@ def test_latent_expressions_are_measured_over_a_data_set(
     ("name", "config", "message"),
     [
         ("attention_entropy", "baseline_tiny_refshapes", "config.py is a QueryBaseline: only the decoder of VIPA"),
+        ("retrieved_regions", "vipa_ablations/refshapes_vanilla", "config.py is no VIPA that retrieves"),
         ("latent_expressions", "latentvg_ablations/refshapes_baseline", "config.py has no latent expressions"),
     ],
 )
