@@ -105,12 +105,12 @@ def run_with_random_weights(name: str, config: str, refshapes_tiny: Path, tmp_pa
 def test_attention_is_measured_over_a_data_set(
     refshapes_tiny: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
 ) -> None:
-    """Four stages and their mean, in print and in the file."""
+    """Three stages and their mean, in print and in the file."""
     rows = run_with_random_weights("attention_entropy", "vipa_tiny_refshapes", refshapes_tiny, tmp_path, monkeypatch)
-    assert list(rows) == ["stage 4", "stage 3", "stage 2", "stage 1", "mean"]
+    assert list(rows) == ["stage 3", "stage 2", "stage 1", "mean"]
     for row in rows.values():
         assert 0 < row["over_tokens"] <= 1 and 0 < row["over_pixels"] <= 1
-    assert len(capsys.readouterr().out.splitlines()) == 5
+    assert len(capsys.readouterr().out.splitlines()) == 4
 
 
 def test_retrieved_regions_are_measured_over_a_data_set(

@@ -1,5 +1,5 @@
 """How far the attention of a trained VIPA is spread (its Fig. 6 c, as numbers): by stage of its decoder, from
-the coarsest, stage 4, to the finest.
+the coarsest of the encoder's levels, the highest number, to the finest, stage 1.
 
     python tools/analysis_tools/attention_entropy.py CONFIG CHECKPOINT [--split val] [--json entropy.json]
 
