@@ -1,9 +1,9 @@
 _base_ = [
     '_base_/datasets/refshapes_mini_targets.py',
     '_base_/models/vipa_tiny.py',
-    '_base_/schedules/adamw_cosine.py',
+    '_base_/schedules/refshapes_mini.py',
     '_base_/default_runtime.py',
 ]
-train_cfg = dict(max_epochs=6, val_interval=2)
-auto_scale_lr = dict(base_batch_size=8)
-default_hooks = dict(checkpoint=dict(save_best='refseg/oIoU', interval=2), logger=dict(interval=50))
+train_dataloader = dict(dataset=dict(expressions_per_image=18))
+train_cfg = dict(max_epochs=1, val_interval=1)
+default_hooks = dict(checkpoint=dict(save_best='refseg/oIoU', interval=1), logger=dict(interval=25))

@@ -1,9 +1,9 @@
-# Table V, row 1, on RefShapes. Five layers of words keep the size.
+# Table V, row 1, on RefShapes. Three layers of words keep the size.
 _base_ = '../vipa_tiny_refshapes.py'
 model = dict(
     encoder=dict(fusion=dict(updates_words='never')),
     key_values='language',
-    word_layers=5,
+    word_layers=3,
     cues=None,
     generator=None,
     supervision=dict(scores=None),

@@ -105,11 +105,22 @@ def run_with_random_weights(name: str, config: str, refshapes_tiny: Path, tmp_pa
 def test_attention_is_measured_over_a_data_set(
     refshapes_tiny: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
 ) -> None:
-    """Four stages and their mean, in print and in the file."""
+    """Three stages and their mean, in print and in the file."""
     rows = run_with_random_weights("attention_entropy", "vipa_tiny_refshapes", refshapes_tiny, tmp_path, monkeypatch)
-    assert list(rows) == ["stage 4", "stage 3", "stage 2", "stage 1", "mean"]
+    assert list(rows) == ["stage 3", "stage 2", "stage 1", "mean"]
     for row in rows.values():
         assert 0 < row["over_tokens"] <= 1 and 0 < row["over_pixels"] <= 1
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_retrieved_regions_are_measured_over_a_data_set(
+    refshapes_tiny: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    """Eleven of 36 places are taken; untrained, tau is its first value."""
+    found = run_with_random_weights("retrieved_regions", "vipa_tiny_refshapes", refshapes_tiny, tmp_path, monkeypatch)
+    assert list(found) == ["by_first", "by_words", "chance", "alike", "tau"]
+    assert found["chance"] == pytest.approx(11 / 36) and found["tau"] == pytest.approx(1)
+    assert all(0 < found[name] < 1 for name in ("by_first", "by_words", "alike"))
     assert len(capsys.readouterr().out.splitlines()) == 5
 
 
@@ -126,8 +137,16 @@ def test_latent_expressions_are_measured_over_a_data_set(
     assert len(capsys.readouterr().out.splitlines()) == 4
 
 
-def test_models_without_latent_expressions_are_refused(monkeypatch: Any) -> None:
-    latents, arguments = tool("latent_expressions"), ["latentvg_ablations/refshapes_baseline", "none.pth"]
-    monkeypatch.setattr("sys.argv", ["latent_expressions.py", *arguments])
-    with pytest.raises(SystemExit, match="refshapes_baseline has no latent expressions"):
-        latents.main()
+@pytest.mark.parametrize(
+    ("name", "config", "message"),
+    [
+        ("attention_entropy", "baseline_tiny_refshapes", "config.py is a QueryBaseline: only the decoder of VIPA"),
+        ("retrieved_regions", "vipa_ablations/refshapes_vanilla", "config.py is no VIPA that retrieves"),
+        ("latent_expressions", "latentvg_ablations/refshapes_baseline", "config.py has no latent expressions"),
+    ],
+)
+def test_models_without_what_is_measured_are_refused(
+    name: str, config: str, message: str, refshapes_tiny: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    with pytest.raises(SystemExit, match=message):
+        run_with_random_weights(name, config, refshapes_tiny, tmp_path, monkeypatch)

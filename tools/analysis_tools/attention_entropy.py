@@ -1,5 +1,5 @@
 """How far the attention of a trained VIPA is spread (its Fig. 6 c, as numbers): by stage of its decoder, from
-the coarsest, stage 4, to the finest.
+the coarsest of the encoder's levels, the highest number, to the finest, stage 1.
 
     python tools/analysis_tools/attention_entropy.py CONFIG CHECKPOINT [--split val] [--json entropy.json]
 
@@ -12,32 +12,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import torch
-from mmengine.registry import DefaultScope
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
-from refseg.apis import RunOptions, load_config, load_weights
-from refseg.apis.dummy import build_model
-from refseg.datasets.collate import collate_samples
+from refseg.apis.trained import batches, load_trained
 from refseg.errors import UsageError, UserError
 from refseg.models import VIPA
 from refseg.models.vipa.entropy import recorded_spread
-from refseg.registry import DATASETS
 
 
 def measure(model: VIPA, dataset: Dataset, batch_size: int) -> Tensor:
     """(stages, 2): means over phrases, over tokens and over pixels."""
-    starts = range(0, len(dataset), batch_size)
     rows = []
     with recorded_spread(model.decoder) as spreads, torch.no_grad():
-        for start in tqdm(starts, leave=False, disable=not sys.stderr.isatty()):
-            samples = [dataset[item] for item in range(start, min(start + batch_size, len(dataset)))]
-            model.test_step(collate_samples(samples))
+        for data in batches(dataset, batch_size):
+            model.test_step(data)
             rows.append(torch.stack([torch.stack(spread) for spread in spreads]).cpu())  # (stages, 2, E)
     return torch.cat(rows, -1).nanmean(-1)
 
@@ -50,14 +42,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     args = parser.parse_args()
     try:
-        options = {"test_dataloader.dataset.split": args.split} if args.split else {}
-        cfg = load_config(args.config, RunOptions(cfg_options=options))
-        model = build_model(cfg).eval()
+        cfg, model, dataset = load_trained(args.config, args.checkpoint, split=args.split)
         if not isinstance(model, VIPA):
             raise UsageError(f"{args.config} is a {type(model).__name__}: only the decoder of VIPA is measured")
-        load_weights(model, args.checkpoint)
-        with DefaultScope.overwrite_default_scope(cfg.default_scope):
-            dataset = DATASETS.build(cfg.test_dataloader.dataset)
         found = measure(model, dataset, cfg.test_dataloader.batch_size)
     except UserError as error:
         raise SystemExit(str(error)) from None

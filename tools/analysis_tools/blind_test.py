@@ -23,11 +23,10 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from refseg.apis import RunOptions, load_config, load_weights
-from refseg.apis.dummy import build_model
+from refseg.apis.trained import load_trained
 from refseg.datasets.collate import collate_samples
 from refseg.errors import UserError
-from refseg.registry import DATASETS, METRICS
+from refseg.registry import METRICS
 from refseg.structures import Sample
 
 Exchange = Callable[[Sample, Sample], Sample]
@@ -76,15 +75,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     args = parser.parse_args()
     try:
-        options = {"test_dataloader.dataset.split": args.split} if args.split else {}
-        cfg = load_config(args.config, RunOptions(cfg_options=options))
-        model = build_model(cfg).eval()
-        load_weights(model, args.checkpoint)
-        loader = cfg.test_dataloader
+        cfg, model, dataset = load_trained(args.config, args.checkpoint, split=args.split)
         with DefaultScope.overwrite_default_scope(cfg.default_scope):
-            dataset = DATASETS.build(loader.dataset)
             found = {
-                name: score(model, dataset, cfg.test_evaluator, exchange, loader.batch_size)
+                name: score(model, dataset, cfg.test_evaluator, exchange, cfg.test_dataloader.batch_size)
                 for name, exchange in EXCHANGES.items()
             }
     except UserError as error:

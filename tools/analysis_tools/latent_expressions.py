@@ -11,22 +11,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import torch
-from mmengine.registry import DefaultScope
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
-from refseg.apis import RunOptions, load_config, load_weights
-from refseg.apis.dummy import build_model
-from refseg.datasets.collate import collate_samples
+from refseg.apis.trained import batches, load_trained
 from refseg.datasets.refshapes import vocabulary
 from refseg.errors import UsageError, UserError
 from refseg.models import LatentVG
 from refseg.models.latent_vg.diversity import closeness, head_nouns, hits
-from refseg.registry import DATASETS
 
 _PAIRS = [pair for pairs in (*vocabulary.KIND_NOUNS.values(), vocabulary.ANY_NOUNS) for pair in pairs]
 NOUNS = {word for pair in (*_PAIRS, vocabulary.PRONOUN) for word in pair}
@@ -34,11 +28,9 @@ NOUNS = {word for pair in (*_PAIRS, vocabulary.PRONOUN) for word in pair}
 
 def measure(model: LatentVG, dataset: Dataset, batch_size: int) -> dict[str, float]:
     """The numbers by name; `subject` and `chance` only where the data tells which words speak of what."""
-    starts = range(0, len(dataset), batch_size)
     among, to_text, found, chances = [], [], [], []
-    for start in tqdm(starts, leave=False, disable=not sys.stderr.isatty()):
-        samples = [dataset[item] for item in range(start, min(start + batch_size, len(dataset)))]
-        batch = model.data_preprocessor(collate_samples(samples), False)["batch"]
+    for data in batches(dataset, batch_size):
+        batch = model.data_preprocessor(data, False)["batch"]
         with torch.no_grad():
             expressions = model(batch).auxiliary
         rows = closeness(expressions.text, expressions.latents)
@@ -65,14 +57,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     args = parser.parse_args()
     try:
-        options = {"test_dataloader.dataset.split": args.split} if args.split else {}
-        cfg = load_config(args.config, RunOptions(cfg_options=options))
-        model = build_model(cfg).eval()
+        cfg, model, dataset = load_trained(args.config, args.checkpoint, split=args.split)
         if not isinstance(model, LatentVG) or model.latents is None:
             raise UsageError(f"{args.config} has no latent expressions")
-        load_weights(model, args.checkpoint)
-        with DefaultScope.overwrite_default_scope(cfg.default_scope):
-            dataset = DATASETS.build(cfg.test_dataloader.dataset)
         result = measure(model, dataset, cfg.test_dataloader.batch_size)
     except UserError as error:
         raise SystemExit(str(error)) from None

@@ -1,5 +1,5 @@
 # Encoders for RefShapes, from random weights: a convolutional one that starts at stride 2, and a BERT of two layers. Of
-# InstAlign and ReLA, so that they compare.
+# InstAlign, ReLA and VIPA, so that they compare.
 model = dict(
     data_preprocessor=dict(type='ReferringDataPreprocessor', size_divisor=16),
     encoder=dict(

@@ -53,6 +53,14 @@ def test_without_step_1_all_pixels_are_tokens() -> None:
     assert not any("retrieval" in name for name in module.state_dict())
 
 
+def test_a_token_holds_nothing_of_its_word_but_what_that_retrieved() -> None:
+    """With r = 100 % all words retrieve all pixels: one and the same token for all words of an image."""
+    module, (pixels, words, cues) = generator(ratio=1.0), inputs()
+    tokens = module(pixels, None, words, cues, groups=Groups([K, K], "cpu")).tokens.unflatten(0, (B, K))
+    torch.testing.assert_close(tokens, tokens[:, :1, :1].expand_as(tokens))
+    assert not torch.allclose(tokens[0], tokens[1])
+
+
 @pytest.mark.parametrize("retrieve", [True, False])
 def test_padding_changes_nothing(retrieve: bool) -> None:
     """Whatever padded pixels and tokens that are no cues hold."""
