@@ -136,3 +136,4 @@ def test_the_command_and_the_report(
     assert main([*call, "--kinds", "color"]) == 1 and "no kind 'color'" in capsys.readouterr().err
     assert main([*call[:2], str(tmp_path / "no.pth"), *call[3:]]) == 1
     assert "no such checkpoint" in capsys.readouterr().err
+    assert main([call[0], str(tmp_path / "work"), *call[3:]]) == 1 and "no checkpoint in" in capsys.readouterr().err

@@ -1,10 +1,11 @@
-"""`refseg probe CONFIG CHECKPOINT --data ...`: does the answer follow the words?"""
+"""`refseg probe MODEL --data ...`: does the answer follow the words?"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 from refseg.datasets.commands.findings import aligned
@@ -27,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.epilog = EPILOG
     add = parser.add_argument
-    add("config", help="config file, or the name of one that ships with refseg")
-    add("checkpoint", help="weights (.pth or .safetensors)")
+    add("model", help="work directory, checkpoint, or config (with WEIGHTS)")
+    add("weights", nargs="?", help="checkpoint or work directory, where MODEL is a config")
     add(
         "--data",
         required=True,
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    from refseg.apis.models import find_model
     from refseg.apis.runner import RunOptions, load_config
     from refseg.evaluation.score_cli import open_data
     from refseg.probes.run import probe_data
@@ -53,21 +55,22 @@ def main(args: argparse.Namespace) -> int:
     kinds = chosen_kinds(args.kinds)
     if args.allow_download:
         os.environ["REFSEG_ALLOW_DOWNLOAD"] = "1"
+    config, checkpoint = find_model(args.model, args.weights)
     with data_root(args.data_root):
-        cfg = load_config(args.config, RunOptions(cfg_options=args.cfg_options))
+        cfg = load_config(str(config), RunOptions(cfg_options=args.cfg_options))
         data = open_data(args.data)
-        model, made_with = load_model(cfg, args.checkpoint)
+        model, made_with = load_model(cfg, checkpoint)
         found = probe_data(
             model, cfg, data, kinds=kinds, use_rules=args.rules, most_images=args.images, resamples=args.resamples
         )
     print("\n".join(map(printable, table_lines(found, data.name))))
     if args.json:
-        content = {"config": args.config, "cfg_options": args.cfg_options, "checkpoint": made_with, **found}
+        content = {"config": str(config), "cfg_options": args.cfg_options, "checkpoint": made_with, **found}
         write_whole(args.json, json.dumps(content, indent=1, allow_nan=False) + "\n")
     return 0
 
 
-def load_model(cfg: Any, checkpoint: str) -> tuple[Any, dict[str, str]]:
+def load_model(cfg: Any, checkpoint: Path) -> tuple[Any, dict[str, str]]:
     """The model on the GPU, if there is one, and its checkpoint by name and hash."""
     import torch
 
