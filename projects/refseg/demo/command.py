@@ -62,7 +62,9 @@ def main(args: argparse.Namespace) -> int:
             model, args.weights, device=args.device, dtype=args.dtype, max_phrases=args.max_phrases
         )
         page = Page(inferencer, limits)
-        chosen = examples.examples_in(args.examples) if args.examples else examples.of_test_split(inferencer.loaded.config)
+        chosen = (
+            examples.examples_in(args.examples) if args.examples else examples.of_test_split(inferencer.loaded.config)
+        )
         offered = examples.copied(chosen[: examples.MOST], files / "examples")
         blocks = app.launch(page, files, offered, host=args.host, port=args.port, root_path=args.root_path)
         print(f"open {blocks.local_url} (Ctrl+C ends it)", flush=True)
@@ -88,8 +90,8 @@ def check_root_path(root_path: str) -> None:
 
 
 def prepare_environment(files: Path, host: str) -> None:
-    """What Gradio reads when it is imported: where its files are, and that it reports to nobody. When it starts, it asks
-    its own server something: that must not go through a proxy."""
+    """What Gradio reads when it is imported: where its files are, and that it reports to nobody. When it starts, it
+    asks its own server something: that must not go through a proxy."""
     os.environ.update(
         GRADIO_ANALYTICS_ENABLED="False",
         GRADIO_TEMP_DIR=str(files),

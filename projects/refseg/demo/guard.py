@@ -18,13 +18,15 @@ from refseg.errors import UsageError
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 API = "/gradio_api/"
 FILE = f"{API}file="
 UPLOAD = f"{API}upload"
+JOIN = f"{API}queue/join"  # every question, and every look at an upload
 OPEN = frozenset(
-    ("/", "/config", "/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json", UPLOAD)
-    + tuple(API + name for name in ("startup-events", "theme.css", "queue/join", "queue/data", "upload_progress"))
+    ("/", "/config", "/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json", UPLOAD, JOIN)
+    + tuple(API + name for name in ("startup-events", "theme.css", "queue/data", "upload_progress"))
     + tuple(API + name for name in ("run/predict", "cancel", "reset"))
 )
 OPEN_BELOW = ("/assets/", "/static/", "/svelte/", f"{API}heartbeat/")
@@ -55,12 +57,12 @@ class Refused(Exception):
 class Guard:
     """ASGI middleware. `files`: the folder of uploads and answers."""
 
-    def __init__(self, app: Callable[..., Awaitable[None]], *, files: Path, limits: Limits, root_path: str = "") -> None:
+    def __init__(self, app: App, *, files: Path, limits: Limits, root_path: str = "") -> None:
         self.app = app
         self.files = files.resolve()
         self.limits = limits
         self.root_path = root_path.rstrip("/")
-        self.uploads = RateLimit(limits.per_minute)
+        self.rates = {path: RateLimit(limits.per_minute) for path in (UPLOAD, JOIN)}
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -79,8 +81,10 @@ class Guard:
         check_address(path, self.files)
         if scope["method"] not in ("POST", "PUT", "PATCH", "DELETE"):
             return receive
+        if path in self.rates:
+            self.check_rate(path, scope)
         if path == UPLOAD:
-            self.check_upload(scope)
+            check_length(scope, self.limits)
             return receive
         body = await _read(receive, MOST_JSON)
         check_files(body, self.files)
@@ -94,16 +98,20 @@ class Guard:
                 path = path[len(prefix) :]
         return path
 
-    def check_upload(self, scope: MutableMapping[str, Any]) -> None:
-        length = dict(scope["headers"]).get(b"content-length", b"")
-        if not length.isdigit():
-            raise Refused(411, "The upload does not say how large it is.")
-        if int(length) > self.limits.upload_bytes + FORM:
-            raise Refused(413, f"The file is too large: at most {self.limits.upload_mb:g} MB are taken.")
+    def check_rate(self, path: str, scope: MutableMapping[str, Any]) -> None:
         try:
-            self.uploads.check(client_of(scope))
+            self.rates[path].check(client_of(scope))
         except UsageError as error:
             raise Refused(429, str(error)) from None
+
+
+def check_length(scope: MutableMapping[str, Any], limits: Limits) -> None:
+    """Of an upload, by what it says of itself; the server reads no more than that."""
+    length = dict(scope["headers"]).get(b"content-length", b"")
+    if not length.isdigit():
+        raise Refused(411, "The upload does not say how large it is.")
+    if int(length) > limits.upload_bytes + FORM:
+        raise Refused(413, f"The file is too large: at most {limits.upload_mb:g} MB are taken.")
 
 
 def client_of(scope: MutableMapping[str, Any]) -> str:

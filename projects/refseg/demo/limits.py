@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from refseg.errors import DataError, UsageError
 # What browsers show, and TIFF. Pillow knows more, with decoders that see less use, and one that starts programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 LONGEST_NAME = 80
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +53,16 @@ def check_phrases(text: Any, limits: Limits) -> tuple[str, ...]:
     """The phrases in a text of one per line, each once."""
     if not isinstance(text, str):
         raise UsageError("phrases are text, one on each line")
-    phrases = tuple(dict.fromkeys(" ".join(line.split()) for line in text.splitlines() if line.strip()))
+    lines = (" ".join(CONTROL.sub(" ", line).split()) for line in text.splitlines())
+    phrases = tuple(dict.fromkeys(line for line in lines if line))
     if not phrases:
         raise UsageError("There is no phrase yet: write what to look for, one phrase on each line.")
     if len(phrases) > limits.phrases:
         raise UsageError(f"{len(phrases)} phrases are too many at once: at most {limits.phrases}.")
     longest = max(phrases, key=len)
     if len(longest) > limits.letters:
-        raise UsageError(
-            f"A phrase has {len(longest)} letters, at most {limits.letters} are allowed: \u201c{longest[:40]}\u2026\u201d"
-        )
+        told = f"\u201c{longest[:40]}\u2026\u201d"
+        raise UsageError(f"A phrase has {len(longest)} letters, at most {limits.letters} are allowed: {told}")
     return phrases
 
 

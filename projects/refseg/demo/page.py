@@ -55,7 +55,7 @@ class Page:
             raise UsageError("There is no image yet: upload one, or take an example.")
         name = display_name(name)
         content = read_upload(path, name, self.limits)
-        key = hashlib.sha256(content).hexdigest()
+        key = hashlib.sha256(f"{name}\n".encode() + content).hexdigest()  # nobody sees what others call it
         known = self._kept.pop(key, None)
         opened = self._open(content, name) if known is None else Opened(known.session, known.full_size)
         self._kept[key] = opened
