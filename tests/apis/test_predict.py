@@ -103,7 +103,7 @@ def test_all_that_comes_out(inferencer: ReferringInferencer, photos: Path, tmp_p
     summary = predict(inferencer, tasks, output, header={"checkpoint": "x"})
     assert (summary.images, summary.phrases, summary.nothing) == (3, 6, 0)
     assert list(summary.failures) == [f"{photos}/c.png"]
-    assert "6 phrases" in summary.told(1) and "1 images could not be read" in summary.told(1)
+    assert summary.told(1) == "3 images, 6 phrases (0 of them: nothing here) in 1.0 s; 1 image could not be read"
 
     rows = list(read_predictions(out / JOURNAL))
     assert read_header(out / JOURNAL) == {"checkpoint": "x"} and len(rows) == 6
@@ -211,7 +211,7 @@ def test_the_command(
     assert main(["predict", folder, "--image", str(photos / "a.png"), "--text", *TEXTS, "--device", "cpu"]) == 0
     told = capsys.readouterr()
     assert told.out.count("nothing here") == 2, "which is an answer, not an error"
-    assert "1 images, 2 phrases (2 of them: nothing here)" in told.err
+    assert "1 image, 2 phrases (2 of them: nothing here)" in told.err
     out = str(tmp_path / "out")
     arguments = ["predict", folder, "--image", str(photos), "--text", "a square", "--device", "cpu", "--out", out]
     assert main([*arguments, "--format", "masks"]) == 3

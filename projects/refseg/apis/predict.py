@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from refseg.apis.exports import write_coco, write_labelstudio
 from refseg.apis.inferencer import ReferringInferencer, Task
 from refseg.apis.inputs import ImageInput, Loading, check_phrases, find_images, is_url, pair_phrases
 from refseg.apis.journal import Journal
-from refseg.apis.results import ImageAnswer, write_picture
+from refseg.apis.results import ImageAnswer, PhraseResult, write_picture
 from refseg.errors import DataError, UsageError
 from refseg.evaluation.prediction_file import row_to_json
 from refseg.files import sha256_of, write_atomically
@@ -143,14 +143,17 @@ def rows_of_answer(answer: ImageAnswer, ids: Iterable[str]) -> list[dict[str, An
     return rows
 
 
-def described(phrase: Any) -> str:
+def described(phrase: PhraseResult) -> str:
     """One answer for people."""
     sure = "" if phrase.no_target_prob is None else f" (no-target probability {phrase.no_target_prob:.2f})"
     if phrase.nothing_here:
         return f"\u201c{phrase.text}\u201d: nothing here{sure}"
-    count = len(phrase.instances)
-    told = f"{count} {'object' if count == 1 else 'objects'}, " if count else ""
+    told = f"{_count(len(phrase.instances), 'object')}, " if phrase.instances else ""
     return f"\u201c{phrase.text}\u201d: {told}{100 * phrase.mask.mean():.1f} % of the image, score {phrase.score:.2f}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 @dataclass(slots=True)
@@ -162,7 +165,7 @@ class Summary:
     nothing: int = 0
     cut: int = 0
     kept: int = 0
-    failures: dict[str, str] | None = None
+    failures: dict[str, str] = field(default_factory=dict)
 
     def count(self, answer: ImageAnswer) -> None:
         self.images += 1
@@ -172,14 +175,15 @@ class Summary:
 
     def told(self, seconds: float) -> str:
         parts = [
-            f"{self.images} images, {self.phrases} phrases ({self.nothing} of them: nothing here) in {seconds:.1f} s"
+            f"{_count(self.images, 'image')}, {_count(self.phrases, 'phrase')} ({self.nothing} of them: nothing here) "
+            f"in {seconds:.1f} s"
         ]
         if self.kept:
-            parts.append(f"{self.kept} images were done before")
+            parts.append(f"{_count(self.kept, 'image')} done before")
         if self.cut:
-            parts.append(f"{self.cut} phrases were longer than the model reads, and cut")
+            parts.append(f"{_count(self.cut, 'phrase')} longer than the model reads, and cut")
         if self.failures:
-            parts.append(f"{len(self.failures)} images could not be read")
+            parts.append(f"{_count(len(self.failures), 'image')} could not be read")
         return "; ".join(parts)
 
 
@@ -196,7 +200,7 @@ def predict(
     stays."""
     by_name = {task.image: task for task in tasks}
     names = output_names(by_name)
-    summary = Summary(failures={})
+    summary = Summary()
     journal: Any = nullcontext()
     if output.folder is not None:
         texts = {task.image: task.texts for task in tasks}
