@@ -18,12 +18,16 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from refseg.compat import dict_action
+
     limits = Limits()
     parser.add_argument("model", nargs="?", help=f"work directory, checkpoint, or config (default: {QUICKSTART})")
     parser.add_argument("weights", nargs="?", help="checkpoint or work directory, where MODEL is a config")
     parser.add_argument("--device", help="default: cuda where there is one")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--examples", metavar="FILE", help='lines of {"image": path, "texts": [...]} to try')
+    parser.add_argument("--allow-download", action="store_true", help="let text encoders come from the hub")
+    parser.add_argument("--cfg-options", nargs="+", action=dict_action(), default={}, metavar="KEY=VALUE")
     where = parser.add_argument_group("where")
     where.add_argument("--host", default=LOCAL[0], help="address to listen on; 0.0.0.0: all of this machine's")
     where.add_argument("--port", type=int, help="default: the first free one from 7860 on")
@@ -48,6 +52,8 @@ def main(args: argparse.Namespace) -> int:
         kept_minutes=args.keep_minutes,
     )
     check_root_path(args.root_path)
+    if args.allow_download:
+        os.environ["REFSEG_ALLOW_DOWNLOAD"] = "1"
     model = args.model or quickstart_model()
     if importlib.util.find_spec("gradio") is None:
         raise UsageError("the page needs Gradio: pip install 'refseg[demo]'")
@@ -55,12 +61,14 @@ def main(args: argparse.Namespace) -> int:
         files = Path(folder).resolve()
         prepare_environment(files, args.host)
         from refseg.apis.inferencer import ReferringInferencer
+
+        inferencer = ReferringInferencer(
+            model, args.weights, device=args.device, dtype=args.dtype, cfg_options=args.cfg_options
+        )
+
         from refseg.demo import app, examples
         from refseg.demo.page import Page
 
-        inferencer = ReferringInferencer(
-            model, args.weights, device=args.device, dtype=args.dtype, max_phrases=args.max_phrases
-        )
         page = Page(inferencer, limits)
         chosen = (
             examples.examples_in(args.examples) if args.examples else examples.of_test_split(inferencer.loaded.config)

@@ -8,7 +8,7 @@ import zipfile
 from html import escape
 from pathlib import Path
 
-from refseg.apis.predict import output_names, phrase_files
+from refseg.apis.predict import counted, output_names, phrase_files
 from refseg.apis.results import FoundInstance, ImageAnswer, PhraseResult, mask_png
 from refseg.demo.page import Asked, Opened
 from refseg.visualization.answers import ONE_OF_FEW
@@ -56,8 +56,7 @@ def told_of(phrase: PhraseResult) -> str:
         why = "the phrase refers to nothing in this image" if phrase.rejected else "no place reaches the threshold"
         sure = "" if phrase.no_target_prob is None else f" (no-target probability {phrase.no_target_prob:.2f})"
         return f"Nothing here: {why}{sure}."
-    count = len(phrase.instances)
-    objects = f"{count} {'object' if count == 1 else 'objects'}, " if count else ""
+    objects = f"{counted(len(phrase.instances), 'object')}, " if phrase.instances else ""
     return f"{objects}{100 * phrase.mask.mean():.1f} % of the image, score {phrase.score:.2f}"
 
 
@@ -101,9 +100,8 @@ def told_of_image(opened: Opened) -> str:
 
 def told_of_time(asked: Asked) -> str:
     """What the answer cost, and whether the image had to be encoded for it."""
-    count = len(asked.answer)
     parts = ", ".join(f"{name} {_milliseconds(seconds)}" for name, seconds in asked.answer.seconds.items())
-    text = f"{count} {'phrase' if count == 1 else 'phrases'} in {_milliseconds(asked.seconds)} ({parts})"
+    text = f"{counted(len(asked.answer), 'phrase')} in {_milliseconds(asked.seconds)} ({parts})"
     if asked.answer.num_cut:
         text += f"; {asked.answer.num_cut} of them longer than the model reads, and cut"
     return f"{text}; {_opening(asked.opened)}."
