@@ -143,6 +143,16 @@ def test_the_queue_cannot_be_passed_by(server: Server) -> None:
     assert fetch(f"{server.url}/gradio_api/call/asked", content)[0] == 404
 
 
+def test_a_proxys_word_counts_for_who_asks(server: Server) -> None:
+    """30 a minute of each address that a proxy on this machine names. The uploads have no content."""
+
+    def status(address: str) -> int:
+        return fetch(f"{server.url}/gradio_api/upload", b"", **{"X-Forwarded-For": address})[0]
+
+    assert all(status("192.0.2.1") == 400 for _ in range(30))
+    assert (status("192.0.2.1"), status("192.0.2.2")) == (429, 400)
+
+
 # In a browser ---------------------------------------------------------------------------------------------------------
 
 

@@ -89,6 +89,17 @@ def test_the_threshold_is_that_of_pixels(page: Page, refshapes_images: list[str]
     assert areas[0] > areas[2] and areas[0] >= areas[1] >= areas[2]
 
 
+def test_objects_are_limited(inferencer: ReferringInferencer, refshapes_images: list[str]) -> None:
+    """The best ones stay, and the mask of them all."""
+    phrases = [
+        Page(inferencer, Limits(objects=most)).ask(refshapes_images[0], "a", "a square", 0.5).answer[0]
+        for most in (2, 100)
+    ]
+    assert len(phrases[0].instances) == 2 < len(phrases[1].instances)
+    assert [one.score for one in phrases[0].instances] == [one.score for one in phrases[1].instances[:2]]
+    assert np.array_equal(phrases[0].mask, phrases[1].mask)
+
+
 def test_photos_are_upright_and_large_ones_reduced(inferencer: ReferringInferencer, tmp_path: Path) -> None:
     """300 x 200 pixels that are to be turned by 90 degrees, on a page that answers on 0.015 megapixels: a quarter."""
     exif = Image.Exif()

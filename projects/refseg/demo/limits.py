@@ -26,14 +26,16 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 @dataclass(frozen=True, slots=True)
 class Limits:
     """`upload_mb`: of a file. `megapixels`: of an image; one of more than `answered_megapixels` is reduced to that.
-    `phrases`: in a question, of `letters` each. `per_minute`: questions, and uploads, of one client. `waiting`: clients
-    in the queue. `kept_images`: whose encodings are kept. `kept_minutes`: for which uploads and answers are files."""
+    `phrases`: in a question, of `letters` each; the answer has so many `objects` of each. `per_minute`: questions, and
+    uploads, of one client. `waiting`: requests in the queue. `kept_images`: whose encodings are kept. `kept_minutes`:
+    for which uploads and answers are files."""
 
     upload_mb: float = 20
     megapixels: float = 50
     answered_megapixels: float = 4
     phrases: int = 16
     letters: int = 200
+    objects: int = 20
     per_minute: int = 30
     waiting: int = 20
     kept_images: int = 8

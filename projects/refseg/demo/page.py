@@ -73,7 +73,8 @@ class Page:
     def ask(self, path: str | None, name: Any, text: Any, threshold: Any) -> Asked:
         """`text` has a phrase on each line; `threshold` is the probability from which on a pixel is mask."""
         phrases = check_phrases(text, self.limits)
-        changes = {"threshold": check_threshold(threshold)}
+        most = min(self.limits.objects, self.inferencer.postprocess.max_instances)
+        changes = {"threshold": check_threshold(threshold), "max_instances": most}
         opened = self.open(path, name)
         start = time.perf_counter()
         answer = opened.session(phrases, postprocess=changes)
