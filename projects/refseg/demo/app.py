@@ -70,7 +70,7 @@ def build(page: Page, files: Path, examples: Sequence[Example]) -> gr.Blocks:
                     height=320,
                     elem_id="image",
                 )
-                about = gr.HTML(elem_id="about", padding=False)
+                about = gr.HTML(elem_id="about")
                 phrases = gr.Textbox(
                     label="Phrases, one on each line",
                     info=f"At most {limits.phrases}, of {limits.letters} letters each. Shift + Enter asks.",
@@ -90,8 +90,8 @@ def build(page: Page, files: Path, examples: Sequence[Example]) -> gr.Blocks:
                 )
                 ask = gr.Button("Find", variant="primary", elem_id="ask")
             with gr.Column(scale=3, min_width=320):
-                timing = gr.HTML(elem_id="timing", padding=False)
-                answers = gr.HTML(elem_id="answers", padding=False)
+                timing = gr.HTML(elem_id="timing")
+                answers = gr.HTML(elem_id="answers")
                 with gr.Row():
                     masks = gr.DownloadButton("Masks (zip of PNG)", visible=False, elem_id="masks")
                     told = gr.DownloadButton("Answers (JSON)", visible=False, elem_id="json")

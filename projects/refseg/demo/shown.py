@@ -16,7 +16,7 @@ from refseg.visualization.cases import data_uri
 from refseg.visualization.instances import INSTANCE_COLOURS
 
 STYLE = """
-#timing, #answers { padding: 0; }
+#timing .html-container, #answers .html-container { padding: 10px 0; }
 .refseg { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); gap: 16px; }
 .refseg article { border: 1px solid var(--border-color-primary); border-radius: 10px; padding: 14px; min-width: 0; }
 .refseg h3 { margin: 0 0 6px; font-size: 1.05rem; overflow-wrap: anywhere; }
