@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from work_dirs import refshapes_images, work_dir  # noqa: F401  (fixtures)
+
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # tests run on the CPU
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

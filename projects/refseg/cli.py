@@ -84,6 +84,18 @@ def _predict(args: argparse.Namespace) -> int:
     return predict.main(args)
 
 
+def _demo_arguments(parser: argparse.ArgumentParser) -> None:
+    from refseg.demo import command
+
+    command.add_arguments(parser)
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from refseg.demo import command
+
+    return command.main(args)
+
+
 def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
     from refseg import doctor
 
@@ -198,6 +210,7 @@ VERBS = {
     "train": ("train a config", _train_arguments, _train),
     "test": ("evaluate a checkpoint", _test_arguments, _test),
     "predict": ("masks for images and phrases of your own", _predict_arguments, _predict),
+    "demo": ("a web page to try a model with images of your own", _demo_arguments, _demo),
     "score": ("score a file of predictions by named protocols", _score_arguments, _score),
     "compare": ("compare two files of predictions on the same data", _compare_arguments, _compare),
     "report": ("one page about a run: curves, scores, calibration, pictures", _report_arguments, _report),

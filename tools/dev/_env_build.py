@@ -26,7 +26,7 @@ from _env_system import check_system
 
 SCRIPT_VERSION = "1"  # raise it when a change here must rebuild existing environments
 REPO = Path(__file__).resolve().parents[2]
-INSTALLED = ("runtime", "dev")
+INSTALLED = ("runtime", "demo", "dev")
 MIN_PIP = (22, 3)
 TESTED_PYTHON = ((3, 10), (3, 12))
 # Pinned together with torch in constraints.txt, and left to a torch that is kept: it asks for its own versions.

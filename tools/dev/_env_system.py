@@ -10,13 +10,15 @@ from pathlib import Path
 
 from _env_pip import SetupError
 
-# distribution -> module, where the names differ
+# distribution -> module, where the names differ; "" where nothing fails without it
 MODULES = {
     "mmcv-lite": "mmcv",
     "mmsegmentation": "mmseg",
     "opencv-python": "cv2",
     "pillow": "PIL",
-    "pre-commit": "",  # not needed to run anything
+    "gradio": "",  # the tests of the web page are skipped
+    "playwright": "",
+    "pre-commit": "",
     "pytest-timeout": "pytest_timeout",
     "setuptools": "pkg_resources",
     "wheel": "",

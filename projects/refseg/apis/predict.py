@@ -148,11 +148,11 @@ def described(phrase: PhraseResult) -> str:
     sure = "" if phrase.no_target_prob is None else f" (no-target probability {phrase.no_target_prob:.2f})"
     if phrase.nothing_here:
         return f"\u201c{phrase.text}\u201d: nothing here{sure}"
-    told = f"{_count(len(phrase.instances), 'object')}, " if phrase.instances else ""
+    told = f"{counted(len(phrase.instances), 'object')}, " if phrase.instances else ""
     return f"\u201c{phrase.text}\u201d: {told}{100 * phrase.mask.mean():.1f} % of the image, score {phrase.score:.2f}"
 
 
-def _count(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
@@ -175,15 +175,15 @@ class Summary:
 
     def told(self, seconds: float) -> str:
         parts = [
-            f"{_count(self.images, 'image')}, {_count(self.phrases, 'phrase')} ({self.nothing} of them: nothing here) "
-            f"in {seconds:.1f} s"
+            f"{counted(self.images, 'image')}, {counted(self.phrases, 'phrase')} ({self.nothing} of them: nothing "
+            f"here) in {seconds:.1f} s"
         ]
         if self.kept:
-            parts.append(f"{_count(self.kept, 'image')} done before")
+            parts.append(f"{counted(self.kept, 'image')} done before")
         if self.cut:
-            parts.append(f"{_count(self.cut, 'phrase')} longer than the model reads, and cut")
+            parts.append(f"{counted(self.cut, 'phrase')} longer than the model reads, and cut")
         if self.failures:
-            parts.append(f"{_count(len(self.failures), 'image')} could not be read")
+            parts.append(f"{counted(len(self.failures), 'image')} could not be read")
         return "; ".join(parts)
 
 

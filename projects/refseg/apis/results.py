@@ -202,21 +202,23 @@ class ImageAnswer:
         }
 
     def picture(self) -> np.ndarray:
-        """(h, w, 3): a panel for each phrase, with its answer in colours and in words."""
+        """(h, w, 3): a panel for each phrase."""
         display = answers.display_for(len(self))
-        cells = [
-            answers.answer_cell(
-                self.image,
-                phrase.text,
-                phrase.mask,
-                [CaseInstance(one.mask, one.score, one.words) for one in phrase.instances],
-                rejected=phrase.rejected,
-                no_target_prob=phrase.no_target_prob,
-                display=display,
-            )
-            for phrase in self.phrases
-        ]
-        return grid(cells, columns=answers.columns_for(len(self)))
+        panels = [self.panel(number, display) for number in range(len(self))]
+        return grid(panels, columns=answers.columns_for(len(self)))
+
+    def panel(self, number: int, display: answers.Display) -> np.ndarray:
+        """(h, w, 3): one phrase, with its answer in colours and in words."""
+        phrase = self.phrases[number]
+        return answers.answer_cell(
+            self.image,
+            phrase.text,
+            phrase.mask,
+            [CaseInstance(one.mask, one.score, one.words) for one in phrase.instances],
+            rejected=phrase.rejected,
+            no_target_prob=phrase.no_target_prob,
+            display=display,
+        )
 
     def save_picture(self, file: str | Path) -> None:
         write_picture(file, self.picture())

@@ -1,0 +1,140 @@
+"""What the page refuses: by count, length, size, kind and rate."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from refseg.demo.limits import Limits, RateLimit, check_phrases, check_threshold, display_name, read_upload
+from refseg.errors import DataError, UsageError
+
+LIMITS = Limits(phrases=3, letters=10, upload_mb=0.01, megapixels=0.01)
+
+
+class TestPhrases:
+    def test_one_on_each_line_each_once(self) -> None:
+        assert check_phrases(" a  dog \n\n\r\na dog\n\tcat\x00s\n", LIMITS) == ("a dog", "cat s")
+
+    def test_letters_of_other_scripts_stay(self) -> None:
+        assert check_phrases("红色的圆\nमैं\u200dहूँ", LIMITS) == ("红色的圆", "मैं\u200dहूँ")
+
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            ("", "no phrase yet"),
+            (" \n\x00", "no phrase yet"),
+            ("a\nb\nc\nd", "4 phrases are too many at once: at most 3"),
+            ("a\n" + "b" * 11, "has 11 letters, at most 10"),
+            (None, "phrases are text"),
+            ({"path": "/etc/passwd"}, "phrases are text"),
+        ],
+    )
+    def test_refused(self, text: object, says: str) -> None:
+        with pytest.raises(UsageError, match=says):
+            check_phrases(text, LIMITS)
+
+
+@pytest.mark.parametrize("value", [0, 1, -0.5, float("nan"), True, "0.5", None])
+def test_a_threshold_is_a_number_between_0_and_1(value: object) -> None:
+    assert check_threshold(0.05) == 0.05
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        check_threshold(value)
+
+
+def test_limits_are_positive() -> None:
+    with pytest.raises(UsageError, match="limit phrases must be positive"):
+        Limits(phrases=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a.jpg", "a.jpg"),
+        ("../../etc/passwd", "passwd"),
+        ("C:\\photos\\a b.png", "a b.png"),
+        ("a\nb\x00.png", "ab.png"),
+        ("x" * 200 + ".png", "x" * 76 + ".png"),
+        (None, "image"),
+        ("..../", "image"),
+        (7, "7"),
+    ],
+)
+def test_names_of_uploads(name: object, shown: str) -> None:
+    assert display_name(name) == shown
+
+
+class TestUploads:
+    def encoded(self, size: tuple[int, int], kind: str = "PNG") -> bytes:
+        buffer = io.BytesIO()
+        Image.new("RGB", size, "red").save(buffer, kind)
+        return buffer.getvalue()
+
+    def read(self, folder: Path, content: bytes) -> bytes:
+        file = folder / "upload"
+        file.write_bytes(content)
+        return read_upload(str(file), "a.png", LIMITS)
+
+    @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+    def test_images_as_they_are(self, kind: str, tmp_path: Path) -> None:
+        content = self.encoded((30, 20), kind)
+        assert self.read(tmp_path, content) == content
+
+    def test_bytes_and_pixels_are_limited(self, tmp_path: Path) -> None:
+        """0.01 MiB are 10485.76 bytes, 0.01 megapixels are 100 x 100."""
+        assert self.read(tmp_path, self.encoded((100, 100)))
+        with pytest.raises(DataError, match=r"100 x 101 = 0.0 megapixels, at most 0.01"):
+            self.read(tmp_path, self.encoded((100, 101)))
+        padded = self.encoded((10, 10)) + b"\0" * 10485
+        with pytest.raises(DataError, match=r"a.png has 0.0 MB, at most 0.01 MB"):
+            self.read(tmp_path, padded)
+
+    @pytest.mark.parametrize(
+        "content", [b"", b"no image", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"<svg/>"]
+    )
+    def test_other_files_are_named(self, content: bytes, tmp_path: Path) -> None:
+        """PostScript too, for which Pillow would start a program."""
+        with pytest.raises(DataError, match=r"a.png is no image that can be read: JPEG, PNG"):
+            self.read(tmp_path, content)
+
+    def test_a_bomb_is_not_decoded(self, tmp_path: Path) -> None:
+        """A PNG's header that announces 60000 x 60000 pixels."""
+        content = bytearray(self.encoded((1, 1)))
+        content[16:24] = (60000).to_bytes(4, "big") * 2
+        with pytest.raises(DataError, match=r"a\.png"):
+            self.read(tmp_path, bytes(content))
+
+    def test_what_was_deleted_is_to_be_uploaded_again(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"no longer here.*Upload it again"):
+            read_upload(str(tmp_path / "gone"), "a.png", LIMITS)
+
+
+class TestRate:
+    """Three a minute, by a clock that the test turns."""
+
+    def test_of_each_client_for_itself(self) -> None:
+        now = 0.0
+        rate = RateLimit(3, lambda: now)
+        for second in (0.0, 10.0, 20.0):
+            now = second
+            rate.check("a")
+        now = 30.0
+        with pytest.raises(UsageError, match=r"at most 3 a minute\. Wait 30 s"):
+            rate.check("a")
+        rate.check("b")
+        now = 60.0  # the request of second 0 is a minute old, those of 10 and 20 are not
+        rate.check("a")
+        with pytest.raises(UsageError, match="Wait 10 s"):
+            rate.check("a")
+
+    def test_quiet_clients_are_forgotten(self) -> None:
+        now = 0.0
+        rate = RateLimit(3, lambda: now)
+        for client in range(1000):
+            rate.check(str(client))
+        assert len(rate) == 1000
+        now = 60.0
+        rate.check("new")
+        assert len(rate) == 1

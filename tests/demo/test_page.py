@@ -1,0 +1,199 @@
+"""Images and phrases of the page, with a real model: sessions, limits, what is shown and given away."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from refseg.apis.inferencer import ReferringInferencer
+from refseg.apis.results import FoundInstance, ImageAnswer, PhraseResult
+from refseg.datasets.masks import decode
+from refseg.demo import shown
+from refseg.demo.limits import Limits
+from refseg.demo.page import Page, reduce_to
+from refseg.errors import DataError, UsageError
+from refseg.visualization.heat import GridMap
+
+
+@pytest.fixture(scope="module")
+def inferencer(work_dir: Callable[[str], Path]) -> ReferringInferencer:
+    """InstAlign. Every query is an instance, or random weights might find none."""
+    options = {"instance_threshold": 0.0, "no_target": "none"}
+    return ReferringInferencer(work_dir("instalign_tiny_refshapes"), device="cpu", postprocess=options)
+
+
+@pytest.fixture
+def page(inferencer: ReferringInferencer) -> Page:
+    return Page(inferencer, Limits(kept_images=2))
+
+
+class TestSessions:
+    def encodings(self, page: Page, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """Grows by one with each image that is encoded."""
+        counted: list[int] = []
+        encode = page.inferencer.encode
+
+        def counting(batch: object) -> object:
+            counted.append(1)
+            return encode(batch)
+
+        monkeypatch.setattr(page.inferencer, "encode", counting)
+        return counted
+
+    def test_an_image_is_encoded_once(
+        self, page: Page, refshapes_images: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        counted = self.encodings(page, monkeypatch)
+        assert page.open(refshapes_images[0], "a.png").seconds > 0
+        first = page.ask(refshapes_images[0], "a.png", "the red circle", 0.5)
+        second = page.ask(refshapes_images[0], "a.png", "a square\nthe red circle", 0.3)
+        assert len(counted) == 1 and first.opened.seconds == second.opened.seconds == 0
+        page.open(refshapes_images[1], "a.png")
+        assert len(counted) == 2, "the content counts, not the name"
+
+    def test_the_last_images_are_kept(
+        self, page: Page, refshapes_images: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Two are. 0, 1, 0, 2 leaves 0 and 2: 0 was used after 1."""
+        counted = self.encodings(page, monkeypatch)
+        for number in (0, 1, 0, 2):
+            page.open(refshapes_images[number], "a.png")
+        assert len(counted) == 3
+        page.open(refshapes_images[0], "a.png")
+        assert len(counted) == 3
+        page.open(refshapes_images[1], "a.png")
+        assert len(counted) == 4
+
+    def test_names_stay_with_those_who_gave_them(self, page: Page, refshapes_images: list[str]) -> None:
+        page.open(refshapes_images[0], "private name.png")
+        assert page.ask(refshapes_images[0], "other.png", "a square", 0.5).answer.name == "other.png"
+
+
+def test_answers_are_those_of_the_inferencer(page: Page, refshapes_images: list[str]) -> None:
+    asked = page.ask(refshapes_images[0], "a.png", "the red circle\n\na small triangle", 0.5)
+    expected = page.inferencer(refshapes_images[0], ["the red circle", "a small triangle"])
+    assert [phrase.text for phrase in asked.answer] == ["the red circle", "a small triangle"]
+    for found, wanted in zip(asked.answer, expected, strict=True):
+        assert np.array_equal(found.mask, wanted.mask)
+
+
+def test_the_threshold_is_that_of_pixels(page: Page, refshapes_images: list[str]) -> None:
+    areas = [page.ask(refshapes_images[0], "a", "a square", t).answer[0].mask.sum() for t in (0.05, 0.5, 0.95)]
+    assert areas[0] > areas[2] and areas[0] >= areas[1] >= areas[2]
+
+
+def test_objects_are_limited(inferencer: ReferringInferencer, refshapes_images: list[str]) -> None:
+    """The best ones stay, and the mask of them all."""
+    phrases = [
+        Page(inferencer, Limits(objects=most)).ask(refshapes_images[0], "a", "a square", 0.5).answer[0]
+        for most in (2, 100)
+    ]
+    assert len(phrases[0].instances) == 2 < len(phrases[1].instances)
+    assert [one.score for one in phrases[0].instances] == [one.score for one in phrases[1].instances[:2]]
+    assert np.array_equal(phrases[0].mask, phrases[1].mask)
+
+
+def test_photos_are_upright_and_large_ones_reduced(inferencer: ReferringInferencer, tmp_path: Path) -> None:
+    """300 x 200 pixels that are to be turned by 90 degrees, on a page that answers on 0.015 megapixels: a quarter."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (300, 200), "red").save(tmp_path / "a.jpg", exif=exif)
+    opened = Page(inferencer, Limits(answered_megapixels=0.015)).open(str(tmp_path / "a.jpg"), "a.jpg")
+    assert (opened.full_size, opened.size) == ((300, 200), (150, 100))
+    assert shown.told_of_image(opened).startswith(
+        "a.jpg: 200 x 300 pixels, reduced to 100 x 150: masks have that size;"
+    )
+
+
+def test_thin_images_keep_a_pixel() -> None:
+    assert reduce_to(np.zeros((1, 10_000, 3), np.uint8), 0.0001).shape == (1, 1000, 3)
+    small = np.zeros((10, 10, 3), np.uint8)
+    assert reduce_to(small, 0.0001) is small
+
+
+def test_mistakes_are_named(page: Page, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no image yet"):
+        page.ask(None, None, "a square", 0.5)
+    (tmp_path / "bad").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"^b\.png is no image"):
+        page.open(str(tmp_path / "bad"), "../b.png")
+    buffer = io.BytesIO()
+    Image.effect_noise((50, 50), 50).save(buffer, "PNG")
+    (tmp_path / "cut").write_bytes(buffer.getvalue()[:-200])
+    with pytest.raises(DataError, match=r"truncated or corrupt: c\.png"):
+        page.open(str(tmp_path / "cut"), "c.png")
+
+
+class TestShown:
+    """An answer with two instances on 4 x 4 pixels, and two answers of nothing."""
+
+    @pytest.fixture
+    def answer(self) -> ImageAnswer:
+        one, other, none = (np.zeros((4, 4), bool) for _ in range(3))
+        one[:2, :2], other[3, 3] = True, True
+        instances = (FoundInstance(one, 0.9, (0.1, 0.6, 0.3)), FoundInstance(other, 0.8, (0.0, 0.0, 0.0)))
+        grid = GridMap(np.full((4, 4), 0.75), (4, 4))
+        phrases = (
+            PhraseResult("the <b>red</b> ${7*7}", one | other, False, 0.25, instances, grid),
+            PhraseResult("a dog", one, True, 0.9, (), grid),
+            PhraseResult("a cat", none, False, None, None, grid),
+        )
+        return ImageAnswer("../a&b.png", np.zeros((4, 4, 3), np.uint8), phrases)
+
+    def test_each_phrase_has_its_answer_in_words(self, answer: ImageAnswer) -> None:
+        """5 of 16 pixels are 31.25 %."""
+        assert [shown.told_of(phrase) for phrase in answer] == [
+            "2 objects, 31.2 % of the image, score 0.75",
+            "Nothing here: the phrase refers to nothing in this image (no-target probability 0.90).",
+            "Nothing here: no place reaches the threshold.",
+        ]
+
+    def test_html_has_all_of_it_and_nothing_of_the_users(self, answer: ImageAnswer) -> None:
+        html = shown.answers_html(answer)
+        assert html.count("<article>") == html.count("<img ") == 3
+        assert html.count('class="nothing"') == 2
+        assert "<b>" not in html and "&lt;b&gt;red&lt;/b&gt;" in html
+        assert "http" not in html
+
+    def test_words_have_their_weights(self, answer: ImageAnswer) -> None:
+        """The greatest weight has the strongest colour, 45 %; an object without weights has none."""
+        table = shown.words_table(answer[0])
+        assert '<td style="background: rgb(0 114 178 / 45%)">0.60</td>' in table
+        assert table.count("<tr>") == 3 and table.count("/ 0%)") == 3
+        assert shown.words_table(answer[1]) == shown.words_table(answer[2]) == ""
+
+    def test_downloads_are_the_masks_and_everything(self, answer: ImageAnswer, tmp_path: Path) -> None:
+        masks, told = shown.write_downloads(answer, tmp_path)
+        assert (masks.name, told.name) == ("a_b_masks.zip", "a_b.json")
+        with zipfile.ZipFile(masks) as archive:
+            assert archive.namelist() == [
+                "0_the_b_red_b_7_7.png", "0_the_b_red_b_7_7_object1.png", "0_the_b_red_b_7_7_object2.png",
+                "1_a_dog.png", "2_a_cat.png",
+            ]  # fmt: skip
+            first = np.asarray(Image.open(io.BytesIO(archive.read("0_the_b_red_b_7_7.png"))))
+            assert np.array_equal(first, answer[0].mask)
+            assert not np.asarray(Image.open(io.BytesIO(archive.read("1_a_dog.png")))).any()
+        found = json.loads(told.read_text())
+        assert np.array_equal(decode(found["phrases"][0]["mask"]), answer[0].mask)
+        assert [phrase["nothing_here"] for phrase in found["phrases"]] == [False, True, True]
+
+    def test_latency(self, page: Page, refshapes_images: list[str]) -> None:
+        first = page.ask(refshapes_images[0], "a.png", "a square", 0.5)
+        assert "1 phrase in" in shown.told_of_time(first) and "image encoded in" in shown.told_of_time(first)
+        second = page.ask(refshapes_images[0], "a.png", "a square\na circle", 0.5)
+        assert shown.told_of_time(second).endswith("the image was encoded before.")
+
+    def test_models_that_read_words_in_the_image_say_so(
+        self, work_dir: Callable[[str], Path], refshapes_images: list[str]
+    ) -> None:
+        fused = Page(ReferringInferencer(work_dir("lavt_tiny_refshapes"), device="cpu"), Limits())
+        asked = fused.ask(refshapes_images[0], "a.png", "a square", 0.5)
+        assert "reads the image anew" in shown.told_of_time(asked)
+        assert shown.words_table(asked.answer[0]) == ""
