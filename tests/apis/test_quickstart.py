@@ -14,7 +14,10 @@ from refseg.cli import main
 from refseg.errors import TrainingError, UsageError
 
 
-def test_data_training_evaluation_and_report(tmp_path: Path, tiny_options: dict) -> None:
+@pytest.mark.timeout(300)  # two processes import everything anew
+def test_data_training_evaluation_and_report(
+    tmp_path: Path, tiny_options: dict, capsys: pytest.CaptureFixture[str]
+) -> None:
     report = quickstart(
         config="baseline_tiny_refshapes",
         work_dir=str(tmp_path / "work"),
@@ -23,6 +26,8 @@ def test_data_training_evaluation_and_report(tmp_path: Path, tiny_options: dict)
         processes=2,
         cfg_options=tiny_options,
     )
+    page, last = capsys.readouterr().out.splitlines()[-2:]
+    assert page.endswith(f" demo {tmp_path / 'work'}") and last == f"the report: {report}"
     html = report.read_text()
     assert html.count("data:image/") >= 20
     for words in (

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
+import sys
 import time
 import warnings
 from dataclasses import asdict, dataclass
@@ -200,5 +203,13 @@ def quickstart(
     sheet = contact_sheet(example_cases(scored.cases), columns=3)
     Image.fromarray(sheet).save(Path(work_dir) / "examples.png", optimize=True)
     print("  ".join(f"{name} {value:.1f}" for name, value in metrics.items()))
-    print(f"done in {time.monotonic() - start:.0f} s; open the report: {report.resolve()}")
+    print(f"done in {time.monotonic() - start:.0f} s")
+    print(f"a page to try it: {page_command(work_dir)}")
+    print(f"the report: {report.resolve()}")
     return report
+
+
+def page_command(work_dir: str) -> str:
+    """What opens the web page, as this environment is: `refseg` may not be on the PATH where `make` ran this."""
+    refseg = "refseg" if shutil.which("refseg") else f"{shlex.quote(sys.executable)} -m refseg.cli"
+    return f"{refseg} demo {shlex.quote(work_dir)}"
