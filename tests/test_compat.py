@@ -262,9 +262,7 @@ def test_options_keep_their_blanks() -> None:
 
 
 def test_bases_that_ship_are_found(tmp_path: Path) -> None:
-    program = (
-        "{setup}from mmengine.config import Config; print(Config.fromfile('own.py').default_scope)"
-    )
+    program = "{setup}from mmengine.config import Config; print(Config.fromfile('own.py').default_scope)"
     (tmp_path / "own.py").write_text("_base_ = 'refseg::_base_/default_runtime.py'\n")
     here = f"import os; os.chdir({str(tmp_path)!r}); "
     twice = "from refseg.compat import find_shipped_bases as find; find(); find(); "
