@@ -1,4 +1,4 @@
-"""What the pages tell people to type works: their blocks are written to files, their commands run, on RefShapes tiny."""
+"""What the pages tell people to type works: their blocks are written to files and their commands run (RefShapes tiny)."""
 
 from __future__ import annotations
 
@@ -85,10 +85,30 @@ for words in {[small(words) for words in typed]}:
     work_dir = tmp_path / "work_dirs/film_tiny_refshapes"
     assert (work_dir / "epoch_1.pth").is_file()
     assert (work_dir / "report.html").is_file()
-    header, *rows = (tmp_path / "film.jsonl").read_text().splitlines()
+    _, *rows = (tmp_path / "film.jsonl").read_text().splitlines()
     assert len(rows) == 42  # the expressions of tiny's test split
     answers = (tmp_path / "answers/predictions.jsonl").read_text().splitlines()[1:]
     images = list((tmp_path / "data/refshapes_mini/images").glob("*.png"))
     assert len(answers) == len(images)
     assert all(json.loads(answer)["text"] == "the red circle" for answer in answers)
     assert len(list((tmp_path / "answers/pictures").glob("*.png"))) == len(images)
+
+
+OF_OTHERS = {
+    "CUDA out of memory",
+    "Expected to have finished reduction in the prior iteration",
+    "Address already in use",
+}
+
+
+def test_messages_of_the_troubleshooting_page_are_ours_to_the_letter() -> None:
+    """Their fixed parts, where "..." and numbers stand for what differs, are in the package's code."""
+    sources = (file.read_text() for file in (REPOSITORY / "projects/refseg").rglob("*.py"))
+    code = re.sub(r'"\n\s*f?"', "", "\n".join(sources))
+    page = (DOCS / "troubleshooting.md").read_text()
+    cells = re.findall(r"^\| `([^`|]+)` \|", page, re.MULTILINE)
+    assert len(cells) > 15
+    quoted = cells + re.findall(r"^`(a loss is not finite[^`]*)`", page, re.MULTILINE)
+    parts = [part.strip() for cell in quoted if cell not in OF_OTHERS for part in re.split(r"\.\.\.|\d+|'\S+'", cell)]
+    missing = [part for part in parts if part and part not in code]
+    assert not missing
