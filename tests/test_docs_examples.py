@@ -1,4 +1,4 @@
-"""What the pages tell people to type works: their blocks are written to files and their commands run (RefShapes tiny)."""
+"""What pages tell people to type works: their blocks are written to files and their commands run (RefShapes tiny)."""
 
 from __future__ import annotations
 
@@ -112,3 +112,17 @@ def test_messages_of_the_troubleshooting_page_are_ours_to_the_letter() -> None:
     parts = [part.strip() for cell in quoted if cell not in OF_OTHERS for part in re.split(r"\.\.\.|\d+|'\S+'", cell)]
     missing = [part for part in parts if part and part not in code]
     assert not missing
+
+
+@pytest.mark.slow
+def test_the_notebook(tmp_path: Path) -> None:
+    """Its code cells run one after the other; 42 phrases are of tiny's test split."""
+    notebook = json.loads((DOCS / "refseg.ipynb").read_text())
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
+    printed = run("\n".join("".join(cell["source"]) for cell in cells), tmp_path)
+    assert "42 of them for testing" in printed
+    assert "the model: work_dirs/notebook" in printed
+    assert len((tmp_path / "answers/notebook/predictions.jsonl").read_text().splitlines()) == 1 + 42
+    assert json.loads((tmp_path / "answers/notebook/score.json").read_text())
