@@ -259,3 +259,12 @@ def test_options_keep_their_blanks() -> None:
         "a.file": "own dir/x.jsonl", "b": 3, "c": [1, 2], "d": [1, 2], "e": "x y", "f": None,
     }  # fmt: skip
     assert parse(DictAction, "a=own dir") == {"a": "owndir"}, "mmengine keeps blanks now: drop dict_action"
+
+
+def test_bases_that_ship_are_found(tmp_path: Path) -> None:
+    program = "{setup}from mmengine.config import Config; print(Config.fromfile('own.py').default_scope)"
+    (tmp_path / "own.py").write_text("_base_ = 'refseg::_base_/default_runtime.py'\n")
+    here = f"import os; os.chdir({str(tmp_path)!r}); "
+    twice = "from refseg.compat import find_shipped_bases as find; find(); find(); "
+    assert output(program.format(setup=here + twice)) == "refseg"
+    assert run(program.format(setup=here)).returncode != 0, OBSOLETE

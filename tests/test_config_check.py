@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from refseg.apis import RunOptions, load_config
@@ -68,6 +70,34 @@ def test_an_unregistered_type_is_reported() -> None:
 
 def test_helper_variables_and_wandb_are_fine() -> None:
     assert unknown_keys(load_config(CONFIG, RunOptions(cfg_options={"_helper": 1, "wandb.project": "x"}))) == []
+
+
+def own_config(folder: Path, line: str) -> str:
+    file = folder / "own.py"
+    file.write_text(f"_base_ = 'refseg::{CONFIG}.py'\n{line}\n")
+    return str(file)
+
+
+def test_a_module_of_ones_own_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "module_of_a_test.py").write_text(
+        "from refseg.models import QueryBaseline\nfrom refseg.registry import MODELS\n"
+        "@MODELS.register_module()\nclass OwnBaseline(QueryBaseline):\n    pass\n"
+    )
+    config = own_config(
+        tmp_path, "custom_imports = dict(imports=['module_of_a_test'])\nmodel = dict(type='OwnBaseline')"
+    )
+    with pytest.raises(ConfigError, match=r"own.py: .*No module named 'module_of_a_test'.*PYTHONPATH"):
+        load_config(config)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load_config(config).model.type == "OwnBaseline"
+    load_config(config, RunOptions(cfg_options={"model.mask_dim": 8}))
+    with pytest.raises(ConfigError, match="did you mean 'mask_dim'"):
+        load_config(config, RunOptions(cfg_options={"model.mask_dimm": 8}))
+
+
+def test_custom_imports_has_two_keys() -> None:
+    with pytest.raises(ConfigError, match=r"custom_imports.import_: .*did you mean 'imports'"):
+        load_config(CONFIG, RunOptions(cfg_options={"custom_imports": dict(import_=["os"])}))
 
 
 def test_names_follow_kwargs_to_the_parents() -> None:

@@ -219,3 +219,24 @@ def dict_action() -> type:
             return DictAction._parse_int_float_bool(single)
 
     return KeepBlanks
+
+
+def find_shipped_bases() -> None:
+    """mmengine 0.10.7: `_base_ = 'PACKAGE::FILE'` knows packages from a fixed list, and only as pip installed them.
+
+    Here `refseg::_base_/default_runtime.py` is a file among the configs that ship, in a clone as in a wheel.
+    """
+    from mmengine.config import Config
+
+    from refseg.paths import configs_dir
+
+    search = Config._get_cfg_path
+    if getattr(search, "knows_refseg", False):
+        return
+
+    def get_cfg_path(cfg_path: str, filename: str) -> tuple[str, str | None]:
+        package, _, rest = cfg_path.partition("::")
+        return (str(configs_dir() / rest), None) if package == "refseg" and rest else search(cfg_path, filename)
+
+    get_cfg_path.knows_refseg = True  # type: ignore[attr-defined]
+    Config._get_cfg_path = staticmethod(get_cfg_path)

@@ -23,7 +23,7 @@ _RUNNER_READS = {  # read from the config by mmengine's Runner besides its own a
     "activation_checkpointing", "compile", "efficient_conv_bn_eval", "find_unused_parameters", "model_wrapper_cfg",
     "sync_bn",
 }  # fmt: skip
-_WE_READ = {"wandb"}  # see refseg.apis.runner
+_OTHERS_READ = {"wandb", "custom_imports"}  # refseg.apis.runner; mmengine's Config
 _OPTIM_WRAPPER = {"constructor", "paramwise_cfg"}
 _LOADER = {"dataset", "collate_fn", "worker_init_fn", "num_batch_per_epoch", "disable_subprocess_warning"}
 _PLAIN_GROUPS = {
@@ -32,6 +32,7 @@ _PLAIN_GROUPS = {
     "env_cfg.dist_cfg": {"backend", "timeout", "init_backend", "init_method", "device_id"},
     "randomness": {"seed", "deterministic", "diff_rank_seed"},
     "auto_scale_lr": {"enable", "base_batch_size"},
+    "custom_imports": {"imports", "allow_failed_imports"},
 }
 _PARAMWISE = {
     "custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult", "flat_decay_mult",
@@ -97,7 +98,10 @@ def _typed(cfg: Any, path: str, extra: frozenset[str] = frozenset()) -> Iterator
     if "type" in cfg:
         target = find_class(cfg["type"])
         if target is None:
-            yield f"{path}.type: nothing is registered as {cfg['type']!r}"
+            yield (
+                f"{path}.type: nothing is registered as {cfg['type']!r}; a module of your own is imported by "
+                "custom_imports=dict(imports=['my_module'])"
+            )
             return
         known = accepted_names(target)
         if known is not None:
@@ -145,7 +149,7 @@ def unknown_keys(cfg: Any) -> list[str]:
     """A sentence for every key that nothing reads, with the nearest known name."""
     from mmengine.registry import DefaultScope
 
-    top = set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"} | _RUNNER_READS | _WE_READ
+    top = set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"} | _RUNNER_READS | _OTHERS_READ
     complaints: list[str] = []
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope", registry.SCOPE)):
         for key, value in cfg.items():

@@ -14,7 +14,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from refseg.compat import init_cpu_dist, wrap_on_cpu
+from refseg.compat import find_shipped_bases, init_cpu_dist, wrap_on_cpu
 from refseg.config_check import check_config
 from refseg.engine import latest_checkpoint
 from refseg.errors import CheckpointError, ConfigError, UsageError
@@ -42,7 +42,7 @@ def load_config(config: str, options: RunOptions | None = None) -> Config:
     """The config with the options applied, every key of it known to be read by something."""
     options = options or RunOptions()
     path = Path(resolve_config(config))
-    cfg = Config.fromfile(path)
+    cfg = read_config(path)
     cfg.merge_from_dict(options.cfg_options)
     cfg.launcher = options.launcher
     cfg.work_dir = options.work_dir or cfg.get("work_dir") or f"work_dirs/{path.stem}"
@@ -62,6 +62,21 @@ def load_config(config: str, options: RunOptions | None = None) -> Config:
     if options.resume:
         set_resume(cfg, options.resume)
     return cfg
+
+
+def read_config(path: Path) -> Config:
+    """The file with its bases, after the import of what its `custom_imports` name."""
+    find_shipped_bases()
+    try:
+        return Config.fromfile(path)
+    except ImportError as error:
+        cause: BaseException = error
+        while cause.__cause__ or cause.__context__:
+            cause = cause.__cause__ or cause.__context__
+        raise ConfigError(
+            f"{path}: an import of the config failed ({cause}). custom_imports finds packages that pip installed, and "
+            "modules of folders that the environment variable PYTHONPATH names"
+        ) from error
 
 
 def use_amp(cfg: Config) -> None:

@@ -51,7 +51,8 @@ class MuonAdamW(torch.optim.Optimizer):
     Args:
         lr: of both. An orthogonal step is scaled to the size of an AdamW step with `muon_lr_ratio` times this rate.
         muon_lr_ratio: what Muon's steps are larger by; 5 was better than 12 (docs/results/refshapes.md).
-        momentum: of Muon. betas, eps: of AdamW.
+        momentum: of Muon.
+        betas, eps: of AdamW.
     """
 
     def __init__(

@@ -48,7 +48,8 @@ class InstAlign(RefSegmentor):
         encoder: a `FusedEncoder` of four stages; the paper's has no fusion.
         decoder: type and arguments of what refines queries, without sizes: `ObjectTextDecoder`, or ReLA's (Table 3d).
         pixel_decoder: arguments of `PixelDecoder`, without sizes.
-        embed_dim: C; mask_dim: D.
+        embed_dim: C.
+        mask_dim: D.
         instances: weights of the instance supervision (`InstanceWeights`).
         aggregation: of masks, `InstanceAggregation.mode` (Table 3b).
         no_target: arguments of `NoTargetPredictor` (Table 3c), without sizes.

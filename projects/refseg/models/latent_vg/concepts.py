@@ -49,7 +49,8 @@ class VisualConceptInjector(BaseModule):
     their sum.
 
     Args:
-        embed_dim: C. num_layers: of the encoder.
+        embed_dim: C.
+        num_layers: of the encoder.
         num_concepts: M, 100 in the paper. No more than C, or they could not be orthogonal.
         normalised: how attributes share concepts; see `shares`.
     """

@@ -65,7 +65,8 @@ class ReLA(RefSegmentor):
         encoder: a `FusedEncoder` of four stages; the paper's has `PWAM`, without the last gate.
         decoder: arguments of `RegionDecoder`, without sizes.
         pixel_decoder: arguments of `PixelDecoder`, without sizes.
-        embed_dim: C; mask_dim: D.
+        embed_dim: C.
+        mask_dim: D.
         class_weights: of outside and inside, for all three.
         weight, minimap_weight, no_target_weight: of the losses; published code.
         dice_weight: of a dice loss of the masks of phrases that refer to something, times `weight`. ReLA has none; from
