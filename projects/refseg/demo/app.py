@@ -51,8 +51,8 @@ def build(page: Page, files: Path, examples: Sequence[Example]) -> gr.Blocks:
     def asked(image: Any, text: Any, threshold: Any) -> tuple[str, str, dict, dict]:
         found = page.ask(*_file_of(image), text, threshold)
         masks, told = shown.write_downloads(found.answer, Path(tempfile.mkdtemp(dir=files)))
-        buttons = [gr.update(value=str(file), visible=True) for file in (masks, told)]
-        return escape(shown.told_of_time(found)), shown.answers_html(found.answer), *buttons
+        first, second = (gr.update(value=str(file), visible=True) for file in (masks, told))
+        return escape(shown.told_of_time(found)), shown.answers_html(found.answer), first, second
 
     def cleared() -> tuple[str, str, dict, dict]:
         return "", "", gr.update(visible=False), gr.update(visible=False)
