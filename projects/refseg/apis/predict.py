@@ -280,12 +280,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="work directory, checkpoint, or config (with WEIGHTS)")
     parser.add_argument("weights", nargs="?", help="checkpoint or work directory, where MODEL is a config")
     what = parser.add_argument_group("what")
-    what.add_argument("--image", nargs="+", default=[], metavar="IMAGE", help="files, folders, 'patterns', URLs")
-    what.add_argument("--text", nargs="+", default=[], metavar="TEXT", help="phrases, for all of the images")
+    what.add_argument(
+        "--image", nargs="+", action="extend", default=[], metavar="IMAGE", help="files, folders, 'patterns', URLs"
+    )
+    what.add_argument(
+        "--text", nargs="+", action="extend", default=[], metavar="TEXT", help="phrases, for all of the images"
+    )
     what.add_argument("--jsonl", metavar="FILE", help='lines of {"image": path, "texts": [...]} instead')
     where = parser.add_argument_group("where to")
     where.add_argument("--out", metavar="DIR", help="folder for the answers; a run that was killed goes on in it")
-    where.add_argument("--format", nargs="+", choices=FORMATS, default=[], help="files besides predictions.jsonl")
+    where.add_argument(
+        "--format", nargs="+", action="extend", choices=FORMATS, default=[], help="files besides predictions.jsonl"
+    )
     where.add_argument("--show", action="store_true", help="draw pictures, into DIR/pictures")
     where.add_argument("--heat", action="store_true", help="draw heat maps of each phrase, into DIR/heat")
     where.add_argument("--image-prefix", default="", metavar="URL", help="of images in labelstudio.json")
