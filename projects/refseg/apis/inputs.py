@@ -125,7 +125,7 @@ def check_phrases(texts: Any, place: str = "") -> tuple[str, ...]:
         if not isinstance(text, str):
             raise UsageError(f"{place}phrase {number} is a {type(text).__name__}, not text")
         if not text.strip():
-            raise UsageError(f"{place}phrase {number} is empty")
+            raise UsageError(f"{place}phrase {number} is empty: write what to look for")
     return tuple(texts)
 
 

@@ -23,10 +23,11 @@ WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors")
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model with its weights, the pipeline of its tests, and where both are from."""
+    """A model with its weights, the pipeline of its tests, what the config says, and where these are from."""
 
     segmentor: RefSegmentor
     pipeline: list[dict]
+    cfg: Config
     config: Path
     checkpoint: Path
 
@@ -100,7 +101,7 @@ def load_model(
         raise ConfigError(f"{config}: {type(segmentor).__name__} is no RefSegmentor, which predict needs")
     load_weights(segmentor, checkpoint)
     pipeline = with_files_of(checkpoint.parent, test_pipeline(cfg))
-    return LoadedModel(segmentor.to(where).eval(), pipeline, config, checkpoint)
+    return LoadedModel(segmentor.to(where).eval(), pipeline, cfg, config, checkpoint)
 
 
 def find_device(device: str | torch.device | None) -> torch.device:

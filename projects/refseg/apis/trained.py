@@ -12,8 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from refseg.apis.dummy import build_model
-from refseg.apis.runner import RunOptions, load_config, load_weights
+from refseg.apis.models import load_model
 from refseg.datasets.collate import collate_samples
 from refseg.registry import DATASETS
 from refseg.structures import Batch
@@ -28,11 +27,9 @@ class Trained(NamedTuple):
 def load_trained(config: str, checkpoint: str, *, split: str | None = None) -> Trained:
     """The config's model with a checkpoint's weights, in evaluation mode, and its test set, or another split of it."""
     options = {"test_dataloader.dataset.split": split} if split else {}
-    cfg = load_config(config, RunOptions(cfg_options=options))
-    model = build_model(cfg).eval()
-    load_weights(model, checkpoint)
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        return Trained(cfg, model, DATASETS.build(cfg.test_dataloader.dataset))
+    loaded = load_model(config, checkpoint, device="cpu", cfg_options=options)
+    with DefaultScope.overwrite_default_scope(loaded.cfg.default_scope):
+        return Trained(loaded.cfg, loaded.segmentor, DATASETS.build(loaded.cfg.test_dataloader.dataset))
 
 
 def batches(dataset: Dataset, size: int) -> Iterator[dict[str, Batch]]:

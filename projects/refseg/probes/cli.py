@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 from refseg.datasets.commands.findings import aligned
@@ -47,41 +46,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from refseg.apis.models import find_model
-    from refseg.apis.runner import RunOptions, load_config
+    from refseg.apis.models import load_model
     from refseg.evaluation.score_cli import open_data
+    from refseg.files import sha256_of
     from refseg.probes.run import probe_data
 
     kinds = chosen_kinds(args.kinds)
     if args.allow_download:
         os.environ["REFSEG_ALLOW_DOWNLOAD"] = "1"
-    config, checkpoint = find_model(args.model, args.weights)
     with data_root(args.data_root):
-        cfg = load_config(str(config), RunOptions(cfg_options=args.cfg_options))
         data = open_data(args.data)
-        model, made_with = load_model(cfg, checkpoint)
+        loaded = load_model(args.model, args.weights, cfg_options=args.cfg_options)
         found = probe_data(
-            model, cfg, data, kinds=kinds, use_rules=args.rules, most_images=args.images, resamples=args.resamples
+            loaded.segmentor,
+            loaded.cfg,
+            data,
+            kinds=kinds,
+            use_rules=args.rules,
+            most_images=args.images,
+            resamples=args.resamples,
         )
     print("\n".join(map(printable, table_lines(found, data.name))))
     if args.json:
-        content = {"config": str(config), "cfg_options": args.cfg_options, "checkpoint": made_with, **found}
+        made_with = {"file": str(loaded.checkpoint), "sha256": sha256_of(loaded.checkpoint)}
+        content = {"config": str(loaded.config), "cfg_options": args.cfg_options, "checkpoint": made_with, **found}
         write_whole(args.json, json.dumps(content, indent=1, allow_nan=False) + "\n")
     return 0
-
-
-def load_model(cfg: Any, checkpoint: Path) -> tuple[Any, dict[str, str]]:
-    """The model on the GPU, if there is one, and its checkpoint by name and hash."""
-    import torch
-
-    from refseg.apis.dummy import build_model
-    from refseg.apis.runner import load_weights
-    from refseg.files import sha256_of
-
-    model = build_model(cfg).eval()
-    load_weights(model, checkpoint)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return model, {"file": os.fspath(checkpoint), "sha256": sha256_of(checkpoint)}
 
 
 def chosen_kinds(argument: str | None) -> list[str]:
