@@ -13,7 +13,7 @@ from torch import Tensor
 
 from refseg.models.instalign.aggregation import InstanceAggregation, NoTargetPredictor
 from refseg.models.instalign.alignment import misalignment, word_attention
-from refseg.models.layers import Groups, PixelDecoder, PixelFeatures, QueryHeads, level_mask
+from refseg.models.layers import Groups, PixelFeatures, QueryHeads, level_mask
 from refseg.models.losses import (
     BlockOutput,
     InstanceWeights,
@@ -23,7 +23,7 @@ from refseg.models.losses import (
     instance_losses,
     mask_bce_loss,
 )
-from refseg.models.segmentor import RefSegmentor
+from refseg.models.query_segmentor import QuerySegmentor
 from refseg.registry import MODELS
 from refseg.structures import Batch, InstancePrediction, Prediction
 
@@ -38,7 +38,7 @@ class ForLosses:
 
 
 @MODELS.register_module()
-class InstAlign(RefSegmentor):
+class InstAlign(QuerySegmentor):
     """Object queries that read the text; each says whether it is referred to, and what its mask is; all of them
     together are the answer.
 
@@ -61,8 +61,7 @@ class InstAlign(RefSegmentor):
     """
 
     config_groups: ClassVar[dict[str, type]] = {
-        **RefSegmentor.config_groups,
-        "pixel_decoder": PixelDecoder,
+        **QuerySegmentor.config_groups,
         "instances": InstanceWeights,
         "no_target": NoTargetPredictor,
     }
@@ -85,12 +84,15 @@ class InstAlign(RefSegmentor):
         data_preprocessor: dict | None = None,
         postprocess: dict | None = None,
     ) -> None:
-        super().__init__(data_preprocessor=data_preprocessor, postprocess=postprocess)
-        self.encoder = MODELS.build(encoder)
-        word_dim = self.encoder.text.embed_dim
-        self.pixel_decoder = PixelDecoder(
-            **{"embed_dim": embed_dim, **(pixel_decoder or {})}, level_dims=self.encoder.level_dims, mask_dim=mask_dim
+        super().__init__(
+            encoder=encoder,
+            pixel_decoder=pixel_decoder,
+            embed_dim=embed_dim,
+            mask_dim=mask_dim,
+            data_preprocessor=data_preprocessor,
+            postprocess=postprocess,
         )
+        word_dim = self.encoder.text.embed_dim
         self.decoder = MODELS.build(
             dict(**decoder, embed_dim=embed_dim, pixel_dim=self.pixel_decoder.embed_dim, word_dim=word_dim)
         )
@@ -102,20 +104,8 @@ class InstAlign(RefSegmentor):
             instance=instance_weight, merged=merged_weight, merged_dice=merged_dice_weight, no_target=no_target_weight
         )
 
-    @property
-    def shares_images(self) -> bool:
-        return self.encoder.shares_images
-
-    def encode_images(self, batch: Batch) -> PixelFeatures:
-        return self.pixel_decoder(self.encoder.encode_images(batch), padded=batch.is_padded)
-
     def infer_encoded(self, batch: Batch, images: PixelFeatures | None) -> Prediction:
-        groups = Groups.of(batch, shared=images is not None)
-        if images is None:
-            features, text = self.encoder(batch)
-            pixels = self.pixel_decoder(features, padded=batch.is_padded)
-        else:
-            pixels, text = images, self.encoder.text(batch.tokens)
+        pixels, text, groups = self.encode(batch, images)
         word_feats, word_mask = text.per_expression()
         decoded = self.decoder(pixels, word_feats, word_mask, groups=groups, heads=self.heads)
         if not self.training:

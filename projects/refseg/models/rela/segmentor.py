@@ -14,11 +14,11 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from refseg.errors import ConfigError
-from refseg.models.layers import Groups, PixelDecoder, PixelFeatures, mlp
+from refseg.models.layers import PixelFeatures, mlp
 from refseg.models.losses import dice_loss, weighted_bce_loss
+from refseg.models.query_segmentor import QuerySegmentor
 from refseg.models.rela.decoder import RegionDecoder
 from refseg.models.rela.minimap import MINIMAPS, MinimapTarget
-from refseg.models.segmentor import RefSegmentor
 from refseg.registry import MODELS
 from refseg.structures import Batch, Prediction
 
@@ -54,7 +54,7 @@ def difference(scores: Tensor) -> Tensor:
 
 
 @MODELS.register_module()
-class ReLA(RefSegmentor):
+class ReLA(QuerySegmentor):
     """The merged mask is the sum of the regions' masks, weighted by the minimap.
 
     Loss: weight times (mask + minimap_weight minimap + no_target_weight no-target), each a cross-entropy of two
@@ -75,8 +75,7 @@ class ReLA(RefSegmentor):
     """
 
     config_groups: ClassVar[dict[str, type]] = {
-        **RefSegmentor.config_groups,
-        "pixel_decoder": PixelDecoder,
+        **QuerySegmentor.config_groups,
         "decoder": RegionDecoder,
     }
 
@@ -97,7 +96,14 @@ class ReLA(RefSegmentor):
         data_preprocessor: dict | None = None,
         postprocess: dict | None = None,
     ) -> None:
-        super().__init__(data_preprocessor=data_preprocessor, postprocess=postprocess)
+        super().__init__(
+            encoder=encoder,
+            pixel_decoder=pixel_decoder,
+            embed_dim=embed_dim,
+            mask_dim=mask_dim,
+            data_preprocessor=data_preprocessor,
+            postprocess=postprocess,
+        )
         outside, inside = class_weights
         self.class_weights = (outside, inside)
         self.weight, self.minimap_weight, self.no_target_weight = weight, minimap_weight, no_target_weight
@@ -105,10 +111,6 @@ class ReLA(RefSegmentor):
         if minimap_target not in MINIMAPS:
             raise ConfigError(f"minimap_target is one of {', '.join(MINIMAPS)}, not {minimap_target!r}")
         self.minimap_target = minimap_target
-        self.encoder = MODELS.build(encoder)
-        self.pixel_decoder = PixelDecoder(
-            **{"embed_dim": embed_dim, **(pixel_decoder or {})}, level_dims=self.encoder.level_dims, mask_dim=mask_dim
-        )
         self.decoder = RegionDecoder(
             **(decoder or {}),
             embed_dim=embed_dim,
@@ -122,20 +124,8 @@ class ReLA(RefSegmentor):
                 f"decoder.num_queries must be a square, as regions are a grid, not {self.decoder.num_queries}"
             )
 
-    @property
-    def shares_images(self) -> bool:
-        return self.encoder.shares_images
-
-    def encode_images(self, batch: Batch) -> PixelFeatures:
-        return self.pixel_decoder(self.encoder.encode_images(batch), padded=batch.is_padded)
-
     def infer_encoded(self, batch: Batch, images: PixelFeatures | None) -> Prediction:
-        groups = Groups.of(batch, shared=images is not None)
-        if images is None:
-            features, text = self.encoder(batch)
-            pixels = self.pixel_decoder(features, padded=batch.is_padded)
-        else:
-            pixels, text = images, self.encoder.text(batch.tokens)
+        pixels, text, groups = self.encode(batch, images)
         decoded = self.decoder(pixels, *text.per_expression(), groups=groups, heads=self.heads)
         mask_embeds, minimap, no_target = self.heads(decoded[-1].query_feats)
         # Sums of masks are masks of sums: one product with the pixels instead of N.

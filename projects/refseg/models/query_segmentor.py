@@ -1,0 +1,40 @@
+"""The base class of models whose queries read the levels of a pixel decoder (InstAlign, ReLA)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from refseg.models.layers import Groups, PixelDecoder, PixelFeatures
+from refseg.models.segmentor import RefSegmentor
+from refseg.registry import MODELS
+from refseg.structures import Batch, TextFeatures
+
+
+class QuerySegmentor(RefSegmentor):
+    """An encoder and a pixel decoder, which run once per image where the encoder has no fusion."""
+
+    config_groups: ClassVar[dict[str, type]] = {**RefSegmentor.config_groups, "pixel_decoder": PixelDecoder}
+
+    def __init__(
+        self, *, encoder: dict, pixel_decoder: dict | None, embed_dim: int, mask_dim: int, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.encoder = MODELS.build(encoder)
+        self.pixel_decoder = PixelDecoder(
+            **{"embed_dim": embed_dim, **(pixel_decoder or {})}, level_dims=self.encoder.level_dims, mask_dim=mask_dim
+        )
+
+    @property
+    def shares_images(self) -> bool:
+        return self.encoder.shares_images
+
+    def encode_images(self, batch: Batch) -> PixelFeatures:
+        return self.pixel_decoder(self.encoder.encode_images(batch), padded=batch.is_padded)
+
+    def encode(self, batch: Batch, images: PixelFeatures | None) -> tuple[PixelFeatures, TextFeatures, Groups]:
+        """Pixels, words, and which row of pixels is whose; `images` as in `infer_encoded`."""
+        groups = Groups.of(batch, shared=images is not None)
+        if images is not None:
+            return images, self.encoder.text(batch.tokens), groups
+        features, text = self.encoder(batch)
+        return self.pixel_decoder(features, padded=batch.is_padded), text, groups
