@@ -4,4 +4,5 @@ _base_ = [
     '_base_/schedules/refshapes_mini.py',
     '_base_/default_runtime.py',
 ]
+train_cfg = dict(max_epochs=1, val_interval=1)
 default_hooks = dict(checkpoint=dict(save_best='refseg/gIoU', interval=1), logger=dict(interval=25))

@@ -8,6 +8,7 @@ model = dict(
         arch=dict(embed_dim=96, num_layers=6, num_heads=4, ffn_ratio=2, vocab_size=256, text_positions=32),
         image_size=96,
         patch_size=8,
+        first_positions='waves',
         drop_path_rate=0.0,
     ),
     latents=dict(lengths=(4, 10), drop_rates=(0.4, 0.2), num_words=24),

@@ -242,6 +242,20 @@ def test_the_first_draw_is_sub_lns() -> None:
     assert not ffn.narrow.bias.any()
 
 
+def test_first_positions_may_tell_places_apart() -> None:
+    """Neighbours begin alike and far patches do not, with channels as large as a patch's; noise knows no places."""
+    grids = {
+        first: encoder(arch=dict(ARCH, embed_dim=256), image_size=64, first_positions=first).pixel_positions((8, 8))[1:]
+        for first in ("noise", "waves")
+    }
+    for first, alike in (("noise", False), ("waves", True)):
+        grid = F.normalize(grids[first].unflatten(0, (8, 8)), dim=-1)
+        near, far = (grid[:, 1:] * grid[:, :-1]).sum(-1).mean(), (grid[:, 0] * grid[:, -1]).sum(-1).mean()
+        assert (near - far > 0.15) == alike
+    assert grids["waves"].std().item() == pytest.approx(0.7, abs=0.1)
+    assert grids["noise"].std().item() == pytest.approx(0.02, rel=0.1)
+
+
 # Mistakes -------------------------------------------------------------------------------------------------------------
 
 
@@ -257,6 +271,8 @@ def test_mistakes_are_refused() -> None:
     for scales in ((), (3,), (0,), (16, 1)):
         with pytest.raises(ConfigError, match="powers of two"):
             encoder(level_scales=scales)
+    with pytest.raises(ConfigError, match="first_positions is noise or waves, not 'zeros'"):
+        encoder(first_positions="zeros")
     with pytest.raises(ConfigError, match="from fine to coarse"):
         encoder(level_scales=(1, 2))
     with pytest.raises(ValueError, match="token id 50 in a text encoder with vocab_size 50"):

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from refseg.errors import ConfigError
-from refseg.models.encoders.conv import ConvEncoder, waves
+from refseg.models.encoders.conv import ConvEncoder
+from refseg.models.layers import waves
 
 
 def test_stages_halve_the_resolution() -> None:

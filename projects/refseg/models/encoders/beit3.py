@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from mmengine.model import BaseModule
@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from refseg.errors import ConfigError
 from refseg.models.encoders.multiway import Multiway, MultiwayLayer, Streams, init_multiway
 from refseg.models.encoders.text import check_token_ids
-from refseg.models.layers import level_mask, upsampler
+from refseg.models.layers import level_mask, pixel_centres, upsampler, waves
 from refseg.ops import use_fast_linear
 from refseg.registry import MODELS
 from refseg.structures import Batch, EncodedFeatures, TextFeatures, TextTokens
@@ -26,6 +26,7 @@ from refseg.structures import Batch, EncodedFeatures, TextFeatures, TextTokens
 FIRST = 2  # positions are counted from here; the rows before are never read
 PREFIX = FIRST + 1  # rows of the pixels' table that are no patch's: those, and the class token's
 
+FirstPositions = Literal["noise", "waves"]
 Between = Callable[[int, Streams], Streams]
 
 
@@ -84,6 +85,9 @@ class BEiT3Encoder(BaseModule):
         image_size: side of the images whose patches the position table has a row each for. Of others, positions are
             interpolated in each forward pass.
         patch_size: side of a patch.
+        first_positions: of patches, before training: "noise" of 0.02, as BEiT-3's, or "waves" over the image, of about
+            the size of a patch's embedding: from random weights, noise is lost beside the patches, and it takes long
+            until the leftmost shape can be told.
         drop_path_rate: of the last layer; the layers before have linearly less.
         level_scales: of the levels, fine to coarse, as multiples of the patches' resolution: powers of two. All are
             made from the last layer, by transposed convolutions, as in ViTDet's simple pyramid (Li et al. 2022); each
@@ -98,6 +102,7 @@ class BEiT3Encoder(BaseModule):
         arch: str | dict = "base",
         image_size: int = 480,
         patch_size: int = 16,
+        first_positions: FirstPositions = "noise",
         drop_path_rate: float = 0.1,
         level_scales: Sequence[int] = (1,),
         pretrained: str | None = None,
@@ -108,6 +113,8 @@ class BEiT3Encoder(BaseModule):
         dim = shape.embed_dim
         if image_size % patch_size:
             raise ConfigError(f"BEiT3Encoder: image_size {image_size} is no multiple of patch_size {patch_size}")
+        if first_positions not in get_args(FirstPositions):
+            raise ConfigError(f"BEiT3Encoder.first_positions is noise or waves, not {first_positions!r}")
         if not level_scales or any(s < 1 or s & (s - 1) or patch_size % s or dim % s for s in level_scales):
             raise ConfigError(f"BEiT3Encoder.level_scales {tuple(level_scales)}: powers of two that divide a patch")
         if list(level_scales) != sorted(level_scales, reverse=True):
@@ -125,6 +132,9 @@ class BEiT3Encoder(BaseModule):
         self.positions = nn.ModuleDict({stream: nn.Embedding(number, dim) for stream, number in rows.items()})
         for weight in (self.class_token, self.text_embed.weight, *self.positions.parameters()):
             nn.init.trunc_normal_(weight, std=0.02)
+        if first_positions == "waves":
+            places = waves(pixel_centres([self.grid], torch.device("cpu")))  # (P, 16)
+            self.positions["vision"].weight.data[PREFIX:] = places @ torch.randn(places.shape[1], dim) / 4
         rates = [drop_path_rate * layer / max(shape.num_layers - 1, 1) for layer in range(shape.num_layers)]
         ffn_dim = shape.ffn_ratio * dim
         self.layers = nn.ModuleList(MultiwayLayer(dim, shape.num_heads, ffn_dim, drop_path=rate) for rate in rates)

@@ -5,22 +5,14 @@ Letters: N images, P = h * w places of a stage, C channels of that stage.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from refseg.errors import ConfigError
-from refseg.models.layers import ResidualBlock, pixel_centres
+from refseg.models.layers import ResidualBlock, pixel_centres, waves
 from refseg.registry import MODELS
-
-
-def waves(centres: Tensor) -> Tensor:
-    """(x, y) in 0..1 (P, 2) -> sines and cosines of half a period to four over the image (P, 16)."""
-    angle = centres[..., None] * (math.pi * 2.0 ** torch.arange(4, device=centres.device))  # (P, 2, 4)
-    return torch.cat([angle.sin(), angle.cos()], -1).flatten(1)
 
 
 @MODELS.register_module()

@@ -6,7 +6,7 @@ from refseg.models.layers.groups import Groups
 from refseg.models.layers.levels import flatten_levels, level_mask, split_levels
 from refseg.models.layers.masked_attention import readable_pixels
 from refseg.models.layers.pixel_decoder import PixelDecoder, PixelFeatures
-from refseg.models.layers.position import pixel_centres, sine_position
+from refseg.models.layers.position import pixel_centres, sine_position, waves
 from refseg.models.layers.queries import DecodedQueries, QueryHeads
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "pixel_centres",
     "readable_pixels",
     "sine_position",
+    "waves",
     "split_levels",
     "upsampler",
 ]

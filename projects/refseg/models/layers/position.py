@@ -28,6 +28,12 @@ def sine_position(mask: Tensor, dim: int, *, temperature: float = 10000.0, eps: 
     return torch.cat(parts, -1).flatten(1, 2)
 
 
+def waves(centres: Tensor) -> Tensor:
+    """(x, y) in 0..1 (P, 2) -> sines and cosines of half a period to four over the image (P, 16)."""
+    angle = centres[..., None] * (math.pi * 2.0 ** torch.arange(4, device=centres.device))  # (P, 2, 4)
+    return torch.cat([angle.sin(), angle.cos()], -1).flatten(1)
+
+
 def pixel_centres(sizes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
     """(S, 2): (x, y) of every pixel of every level, in 0..1 over the level."""
     centres = []
