@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+import torch
 
 from refseg import compat
 from refseg.errors import UsageError
@@ -163,6 +165,16 @@ class TestDistributedOnCpu:
             "dist.destroy_process_group()"
         )
         assert output(program, **environment) == "True gloo False"
+
+    def test_processes_wait_as_long_as_told(self, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
+        waits = []
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+        monkeypatch.setattr(torch.distributed, "init_process_group", lambda _, timeout: waits.append(timeout))
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        for seconds in (None, 7200):
+            compat.init_cpu_dist("pytorch", seconds)
+        assert waits == [None, datetime.timedelta(hours=2)]
 
     def test_slurm(self, environment: dict[str, str]) -> None:
         slurm = {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0"}

@@ -143,11 +143,11 @@ def allow_mmengine_checkpoints() -> None:
     )
 
 
-def init_cpu_dist(launcher: str, timeout_s: float = 1800.0) -> bool:
+def init_cpu_dist(launcher: str, timeout_s: float | None = None) -> bool:
     """mmengine 0.10.7: every launcher calls `torch.cuda.set_device`, which fails where there is no GPU.
 
-    Without a GPU, gloo is initialised here from the launcher's environment; mmengine then leaves it alone.
-    Returns whether it did.
+    Without a GPU, gloo is initialised here from the launcher's environment; mmengine then leaves it alone. Processes
+    that wait for each other give up after `timeout_s`, by default PyTorch's half an hour. Returns whether it did.
     """
     import datetime
 
@@ -170,7 +170,8 @@ def init_cpu_dist(launcher: str, timeout_s: float = 1800.0) -> bool:
             f"--launcher {launcher}: the environment lacks {', '.join(missing)}. Start through `tools/dist_train.sh` "
             "or `torchrun`, or use --launcher none for a single process."
         )
-    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=timeout_s))
+    timeout = None if timeout_s is None else datetime.timedelta(seconds=timeout_s)
+    dist.init_process_group("gloo", timeout=timeout)
     return True
 
 

@@ -55,6 +55,16 @@ def test_auto_scale_counts_accumulation(tmp_path: Path, tiny_options: dict) -> N
         assert wrapper.optimizer.param_groups[0]["lr"] == pytest.approx(expected)
 
 
+def test_processes_wait_as_long_as_the_config_says() -> None:
+    from refseg.apis import build_runner
+
+    with mock.patch("refseg.apis.runner.init_cpu_dist", side_effect=StopIteration) as joined:
+        for options in ({}, {"env_cfg.dist_cfg.timeout": 7200}):
+            with pytest.raises(StopIteration):
+                build_runner(load(cfg_options=options))
+    assert [call.args for call in joined.call_args_list] == [("none", None), ("none", 7200)]
+
+
 def test_wandb_is_one_key() -> None:
     kinds = [backend.type for backend in load().visualizer.vis_backends]
     assert kinds == ["LocalVisBackend", "TensorboardVisBackend"]

@@ -146,7 +146,8 @@ def build_runner(cfg: Config) -> Runner:
     mmengine keeps loggers and visualisers by experiment name, which has a resolution of one second: a process's second
     runner gets a name of its own, or its curves could go to the first one's files.
     """
-    init_cpu_dist(cfg.launcher)
+    dist_cfg = (cfg.get("env_cfg") or {}).get("dist_cfg") or {}
+    init_cpu_dist(cfg.launcher, dist_cfg.get("timeout"))
     cfg = cfg.copy()
     number = next(_runner_numbers)
     if number > 1 and not cfg.get("experiment_name"):
