@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ from mmengine.config import Config
 from refseg.apis.dummy import build_model
 from refseg.apis.runner import RunOptions, load_config, load_weights
 from refseg.datasets.tokenizers import with_files_of
+from refseg.datasets.transforms import LoadImage
 from refseg.engine import best_checkpoint, latest_checkpoint
 from refseg.errors import CheckpointError, ConfigError, UsageError
 from refseg.models.segmentor import RefSegmentor
 from refseg.paths import resolve_config
+from refseg.registry import TRANSFORMS
 
 WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors")
 
@@ -46,7 +48,10 @@ def find_model(model: str | Path, weights: str | Path | None = None) -> tuple[Pa
         if weights is not None:
             raise UsageError(f"{model} is a checkpoint already: in front of weights there is a config")
         return config_beside(find_weights(path).parent), path
-    config = resolve_config(model)
+    try:
+        config = resolve_config(model)
+    except FileNotFoundError as error:
+        raise UsageError(f"{str(model)!r} is neither a work directory nor a checkpoint, and there is {error}") from None
     if weights is None:
         raise UsageError(
             f"{model} is a config, which has no weights: name a checkpoint too, or the work directory of a training"
@@ -83,6 +88,14 @@ def test_pipeline(cfg: Config) -> list[dict]:
         if dataset.get("pipeline"):
             return [dict(transform) for transform in dataset["pipeline"]]
     raise ConfigError(f"{cfg.filename}: neither test_dataloader nor val_dataloader has a pipeline")
+
+
+def build_transforms(pipeline: Sequence[dict]) -> list[Callable[[Any], Any]]:
+    """Of a test pipeline. The first one reads the image's file, the others do not know where an image is from."""
+    built = [TRANSFORMS.build(dict(transform)) for transform in pipeline]
+    if not built or not isinstance(built[0], LoadImage):
+        raise ConfigError("the config's test pipeline must begin with LoadImage")
+    return built
 
 
 def load_model(
