@@ -73,6 +73,7 @@ def test_phrases() -> None:
         (["a", ["b"]], "mixes phrases and lists"),
         ([["a"], [3]], "image 1: phrase 0 is a int"),
         (None, "there is no phrase"),
+        ([["a"], 3], "image 1: texts is a list of phrases; 3 is none"),
     ],
 )
 def test_wrong_phrases(texts: object, says: str) -> None:

@@ -77,6 +77,7 @@ def test_tasks_of_a_file(tmp_path: Path) -> None:
         ('{"image": 3, "text": "x"}', "line 2: image is a path"),
         ('{"image": "a.png", "texts": []}', "line 2: there is no phrase"),
         ('{"image": "a.png", "texts": [" "]}', "line 2: phrase 0 is empty"),
+        ('{"image": "a.png", "texts": "red"}', "line 2: texts is a list of phrases; 'red' is none"),
         ('{"image": "b.png", "text": "x", "expression_id": "1"}', "stand for several phrases, the first is '1'"),
     ],
 )
@@ -199,6 +200,9 @@ def test_what_a_journal_refuses(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not made by refseg predict"):
         Journal(file, header={}, tasks={})
     assert file.read_text() == "a file of somebody else\n" and not list(tmp_path.glob("*.lock"))
+    for folder in (file, file / "below"):
+        with pytest.raises(UsageError, match=r"p\.jsonl.* is no folder to write to .*: take another --out"):
+            Journal(folder / "predictions.jsonl", header={}, tasks={})
 
 
 # The command ----------------------------------------------------------------------------------------------------------

@@ -119,7 +119,9 @@ def pair_phrases(texts: Any, num_images: int) -> list[tuple[str, ...]]:
 
 
 def check_phrases(texts: Any, place: str = "") -> tuple[str, ...]:
-    if not isinstance(texts, Sequence) or not len(texts):
+    if isinstance(texts, str) or not isinstance(texts, Sequence):
+        raise UsageError(f"{place}texts is a list of phrases; {texts!r} is none")
+    if not len(texts):
         raise UsageError(f"{place}there is no phrase")
     for number, text in enumerate(texts):
         if not isinstance(text, str):

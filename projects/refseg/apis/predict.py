@@ -23,6 +23,7 @@ from refseg.apis.inferencer import ReferringInferencer, Task
 from refseg.apis.inputs import ImageInput, Loading, check_phrases, find_images, is_url, pair_phrases
 from refseg.apis.journal import Journal
 from refseg.apis.results import ImageAnswer, PhraseResult, write_picture
+from refseg.datasets.commands.output import printable
 from refseg.errors import DataError, UsageError
 from refseg.evaluation.prediction_file import row_to_json
 from refseg.files import sha256_of, write_atomically
@@ -227,7 +228,7 @@ def predict(
                 write_files(answer, output, task, names[answer.name])
                 if output.folder is None:
                     for phrase in answer:
-                        bar.write(f"{answer.name}: {described(phrase)}", file=sys.stdout)
+                        bar.write(printable(f"{answer.name}: {described(phrase)}"), file=sys.stdout)
                 elif answer.name not in journal.done:
                     journal.write(rows_of_answer(answer, task.ids))
                 summary.count(answer)
