@@ -12,7 +12,7 @@ from PIL import Image
 
 from refseg.apis.inferencer import ReferringInferencer
 from refseg.apis.journal import Journal
-from refseg.apis.predict import JOURNAL, ImageTask, Output, output_names, predict, tasks_of
+from refseg.apis.predict import JOURNAL, ImageTask, Output, output_names, phrase_files, predict, tasks_of
 from refseg.apis.results import encode_mask
 from refseg.cli import main
 from refseg.datasets.masks import decode
@@ -92,6 +92,10 @@ def test_names_of_files() -> None:
     assert names["b c/d*e.png"] == "d_e" and names["f.png"] == "f" and names[".."] not in ("", "..")
     assert len(set(names.values())) == 5 and names["x/a.png"].startswith("a-")
     assert not any("/" in name for name in names.values())
+    for letter in ("\u7ea2", "\U00020000"):  # three bytes and four: a name of 255 has room for a suffix and a hash
+        assert len(output_names([f"{85 * letter}.png"])[f"{85 * letter}.png"].encode()) in (78, 80)
+        (file,) = phrase_files(Path(), [100 * letter])
+        assert file.name == f"0_{(60 // len(letter.encode())) * letter}.png"
 
 
 # Running --------------------------------------------------------------------------------------------------------------

@@ -39,7 +39,8 @@ def find_model(model: str | Path, weights: str | Path | None = None) -> tuple[Pa
 
     `model` is a config (a file, or the name of one that ships) and `weights` its checkpoint; or `model` is a checkpoint
     or a work directory alone, and the config is the one file `*.py` beside the weights. Of a work directory's weights
-    the best of validation are taken, else the newest. What a checkpoint says of its config is never run.
+    the best of validation are taken, else the newest, else the only ones. What a checkpoint says of its config is never
+    run.
     """
     path = Path(model)
     if path.is_dir():
@@ -60,12 +61,16 @@ def find_model(model: str | Path, weights: str | Path | None = None) -> tuple[Pa
 
 
 def find_weights(path: Path) -> Path:
-    """A checkpoint, or that of a work directory: the best, else the newest."""
+    """A checkpoint, or that of a work directory: the best, else the newest, else the one file of weights in it."""
     if path.is_dir():
         found = best_checkpoint(path) or latest_checkpoint(path)
-        if found is None:
-            raise CheckpointError(f"no checkpoint in {path}: neither best_*.pth nor epoch_*.pth nor iter_*.pth")
-        return found
+        if found is not None:
+            return found
+        others = sorted(file for file in path.iterdir() if file.suffix in WEIGHT_SUFFIXES)
+        if len(others) == 1:
+            return others[0]
+        told = f"which of {', '.join(file.name for file in others)}?" if others else "nor any other weights"
+        raise CheckpointError(f"no checkpoint in {path}: neither best_*.pth nor epoch_*.pth nor iter_*.pth; {told}")
     if not path.is_file():
         raise CheckpointError(f"no such checkpoint: {path}")
     return path

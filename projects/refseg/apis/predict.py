@@ -100,7 +100,7 @@ def _merged(rows: Iterable[tuple[str, str, str | None]]) -> list[ImageTask]:
 
 def output_names(images: Iterable[str]) -> dict[str, str]:
     """For each image a name for files: its own without the suffix; where two have the same, with a hash of the path."""
-    names = {image: NOT_IN_NAMES.sub("_", Path(image).stem).strip("._")[:80] or "image" for image in images}
+    names = {image: in_file_name(Path(image).stem, 80) or "image" for image in images}
     count = Counter(name.lower() for name in names.values())
     return {
         image: name if count[name.lower()] == 1 else f"{name}-{hashlib.sha256(image.encode()).hexdigest()[:8]}"
@@ -131,7 +131,12 @@ class Output:
 
 
 def phrase_files(folder: Path, texts: Iterable[str]) -> list[Path]:
-    return [folder / f"{k}_{NOT_IN_NAMES.sub('_', text).strip('_')[:60]}.png" for k, text in enumerate(texts)]
+    return [folder / f"{k}_{in_file_name(text, 60)}.png" for k, text in enumerate(texts)]
+
+
+def in_file_name(text: str, most: int) -> str:
+    """Of a text what a file's name may have, at most so many bytes: file systems count these, not letters."""
+    return NOT_IN_NAMES.sub("_", text).strip("._").encode("utf-8", "ignore")[:most].decode("utf-8", "ignore")
 
 
 def rows_of_answer(answer: ImageAnswer, ids: Iterable[str]) -> list[dict[str, Any]]:
