@@ -19,7 +19,7 @@ from refseg.visualization.phrases import numbered_html, phrase_html, phrase_styl
 STYLE = """
 #timing .html-container, #answers .html-container { padding: 10px 0; }
 .refseg { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); gap: 16px;
-  --rim: #6e6e6e; }
+  align-items: start; --rim: #6e6e6e; }
 .refseg article { border: 1px solid var(--border-color-primary); border-radius: 10px; padding: 14px; min-width: 0; }
 .refseg h3 { margin: 0 0 6px; font-size: 1.05rem; overflow-wrap: anywhere; }
 .refseg p { margin: 0 0 10px; overflow-wrap: anywhere; }

@@ -52,6 +52,6 @@ def phrase_style(scope: str = "") -> str:
 {scope} .bar {{ display: block; height: 7px; margin-bottom: 1px; border: solid var(--rim); border-width: 1px 0; }}
 {scope} .joined .bar {{ margin-inline-end: -.4em; }}
 {scope} .word small {{ display: block; min-height: 1.25em; font-size: .75rem; font-weight: 400; line-height: 1.25;
-  white-space: nowrap; }}
+  white-space: nowrap; user-select: none; }}
 {hues}
 """
