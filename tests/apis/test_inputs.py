@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import io
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,20 @@ def test_folders_and_patterns(folder: Path) -> None:
 def test_what_is_no_image(images: object, error: type, says: str) -> None:
     with pytest.raises(error, match=says):
         find_images(images)
+
+
+def test_a_folder_that_cannot_be_read_is_not_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "closed").mkdir()
+    scandir = os.scandir
+
+    def refusing(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(DataError, match=r"closed cannot be read \(Permission denied\)"):
+        find_images(str(folder))
 
 
 def test_phrases() -> None:
