@@ -1,4 +1,7 @@
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +42,34 @@ def test_mistakes_are_one_message_without_a_traceback(
     assert main([*arguments, "--work-dir", str(tmp_path)]) == 1
     err = capsys.readouterr().err
     assert f"refseg {arguments[0]}: error: " in err and says in err and "Traceback" not in err
+
+
+def test_what_the_machine_refuses_is_one_message(
+    capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(args: object) -> int:
+        return len((tmp_path / "file" / "below").read_text())
+
+    (tmp_path / "file").touch()
+    monkeypatch.setitem(VERBS, "doctor", ("", lambda parser: None, refused))
+    assert main(["doctor"]) == 1
+    err = capsys.readouterr().err
+    assert "refseg doctor: error: " in err and "Not a directory" in err and str(tmp_path / "file") in err
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_whoever_has_read_enough_may_leave(lines: int) -> None:
+    """As `| head -1` does, whether the pipe is noticed while the verb writes or only when it is done."""
+    program = (
+        "import sys; from refseg.cli import VERBS, main; sys.stdin.read(); "
+        f"VERBS['doctor'] = ('', lambda parser: None, lambda args: [print('line') for _ in range({lines})] and 0); "
+        "sys.exit(main(['doctor']))"
+    )
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", program], **pipes) as left:
+        left.stdout.close()
+        left.stdin.close()
+        assert left.stderr.read() == b"" and left.wait() == 141
 
 
 def test_missing_data_names_the_path_and_the_command(

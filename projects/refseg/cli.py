@@ -240,13 +240,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         code = VERBS[args.verb][2](args)
+        sys.stdout.flush()
         _leave_process_group(together=True)
         return code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read this has read enough, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except Exception as error:
-        if isinstance(error, UserError | FileNotFoundError):
+        if isinstance(error, UserError | OSError):
             lines = str(error).strip().splitlines() or [type(error).__name__]
             # An error from a data worker carries that worker's traceback; its last line is the message.
             message = lines[-1] if lines[0].startswith("Caught ") else "\n".join(lines)

@@ -15,7 +15,7 @@ import sys
 import types
 from typing import Any
 
-from refseg.errors import UsageError
+from refseg.errors import ConfigError, UsageError
 
 _EXT = "mmcv._ext"
 
@@ -237,7 +237,13 @@ def find_shipped_bases() -> None:
 
     def get_cfg_path(cfg_path: str, filename: str) -> tuple[str, str | None]:
         package, _, rest = cfg_path.partition("::")
-        return (str(configs_dir() / rest), None) if package == "refseg" and rest else search(cfg_path, filename)
+        found = (str(configs_dir() / rest), None) if package == "refseg" and rest else search(cfg_path, filename)
+        if not os.path.isfile(found[0]):
+            raise ConfigError(
+                f"{filename}: its _base_ {cfg_path!r} is not there ({found[0]}). Bases are named relative to the "
+                "config; those that ship are 'refseg::_base_/...'"
+            )
+        return found
 
     get_cfg_path.knows_refseg = True  # type: ignore[attr-defined]
     Config._get_cfg_path = staticmethod(get_cfg_path)

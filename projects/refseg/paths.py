@@ -37,7 +37,8 @@ def resolve_config(name_or_path: str | Path) -> Path:
     if name in shipped:
         return shipped[name]
     close = difflib.get_close_matches(name, shipped, n=3, cutoff=0.4)
-    hint = f"did you mean {', '.join(close)}?" if close else f"shipped: {', '.join(shipped)}"
+    papers = [one for one in shipped if os.sep not in one]
+    hint = f"did you mean {', '.join(close)}?" if close else f"shipped: {', '.join(papers)}"
     raise FileNotFoundError(f"no config {str(name_or_path)!r}, neither as a file nor among those of {root}; {hint}")
 
 

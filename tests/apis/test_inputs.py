@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import io
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,20 @@ def test_what_is_no_image(images: object, error: type, says: str) -> None:
         find_images(images)
 
 
+def test_a_folder_that_cannot_be_read_is_not_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "closed").mkdir()
+    scandir = os.scandir
+
+    def refusing(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(DataError, match=r"closed cannot be read \(Permission denied\)"):
+        find_images(str(folder))
+
+
 def test_phrases() -> None:
     assert pair_phrases("a dog", 2) == [("a dog",), ("a dog",)]
     assert pair_phrases(["a", "b"], 2) == [("a", "b"), ("a", "b")]
@@ -73,6 +88,7 @@ def test_phrases() -> None:
         (["a", ["b"]], "mixes phrases and lists"),
         ([["a"], [3]], "image 1: phrase 0 is a int"),
         (None, "there is no phrase"),
+        ([["a"], 3], "image 1: texts is a list of phrases; 3 is none"),
     ],
 )
 def test_wrong_phrases(texts: object, says: str) -> None:

@@ -45,7 +45,7 @@ def test_what_is_missing_is_named(folder: Path) -> None:
         find_model(folder / "epoch_3.pth", folder / "epoch_3.pth")
     with pytest.raises(CheckpointError, match=r"no such checkpoint: .*none\.pth"):
         find_model(folder / "none.pth")
-    with pytest.raises(FileNotFoundError, match="did you mean"):
+    with pytest.raises(UsageError, match=r"neither a work directory nor a checkpoint.*did you mean"):
         find_model("instalign_tiny_refshape", folder)
     (folder / "other.py").write_text("")
     with pytest.raises(CheckpointError, match=r"2 configs \(mine.py, other.py\)"):
@@ -57,7 +57,12 @@ def test_what_is_missing_is_named(folder: Path) -> None:
     for path in folder.glob("*.pth"):
         path.unlink()
     (folder / "mine.py").write_text("")
-    with pytest.raises(CheckpointError, match="no checkpoint in"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .*nor any other weights"):
+        find_model(folder)
+    (folder / "model.safetensors").touch()
+    assert find_model(folder) == (folder / "mine.py", folder / "model.safetensors")
+    (folder / "model.pth").touch()
+    with pytest.raises(CheckpointError, match=r"which of model\.pth, model\.safetensors\?"):
         find_model(folder)
 
 

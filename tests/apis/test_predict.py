@@ -12,7 +12,7 @@ from PIL import Image
 
 from refseg.apis.inferencer import ReferringInferencer
 from refseg.apis.journal import Journal
-from refseg.apis.predict import JOURNAL, ImageTask, Output, output_names, predict, tasks_of
+from refseg.apis.predict import JOURNAL, ImageTask, Output, output_names, phrase_files, predict, tasks_of
 from refseg.apis.results import encode_mask
 from refseg.cli import main
 from refseg.datasets.masks import decode
@@ -77,6 +77,7 @@ def test_tasks_of_a_file(tmp_path: Path) -> None:
         ('{"image": 3, "text": "x"}', "line 2: image is a path"),
         ('{"image": "a.png", "texts": []}', "line 2: there is no phrase"),
         ('{"image": "a.png", "texts": [" "]}', "line 2: phrase 0 is empty"),
+        ('{"image": "a.png", "texts": "red"}', "line 2: texts is a list of phrases; 'red' is none"),
         ('{"image": "b.png", "text": "x", "expression_id": "1"}', "stand for several phrases, the first is '1'"),
     ],
 )
@@ -91,6 +92,10 @@ def test_names_of_files() -> None:
     assert names["b c/d*e.png"] == "d_e" and names["f.png"] == "f" and names[".."] not in ("", "..")
     assert len(set(names.values())) == 5 and names["x/a.png"].startswith("a-")
     assert not any("/" in name for name in names.values())
+    for letter in ("\u7ea2", "\U00020000"):  # three bytes and four: a name of 255 has room for a suffix and a hash
+        assert len(output_names([f"{85 * letter}.png"])[f"{85 * letter}.png"].encode()) in (78, 80)
+        (file,) = phrase_files(Path(), [100 * letter])
+        assert file.name == f"0_{(60 // len(letter.encode())) * letter}.png"
 
 
 # Running --------------------------------------------------------------------------------------------------------------
@@ -199,6 +204,9 @@ def test_what_a_journal_refuses(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not made by refseg predict"):
         Journal(file, header={}, tasks={})
     assert file.read_text() == "a file of somebody else\n" and not list(tmp_path.glob("*.lock"))
+    for folder in (file, file / "below"):
+        with pytest.raises(UsageError, match=r"p\.jsonl.* is no folder to write to .*: take another --out"):
+            Journal(folder / "predictions.jsonl", header={}, tasks={})
 
 
 # The command ----------------------------------------------------------------------------------------------------------

@@ -65,6 +65,24 @@ def test_processes_wait_as_long_as_the_config_says() -> None:
     assert [call.args for call in joined.call_args_list] == [("none", None), ("none", 7200)]
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("_base_ = ['gone.py']", r"own\.py: its _base_ 'gone\.py' is not there \(.*gone\.py\)"),
+        ("_base_ = 'refseg::_base_/gone.py'", r"own\.py: its _base_ .* is not there"),
+        ("_base_ = ['other.py']", r"other\.py: its _base_ 'gone\.py' is not there"),
+        ("_base_ = ['own.py']", r"own\.py cannot be read as a config \(RecursionError"),
+        ("_base_ = ['gone.py'", r"own\.py cannot be read as a config \(SyntaxError"),
+        ("a = b", r"own\.py cannot be read as a config \(NameError: name 'b'"),
+    ],
+)
+def test_broken_configs_are_named(content: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(content)
+    (tmp_path / "other.py").write_text("_base_ = ['gone.py']")
+    with pytest.raises(ConfigError, match=says):
+        load_config(str(tmp_path / "own.py"))
+
+
 def test_wandb_is_one_key() -> None:
     kinds = [backend.type for backend in load().visualizer.vis_backends]
     assert kinds == ["LocalVisBackend", "TensorboardVisBackend"]

@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,12 +72,18 @@ def free_port() -> int:
 def server(
     work_dir: Callable[[str], Path], phrases: Phrases, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """`refseg demo` with InstAlign and the test images of RefShapes; ended as a service manager would."""
-    temporary = tmp_path_factory.mktemp("tmp")
-    port = free_port()
+    """With InstAlign and the test images of RefShapes."""
     no_target = f"model.postprocess.no_target_threshold={phrases.no_target_threshold}"
-    options = [no_target, "model.postprocess.instance_threshold=0"]
-    command = [sys.executable, "-m", "refseg.cli", "demo", str(work_dir(MODEL)), "--device", "cpu"]
+    options = ["--cfg-options", no_target, "model.postprocess.instance_threshold=0"]
+    with serving(work_dir(MODEL), tmp_path_factory.mktemp("tmp"), "--max-upload", "1", *options) as started:
+        yield started
+
+
+@contextmanager
+def serving(model: Path, temporary: Path, *options: str) -> Iterator[Server]:
+    """`refseg demo`, ended as a service manager would."""
+    port = free_port()
+    command = [sys.executable, "-m", "refseg.cli", "demo", str(model), "--device", "cpu", "--port", str(port), *options]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(sys.path),
         "TMPDIR": str(temporary),
@@ -85,10 +92,7 @@ def server(
     environment |= {"HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}  # nothing listens there
     log = temporary / "log"
     with log.open("w") as out:
-        process = subprocess.Popen(
-            [*command, "--port", str(port), "--max-upload", "1", "--cfg-options", *options],
-            env=environment, stdout=out, stderr=subprocess.STDOUT, cwd=temporary,
-        )  # fmt: skip
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT, cwd=temporary)
     try:
         end = time.monotonic() + 90
         while f"open http://127.0.0.1:{port}/" not in log.read_text():
@@ -206,9 +210,11 @@ def test_phrases_about_an_upload(page: Any, phrases: Phrases, refshapes_images: 
     ask(page, f"{phrases.found}\n{phrases.nothing}", "0.1")
     page.wait_for_selector("#answers article >> nth=1")
     found, nothing = page.query_selector_all("#answers article")
-    assert found.query_selector("h3").inner_text() == f"\u201c{phrases.found}\u201d"
+    assert found.query_selector("h3 bdi") and phrases.found.split()[0] in found.query_selector("h3").inner_text()
+    assert nothing.query_selector("h3").inner_text() == f"\u201c{phrases.nothing}\u201d"
+    assert not nothing.query_selector("img"), "there is nothing to be seen"
     assert "of the image, score" in found.inner_text() and found.query_selector("td"), "no words of objects"
-    assert "Nothing here: the phrase refers to nothing" in nothing.query_selector(".nothing").inner_text()
+    assert "Nothing here: the model says so" in nothing.query_selector(".nothing").inner_text()
     assert page.evaluate("[...document.querySelectorAll('#answers img')].every(one => one.naturalWidth >= 320)")
     assert "the image was encoded before" in page.inner_text("#timing")
 
@@ -253,6 +259,52 @@ def test_mistakes_are_told(page: Any, tmp_path: Path, refshapes_images: list[str
     page.wait_for_selector("#image img", state="detached")
     upload(page, Path(refshapes_images[0]))
     page.wait_for_selector("#about >> text=96 x 96 pixels")
+
+
+@pytest.fixture
+def behind_nginx(work_dir: Callable[[str], Path], tmp_path: Path) -> Iterator[str]:
+    """The page's address behind nginx, with the block that the docs have."""
+    nginx = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
+    if nginx is None:
+        pytest.skip("no nginx here")
+    text = (Path(__file__).resolve().parents[2] / "docs" / "demo.md").read_text(encoding="utf-8")
+    block = text[text.index("    location /refseg/ {") :].split("\n\n")[0]
+    listening = free_port()
+    with serving(work_dir(MODEL), tmp_path, "--root-path", "/refseg") as started:
+        block = block.replace("http://127.0.0.1:7860", started.url)
+        folders = "".join(
+            f"{name}_temp_path {tmp_path / name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        (tmp_path / "nginx.conf").write_text(
+            f"user root; daemon off; pid {tmp_path}/pid; error_log {tmp_path}/errors; events {{}}\n"
+            f"http {{ access_log off; {folders} server {{ listen 127.0.0.1:{listening};\n{block}\n}} }}"
+        )
+        with subprocess.Popen([nginx, "-c", tmp_path / "nginx.conf"], stderr=subprocess.DEVNULL) as proxy:
+            try:
+                end = time.monotonic() + 20
+                while not (tmp_path / "pid").exists():
+                    assert proxy.poll() is None and time.monotonic() < end, "nginx does not take the block"
+                    time.sleep(0.1)
+                yield f"http://127.0.0.1:{listening}/refseg/"
+            finally:
+                proxy.terminate()
+
+
+def test_behind_nginx_as_the_docs_have_it(behind_nginx: str, browser: Any, refshapes_images: list[str]) -> None:
+    """An upload, an answer as a stream, a download, and a file that nginx refuses."""
+    opened = browser.new_page()
+    opened.set_default_timeout(PATIENCE)
+    opened.goto(behind_nginx)
+    opened.wait_for_selector("#ask")
+    upload(opened, Path(refshapes_images[0]))
+    opened.wait_for_selector("#about >> text=96 x 96 pixels")
+    ask(opened, "the red circle", "0.5")
+    opened.wait_for_selector("#answers article")
+    with opened.expect_download() as download:
+        opened.click("#masks")
+    assert zipfile.is_zipfile(download.value.path())
+    opened.close()
+    assert fetch(f"{behind_nginx}gradio_api/upload", bytes(21 * 2**20))[0] == 413
 
 
 def test_large_files_are_refused(page: Any, tmp_path: Path) -> None:

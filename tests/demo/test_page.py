@@ -138,7 +138,10 @@ class TestShown:
     def answer(self) -> ImageAnswer:
         one, other, none = (np.zeros((4, 4), bool) for _ in range(3))
         one[:2, :2], other[3, 3] = True, True
-        instances = (FoundInstance(one, 0.9, (0.1, 0.6, 0.3)), FoundInstance(other, 0.8, (0.0, 0.0, 0.0)))
+        instances = (
+            FoundInstance(one, 0.9, (0.1, 0.6, 0.3), "<b>red</b> ${7*7}"),
+            FoundInstance(other, 0.8, (0.0, 0.0, 0.0)),
+        )
         grid = GridMap(np.full((4, 4), 0.75), (4, 4))
         phrases = (
             PhraseResult("the <b>red</b> ${7*7}", one | other, False, 0.25, instances, grid),
@@ -151,14 +154,17 @@ class TestShown:
         """5 of 16 pixels are 31.25 %."""
         assert [shown.told_of(phrase) for phrase in answer] == [
             "2 objects, 31.2 % of the image, score 0.75",
-            "Nothing here: the phrase refers to nothing in this image (no-target probability 0.90).",
+            "Nothing here: the model says so (no-target probability 0.90).",
             "Nothing here: no place reaches the threshold.",
         ]
 
     def test_html_has_all_of_it_and_nothing_of_the_users(self, answer: ImageAnswer) -> None:
+        """The bar of the first object is under "<b>red</b>", 0.6 of 0.1, 0.6 and 0.3, and under "${7*7}"."""
         html = shown.answers_html(answer)
-        assert html.count("<article>") == html.count("<img ") == 3
-        assert html.count('class="nothing"') == 2
+        assert html.count("<article>") == 3 and html.count("<img ") == 1
+        assert html.count('class="nothing"') == 2 and html.count("Nothing here") == 2
+        assert html.count('<i class="bar hue-0">') == 2 and "hue-1" not in html
+        assert "1: <bdi>&lt;b&gt;red&lt;/b&gt; ${7*7}</bdi> (0.90) \u00b7 2 (0.80)</p>" in html
         assert "<b>" not in html and "&lt;b&gt;red&lt;/b&gt;" in html
         assert "http" not in html
 

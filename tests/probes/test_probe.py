@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from pycocotools import mask as coco_mask
 
 from refseg.apis import RunOptions, load_config
 from refseg.apis.dummy import build_model
+from refseg.apis.models import LoadedModel
+from refseg.apis.models import test_pipeline as pipeline_of
 from refseg.cli import main
 from refseg.datasets.masks import decode
 from refseg.evaluation.score_cli import open_data
@@ -93,23 +96,29 @@ def test_models_that_know_and_models_that_do_not_listen(tiny_config: Path, refsh
     answers anything else. Seven images of a batch of four take two passes, whatever the number of phrases."""
     data = open_data(f"{refshapes_tiny / 'refshapes.jsonl'}:val")
     cfg = load_config(str(tiny_config), RunOptions())
+    pipeline = pipeline_of(cfg)
+    cfg.test_dataloader.dataset.pipeline = []  # what counts is the loaded model's, which knows the files beside weights
+
+    def loaded(model: Any) -> LoadedModel:
+        return LoadedModel(model, pipeline, cfg, tiny_config, tiny_config)
+
     truths = {}
     for image in probed_images(data, kinds=KINDS):
         for pair in image.pairs:
             truths[image.record.image_id, pair.text] = pair.truth
             truths[image.record.image_id, pair.changed] = pair.changed_truth
     oracle = Fake(lambda image, text: truths[image, text])
-    found = probe_data(oracle, cfg, data, resamples=20)
+    found = probe_data(loaded(oracle), data, resamples=20)
     assert found["by"] == "meaning" and found["images"] == 7 and (oracle.calls, oracle.images) == (2, 7)
     kinds = [kind for kind in KINDS if kind != "above-below"]  # which seven images need not have
     assert [line["kind"] for line in found["probes"]] == [*kinds, "all"]
     for line in found["probes"]:
         assert [line["metrics"][name] for name in METRICS[:4]] == [100, 100, 100, 0]
     everything = coco_mask.encode(np.ones((96, 96), np.uint8, order="F"))
-    deaf = probe_data(Fake(lambda *_: everything), cfg, data, kinds=["colour"], most_images=2, resamples=20)
+    deaf = probe_data(loaded(Fake(lambda *_: everything)), data, kinds=["colour"], most_images=2, resamples=20)
     assert deaf["images"] == 2 and [line["kind"] for line in deaf["probes"]] == ["colour", "all"]
     assert deaf["probes"][0]["metrics"]["same answer"] == 100 and deaf["probes"][0]["metrics"]["both right"] == 0
-    by_rule = probe_data(Fake(lambda *_: everything), cfg, data, use_rules=True, resamples=20)
+    by_rule = probe_data(loaded(Fake(lambda *_: everything)), data, use_rules=True, resamples=20)
     assert by_rule["by"] == "rules on words" and by_rule["probes"][-1]["known"] < by_rule["probes"][-1]["pairs"]
 
 
@@ -133,6 +142,8 @@ def test_the_command_and_the_report(
     out.write_text(json.dumps(found | {"probes": [{"kind": "x"}]}))
     assert main(["report", str(tmp_path / "work"), "--probes", str(out)]) == 1
     assert "is not what `refseg probe --json` writes" in capsys.readouterr().err
+    layout = [*call[:-1], f"{refshapes_tiny / 'refcoco'}:val", "--images", "1", "--resamples", "20"]
+    assert main(layout) == 0 and "1 images, by rules" in capsys.readouterr().out, "images of a layout lie beside it"
     assert main([*call, "--kinds", "color"]) == 1 and "no kind 'color'" in capsys.readouterr().err
     assert main([*call[:2], str(tmp_path / "no.pth"), *call[3:]]) == 1
     assert "no such checkpoint" in capsys.readouterr().err

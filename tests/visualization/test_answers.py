@@ -7,8 +7,8 @@ import pytest
 
 from refseg.visualization.answers import HEAT, NARROWEST, answer_cell, heat_cell, heat_colours, heat_overlay, in_words
 from refseg.visualization.heat import GridMap
-from refseg.visualization.instances import INSTANCE_COLOURS, CaseInstance
-from refseg.visualization.overlay import Display, grid, stack
+from refseg.visualization.instances import INSTANCE_COLOURS, CaseInstance, phrase_strip
+from refseg.visualization.overlay import Display, frame_with_words, grid, stack
 
 SIZES = [(1, 1), (16, 16), (16, 2000), (2000, 16), (96, 96), (480, 640), (3000, 4000)]
 
@@ -43,16 +43,19 @@ def test_an_instance_has_one_colour_on_the_image_and_in_the_phrase() -> None:
 def test_the_answer_in_words() -> None:
     mask = scene((10, 10))[1]
     instances = [CaseInstance(mask, 0.904, [0.1, 0.8, 0.1]), CaseInstance(mask, 0.5)]
-    assert in_words("the red box", mask, instances, False) == "1 \u201cred\u201d 0.90; 2 0.50"
-    assert in_words("the red box", mask, [], False) == "25.0 % of the image"
-    assert in_words("the red box", mask, [], True) == "nothing here"
-    assert in_words("the red box", mask, instances * 10, False).endswith("; and 8 more")
+    assert in_words("the red box", mask, instances) == "1 \u201cred\u201d 0.90; 2 0.50"
+    assert in_words("the red box", mask, []) == "25.0 % of the image"
+    assert in_words("the red box", mask & False, instances) == "nothing here"
+    assert in_words("the red box", mask, instances * 10).endswith("; and 8 more")
 
 
-def test_a_rejected_answer_shows_no_mask() -> None:
-    image, mask = scene((100, 100))
-    shown = [answer_cell(image, "a box", m, rejected=True, no_target_prob=0.75) for m in (mask, ~mask)]
-    assert shown[0].tobytes() == shown[1].tobytes() != answer_cell(image, "a box", mask).tobytes()
+def test_an_empty_mask_says_one_thing() -> None:
+    """The picture and the line below it both say "nothing here", and instances do not count."""
+    image, mask = scene((320, 320))
+    shown = [answer_cell(image, "a box", mask & False, found, display=Display(320, 320))
+             for found in ((), [CaseInstance(mask, 0.9)])]  # fmt: skip
+    top = phrase_strip("a box", (), 320).shape[0]
+    assert np.array_equal(shown[0], shown[1]) and np.array_equal(shown[0][top : top + 320], frame_with_words(image))
 
 
 def test_heat_colours_by_hand() -> None:

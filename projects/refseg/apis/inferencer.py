@@ -20,16 +20,15 @@ import numpy as np
 import torch
 
 from refseg.apis.inputs import ImageInput, Loading, check_phrases, find_images, pair_phrases
-from refseg.apis.models import LoadedModel, find_model, load_model
+from refseg.apis.models import LoadedModel, build_transforms, find_model, load_model
 from refseg.apis.passes import Clock, join_predictions, split_phrases
 from refseg.apis.results import ImageAnswer, answers_of
 from refseg.datasets.collate import collate_samples
-from refseg.datasets.transforms import LoadImage, TransformState
-from refseg.errors import ConfigError, DataError, UsageError
+from refseg.datasets.transforms import TransformState
+from refseg.errors import DataError, UsageError
 from refseg.evaluation.metrics import check_finite
 from refseg.models.postprocess import PostProcess, finish
 from refseg.records import Expression, Record
-from refseg.registry import TRANSFORMS
 from refseg.structures import Batch, Sample
 
 DType = Literal["float32", "bfloat16", "float16"]
@@ -84,7 +83,7 @@ class ReferringInferencer:
         self.batch_size, self.max_phrases = batch_size, max_phrases
         self.postprocess = _changed(model.segmentor.postprocess, postprocess)
         self.loading = loading or Loading()
-        self.transforms = _pipeline(model.pipeline)
+        self.transforms = build_transforms(model.pipeline)[1:]  # images are loaded here, from wherever they are
         self._texts = threading.Lock()  # fast tokenizers are not for several threads at once
         self._model = threading.Lock()
 
@@ -269,14 +268,6 @@ class ImageSession:
         clock.note("prepare")
         group = [Prepared(self.source, self.pixels, sample, {})]
         return self.inferencer.decode(batch, self._images, group, settings, clock)[0]
-
-
-def _pipeline(transforms: Sequence[dict]) -> list[Any]:
-    """The config's transforms but the one that reads the file: images are loaded here, from wherever they are."""
-    built = [TRANSFORMS.build(dict(transform)) for transform in transforms]
-    if not built or not isinstance(built[0], LoadImage):
-        raise ConfigError("the config's test pipeline must begin with LoadImage")
-    return built[1:]
 
 
 def _changed(settings: PostProcess, changes: Mapping[str, Any] | None) -> PostProcess:

@@ -83,7 +83,7 @@ def _find_files(name: str) -> tuple[list[ImageInput], bool]:
     if is_url(name) or os.path.isfile(name):
         return [ImageInput(name, name)], False
     if os.path.isdir(name):
-        paths = [os.path.join(folder, file) for folder, _, files in os.walk(name) for file in files]
+        paths = [os.path.join(folder, file) for folder, _, files in os.walk(name, onerror=_refuse) for file in files]
     elif glob.has_magic(name):
         paths = [path for path in glob.glob(name, recursive=True) if os.path.isfile(path)]
     else:
@@ -92,6 +92,11 @@ def _find_files(name: str) -> tuple[list[ImageInput], bool]:
     if not images:
         raise DataError(f"no image in {name}: {', '.join(sorted(IMAGE_SUFFIXES))} are looked for")
     return [ImageInput(path, path) for path in images], True
+
+
+def _refuse(error: OSError) -> None:
+    """A folder that cannot be read is not one without images."""
+    raise DataError(f"{error.filename} cannot be read ({error.strerror})")
 
 
 def is_image_file(path: str) -> bool:
@@ -119,7 +124,9 @@ def pair_phrases(texts: Any, num_images: int) -> list[tuple[str, ...]]:
 
 
 def check_phrases(texts: Any, place: str = "") -> tuple[str, ...]:
-    if not isinstance(texts, Sequence) or not len(texts):
+    if isinstance(texts, str) or not isinstance(texts, Sequence):
+        raise UsageError(f"{place}texts is a list of phrases; {texts!r} is none")
+    if not len(texts):
         raise UsageError(f"{place}there is no phrase")
     for number, text in enumerate(texts):
         if not isinstance(text, str):

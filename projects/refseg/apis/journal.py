@@ -30,12 +30,14 @@ class Journal:
     ) -> None:
         self.file = file
         header = json.loads(json.dumps(header))  # as it will be read
-        file.parent.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(f"{file}.lock")
         try:
+            file.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout:
             raise UsageError(f"another run is writing {file}") from None
+        except OSError as error:
+            raise UsageError(f"{file.parent} is no folder to write to ({error.strerror}): take another --out") from None
         try:
             self.done: set[str] = set()
             if file.exists() and not restart:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ from mmengine.config import Config
 from refseg.apis.dummy import build_model
 from refseg.apis.runner import RunOptions, load_config, load_weights
 from refseg.datasets.tokenizers import with_files_of
+from refseg.datasets.transforms import LoadImage
 from refseg.engine import best_checkpoint, latest_checkpoint
 from refseg.errors import CheckpointError, ConfigError, UsageError
 from refseg.models.segmentor import RefSegmentor
 from refseg.paths import resolve_config
+from refseg.registry import TRANSFORMS
 
 WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors")
 
@@ -37,7 +39,8 @@ def find_model(model: str | Path, weights: str | Path | None = None) -> tuple[Pa
 
     `model` is a config (a file, or the name of one that ships) and `weights` its checkpoint; or `model` is a checkpoint
     or a work directory alone, and the config is the one file `*.py` beside the weights. Of a work directory's weights
-    the best of validation are taken, else the newest. What a checkpoint says of its config is never run.
+    the best of validation are taken, else the newest, else the only ones. What a checkpoint says of its config is never
+    run.
     """
     path = Path(model)
     if path.is_dir():
@@ -46,7 +49,10 @@ def find_model(model: str | Path, weights: str | Path | None = None) -> tuple[Pa
         if weights is not None:
             raise UsageError(f"{model} is a checkpoint already: in front of weights there is a config")
         return config_beside(find_weights(path).parent), path
-    config = resolve_config(model)
+    try:
+        config = resolve_config(model)
+    except FileNotFoundError as error:
+        raise UsageError(f"{str(model)!r} is neither a work directory nor a checkpoint, and there is {error}") from None
     if weights is None:
         raise UsageError(
             f"{model} is a config, which has no weights: name a checkpoint too, or the work directory of a training"
@@ -55,12 +61,16 @@ def find_model(model: str | Path, weights: str | Path | None = None) -> tuple[Pa
 
 
 def find_weights(path: Path) -> Path:
-    """A checkpoint, or that of a work directory: the best, else the newest."""
+    """A checkpoint, or that of a work directory: the best, else the newest, else the one file of weights in it."""
     if path.is_dir():
         found = best_checkpoint(path) or latest_checkpoint(path)
-        if found is None:
-            raise CheckpointError(f"no checkpoint in {path}: neither best_*.pth nor epoch_*.pth nor iter_*.pth")
-        return found
+        if found is not None:
+            return found
+        others = sorted(file for file in path.iterdir() if file.suffix in WEIGHT_SUFFIXES)
+        if len(others) == 1:
+            return others[0]
+        told = f"which of {', '.join(file.name for file in others)}?" if others else "nor any other weights"
+        raise CheckpointError(f"no checkpoint in {path}: neither best_*.pth nor epoch_*.pth nor iter_*.pth; {told}")
     if not path.is_file():
         raise CheckpointError(f"no such checkpoint: {path}")
     return path
@@ -83,6 +93,14 @@ def test_pipeline(cfg: Config) -> list[dict]:
         if dataset.get("pipeline"):
             return [dict(transform) for transform in dataset["pipeline"]]
     raise ConfigError(f"{cfg.filename}: neither test_dataloader nor val_dataloader has a pipeline")
+
+
+def build_transforms(pipeline: Sequence[dict]) -> list[Callable[[Any], Any]]:
+    """Of a test pipeline. The first one reads the image's file, the others do not know where an image is from."""
+    built = [TRANSFORMS.build(dict(transform)) for transform in pipeline]
+    if not built or not isinstance(built[0], LoadImage):
+        raise ConfigError("the config's test pipeline must begin with LoadImage")
+    return built
 
 
 def load_model(

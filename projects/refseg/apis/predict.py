@@ -23,6 +23,7 @@ from refseg.apis.inferencer import ReferringInferencer, Task
 from refseg.apis.inputs import ImageInput, Loading, check_phrases, find_images, is_url, pair_phrases
 from refseg.apis.journal import Journal
 from refseg.apis.results import ImageAnswer, PhraseResult, write_picture
+from refseg.datasets.commands.output import printable
 from refseg.errors import DataError, UsageError
 from refseg.evaluation.prediction_file import row_to_json
 from refseg.files import sha256_of, write_atomically
@@ -99,7 +100,7 @@ def _merged(rows: Iterable[tuple[str, str, str | None]]) -> list[ImageTask]:
 
 def output_names(images: Iterable[str]) -> dict[str, str]:
     """For each image a name for files: its own without the suffix; where two have the same, with a hash of the path."""
-    names = {image: NOT_IN_NAMES.sub("_", Path(image).stem).strip("._")[:80] or "image" for image in images}
+    names = {image: in_file_name(Path(image).stem, 80) or "image" for image in images}
     count = Counter(name.lower() for name in names.values())
     return {
         image: name if count[name.lower()] == 1 else f"{name}-{hashlib.sha256(image.encode()).hexdigest()[:8]}"
@@ -130,7 +131,12 @@ class Output:
 
 
 def phrase_files(folder: Path, texts: Iterable[str]) -> list[Path]:
-    return [folder / f"{k}_{NOT_IN_NAMES.sub('_', text).strip('_')[:60]}.png" for k, text in enumerate(texts)]
+    return [folder / f"{k}_{in_file_name(text, 60)}.png" for k, text in enumerate(texts)]
+
+
+def in_file_name(text: str, most: int) -> str:
+    """Of a text what a file's name may have, at most so many bytes: file systems count these, not letters."""
+    return NOT_IN_NAMES.sub("_", text).strip("._").encode("utf-8", "ignore")[:most].decode("utf-8", "ignore")
 
 
 def rows_of_answer(answer: ImageAnswer, ids: Iterable[str]) -> list[dict[str, Any]]:
@@ -227,7 +233,7 @@ def predict(
                 write_files(answer, output, task, names[answer.name])
                 if output.folder is None:
                     for phrase in answer:
-                        bar.write(f"{answer.name}: {described(phrase)}", file=sys.stdout)
+                        bar.write(printable(f"{answer.name}: {described(phrase)}"), file=sys.stdout)
                 elif answer.name not in journal.done:
                     journal.write(rows_of_answer(answer, task.ids))
                 summary.count(answer)

@@ -24,6 +24,7 @@ from PIL import Image
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from refseg.apis.models import LoadedModel, test_pipeline
 from refseg.apis.runner import RunOptions, build_runner, load_config, load_weights
 from refseg.datasets.refshapes import generate
 from refseg.datasets.refshapes.output import EXPRESSIONS
@@ -178,7 +179,8 @@ def quickstart(
     split, drops = dataset.metainfo["split"], dataset.metainfo["no_target"] == "drop"
     test_set = open_data(f"{Path(data, EXPRESSIONS)}:{split}", drop_no_target=drops)
     scored = score_run(predictions, test_set, Settings([get_protocol("refseg")], per_group=6))
-    probes = probe_data(runner.model.eval(), cfg, test_set)
+    loaded = LoadedModel(runner.model.eval(), test_pipeline(cfg), cfg, Path(cfg.filename), checkpoint)
+    probes = probe_data(loaded, test_set)
     run = read_work_dir(work_dir)
     report = Path(work_dir) / "report.html"
     facts = {

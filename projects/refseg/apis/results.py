@@ -21,9 +21,9 @@ from refseg.evaluation.prediction_file import PredictedInstance, PredictionRow, 
 from refseg.files import write_atomically
 from refseg.structures import ImageResult, WordRegions
 from refseg.visualization import answers
-from refseg.visualization.glosses import words_of_instances
+from refseg.visualization.glosses import Owners, owners_of_words, words_of_instances
 from refseg.visualization.heat import GridMap
-from refseg.visualization.instances import CaseInstance
+from refseg.visualization.instances import CaseInstance, answer_panel, words_by_instance
 from refseg.visualization.overlay import grid
 
 
@@ -116,6 +116,16 @@ class PhraseResult:
             return self.instances
         return (FoundInstance(self.raw_mask, self.score),)
 
+    @property
+    def cases(self) -> list[CaseInstance]:
+        """The instances as pictures take them."""
+        return [CaseInstance(one.mask, one.score, one.words) for one in self.instances]
+
+    @property
+    def owners(self) -> list[Owners]:
+        """The instances of each word of `text.split()`."""
+        return owners_of_words(len(self.text.split()), words_by_instance(self.cases))
+
     @cached_property
     def score(self) -> float:
         """The mean probability of the mask's pixels; 0 where nothing is here."""
@@ -204,21 +214,18 @@ class ImageAnswer:
     def picture(self) -> np.ndarray:
         """(h, w, 3): a panel for each phrase."""
         display = answers.display_for(len(self))
-        panels = [self.panel(number, display) for number in range(len(self))]
-        return grid(panels, columns=answers.columns_for(len(self)))
+        cells = [
+            answers.answer_cell(
+                self.image, phrase.text, phrase.mask, phrase.cases, phrase.no_target_prob, display=display
+            )
+            for phrase in self
+        ]
+        return grid(cells, columns=answers.columns_for(len(self)))
 
     def panel(self, number: int, display: answers.Display) -> np.ndarray:
-        """(h, w, 3): one phrase, with its answer in colours and in words."""
+        """(h, w, 3): the answer to one phrase in colours, without its words."""
         phrase = self.phrases[number]
-        return answers.answer_cell(
-            self.image,
-            phrase.text,
-            phrase.mask,
-            [CaseInstance(one.mask, one.score, one.words) for one in phrase.instances],
-            rejected=phrase.rejected,
-            no_target_prob=phrase.no_target_prob,
-            display=display,
-        )
+        return answer_panel(self.image, phrase.mask, phrase.cases, rejected=phrase.nothing_here, display=display)
 
     def save_picture(self, file: str | Path) -> None:
         write_picture(file, self.picture())

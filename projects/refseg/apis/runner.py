@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 from refseg.compat import find_shipped_bases, init_cpu_dist, wrap_on_cpu
 from refseg.config_check import check_config
 from refseg.engine import latest_checkpoint
-from refseg.errors import CheckpointError, ConfigError, UsageError
+from refseg.errors import CheckpointError, ConfigError, UsageError, UserError
 from refseg.files import sha256_of, write_atomically
 from refseg.paths import resolve_config
 from refseg.registry import METRICS
@@ -77,6 +77,10 @@ def read_config(path: Path) -> Config:
             f"{path}: an import of the config failed ({cause}). custom_imports finds packages that pip installed, and "
             "modules of folders that the environment variable PYTHONPATH names"
         ) from error
+    except UserError:
+        raise
+    except Exception as error:  # a config is a program
+        raise ConfigError(f"{path} cannot be read as a config ({type(error).__name__}: {error})") from error
 
 
 def use_amp(cfg: Config) -> None:

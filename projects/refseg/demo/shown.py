@@ -14,14 +14,17 @@ from refseg.demo.page import Asked, Opened
 from refseg.visualization.answers import ONE_OF_FEW
 from refseg.visualization.cases import data_uri
 from refseg.visualization.instances import INSTANCE_COLOURS
+from refseg.visualization.phrases import numbered_html, phrase_html, phrase_style
 
 STYLE = """
 #timing .html-container, #answers .html-container { padding: 10px 0; }
-.refseg { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); gap: 16px; }
+.refseg { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); gap: 16px;
+  align-items: start; --rim: #6e6e6e; }
 .refseg article { border: 1px solid var(--border-color-primary); border-radius: 10px; padding: 14px; min-width: 0; }
 .refseg h3 { margin: 0 0 6px; font-size: 1.05rem; overflow-wrap: anywhere; }
-.refseg p { margin: 0 0 10px; }
-.refseg img { display: block; width: 100%; max-width: 640px; height: auto; border-radius: 4px; }
+.refseg p { margin: 0 0 10px; overflow-wrap: anywhere; }
+.refseg img + p { margin: 10px 0 0; }
+.refseg img { display: block; max-width: 100%; height: auto; border-radius: 4px; }
 .refseg .nothing { padding: 6px 10px; border-left: 4px solid #0072b2; background: var(--background-fill-secondary); }
 .refseg details { margin-top: 10px; }
 .refseg summary { cursor: pointer; }
@@ -30,7 +33,7 @@ STYLE = """
 .refseg th, .refseg td { padding: 3px 9px; text-align: right; border: 1px solid var(--border-color-primary); }
 .refseg thead th { font-weight: 500; }
 .refseg .chip { display: inline-block; width: .8em; height: .8em; border: 1px solid #6e6e6e; border-radius: 50%; }
-"""
+""" + phrase_style(".refseg")
 
 
 def answers_html(answer: ImageAnswer) -> str:
@@ -40,21 +43,25 @@ def answers_html(answer: ImageAnswer) -> str:
 
 def _card(answer: ImageAnswer, number: int) -> str:
     phrase = answer[number]
+    head = f"<h3>\u201c<bdi>{phrase_html(phrase.text, phrase.owners)}</bdi>\u201d</h3>"
+    told = told_of(phrase)
+    if phrase.nothing_here:  # the image is beside the cards: there is nothing to show in it
+        return f'<article>{head}<p class="nothing" role="status">{escape(told)}</p></article>'
     picture = answer.panel(number, ONE_OF_FEW)
     height, width = picture.shape[:2]
-    told = told_of(phrase)
-    kind = ' class="nothing" role="status"' if phrase.nothing_here else ""
     alt = escape(f"\u201c{phrase.text}\u201d: {told}")
+    found = phrase.instances
+    objects = f"<p>{numbered_html([one.phrase for one in found], [one.score for one in found])}</p>" if found else ""
     return (
-        f"<article><h3>\u201c<bdi>{escape(phrase.text)}</bdi>\u201d</h3><p{kind}>{escape(told)}</p>"
-        f'<img src="{data_uri(picture)}" width="{width}" height="{height}" alt="{alt}">{words_table(phrase)}</article>'
+        f'<article>{head}<p>{escape(told)}</p><img src="{data_uri(picture)}" width="{width}" height="{height}" '
+        f'alt="{alt}">{objects}{words_table(phrase)}</article>'
     )
 
 
 def told_of(phrase: PhraseResult) -> str:
     """An answer in a sentence."""
     if phrase.nothing_here:
-        why = "the phrase refers to nothing in this image" if phrase.rejected else "no place reaches the threshold"
+        why = "the model says so" if phrase.raw_mask.any() else "no place reaches the threshold"
         sure = "" if phrase.no_target_prob is None else f" (no-target probability {phrase.no_target_prob:.2f})"
         return f"Nothing here: {why}{sure}."
     objects = f"{counted(len(phrase.instances), 'object')}, " if phrase.instances else ""

@@ -58,8 +58,7 @@ def main(args: argparse.Namespace) -> int:
         data = open_data(args.data)
         loaded = load_model(args.model, args.weights, cfg_options=args.cfg_options)
         found = probe_data(
-            loaded.segmentor,
-            loaded.cfg,
+            loaded,
             data,
             kinds=kinds,
             use_rules=args.rules,

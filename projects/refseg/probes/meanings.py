@@ -37,6 +37,7 @@ from refseg.datasets.refshapes.presets import PRESETS, Preset
 from refseg.datasets.refshapes.sample import Sample, make_sample
 from refseg.datasets.refshapes.scene import COLOURS, Scene
 from refseg.datasets.refshapes.stream import Stream
+from refseg.datasets.refshapes.vocabulary import UNSAID
 from refseg.datasets.refshapes.wording import realise, text_of
 from refseg.errors import DataError
 from refseg.evaluation.areas import union_rle
@@ -114,7 +115,7 @@ def change_negation(expression: Expression, scene: Scene, stream: Stream) -> Exp
     if head.without is not None:
         said = dict([head.without])
         return None if said.keys() & head.given.keys() else _with_head(expression, at, _match(head.given | said), scene)
-    names = [name for name, value in head.given.items() if value not in ("plain", "upright")]  # nobody says "not plain"
+    names = [name for name, value in head.given.items() if value not in UNSAID]  # not "not plain" either
     if not names or len(head.given) < 2:
         return None
     name = stream.choice(names)

@@ -1,4 +1,4 @@
-"""From a config, a checkpoint and data to outcomes: one forward pass per image for all its phrases."""
+"""From a model and data to outcomes: one forward pass per image for all its phrases."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.config import Config
-from mmengine.registry import DefaultScope
 from torch import nn
 from tqdm import tqdm
 
+from refseg.apis.models import LoadedModel, build_transforms
 from refseg.datasets.collate import collate_samples
 from refseg.datasets.transforms import TransformState
-from refseg.errors import ConfigError, DataError
+from refseg.errors import DataError
 from refseg.evaluation.metrics import check_finite, encode_masks
 from refseg.evaluation.score_cli import Data
 from refseg.probes.meanings import pairs_of_scenes, preset_of
@@ -24,7 +23,6 @@ from refseg.probes.measure import SAME_IOU, Outcome, as_json, iou_of, outcome, s
 from refseg.probes.pairs import KINDS, Pair
 from refseg.probes.words import pairs_by_rule
 from refseg.records import Expression, Record
-from refseg.registry import TRANSFORMS
 from refseg.structures import Sample
 
 
@@ -74,17 +72,6 @@ def _with_text(expression: Expression, sent: bool) -> Expression:
     return expression
 
 
-def pipeline_of(cfg: Config) -> list[Callable[[Any], Any]]:
-    """The transforms of the config's test set."""
-    dataset = (cfg.get("test_dataloader") or {}).get("dataset") or {}
-    if not dataset.get("pipeline"):
-        raise ConfigError(
-            "the config has no test_dataloader.dataset.pipeline, which makes inputs of images and phrases"
-        )
-    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "refseg")):
-        return [TRANSFORMS.build(transform) for transform in dataset["pipeline"]]
-
-
 def make_sample(image: ProbedImage, transforms: Sequence[Callable[[Any], Any]]) -> Sample:
     """The image with all its phrases; these refer to nothing here, as the model is not told the truth."""
     expressions = [Expression(str(k), text, ()) for k, text in enumerate(image.texts)]
@@ -98,8 +85,7 @@ def make_sample(image: ProbedImage, transforms: Sequence[Callable[[Any], Any]]) 
 
 
 def probe_data(
-    model: nn.Module,
-    cfg: Config,
+    loaded: LoadedModel,
     data: Data,
     *,
     kinds: Collection[str] = tuple(KINDS),
@@ -108,12 +94,13 @@ def probe_data(
     resamples: int = 1000,
 ) -> dict[str, Any]:
     """Numbers and pairs, as `refseg probe --json` has them; of the first `most_images` images that have pairs."""
-    transforms = pipeline_of(cfg)
-    sent = cfg.test_dataloader.dataset.get("text_field") == "sent"
+    model, transforms = loaded.segmentor, build_transforms(loaded.pipeline)
+    loader = loaded.cfg.get("test_dataloader") or {}
+    sent = (loader.get("dataset") or {}).get("text_field") == "sent"
     images = islice(probed_images(data, kinds=kinds, use_rules=use_rules, sent=sent), most_images)
     in_all = len(np.unique(data.truths.images))
-    batch_size = cfg.test_dataloader.get("batch_size", 1)
-    outcomes = probe(model, transforms, images, batch_size=batch_size, total=min(in_all, most_images or in_all))
+    batch_size, total = loader.get("batch_size", 1), min(in_all, most_images or in_all)
+    outcomes = probe(model, transforms, images, batch_size=batch_size, total=total)
     if not outcomes:
         raise DataError(f"no phrase of {data.name} can be changed in these ways: {', '.join(kinds)}")
     by_meaning = not use_rules and preset_of(data.target.main_file) is not None

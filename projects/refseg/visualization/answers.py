@@ -50,25 +50,25 @@ def answer_cell(
     text: str,
     merged: np.ndarray,
     instances: Sequence[CaseInstance] = (),
-    *,
-    rejected: bool = False,
     no_target_prob: float | None = None,
+    *,
     display: Display = SINGLE,
 ) -> np.ndarray:
-    """The phrase, below it the image with what it refers to, below that the answer in words."""
-    nothing = rejected or not merged.any()
+    """The phrase, below it the image with what it refers to, below that the answer in words. An empty mask is the
+    answer "nothing here", whose instances do not count."""
+    nothing = not merged.any()
     shown = () if nothing else instances
-    panel = answer_panel(image, merged, shown, rejected=rejected, display=display)
+    panel = answer_panel(image, merged, shown, rejected=nothing, display=display)
     width = max(NARROWEST, panel.shape[1])
-    told = in_words(text, merged, shown, nothing)
+    told = in_words(text, merged, shown)
     if nothing and no_target_prob is not None:
         told += f" (no-target probability {no_target_prob:.2f})"
     return stack([phrase_strip(text, shown, width), panel, caption(told, width)], width)
 
 
-def in_words(text: str, merged: np.ndarray, instances: Sequence[CaseInstance], nothing: bool) -> str:
+def in_words(text: str, merged: np.ndarray, instances: Sequence[CaseInstance]) -> str:
     """The numbers, words and scores of instances, or how much of the image is meant; or nothing."""
-    if nothing:
+    if not merged.any():
         return NOTHING_HERE
     named = [
         " ".join([f"{number}", *[f"\u201c{phrase}\u201d"] * bool(phrase), f"{one.score:.2f}"])

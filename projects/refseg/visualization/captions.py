@@ -1,13 +1,20 @@
-"""Text strips for pictures: wrapped phrases and marks, drawn with the TrueType font inside Pillow."""
+"""Text strips for pictures: wrapped phrases and marks, in Pillow's own font as far as that has the letters."""
 
 from __future__ import annotations
 
+import os
+import unicodedata
+import warnings
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from refseg.errors import UsageError
+
 INK = (17, 17, 17)
+FONT_VARIABLE = "REFSEG_FONT"
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _MARK_WORDS = {True: "right", False: "wrong"}
@@ -15,9 +22,48 @@ _MARK_WORDS = {True: "right", False: "wrong"}
 
 @lru_cache(maxsize=32)
 def load_font(size: int) -> Font:
-    """Pillow's own font: the same on every machine. It knows Latin letters; others show as boxes in pictures (the
-    HTML report writes phrases as text, in any script)."""
+    """Pillow's own font: the same on every machine. It has the letters of English."""
     return ImageFont.load_default(size)
+
+
+def font_for(text: str, size: int) -> Font:
+    """Pillow's own font, or one with more letters where the text needs it. What that has not either, such as Chinese,
+    shows as boxes, and a warning says so; HTML has phrases as text, in any script."""
+    font = load_font(size)
+    if has_letters(font, text):
+        return font
+    font = load_larger_font(size, os.environ.get(FONT_VARIABLE))
+    if not has_letters(font, text):
+        warnings.warn(
+            f"pictures show boxes for letters that the font {font.getname()[0]} does not have: the environment "
+            f"variable {FONT_VARIABLE} names the file of another one",
+            stacklevel=2,
+        )
+    return font
+
+
+@lru_cache(maxsize=32)
+def load_larger_font(size: int, file: str | None) -> ImageFont.FreeTypeFont:
+    """The user's, or DejaVu Sans, which lies in matplotlib: Latin, Greek, Cyrillic, Arabic, Hebrew and others."""
+    if file is None:
+        import matplotlib
+
+        return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+    try:
+        return ImageFont.truetype(file, size)
+    except OSError as error:
+        raise UsageError(f"{FONT_VARIABLE}: {file} cannot be used as a font ({error})") from None
+
+
+def has_letters(font: Font, text: str) -> bool:
+    """Whether all that is to be seen of a text is in the font: what is not looks like what no font has."""
+    return not any(unicodedata.category(letter)[0] not in "CMZ" and _is_missing(font, letter) for letter in set(text))
+
+
+@lru_cache(maxsize=4096)
+def _is_missing(font: Font, letter: str) -> bool:
+    shown, missing = font.getmask(letter), font.getmask("\uffff")
+    return shown.size == missing.size and bytes(shown) == bytes(missing)
 
 
 def caption(
@@ -36,7 +82,7 @@ def caption(
     the word, so that neither colour nor the sign alone carries it. Text past `max_lines` ends in an ellipsis.
     """
     size = size or caption_size(width)
-    font = load_font(size)
+    font = font_for(text, size)
     text = f"\u201c{text}\u201d" if quoted else text
     if mark is not None:
         text = f"{text}, {_MARK_WORDS[mark]}"

@@ -14,7 +14,7 @@ from itertools import groupby
 import numpy as np
 from PIL import Image, ImageDraw
 
-from refseg.visualization.captions import INK, Font, break_word, caption_size, load_font
+from refseg.visualization.captions import INK, Font, break_word, caption_size, font_for, load_font
 
 TOP_SHARE = 0.5  # a word belongs to an instance from this share of the instance's greatest weight on
 
@@ -67,7 +67,7 @@ def glossed_caption(
     line again. Text past `max_lines` ends in an ellipsis.
     """
     size = caption_size(width)
-    fonts = load_font(size), load_font(max(11, round(size * 0.72)))
+    fonts = font_for(text, size), load_font(max(11, round(size * 0.72)))
     pad, text_height, label_height = size // 2, round(size * 1.3), round(size * 0.95)
     words = f"\u201c{' '.join(text.split())}\u201d".split()
     lines = _flow(words, owners or [()], width - 2 * pad, fonts, max_lines)
@@ -84,7 +84,8 @@ def glossed_caption(
             pieces = list(run)
             below = top + text_height
             for colour in bars(owned, len(colours)):
-                box = (pad + round(pieces[0].left), below, pad + round(pieces[-1].right) - 1, below + bar)
+                left, right = pad + round(pieces[0].left), pad + round(pieces[-1].right) - 1
+                box = (left, below, max(left, right), below + bar)
                 draw.rectangle(box, fill=colours[colour], outline=_EDGE)
                 below += bar + 1
             draw.text((pad + round(pieces[0].left), below + 1), numbers(owned), font=fonts[1], fill=INK)

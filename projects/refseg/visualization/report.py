@@ -6,8 +6,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,7 @@ import numpy as np
 from refseg.files import write_atomically
 from refseg.visualization.cases import RIGHT_IOU, Case, case_pictures
 from refseg.visualization.curves import TrainingCurves, training_plots
-from refseg.visualization.glosses import Owners, bars, numbers
-from refseg.visualization.instances import INSTANCE_COLOURS, own_phrases
+from refseg.visualization.instances import own_phrases
 from refseg.visualization.overlay import EMPTY_MASK, NOTHING_HERE
 from refseg.visualization.page import (
     bullets,
@@ -35,6 +32,7 @@ from refseg.visualization.page import (
     table,
     titled_tables,
 )
+from refseg.visualization.phrases import numbered, numbered_html, phrase_html
 from refseg.visualization.svg import Curve, plot_svg
 from refseg.visualization.text import markup_text as _text
 
@@ -334,16 +332,15 @@ def case_card(case: Case) -> str:
     goal = NOTHING_HERE if case.no_target else _area(case.ground_truth)
     iou = "\u2013" if math.isnan(case.iou) else f"{case.iou:.2f}"
     phrases = own_phrases(case.text, case.shown_instances)
-    scores = [f" ({instance.score:.2f})" for instance in case.shown_instances]
-    shown = [f"<bdi>{_text(phrase)}</bdi>" if phrase else "" for phrase in phrases]
-    objects = f'<p class="objects">{_numbered(shown, scores)}</p>' if phrases else ""
-    answer = f"{answer}; {_numbered(phrases, scores)}" if phrases else answer
+    scores = [instance.score for instance in case.shown_instances]
+    objects = f'<p class="objects">{numbered_html(phrases, scores)}</p>' if phrases else ""
+    answer = f"{answer}; {numbered(phrases, scores)}" if phrases else answer
     figures = [
         figure(picture, label=name, alt=f"{name} for \u201c{case.text}\u201d: {content}")
         for picture, name, content in zip(pictures, ("Prediction", "Ground truth"), (answer, goal), strict=True)
     ]
     return card(
-        phrase_html=_phrase(case.text, case.owners),
+        phrase_html=phrase_html(case.text, case.owners),
         figures=figures,
         lines_html=[objects, f"<p>{mark}, IoU {iou}</p>"],
         tags=f"expression {case.expression_id}{tags}",
@@ -353,36 +350,6 @@ def case_card(case: Case) -> str:
 def environment_section(environment: Mapping[str, Any], config_text: str) -> str:
     config = f"<pre><code>{_text(config_text)}</code></pre>" if config_text else ""
     return fold("Environment", facts(environment)) + fold("Config", config)
-
-
-# Words of a case -----------------------------------------------------------------------------------------------------
-
-
-def _numbered(phrases: Sequence[str], scores: Sequence[str]) -> str:
-    """Such as "1: red star (0.93) · 2: blue circle (0.88)"; an instance without words has its number alone."""
-    pairs = enumerate(zip(phrases, scores, strict=True), start=1)
-    return " \u00b7 ".join(f"{number}{': ' if phrase else ''}{phrase}{score}" for number, (phrase, score) in pairs)
-
-
-def _phrase(text: str, owners: Sequence[Owners]) -> str:
-    """The phrase; a word that belongs to instances stands on a bar for each. Neighbours that belong to the same are one
-    run, with the numbers below its first word. Bars and numbers are for eyes: the list below says the same."""
-    if not any(owners):
-        return _text(text)
-    runs = []
-    for owned, pairs in groupby(zip(owners, text.split(), strict=True), key=itemgetter(0)):
-        words = [_text(word) for _, word in pairs]
-        if owned:
-            words = [_word(word, owned, first=i == 0, last=i == len(words) - 1) for i, word in enumerate(words)]
-        runs.append(f'<span class="run">{" ".join(words)}</span>' if owned else " ".join(words))
-    return " ".join(runs)
-
-
-def _word(word: str, owners: Owners, *, first: bool, last: bool) -> str:
-    lines = "".join(f'<i class="bar hue-{colour}"></i>' for colour in bars(owners, len(INSTANCE_COLOURS)))
-    label = _text(numbers(owners)) if first else ""
-    gloss = f'<span aria-hidden="true">{lines}<small>{label}</small></span>'
-    return f'<span class="word{"" if last else " joined"}">{word}{gloss}</span>'
 
 
 def _area(mask: np.ndarray) -> str:

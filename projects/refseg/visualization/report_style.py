@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from refseg.visualization.instances import INSTANCE_COLOURS
+from refseg.visualization.phrases import phrase_style
 from refseg.visualization.svg import LINE_COLOURS_DARK
 
 _BASE = """
@@ -42,11 +42,6 @@ th[scope=row] { font-weight: 500; min-width: 6.5em; }
 .cases { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 350px), 1fr)); gap: 16px; }
 .case { border: 1px solid var(--edge); border-radius: 10px; padding: 12px; background: var(--panel); min-width: 0; }
 .case .phrase { margin: 0 0 8px; font-weight: 600; overflow-wrap: anywhere; }
-.run, .word { display: inline-block; vertical-align: top; max-width: 100%; }
-.bar { display: block; height: 7px; margin-bottom: 1px; border: solid var(--rim); border-width: 1px 0; }
-.joined .bar { margin-inline-end: -.4em; }
-.word small { display: block; min-height: 1.25em; font-size: .75rem; font-weight: 400; line-height: 1.25;
-  white-space: nowrap; }
 .case .objects { font-size: .875rem; }
 .cases.wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 520px), 1fr)); }
 .case .pair { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(0, 1fr); gap: 8px; }
@@ -78,5 +73,4 @@ def style_sheet() -> str:
         f".line-{number} {{ stroke: {colour}; }} .line-{number} path {{ stroke: inherit; }}"
         for number, colour in enumerate(LINE_COLOURS_DARK)
     )
-    hues = " ".join(f".hue-{number} {{ background: rgb{colour}; }}" for number, colour in enumerate(INSTANCE_COLOURS))
-    return f"{_BASE}{hues}\n@media screen and (prefers-color-scheme: dark) {{ {_DARK}\n{lines} }}\n"
+    return f"{_BASE}{phrase_style()}@media screen and (prefers-color-scheme: dark) {{ {_DARK}\n{lines} }}\n"

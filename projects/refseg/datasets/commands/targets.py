@@ -110,7 +110,20 @@ def _absolute(path: Path) -> Path:
 def _of_folder(folder: Path, argument: str) -> list[Target]:
     if (folder / META).is_file():
         return of_refshapes(folder)
-    found = [
+    if (folder.parent / META).is_file():
+        found = [target for target in of_refshapes(folder.parent) if target.main_file.parent == folder]
+    else:
+        found = _known_in(folder, argument)
+    if not found:
+        raise DataError(
+            f"{folder} is neither made by `refseg data refshapes` (no {META}) nor the folder of a known set with its "
+            "refs file in it; `refseg data layout` shows what is expected. A folder of folders is a --data-root"
+        )
+    return found
+
+
+def _known_in(folder: Path, argument: str) -> list[Target]:
+    return [
         _moved(
             known,
             folder.parent,
@@ -120,12 +133,6 @@ def _of_folder(folder: Path, argument: str) -> list[Target]:
         for known in SETS.values()
         if known.folder == folder.name and (folder.parent / known.refs).is_file()
     ]
-    if not found:
-        raise DataError(
-            f"{folder} is neither made by `refseg data refshapes` (no {META}) nor the folder of a known set with its "
-            "refs file in it; `refseg data layout` shows what is expected. A folder of folders is a --data-root"
-        )
-    return found
 
 
 def of_refshapes(folder: Path) -> list[Target]:

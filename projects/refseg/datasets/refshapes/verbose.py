@@ -45,8 +45,7 @@ def _described(match: Match, shape: Shape, stream: Stream) -> Match:
     more = ["kind", *stream.sample(ADJECTIVE_ORDER, stream.between(1, 2))]
     excluded = match.without[0] if match.without else None
     values = {name: getattr(shape, name) for name in more if name != excluded}
-    if values.get("texture") == "plain" or values.get("pose") == "upright":  # nobody says so without need
-        values = {name: value for name, value in values.items() if value not in ("plain", "upright")}
+    values = {name: value for name, value in values.items() if value not in v.UNSAID}
     return Match(**(values | match.given), without=match.without)
 
 

@@ -31,6 +31,7 @@ ADJECTIVES = {
         "black": ("black",),
     },
 }
+UNSAID = ("plain", "upright")  # nobody says so without need
 TEXTURE_TAILS = {"striped": "with stripes", "plain": "without stripes"}
 
 # By count; None is "all". The second table is for phrases joined by "and", where a leading adjective must not be
