@@ -131,10 +131,10 @@ def test_latent_expressions_are_measured_over_a_data_set(
     found = run_with_random_weights(
         "latent_expressions", "latentvg_tiny_refshapes", refshapes_tiny, tmp_path, monkeypatch
     )
-    assert list(found) == ["among", "to_text", "subject", "chance"]
-    assert -1 <= found["among"] <= 1 and -1 <= found["to_text"] <= 1
+    assert list(found) == ["among", "to_text", "across", "subject", "chance"]
+    assert all(-1 <= found[name] <= 1 for name in ("among", "to_text", "across"))
     assert 0 <= found["subject"] <= 1 and 0.1 < found["chance"] < 0.6
-    assert len(capsys.readouterr().out.splitlines()) == 4
+    assert len(capsys.readouterr().out.splitlines()) == 5
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
     python tools/analysis_tools/latent_expressions.py CONFIG CHECKPOINT [--split val] [--json latents.json]
 
-Means over the phrases of the config's test set: cosines of a phrase's latent expressions among each other, and with
-their text; and, on RefShapes, the share of phrases whose subject is a noun of what is meant, beside the share by
-chance, any word being as likely.
+Means over the phrases of the config's test set: cosines of a phrase's latent expressions among each other, with their
+text, and, to compare, across phrases; and, on RefShapes, the share of phrases whose subject is a noun of what is meant,
+beside the share by chance, any word being as likely.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from refseg.apis.trained import batches, load_trained
 from refseg.datasets.refshapes import vocabulary
 from refseg.errors import UsageError, UserError
 from refseg.models import LatentVG
-from refseg.models.latent_vg.diversity import closeness, head_nouns, hits
+from refseg.models.latent_vg.diversity import across_texts, closeness, head_nouns, hits
 
 _PAIRS = [pair for pairs in (*vocabulary.KIND_NOUNS.values(), vocabulary.ANY_NOUNS) for pair in pairs]
 NOUNS = {word for pair in (*_PAIRS, vocabulary.PRONOUN) for word in pair}
@@ -28,7 +28,7 @@ NOUNS = {word for pair in (*_PAIRS, vocabulary.PRONOUN) for word in pair}
 
 def measure(model: LatentVG, dataset: Dataset, batch_size: int) -> dict[str, float]:
     """The numbers by name; `subject` and `chance` only where the data tells which words speak of what."""
-    among, to_text, found, chances = [], [], [], []
+    among, to_text, latents, found, chances = [], [], [], [], []
     for data in batches(dataset, batch_size):
         batch = model.data_preprocessor(data, False)["batch"]
         with torch.no_grad():
@@ -36,6 +36,7 @@ def measure(model: LatentVG, dataset: Dataset, batch_size: int) -> dict[str, flo
         rows = closeness(expressions.text, expressions.latents)
         among.append(rows.among.cpu())
         to_text.append(rows.to_text.cpu())
+        latents.append(expressions.latents.cpu())
         texts = [text for meta in batch.metas for text in meta.texts]
         tags = [tags for meta in batch.metas for tags in (meta.tags or ({},) * len(meta.texts))]
         nouns = [head_nouns(text, of_text, NOUNS) for text, of_text in zip(texts, tags, strict=True)]
@@ -43,7 +44,11 @@ def measure(model: LatentVG, dataset: Dataset, batch_size: int) -> dict[str, flo
         chosen = word_of.gather(1, expressions.subject_token[:, None])[:, 0].tolist()
         found += hits(chosen, nouns)
         chances += [len(of_text) / len(text.split()) for text, of_text in zip(texts, nouns, strict=True) if of_text]
-    result = {"among": torch.cat(among).mean().item(), "to_text": torch.cat(to_text).mean().item()}
+    result = {
+        "among": torch.cat(among).mean().item(),
+        "to_text": torch.cat(to_text).mean().item(),
+        "across": across_texts(torch.cat(latents)),
+    }
     if found:
         result |= {"subject": sum(found) / len(found), "chance": sum(chances) / len(chances)}
     return result

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from refseg.models.latent_vg.diversity import closeness, head_nouns, hits
+from refseg.models.latent_vg.diversity import across_texts, closeness, head_nouns, hits
 
 
 def test_closeness_by_hand() -> None:
@@ -15,6 +16,14 @@ def test_closeness_by_hand() -> None:
     torch.testing.assert_close(found.to_text, torch.tensor([0.5**0.5 / 2]))
     one = closeness(torch.tensor([[0.0, 5.0]]), latents[:, :1])
     assert one.among.isnan().all() and one.to_text.item() == 0
+
+
+def test_closeness_across_texts_by_hand() -> None:
+    """First expressions along x, x and y: cosines 1, 0, 0; second ones opposed, and at right angles to the third."""
+    first = torch.tensor([[1.0, 0.0], [4.0, 0.0], [0.0, 2.0]])
+    second = torch.tensor([[3.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
+    assert across_texts(torch.stack([first, second], 1)) == pytest.approx((1 / 3 - 1 / 3) / 2)
+    assert across_texts(first[:, None]) == pytest.approx(1 / 3)
 
 
 def test_nouns_of_what_is_meant() -> None:

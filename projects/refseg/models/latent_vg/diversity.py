@@ -30,6 +30,15 @@ def closeness(text: Tensor, latents: Tensor) -> Closeness:
     return Closeness(products[:, pairs].mean(1), (latents @ text[:, :, None]).mean((1, 2)))
 
 
+def across_texts(latents: Tensor) -> float:
+    """Mean cosine of latent expressions (E, N, C) with those of the same place of the other E - 1 texts: what a cosine
+    of `among` is to be compared with."""
+    units = F.normalize(latents.double(), dim=-1)
+    number = len(units)
+    of_pairs = units.sum(0).square().sum(-1) - number  # (N,): all pairs of different texts
+    return (of_pairs / (number * (number - 1))).mean().item()
+
+
 def head_nouns(text: str, tags: dict[str, Any], nouns: Collection[str]) -> set[int]:
     """Indices in `text.split()` of the nouns that speak of the referents, by RefShapes' tag `words` (instance id ->
     indices); those of what the referents are told by, as in "left of the star", are not among them."""
