@@ -9,13 +9,10 @@ the same with other phrases, one that does not look with other images.
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from mmengine.registry import DefaultScope
@@ -23,7 +20,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from refseg.apis.trained import load_trained
+from refseg.apis.trained import Trained, analyse, analysis_parser
 from refseg.datasets.collate import collate_samples
 from refseg.errors import UserError
 from refseg.registry import METRICS
@@ -66,27 +63,21 @@ def score(model: nn.Module, dataset: Dataset, evaluator: dict, exchange: Exchang
     return metric.evaluate(count)
 
 
+def measure(trained: Trained) -> dict[str, dict[str, float]]:
+    cfg, model, dataset = trained
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        return {
+            name: score(model, dataset, cfg.test_evaluator, exchange, cfg.test_dataloader.batch_size)
+            for name, exchange in EXCHANGES.items()
+        }
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config")
-    parser.add_argument("checkpoint")
-    parser.add_argument("--split", help="instead of the config's test split")
+    parser = analysis_parser(__doc__)
     parser.add_argument("--metrics", nargs="+", default=["refseg/oIoU", "refseg/mIoU"])
-    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     args = parser.parse_args()
-    try:
-        cfg, model, dataset = load_trained(args.config, args.checkpoint, split=args.split)
-        with DefaultScope.overwrite_default_scope(cfg.default_scope):
-            found = {
-                name: score(model, dataset, cfg.test_evaluator, exchange, cfg.test_dataloader.batch_size)
-                for name, exchange in EXCHANGES.items()
-            }
-    except UserError as error:
-        raise SystemExit(str(error)) from None
-    for name, metrics in found.items():
+    for name, metrics in analyse(args, measure).items():
         print(f"{name:14s}" + "  ".join(f"{metric} {metrics[metric]:.1f}" for metric in args.metrics))
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

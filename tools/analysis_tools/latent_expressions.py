@@ -9,16 +9,11 @@ beside the share by chance, any word being as likely.
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
-
 import torch
-from torch.utils.data import Dataset
 
-from refseg.apis.trained import batches, load_trained
+from refseg.apis.trained import Trained, analyse, analysis_parser, batches
 from refseg.datasets.refshapes import vocabulary
-from refseg.errors import UsageError, UserError
+from refseg.errors import UsageError
 from refseg.models import LatentVG
 from refseg.models.latent_vg.diversity import across_texts, closeness, head_nouns, hits
 
@@ -26,10 +21,13 @@ _PAIRS = [pair for pairs in (*vocabulary.KIND_NOUNS.values(), vocabulary.ANY_NOU
 NOUNS = {word for pair in (*_PAIRS, vocabulary.PRONOUN) for word in pair}
 
 
-def measure(model: LatentVG, dataset: Dataset, batch_size: int) -> dict[str, float]:
+def measure(trained: Trained) -> dict[str, float]:
     """The numbers by name; `subject` and `chance` only where the data tells which words speak of what."""
+    cfg, model, dataset = trained
+    if not isinstance(model, LatentVG) or model.latents is None:
+        raise UsageError(f"{cfg.filename} has no latent expressions")
     among, to_text, latents, found, chances = [], [], [], [], []
-    for data in batches(dataset, batch_size):
+    for data in batches(dataset, cfg.test_dataloader.batch_size):
         batch = model.data_preprocessor(data, False)["batch"]
         with torch.no_grad():
             expressions = model(batch).auxiliary
@@ -55,23 +53,8 @@ def measure(model: LatentVG, dataset: Dataset, batch_size: int) -> dict[str, flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config")
-    parser.add_argument("checkpoint")
-    parser.add_argument("--split", help="instead of the config's test split")
-    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
-    args = parser.parse_args()
-    try:
-        cfg, model, dataset = load_trained(args.config, args.checkpoint, split=args.split)
-        if not isinstance(model, LatentVG) or model.latents is None:
-            raise UsageError(f"{args.config} has no latent expressions")
-        result = measure(model, dataset, cfg.test_dataloader.batch_size)
-    except UserError as error:
-        raise SystemExit(str(error)) from None
-    for name, value in result.items():
+    for name, value in analyse(analysis_parser(__doc__).parse_args(), measure).items():
         print(f"{name:8s} {value:.3f}")
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
