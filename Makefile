@@ -29,7 +29,7 @@ setup: python-found  ## make the environment and print its Python
 	@$(ENV); echo "$$py"
 
 demo: python-found  ## generate RefShapes, train a small model, evaluate it, write a report (work_dirs/quickstart)
-	@$(call SETUP,--check runtime); $(RUN) -m refseg.cli quickstart $(ARGS)
+	@$(call SETUP,--runtime); $(RUN) -m refseg.cli quickstart $(ARGS)
 
 test: python-found  ## run the tests; ARGS="tests/ops -k triton" goes to pytest
 	@$(ENV); $(RUN) -m pytest $(ARGS)
@@ -44,7 +44,7 @@ docs: python-found  ## check that links and paths in the documentation exist
 	@"$(PYTHON)" tools/dev/check_docs.py
 
 doctor: python-found  ## say what is installed, what works, and how to mend the rest
-	@$(call SETUP,--check none); $(RUN) -m refseg.doctor $(ARGS)
+	@$(call SETUP,--no-check); $(RUN) -m refseg.doctor $(ARGS)
 
 wheel: python-found  ## build a wheel into dist/
 	@$(ENV); "$$py" -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation -w dist . \
