@@ -76,7 +76,9 @@ def test_every_protocol_is_described(protocol: Protocol) -> None:
         assert line in PAGE, "the line should be: " + line
 
 
-@pytest.mark.parametrize("name", ["refseg", "gres", "deris", "gsva", "gsva-refzom", "refzom", "refzom-score", "lavt", "cgformer"])
+@pytest.mark.parametrize(
+    "name", ["refseg", "gres", "deris", "gsva", "gsva-refzom", "refzom", "refzom-score", "lavt", "cgformer"]
+)
 def test_golden_numbers_of_the_page(name: str) -> None:
     line = golden_line(PROTOCOLS[name])
     assert line in PAGE, "the line should be: " + line

@@ -255,6 +255,7 @@ def test_every_misfit_is_told_at_once() -> None:
         "3 predictions for no expression of the data: x, y, x",
         "1 answer without a mask of a size that refseg knows: 1:0 (3 x 4, not 8 x 10)",
         "1 answer without a mask of a size that gres knows: 1:0 (3 x 4, not 8 x 10 or 480 x 480)",
+        "--absent-is-nothing counts expressions without a prediction as answered with 'nothing here'",
     ]
 
 
@@ -389,9 +390,8 @@ def test_instances_of_another_size() -> None:
 
 
 def test_missing_ones_without_target_have_a_remedy() -> None:
-    with pytest.raises(
-        DataError, match=r"1 expression without a prediction, all of which refer to nothing \(--drop-no"
-    ):
+    told = r"1 expression without a prediction, all of which refer to nothing: 0:1\n.*--absent-is-nothing.*--drop-no"
+    with pytest.raises(DataError, match=told):
         score_predictions([full("0:0")], index(simple(1, 2)), [REFSEG])
     with pytest.raises(DataError, match="1 expression without a prediction: 0:0"):
         score_predictions([full("0:1")], index(simple(1, 2)), [REFSEG])
