@@ -10,7 +10,8 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='SafeCheckpointHook', interval=1, max_keep_ckpts=2, save_best='refseg/oIoU', rule='greater'),
+    # 'auto': by the metric that the data set's file names (val_evaluator.save_best).
+    checkpoint=dict(type='SafeCheckpointHook', interval=1, max_keep_ckpts=2, save_best='auto', rule='greater'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
 )
 custom_hooks = [

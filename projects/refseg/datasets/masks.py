@@ -125,15 +125,15 @@ def _read_png(path: str, size: Size) -> np.ndarray:
         with Image.open(path) as image:
             if (image.height, image.width) != tuple(size):
                 raise DataError(f"mask image {path} has size {[image.height, image.width]}, its image has {list(size)}")
-            return _not_zero(image, path).astype(np.uint8)
+            return mask_of_image(image, path).astype(np.uint8)
     except DataError:
         raise
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise DataError(f"mask image cannot be read: {path} ({error})") from None
 
 
-def _not_zero(image: Image.Image, path: str) -> np.ndarray:
-    """(h, w) bool from the numbers in the file, which a conversion to grey would make colours of, and dark ones 0."""
+def mask_of_image(image: Image.Image, path: str) -> np.ndarray:
+    """(h, w) bool from the numbers in the file. A conversion to grey would turn dark colors into 0."""
     sixteen_bits_of_colour = image.mode == "RGB" and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     if image.mode in ("1", "L", "P", "I") or image.mode.startswith("I;16"):
         return np.asarray(image) != 0

@@ -16,6 +16,7 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 
 from refseg.datasets.tokenizers import keep_files
+from refseg.errors import ConfigError
 from refseg.files import write_atomically
 from refseg.registry import HOOKS
 
@@ -49,7 +50,11 @@ class _LateRemovals:
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
     """mmengine's CheckpointHook (0.10.7) with atomic files, and with removals after the write instead of before it.
-    Beside the weights lie the files of the training's tokenizers."""
+    Beside the weights lie the files of the training's tokenizers.
+
+    `save_best='auto'` takes the metric that the evaluator names in its own `save_best`, so that the data set's config
+    file chooses it. Without one it is mmengine's: the first metric.
+    """
 
     def __init__(self, *args: Any, backend_args: dict | None = None, **kwargs: Any) -> None:
         super().__init__(*args, backend_args=backend_args or dict(backend="refseg_atomic"), **kwargs)
@@ -69,7 +74,19 @@ class SafeCheckpointHook(CheckpointHook):
             backend.remove(path)
 
     def before_train(self, runner: Any) -> None:
-        """Sweeps up the temporary files of killed writes."""
+        """Resolve and check the metric of the best checkpoint, and sweep up the temporary files of killed writes."""
+        if self.save_best and runner.val_loop is not None:
+            metrics = runner.val_evaluator.metrics
+            if self.save_best == ["auto"]:
+                chosen = [metric.save_best for metric in metrics if getattr(metric, "save_best", None)]
+                self._init_rule(self.rules, chosen[:1] or self.save_best)
+            known = [name for metric in metrics for name in getattr(metric, "metric_names", ())]
+            unknown = sorted(set(self.key_indicators) - {"auto", *known})
+            if known and unknown:
+                raise ConfigError(
+                    f"save_best: validation has no metric {unknown[0]!r}. It has: {', '.join(known)}. Set "
+                    "val_evaluator.save_best to one of them, or add its protocol to val_evaluator.protocols"
+                )
         super().before_train(runner)
         if runner.rank == 0:
             keep_files(runner.cfg.train_dataloader, self.out_dir)

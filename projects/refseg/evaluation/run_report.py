@@ -17,7 +17,6 @@ from tqdm import tqdm
 from refseg.datasets.masks import decode
 from refseg.evaluation import terms
 from refseg.evaluation.extras import no_target_report
-from refseg.evaluation.foreign import open_predictions
 from refseg.evaluation.measure import Truth
 from refseg.evaluation.notes import header_line, notes_of
 from refseg.evaluation.objects import ObjectTable
@@ -25,7 +24,7 @@ from refseg.evaluation.pictures import chosen_rows, image_or_grey, mask_at
 from refseg.evaluation.prediction_file import PredictionRow
 from refseg.evaluation.protocols import Protocol, View
 from refseg.evaluation.rows import Rows
-from refseg.evaluation.score_cli import Data, describe_predictions, result_of
+from refseg.evaluation.score_cli import Data, answers_of, describe_predictions, result_of
 from refseg.evaluation.scorer import ScoreResult, TruthIndex, score_predictions
 from refseg.evaluation.tags import tag_columns, with_columns
 from refseg.records import Expression
@@ -52,6 +51,7 @@ class Settings:
     resamples: int = RESAMPLES
     min_score: float | None = None
     allow_partial: bool = False
+    absent_is_nothing: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,10 @@ def score_run(path: str | Path, data: Data, settings: Settings) -> Scored:
     with tqdm(total=2 * len(data.truths), unit=" rows", desc="report", mininterval=0.5, dynamic_ncols=True) as bar:
 
         def rows() -> Iterator[PredictionRow]:
-            return _counted(open_predictions(path, min_score=settings.min_score), bar)
+            answers = answers_of(
+                path, data.truths, min_score=settings.min_score, absent_is_nothing=settings.absent_is_nothing
+            )
+            return _counted(answers, bar)
 
         found = score_predictions(
             objects.watch(rows()), data.truths, settings.protocols, allow_partial=settings.allow_partial
