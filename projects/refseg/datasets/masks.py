@@ -7,19 +7,18 @@ nearly all of the field; "exclude" makes them background, as the code of LAVT, C
 
 from __future__ import annotations
 
-import struct
+import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from refseg.datasets.geometry import Box, Size, move_points, warp_mask
+from refseg.datasets.images import FORMATS, decoding, read_bytes
 from refseg.errors import DataError
 from refseg.records import Segmentation
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 Overlap = Literal["union", "exclude"]
 MasksAt = Literal["input", "original"]
@@ -119,17 +118,11 @@ def _has_area(polygon: Sequence[float]) -> bool:
 
 def _read_png(path: str, size: Size) -> np.ndarray:
     """(h, w) uint8 0/1 of a mask image: what is not 0, or not the first colour of a palette, is mask."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            if (image.height, image.width) != tuple(size):
-                raise DataError(f"mask image {path} has size {[image.height, image.width]}, its image has {list(size)}")
-            return mask_of_image(image, path).astype(np.uint8)
-    except DataError:
-        raise
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise DataError(f"mask image cannot be read: {path} ({error})") from None
+    encoded = read_bytes(path)
+    with decoding(path), Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+        if (image.height, image.width) != tuple(size):
+            raise DataError(f"mask image {path} has size {[image.height, image.width]}, its image has {list(size)}")
+        return mask_of_image(image, path).astype(np.uint8)
 
 
 def mask_of_image(image: Image.Image, path: str) -> np.ndarray:
