@@ -24,17 +24,18 @@ from PIL import Image
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from refseg.apis.models import LoadedModel, test_pipeline
+from refseg.apis.models import ALIGNMENT, LoadedModel, test_pipeline
 from refseg.apis.runner import RunOptions, build_runner, load_config, load_weights
 from refseg.datasets.refshapes import generate
 from refseg.datasets.refshapes.output import EXPRESSIONS
 from refseg.engine import best_checkpoint
 from refseg.errors import TrainingError, UsageError
+from refseg.evaluation.extras import alignment_report
 from refseg.evaluation.metrics import predicted_rows
 from refseg.evaluation.prediction_file import PredictionWriter
 from refseg.evaluation.protocols import get_protocol
 from refseg.evaluation.run_report import Settings, score_run
-from refseg.evaluation.score_cli import open_data
+from refseg.evaluation.score_cli import describe_predictions, open_data
 from refseg.files import sha256_of, write_atomically
 from refseg.probes.run import probe_data
 from refseg.visualization.cases import Case, contact_sheet
@@ -201,6 +202,11 @@ def quickstart(
     write_report(report, content)
     metrics = scored.results[0]["metrics"]
     write_atomically(Path(work_dir) / "metrics.json", json.dumps(metrics, indent=2))
+    alignment = {
+        "alignment": alignment_report(str(predictions), test_set.truths),
+        "predictions": describe_predictions(predictions),
+    }
+    write_atomically(Path(work_dir) / ALIGNMENT, json.dumps(alignment, indent=1))
     write_atomically(Path(work_dir) / "probes.json", json.dumps(probes, indent=1))
     sheet = contact_sheet(example_cases(scored.cases), columns=3)
     Image.fromarray(sheet).save(Path(work_dir) / "examples.png", optimize=True)

@@ -28,7 +28,7 @@ from refseg.evaluation.prediction_file import (
 from refseg.evaluation.protocols import Protocol, View, get_protocol
 from refseg.evaluation.rows import Row, Rows
 from refseg.files import write_atomically
-from refseg.models.postprocess import restore_masks
+from refseg.models.postprocess import DrawnImage, restore_masks
 from refseg.registry import METRICS
 from refseg.structures import ImageResult, InstanceResult
 
@@ -57,7 +57,7 @@ def masks_on(result: ImageResult, view: View, size: tuple[int, int]) -> list[dic
     )
 
 
-def check_finite(result: ImageResult) -> None:
+def check_finite(result: ImageResult | DrawnImage) -> None:
     """An answer that is not a number would be scored as an empty mask."""
     for what, values in (("mask logits", result.mask_logits), ("no-target probability", result.no_target_prob)):
         if values is not None and not (finite := values[:, None].isfinite().flatten(1).all(1)).all():

@@ -5,8 +5,9 @@
 
 `expression_id` is required, and `mask` but for protocols of boxes; null is the same as nothing. The mask is COCO's RLE,
 raw: before any rule for "nothing here". `boxes` and `instances` are of the image's size. `words`: a weight for each
-word of the expression. `image`, `text`, `nothing_here` and `score` are for people and other programs: they may stand in
-a row, and are not read here. The first line may be a header, `{"refseg": {...}}`: what the file was made with. Files
+word of the expression. `image`, `text`, `nothing_here`, `reason`, `unknown_words`, `shown` (indices of the instances
+that `refseg predict` shows) and `score` are for people and other programs: they may stand in a row, and are not read
+here. The first line may be a header, `{"refseg": {...}}`: what the file was made with. Files
 are read and written row by row; `.gz` is compressed.
 """
 
@@ -59,7 +60,15 @@ class PredictionRow:
 
 
 FIELDS = ("expression_id", "mask", "no_target_prob", "boxes", "instances")
-NOTES = ("image", "text", "nothing_here", "score")  # allowed in rows, and not read here
+NOTES = (
+    "image",
+    "text",
+    "nothing_here",
+    "reason",
+    "unknown_words",
+    "shown",
+    "score",
+)  # allowed in rows, and not read here
 
 
 class BadField(ValueError):

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from refseg.datasets.masks import decode
 from refseg.evaluation import terms
+from refseg.evaluation.alignment import align_predictions, alignment_scores, beats_chance
 from refseg.evaluation.extras import no_target_report
 from refseg.evaluation.measure import Truth
 from refseg.evaluation.notes import header_line, notes_of
@@ -95,6 +96,9 @@ def score_run(path: str | Path, data: Data, settings: Settings) -> Scored:
         ]
         cases, problems = make_cases(rows, data.truths, found.rows[first.name], first, objects, settings.per_group)
         bar.update(bar.total - bar.n)
+    if any(one.words for case in cases for one in case.instances):
+        cases, said = keep_measured_words(cases, path, data.truths)
+        problems += said
     rows_of_first = found.rows[first.name]
     rejected = first.no_target.rejected(rows_of_first)
     return Scored(
@@ -174,6 +178,21 @@ def make_cases(
     if problems:
         problems = [f"{len(problems):,} of the images of cases cannot be shown, the first: {problems[0]}"]
     return cases, problems
+
+
+def keep_measured_words(cases: list[Case], path: str | Path, truths: TruthIndex) -> tuple[list[Case], list[str]]:
+    """The cases, without the instances' words unless these are measured to point better than chance; and a note."""
+    scores = alignment_scores(align_predictions(open_predictions(path), truths))
+    if beats_chance(scores):
+        return cases, []
+    cases = [replace(case, instances=[replace(one, words=None) for one in case.instances]) for case in cases]
+    if not scores["matched"]:
+        return cases, ["The words of instances are not shown: the data does not say which words are right."]
+    pointing, chance = scores["pointing"], scores["pointing_chance"]
+    return cases, [
+        "The words of instances are not shown: their alignment does not beat chance (the top word is right for "
+        f"{pointing:.1f} % of the instances, by chance for {chance:.1f} %)."
+    ]
 
 
 def iou_of_answers(scored: Rows, protocol: Protocol) -> np.ndarray:

@@ -37,6 +37,8 @@ class LoadText:
 
     def __call__(self, state: TransformState) -> TransformState:
         texts = [expression.text for expression in state.expressions]
-        state.token_ids, state.word_of, state.num_truncated = self.tokenizer(texts)
+        tokens = self.tokenizer(texts)
+        state.token_ids, state.word_of = tokens.token_ids, tokens.word_of
+        state.unknown_words, state.num_truncated = tokens.unknown_words, tokens.num_truncated
         state.pad_id = self.tokenizer.pad_id
         return state
