@@ -26,5 +26,6 @@ wandb = dict(enable=False)  # enable=True logs there too; other keys (project, n
 
 log_level = 'INFO'
 log_processor = dict(by_epoch=True)
-load_from = None
+load_from = None  # weights to start training from; a test reads the checkpoint that it is given, and no other
+load_from_partial = False  # True: even if less than half of the model's tensors are in load_from
 resume = False

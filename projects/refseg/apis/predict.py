@@ -27,7 +27,8 @@ from refseg.datasets.commands.output import printable
 from refseg.datasets.tokenizers import UnknownWords
 from refseg.errors import DataError, UsageError
 from refseg.evaluation.prediction_file import row_to_json
-from refseg.files import sha256_of, write_atomically
+from refseg.files import write_atomically
+from refseg.weights import describe_weights
 
 SOME_FAILED = 3  # the exit code where images could not be read; the others are answered
 FORMATS = ("coco", "labelstudio", "masks")
@@ -354,9 +355,10 @@ def main(args: argparse.Namespace) -> int:
 
 def header_of(inferencer: ReferringInferencer, cfg_options: Mapping[str, Any]) -> dict[str, Any]:
     """What answers depend on."""
+    loaded = inferencer.loaded
     return {
-        "config": inferencer.loaded.config.name,
-        "checkpoint": {"file": inferencer.loaded.checkpoint.name, "sha256": sha256_of(inferencer.loaded.checkpoint)},
+        "config": loaded.config.name,
+        "checkpoint": describe_weights(loaded.segmentor, loaded.checkpoint) | {"file": loaded.checkpoint.name},
         "postprocess": asdict(inferencer.postprocess),
         "cfg_options": dict(cfg_options),
         "dtype": str(inferencer.dtype).removeprefix("torch."),

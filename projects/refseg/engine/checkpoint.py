@@ -20,6 +20,7 @@ from refseg.errors import ConfigError
 from refseg.files import write_atomically
 from refseg.registry import HOOKS
 
+_VALIDATED = "steps_validated"  # key in the message hub, which checkpoints contain; a resumed run may repeat one
 _STEP = re.compile(r"(epoch|iter)_(\d+)\.pth")
 
 
@@ -93,17 +94,29 @@ class SafeCheckpointHook(CheckpointHook):
             for leftover in Path(self.out_dir).glob(".*.pth.*.part"):
                 leftover.unlink(missing_ok=True)
 
-    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """mmengine 0.10.7 would run `meta["config"]`, a key of older checkpoints, as Python when it resumes."""
-        checkpoint.get("meta", {}).pop("config", None)
-
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict) -> None:
         with self._removals_last():
             super()._save_checkpoint_with_step(runner, step, meta)
 
     def _save_best_checkpoint(self, runner: Any, metrics: dict) -> None:
+        steps = {*runner.message_hub.get_info(_VALIDATED, []), runner.iter}
+        runner.message_hub.update_info(_VALIDATED, sorted(steps))
         with self._removals_last():
             super()._save_best_checkpoint(runner, metrics)
+
+    def after_train(self, runner: Any) -> None:
+        """Log out of how many validations the best checkpoint was chosen."""
+        super().after_train(runner)
+        best = best_checkpoint(self.out_dir) if self.save_best else None
+        if best is not None:
+            runner.logger.info(f"{best.name}: {chosen_from(len(runner.message_hub.get_info(_VALIDATED, [])))}")
+
+
+def chosen_from(validations: int) -> str:
+    """Say what "best" means after so many validations."""
+    if validations == 1:
+        return "the weights at the only validation, not the best of several (train_cfg.val_interval sets how many)"
+    return f"the best of {validations} validations"
 
 
 def latest_checkpoint(work_dir: str | Path) -> Path | None:
