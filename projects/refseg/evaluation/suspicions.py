@@ -10,20 +10,21 @@ from dataclasses import dataclass, field
 from refseg.evaluation.boxes import with_area
 from refseg.evaluation.prediction_file import PredictionRow
 
-SHOWN = 10  # ids in an error
+SHOWN = 10  # ids in an error; a note has fewer
 BEYOND = 1.05  # a box leaves the image if it ends beyond this share of a side; models miss the border by a little
 
 
 @dataclass
 class Found:
-    """A number of expressions, and the ids of the first ones."""
+    """A number of expressions, and the ids of the first ones, at most `limit`."""
 
     number: int = 0
     shown: list[str] = field(default_factory=list)
+    limit: int = SHOWN
 
     def add(self, name: str) -> None:
         self.number += 1
-        if len(self.shown) < SHOWN:
+        if len(self.shown) < self.limit:
             self.shown.append(name)
 
     def __str__(self) -> str:
@@ -35,7 +36,7 @@ class Suspicions:
 
     def __init__(self) -> None:
         self.with_boxes = self.boxes = self.boxes_as_corners = 0
-        self.relative, self.leaving, self.scores, self.grey = Found(), Found(), Found(), Found()
+        self.relative, self.leaving, self.scores, self.grey = (Found(limit=3) for _ in range(4))
 
     def look(self, row: PredictionRow, size: tuple[int, int]) -> None:
         """`size`: height and width of the image."""
