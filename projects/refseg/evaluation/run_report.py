@@ -97,7 +97,7 @@ def score_run(path: str | Path, data: Data, settings: Settings) -> Scored:
         cases, problems = make_cases(rows, data.truths, found.rows[first.name], first, objects, settings.per_group)
         bar.update(bar.total - bar.n)
     if any(one.words for case in cases for one in case.instances):
-        cases, said = keep_measured_words(cases, path, data.truths)
+        cases, said = keep_measured_words(cases, rows(), data.truths)
         problems += said
     rows_of_first = found.rows[first.name]
     rejected = first.no_target.rejected(rows_of_first)
@@ -180,9 +180,11 @@ def make_cases(
     return cases, problems
 
 
-def keep_measured_words(cases: list[Case], path: str | Path, truths: TruthIndex) -> tuple[list[Case], list[str]]:
-    """The cases, without the instances' words unless these are measured to point better than chance; and a note."""
-    scores = alignment_scores(align_predictions(open_predictions(path), truths))
+def keep_measured_words(
+    cases: list[Case], rows: Iterable[PredictionRow], truths: TruthIndex
+) -> tuple[list[Case], list[str]]:
+    """Return the cases, without the instances' words unless these point better than chance, and a note."""
+    scores = alignment_scores(align_predictions(rows, truths))
     if beats_chance(scores):
         return cases, []
     cases = [replace(case, instances=[replace(one, words=None) for one in case.instances]) for case in cases]
