@@ -40,7 +40,8 @@ def test_two_processes_train(trained: tuple[Path, str]) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_one_two_and_three_processes_agree(tiny_config: Path, tmp_path: Path) -> None:
-    """7 test images: neither 2 nor 3 divides them. Random weights put about every other pixel into the masks."""
+    """7 test images: neither 2 nor 3 divides them. Random weights put about every other pixel into the masks. A
+    `load_from` with other weights changes nothing."""
     from refseg.apis import load_config
     from refseg.apis.dummy import build_model
     from refseg.cli import main
@@ -51,11 +52,14 @@ def test_one_two_and_three_processes_agree(tiny_config: Path, tmp_path: Path) ->
     torch.nn.init.normal_(model.query_head[-1].weight)
     torch.nn.init.zeros_(model.query_head[-1].bias)
     torch.save({"state_dict": model.state_dict()}, tmp_path / "random.pth")
+    torch.nn.init.normal_(model.query_head[-1].weight)
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "other.pth")
     scores = []
     for processes in (1, 2, 3):
         out = tmp_path / f"{processes}.json"
         arguments = [tiny_config, tmp_path / "random.pth", processes, "--work-dir", tmp_path, "--out", out]
         arguments += ["--predictions", tmp_path / f"{processes}.jsonl"]
+        arguments += ["--cfg-options", f"load_from={tmp_path / 'other.pth'}"] if processes > 1 else []
         launch("dist_test.sh", *arguments)
         scores.append(json.loads(out.read_text())["metrics"])
     assert 1 < scores[0]["refseg/cIoU"] < 99
