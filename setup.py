@@ -63,7 +63,7 @@ class BuildPyWithConfigs(build_py):
         return outputs + [str(file) for _, target in self.shipped() for file in target.rglob("*") if file.is_file()]
 
 
-extras = {name: read_requirements(name) for name in ("demo", "onnx", "log", "dev")}
+extras = {name: read_requirements(name) for name in ("demo", "log", "dev")}
 
 setup(
     name="refseg",

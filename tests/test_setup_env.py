@@ -268,7 +268,7 @@ class TestRequirements:
             for line in (REPO / "requirements/constraints.txt").read_text().splitlines()
             if "==" in line and not line.startswith("#")
         ]
-        for group in ("runtime", "demo", "onnx", "log", "dev"):
+        for group in ("runtime", "demo", "log", "dev"):
             for name, line in names_in(REPO / f"requirements/{group}.txt").items():
                 versions = [version.strip() for pinned, version in pins if pinned == name]
                 assert versions, f"{name} has no pin"
