@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores; read when torch is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from work_dirs import refshapes_images, work_dir  # noqa: F401  (fixtures)
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # tests run on the CPU
