@@ -46,7 +46,7 @@ format: python-found  ## rewrite the code in the project's style
 docs: python-found  ## check that links and paths in the documentation exist
 	@"$(PYTHON)" tools/dev/check_docs.py
 
-doctor: python-found  ## say what is installed, what works, and how to mend the rest
+doctor: python-found  ## say what is installed, what works, and how to fix the rest
 	@$(call SETUP,--check none); $(RUN) -m refseg.doctor $(ARGS)
 
 wheel: python-found  ## build a wheel into dist/

@@ -20,6 +20,7 @@ MODULES = {
     "playwright": "",
     "pre-commit": "",
     "pytest-timeout": "pytest_timeout",
+    "pytest-xdist": "xdist",
     "setuptools": "pkg_resources",
     "wheel": "",
 }
