@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -16,6 +17,17 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # tests run on the CPU
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure() -> None:
+    """Import the test modules without garbage collection: nothing is garbage yet, and looking for it takes seconds."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Turn garbage collection on again, but leave alone what exists by now."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
