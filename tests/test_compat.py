@@ -25,7 +25,7 @@ def run(program: str, *paths: Path, **environment: str) -> subprocess.CompletedP
     path = os.pathsep.join(str(one) for one in (*paths, PACKAGES))
     env = os.environ | {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""} | environment
     command = [sys.executable, "-W", "ignore", "-c", program]
-    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=100)
+    return subprocess.run(command, capture_output=True, text=True, env=env)
 
 
 def output(program: str, *paths: Path, **environment: str) -> str:
@@ -175,6 +175,20 @@ class TestDistributedOnCpu:
         for seconds in (None, 7200):
             compat.init_cpu_dist("pytorch", seconds)
         assert waits == [None, datetime.timedelta(hours=2)]
+
+    @pytest.mark.parametrize("code", [0, 3])
+    def test_launched_processes_end_without_destructors(self, environment: dict[str, str], code: int) -> None:
+        """Exit handlers run and buffered output arrives; what Python would do after them does not happen."""
+        program = (
+            "import atexit, sys; from refseg import compat\n"
+            "class Destroyed:\n"
+            "    def __del__(self): sys.__stdout__.write(' destroyed')\n"
+            "kept = Destroyed(); atexit.register(print, 'handler', end='')\n"
+            f"compat.exit_launched({code})"
+        )
+        launched, alone = run(program, **environment), run(program)
+        assert (launched.returncode, launched.stdout) == (code, "handler")
+        assert (alone.returncode, alone.stdout) == (code, "handler destroyed")
 
     def test_slurm(self, environment: dict[str, str]) -> None:
         slurm = {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0"}

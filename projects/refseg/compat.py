@@ -6,6 +6,7 @@ needs it. A work-around that is not needed any more is deleted together with its
 
 from __future__ import annotations
 
+import atexit
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -13,7 +14,7 @@ import os
 import subprocess
 import sys
 import types
-from typing import Any
+from typing import Any, NoReturn
 
 from refseg.errors import ConfigError, UsageError
 
@@ -173,6 +174,21 @@ def init_cpu_dist(launcher: str, timeout_s: float | None = None) -> bool:
     timeout = None if timeout_s is None else datetime.timedelta(seconds=timeout_s)
     dist.init_process_group("gloo", timeout=timeout)
     return True
+
+
+def exit_launched(code: int) -> NoReturn:
+    """PyTorch 2.14: gloo's threads now and then abort an interpreter that is shutting down ("terminate called without
+    an active exception"), after all work is done.
+
+    A process that a launcher started runs its exit handlers, flushes its output, and ends without destructors. Any
+    other process ends as usual.
+    """
+    if os.environ.get("WORLD_SIZE") is None and os.environ.get("SLURM_NTASKS") is None:
+        sys.exit(code)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def wrap_on_cpu(cfg: Any) -> None:

@@ -177,8 +177,8 @@ def test_several_processes_start_at_once(tmp_path: Path) -> None:
     for process in processes:
         process.start()
     start.set()
-    assert [out.get(timeout=30) for _ in processes] == [(300, True)] * 4
+    assert [out.get(timeout=300) for _ in processes] == [(300, True)] * 4
     for process in processes:
-        process.join(10)
+        process.join(300)
     names = sorted(path.suffix for path in (tmp_path / ".refseg_cache").iterdir())
     assert names in ([".columns"], [".columns", ".lock"]), "no unfinished files"

@@ -52,6 +52,7 @@ def row(number: int, **changes: object) -> Row:
 GOLDEN = Rows.of(row(number) for number in SAMPLES)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("protocol", "expected"),
     [

@@ -1,4 +1,5 @@
-# Your own data in one JSONL file with splits train and val (docs/data.md): set _file, or override the three `file` keys.
+# Your own data in one JSONL file with splits train and val (docs/data.md).
+# To use another file, set {train,val,test}_dataloader.dataset.annotations.file.
 _base_ = 'refcoco.py'
 _annotations = dict(_delete_=True, format='jsonl', file='data/own/own.jsonl')
 

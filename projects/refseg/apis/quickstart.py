@@ -5,6 +5,7 @@ The model is whatever config is given; the report is that of `refseg report`.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shlex
@@ -107,10 +108,12 @@ def _train_as_a_rank(cfg: Config) -> Training:
     warnings.filterwarnings("ignore", message="Multi-processing start method")  # mmengine, of data workers
     init_default_scope("refseg")
     try:
-        return train_here(cfg, launcher="pytorch")
+        training = train_here(cfg, launcher="pytorch")
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+    atexit.register(os._exit, 0)  # runs first at exit, when the result has been sent: see compat.exit_launched
+    return training
 
 
 def default_processes(batch_size: int) -> int:

@@ -7,11 +7,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-import refseg  # noqa: F401  lets mmdet import without a compiled mmcv
-
-# isort: split
-from mmdet.models.layers import PatchMerging
-
 from refseg.errors import CheckpointError
 from refseg.models.encoders.swin import SwinEncoder
 from refseg.models.encoders.swin_weights import (
@@ -107,6 +102,8 @@ def official_patch_merging(tokens: Tensor, size: tuple[int, int], weights: dict[
 
 
 def test_patch_merging_has_the_official_numbers() -> None:
+    from mmdet.models.layers import PatchMerging  # takes seconds to import
+
     torch.manual_seed(0)
     weights = {"norm.weight": torch.randn(12), "norm.bias": torch.randn(12), "reduction.weight": torch.randn(6, 12)}
     merging = PatchMerging(3, 6)
