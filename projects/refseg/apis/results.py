@@ -232,11 +232,12 @@ class PhraseResult:
     @property
     def in_words(self) -> str:
         """The answer in a sentence, without the phrase."""
+        unknown = f"; the model does not know: {', '.join(self.unknown_words)}" if self.unknown_words else ""
         if self.nothing_here:
-            return f"{answers.NOTHING_HERE}: {self.reason}"
+            reason_is_unknown = all_unknown(self.text, self.unknown_words)
+            return f"{answers.NOTHING_HERE}: {self.reason}{'' if reason_is_unknown else unknown}"
         count = len(self.instances)
         objects = f"{count} object{'s' * (count > 1)}, " if count else ""
-        unknown = f"; the model does not know: {', '.join(self.unknown_words)}" if self.unknown_words else ""
         return f"{objects}{answers.percent(self.share)} of the image, score {self.score:.2f}{unknown}"
 
     def word_attention(self, size: Size | None = None) -> np.ndarray:
