@@ -414,7 +414,7 @@ def answers_of(drawn: DrawnImage, *, aligned: bool = False) -> tuple[PhraseResul
         words = instance_words(drawn.chosen, drawn.word_of, meta)
         for k, (text, chosen) in enumerate(zip(meta.texts, drawn.chosen, strict=True)):
             phrases = own_phrases(text, words[k]) if aligned else [""] * len(words[k])
-            weights = [one and tuple(one) for one in words[k]]
+            weights = [None if one is None else tuple(one) for one in words[k]]
             drawn_masks = map(mask_of, chosen.mask_logits.float().cpu())
             queries[k] = tuple(map(FoundInstance, drawn_masks, chosen.relevance.tolist(), weights, phrases))
 
