@@ -351,6 +351,65 @@ def test_a_jsonl_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert "line 3" in printed and "b.png" in printed and "m.png" in printed and "3 defects" in printed
 
 
+def test_the_same_phrase_with_different_targets(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Two rows of one object are fine, also with another outline of the same pixels; two objects, or none and one, are
+    not."""
+    Image.new("RGB", (10, 8)).save(tmp_path / "a.png")
+    Image.new("RGB", (10, 8)).save(tmp_path / "b.png")
+    one, two = [square(1.0, 1.0)], [square(5.0, 4.0)]
+    again = [[1.0, 3.0, 1.0, 1.0, 3.0, 1.0, 3.0, 3.0]]
+    assert sorted(again[0]) == sorted(one[0]) and again != one
+
+    def rows(*pairs: tuple[str, list | None], image: str = "a.png") -> str:
+        made = [{"image": image, "size": [8, 10], "text": text, "targets": targets} for text, targets in pairs]
+        return "".join(json.dumps(row) + "\n" for row in made)
+
+    def check(content: str) -> str:
+        (tmp_path / "my.jsonl").write_text(content)
+        assert main(["data", "check", str(tmp_path / "my.jsonl")]) == 0
+        return capsys.readouterr().out
+
+    good = rows(
+        ("dog", [one]), ("Dog ", [again]), ("cat", None), ("cat", None), ("both", [one, two]), ("both", [two, one])
+    )
+    assert "OK" in check(good + rows(("dog", [two]), image="b.png"))
+    printed = check(rows(("the  dog", [one]), ("The dog", [two]), ("x", [one])))
+    assert "warning: the same phrase with different targets (1)" in printed and "1 warning" in printed
+    assert "image a.png, 'the  dog': stands in 2 rows with different targets (a.png:0, a.png:1)" in printed
+    printed = check(rows(("dog", [one]), ("x", [one]), ("dog", None)))
+    assert "warning: the same phrase with and without a target (1)" in printed
+    assert "(a.png:0, a.png:2)" in printed and "delete the row that is wrong" in printed
+
+
+def test_the_same_phrase_in_a_known_set_is_a_note(small_set: Any) -> None:
+    refs = pickle.loads(small_set.refs_file.read_bytes())
+    for ref in refs:
+        for sentence in ref["sentences"]:
+            sentence["raw"] = sentence["sent"] = "it"
+    small_set.refs_file.write_bytes(pickle.dumps(refs))
+    found = [
+        one
+        for one in check_target(small_set.target(), progress=False).findings
+        if one.kind == "the same phrase with different targets"
+    ]
+    assert len(found) == 6 and {one.severity for one in found} == {"note"}
+
+
+def test_a_file_that_holds_no_text_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "photo.jpg")
+    (tmp_path / "refs.p").write_bytes(pickle.dumps([{"ref_id": 1}]))
+    (tmp_path / "wide.jsonl").write_text("{}", encoding="utf-16")
+    for name in ("photo.jpg", "refs.p", "wide.jsonl"):
+        assert main(["data", "check", str(tmp_path / name)]) == 1
+        printed = capsys.readouterr()
+        assert printed.out == "" and printed.err.count("\n") == 1
+        assert f"{name} is no JSONL file: it does not hold text in UTF-8" in printed.err
+    (tmp_path / "long.jsonl").write_text(json.dumps({"image": "\u00e9" * 3000}, ensure_ascii=False), encoding="utf-8")
+    assert main(["data", "check", str(tmp_path / "long.jsonl")]) == 1
+    assert "field 'text' is missing" in capsys.readouterr().out, "a character that is cut off at 4096 bytes is text"
+
+
 def test_images_lie_beside_a_link_to_annotations(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """That is where data sets look; the file that the link leads to has none beside it."""
     (tmp_path / "store").mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -96,10 +97,28 @@ def resolve(argument: str) -> list[Target]:
     if path.is_dir():
         return _of_folder(_absolute(path), argument.rstrip("/"))
     if path.is_file():
+        check_is_text(path)
         return [of_jsonl(_absolute(path), name=argument)]
     if "/" in argument or path.suffix:
         raise DataError(f"no such file or folder: {path}")
     return [of_catalogue(get_set(argument))]
+
+
+def check_is_text(path: Path) -> None:
+    """An image, a pickle or an archive is refused as a whole, not line by line."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # a character may be cut off at the end
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        head = b"\0"
+    if b"\0" in head:
+        raise DataError(
+            f"{path} is no JSONL file: it does not hold text in UTF-8. Give the file of annotations, the folder of a "
+            "set, or a name that `refseg data layout` lists"
+        )
 
 
 def _absolute(path: Path) -> Path:
