@@ -27,7 +27,7 @@ from refseg.paths import data_path
 from refseg.records import Record
 
 logger = logging.getLogger("refseg.data")
-VERSION = 3  # raise it when a reader gives other records for the same files
+VERSION = 4  # raise it when a reader gives other records for the same files
 LOCK_SECONDS = 1800
 
 

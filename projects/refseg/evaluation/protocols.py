@@ -20,7 +20,7 @@ from refseg.errors import ConfigError, UsageError
 from refseg.evaluation import cautions, terms
 from refseg.evaluation.rows import Rows
 from refseg.evaluation.terms import Terms
-from refseg.records import NoTargetRule
+from refseg.records import Crowds, NoTargetRule
 
 Grid = Literal["original"] | tuple[int, int]
 Caution = Callable[[Rows, int], str]  # of rows and how many masks were resized
@@ -45,7 +45,8 @@ class View:
     there to the grid by `interpolation` (with `align_corners`), as logits or as probabilities (`resize`); a pixel
     belongs to the mask where its probability is >= `threshold` (`strict`: >). `overlap`, `target_by`: how the target's
     polygons become pixels. Those of two polygons of an instance are mask or are not; "original" resizes nearest from
-    the original size, "input" draws on the grid.
+    the original size, "input" draws on the grid. `crowds`: whether crowd regions (COCO's `iscrowd`) are part of the
+    target's mask. Their boxes always count, and an expression that refers to crowd regions only still has a target.
     """
 
     grid: Grid = "original"
@@ -57,6 +58,7 @@ class View:
     strict: bool = False
     overlap: Overlap = "union"
     target_by: Literal["original", "input"] = "original"
+    crowds: Crowds = "include"
     boxes: BoxRule | None = None
 
     def grid_of(self, has_target: bool, original: tuple[int, int]) -> tuple[int, int]:
@@ -155,10 +157,11 @@ _PROTOCOLS = (
     Protocol(
         "refseg",
         "ours: original size, union masks, probability >= 0.5, a rejected expression has an empty mask and the reverse",
-        View(),
+        View(crowds="exclude"),
         NoTarget("head-or-empty"),
         terms.refseg_default,
         _EMPTIED,
+        (cautions.targets_without_pixels,),
     ),
     Protocol(
         "lavt",
@@ -181,18 +184,20 @@ _PROTOCOLS = (
     Protocol(
         "gres",
         "ReLA's evaluator (GRES): 480 x 480 squashed, polygons drawn there, argmax, the raw mask's union when rejected",
-        replace(_SQUASHED, strict=True, target_by="input"),
+        replace(_SQUASHED, strict=True, target_by="input", crowds="exclude"),
         NoTarget(),
         terms.generalized,
         _EMPTIED,
+        (cautions.targets_without_pixels,),
     ),
     Protocol(
         "deris",
         "DeRIS: 384 x 384 squashed, probability >= 0.5, a rejected expression has an empty mask",
-        View(grid=(384, 384)),
+        View(grid=(384, 384), crowds="exclude"),
         NoTarget(),
         partial(terms.generalized, rejected_target="emptied"),
         _EMPTIED,
+        (cautions.targets_without_pixels,),
     ),
     Protocol(
         "gsva",
@@ -214,7 +219,7 @@ _PROTOCOLS = (
     Protocol(
         "refzom-score",
         "Ref-ZOM as DeRIS: 384 x 384 squashed, Acc by the no-target score, which empties the mask",
-        View(grid=(384, 384)),
+        View(grid=(384, 384), crowds="exclude"),
         NoTarget(),
         partial(terms.ref_zom, empties=True),
         _EMPTIED,
