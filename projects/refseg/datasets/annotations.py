@@ -68,9 +68,12 @@ def image_root_of(annotations: dict[str, Any], image_root: str | None) -> Path:
 def check_arguments(format: str, arguments: dict[str, Any]) -> None:
     if format not in READERS:
         raise ConfigError(f"annotations.format must be one of {sorted(READERS)}, not {format!r}")
-    accepted = set(inspect.signature(READERS[format].read).parameters)
-    if set(arguments) != accepted:
-        raise ConfigError(f"annotations of format {format!r} need {sorted(accepted)}, not {sorted(arguments)}")
+    accepted = inspect.signature(READERS[format].read).parameters
+    needed = {name for name, parameter in accepted.items() if parameter.default is parameter.empty}
+    if not needed <= set(arguments) <= set(accepted):
+        optional = f" (and may have {sorted(set(accepted) - needed)})" if needed != set(accepted) else ""
+        message = f"annotations of format {format!r} need {sorted(needed)}{optional}, not {sorted(arguments)}"
+        raise ConfigError(message)
 
 
 def _cache_name(format: str, arguments: dict[str, Any], files: list[Path]) -> str:
