@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refer_files import annotation, square
+from refer_files import annotation, ref, square
 from refseg.cli import main
 from refseg.datasets import images as images_module
 from refseg.datasets.catalogue import Counts
@@ -258,6 +258,42 @@ def test_unverified_counts_make_no_defects(small_set: Any) -> None:
     assert report.verdict == "1 warning" and "unverified" in report.findings[0].remedy
 
 
+def test_refs_without_sentences_are_no_defect(small_set: Any) -> None:
+    small_set.change_refs(lambda refs: refs.append(ref(99, 10, sentences=[])))
+    report = check(small_set)
+    finding = only(report, "skipped entries", "note")
+    assert report.verdict == "OK" and finding.message.startswith("1 ref without sentences is skipped (train 1)")
+
+
+def test_crowds_that_are_referred_to(small_set: Any) -> None:
+    """Annotation 10 has two sentences of its own; then it stands beside annotation 11, too."""
+    small_set.change_instances(lambda content: content["annotations"][0].update(iscrowd=1))
+    finding = only(check(small_set), "crowd regions as targets", "warning")
+    assert finding.message.startswith("2 expressions refer to crowd regions (iscrowd 1), 2 of them to nothing else")
+    small_set.change_refs(lambda refs: refs[0].update(ann_id=[10, 11]))
+    report = check(small_set)
+    assert "0 of them" in only(report, "crowd regions as targets", "note").message and report.verdict == "OK"
+
+
+def test_refs_of_seen_and_unseen_classes(small_set: Any) -> None:
+    """Of 12 train refs one is a dog (unseen), one a dog and a person, and one a stop sign (neither). 9 are persons."""
+
+    def change(content: dict) -> None:
+        content["categories"] += [{"id": 3, "name": "stop sign"}]
+        content["annotations"][0]["category_id"] = 2  # annotation 10: the first ref of train
+        content["annotations"][3]["category_id"] = 3  # annotation 21: the second ref of image 2
+
+    small_set.change_instances(change)
+    small_set.change_refs(lambda refs: refs[1].update(ann_id=[10, 11]))
+    published = {"train": (9, 1), "val": (3, None), "test": (2, 0)}
+    note = only(check(small_set, seen_unseen=published), "refs of seen and unseen classes", "note")
+    assert note.message == (
+        "train 9 seen, val 3 seen, test 2 seen, train 1 unseen, test 0 unseen: as CGFormer's code has them"
+    )
+    report = check(small_set, seen_unseen={"train": (10, 1)})
+    assert "train 9 seen (not 10)" in only(report, "refs of seen and unseen classes", "warning").message
+
+
 def test_a_split_that_nobody_knows(small_set: Any) -> None:
     small_set.change_refs(lambda refs: [r.update(split="dev") for r in refs if r["split"] == "testA"])
     kinds = {(f.severity, f.kind) for f in check(small_set).findings}
@@ -322,9 +358,9 @@ def test_the_command_on_a_data_root(small_set: Any, capsys: pytest.CaptureFixtur
     out = tmp_path / "report.json"
     assert main(["data", "check", "--data-root", str(small_set.root), "--json", str(out)]) == 1
     printed = capsys.readouterr().out
-    assert "12 (not 42,404)" in printed and "refcoco  4 defects" in printed
+    assert "12 (not 42,404)" in printed and "refcoco  4 defects, 1 warning" in printed
     report = json.loads(out.read_text())
-    assert report["defects"] == 4 and report["sets"][0]["verdict"] == "4 defects"
+    assert report["defects"] == 4 and report["sets"][0]["verdict"] == "4 defects, 1 warning"
     assert report["sets"][0]["counts"]["train"] == {"refs": 12, "images": 6, "sentences": 18}
 
 
@@ -383,8 +419,8 @@ def test_the_same_phrase_with_different_targets(tmp_path: Path, capsys: pytest.C
 
 def test_the_same_phrase_in_a_known_set_is_a_note(small_set: Any) -> None:
     refs = pickle.loads(small_set.refs_file.read_bytes())
-    for ref in refs:
-        for sentence in ref["sentences"]:
+    for entry in refs:
+        for sentence in entry["sentences"]:
             sentence["raw"] = sentence["sent"] = "it"
     small_set.refs_file.write_bytes(pickle.dumps(refs))
     found = [

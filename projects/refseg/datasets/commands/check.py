@@ -12,7 +12,7 @@ import numpy as np
 
 from refseg.datasets.annotations import open_annotations
 from refseg.datasets.commands.check_images import ImageMode, Job, look_at_all
-from refseg.datasets.commands.counts import compare, count_splits, shared_images
+from refseg.datasets.commands.counts import compare, compare_seen_unseen, count_splits, crowd_targets, shared_images
 from refseg.datasets.commands.findings import Finding, Report, Severity, report_lines
 from refseg.datasets.commands.from_coco import plain_text
 from refseg.datasets.commands.output import write_whole
@@ -55,6 +55,8 @@ def check_target(
         report.findings += entries(store, again)
         report.counts = count_splits(store, target)
         report.findings += compare(report.counts, store, target)
+        report.findings += compare_seen_unseen(store, target)
+        report.findings += crowd_targets(store, target)
         report.findings += shared_images(store, target)
         report.findings += repeated_ids(store, target)
         report.findings += contradictions(store, target)
@@ -95,6 +97,9 @@ def entries(store: RecordStore, again: str) -> Iterator[Finding]:
     if not store.num_expressions:
         yield Finding("defect", "no expressions", "", "there is no expression that can be used", again)
     for problem in store.problems:
+        if problem.is_notice:
+            yield Finding("note", "skipped entries", problem.place, problem.message)
+            continue
         lost = problem.split != ""
         where = f" (split {problem.split})" if lost and problem.split != UNKNOWN else ""
         yield Finding(

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from refseg.datasets.commands.targets import data_root
 
 PACKAGE = "refseg.datasets.commands"
-SET = "a name as `refseg data layout` lists them, a JSONL file, or a folder made by `refseg data refshapes`"
+SET = (
+    "a name as `refseg data layout` lists them, a JSONL file, a JSON file in SeqTR's layout, or a folder made by "
+    "`refseg data refshapes`"
+)
 
 
 def _layout(parser: argparse.ArgumentParser) -> None:
