@@ -175,6 +175,22 @@ def test_a_loader_whose_worker_died_goes_on_with_the_same_data(
     assert len(undisturbed) == 12 and loop.runner.batches == undisturbed
 
 
+def test_a_worker_that_dies_between_epochs(undisturbed: list, tmp_path: Path) -> None:
+    """Persistent workers wait for the next epoch, whose start then fails."""
+    loop = toy_loop(DeadlyDataset(tmp_path), max_worker_restarts=1)
+    workers = []
+
+    def kill_one(name: str, **kwargs: object) -> None:
+        if name == "after_train_epoch" and not workers:
+            workers.extend(loop.dataloader._iterator._workers)
+            os.kill(workers[0].pid, signal.SIGKILL)
+
+    loop.runner.call_hook = kill_one
+    loop.run()
+    assert loop.worker_restarts == 1 and loop.runner.batches == undisturbed
+    assert not any(worker.is_alive() for worker in workers), "the other worker is stopped too"
+
+
 def test_a_dead_worker_ends_the_training_with_the_remedy(undisturbed: list, tmp_path: Path) -> None:
     """What was trained with until then was right, and a new loop goes on from there."""
     loop = toy_loop(DeadlyDataset(tmp_path, times=1))

@@ -99,7 +99,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         index = start
         while True:
             self._start_loader_at(index)
-            batches: Any = None
+            batches: Any = getattr(self.dataloader, "_iterator", None)  # of persistent workers, after the first epoch
             try:
                 batches = iter(self.dataloader)
                 for batch in batches:

@@ -73,7 +73,7 @@ class LeftOut:
         lines = [f"left out: {number:,} {kind} (first: {self.first[kind]})" for kind, number in self.numbers.items()]
         if self.joined:
             lines.append(
-                f"joined: {len(self.joined):,} phrases stand on several annotations of an image; each is one row that "
+                f"joined: {len(self.joined):,} phrases that stand on several annotations of an image; each is one row that "
                 f"refers to all of these (first: {self.joined[0]}). Where one object is meant, give it another text"
             )
         return lines
