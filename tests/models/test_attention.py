@@ -26,5 +26,5 @@ def test_a_layer_adds_and_normalises() -> None:
     torch.manual_seed(0)
     layer = AttentionLayer(8, 2, 16, memory_dim=5)
     x, memory = torch.randn(2, 4, 8), torch.randn(2, 3, 5)
-    read = F.layer_norm(x + layer.read(x, memory, VALID), (8,))
+    read = F.layer_norm(x + layer.attn(x, memory, VALID), (8,))
     torch.testing.assert_close(layer(x, memory, VALID), F.layer_norm(read + layer.ffn(read), (8,)))

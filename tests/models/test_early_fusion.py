@@ -30,7 +30,7 @@ def test_every_trained_parameter_gets_a_gradient(model: RefSegmentor) -> None:
     unseen = {n for n in parameters_without_gradient(model, prepared(model)) if "key.bias" not in n}
     if isinstance(model, LGFormer) and model.pixel_decoder.l2va is None:
         unseen -= {"pixel_decoder.level_embed"}
-    assert {n for n in unseen if not n.startswith("prototype.layers") or ".own.query" not in n} == set()
+    assert {n for n in unseen if not n.startswith("prototype.layers") or ".self_attn.query" not in n} == set()
 
 
 def test_many_phrases_at_once_equal_one_by_one(model: RefSegmentor) -> None:

@@ -93,9 +93,9 @@ def test_what_no_target_is_told_from(features: str, width: int) -> None:
     assert len(wanted) == width and seen == [wanted]
 
 
-def test_normalised_relevance() -> None:
+def test_normalized_relevance() -> None:
     """(1 x 1 + 0.5 x 3) / 1.5."""
-    predictor = NoTargetPredictor(embed_dim=1, sentence_dim=3, features="relevant", normalise=True)
+    predictor = NoTargetPredictor(embed_dim=1, sentence_dim=3, features="relevant", normalize=True)
     seen = []
     predictor.classifier.register_forward_pre_hook(lambda _, args: seen.append(args[0].item()))
     words, mask = torch.zeros(1, 1, 3), torch.ones(1, 1, dtype=torch.bool)
@@ -150,12 +150,12 @@ def test_every_parameter_learns(config: str, num_points: int | None) -> None:
     """But for biases of keys, which a softmax does not see; and, where deformable attention begins with zero weights,
     what only its offsets would see."""
     model = tiny_model(config, **{"instances.num_points": num_points, "encoder.vision.drop_path_rate": 0.0})
-    for layer in model.pixel_decoder.parts.encoder.layers:
+    for layer in model.pixel_decoder.mmdet_decoder.encoder.layers:
         torch.nn.init.normal_(layer.self_attn.attention_weights.weight, std=0.5)
     unseen = {n for n in parameters_without_gradient(model, prepared(model)) if not n.endswith("key.bias")}
     if config.endswith("none"):  # nothing reads the last block's words
         last = f"decoder.blocks.{len(model.decoder.blocks) - 1}"
-        unseen = {n for n in unseen if not n.startswith((f"{last}.objects", f"{last}.norm_objects"))}
+        unseen = {n for n in unseen if not n.startswith((f"{last}.cross_attn_objects", f"{last}.norm_objects"))}
     assert unseen == set()
 
 
@@ -259,8 +259,8 @@ def test_blocks_read_inside_their_masks(monkeypatch: pytest.MonkeyPatch) -> None
 
     for masked, wanted in ((True, [1, 2, 0, 1, 2, 0, 1, 2]), (False, [])):
         levels: list[int] = []
-        original = module.readable_pixels
-        monkeypatch.setattr(module, "readable_pixels", lambda *a, seen=levels, f=original: seen.append(a[1]) or f(*a))
+        original = module.pixel_attn_mask
+        monkeypatch.setattr(module, "pixel_attn_mask", lambda *a, seen=levels, f=original: seen.append(a[1]) or f(*a))
         model = tiny_model("instalign_swinb", **{"decoder.masked_attention": masked})
         logits_of(model, prepared(model))
         monkeypatch.undo()

@@ -20,7 +20,7 @@ def parts(config: str) -> set[str]:
 
 
 def words_read(config: str) -> int:
-    return sum(".words." in name for name, _ in tiny_model(config).named_parameters())
+    return sum(".cross_attn_words." in name for name, _ in tiny_model(config).named_parameters())
 
 
 def test_rows_of_the_tables_differ_where_they_should() -> None:
@@ -33,7 +33,7 @@ def test_rows_of_the_tables_differ_where_they_should() -> None:
     assert words_read(f"{ABLATIONS}/table6_sentence") == 2 * 6
     for row, pixels_read in (("table4_pwam", False), ("table4_vlba_l2va", False), ("table6_sentence", True)):
         names = [name for name, _ in tiny_model(f"{ABLATIONS}/{row}").named_parameters()]
-        assert any("prototype.layers.0.pixels" in name for name in names) is pixels_read
+        assert any("prototype.layers.0.cross_attn_pixels" in name for name in names) is pixels_read
         assert any("word_update" in name for name in names) is (row != "table4_pwam")
     assert "prototype.queries" in parts(f"{ABLATIONS}/table2_learnable_1")
     assert "merge.mlp" in parts(f"{ABLATIONS}/table2_learnable_10")
@@ -46,7 +46,7 @@ def test_rows_train(row: str) -> None:
     unseen = {n for n in parameters_without_gradient(model, prepared(model)) if "key.bias" not in n}
     # zero offsets at the start hide positions where nothing else reads them; one query has nothing to choose from
     unseen -= {"pixel_decoder.level_embed"} if row == "table4_vlba" else set()
-    assert {n for n in unseen if not (n.startswith("prototype.layers") and ".own.query" in n)} == set()
+    assert {n for n in unseen if not (n.startswith("prototype.layers") and ".self_attn.query" in n)} == set()
 
 
 def test_interpolating_products_is_interpolating_features() -> None:
@@ -92,7 +92,7 @@ def small_decoder(**settings: object) -> LanguageGuidedPixelDecoder:
         level_dims=(6, 6, 6), word_dim=5, embed_dim=8, num_layers=2, num_heads=2, ffn_dim=8, **settings
     )
     for layer in decoder.layers:  # offsets and weights begin with zeros; as after some training
-        torch.nn.init.normal_(layer.deformable.sampling_offsets.weight, std=0.5)
+        torch.nn.init.normal_(layer.self_attn.sampling_offsets.weight, std=0.5)
     return decoder.eval()
 
 

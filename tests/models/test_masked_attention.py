@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from refseg.models.layers import Groups, PixelFeatures, readable_pixels
+from refseg.models.layers import Groups, PixelFeatures, pixel_attn_mask
 
 
 def pixels_with(mask_feats: torch.Tensor, size: tuple[int, int], mask: torch.Tensor | None = None) -> PixelFeatures:
@@ -17,10 +17,10 @@ def test_inside_the_mask_or_everywhere() -> None:
     feats = torch.ones(1, 2, 4, 8)
     feats[:, 0, :, :4] = -1.0
     embeds = torch.tensor([[[1.0, 0.0], [-1.0, 0.0], [0.0, -1.0]]])
-    readable = readable_pixels(pixels_with(feats, (2, 4)), 0, embeds, Groups([1], "cpu")).view(3, 2, 4)
-    assert readable[0].tolist() == [[False, False, True, True]] * 2
-    assert readable[1].tolist() == [[True, True, False, False]] * 2
-    assert readable[2].all()
+    attn_mask = pixel_attn_mask(pixels_with(feats, (2, 4)), 0, embeds, Groups([1], "cpu")).view(3, 2, 4)
+    assert attn_mask[0].tolist() == [[False, False, True, True]] * 2
+    assert attn_mask[1].tolist() == [[True, True, False, False]] * 2
+    assert attn_mask[2].all()
 
 
 def test_padding_is_never_read() -> None:
@@ -28,8 +28,8 @@ def test_padding_is_never_read() -> None:
     feats = torch.ones(1, 1, 2, 4)
     feats[..., :2] = -1.0
     mask = torch.tensor([[True, True, False, False] * 2])
-    readable = readable_pixels(pixels_with(feats, (2, 4), mask), 0, torch.ones(1, 1, 1), Groups([1], "cpu"))
-    assert readable.tolist() == [mask.tolist()]
+    attn_mask = pixel_attn_mask(pixels_with(feats, (2, 4), mask), 0, torch.ones(1, 1, 1), Groups([1], "cpu"))
+    assert attn_mask.tolist() == [mask.tolist()]
 
 
 def test_interpolated_features_make_interpolated_masks() -> None:
@@ -40,4 +40,4 @@ def test_interpolated_features_make_interpolated_masks() -> None:
     wanted = F.interpolate(masks, size=(4, 6), mode="bilinear", align_corners=False).flatten(2) >= 0
     wanted |= ~wanted.any(-1, keepdim=True)
     groups = Groups([2, 2], "cpu")
-    assert torch.equal(groups.part(readable_pixels(pixels_with(feats, (4, 6)), 0, embeds, groups)), wanted)
+    assert torch.equal(groups.ungroup(pixel_attn_mask(pixels_with(feats, (4, 6)), 0, embeds, groups)), wanted)

@@ -15,7 +15,7 @@ DIMS, SIZES = (8, 12, 16, 20), ((24, 32), (12, 16), (6, 8), (3, 4))
 def decoder(num_layers: int = 2) -> PixelDecoder:
     torch.manual_seed(0)
     module = PixelDecoder(level_dims=DIMS, embed_dim=32, mask_dim=10, num_layers=num_layers, num_heads=4, ffn_dim=48)
-    for layer in module.parts.encoder.layers:  # they begin with zeros; as after some training
+    for layer in module.mmdet_decoder.encoder.layers:  # they begin with zeros; as after some training
         torch.nn.init.normal_(layer.self_attn.sampling_offsets.weight, std=0.3)
         torch.nn.init.normal_(layer.self_attn.attention_weights.weight, std=0.3)
     return module.eval()
@@ -33,7 +33,7 @@ def test_it_is_mmdets() -> None:
     module, given = decoder(), features()
     with torch.no_grad():
         ours = module(given, padded=False)
-        mask_feats, levels = module.parts(given.levels)
+        mask_feats, levels = module.mmdet_decoder(given.levels)
     torch.testing.assert_close(ours.mask_feats, mask_feats, atol=1e-4, rtol=1e-4)
     assert ours.sizes == [(3, 4), (6, 8), (12, 16)]
     for mine, theirs, size in zip(ours.levels, levels, ours.sizes, strict=True):
@@ -47,7 +47,7 @@ def test_padding_is_not_read() -> None:
     for mask in masks:
         mask[..., mask.shape[-1] // 2 :] = False
     module = decoder()
-    for project in module.parts.input_convs:
+    for project in module.mmdet_decoder.input_convs:
         project.gn = torch.nn.Identity()
     clean = features(masks)
     dirty = replace(clean, levels=[level.clone() for level in clean.levels])

@@ -62,7 +62,7 @@ def softplus(x: float) -> float:
 def unseen_by_losses(model: ReLA) -> set[str]:
     """But for what softmax does not see, a key's bias, and for positions that only deformable attention reads: its
     offsets begin with weights of zero."""
-    expected = ("key.bias", "pixel_decoder.parts.level_encoding")
+    expected = ("key.bias", "pixel_decoder.mmdet_decoder.level_encoding")
     unseen = parameters_without_gradient(model, small_batch(model, num_images=1, expressions_per_image=2))
     return {name for name in unseen if not any(part in name for part in expected)}
 
@@ -76,7 +76,7 @@ def test_words_begin_with_zeros() -> None:
     model = tiny_model("rela_swinb", **SWIN)
     assert not model.decoder.project_words.weight.any()
     parts = ("query.weight", "query.bias", "key_value.weight", "out.weight")
-    assert unseen_by_losses(model) == {f"decoder.language.words.{part}" for part in parts}
+    assert unseen_by_losses(model) == {f"decoder.region_language.cross_attn_words.{part}" for part in parts}
 
 
 def test_gates_of_zeros_never_learn() -> None:
@@ -193,19 +193,19 @@ def test_levels_are_visited_from_coarse_to_fine_and_masks_from_the_start() -> No
     """Five blocks: strides 32, 16, 8, and again 32, 16. Every region reads at least one pixel, and not always all."""
     decoder, heads = small_decoder()
     seen = []
-    for block in decoder.images:
+    for block in decoder.region_image:
         block.register_forward_pre_hook(lambda module, args: seen.append(args[2]))
     with torch.no_grad():
         decoder(small_pixels(), WORDS, WORD_MASK, groups=Groups([2], "cpu"), heads=heads)
-    assert [tuple(readable.shape) for readable in seen] == [(1, 8, s) for s in (4, 16, 64, 4, 16)]
-    assert all(readable.any(-1).all() for readable in seen)
-    assert not all(readable.all() for readable in seen[:3])
+    assert [tuple(attn_mask.shape) for attn_mask in seen] == [(1, 8, s) for s in (4, 16, 64, 4, 16)]
+    assert all(attn_mask.any(-1).all() for attn_mask in seen)
+    assert not all(attn_mask.all() for attn_mask in seen[:3])
 
 
 def test_words_are_read_in_the_first_block_only() -> None:
     decoder, heads = small_decoder(zero_words=False)
     calls = []
-    decoder.language.register_forward_hook(lambda module, args, output: calls.append(output))
+    decoder.region_language.register_forward_hook(lambda module, args, output: calls.append(output))
     decoded = decoder(small_pixels(), WORDS, WORD_MASK, groups=Groups([2], "cpu"), heads=heads)
     assert len(calls) == 1 and len(decoded) == 5
     assert all(one.query_feats.shape == (2, 4, 8) and one.word_feats.shape == (2, 3, 8) for one in decoded)
@@ -215,7 +215,7 @@ def test_language_at_its_start_by_hand() -> None:
     """Words of zeros: what is read is 0, its norm that of X; sigmoid(0) * 0.1 = 0.05: X grows by 5 % of its norm."""
     decoder, _ = small_decoder()
     region = torch.randn(2, 4, 8)
-    grown = decoder.language(region, torch.zeros(2, 3, 8), WORD_MASK)
+    grown = decoder.region_language(region, torch.zeros(2, 3, 8), WORD_MASK)
     torch.testing.assert_close(grown, region + 0.05 * torch.nn.functional.layer_norm(region, (8,)))
 
 

@@ -153,7 +153,7 @@ def test_parts_of_one_shape_are_not_mixed_up(content: dict) -> None:
         "input_proj.1.1.bias": "input_convs.1.gn.bias",
     }
     for theirs, ours in pairs.items():
-        assert state[f"pixel_decoder.parts.{ours}"] is content["model"][PIXELS + theirs], ours
+        assert state[f"pixel_decoder.mmdet_decoder.{ours}"] is content["model"][PIXELS + theirs], ours
 
 
 def test_older_files_name_queries_otherwise(content: dict) -> None:

@@ -61,20 +61,20 @@ def test_a_layer_is_its_definition() -> None:
 
     read = []
     for x, way in zip(tokens, ways, strict=True):
-        query = of("query", way)(of("norm_attention", way)(x)).unflatten(0, (2, 4))
+        query = of("query", way)(of("norm1", way)(x)).unflatten(0, (2, 4))
         scores, values = [], []
         for other, other_way in list(zip(tokens, ways, strict=True))[:5]:
-            normed = of("norm_attention", other_way)(other)
+            normed = of("norm1", other_way)(other)
             scores.append((query * of("key", other_way)(normed).unflatten(0, (2, 4))).sum(1) / 2)
             values.append(of("value", other_way)(normed).unflatten(0, (2, 4)))
         weights = torch.stack(scores).softmax(0)  # (tokens, heads)
         read.append((weights[..., None] * torch.stack(values)).sum(0).flatten())
     wanted = []
     for x, way, found in zip(tokens, ways, read, strict=True):
-        x = x + of("out", way)(of("norm_read", way)(found))
+        x = x + of("out", way)(of("inner_norm", way)(found))
         ffn = of("ffn", way)
-        hidden = F.gelu(ffn.widen(of("norm_ffn", way)(x)))
-        wanted.append(x + ffn.narrow(ffn.norm(hidden)))
+        hidden = F.gelu(ffn.fc1(of("norm2", way)(x)))
+        wanted.append(x + ffn.fc2(ffn.norm(hidden)))
     for word_valid in (None, valid[:, None].expand(-1, 2, -1)):
         got = torch.cat(layer.feed_forward(layer.attend(streams, valid, word_valid)), 1)[0]
         torch.testing.assert_close(got, torch.stack(wanted))
@@ -238,8 +238,8 @@ def test_the_first_draw_is_sub_lns() -> None:
     for name, gain in (("query", 1.0), ("key", 1.0), ("value", 1.3386), ("out", 1.3386)):
         weight = getattr(attention, name).vision.weight
         assert weight.std().item() == pytest.approx(gain * 128**-0.5, rel=0.03)
-    assert ffn.widen.weight.std().item() == pytest.approx(1.3386 * (2 / 640) ** 0.5, rel=0.03)
-    assert not ffn.narrow.bias.any()
+    assert ffn.fc1.weight.std().item() == pytest.approx(1.3386 * (2 / 640) ** 0.5, rel=0.03)
+    assert not ffn.fc2.bias.any()
 
 
 def test_first_positions_may_tell_places_apart() -> None:

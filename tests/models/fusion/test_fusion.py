@@ -86,9 +86,9 @@ def test_staged_cross_attention_is_its_equations() -> None:
     torch.testing.assert_close(level, fused)
     hidden = F.relu(fused @ fusion.gate[0].weight.T)
     torch.testing.assert_close(onwards, pixels + torch.tanh(hidden @ fusion.gate[2].weight.T) * fused)
-    layer = fusion.words
-    seen = layer.norm_read(words + layer.read(words, onwards))
-    torch.testing.assert_close(new_words, layer.norm_ffn(seen + layer.ffn(seen)))
+    layer = fusion.word_layer
+    seen = layer.norm1(words + layer.attn(words, onwards))
+    torch.testing.assert_close(new_words, layer.norm2(seen + layer.ffn(seen)))
 
 
 def test_words_read_pixels_where_they_are_told_to() -> None:

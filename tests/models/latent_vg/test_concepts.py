@@ -58,16 +58,16 @@ def test_concepts_are_orthogonal_at_first() -> None:
     torch.testing.assert_close(concepts @ concepts.t(), C * torch.eye(M), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("normalised", ["columns", "rows"])
-def test_it_is_its_steps(normalised: str) -> None:
-    module, (attributes, patches, relevant) = injector(normalised=normalised), inputs()
+@pytest.mark.parametrize("normalize", ["columns", "rows"])
+def test_it_is_its_steps(normalize: str) -> None:
+    module, (attributes, patches, relevant) = injector(normalize=normalize), inputs()
     for layer in range(2):
         rows = []
         for a, v, keep in zip(attributes, patches, relevant, strict=True):
             target = module.norm_patches[layer](v[keep])
             found = (module.concepts @ target.t() / C**0.5).softmax(-1) @ target  # (M, C)
             scores = module.query[layer](module.norm_attributes[layer](a)) @ module.norm_concepts[layer](found).t()
-            weights = shares(scores[None] / C**0.5, normalised)[0]
+            weights = shares(scores[None] / C**0.5, normalize)[0]
             rows.append(a + module.out[layer](weights @ found))
         torch.testing.assert_close(module(layer, attributes, patches, relevant), torch.stack(rows))
 
@@ -96,4 +96,4 @@ def test_mistakes_are_refused() -> None:
         with pytest.raises(ConfigError, match="have no more orthogonal ones"):
             injector(num_concepts=number)
     with pytest.raises(ConfigError, match="one of columns, rows, not 'both'"):
-        injector(normalised="both")
+        injector(normalize="both")

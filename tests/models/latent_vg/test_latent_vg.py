@@ -66,7 +66,7 @@ def test_rows_differ_in_what_they_are_made_of() -> None:
     ]
     lengths = [built(row).latents.lengths for row in ("number_1", "number_3", "lengths_4_4", "lengths_10_20")]
     assert lengths == [(10,), (4, 10, 16), (4, 4), (10, 20)]
-    assert built("without_column_normalisation").concepts.normalised == "rows"
+    assert built("without_column_normalisation").concepts.normalize == "rows"
     assert built("distributor_visual").distributor == "visual"
 
 
@@ -127,7 +127,7 @@ def test_expressions_do_not_read_each_other() -> None:
         model.encoder.layers = model.encoder.layers[:1]
         batch = prepared(model)
         pixels, text, subjects, attributes, _ = hidden(model, batch)
-        torch.nn.init.normal_(model.latents.place_maps[1].weight)
+        torch.nn.init.normal_(model.latents.position_maps[1].weight)
         others, *other = hidden(model, batch)
         assert not torch.allclose(other[2][:, 4:], attributes[:, 4:], atol=1e-3)
         assert not torch.allclose(others, pixels, atol=1e-5)

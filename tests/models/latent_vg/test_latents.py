@@ -80,7 +80,7 @@ def test_attributes_are_maps_of_places() -> None:
     module, x = latents().eval(), words()
     found = module(x, MASK).attributes
     clean = x * MASK[..., None]
-    maps = torch.cat([place_map.weight for place_map in module.place_maps])[:, :L]  # (2 + 3, L)
+    maps = torch.cat([position_map.weight for position_map in module.position_maps])[:, :L]  # (2 + 3, L)
     torch.testing.assert_close(found, torch.einsum("kl,elc->ekc", maps, clean))
 
 
@@ -97,8 +97,8 @@ def test_words_are_dropped_in_training_by_their_own_rates() -> None:
     """Rates 0.5 and 0: the second expression never loses anything. First and last token stay: of the text without words
     nothing is ever dropped. With maps that count tokens, the first loses half of four words on average."""
     module = latents(lengths=(1, 1)).train()
-    for place_map in module.place_maps:
-        torch.nn.init.ones_(place_map.weight)
+    for position_map in module.position_maps:
+        torch.nn.init.ones_(position_map.weight)
     ones, counts = torch.ones(E, L, C), []
     for seed in range(200):
         torch.manual_seed(seed)

@@ -29,8 +29,8 @@ def test_eq_8_by_hand() -> None:
     """With one level there is nothing to join: attention, MLP, linear."""
     module, (level,) = decoder(8), levels(8)
     pixels = level.flatten(2).transpose(1, 2)
-    read = module.attention[0].norm_read(pixels + module.attention[0].read(pixels, TOKENS))
-    out = module.classify(module.attention[0].norm_ffn(read + module.attention[0].ffn(read)))
+    read = module.attn_layers[0].norm1(pixels + module.attn_layers[0].attn(pixels, TOKENS))
+    out = module.classify(module.attn_layers[0].norm2(read + module.attn_layers[0].ffn(read)))
     torch.testing.assert_close(module([level], None, TOKENS, None).flatten(1), out[..., 0])
 
 

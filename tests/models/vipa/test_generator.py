@@ -32,10 +32,10 @@ def test_it_is_its_equations() -> None:
     assert set(mask.unique().tolist()) == {0.0, 1.0} and torch.equal(mask.sum(-1), torch.full((B * K, L), 3.0))
     sums = (repeated[:, None].expand(-1, L, -1, -1) * mask[..., None]).sum(2)
     tokens = module.norm(module.project(sums))
-    layer = module.read_pixels
-    tokens = layer.norm_read(tokens + layer.read(tokens, repeated, mask > 0))
-    tokens = layer.norm_ffn(tokens + layer.ffn(tokens))
-    torch.testing.assert_close(found.tokens, module.share(tokens, tokens, cues))
+    layer = module.cross_attn_layer
+    tokens = layer.norm1(tokens + layer.attn(tokens, repeated, mask > 0))
+    tokens = layer.norm2(tokens + layer.ffn(tokens))
+    torch.testing.assert_close(found.tokens, module.self_attn_layer(tokens, tokens, cues))
 
 
 def test_without_step_2_it_is_the_sums() -> None:

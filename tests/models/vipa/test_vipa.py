@@ -61,14 +61,14 @@ def test_rows_differ_in_what_they_are_made_of() -> None:
         return tiny_model(f"{ABLATIONS}/{row}")
 
     def reading(model: VIPA) -> list[str]:
-        return [stage for stage, fusion in model.encoder.fusions.items() if fusion.words is not None]
+        return [stage for stage, fusion in model.encoder.fusions.items() if fusion.word_layer is not None]
 
     default = tiny_model("vipa_swinb_refcocoplus")
     assert reading(default) == ["0", "1", "2"] and default.generator.retrieval.ratio == 0.3
     assert reading(built("table5_vanilla")) == [] and reading(built("table5_advanced")) == ["0", "1", "2"]
     assert built("table5_vanilla").generator is None and built("table5_advanced").generator is None
     assert built("table6a_without_step_1").generator.retrieval is None
-    assert built("table6a_without_step_2").generator.share is None
+    assert built("table6a_without_step_2").generator.self_attn_layer is None
     assert [built(f"fig4_ratio_{r}").generator.retrieval.ratio for r in (10, 50, 80)] == [0.1, 0.5, 0.8]
     assert (built("table6b_global").cues.local_cues, built("table6b_local").cues.global_cue) == (False, False)
     assert reading(built("table7_late_fusion")) == ["3"] and reading(built("table7_no_fusion")) == []

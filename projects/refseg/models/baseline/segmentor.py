@@ -17,23 +17,19 @@ from refseg.registry import MODELS
 from refseg.structures import Batch, Prediction
 
 
-def pre_norm_ffn(embed_dim: int) -> nn.Sequential:
-    return nn.Sequential(nn.LayerNorm(embed_dim), *feed_forward(embed_dim, 2 * embed_dim, activation=nn.GELU))
-
-
 class EncoderLayer(nn.Module):
     """Pixels of an image attend to each other; pre-norm."""
 
     def __init__(self, embed_dim: int, num_heads: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(embed_dim)
-        self.attention = Attention(embed_dim, num_heads)
-        self.ffn = pre_norm_ffn(embed_dim)
+        self.norm1, self.self_attn = nn.LayerNorm(embed_dim), Attention(embed_dim, num_heads)
+        self.norm2 = nn.LayerNorm(embed_dim)
+        self.ffn = feed_forward(embed_dim, 2 * embed_dim, activation=nn.GELU)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        normed = self.norm(x)
-        x = x + self.attention(normed, normed, valid)
-        return x + self.ffn(x)
+        normed = self.norm1(x)
+        x = x + self.self_attn(normed, normed, valid)
+        return x + self.ffn(self.norm2(x))
 
 
 class DecoderLayer(nn.Module):
@@ -41,15 +37,16 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, embed_dim: int, num_heads: int) -> None:
         super().__init__()
-        self.norm_cross, self.norm_self = nn.LayerNorm(embed_dim), nn.LayerNorm(embed_dim)
-        self.cross, self.own = Attention(embed_dim, num_heads), Attention(embed_dim, num_heads)
-        self.ffn = pre_norm_ffn(embed_dim)
+        self.norm1, self.norm2 = nn.LayerNorm(embed_dim), nn.LayerNorm(embed_dim)
+        self.cross_attn_pixels, self.self_attn = Attention(embed_dim, num_heads), Attention(embed_dim, num_heads)
+        self.norm3 = nn.LayerNorm(embed_dim)
+        self.ffn = feed_forward(embed_dim, 2 * embed_dim, activation=nn.GELU)
 
     def forward(self, x: Tensor, token_mask: Tensor, memory: Tensor, pixel_valid: Tensor, image_of: Tensor) -> Tensor:
-        x = x + self.cross(self.norm_cross(x), memory, pixel_valid, image_of)
-        normed = self.norm_self(x)
-        x = x + self.own(normed, normed, token_mask)
-        return x + self.ffn(x)
+        x = x + self.cross_attn_pixels(self.norm1(x), memory, pixel_valid, image_of)
+        normed = self.norm2(x)
+        x = x + self.self_attn(normed, normed, token_mask)
+        return x + self.ffn(self.norm3(x))
 
 
 def coordinates(content: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from refseg.errors import ConfigError
 from refseg.models.encoders.multiway import Multiway, MultiwayLayer, Streams, init_multiway
 from refseg.models.encoders.text import check_token_ids
-from refseg.models.layers import level_mask, pixel_centres, upsampler, waves
+from refseg.models.layers import level_mask, pixel_centers, upsampler, waves
 from refseg.ops import use_fast_linear
 from refseg.registry import MODELS
 from refseg.structures import Batch, EncodedFeatures, TextFeatures, TextTokens
@@ -133,7 +133,7 @@ class BEiT3Encoder(BaseModule):
         for weight in (self.class_token, self.text_embed.weight, *self.positions.parameters()):
             nn.init.trunc_normal_(weight, std=0.02)
         if first_positions == "waves":
-            places = waves(pixel_centres([self.grid], torch.device("cpu")))  # (P, 16)
+            places = waves(pixel_centers([self.grid], torch.device("cpu")))  # (P, 16)
             self.positions["vision"].weight.data[PREFIX:] = places @ torch.randn(places.shape[1], dim) / 4
         rates = [drop_path_rate * layer / max(shape.num_layers - 1, 1) for layer in range(shape.num_layers)]
         ffn_dim = shape.ffn_ratio * dim

@@ -34,11 +34,11 @@ IN_LAYERS = {  # with .A and .B at their end
     "self_attn.k_proj": "key",
     "self_attn.v_proj": "value",
     "self_attn.out_proj": "out",
-    "self_attn.inner_attn_ln": "norm_read",
-    "self_attn_layer_norm": "norm_attention",
-    "final_layer_norm": "norm_ffn",
+    "self_attn.inner_attn_ln": "inner_norm",
+    "self_attn_layer_norm": "norm1",
+    "final_layer_norm": "norm2",
 }
-IN_FFN = {"fc1": "widen", "ffn_layernorm": "norm", "fc2": "narrow"}
+IN_FFN = {"fc1": "fc1", "ffn_layernorm": "norm", "fc2": "fc2"}
 LAYER = re.compile(r"encoder\.layers\.(\d+)\.(.+)\.([AB])\.(weight|bias)")
 FFN = re.compile(r"encoder\.layers\.(\d+)\.ffn\.([AB])\.(\w+)\.(weight|bias)")
 NORM = re.compile(r"encoder\.layer_norm\.([AB])\.(weight|bias)")

@@ -11,7 +11,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from refseg.errors import ConfigError
-from refseg.models.layers import ResidualBlock, pixel_centres, waves
+from refseg.models.layers import ResidualBlock, pixel_centers, waves
 from refseg.registry import MODELS
 
 
@@ -53,7 +53,7 @@ class ConvEncoder(BaseModule):
             for dim, depth in zip(dims, depths, strict=True)
         )
         self.positions = nn.ModuleList(nn.Linear(16, dim) for dim in dims)
-        self.halve = nn.ModuleList(ResidualBlock(dims[i], dims[i + 1], 2) for i in range(len(dims) - 1))
+        self.downsamples = nn.ModuleList(ResidualBlock(dims[i], dims[i + 1], 2) for i in range(len(dims) - 1))
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Images (N, 3, H, W) -> (N, P, C) of stage 0, and their (h, w)."""
@@ -62,11 +62,11 @@ class ConvEncoder(BaseModule):
     def run_stage(self, stage: int, places: Tensor, size: tuple[int, int]) -> Tensor:
         """(N, P, C) -> (N, P, C) through the blocks of one stage."""
         places = self._places(self.stages[stage](self._maps(places, size)))[0]
-        return places + self.positions[stage](waves(pixel_centres([size], places.device)).to(places.dtype))
+        return places + self.positions[stage](waves(pixel_centers([size], places.device)).to(places.dtype))
 
     def downsample(self, stage: int, places: Tensor, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
         """(N, P, C) of a stage -> (N, P / 4, C) of the next, and their (h, w); not after the last stage."""
-        return self._places(self.halve[stage](self._maps(places, size)))
+        return self._places(self.downsamples[stage](self._maps(places, size)))
 
     def norm(self, stage: int, places: Tensor) -> Tensor:
         """The blocks end in a norm each; nothing more is done to what is given away."""

@@ -40,12 +40,12 @@ class FeedForward(nn.Module):
 
     def __init__(self, embed_dim: int, ffn_dim: int) -> None:
         super().__init__()
-        self.widen = nn.Linear(embed_dim, ffn_dim)
+        self.fc1 = nn.Linear(embed_dim, ffn_dim)
         self.norm = nn.LayerNorm(ffn_dim)
-        self.narrow = nn.Linear(ffn_dim, embed_dim)
+        self.fc2 = nn.Linear(ffn_dim, embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.narrow(self.norm(F.gelu(self.widen(x))))
+        return self.fc2(self.norm(F.gelu(self.fc1(x))))
 
 
 class MultiwayLayer(nn.Module):
@@ -55,18 +55,18 @@ class MultiwayLayer(nn.Module):
     def __init__(self, embed_dim: int, num_heads: int, ffn_dim: int, *, drop_path: float = 0.0) -> None:
         super().__init__()
         self.num_heads, self.drop_prob = num_heads, drop_path
-        self.norm_attention = Multiway(lambda: nn.LayerNorm(embed_dim))
+        self.norm1 = Multiway(lambda: nn.LayerNorm(embed_dim))
         self.query, self.key, self.value, self.out = (
             Multiway(lambda: nn.Linear(embed_dim, embed_dim)) for _ in range(4)
         )
-        self.norm_read = Multiway(lambda: nn.LayerNorm(embed_dim))
-        self.norm_ffn = Multiway(lambda: nn.LayerNorm(embed_dim))
+        self.inner_norm = Multiway(lambda: nn.LayerNorm(embed_dim))
+        self.norm2 = Multiway(lambda: nn.LayerNorm(embed_dim))
         self.ffn = Multiway(lambda: FeedForward(embed_dim, ffn_dim))
 
     def attend(self, streams: Streams, valid: Tensor, word_valid: Tensor | None = None) -> Streams:
         """`valid` (E, T): True where a token may be read; `word_valid` (E, L, T): by each word, where that is not the
         same."""
-        normed = self.norm_attention(streams)
+        normed = self.norm1(streams)
         query, key, value = (self._heads(project(normed)) for project in (self.query, self.key, self.value))
         counts = [streams.pixels.shape[1], streams.words.shape[1]]
         valid = valid[:, None, None]  # (E, 1, 1, T)
@@ -77,10 +77,10 @@ class MultiwayLayer(nn.Module):
             queries = zip(query.split(counts, 2), (valid, word_valid[:, None]), strict=True)
             parts = [F.scaled_dot_product_attention(some, key, value, attn_mask=mask) for some, mask in queries]
         read = Streams(*(part.transpose(1, 2).flatten(2) for part in parts))
-        return self._add(streams, self.out(self.norm_read(read)))
+        return self._add(streams, self.out(self.inner_norm(read)))
 
     def feed_forward(self, streams: Streams) -> Streams:
-        return self._add(streams, self.ffn(self.norm_ffn(streams)))
+        return self._add(streams, self.ffn(self.norm2(streams)))
 
     def _heads(self, streams: Streams) -> Tensor:
         """(E, heads, T, d)"""

@@ -70,7 +70,7 @@ class StagedCrossAttention(Fusion):
             init_linears(self.gate)
         reads = updates_words == "always" or (updates_words == "between" and feeds_next)
         heads, ffn_dim = word_dim // head_dim, ffn_ratio * word_dim
-        self.words = AttentionLayer(word_dim, heads, ffn_dim, memory_dim=pixel_dim) if reads else None
+        self.word_layer = AttentionLayer(word_dim, heads, ffn_dim, memory_dim=pixel_dim) if reads else None
 
     def forward(self, pixels: Tensor, words: Tensor, *, word_mask: Tensor, pixel_mask: Tensor | None) -> Fused:
         query = self._heads(instance_norm(self.query(pixels), pixel_mask))  # (E, H, P, d)
@@ -79,7 +79,7 @@ class StagedCrossAttention(Fusion):
         gathered = instance_norm(self.out(read.transpose(1, 2).flatten(2)), pixel_mask)  # (E, P, C)
         level = F.gelu(self.project(pixels + gathered))
         onwards = pixels if self.gate is None else pixels + self.gate(level) * level
-        return Fused(level, onwards, words if self.words is None else self.words(words, onwards, pixel_mask))
+        return Fused(level, onwards, words if self.word_layer is None else self.word_layer(words, onwards, pixel_mask))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

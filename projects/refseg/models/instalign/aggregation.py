@@ -48,18 +48,18 @@ class NoTargetPredictor(BaseModule):
     Args:
         features: "concat" is the paper's; "sentence" alone, "relevant" (q_avg alone) and "mean" (of all queries) are
             the other rows of Table 3c.
-        normalise: divides by the sum of relevance. Not by default: eq. 7 as it is read is a sum, whose size says how
+        normalize: divides by the sum of relevance. Not by default: eq. 7 as it is read is a sum, whose size says how
             much of anything was found.
     """
 
     def __init__(
-        self, *, embed_dim: int, sentence_dim: int, features: NoTargetFeatures = "concat", normalise: bool = False
+        self, *, embed_dim: int, sentence_dim: int, features: NoTargetFeatures = "concat", normalize: bool = False
     ) -> None:
         super().__init__()
         widths = dict(concat=embed_dim + sentence_dim, sentence=sentence_dim, relevant=embed_dim, mean=embed_dim)
         if features not in widths:
             raise ValueError(f"no_target features are one of {', '.join(widths)}, not {features!r}")
-        self.features, self.normalise = features, normalise
+        self.features, self.normalize = features, normalize
         self.classifier = mlp((widths[features], embed_dim, 1))
 
     def forward(self, query_feats: Tensor, relevance: Tensor, word_feats: Tensor, word_mask: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class NoTargetPredictor(BaseModule):
         parts = []
         if self.features in ("concat", "relevant"):
             average = torch.bmm(relevance[:, None].to(query_feats.dtype), query_feats)[:, 0]  # (E, C)
-            if self.normalise:
+            if self.normalize:
                 average = average / relevance.sum(1, keepdim=True).clamp_min(1e-6)
             parts.append(average)
         if self.features == "mean":

@@ -17,7 +17,7 @@ from refseg.models.layers import (
     PixelFeatures,
     QueryHeads,
     feed_forward,
-    readable_pixels,
+    pixel_attn_mask,
 )
 from refseg.registry import MODELS
 
@@ -40,13 +40,14 @@ class DecoderBlock(nn.Module):
         updates_words: bool,
     ) -> None:
         super().__init__()
-        self.pixels = Attention(embed_dim, num_heads, memory_dim=pixel_dim)
+        # Norms have names instead of numbers: `.norm1.` in a schedule's custom_keys means Swin's.
+        self.cross_attn_pixels = Attention(embed_dim, num_heads, memory_dim=pixel_dim)
         self.norm_pixels = nn.LayerNorm(embed_dim)
-        self.words = Attention(embed_dim, num_heads) if reads_words else None
+        self.cross_attn_words = Attention(embed_dim, num_heads) if reads_words else None
         self.norm_words = nn.LayerNorm(embed_dim) if reads_words else None
-        self.objects = Attention(embed_dim, num_heads) if updates_words else None
+        self.cross_attn_objects = Attention(embed_dim, num_heads) if updates_words else None
         self.norm_objects = nn.LayerNorm(embed_dim) if updates_words else None
-        self.own, self.norm_own = Attention(embed_dim, num_heads), nn.LayerNorm(embed_dim)
+        self.self_attn, self.norm_self = Attention(embed_dim, num_heads), nn.LayerNorm(embed_dim)
         self.ffn, self.norm_ffn = feed_forward(embed_dim, ffn_dim), nn.LayerNorm(embed_dim)
 
     def forward(
@@ -63,16 +64,22 @@ class DecoderBlock(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """query (E, N, C), its position (N, C), words (E, L, C), pixels and position (B, S, C), pixel_mask (B, S) or
         (B, K N, S): True where it may be read."""
-        read = self.pixels(
-            groups.join(query + query_position), pixels, pixel_mask, memory_position=pixel_position
+        read = self.cross_attn_pixels(
+            groups.group(query + query_position), pixels, pixel_mask, memory_position=pixel_position
         )  # (B, K N, C)
-        query = self.norm_pixels(query + groups.part(read))
-        read_words = None if self.words is None else self.words(query, words, word_mask, x_position=query_position)
-        if self.objects is not None and self.norm_objects is not None:
-            words = self.norm_objects(words + self.objects(words, query, memory_position=query_position))
+        query = self.norm_pixels(query + groups.ungroup(read))
+        read_words = (
+            None
+            if self.cross_attn_words is None
+            else self.cross_attn_words(query, words, word_mask, x_position=query_position)
+        )
+        if self.cross_attn_objects is not None and self.norm_objects is not None:
+            words = self.norm_objects(words + self.cross_attn_objects(words, query, memory_position=query_position))
         if read_words is not None and self.norm_words is not None:
             query = self.norm_words(query + read_words)
-        query = self.norm_own(query + self.own(query, query, x_position=query_position, memory_position=query_position))
+        query = self.norm_self(
+            query + self.self_attn(query, query, x_position=query_position, memory_position=query_position)
+        )
         return self.norm_ffn(query + self.ffn(query)), words
 
 
@@ -137,9 +144,9 @@ class ObjectTextDecoder(BaseModule):
         decoded: list[DecodedQueries] = []
         for number, block in enumerate(self.blocks):
             level = number % len(levels)
-            readable = pixels.masks[level] if pixels.padded else None
+            attn_mask = pixels.masks[level] if pixels.padded else None
             if self.masked_attention and number:
-                readable = readable_pixels(pixels, level, heads.mask_embeddings(query), groups)
+                attn_mask = pixel_attn_mask(pixels, level, heads.mask_embeddings(query), groups)
             query, words = block(
                 query,
                 words,
@@ -147,7 +154,7 @@ class ObjectTextDecoder(BaseModule):
                 word_mask=word_mask,
                 pixels=levels[level],
                 pixel_position=pixels.positions[level],
-                pixel_mask=readable,
+                pixel_mask=attn_mask,
                 groups=groups,
             )
             decoded.append(DecodedQueries(query if rows is None else query[rows], words))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from refseg.errors import ConfigError
 
-Normalised = Literal["columns", "rows"]
+Normalize = Literal["columns", "rows"]
 
 
 def relevant_patches(patches: Tensor, class_token: Tensor, valid: Tensor) -> Tensor:
@@ -27,12 +27,12 @@ def relevant_patches(patches: Tensor, class_token: Tensor, valid: Tensor) -> Ten
     return valid & (cosines > mean)
 
 
-def shares(scores: Tensor, normalised: Normalised) -> Tensor:
+def shares(scores: Tensor, normalize: Normalize) -> Tensor:
     """Scores (E, K, M) -> weights of concepts for each attribute. "columns": a softmax over attributes, which so
     compete for each concept, then a weighted mean over concepts, as in slot attention (Locatello et al. 2020, algorithm
     1). "rows": the usual softmax over concepts, the ablation."""
     scores = scores if scores.dtype == torch.float64 else scores.float()
-    if normalised == "rows":
+    if normalize == "rows":
         return scores.softmax(2)
     weights = scores.softmax(1)
     return weights / weights.sum(2, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
@@ -41,7 +41,7 @@ def shares(scores: Tensor, normalised: Normalised) -> Tensor:
 class VisualConceptInjector(BaseModule):
     """Concept tokens, orthogonal at first, read the relevant patches, and attribute tokens read the concepts:
 
-        C_V = softmax(C V_tr^T) V_tr        A + linear(column-normalised(query(A) C_V^T) C_V)
+        C_V = softmax(C V_tr^T) V_tr        A + linear(column-normalized(query(A) C_V^T) C_V)
 
     In every layer with norms, query and linear layer of its own; the concepts are the same. The text tells the steps
     and none of the projections. There are two, both of the few attribute tokens: a projection of patches in every layer
@@ -52,21 +52,21 @@ class VisualConceptInjector(BaseModule):
         embed_dim: C.
         num_layers: of the encoder.
         num_concepts: M, 100 in the paper. No more than C, or they could not be orthogonal.
-        normalised: how attributes share concepts; see `shares`.
+        normalize: how attributes share concepts; see `shares`.
     """
 
     def __init__(
-        self, *, embed_dim: int, num_layers: int, num_concepts: int = 100, normalised: Normalised = "columns"
+        self, *, embed_dim: int, num_layers: int, num_concepts: int = 100, normalize: Normalize = "columns"
     ) -> None:
         super().__init__()
         if not 1 <= num_concepts <= embed_dim:
             raise ConfigError(
                 f"concepts.num_concepts {num_concepts}: {embed_dim} channels have no more orthogonal ones"
             )
-        if normalised not in get_args(Normalised):
-            raise ConfigError(f"concepts.normalised is one of {', '.join(get_args(Normalised))}, not {normalised!r}")
-        self.normalised: Normalised = normalised
-        # As long as normalised tokens are, so that a scaled product begins with a variance of 1.
+        if normalize not in get_args(Normalize):
+            raise ConfigError(f"concepts.normalize is one of {', '.join(get_args(Normalize))}, not {normalize!r}")
+        self.normalize: Normalize = normalize
+        # As long as normalized tokens are, so that a scaled product begins with a variance of 1.
         self.concepts = nn.Parameter(nn.init.orthogonal_(torch.empty(num_concepts, embed_dim), gain=embed_dim**0.5))
         self.norm_patches, self.norm_attributes, self.norm_concepts = (
             nn.ModuleList(nn.LayerNorm(embed_dim) for _ in range(num_layers)) for _ in range(3)
@@ -84,7 +84,7 @@ class VisualConceptInjector(BaseModule):
         found = self.retrieve(layer, patches, relevant)  # (E, M, C)
         query = self.query[layer](self.norm_attributes[layer](attributes))
         scores = torch.bmm(query * query.shape[-1] ** -0.5, self.norm_concepts[layer](found).transpose(1, 2))
-        update = self.out[layer](torch.bmm(shares(scores, self.normalised).to(found.dtype), found))
+        update = self.out[layer](torch.bmm(shares(scores, self.normalize).to(found.dtype), found))
         return attributes + update * relevant.any(1)[:, None, None]
 
     def retrieve(self, layer: int, patches: Tensor, relevant: Tensor) -> Tensor:

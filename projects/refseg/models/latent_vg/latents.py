@@ -84,7 +84,7 @@ class LatentExpressions(BaseModule):
             raise ConfigError(f"latents.temperature must be positive, not {temperature}")
         self.lengths, self.drop_rates = tuple(lengths), tuple(drop_rates)
         self.num_words, self.temperature, self.apart = num_words, temperature, apart
-        self.place_maps = nn.ModuleList(nn.Linear(num_words, length, bias=False) for length in lengths)
+        self.position_maps = nn.ModuleList(nn.Linear(num_words, length, bias=False) for length in lengths)
         self.score = nn.Linear(embed_dim, 1, bias=False)  # a softmax does not see a bias
 
     def forward(self, words: Tensor, word_mask: Tensor) -> Initial:
@@ -97,13 +97,13 @@ class LatentExpressions(BaseModule):
         semantic = semantic_tokens(word_mask)
         subject, token = self._subject(words, semantic, word_mask)
         attributes = []
-        for place_map, rate in zip(self.place_maps, self.drop_rates, strict=True):
+        for position_map, rate in zip(self.position_maps, self.drop_rates, strict=True):
             kept = word_mask & ~self._dropped(semantic, rate)
-            phi = place_map.weight[:, : words.shape[1]]  # (k_i, L)
+            phi = position_map.weight[:, : words.shape[1]]  # (k_i, L)
             attributes.append(phi.to(words.dtype) @ (words * kept[..., None]))
         return Initial(subject, token, torch.cat(attributes, 1))
 
-    def readable(self, valid: Tensor, num_words: int, num_others: int) -> Tensor | None:
+    def attn_mask(self, valid: Tensor, num_words: int, num_others: int) -> Tensor | None:
         """(E, T', T) bool: which of all T tokens, of which `valid` (E, T) are real, each of the last T' may read: the
         text's words, N subjects, K attributes, and others that belong to the text. None: what may be read at all."""
         if not self.apart:

@@ -125,7 +125,7 @@ class LatentVG(RefSegmentor):
             between = partial(self._between, num_words=num_words, image=image)
         word_valid = None
         if self.latents is not None:
-            word_valid = self.latents.readable(valid, num_words, 0 if self.empty_token is None else 1)
+            word_valid = self.latents.attn_mask(valid, num_words, 0 if self.empty_token is None else 1)
         streams = self.encoder.run(streams, valid, word_valid=word_valid, between=between)
         text, subjects, attributes, empty = self._parts(streams.words, num_words)
         found = Expressions(text[:, 0])

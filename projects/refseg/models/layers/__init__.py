@@ -4,9 +4,9 @@ from refseg.models.layers.attention import Attention, AttentionLayer, feed_forwa
 from refseg.models.layers.convolution import JoinLevels, ResidualBlock, upsampler
 from refseg.models.layers.groups import Groups
 from refseg.models.layers.levels import flatten_levels, level_mask, split_levels
-from refseg.models.layers.masked_attention import readable_pixels
+from refseg.models.layers.masked_attention import pixel_attn_mask
 from refseg.models.layers.pixel_decoder import PixelDecoder, PixelFeatures
-from refseg.models.layers.position import pixel_centres, sine_position, waves
+from refseg.models.layers.position import pixel_centers, sine_position, waves
 from refseg.models.layers.queries import DecodedQueries, QueryHeads
 
 __all__ = [
@@ -25,8 +25,8 @@ __all__ = [
     "level_mask",
     "masked_mean",
     "mlp",
-    "pixel_centres",
-    "readable_pixels",
+    "pixel_centers",
+    "pixel_attn_mask",
     "sine_position",
     "waves",
     "split_levels",

@@ -43,18 +43,18 @@ class Groups:
         """Per expression the row of its image."""
         return [image for image, count in enumerate(self.counts) for _ in range(count)]
 
-    def join(self, rows: Tensor) -> Tensor:
+    def group(self, rows: Tensor) -> Tensor:
         """(E, T, ...) -> (B, K T, ...); images with fewer expressions end in zeros."""
         if not self.uniform:
             empty = rows.new_zeros(len(self.counts) * self.most, *rows.shape[1:])
             rows = empty.index_copy(0, self.slots, rows)
         return rows.reshape(len(self.counts), self.most * rows.shape[1], *rows.shape[2:])
 
-    def part(self, joined: Tensor) -> Tensor:
-        """The inverse of `join`: (B, K T, ...) -> (E, T, ...)."""
-        rows = joined.reshape(len(self.counts) * self.most, -1, *joined.shape[2:])
+    def ungroup(self, grouped: Tensor) -> Tensor:
+        """The inverse of `group`: (B, K T, ...) -> (E, T, ...)."""
+        rows = grouped.reshape(len(self.counts) * self.most, -1, *grouped.shape[2:])
         return rows if self.uniform else rows.index_select(0, self.slots)
 
     def dot(self, vectors: Tensor, maps: Tensor) -> Tensor:
         """Vectors (E, T, C) of expressions and maps (B, C, ...) of images -> their products (E, T, ...)."""
-        return self.part(torch.bmm(self.join(vectors), maps.flatten(2))).unflatten(-1, maps.shape[2:])
+        return self.ungroup(torch.bmm(self.group(vectors), maps.flatten(2))).unflatten(-1, maps.shape[2:])

@@ -14,7 +14,7 @@ from refseg.models.layers.groups import Groups
 from refseg.models.layers.pixel_decoder import PixelFeatures
 
 
-def readable_pixels(pixels: PixelFeatures, level: int, mask_embeds: Tensor, groups: Groups) -> Tensor:
+def pixel_attn_mask(pixels: PixelFeatures, level: int, mask_embeds: Tensor, groups: Groups) -> Tensor:
     """(B, K N, S) bool: the pixels of a level inside each query's mask, which is what mask_embeds (E, N, D) and mask
     features make; all that are image where none is inside. Nothing learns from it.
 
@@ -22,7 +22,7 @@ def readable_pixels(pixels: PixelFeatures, level: int, mask_embeds: Tensor, grou
     """
     mask_embeds = mask_embeds.detach()
     feats = F.interpolate(pixels.mask_feats.detach(), size=pixels.sizes[level], mode="bilinear", align_corners=False)
-    inside = torch.bmm(groups.join(mask_embeds), feats.flatten(2)) >= 0  # (B, K N, S)
+    inside = torch.bmm(groups.group(mask_embeds), feats.flatten(2)) >= 0  # (B, K N, S)
     if not pixels.padded:
         return inside | ~inside.any(-1, keepdim=True)
     valid = pixels.masks[level][:, None]

@@ -16,7 +16,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from refseg.errors import ConfigError
-from refseg.models.layers.position import pixel_centres, sine_position
+from refseg.models.layers.position import pixel_centers, sine_position
 from refseg.ops import use_fast_linear, use_refseg_deformable_attention
 from refseg.structures import EncodedFeatures
 
@@ -69,7 +69,7 @@ class PixelDecoder(BaseModule):
             batch_first=True,
         )
         ffn = dict(embed_dims=embed_dim, feedforward_channels=ffn_dim, num_fcs=2, ffn_drop=0.0)
-        self.parts = MSDeformAttnPixelDecoder(
+        self.mmdet_decoder = MSDeformAttnPixelDecoder(
             in_channels=list(level_dims),
             feat_channels=embed_dim,
             out_channels=mask_dim,
@@ -88,24 +88,24 @@ class PixelDecoder(BaseModule):
         pixels = torch.cat(
             [
                 project(level).flatten(2).transpose(1, 2)
-                for project, level in zip(self.parts.input_convs, maps, strict=True)
+                for project, level in zip(self.mmdet_decoder.input_convs, maps, strict=True)
             ],
             1,
         )  # (B, S, C)
         positions = [sine_position(mask, self.embed_dim).to(pixels.dtype) for mask in masks]
         places = torch.cat(
-            [place + embed for place, embed in zip(positions, self.parts.level_encoding.weight, strict=True)], 1
+            [place + embed for place, embed in zip(positions, self.mmdet_decoder.level_encoding.weight, strict=True)], 1
         )
         valid = [mask.flatten(1) for mask in masks]
         padding = ~torch.cat(valid, 1) if padded else None
-        centres = pixel_centres(sizes, pixels.device)[None, :, None].expand(len(pixels), -1, 3, -1)
-        for layer in self.parts.encoder.layers:
+        centers = pixel_centers(sizes, pixels.device)[None, :, None].expand(len(pixels), -1, 3, -1)
+        for layer in self.mmdet_decoder.encoder.layers:
             pixels = layer(
-                pixels, query_pos=places, key_padding_mask=padding, spatial_shapes=sizes, reference_points=centres
+                pixels, query_pos=places, key_padding_mask=padding, spatial_shapes=sizes, reference_points=centers
             )
         levels = list(pixels.split(counts, 1))
         finest = levels[-1].transpose(1, 2).unflatten(2, sizes[-1])
-        lateral = self.parts.lateral_convs[0](features.levels[0])
+        lateral = self.mmdet_decoder.lateral_convs[0](features.levels[0])
         up = F.interpolate(finest, size=lateral.shape[-2:], mode="bilinear", align_corners=False)
-        mask_feats = self.parts.mask_feature(self.parts.output_convs[0](lateral + up))
+        mask_feats = self.mmdet_decoder.mask_feature(self.mmdet_decoder.output_convs[0](lateral + up))
         return PixelFeatures(mask_feats, levels, positions, valid, sizes, padded)

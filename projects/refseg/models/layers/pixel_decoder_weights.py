@@ -45,9 +45,9 @@ def pixel_decoder_state_from_official(official: Mapping[str, Tensor]) -> tuple[d
         if place is None:
             unknown.append(name)
         else:
-            state[f"parts.{place}"] = value
+            state[f"mmdet_decoder.{place}"] = value
     layers = [int(found[1]) for name in official if (found := LAYER.fullmatch(name))]
-    return state, unknown, {f"parts.{key}" for key in _keys(1 + max(layers, default=0))}
+    return state, unknown, {f"mmdet_decoder.{key}" for key in _keys(1 + max(layers, default=0))}
 
 
 def _place(name: str) -> str | None:

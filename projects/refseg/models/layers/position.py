@@ -28,17 +28,17 @@ def sine_position(mask: Tensor, dim: int, *, temperature: float = 10000.0, eps: 
     return torch.cat(parts, -1).flatten(1, 2)
 
 
-def waves(centres: Tensor) -> Tensor:
+def waves(centers: Tensor) -> Tensor:
     """(x, y) in 0..1 (P, 2) -> sines and cosines of half a period to four over the image (P, 16)."""
-    angle = centres[..., None] * (math.pi * 2.0 ** torch.arange(4, device=centres.device))  # (P, 2, 4)
+    angle = centers[..., None] * (math.pi * 2.0 ** torch.arange(4, device=centers.device))  # (P, 2, 4)
     return torch.cat([angle.sin(), angle.cos()], -1).flatten(1)
 
 
-def pixel_centres(sizes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+def pixel_centers(sizes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
     """(S, 2): (x, y) of every pixel of every level, in 0..1 over the level."""
-    centres = []
+    centers = []
     for height, width in sizes:
         y = (torch.arange(height, device=device) + 0.5) / height
         x = (torch.arange(width, device=device) + 0.5) / width
-        centres.append(torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], -1).flatten(0, 1))
-    return torch.cat(centres)
+        centers.append(torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], -1).flatten(0, 1))
+    return torch.cat(centers)

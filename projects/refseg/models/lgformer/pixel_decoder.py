@@ -18,7 +18,7 @@ from refseg.models.layers import (
     feed_forward,
     flatten_levels,
     masked_mean,
-    pixel_centres,
+    pixel_centers,
     sine_position,
     split_levels,
 )
@@ -47,14 +47,14 @@ class PixelDecoderLayer(nn.Module):
         self, embed_dim: int, num_heads: int, ffn_dim: int, *, num_levels: int, num_points: int, reads_words: bool
     ) -> None:
         super().__init__()
-        self.deformable = MultiScaleDeformableAttention(
+        self.self_attn = MultiScaleDeformableAttention(
             embed_dim, num_heads, num_levels, num_points, dropout=0.0, batch_first=True
         )
-        self.norm_deformable = nn.LayerNorm(embed_dim)
-        self.words = Attention(embed_dim, num_heads) if reads_words else None
-        self.norm_words = nn.LayerNorm(embed_dim) if reads_words else None
+        self.norm1 = nn.LayerNorm(embed_dim)
+        self.cross_attn_words = Attention(embed_dim, num_heads) if reads_words else None
+        self.norm2 = nn.LayerNorm(embed_dim) if reads_words else None
         self.ffn = feed_forward(embed_dim, ffn_dim)
-        self.norm_ffn = nn.LayerNorm(embed_dim)
+        self.norm3 = nn.LayerNorm(embed_dim)
 
     def forward(
         self,
@@ -64,21 +64,21 @@ class PixelDecoderLayer(nn.Module):
         *,
         position: Tensor,
         padding: Tensor | None,
-        centres: Tensor,
+        centers: Tensor,
         shapes: Sequence[tuple[int, int]],
     ) -> Tensor:
-        pixels = self.norm_deformable(
-            self.deformable(
+        pixels = self.norm1(
+            self.self_attn(
                 pixels,
                 query_pos=position,
                 key_padding_mask=padding,
-                reference_points=centres,
+                reference_points=centers,
                 spatial_shapes=shapes,
             )
         )
-        if self.words is not None and self.norm_words is not None:
-            pixels = self.norm_words(pixels + self.words(pixels, words, word_mask, x_position=position))
-        return self.norm_ffn(pixels + self.ffn(pixels))
+        if self.cross_attn_words is not None and self.norm2 is not None:
+            pixels = self.norm2(pixels + self.cross_attn_words(pixels, words, word_mask, x_position=position))
+        return self.norm3(pixels + self.ffn(pixels))
 
 
 class LanguageGuidedPixelDecoder(BaseModule):
@@ -142,7 +142,7 @@ class LanguageGuidedPixelDecoder(BaseModule):
             1,
         )
         valid = torch.cat([mask.flatten(1) for mask in masks], 1)  # (E, S)
-        centres = pixel_centres(sizes, pixels.device)[None, :, None].expand(len(pixels), -1, 3, -1)
+        centers = pixel_centers(sizes, pixels.device)[None, :, None].expand(len(pixels), -1, 3, -1)
         words, words_valid = self._words(word_feats, word_mask)
         for layer in self.layers:
             pixels = layer(
@@ -151,7 +151,7 @@ class LanguageGuidedPixelDecoder(BaseModule):
                 words_valid,
                 position=position,
                 padding=~valid if padded else None,
-                centres=centres,
+                centers=centers,
                 shapes=sizes,
             )
         return Decoded(

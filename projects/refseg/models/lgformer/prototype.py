@@ -23,18 +23,18 @@ class PrototypeLayer(nn.Module):
 
     def __init__(self, embed_dim: int, num_heads: int, ffn_dim: int, *, reads_pixels: bool) -> None:
         super().__init__()
-        self.own = Attention(embed_dim, num_heads)
-        self.norm_own = nn.LayerNorm(embed_dim)
-        self.pixels = Attention(embed_dim, num_heads) if reads_pixels else None
-        self.norm_pixels = nn.LayerNorm(embed_dim) if reads_pixels else None
+        self.self_attn = Attention(embed_dim, num_heads)
+        self.norm1 = nn.LayerNorm(embed_dim)
+        self.cross_attn_pixels = Attention(embed_dim, num_heads) if reads_pixels else None
+        self.norm2 = nn.LayerNorm(embed_dim) if reads_pixels else None
         self.ffn = feed_forward(embed_dim, ffn_dim)
-        self.norm_ffn = nn.LayerNorm(embed_dim)
+        self.norm3 = nn.LayerNorm(embed_dim)
 
     def forward(self, query: Tensor, pixels: Tensor, valid: Tensor | None, position: Tensor) -> Tensor:
-        query = self.norm_own(query + self.own(query, query))
-        if self.pixels is not None and self.norm_pixels is not None:
-            query = self.norm_pixels(query + self.pixels(query, pixels, valid, memory_position=position))
-        return self.norm_ffn(query + self.ffn(query))
+        query = self.norm1(query + self.self_attn(query, query))
+        if self.cross_attn_pixels is not None and self.norm2 is not None:
+            query = self.norm2(query + self.cross_attn_pixels(query, pixels, valid, memory_position=position))
+        return self.norm3(query + self.ffn(query))
 
 
 class PrototypeGenerator(BaseModule):

@@ -16,7 +16,7 @@ from refseg.models.layers import (
     Groups,
     PixelFeatures,
     feed_forward,
-    readable_pixels,
+    pixel_attn_mask,
 )
 from refseg.registry import MODELS
 
@@ -26,23 +26,25 @@ class RegionImage(nn.Module):
 
     def __init__(self, embed_dim: int, num_heads: int, pixel_dim: int) -> None:
         super().__init__()
-        self.pixels = Attention(embed_dim, num_heads, memory_dim=pixel_dim)
+        self.cross_attn_pixels = Attention(embed_dim, num_heads, memory_dim=pixel_dim)
         self.norm = nn.LayerNorm(embed_dim)
-        init_attention(self.pixels)
+        init_attention(self.cross_attn_pixels)
 
     def forward(
         self,
         region: Tensor,
         pixels: Tensor,
-        readable: Tensor,
+        attn_mask: Tensor,
         *,
         position: Tensor,
         pixel_position: Tensor,
         groups: Groups,
     ) -> Tensor:
-        """region (E, N, C), its position (N, C), pixels and theirs (B, S, C), readable (B, K N, S)."""
-        read = self.pixels(groups.join(region + position), pixels, readable, memory_position=pixel_position)
-        return self.norm(region + groups.part(read))
+        """region (E, N, C), its position (N, C), pixels and theirs (B, S, C), attn_mask (B, K N, S)."""
+        read = self.cross_attn_pixels(
+            groups.group(region + position), pixels, attn_mask, memory_position=pixel_position
+        )
+        return self.norm(region + groups.ungroup(read))
 
 
 class RegionLanguage(nn.Module):
@@ -52,14 +54,14 @@ class RegionLanguage(nn.Module):
     def __init__(self, embed_dim: int, num_heads: int, scale: float) -> None:
         super().__init__()
         self.scale = scale
-        self.words = Attention(embed_dim, num_heads)
+        self.cross_attn_words = Attention(embed_dim, num_heads)
         self.norm = nn.LayerNorm(embed_dim)
         self.weight = nn.Parameter(torch.tensor(0.0))
-        init_attention(self.words)
+        init_attention(self.cross_attn_words)
 
     def forward(self, region: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
         """region (E, N, C), words (E, L, C), word_mask (E, L)."""
-        read = self.norm(region + self.words(region, words, word_mask))
+        read = self.norm(region + self.cross_attn_words(region, words, word_mask))
         return region + self.scale * self.weight.sigmoid() * read
 
 
@@ -68,14 +70,14 @@ class RegionRegion(nn.Module):
 
     def __init__(self, embed_dim: int, num_heads: int, ffn_dim: int) -> None:
         super().__init__()
-        self.own, self.norm_own = Attention(embed_dim, num_heads), nn.LayerNorm(embed_dim)
+        self.self_attn, self.norm_self = Attention(embed_dim, num_heads), nn.LayerNorm(embed_dim)
         self.ffn, self.norm_ffn = feed_forward(embed_dim, ffn_dim), nn.LayerNorm(embed_dim)
-        init_attention(self.own)
+        init_attention(self.self_attn)
         for part in (self.ffn[0], self.ffn[2]):
             nn.init.xavier_uniform_(part.weight)
 
     def forward(self, region: Tensor, position: Tensor) -> Tensor:
-        region = self.norm_own(region + self.own(region, region, x_position=position, memory_position=position))
+        region = self.norm_self(region + self.self_attn(region, region, x_position=position, memory_position=position))
         return self.norm_ffn(region + self.ffn(region))
 
 
@@ -129,9 +131,9 @@ class RegionDecoder(BaseModule):
         self.project_words = nn.Linear(word_dim, embed_dim, bias=False)
         if zero_words:
             nn.init.zeros_(self.project_words.weight)
-        self.images = nn.ModuleList(RegionImage(embed_dim, num_heads, pixel_dim) for _ in range(num_blocks))
-        self.language = RegionLanguage(embed_dim, num_heads, word_scale)
-        self.regions = nn.ModuleList(RegionRegion(embed_dim, num_heads, ffn_dim) for _ in range(num_blocks))
+        self.region_image = nn.ModuleList(RegionImage(embed_dim, num_heads, pixel_dim) for _ in range(num_blocks))
+        self.region_language = RegionLanguage(embed_dim, num_heads, word_scale)
+        self.region_region = nn.ModuleList(RegionRegion(embed_dim, num_heads, ffn_dim) for _ in range(num_blocks))
 
     def forward(
         self, pixels: PixelFeatures, word_feats: Tensor, word_mask: Tensor, *, groups: Groups, heads: nn.Module
@@ -142,19 +144,19 @@ class RegionDecoder(BaseModule):
         region = self.queries.repeat(len(words), 1, 1)  # (E, N, C)
         levels = [level + embed for level, embed in zip(pixels.levels, self.level_embed, strict=True)]
         decoded: list[DecodedQueries] = []
-        for number, (image, others) in enumerate(zip(self.images, self.regions, strict=True)):
+        for number, (image, others) in enumerate(zip(self.region_image, self.region_region, strict=True)):
             level = number % len(levels)
-            readable = readable_pixels(pixels, level, heads.mask_embeddings(region), groups)
+            attn_mask = pixel_attn_mask(pixels, level, heads.mask_embeddings(region), groups)
             region = image(
                 region,
                 levels[level],
-                readable,
+                attn_mask,
                 position=self.query_position,
                 pixel_position=pixels.positions[level],
                 groups=groups,
             )
             if number == 0:
-                region = self.language(region, words, word_mask)
+                region = self.region_language(region, words, word_mask)
             region = others(region, self.query_position)
             decoded.append(DecodedQueries(region, words))
         return decoded

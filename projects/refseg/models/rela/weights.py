@@ -19,17 +19,17 @@ from refseg.models.layers.pixel_decoder_weights import pixel_decoder_state_from_
 
 PREFIXES = ("backbone.", "text_encoder.", "sem_seg_head.pixel_decoder.", "sem_seg_head.predictor.")
 ATTENTIONS = {
-    r"RIA_layers\.(\d+)\.multihead_attn": "decoder.images.{}.pixels",
-    r"RLA_vision\.(\d+)\.self_attn": "decoder.regions.{}.own",
-    r"RLA_lang_att\.multihead_attn": "decoder.language.words",
+    r"RIA_layers\.(\d+)\.multihead_attn": "decoder.region_image.{}.cross_attn_pixels",
+    r"RLA_vision\.(\d+)\.self_attn": "decoder.region_region.{}.self_attn",
+    r"RLA_lang_att\.multihead_attn": "decoder.region_language.cross_attn_words",
 }
 LINEAR = {  # those with weight and bias
-    r"RIA_layers\.(\d+)\.norm": "decoder.images.{}.norm",
-    r"RLA_vision\.(\d+)\.norm": "decoder.regions.{}.norm_own",
-    r"RLA_lang_att\.norm": "decoder.language.norm",
-    r"transformer_ffn_layers\.(\d+)\.linear1": "decoder.regions.{}.ffn.0",
-    r"transformer_ffn_layers\.(\d+)\.linear2": "decoder.regions.{}.ffn.2",
-    r"transformer_ffn_layers\.(\d+)\.norm": "decoder.regions.{}.norm_ffn",
+    r"RIA_layers\.(\d+)\.norm": "decoder.region_image.{}.norm",
+    r"RLA_vision\.(\d+)\.norm": "decoder.region_region.{}.norm_self",
+    r"RLA_lang_att\.norm": "decoder.region_language.norm",
+    r"transformer_ffn_layers\.(\d+)\.linear1": "decoder.region_region.{}.ffn.0",
+    r"transformer_ffn_layers\.(\d+)\.linear2": "decoder.region_region.{}.ffn.2",
+    r"transformer_ffn_layers\.(\d+)\.norm": "decoder.region_region.{}.norm_ffn",
     r"decoder_norm": "heads.norm",
     r"mask_embed\.layers\.0": "heads.mask.0",
     r"mask_embed\.layers\.1": "heads.mask.2",
@@ -44,7 +44,7 @@ SINGLE = {
     "query_embed.weight": "decoder.query_position",
     "level_embed.weight": "decoder.level_embed",
     "lang_proj.weight": "decoder.project_words.weight",
-    "lang_weight": "decoder.language.weight",
+    "lang_weight": "decoder.region_language.weight",
 }
 
 
@@ -97,7 +97,9 @@ def predictor_parts(name: str, value: Tensor) -> dict[str, Tensor]:
 
 def _predictor_keys(state: Mapping[str, Tensor]) -> set[str]:
     """What decoder and heads have, with as many blocks as the state has."""
-    found = [int(number) for key in state for number in re.findall(r"^decoder\.(?:images|regions)\.(\d+)\.", key)]
+    found = [
+        int(number) for key in state for number in re.findall(r"^decoder\.(?:region_image|region_region)\.(\d+)\.", key)
+    ]
     parts = list(LINEAR.values())
     parts += [f"{place}.{part}" for place in ATTENTIONS.values() for part in ("query", "key_value", "out")]
     blocks = range(1 + max(found, default=0))

@@ -34,7 +34,7 @@ class PartAttentionDecoder(BaseModule):
     ) -> None:
         super().__init__()
         dims = [level_dims[-1], *[width] * (len(level_dims) - 1)]
-        self.attention = nn.ModuleList(
+        self.attn_layers = nn.ModuleList(
             AttentionLayer(dim, num_heads, ffn_ratio * dim, memory_dim=token_dim) for dim in dims
         )
         self.join = nn.ModuleList(
@@ -50,7 +50,7 @@ class PartAttentionDecoder(BaseModule):
         if masks is not None:  # convolutions and upsampling shall find nothing in the padding
             levels = [level * mask[:, None] for level, mask in zip(levels, masks, strict=True)]
         x = levels[-1]
-        for number, attention in enumerate(self.attention):
+        for number, attention in enumerate(self.attn_layers):
             level = len(levels) - 1 - number
             if number:
                 x = self.join[number - 1](x, levels[level])

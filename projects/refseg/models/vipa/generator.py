@@ -75,8 +75,8 @@ class VisualExpressionGenerator(BaseModule):
         self.project = nn.Linear(pixel_dim, word_dim)
         self.norm = nn.LayerNorm(word_dim)
         ffn_dim = ffn_ratio * word_dim
-        self.read_pixels = AttentionLayer(word_dim, num_heads, ffn_dim, memory_dim=pixel_dim) if refine else None
-        self.share = AttentionLayer(word_dim, num_heads, ffn_dim) if refine else None
+        self.cross_attn_layer = AttentionLayer(word_dim, num_heads, ffn_dim, memory_dim=pixel_dim) if refine else None
+        self.self_attn_layer = AttentionLayer(word_dim, num_heads, ffn_dim) if refine else None
 
     def forward(
         self, pixels: Tensor, pixel_mask: Tensor | None, words: Tensor, cues: Tensor, *, groups: Groups
@@ -89,15 +89,15 @@ class VisualExpressionGenerator(BaseModule):
         valid = None if pixel_mask is None else pixel_mask[torch.tensor(groups.rows, device=pixels.device)]  # (E, P)
         scores = self.retrieval.scores(pixels, words, groups)
         retrieved = self.retrieval(scores, valid)
-        sums = torch.bmm(groups.join(retrieved.to(pixels.dtype)), pixels)  # (B, K L, C)
-        tokens = groups.part(self._read(sums, pixels, groups.join(retrieved.detach() > 0.5)))
+        sums = torch.bmm(groups.group(retrieved.to(pixels.dtype)), pixels)  # (B, K L, C)
+        tokens = groups.ungroup(self._read(sums, pixels, groups.group(retrieved.detach() > 0.5)))
         return VisualExpression(self._share(tokens, cues), cues, scores, retrieved)
 
-    def _read(self, sums: Tensor, pixels: Tensor, readable: Tensor | None) -> Tensor:
+    def _read(self, sums: Tensor, pixels: Tensor, attn_mask: Tensor | None) -> Tensor:
         """Eqs. 5 and 6: sums (B, T, C) of pixels (B, P, C) that each may read -> (B, T, D)."""
         tokens = self.norm(self.project(sums))
-        return tokens if self.read_pixels is None else self.read_pixels(tokens, pixels, readable)
+        return tokens if self.cross_attn_layer is None else self.cross_attn_layer(tokens, pixels, attn_mask)
 
     def _share(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
         """Eq. 7."""
-        return tokens if self.share is None else self.share(tokens, tokens, valid)
+        return tokens if self.self_attn_layer is None else self.self_attn_layer(tokens, tokens, valid)
