@@ -20,8 +20,13 @@ from models.referring_checks import (
     with_padded_words,
 )
 from refseg.apis import load_config
-from refseg.models.instalign.aggregation import EMPTY, InstanceAggregation, NoTargetPredictor
-from refseg.models.instalign.alignment import misalignment, word_attention
+from refseg.models.instalign.heads import (
+    EMPTY,
+    InstanceAggregation,
+    NoTargetPredictor,
+    misalignment,
+    word_attention,
+)
 from refseg.models.layers import Groups
 from refseg.models.losses.instances import BlockOutput, InstanceWeights, match
 

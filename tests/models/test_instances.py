@@ -12,9 +12,9 @@ from distributed import run_distributed
 from models.referring_checks import padded_images
 from refseg.apis.dummy import dummy_batch
 from refseg.models.layers import Groups
+from refseg.models.losses.functional import random_points, sample_points, uncertain_points
 from refseg.models.losses.instances import BlockOutput, InstanceWeights, Referents, instance_losses, relevance_loss
 from refseg.models.losses.matching import Pairs
-from refseg.models.losses.points import random_points, sample_points, uncertain_points
 from refseg.structures import Batch
 
 LN2 = math.log(2)

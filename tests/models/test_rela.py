@@ -24,8 +24,7 @@ from refseg.errors import ConfigError
 from refseg.models import ReLA
 from refseg.models.layers import Attention, Groups, PixelFeatures
 from refseg.models.rela.decoder import RegionDecoder, init_attention
-from refseg.models.rela.minimap import covered_minimap, truncated_minimap
-from refseg.models.rela.segmentor import RegionHeads
+from refseg.models.rela.segmentor import RegionHeads, covered_minimap, truncated_minimap
 from refseg.structures import Batch, Prediction
 
 SWIN = {"encoder.vision.drop_path_rate": 0.0}  # or blocks may have no gradient

@@ -11,8 +11,7 @@ from typing import ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from refseg.models.instalign.aggregation import InstanceAggregation, NoTargetPredictor
-from refseg.models.instalign.alignment import misalignment, word_attention
+from refseg.models.instalign.heads import InstanceAggregation, NoTargetPredictor, misalignment, word_attention
 from refseg.models.layers import Groups, PixelFeatures, QueryHeads, level_mask
 from refseg.models.losses import (
     BlockOutput,

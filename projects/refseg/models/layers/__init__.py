@@ -3,11 +3,16 @@
 from refseg.models.layers.attention import Attention, AttentionLayer, feed_forward, init_xavier, masked_mean, mlp
 from refseg.models.layers.convolution import JoinLevels, ResidualBlock, upsampler
 from refseg.models.layers.groups import Groups
-from refseg.models.layers.levels import flatten_levels, level_mask, split_levels
-from refseg.models.layers.masked_attention import pixel_attn_mask
+from refseg.models.layers.levels import (
+    flatten_levels,
+    level_mask,
+    pixel_centers,
+    sine_position,
+    split_levels,
+    waves,
+)
 from refseg.models.layers.pixel_decoder import PixelDecoder, PixelFeatures
-from refseg.models.layers.position import pixel_centers, sine_position, waves
-from refseg.models.layers.queries import DecodedQueries, QueryHeads
+from refseg.models.layers.queries import DecodedQueries, QueryHeads, pixel_attn_mask
 
 __all__ = [
     "Attention",

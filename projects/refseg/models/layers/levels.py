@@ -1,10 +1,11 @@
-"""Feature maps of several sizes as one sequence of pixels, and masks of padding at their sizes.
+"""Feature levels: flatten and split them, bring masks to their sizes, encode positions of their pixels.
 
-Letters: E rows, C channels, (h, w) a level's size, S pixels of all levels.
+Letters: E rows, C channels, (h, w) the size of a level, S pixels of all levels.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -28,3 +29,35 @@ def split_levels(pixels: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tenso
     """(E, S, C) -> (E, C, h, w) each: the inverse of `flatten_levels`."""
     parts = pixels.split([height * width for height, width in sizes], 1)
     return [part.transpose(1, 2).unflatten(2, size) for part, size in zip(parts, sizes, strict=True)]
+
+
+def sine_position(mask: Tensor, dim: int, *, temperature: float = 10000.0, eps: float = 1e-6) -> Tensor:
+    """DETR's two-dimensional sines, (E, h w, C), for mask (E, h, w) with True on image: half of the channels for y,
+    half for x, both in 0..2 pi over the image without its padding."""
+    if dim % 4:
+        raise ValueError(f"sine positions need a multiple of 4 channels, not {dim}")
+    ones = mask.float()
+    parts = []
+    for axis in (1, 2):
+        place = ones.cumsum(axis)
+        place = place / (place.narrow(axis, place.shape[axis] - 1, 1) + eps) * (2 * math.pi)
+        rate = temperature ** (torch.arange(dim // 4, device=mask.device) * (4 / dim))
+        angle = place[..., None] / rate  # (E, h, w, C/4)
+        parts.append(torch.stack([angle.sin(), angle.cos()], -1).flatten(-2))
+    return torch.cat(parts, -1).flatten(1, 2)
+
+
+def waves(centers: Tensor) -> Tensor:
+    """(x, y) in 0..1 (P, 2) -> sines and cosines of half a period to four over the image (P, 16)."""
+    angle = centers[..., None] * (math.pi * 2.0 ** torch.arange(4, device=centers.device))  # (P, 2, 4)
+    return torch.cat([angle.sin(), angle.cos()], -1).flatten(1)
+
+
+def pixel_centers(sizes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+    """(S, 2): (x, y) of every pixel of every level, in 0..1 over the level."""
+    centers = []
+    for height, width in sizes:
+        y = (torch.arange(height, device=device) + 0.5) / height
+        x = (torch.arange(width, device=device) + 0.5) / width
+        centers.append(torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], -1).flatten(0, 1))
+    return torch.cat(centers)

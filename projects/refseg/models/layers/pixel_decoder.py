@@ -16,7 +16,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from refseg.errors import ConfigError
-from refseg.models.layers.position import pixel_centers, sine_position
+from refseg.models.layers.levels import pixel_centers, sine_position
 from refseg.ops import use_fast_linear, use_refseg_deformable_attention
 from refseg.structures import EncodedFeatures
 

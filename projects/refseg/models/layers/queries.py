@@ -1,16 +1,21 @@
-"""What a decoder of object queries gives away, and the heads that read it.
+"""Heads and masked attention of object queries, as in Mask2Former.
 
-Letters: E expressions, N queries, L words, C channels, D channels of mask features.
+Letters: B images, E expressions, K the most expressions of an image, N queries, L words, C channels, D channels of the
+mask features, S pixels of a level.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
+import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from refseg.models.layers.attention import init_xavier, mlp
+from refseg.models.layers.groups import Groups
+from refseg.models.layers.pixel_decoder import PixelFeatures
 
 
 class DecodedQueries(NamedTuple):
@@ -39,3 +44,19 @@ class QueryHeads(BaseModule):
     def mask_embeddings(self, query_feats: Tensor) -> Tensor:
         """(E, N, C) -> (E, N, D)"""
         return self.mask(self.norm(query_feats))
+
+
+def pixel_attn_mask(pixels: PixelFeatures, level: int, mask_embeds: Tensor, groups: Groups) -> Tensor:
+    """(B, K N, S) bool: the pixels of a level inside each query's mask, which is what mask_embeds (E, N, D) and mask
+    features make; all that are image where none is inside. Nothing learns from it.
+
+    Interpolation is linear: of the features, D per image, it is the same as of the masks, N per expression.
+    """
+    mask_embeds = mask_embeds.detach()
+    feats = F.interpolate(pixels.mask_feats.detach(), size=pixels.sizes[level], mode="bilinear", align_corners=False)
+    inside = torch.bmm(groups.group(mask_embeds), feats.flatten(2)) >= 0  # (B, K N, S)
+    if not pixels.padded:
+        return inside | ~inside.any(-1, keepdim=True)
+    valid = pixels.masks[level][:, None]
+    inside &= valid
+    return (inside | ~inside.any(-1, keepdim=True)) & valid

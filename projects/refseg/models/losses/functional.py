@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from refseg.structures import Batch
+
 
 def covered_share(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """Masks (n, H, W) bool -> (n, h, w): the share of each pixel of `size` that is covered."""
@@ -49,3 +51,37 @@ def dice_per_map(mask_logits: Tensor, target: Tensor, *, smooth: float = 1.0) ->
     target = target.flatten(1).to(probs.dtype)
     overlap = 2 * (probs * target).sum(1) + smooth
     return 1 - overlap / (probs.sum(1) + target.sum(1) + smooth)
+
+
+def merged_mask_losses(mask_logits: Tensor, masks: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """BCE and dice of logits (E, h, w), interpolated to the size of the batch's merged masks (E, H, W), without
+    padding. Dice is of the expressions that refer to something."""
+    valid = batch.pixel_mask[batch.image_of] if batch.is_padded else None
+    size = (masks.shape[-2], masks.shape[-1])
+    logits = F.interpolate(mask_logits[:, None].float(), size=size, mode="bilinear", align_corners=False)[:, 0]
+    bce = mask_bce_loss(logits, masks, valid)
+    present = ~batch.no_target()
+    inside = logits if valid is None else logits.masked_fill(~valid, -30.0)
+    return bce, dice_loss(inside[present], masks[present])
+
+
+def sample_points(maps: Tensor, points: Tensor) -> Tensor:
+    """Maps (R, C, h, w) read bilinearly at points (R, P, 2) -> (R, C, P)."""
+    return F.grid_sample(maps, points[:, :, None] * 2 - 1, mode="bilinear", align_corners=False)[..., 0]
+
+
+def random_points(extent: Tensor, num_points: int) -> Tensor:
+    """(R, P, 2), uniform over the part of each map that is image: extent (R, 2), its width and height in 0..1."""
+    return torch.rand(len(extent), num_points, 2, device=extent.device) * extent[:, None]
+
+
+def uncertain_points(
+    mask_logits: Tensor, extent: Tensor, num_points: int, *, oversample: float = 3.0, share: float = 0.75
+) -> Tensor:
+    """(R, P, 2): a `share` of the points are, among `oversample` times as many random ones, those where the logits
+    (R, 1, h, w) are nearest to 0; the rest are random."""
+    candidates = random_points(extent, int(num_points * oversample))
+    uncertainty = -sample_points(mask_logits, candidates)[:, 0].abs()
+    chosen = uncertainty.topk(int(num_points * share), 1).indices
+    rest = random_points(extent, num_points - chosen.shape[1])
+    return torch.cat([candidates.gather(1, chosen[..., None].expand(-1, -1, 2)), rest], 1)

@@ -17,9 +17,14 @@ from mmengine.dist import all_reduce
 from torch import Tensor
 
 from refseg.models.layers import Groups, level_mask
-from refseg.models.losses.functional import covered_share, dice_per_map
+from refseg.models.losses.functional import (
+    covered_share,
+    dice_per_map,
+    random_points,
+    sample_points,
+    uncertain_points,
+)
 from refseg.models.losses.matching import Pairs, assign, finite_costs, pairwise_mask_costs
-from refseg.models.losses.points import random_points, sample_points, uncertain_points
 from refseg.structures import Batch
 
 

@@ -15,9 +15,9 @@ from refseg.errors import ConfigError
 from refseg.models.layers import AttentionLayer, Groups, flatten_levels, level_mask
 from refseg.models.losses import merged_mask_losses
 from refseg.models.segmentor import RefSegmentor
-from refseg.models.vipa.cues import Cues, cue_mask
 from refseg.models.vipa.decoder import PartAttentionDecoder
 from refseg.models.vipa.generator import VisualExpression, VisualExpressionGenerator
+from refseg.models.vipa.retrieval import Cues, cue_mask
 from refseg.models.vipa.supervision import RELEVANCE_LOSSES, Supervision, relevant_pixels
 from refseg.registry import MODELS
 from refseg.structures import Batch, EncodedFeatures, Prediction, RegionPrediction

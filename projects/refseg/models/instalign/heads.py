@@ -19,6 +19,21 @@ NoTargetFeatures = Literal["concat", "sentence", "relevant", "mean"]
 EMPTY = -10.0  # logit of a pixel of a merged mask that nothing was merged into
 
 
+def word_attention(query_feats: Tensor, word_feats: Tensor, word_mask: Tensor) -> Tensor:
+    """Eq. 2: softmax over the words of Q T^T / sqrt(C), (E, N, L); 0 on padding."""
+    with torch.autocast(query_feats.device.type, enabled=False):
+        scores = torch.bmm(query_feats.float(), word_feats.float().transpose(1, 2)) * query_feats.shape[-1] ** -0.5
+    mask = word_mask[:, None]
+    return scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1) * mask
+
+
+def misalignment(query_feats: Tensor, word_feats: Tensor, attention: Tensor) -> Tensor:
+    """Eqs. 3 and 4: 1 - cosine of each query and its phrase, the words weighted by attention (E, N, L) -> (E, N)."""
+    with torch.autocast(query_feats.device.type, enabled=False):
+        phrase = torch.bmm(attention.float(), word_feats.float())
+    return 1 - F.cosine_similarity(query_feats.float(), phrase, dim=-1)
+
+
 class InstanceAggregation(BaseModule):
     """Eq. 5: M = sum of p_i PReLU(m_i), on logits, with one learnable slope.
 
