@@ -61,7 +61,7 @@ def test_targets_at_all_pixels_are_shares_of_area() -> None:
     """Pixels of 8 x 8 input pixels: of two rows of them, the first stripe of 4 rows is half of the first."""
     batch = dummy_batch(shape=(16, 16), num_images=1, num_instances=4)["batch"]
     found = referents_of(replace(batch, images=batch.images.float()), torch.zeros(1, 4, 2, 2))
-    _, target = found.compared(None)
+    _, target = found.sample(None)
     assert target.tolist() == [[[0.5, 0.5, 0.0, 0.0]]]
 
 

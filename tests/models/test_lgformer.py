@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from models.referring_checks import logits_of, parameters_without_gradient, prepared, tiny_model
-from refseg.models.lgformer.pixel_decoder import LanguageGuidedPixelDecoder
+from refseg.models.lgformer.pixel_decoder import Decoded, LanguageGuidedPixelDecoder
 from refseg.models.lgformer.prototype import MaskMerge, PrototypeGenerator, dot_products
 from refseg.structures import EncodedFeatures, Prediction
 
@@ -73,11 +73,11 @@ def test_a_mask_merge_is_pixel_by_pixel() -> None:
 
 def test_words_that_differ_only_by_padding_give_one_query() -> None:
     """The linguistic query is the mean of valid words."""
-    generator = PrototypeGenerator(word_dim=4, embed_dim=8, num_heads=2)
+    generator = PrototypeGenerator(word_dim=4, embed_dim=8, num_layers=0)
     words = torch.randn(1, 3, 4)
-    mask = torch.tensor([[True, True, False]])
+    mask, no_levels = torch.tensor([[True, True, False]]), Decoded([], [], [], torch.empty(0))
     mean = generator.project_sentence(words[:, :2].mean(1))[:, None]
-    torch.testing.assert_close(generator._query(words, mask), mean)
+    torch.testing.assert_close(generator(no_levels, words, mask, padded=False), generator.head(mean))
 
 
 def features_for(decoder: LanguageGuidedPixelDecoder, masks: list[torch.Tensor]) -> EncodedFeatures:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from refseg.errors import ConfigError
 from refseg.models.fusion import PWAM, VLBA, Fusion, StagedCrossAttention
-from refseg.models.fusion.base import instance_norm, softmax_over
+from refseg.models.fusion.base import instance_norm
+from refseg.models.layers import masked_softmax
 
 E, P, L, C, D = 2, 6, 4, 8, 5
 
@@ -145,7 +146,7 @@ def test_instance_norm_of_one_pixel_and_of_some() -> None:
     torch.testing.assert_close(out[0, :2, 0], torch.tensor([-1.0, 1.0]))
 
 
-def test_softmax_over_nothing_is_zero() -> None:
+def test_masked_softmax_of_empty_rows_is_zero() -> None:
     scores = torch.zeros(2, 1, 3)
     valid = torch.tensor([[True, True, False], [False, False, False]])
-    assert softmax_over(scores, valid).tolist() == [[[0.5, 0.5, 0.0]], [[0.0, 0.0, 0.0]]]
+    assert masked_softmax(scores, valid[:, None]).tolist() == [[[0.5, 0.5, 0.0]], [[0.0, 0.0, 0.0]]]

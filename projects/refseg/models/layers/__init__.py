@@ -1,6 +1,14 @@
-"""Parts that several models share: plain functions and thin modules."""
+"""Layers that several methods share: plain functions and thin modules."""
 
-from refseg.models.layers.attention import Attention, AttentionLayer, feed_forward, init_xavier, masked_mean, mlp
+from refseg.models.layers.attention import (
+    Attention,
+    AttentionLayer,
+    feed_forward,
+    init_xavier,
+    masked_mean,
+    masked_softmax,
+    mlp,
+)
 from refseg.models.layers.convolution import JoinLevels, ResidualBlock, upsampler
 from refseg.models.layers.groups import Groups
 from refseg.models.layers.levels import (
@@ -29,6 +37,7 @@ __all__ = [
     "init_xavier",
     "level_mask",
     "masked_mean",
+    "masked_softmax",
     "mlp",
     "pixel_centers",
     "pixel_attn_mask",

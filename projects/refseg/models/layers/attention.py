@@ -68,10 +68,7 @@ class Attention(nn.Module):
         """Return the attention weights of `forward` without positions, (E, heads, T, S), for analysis."""
         query, key = self._heads(self.query(x)), self._heads(self._key_value(memory, None)[0])
         scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
-        mask = self._mask(attn_mask)
-        if mask is None:
-            return scores.softmax(-1)
-        return scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1) * mask
+        return masked_softmax(scores, self._mask(attn_mask))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -129,6 +126,14 @@ def init_xavier(module: nn.Module) -> None:
         if isinstance(part, nn.Linear):
             nn.init.xavier_uniform_(part.weight)
             nn.init.zeros_(part.bias)
+
+
+def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax over the last dimension where the mask is True, in fp32 at least; zero in rows without any True."""
+    scores = scores if scores.dtype == torch.float64 else scores.float()
+    if mask is None:
+        return scores.softmax(-1)
+    return scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1) * mask
 
 
 def masked_mean(feats: Tensor, mask: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from refseg.models.losses.functional import (
     dice_loss,
     dice_per_map,
     mask_bce_loss,
+    merged_dice_loss,
     merged_mask_losses,
     weighted_bce_loss,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "dice_per_map",
     "instance_losses",
     "mask_bce_loss",
+    "merged_dice_loss",
     "merged_mask_losses",
     "weighted_bce_loss",
 ]
