@@ -28,7 +28,7 @@ def features(masks: list[torch.Tensor] | None = None) -> EncodedFeatures:
     return EncodedFeatures(levels, masks, (4, 8, 16, 32), torch.arange(2))
 
 
-def test_it_is_mmdets() -> None:
+def test_pixel_decoder_equals_mmdets() -> None:
     """Mask features and the three levels, from coarse to fine."""
     module, given = decoder(), features()
     with torch.no_grad():
@@ -40,7 +40,7 @@ def test_it_is_mmdets() -> None:
         torch.testing.assert_close(mine.transpose(1, 2).unflatten(2, size), theirs, atol=1e-4, rtol=1e-4)
 
 
-def test_padding_is_not_read() -> None:
+def test_padding_is_masked() -> None:
     """Whatever the right half of each level holds, the levels' left half stays the same. (GroupNorm, which counts all
     pixels, is taken out.)"""
     masks = [torch.ones(2, *size, dtype=torch.bool) for size in SIZES]
@@ -59,6 +59,6 @@ def test_padding_is_not_read() -> None:
         torch.testing.assert_close(a[valid], b[valid])
 
 
-def test_it_wants_four_levels() -> None:
-    with pytest.raises(ConfigError, match="four levels"):
+def test_pixel_decoder_needs_four_levels() -> None:
+    with pytest.raises(ConfigError, match="four encoder levels"):
         PixelDecoder(level_dims=(8, 8, 8))

@@ -11,7 +11,7 @@ def pixels_with(mask_feats: torch.Tensor, size: tuple[int, int], mask: torch.Ten
     return PixelFeatures(mask_feats, [], [], [valid], [size], mask is not None)
 
 
-def test_inside_the_mask_or_everywhere() -> None:
+def test_attention_inside_the_mask_or_everywhere() -> None:
     """Features of -1 in the left half and 1 in the right: queries of 1 and -1 read one half each, and one whose mask is
     empty, because features are never positive for it, reads everything."""
     feats = torch.ones(1, 2, 4, 8)
@@ -23,7 +23,7 @@ def test_inside_the_mask_or_everywhere() -> None:
     assert attn_mask[2].all()
 
 
-def test_padding_is_never_read() -> None:
+def test_padding_is_masked() -> None:
     """Nor when the mask lies in the padding alone: then all of the image is read."""
     feats = torch.ones(1, 1, 2, 4)
     feats[..., :2] = -1.0
@@ -32,7 +32,7 @@ def test_padding_is_never_read() -> None:
     assert attn_mask.tolist() == [mask.tolist()]
 
 
-def test_interpolated_features_make_interpolated_masks() -> None:
+def test_interpolating_features_equals_interpolating_masks() -> None:
     """Two images with two phrases each, against masks made first and interpolated then."""
     torch.manual_seed(0)
     feats, embeds = torch.randn(2, 5, 8, 12), torch.randn(4, 3, 5)

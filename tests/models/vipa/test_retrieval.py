@@ -30,14 +30,14 @@ def test_top_share_by_hand() -> None:
     assert top_share(SCORES, 1.0).all()
 
 
-def test_a_share_is_of_the_pixels_that_are_image() -> None:
+def test_top_share_counts_valid_pixels_only() -> None:
     """Of pixels 0, 2 and 3 two thirds are taken; in the second row one of one, in the third none of none."""
     valid = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
     found = top_share(SCORES[:, :1].expand(3, -1, -1), 2 / 3, valid)
     assert found.int().tolist() == [[[1, 0, 1, 0, 0]], [[0, 0, 0, 1, 0]], [[0, 0, 0, 0, 0]]]
 
 
-def test_where_nothing_is_padded_a_mask_of_padding_changes_nothing() -> None:
+def test_full_masks_equal_no_mask() -> None:
     """For every number of pixels up to 60: counts of both ways are rounded alike."""
     for pixels in range(1, 61):
         scores = torch.randn(2, 3, pixels)
@@ -47,7 +47,7 @@ def test_where_nothing_is_padded_a_mask_of_padding_changes_nothing() -> None:
             )
 
 
-def test_noise_is_gumbel() -> None:
+def test_noise_has_gumbel_statistics() -> None:
     """Mean 0.5772 (Euler's constant) and variance pi^2 / 6; the same from the same seed."""
     torch.manual_seed(3)
     noise = gumbel_like(torch.empty(100_000))
@@ -57,7 +57,7 @@ def test_noise_is_gumbel() -> None:
     assert torch.equal(noise, gumbel_like(torch.empty(100_000)))
 
 
-def test_forwards_it_is_the_mask_backwards_the_softmax() -> None:
+def test_straight_through_gradient_of_retrieval() -> None:
     """Values are 0 and 1; the gradient of sum(w M) is that of sum(w softmax((s + g) / tau)), for scores and tau."""
     scores, tau = SCORES.double().requires_grad_(), torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
     noise, weight = torch.randn(1, 2, 5, dtype=torch.float64), torch.randn(1, 2, 5, dtype=torch.float64)
@@ -84,7 +84,7 @@ def test_scores_are_cosines() -> None:
     assert not module.scores(pixels, words, Groups([2], "cpu")).any()
 
 
-def test_training_draws_and_testing_does_not() -> None:
+def test_noise_is_used_in_training_only() -> None:
     """In training the mask depends on the seed; at test time on the scores alone, and nothing is drawn."""
     module, scores = retrieval(ratio=0.3), torch.rand(2, 3, 40) * 0.1
     masks = []
@@ -101,7 +101,7 @@ def test_training_draws_and_testing_does_not() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_without_noise_training_retrieves_what_testing_does() -> None:
+def test_training_without_noise_equals_evaluation() -> None:
     module, scores = retrieval(noise=0.0), torch.rand(2, 3, 40)
     assert torch.equal(module(scores, None).detach(), module.eval()(scores, None))
 
@@ -115,13 +115,13 @@ def test_padding_is_never_retrieved() -> None:
         assert not mask.masked_select(~valid[:, None]).any() and mask.detach().sum(-1).min() >= 1
 
 
-def test_mistakes_are_refused() -> None:
+def test_invalid_arguments_raise() -> None:
     for ratio in (0.0, 1.1):
         with pytest.raises(ConfigError, match="ratio"):
             retrieval(ratio=ratio)
     with pytest.raises(ConfigError, match="temperature must be positive"):
         retrieval(temperature=0.0)
-    with pytest.raises(ConfigError, match="noise must not be negative"):
+    with pytest.raises(ConfigError, match="noise must be at least 0"):
         retrieval(noise=-1.0)
 
 
@@ -147,7 +147,7 @@ def test_global_and_local_cues() -> None:
         assert cues.any is (global_cue or local_cues)
 
 
-def test_words_that_are_no_cues() -> None:
+def test_excluded_words_are_not_cues() -> None:
     """ "The" with a capital and "a" with a comma are articles, "another" is none; a word may have several tokens. Texts
     are shared by rows: both expressions of the second batch are the first text."""
     word_of = [[-1, 0, 1, 1, 2, 3, -1], [-1, 0, 1, 2, -1, -1, -1]]
@@ -161,13 +161,13 @@ def test_words_that_are_no_cues() -> None:
     assert found.int().tolist() == [[1, 0, 1]] * 2
 
 
-def test_one_word_is_not_a_list() -> None:
-    with pytest.raises(ConfigError, match="a list of words, not 'the'"):
+def test_a_single_string_raises() -> None:
+    with pytest.raises(ConfigError, match="must be a list of words, not 'the'"):
         Cues(without_words="the")
 
 
-def test_words_must_be_known_to_be_found() -> None:
+def test_excluding_words_needs_word_of() -> None:
     batch = batch_of("the dog", word_of=[[-1, 0, 1]])
     batch = replace(batch, tokens=replace(batch.tokens, word_of=None))
-    with pytest.raises(ValueError, match="word_of is needed"):
+    with pytest.raises(ValueError, match=r"needs tokens\.word_of"):
         cue_mask(batch, torch.ones(1, 3, dtype=torch.bool), Cues(without_words=ARTICLES))

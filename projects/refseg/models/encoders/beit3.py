@@ -15,7 +15,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, check_choice
 from refseg.models.encoders.multiway import Multiway, MultiwayLayer, Streams, init_multiway
 from refseg.models.encoders.text import check_token_ids
 from refseg.models.layers import level_mask, pixel_centers, upsampler, waves
@@ -120,8 +120,7 @@ class BEiT3Encoder(BaseModule):
         dim = shape.embed_dim
         if image_size % patch_size:
             raise ConfigError(f"BEiT3Encoder.image_size {image_size} is not a multiple of patch_size {patch_size}.")
-        if first_positions not in get_args(FirstPositions):
-            raise ConfigError(f"Unknown BEiT3Encoder.first_positions {first_positions!r}. Valid values: noise, waves.")
+        check_choice("encoder.first_positions", first_positions, get_args(FirstPositions))
         if not level_scales or any(s < 1 or s & (s - 1) or patch_size % s or dim % s for s in level_scales):
             raise ConfigError(
                 f"BEiT3Encoder.level_scales {tuple(level_scales)} must be powers of two that divide patch_size."

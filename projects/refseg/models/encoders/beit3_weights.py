@@ -18,7 +18,7 @@ from refseg.models.encoders.beit3 import PREFIX, resize_positions
 from refseg.models.encoders.swin_weights import check_fits, inner_state, shown
 from refseg.paths import data_path
 
-WHERE = f"{BEIT3} (beit3_base_patch16_224.pth and its neighbours)"
+WHERE = f"{BEIT3} (beit3_base_patch16_224.pth and its neighbors)"
 OFFICIAL_PREFIX = "beit3."
 EXPERTS = {"A": "vision", "B": "language"}
 SINGLE = {

@@ -1,4 +1,4 @@
-"""Convert official Swin weights to weights of `SwinEncoder`, and back.
+"""Convert official Swin weights to weights of `SwinEncoder`.
 
 Names differ, and so does the order of the 4 C channels that patch merging concatenates. The official code concatenates
 the neighbors (0, 0), (1, 0), (0, 1), (1, 1) (row offset first) with C channels each. mmdet unfolds: channel by channel,
@@ -65,19 +65,6 @@ def swin_state_from_official(
     return state, [key for short, key in known.items() if LEFT_OUT.fullmatch(short)]
 
 
-def swin_state_to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Convert weights of `SwinEncoder` to official names and channel order, without buffers."""
-    official = {}
-    for key, value in state.items():
-        if key.endswith("relative_position_index"):
-            continue
-        name = official_name(key)
-        if not LEARNED.fullmatch(name):
-            raise CheckpointError(f"{key!r} is not a key of SwinEncoder.")
-        official[name] = to_official_order(value) if ".downsample." in name else value
-    return official
-
-
 def load_official_swin(encoder: Any, file: str) -> list[str]:
     """Load a file into a `SwinEncoder`, except output norms that the file lacks. Return the keys left out."""
     from refseg.apis.runner import read_checkpoint
@@ -121,24 +108,10 @@ def refseg_name(name: str) -> str:
     return name
 
 
-def official_name(name: str) -> str:
-    for theirs, ours in RENAMED_IN_BLOCKS:
-        name = name.replace(ours, theirs) if ".blocks." in name else name
-    for theirs, ours in RENAMED:
-        name = theirs + name.removeprefix(ours) if name.startswith(ours) else name
-    return name
-
-
 def from_official_order(value: Tensor) -> Tensor:
     """Reorder the last dimension from the 4 C official channels to mmdet's order."""
     parts = value.unflatten(-1, (2, 2, -1))  # (..., column offset, row offset, C)
     return parts.movedim(-1, -3).transpose(-1, -2).flatten(-3).contiguous()  # (..., C, row offset, column offset)
-
-
-def to_official_order(value: Tensor) -> Tensor:
-    """Invert `from_official_order`."""
-    parts = value.unflatten(-1, (-1, 2, 2))  # (..., C, row offset, column offset)
-    return parts.transpose(-1, -2).movedim(-3, -1).flatten(-3).contiguous()  # (..., column offset, row offset, C)
 
 
 def resize_table(table: Tensor, window_size: int) -> Tensor:

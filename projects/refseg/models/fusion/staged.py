@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, check_choice
 from refseg.models.fusion.base import Fused, Fusion, gate, init_linears, instance_norm
 from refseg.models.layers import AttentionLayer
 from refseg.registry import MODELS
@@ -51,10 +51,7 @@ class StagedCrossAttention(Fusion):
         ffn_ratio: int = 4,
     ) -> None:
         super().__init__()
-        if updates_words not in get_args(UpdatesWords):
-            raise ConfigError(
-                f"Unknown fusion.updates_words {updates_words!r}. Valid values: {', '.join(get_args(UpdatesWords))}."
-            )
+        check_choice("fusion.updates_words", updates_words, get_args(UpdatesWords))
         if pixel_dim % head_dim or word_dim % head_dim:
             raise ConfigError(
                 f"fusion.head_dim {head_dim} must divide the {pixel_dim} channels of pixels and {word_dim} of words."

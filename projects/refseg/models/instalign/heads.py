@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from refseg.errors import ConfigError
+from refseg.errors import check_choice
 from refseg.models.layers import masked_mean, masked_softmax, mlp
 
 Aggregation = Literal["soft", "soft_without_prelu", "fixed"]
@@ -47,8 +47,7 @@ class InstanceAggregation(BaseModule):
 
     def __init__(self, mode: Aggregation = "soft") -> None:
         super().__init__()
-        if mode not in get_args(Aggregation):
-            raise ConfigError(f"Unknown aggregation {mode!r}. Valid values: {', '.join(get_args(Aggregation))}.")
+        check_choice("aggregation", mode, get_args(Aggregation))
         self.mode = mode
         self.slope = nn.Parameter(torch.tensor([0.25])) if mode == "soft" else None
 
@@ -75,8 +74,7 @@ class NoTargetPredictor(BaseModule):
     ) -> None:
         super().__init__()
         widths = dict(concat=embed_dim + sentence_dim, sentence=sentence_dim, relevant=embed_dim, mean=embed_dim)
-        if features not in widths:
-            raise ConfigError(f"Unknown no_target.features {features!r}. Valid values: {', '.join(widths)}.")
+        check_choice("no_target.features", features, widths)
         self.features, self.normalize = features, normalize
         self.classifier = mlp((widths[features], embed_dim, 1))
 

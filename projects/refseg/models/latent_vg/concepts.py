@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, check_choice
 
 Normalize = Literal["columns", "rows"]
 
@@ -70,10 +70,7 @@ class VisualConceptInjector(BaseModule):
         super().__init__()
         if not 1 <= num_concepts <= embed_dim:
             raise ConfigError(f"concepts.num_concepts must be in [1, {embed_dim}] (embed_dim), not {num_concepts}.")
-        if normalize not in get_args(Normalize):
-            raise ConfigError(
-                f"Unknown concepts.normalize {normalize!r}. Valid values: {', '.join(get_args(Normalize))}."
-            )
+        check_choice("concepts.normalize", normalize, get_args(Normalize))
         self.normalize: Normalize = normalize
         # As long as normalized tokens, so that scaled dot products start with variance 1
         self.concepts = nn.Parameter(nn.init.orthogonal_(torch.empty(num_concepts, embed_dim), gain=embed_dim**0.5))

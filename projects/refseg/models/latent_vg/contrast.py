@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, check_choice
 from refseg.structures import Batch
 
 ContrastLoss = Literal["positive_margin", "infonce", "triplet", "arcface"]
@@ -37,10 +37,7 @@ class Contrast:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.loss not in get_args(ContrastLoss):
-            raise ConfigError(
-                f"Unknown contrast.loss {self.loss!r}. Valid values: {', '.join(get_args(ContrastLoss))}."
-            )
+        check_choice("contrast.loss", self.loss, get_args(ContrastLoss))
         if not 0 <= self.margin < 2:
             raise ConfigError(f"contrast.margin must be in [0, 2), not {self.margin}.")
         if self.temperature <= 0 or self.weight <= 0:

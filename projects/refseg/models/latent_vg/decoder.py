@@ -12,7 +12,7 @@ from mmengine.model import BaseModule
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, check_choice
 from refseg.models.layers import mlp, upsampler
 
 Average = Literal["logits", "probs"]
@@ -32,8 +32,7 @@ class MaskDecoder(BaseModule):
 
     def __init__(self, *, embed_dim: int, width: int = 256, scale: int = 4, average: Average = "logits") -> None:
         super().__init__()
-        if average not in get_args(Average):
-            raise ConfigError(f"Unknown decoder.average {average!r}. Valid values: {', '.join(get_args(Average))}.")
+        check_choice("decoder.average", average, get_args(Average))
         if scale < 1 or scale & (scale - 1):
             raise ConfigError(f"decoder.scale must be a power of two, not {scale}.")
         self.average: Average = average

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, check_choice
 from refseg.models.encoders import BEiT3Encoder
 from refseg.models.encoders.multiway import Streams
 from refseg.models.latent_vg.concepts import VisualConceptInjector, relevant_patches
@@ -97,10 +97,7 @@ class LatentVG(RefSegmentor):
         super().__init__(data_preprocessor=data_preprocessor, postprocess=postprocess)
         if latents is None and any(part is not None for part in (distributor, concepts, contrast)):
             raise ConfigError("latents=None has no use for distributor, concepts and contrast. Set them to None, too.")
-        if distributor not in (*get_args(Distributor), None):
-            raise ConfigError(
-                f"Unknown distributor {distributor!r}. Valid values: {', '.join(get_args(Distributor))}, None."
-            )
+        check_choice("distributor", distributor, (*get_args(Distributor), None))
         self.encoder: BEiT3Encoder = MODELS.build(encoder)
         dim = self.encoder.embed_dim
         if self.encoder.level_dims != (dim,):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, check_choice
 from refseg.models.layers import (
     Attention,
     feed_forward,
@@ -111,8 +111,7 @@ class LanguageGuidedPixelDecoder(BaseModule):
         lateral: bool = False,
     ) -> None:
         super().__init__()
-        if l2va not in (*get_args(Words), None):
-            raise ConfigError(f"Unknown pixel_decoder.l2va {l2va!r}. Valid values: {', '.join(get_args(Words))}, None.")
+        check_choice("pixel_decoder.l2va", l2va, (*get_args(Words), None))
         if len(level_dims) != 3 + lateral:
             raise ConfigError(
                 f"pixel_decoder.lateral={lateral} needs {3 + lateral} encoder levels, got {len(level_dims)}. "

@@ -11,7 +11,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, check_choice
 from refseg.models.layers import Attention, feed_forward, masked_mean, mlp
 from refseg.models.lgformer.pixel_decoder import Decoded
 
@@ -69,8 +69,7 @@ class PrototypeGenerator(BaseModule):
         v2la: bool = True,
     ) -> None:
         super().__init__()
-        if query not in get_args(Query):
-            raise ConfigError(f"Unknown prototype.query {query!r}. Valid values: {', '.join(get_args(Query))}.")
+        check_choice("prototype.query", query, get_args(Query))
         if query == "linguistic" and num_queries != 1:
             raise ConfigError(f"prototype.num_queries is {num_queries}, but query='linguistic' has exactly one.")
         self.num_queries = num_queries

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, check_choice
 from refseg.models.layers import PixelFeatures, mlp
 from refseg.models.losses import merged_dice_loss, weighted_bce_loss
 from refseg.models.query_segmentor import QuerySegmentor
@@ -129,8 +129,7 @@ class ReLA(QuerySegmentor):
         self.class_weights = (outside, inside)
         self.weight, self.minimap_weight, self.no_target_weight = weight, minimap_weight, no_target_weight
         self.dice_weight = dice_weight
-        if minimap_target not in MINIMAPS:
-            raise ConfigError(f"Unknown minimap_target {minimap_target!r}. Valid values: {', '.join(MINIMAPS)}.")
+        check_choice("minimap_target", minimap_target, MINIMAPS)
         self.minimap_target = minimap_target
         self.decoder = RegionDecoder(
             **(decoder or {}),

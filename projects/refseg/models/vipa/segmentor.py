@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, get_args
 
 from torch import Tensor, nn
 
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, check_choice
 from refseg.models.layers import AttentionLayer, Groups, flatten_levels, level_mask
 from refseg.models.losses import merged_mask_losses
 from refseg.models.segmentor import RefSegmentor
@@ -76,8 +76,7 @@ class VIPA(RefSegmentor):
         postprocess: dict | None = None,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, postprocess=postprocess)
-        if key_values not in get_args(KeyValues):
-            raise ConfigError(f"Unknown key_values {key_values!r}. Valid values: {', '.join(get_args(KeyValues))}.")
+        check_choice("key_values", key_values, get_args(KeyValues))
         self.cues, self.supervision = Cues(**(cues or {})), Supervision(**(supervision or {}))
         retrieves = key_values == "visual" and self.cues.any
         if key_values == "language" and (cues or generator):

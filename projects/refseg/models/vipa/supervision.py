@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor
 
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, check_choice
 from refseg.models.losses import covered_share, mask_bce_loss
 
 RelevanceLoss = Literal["contrastive", "direct"]
@@ -36,10 +36,7 @@ class Supervision:
     relevant_share: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.scores not in (*get_args(RelevanceLoss), None):
-            raise ConfigError(
-                f"Unknown supervision.scores {self.scores!r}. Valid values: {', '.join(get_args(RelevanceLoss))}, None."
-            )
+        check_choice("supervision.scores", self.scores, (*get_args(RelevanceLoss), None))
         if not 0 <= self.relevant_share < 1:
             raise ConfigError(f"supervision.relevant_share must be in [0, 1), not {self.relevant_share}.")
 
