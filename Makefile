@@ -29,7 +29,7 @@ setup: python-found  ## make the environment and print its Python
 	@$(ENV); echo "$$py"
 
 demo: python-found  ## generate RefShapes, train a small model, evaluate it, write a report (work_dirs/quickstart)
-	@$(call SETUP,--check runtime); $(RUN) -m refseg.cli quickstart $(ARGS)
+	@$(call SETUP,--runtime); $(RUN) -m refseg.cli quickstart $(ARGS)
 
 test: python-found  ## run the tests; ARGS="tests/ops -k triton" goes to pytest
 	@$(ENV); $(RUN) -m pytest $(ARGS)
@@ -40,11 +40,11 @@ lint: python-found  ## check style, types and the documentation's links
 format: python-found  ## rewrite the code in the project's style
 	@$(ENV); $(RUN) -m ruff check --fix-only $(CODE) && $(RUN) -m ruff format $(CODE)
 
-docs: python-found  ## check that links and paths in the documentation exist
-	@"$(PYTHON)" tools/dev/check_docs.py
+docs: python-found  ## build the documentation into build/site, with every link checked
+	@$(ENV); NO_MKDOCS_2_WARNING=1 "$$py" -m mkdocs build --quiet && echo "documentation: build/site/index.html"
 
 doctor: python-found  ## say what is installed, what works, and how to mend the rest
-	@$(call SETUP,--check none); $(RUN) -m refseg.doctor $(ARGS)
+	@$(call SETUP,--no-check); $(RUN) -m refseg.doctor $(ARGS)
 
 wheel: python-found  ## build a wheel into dist/
 	@$(ENV); "$$py" -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation -w dist . \

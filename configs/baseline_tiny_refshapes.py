@@ -6,7 +6,7 @@ _base_ = [
 ]
 train_cfg = dict(max_epochs=4, val_interval=2)
 auto_scale_lr = dict(base_batch_size=8)
-default_hooks = dict(checkpoint=dict(save_best='refseg/gIoU', interval=2), logger=dict(interval=25))
+default_hooks = dict(checkpoint=dict(interval=2), logger=dict(interval=25))
 custom_hooks = [
     dict(type='StepSeedHook'),
     dict(type='NonFiniteLossHook', max_in_a_row=5),

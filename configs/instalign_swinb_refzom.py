@@ -4,6 +4,3 @@ _base_ = [
     '_base_/schedules/adamw_linear.py',
     '_base_/default_runtime.py',
 ]
-val_evaluator = dict(protocols=('refzom', 'refseg'))
-test_evaluator = dict(protocols=('refzom', 'refseg'))
-default_hooks = dict(checkpoint=dict(save_best='refzom/oIoU'))

@@ -6,6 +6,3 @@ _base_ = [
     '_base_/default_runtime.py',
 ]
 model = dict(encoder=dict(text=dict(pretrained='roberta-base', config=dict(model_type='roberta'))))
-val_evaluator = dict(protocols=('gres', 'refseg'))
-test_evaluator = dict(protocols=('gres', 'refseg'))
-default_hooks = dict(checkpoint=dict(save_best='gres/gIoU'))

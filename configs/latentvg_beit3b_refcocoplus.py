@@ -8,6 +8,4 @@ _base_ = [
 train_dataloader = dict(batch_size=16, dataset=dict(pipeline=_base_._train_beit3))
 val_dataloader = dict(dataset=dict(pipeline=_base_._test_beit3))
 test_dataloader = dict(dataset=dict(pipeline=_base_._test_beit3))
-val_evaluator = dict(protocols=('lavt', 'refseg'))
 test_evaluator = dict(protocols=('lavt', 'rec', 'refseg'))
-default_hooks = dict(checkpoint=dict(save_best='lavt/mIoU'))

@@ -5,4 +5,4 @@ _base_ = [
     '_base_/default_runtime.py',
 ]
 train_cfg = dict(max_epochs=1, val_interval=1)
-default_hooks = dict(checkpoint=dict(save_best='refseg/gIoU', interval=1), logger=dict(interval=25))
+default_hooks = dict(logger=dict(interval=25))

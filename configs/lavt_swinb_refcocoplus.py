@@ -4,6 +4,3 @@ _base_ = [
     '_base_/schedules/adamw_poly.py',
     '_base_/default_runtime.py',
 ]
-val_evaluator = dict(protocols=('lavt', 'refseg'))
-test_evaluator = dict(protocols=('lavt', 'refseg'))
-default_hooks = dict(checkpoint=dict(save_best='lavt/oIoU'))

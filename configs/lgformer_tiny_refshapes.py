@@ -6,4 +6,4 @@ _base_ = [
 ]
 train_cfg = dict(max_epochs=6, val_interval=2)
 auto_scale_lr = dict(base_batch_size=8)
-default_hooks = dict(checkpoint=dict(save_best='refseg/oIoU', interval=2), logger=dict(interval=50))
+default_hooks = dict(checkpoint=dict(interval=2), logger=dict(interval=50))

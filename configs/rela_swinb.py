@@ -5,7 +5,5 @@ _base_ = [
     '_base_/default_runtime.py',
 ]
 train_dataloader = dict(batch_size=12)  # of each of 4 GPUs
-val_evaluator = dict(protocols=('gres', 'refseg'))
-test_evaluator = dict(protocols=('gres', 'refseg'))
-default_hooks = dict(checkpoint=dict(save_best='gres/gIoU', interval=5000, by_epoch=False))
+default_hooks = dict(checkpoint=dict(interval=5000, by_epoch=False))
 log_processor = dict(by_epoch=False)

@@ -4,4 +4,4 @@ _base_ = [
     '_base_/schedules/refshapes_mini.py',
     '_base_/default_runtime.py',
 ]
-default_hooks = dict(checkpoint=dict(save_best='refseg/gIoU', interval=1), logger=dict(interval=25))
+default_hooks = dict(logger=dict(interval=25))

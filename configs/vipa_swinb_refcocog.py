@@ -8,6 +8,3 @@ _base_ = [
 train_dataloader = dict(batch_size=4, dataset=dict(pipeline=_base_._train_21))
 val_dataloader = dict(dataset=dict(pipeline=_base_._test_21))
 test_dataloader = dict(dataset=dict(pipeline=_base_._test_21))
-val_evaluator = dict(protocols=('lavt', 'refseg'))
-test_evaluator = dict(protocols=('lavt', 'refseg'))
-default_hooks = dict(checkpoint=dict(save_best='lavt/oIoU'))

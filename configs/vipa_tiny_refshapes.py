@@ -6,4 +6,4 @@ _base_ = [
 ]
 train_dataloader = dict(dataset=dict(expressions_per_image=18))
 train_cfg = dict(max_epochs=1, val_interval=1)
-default_hooks = dict(checkpoint=dict(save_best='refseg/oIoU', interval=1), logger=dict(interval=25))
+default_hooks = dict(logger=dict(interval=25))

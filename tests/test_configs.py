@@ -14,6 +14,7 @@ from mmengine.registry import DefaultScope
 from conftest import REPOSITORY
 from refseg.apis import load_config
 from refseg.apis.dummy import build_model, dummy_batch, vocabulary_size
+from refseg.registry import METRICS
 
 LEAVES = sorted(
     path.relative_to(REPOSITORY / "configs")
@@ -61,6 +62,30 @@ def test_custom_keys_match_parameters(leaf: Path) -> None:
     names = [name for name, _ in build_model(cfg).named_parameters()]
     for key in (cfg.optim_wrapper.get("paramwise_cfg") or {}).get("custom_keys", {}):
         assert any(key in name for name in names), f"paramwise_cfg.custom_keys[{key!r}] matches no parameter"
+
+
+def test_leaves_of_a_data_set_choose_the_best_checkpoint_alike() -> None:
+    """By what the data set's file says: validation protocols and metric agree within a data set, and no leaf sets them.
+    The metric is one that validation gives."""
+    chosen: dict[str, set[tuple]] = {}
+    for leaf in LEAVES:
+        cfg = Config.fromfile(REPOSITORY / "configs" / leaf)
+        assert cfg.default_hooks.checkpoint.save_best == "auto", leaf
+        evaluator = cfg.val_evaluator
+        assert evaluator.save_best in METRICS.build(evaluator).metric_names, leaf
+        data = cfg.val_dataloader.dataset
+        name = f"{data.annotations.to_dict()} {data.get('no_target')}"
+        chosen.setdefault(name, set()).add((tuple(evaluator.protocols), evaluator.save_best))
+        source = (REPOSITORY / "configs" / leaf).read_text()
+        assert "val_evaluator" not in source and "save_best" not in source, leaf
+    assert len(chosen) >= 8 and {name: found for name, found in chosen.items() if len(found) > 1} == {}
+
+
+@pytest.mark.parametrize("leaf", ["lgformer_swinb.py", "lgformer_ablations/table4_pwam.py", "lavt_swinb.py"])
+def test_refcoco_configs_score_as_lavt_does(leaf: str) -> None:
+    cfg = Config.fromfile(REPOSITORY / "configs" / leaf)
+    assert tuple(cfg.val_evaluator.protocols) == tuple(cfg.test_evaluator.protocols) == ("lavt", "refseg")
+    assert cfg.val_evaluator.save_best == "lavt/oIoU"
 
 
 def test_leaves_are_short() -> None:

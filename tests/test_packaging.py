@@ -53,7 +53,7 @@ def test_wheel_from_the_sdist_works_outside_the_repository(tmp_path: Path) -> No
         assert line.startswith(str(tmp_path / "site")), output
     metadata = (next((tmp_path / "site").glob("refseg-*.dist-info")) / "METADATA").read_text()
     assert "Requires-Dist: mmcv-lite" in metadata and "Requires-Python: >=3.10" in metadata
-    assert "gradio" in metadata and "License: Apache-2.0" in metadata
+    assert "gradio" in metadata and "License-Expression: Apache-2.0" in metadata
     scripts = (next((tmp_path / "site").glob("refseg-*.dist-info")) / "entry_points.txt").read_text()
     assert "refseg = refseg.cli:main" in scripts
 

@@ -1,8 +1,10 @@
-"""The environment behind `make`: its key, its stamp, what it keeps and what it advises."""
+"""The environment behind `make`: its key, when it is made again, and what it keeps."""
 
 from __future__ import annotations
 
-import importlib
+import importlib.metadata
+import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -15,266 +17,159 @@ from cloning import REPO, clone
 
 
 @pytest.fixture
-def dev_tools(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(REPO / "tools/dev"))
-    for name in ("REFSEG_VENV", "REFSEG_SYSTEM", "REFSEG_KEEP_TORCH"):
+def setup_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script as a module. Nothing is kept, and pip only notes what it is asked to do (`module.pip_calls`)."""
+    spec = importlib.util.spec_from_file_location("setup_env", REPO / "tools/dev/setup_env.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name in ("REFSEG_SYSTEM", "REFSEG_KEEP_TORCH"):
         monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def env_build(dev_tools: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The set-up with everything slow replaced: nothing to keep, nothing to install; it notes what it would do."""
-    module = importlib.import_module("_env_build")
-    done: list[str] = []
-    monkeypatch.setattr(module, "done", done, raising=False)
-    monkeypatch.setattr(module, "find_kept", lambda python: (module.Kept(), []))
-    monkeypatch.setattr(module, "install", lambda *args: done.append("install"))
-    monkeypatch.setattr(module, "install_project", lambda *args: done.append("install_project"))
-    monkeypatch.setattr(module, "ask", lambda *args: {"broken": {}})
-    monkeypatch.setattr(module, "run_logged", lambda command, **kwargs: fake_venv(Path(command[-1])))
     monkeypatch.setenv("REFSEG_VENV", str(tmp_path / "a place/venv"))
+    module.pip_calls = []
+    monkeypatch.setattr(module, "find_kept", lambda base: ({}, []))
+    monkeypatch.setattr(module, "pip", lambda python, *arguments: module.pip_calls.append(arguments))
+    monkeypatch.setattr(module, "TRY_TORCH", "pass")
+    run = subprocess.run
+    monkeypatch.setattr(  # an environment without pip is made in a tenth of the time
+        module.subprocess,
+        "run",
+        lambda command, **how: run([*command, *["--without-pip"] * ("venv" in command)], **how),
+    )
     return module
 
 
-def fake_venv(folder: Path) -> None:
-    (folder / "bin").mkdir()
-    (folder / "bin/python").touch()
-    (folder / "pyvenv.cfg").touch()
-
-
-def names_in(file: Path) -> dict[str, str]:
-    """Distribution -> range, of a requirements file."""
-    lines = [line.split("#")[0].strip() for line in file.read_text().splitlines()]
-    return {re.split(r"[<>=]", line)[0].lower(): line for line in lines if line}
-
-
-class TestKey:
-    def key(self, repo: Path) -> str:
+def test_the_key_depends_on_the_pins_and_not_on_the_place(tmp_path: Path) -> None:
+    def key(repo: Path) -> str:
         command = [sys.executable, str(repo / "tools/dev/setup_env.py"), "--print-key"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    def test_depends_on_the_pins_and_not_on_the_place(self, tmp_path: Path) -> None:
-        parts = ("requirements", "setup.py", "tools/dev")
-        one, two = clone(tmp_path / "one", *parts), clone(tmp_path / "deeper/two b", *parts)
-        key = self.key(one)
-        assert key == self.key(one) == self.key(two)
-        assert key.startswith(f"py3{sys.version_info[1]}-")
-
-        pins = two / "requirements/constraints.txt"
-        pins.write_text(pins.read_text().replace("mmengine==0.10.7", "mmengine==0.10.8"))
-        changed = self.key(two)
-        assert changed != key
-        (two / "setup.py").write_text("# another\n")
-        assert self.key(two) not in (key, changed)
-
-    def test_line_ends_do_not_matter(self, tmp_path: Path) -> None:
-        repo = clone(tmp_path, "requirements", "setup.py", "tools/dev")
-        key = self.key(repo)
-        file = repo / "requirements/runtime.txt"
-        file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
-        assert self.key(repo) == key
+    parts = ("requirements", "setup.py", "tools/dev")
+    one, two = clone(tmp_path / "one", *parts), clone(tmp_path / "deeper/two b", *parts)
+    before = key(one)
+    assert before == key(two)
+    pins = two / "requirements/constraints.txt"
+    pins.write_bytes(pins.read_bytes().replace(b"\n", b"\r\n"))
+    assert key(two) == before
+    pins.write_text(pins.read_text() + "extra==1.0\n")
+    assert key(two) != before
 
 
-class TestEnsure:
-    def test_makes_it_once(self, env_build: ModuleType, tmp_path: Path) -> None:
-        python = env_build.ensure()
-        assert python == tmp_path / "a place/venv/bin/python"
-        assert env_build.done == ["install", "install_project"]
-        assert env_build.ensure() == python
-        assert env_build.done == ["install", "install_project"], "the second run only looks at the stamp"
-
-    def test_an_interrupted_set_up_leaves_no_stamp_and_is_repaired(
-        self, env_build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def interrupted(*args: object) -> None:
-            raise KeyboardInterrupt
-
-        venv = tmp_path / "a place/venv"
-        with monkeypatch.context() as patch:
-            patch.setattr(env_build, "install", interrupted)
-            with pytest.raises(KeyboardInterrupt):
-                env_build.ensure()
-        assert venv.exists() and not (venv / env_build.STAMP).exists()
-        (venv / "half of a package").touch()
-        env_build.ensure()
-        assert (venv / env_build.STAMP).exists() and not (venv / "half of a package").exists()
-
-    def test_is_rebuilt_when_the_key_changes(self, env_build: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-        env_build.ensure()
-        monkeypatch.setattr(env_build, "environment_key", lambda: "py311-other")
-        env_build.ensure()
-        assert env_build.done.count("install") == 2
-
-    def test_is_rebuilt_when_what_it_keeps_goes_away(
-        self, env_build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        torch = tmp_path / "torch-2.9.0.dist-info"
-        torch.mkdir()
-        kept = env_build.Kept({"torch": "2.9.0"}, [str(torch)], [])
-        monkeypatch.setattr(env_build.sys, "prefix", env_build.sys.base_prefix)
-        monkeypatch.setattr(env_build, "find_kept", lambda python: (kept, []))
-        env_build.ensure()
-        env_build.ensure()
-        assert env_build.done.count("install") == 1
-        torch.rmdir()
-        env_build.ensure()
-        assert env_build.done.count("install") == 2
-
-    def test_a_shared_environment_is_pointed_at_this_clone(
-        self, env_build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Two clones with the same pins share CI's environment: only the editable install changes."""
-        env_build.ensure()
-        key = env_build.environment_key(REPO)
-        monkeypatch.setattr(env_build, "REPO", tmp_path / "another clone")
-        monkeypatch.setattr(env_build, "environment_key", lambda: key)
-        env_build.ensure()
-        assert env_build.done == ["install", "install_project", "install_project"]
-
-    def test_leaves_other_environments_alone(self, env_build: ModuleType, tmp_path: Path) -> None:
-        mine = tmp_path / "a place/venv"
-        mine.mkdir(parents=True)
-        (mine / "precious").touch()
-        with pytest.raises(env_build.SetupError, match="was not made by this script"):
-            env_build.ensure()
-        assert (mine / "precious").exists()
-
-    def test_names_the_package_that_makes_environments(
-        self, env_build: ModuleType, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(env_build.importlib.util, "find_spec", lambda name: None)
-        with pytest.raises(env_build.SetupError, match=r"apt-get install python3\.\d+-venv"):
-            env_build.ensure()
-
-    def test_a_kept_torch_is_pinned_as_it_is(self, env_build: ModuleType, tmp_path: Path) -> None:
-        kept = env_build.Kept({"torch": "2.6.0+cu124", "torchvision": "0.21.0+cu124", "mmcv": "2.1.0"}, [], [])
-        requirements, constraints = env_build.write_pip_inputs(tmp_path, kept)
-        pins = constraints.read_text().splitlines()
-        assert "torch==2.6.0+cu124" in pins and "mmengine==0.10.7" in pins
-        assert not any(pin.startswith(("torch==2.14", "sympy==", "networkx==")) for pin in pins)
-        assert "mmcv-lite" not in names_in(requirements), "it would overwrite the files of the compiled mmcv"
-
-        requirements, constraints = env_build.write_pip_inputs(tmp_path, env_build.Kept())
-        assert "mmcv-lite" in names_in(requirements)
-        assert constraints.read_text() == (REPO / "requirements/constraints.txt").read_text()
+def test_an_environment_is_made_once_and_again_when_the_key_changes(
+    setup_env: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = setup_env.ensure()
+    assert python.exists()
+    made = len(setup_env.pip_calls)
+    assert made > 0
+    assert setup_env.ensure() == python
+    assert len(setup_env.pip_calls) == made
+    monkeypatch.setattr(setup_env, "environment_key", lambda: "another")
+    setup_env.ensure()
+    assert len(setup_env.pip_calls) == 2 * made
 
 
-class TestKept:
-    """What an interpreter already has, with small fakes of the libraries that come first on its path."""
+def test_an_interrupted_set_up_is_repaired(setup_env: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
 
-    def fake(self, folder: Path, name: str, version: str, **files: str) -> None:
-        (folder / name).mkdir()
-        for file, text in files.items():
-            (folder / name / f"{file}.py").write_text(text)
-        info = folder / f"{name}-{version}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-
-    @pytest.fixture
-    def fakes(self, dev_tools: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-        torch = "class T:\n def __getattr__(self, n): return lambda *a: 6 if n == 'item' else self\n"
-        self.fake(tmp_path, "torch", "2.6.0+cu124", __init__=torch + "def ones(*a): return T()\nrand = ones\n")
-        ops = "class ops:\n nms = staticmethod(lambda *a: None)\n"
-        self.fake(tmp_path, "torchvision", "0.21.0+cu124", __init__=ops)
-        return tmp_path
-
-    def kept(self) -> tuple[dict[str, str], str]:
-        kept, notes = importlib.import_module("_env_probe").find_kept(sys.executable)
-        return kept.versions, " ".join(notes)
-
-    PAIR = {"torch": "2.6.0+cu124", "torchvision": "0.21.0+cu124"}
-
-    def test_a_pair_that_works(self, fakes: Path) -> None:
-        self.fake(fakes, "mmcv", "2.1.0", __init__="")  # no _ext: mmcv-lite
-        assert self.kept() == (self.PAIR, "")
-
-    def test_a_compiled_mmcv(self, fakes: Path) -> None:
-        self.fake(fakes, "mmcv", "2.1.0", __init__="", _ext="")
-        assert self.kept()[0] == {**self.PAIR, "mmcv": "2.1.0"}
-
-    def test_not_an_mmcv_that_mmdet_refuses(self, fakes: Path) -> None:
-        self.fake(fakes, "mmcv", "2.2.0", __init__="", _ext="")
-        versions, notes = self.kept()
-        assert versions == self.PAIR and "mmdet refuses" in notes
-
-    def test_not_a_torchvision_that_does_not_fit(self, fakes: Path) -> None:
-        (fakes / "torchvision/__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
-        versions, notes = self.kept()
-        assert versions == {} and "torchvision::nms" in notes
-
-    def test_not_a_torch_that_is_too_old(self, fakes: Path) -> None:
-        (fakes / "torch-2.6.0+cu124.dist-info").rename(fakes / "torch-2.3.1.dist-info")
-        metadata = fakes / "torch-2.3.1.dist-info/METADATA"
-        metadata.write_text(metadata.read_text().replace("2.6.0+cu124", "2.3.1"))
-        versions, notes = self.kept()
-        assert versions == {} and "too old" in notes
-
-    def test_nothing_when_told_so(self, fakes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("REFSEG_KEEP_TORCH", "0")
-        assert self.kept() == ({}, "")
+    works = setup_env.pip
+    monkeypatch.setattr(setup_env, "pip", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        setup_env.ensure()
+    monkeypatch.setattr(setup_env, "pip", works)
+    assert setup_env.ensure().exists()
 
 
-class TestAdvice:
-    @pytest.mark.parametrize(
-        ("output", "advice"),
-        [
-            ("Failed to establish a new connection: [Errno -3] Temporary failure in name resolution", "HTTPS_PROXY"),
-            ("OSError: [Errno 28] No space left on device", "REFSEG_VENV="),
-            ("ERROR: No matching distribution found for torch==2.14.1", "PYTHON="),
-            ("something else", "full log"),
-        ],
-    )
-    def test_follows_from_what_pip_says(self, dev_tools: None, output: str, advice: str) -> None:
-        assert advice in importlib.import_module("_env_pip").hint_for(output)
-
-    def test_shows_the_last_lines(self, dev_tools: None, tmp_path: Path) -> None:
-        pip = importlib.import_module("_env_pip")
-        command = [sys.executable, "-c", "print('first'); print('ERROR: no such thing'); raise SystemExit(3)"]
-        with pytest.raises(pip.SetupError, match=r"(?s)pip install failed.*ERROR: no such thing"):
-            pip.run_logged(command, log=tmp_path / "log", what="pip install")
-
-    def test_of_the_system_mode_is_a_command(self, dev_tools: None) -> None:
-        system = importlib.import_module("_env_system")
-
-        def broken(python: str, modules: list[str]) -> dict[str, str]:
-            assert {"torch", "cv2", "pkg_resources"} <= set(modules)
-            return {"ftfy": "missing", "cv2": "ImportError: libGL.so.1"}
-
-        with pytest.raises(system.SetupError, match=r"(?s)missing: ftfy.*pip install ftfy==6\.\S+\n.*cv2.*libGL"):
-            system.check_system(REPO, broken, ("runtime",))
-        system.check_system(REPO, lambda python, modules: {}, ("runtime", "dev"))
-
-    def test_of_broken_imports(self, dev_tools: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """One module is missing, one raises, one ends Python; the good one is not blamed."""
-        (tmp_path / "raises_here.py").write_text("raise OSError('libwhat.so')")
-        (tmp_path / "ends_python.py").write_text("import os; os._exit(3)")
-        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-        probe = importlib.import_module("_env_probe")
-        found = probe.broken_imports(sys.executable, ["json", "not_there", "raises_here", "ends_python"])
-        assert found == {
-            "not_there": "missing",
-            "raises_here": "OSError: libwhat.so",
-            "ends_python": "the import crashes or hangs",
-        }
+def test_a_shared_environment_is_pointed_at_this_clone(setup_env: ModuleType, tmp_path: Path) -> None:
+    setup_env.ensure()
+    stamp = tmp_path / "a place/venv/refseg-env.json"
+    stamp.write_text(json.dumps({**json.loads(stamp.read_text()), "project": "/elsewhere"}))
+    setup_env.pip_calls.clear()
+    setup_env.ensure()
+    assert [call[0] for call in setup_env.pip_calls] == ["install"] and str(REPO) in setup_env.pip_calls[0]
 
 
-class TestRequirements:
-    def test_every_direct_requirement_is_pinned_within_its_range(self) -> None:
-        from refseg.doctor_checks import satisfies
+def test_other_environments_stay_as_they_are(setup_env: ModuleType, tmp_path: Path) -> None:
+    other = tmp_path / "a place/venv/precious.txt"
+    other.parent.mkdir(parents=True)
+    other.touch()
+    with pytest.raises(setup_env.SetupError, match="was not made by this script"):
+        setup_env.ensure()
+    assert other.exists()
 
-        pins = [
-            line.split(";")[0].split("==")
-            for line in (REPO / "requirements/constraints.txt").read_text().splitlines()
-            if "==" in line and not line.startswith("#")
-        ]
-        for group in ("runtime", "demo", "onnx", "log", "dev"):
-            for name, line in names_in(REPO / f"requirements/{group}.txt").items():
-                versions = [version.strip() for pinned, version in pins if pinned == name]
-                assert versions, f"{name} has no pin"
-                assert all(satisfies(version, line[len(name) :]) for version in versions), line
 
-    def test_what_a_kept_torch_leaves_open_is_pinned(self, dev_tools: None) -> None:
-        """A name in TORCH_FAMILY that constraints.txt does not know is a typo."""
-        family = importlib.import_module("_env_build").TORCH_FAMILY
-        assert family <= set(names_in(REPO / "requirements/constraints.txt"))
+def test_a_kept_torch_is_pinned_as_it_is(
+    setup_env: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    kept = {"torch": "2.6.0+cu124", "torchvision": "0.21.0", "mmcv": "2.1.0"}
+    monkeypatch.setattr(setup_env, "find_kept", lambda base: (kept, [str(folder)]))
+    venv = setup_env.ensure().parents[1]
+    pins = (venv / "constraints.txt").read_text().splitlines()
+    assert "torch==2.6.0+cu124" in pins and not any(pin.startswith(("torch==2.14", "sympy")) for pin in pins)
+    assert "mmcv-lite" not in (venv / "requirements.txt").read_text()
+    assert str(folder) in next(venv.glob("lib/**/zz_refseg_kept.pth")).read_text()
+    folder.rmdir()  # the kept packages are gone: made again
+    monkeypatch.setattr(setup_env, "find_kept", lambda base: ({}, []))
+    assert "torch==2.6.0+cu124" not in (setup_env.ensure().parents[1] / "constraints.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("torch", "nms_works", "keep", "kept"),
+    [
+        ("2.6.0+cu124", True, "1", True),
+        ("2.3.1", True, "1", False),
+        ("2.6.0", False, "1", False),
+        ("2.6.0", True, "0", False),
+    ],
+)
+def test_only_a_torch_that_works_with_its_torchvision_is_kept(
+    torch: str, nms_works: bool, keep: str, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, version, code in (
+        ("torch", torch, "def rand(*a): return 0\n"),
+        ("torchvision", "0.21.0", "class ops:\n def nms(*a): " + ("pass\n" if nms_works else "raise RuntimeError\n")),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(code)
+        (tmp_path / f"{name}-{version}.dist-info").mkdir()
+        (tmp_path / f"{name}-{version}.dist-info/METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("REFSEG_KEEP_TORCH", keep)
+    program = "import sys, setup_env; print(setup_env.find_kept(sys.executable)[0])"
+    command = [sys.executable, "-c", program]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPO / "tools/dev").stdout
+    assert ("torchvision" in shown) == kept
+
+
+def test_the_system_mode_names_what_is_missing(
+    setup_env: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup_env.check_system(("runtime",))  # the environment of the tests has all
+    monkeypatch.setattr(setup_env, "requirements", lambda *groups: ["numpy>=1.26", "no-such-package>=3"])
+    with pytest.raises(setup_env.SetupError, match=r"-m pip install 'no-such-package>=3'"):
+        setup_env.check_system(("runtime",))
+
+
+def test_every_direct_requirement_is_pinned_within_its_range(setup_env: ModuleType) -> None:
+    from packaging.requirements import Requirement
+
+    pins: dict[str, list[str]] = {}
+    for line in setup_env.requirements("constraints"):
+        pin = Requirement(line)
+        pins.setdefault(pin.name.lower().replace("_", "-"), []).append(str(pin.specifier).removeprefix("=="))
+    for file in set((REPO / "requirements").glob("*.txt")) - {REPO / "requirements/constraints.txt"}:
+        for line in setup_env.requirements(file.stem):
+            wanted = Requirement(line)
+            versions = pins.get(setup_env.name_of(line), [])
+            assert versions, f"{file.name}: {line} has no pin"
+            assert all(wanted.specifier.contains(version) for version in versions), f"{line}: {versions}"
+
+
+def test_the_tested_torch_fixes_what_a_kept_one_leaves_open(setup_env: ModuleType) -> None:
+    requires = importlib.metadata.requires("torch") or []
+    direct = {setup_env.name_of(line) for line in requires if "extra ==" not in line}
+    libraries = {name for name in direct if re.match(r"nvidia-|cuda-|triton|setuptools", name)}
+    assert direct - libraries <= setup_env.TORCH_FAMILY

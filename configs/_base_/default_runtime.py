@@ -10,7 +10,8 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='SafeCheckpointHook', interval=1, max_keep_ckpts=2, save_best='refseg/oIoU', rule='greater'),
+    # 'auto': by the metric that the data set's file names (val_evaluator.save_best).
+    checkpoint=dict(type='SafeCheckpointHook', interval=1, max_keep_ckpts=2, save_best='auto', rule='greater'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
 )
 custom_hooks = [
@@ -25,5 +26,6 @@ wandb = dict(enable=False)  # enable=True logs there too; other keys (project, n
 
 log_level = 'INFO'
 log_processor = dict(by_epoch=True)
-load_from = None
+load_from = None  # weights to start training from; a test reads the checkpoint that it is given, and no other
+load_from_partial = False  # True: even if less than half of the model's tensors are in load_from
 resume = False

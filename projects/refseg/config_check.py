@@ -23,7 +23,7 @@ _RUNNER_READS = {  # read from the config by mmengine's Runner besides its own a
     "activation_checkpointing", "compile", "efficient_conv_bn_eval", "find_unused_parameters", "model_wrapper_cfg",
     "sync_bn",
 }  # fmt: skip
-_OTHERS_READ = {"wandb", "custom_imports"}  # refseg.apis.runner; mmengine's Config
+_OTHERS_READ = {"wandb", "load_from_partial", "custom_imports"}  # refseg's runner; mmengine's Config
 _OPTIM_WRAPPER = {"constructor", "paramwise_cfg"}
 _LOADER = {"dataset", "collate_fn", "worker_init_fn", "num_batch_per_epoch", "disable_subprocess_warning"}
 _PLAIN_GROUPS = {

@@ -67,6 +67,7 @@ class SampleMeta:
     """Where a sample comes from, and what is needed to bring a mask back to its image.
 
     `content_size`: (height, width) of the resized image inside the padded input; padding is right and below.
+    `unknown_words`: for each text, the words that the tokenizer does not know; empty where nothing says.
     """
 
     image_id: str
@@ -76,6 +77,7 @@ class SampleMeta:
     expression_ids: tuple[str, ...]
     texts: tuple[str, ...]
     tags: tuple[dict[str, Any], ...] = ()
+    unknown_words: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(slots=True)

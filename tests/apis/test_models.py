@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from refseg.apis.models import find_device, find_model, load_model
+from refseg.apis.models import ALIGNMENT, find_device, find_model, load_model, measured_alignment
 from refseg.errors import CheckpointError, ConfigError, UsageError
+from refseg.files import sha256_of
 from refseg.paths import resolve_config
 
 CONFIG = "instalign_tiny_refshapes"
@@ -87,6 +89,25 @@ def test_weights_of_another_model(work_dir: Callable[[str], Path]) -> None:
     (other,) = work_dir("lavt_tiny_refshapes").glob("*.pth")
     with pytest.raises(CheckpointError, match="does not fit InstAlign"):
         load_model(work_dir(CONFIG), other, device="cpu")
+
+
+def test_alignment_counts_for_the_measured_weights_only(tmp_path: Path) -> None:
+    """60 of 100 where chance has 50: the standard error is 5, two of them are 10, and 61 is above that."""
+    checkpoint, file = tmp_path / "best.pth", tmp_path / ALIGNMENT
+    checkpoint.write_bytes(b"weights")
+
+    def measured(pointing: float | None, *, matched: int = 100, sha256: str = sha256_of(checkpoint)) -> bool:
+        scores = {"matched": matched, "pointing": pointing, "pointing_chance": 50.0}
+        made_with = {"checkpoint": {"sha256": sha256}}
+        file.write_text(json.dumps({"alignment": {"all words": scores}, "predictions": {"header": made_with}}))
+        return measured_alignment(checkpoint)
+
+    assert not measured_alignment(checkpoint), "nothing was measured"
+    assert measured(61.0) and not measured(60.0) and not measured(None, matched=0)
+    assert not measured(61.0, sha256="of others") and measured(61.0, matched=101)
+    file.write_text("{}")
+    with pytest.warns(UserWarning, match="is ignored: not what `refseg score --alignment --json` writes"):
+        assert not measured_alignment(checkpoint)
 
 
 def test_devices() -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from refseg import segment
+from refseg.apis.models import ALIGNMENT
 from refseg.apis.quickstart import default_processes, quickstart, train_in_processes
 from refseg.cli import main
 from refseg.errors import TrainingError, UsageError
@@ -47,6 +48,10 @@ def test_data_training_evaluation_and_report(
     data = f"{tmp_path / 'data' / 'refshapes.jsonl'}:test"
     assert main(["score", str(tmp_path / "work" / "predictions.jsonl"), "--data", data, "--json", str(scored)]) == 0
     assert json.loads(scored.read_text())["metrics"] == metrics
+    aligned = ["--alignment", "--json", str(scored)]
+    assert main(["score", str(tmp_path / "work" / "predictions.jsonl"), "--data", data, *aligned]) == 0
+    alignment, again = (json.loads(file.read_text()) for file in (tmp_path / "work" / ALIGNMENT, scored))
+    assert alignment == {key: again[key] for key in ("alignment", "predictions")}
     with Image.open(tmp_path / "work" / "examples.png") as sheet:
         assert sheet.width > 900 and sheet.height > 300
     (tmp_path / "data").rename(tmp_path / "elsewhere")

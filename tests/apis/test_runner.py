@@ -3,11 +3,9 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
-from refseg.apis import RunOptions, load_config, load_weights
-from refseg.apis.runner import batch_report, read_checkpoint, without_weights
+from refseg.apis import RunOptions, load_config
+from refseg.apis.runner import batch_report, take_resume, without_weights
 from refseg.errors import CheckpointError, ConfigError, UsageError
 
 CONFIG = "baseline_tiny_refshapes"
@@ -91,40 +89,22 @@ def test_wandb_is_one_key() -> None:
 
 
 def test_resume_without_a_checkpoint_starts_anew(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    cfg = load(work_dir=str(tmp_path), resume=True)
-    assert not cfg.resume and cfg.load_from is None
+    cfg = load(work_dir=str(tmp_path))
+    assert take_resume(cfg, True) is None
     assert "starting from the beginning" in capsys.readouterr().out
     (tmp_path / "epoch_3.pth").touch()
-    assert load(work_dir=str(tmp_path), resume=True).load_from == str(tmp_path / "epoch_3.pth")
+    assert take_resume(cfg, True) == tmp_path / "epoch_3.pth"
+    assert take_resume(cfg, False) is None
+    with pytest.raises(CheckpointError, match=r"--resume: no such checkpoint: none\.pth"):
+        take_resume(cfg, "none.pth")
 
 
-def test_weights_must_fit(tmp_path: Path) -> None:
-    model = torch.nn.Linear(2, 3)
-    good = {name: torch.ones_like(weight) for name, weight in model.state_dict().items()}
-    torch.save({"state_dict": good}, tmp_path / "good.pth")
-    load_weights(model, tmp_path / "good.pth")
-    assert model.weight.eq(1).all()
-    save_file({name: 2 * weight for name, weight in good.items()}, tmp_path / "good.safetensors")
-    load_weights(model, tmp_path / "good.safetensors")
-    assert model.bias.eq(2).all()
-
-    torch.save({"weight": torch.zeros(5, 5), "scale": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match=r"1 missing .*bias.*1 unexpected .*scale.*1 of another shape .*weight"):
-        load_weights(model, tmp_path / "other.pth")
-
-
-class Attack:
-    def __reduce__(self) -> tuple:
-        return exec, ("raise SystemExit('code was run')",)
-
-
-def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
-    torch.save({"state_dict": {}, "extra": Attack()}, tmp_path / "attack.pth")
-    (tmp_path / "cut.pth").write_bytes(b"PK\x03\x04 half")
-    (tmp_path / "empty.pth").touch()
-    for name in ("attack.pth", "cut.pth", "empty.pth"):
-        with pytest.raises(CheckpointError, match=f"{name} cannot be read as weights"):
-            read_checkpoint(tmp_path / name)
+def test_resume_in_a_config_does_not_stay_there(tmp_path: Path) -> None:
+    """As in OpenMMLab's tools; `load_from` is the checkpoint then, and not weights to fine-tune."""
+    (tmp_path / "epoch_3.pth").touch()
+    cfg = load(cfg_options={"resume": True, "load_from": str(tmp_path / "epoch_3.pth")})
+    assert take_resume(cfg, False) == tmp_path / "epoch_3.pth"
+    assert not cfg.resume and cfg.load_from is None
 
 
 def test_checkpoints_and_results_say_what_was_trained_on(tiny_config: Path, tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
+import threading
 import zlib
 from pathlib import Path
 
@@ -13,7 +15,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from refseg.datasets import images
-from refseg.datasets.images import decode_image, header_size, read_image
+from refseg.datasets.images import decode_image, decode_upright, from_pillow, header_size, read_bytes, read_image
+from refseg.datasets.masks import to_rle
 from refseg.errors import DataError
 
 # 32 x 40, smooth, so that lossy formats stay close
@@ -193,3 +196,138 @@ def test_another_size_than_annotated_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(encoded(PICTURE, "PNG"))
     with pytest.raises(DataError, match=r"a\.png has size \[32, 40\], .* says \[32, 41\] .*correct the size"):
         read_image(str(path), (32, 41))
+
+
+# Hostile files --------------------------------------------------------------------------------------------------------
+
+
+def mutated(file: bytes, rng: np.random.Generator) -> bytes:
+    """The file with one to eight bytes replaced, bits flipped, words overwritten or pieces cut out; most in the head."""
+    damaged = bytearray(file)
+    for _ in range(rng.integers(1, 9)):
+        at = int(rng.integers(len(damaged) if rng.random() < 0.5 else min(len(damaged), 160)))
+        kind = rng.integers(4)
+        if kind == 0:
+            damaged[at] = rng.integers(256)
+        elif kind == 1:
+            damaged[at] ^= 1 << rng.integers(8)
+        elif kind == 2:
+            damaged[at : at + 4] = bytes(rng.choice([0, 1, 127, 128, 255], 4).tolist())
+        elif len(damaged) > 60:
+            del damaged[at : at + int(rng.integers(1, 9))]
+    return bytes(damaged)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "DDS", "ICO", "TGA"])
+def test_a_damaged_file_is_an_image_or_a_data_error(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 40 variants of a file; of DDS files, 2 in 3 made Pillow raise NotImplementedError."""
+    monkeypatch.setattr(images, "MAX_PIXELS", 10**6)  # so that no variant takes long
+    file, rng = encoded(PICTURE, form), np.random.default_rng(1)
+    outcomes = []
+    for number in range(40):
+        try:
+            image = (decode_upright if number % 2 else decode_image)(mutated(file, rng), "x")
+        except DataError as error:
+            outcomes.append("x" in str(error))
+        else:
+            outcomes.append(image.dtype == np.uint8 and image.shape[2:] == (3,))
+    assert all(outcomes)
+
+
+def test_a_png_chunk_that_claims_more_than_the_file_holds_is_not_given_to_opencv(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would allocate that much: up to 4 GB, and 20 seconds, for a file of 400 bytes. Pillow does not, and the pixels
+    have a checksum of their own."""
+    file = bytearray(encoded(PICTURE, "PNG"))
+    at = file.index(b"IDAT") - 4
+    file[at : at + 4] = b"\xff\xff\xff\xff"
+    monkeypatch.setattr(cv2, "imdecode", lambda *args: pytest.fail("OpenCV was asked"))
+    assert np.array_equal(decode_image(bytes(file), "x"), PIXELS)
+
+
+@pytest.mark.parametrize("form", ["DDS", "ICO", "TGA", "EPS", "JPEG2000", "AVIF"])
+def test_formats_that_nobody_needs_are_off(form: str) -> None:
+    Image.init()
+    if form not in Image.SAVE:
+        pytest.skip(f"this Pillow writes no {form}")
+    with pytest.raises(DataError, match=r"unknown format: x\. Formats that are read: JPEG, PNG"):
+        decode_image(encoded(PICTURE, form), "x")
+
+
+@pytest.mark.parametrize("error", [NotImplementedError("no such mode"), RuntimeError(), IndexError("7"), MemoryError()])
+def test_whatever_a_decoder_raises_is_a_data_error(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: Image.Image, *args: object) -> Image.Image:
+        raise error
+
+    monkeypatch.setattr(Image.Image, "convert", fails)
+    expected = rf"truncated or corrupt: x \({str(error) or type(error).__name__}\)"
+    with pytest.raises(DataError, match=expected):
+        decode_image(encoded(PICTURE, "BMP"), "x")
+    with pytest.raises(DataError, match=expected):
+        from_pillow(PICTURE, "x")
+
+
+@pytest.mark.parametrize("error", [NotImplementedError(), RuntimeError("broken"), IndexError(), struct.error()])
+def test_a_damaged_orientation_is_none(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: Image.Image) -> Image.Exif:
+        raise error
+
+    monkeypatch.setattr(Image.Image, "getexif", fails)
+    assert np.array_equal(decode_upright(encoded(PICTURE, "PNG"), "x"), PIXELS)
+    assert np.array_equal(from_pillow(PICTURE, "x"), PIXELS)
+
+
+# Storage that hangs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> str:
+    """A named pipe that nobody writes into: whoever opens it for reading waits for ever."""
+    path = str(tmp_path / "pipe.png")
+    os.mkfifo(path)
+    return path
+
+
+def test_a_pipe_in_place_of_an_image_is_refused_at_once(pipe: str) -> None:
+    with pytest.raises(DataError, match=r"cannot be read: .*pipe\.png \(it is a pipe or a device, not a file\)"):
+        read_image(pipe, timeout=None)
+    with pytest.raises(DataError, match="a pipe or a device"):
+        to_rle(pipe, (4, 4))
+
+
+def waiting_open(path: str) -> bytes:
+    """What reading a file on storage that hangs is: a system call that does not return."""
+    if path.endswith("pipe.png"):
+        with open(path, "rb") as file:
+            return file.read()
+    return Path(path).read_bytes()
+
+
+def test_storage_that_hangs(pipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each image gets its own time; others are read meanwhile, and again by the first thread once it has returned."""
+    monkeypatch.setattr(images, "_read_regular_file", waiting_open)
+    (tmp_path / "a.png").write_bytes(encoded(PICTURE, "PNG"))
+    before = threading.active_count()
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"pipe\.png \(no answer from the storage in 0\.1 s\)"):
+            read_image(pipe, timeout=0.1)
+        assert np.array_equal(read_image(str(tmp_path / "a.png")), PIXELS)
+    writer = os.open(pipe, os.O_RDWR)  # both threads' calls return
+    os.close(writer)
+    for _ in range(20):
+        assert np.array_equal(read_image(str(tmp_path / "a.png")), PIXELS)
+    assert threading.active_count() <= before + 3, "threads are kept, one for each file that hung"
+
+
+def test_files_are_read_after_a_fork(tmp_path: Path) -> None:
+    """Data-loading workers are forked; threads of the parent are not in them."""
+    (tmp_path / "a.png").write_bytes(encoded(PICTURE, "PNG"))
+    read_bytes(str(tmp_path / "a.png"))
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if read_bytes(str(tmp_path / "a.png"), timeout=20) else 2)
+        except BaseException:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

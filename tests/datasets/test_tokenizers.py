@@ -13,6 +13,8 @@ from refseg.datasets.tokenizers import (
     SPECIAL,
     WORD,
     TextTokenizer,
+    UnknownWords,
+    all_unknown,
     keep_files,
     with_files_of,
     word_list_tokenizer,
@@ -30,20 +32,73 @@ def word_file(tmp_path: Path) -> str:
     return str(file)
 
 
+def parts(tokenizer: TextTokenizer, texts: list[str]) -> tuple[list[list[int]], list[list[int]], int]:
+    """Ids, words and the number of cut texts."""
+    tokens = tokenizer(texts)
+    return tokens.token_ids, tokens.word_of, tokens.num_truncated
+
+
 def test_ids_by_hand(word_file: str) -> None:
     """Specials are 0 [PAD], 1 [UNK], 2 [CLS], 3 [SEP]; then the words from 4 on. Case and punctuation are split off."""
-    ids, word_of, cut = TextTokenizer(word_list=word_file)(["The red circle", "of, blue"])
+    ids, word_of, cut = parts(TextTokenizer(word_list=word_file), ["The red circle", "of, blue"])
     assert ids == [[2, 4, 5, 6, 3], [2, 8, 1, 1, 3]]
     assert word_of == [[-1, 0, 1, 2, -1], [-1, 0, 0, 1, -1]]
     assert cut == 0
 
 
+def test_unknown_words_of_a_word_list(word_file: str) -> None:
+    """Punctuation is unknown too, but only named where there is nothing else. What is cut off is not read anyway."""
+    texts = [
+        "the red circle",
+        "The red Bus, left of the bus",
+        "the t-shirt",
+        "\u7ea2\u8272 \U0001f600",
+        "red, left",
+        "?!",
+        "",
+    ]
+    unknown = TextTokenizer(word_list=word_file)(texts).unknown_words
+    assert unknown[:3] == [(), ("Bus", "bus"), ("t", "shirt")]
+    assert "".join(unknown[3]) == "\u7ea2\u8272\U0001f600" and unknown[4:] == [(), ("?", "!"), ()]
+    assert TextTokenizer(word_list=word_file, max_words=4)(["the red circle bus"]).unknown_words == [()]
+
+
+def test_unknown_words_of_word_pieces_and_bytes() -> None:
+    """Pieces spell any word of known letters; only what has none is unknown. Bytes spell everything."""
+    assert word_piece()(["The skateboarder \u6f22"]).unknown_words == [("\u6f22",)]
+    assert byte_level(False)(["The skateboarder \u6f22 \U0001f600"]).unknown_words == [()]
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown", "nothing_known"),
+    [
+        ("the zorbled frumious bandersnatch", ("zorbled", "frumious", "bandersnatch"), True),
+        ("the red bus", ("bus",), False),
+        ("the Bus, please", ("Bus", "please"), True),
+        ("\u7ea2\u8272\u7684\u6c7d\u8f66", ("\u7ea2", "\u8272", "\u7684", "\u6c7d", "\u8f66"), True),
+        ("\U0001f600", ("\U0001f600",), True),
+        ("the one that is not it", (), False),
+        ("a bus left of it", ("bus",), False),
+        ("us bus", ("us",), False),
+    ],
+)
+def test_a_phrase_of_unknown_words_only(text: str, unknown: tuple[str, ...], nothing_known: bool) -> None:
+    """Articles and the like are no knowledge; a word of place is."""
+    assert all_unknown(text, unknown) == nothing_known
+
+
+def test_unknown_words_are_counted() -> None:
+    found = UnknownWords()
+    found.count([("bus",), (), ("bus", "tram")])
+    assert found.phrases == 2 and found.listed() == "bus (2), tram (1)" and found.listed(1) == "bus (2), and 1 more"
+
+
 def test_truncation_is_counted_and_keeps_the_end_or_not(word_file: str) -> None:
     """Five words and two specials, cut to 4: [CLS] the red + [SEP], or [CLS] the red circle."""
     texts = ["the red circle left of", "red"]
-    kept = TextTokenizer(word_list=word_file, max_words=4)(texts)
+    kept = parts(TextTokenizer(word_list=word_file, max_words=4), texts)
     assert kept == ([[2, 4, 5, 3], [2, 5, 3]], [[-1, 0, 1, -1], [-1, 0, -1]], 1)
-    without_end = TextTokenizer(word_list=word_file, max_words=4, keep_end=False)(texts)
+    without_end = parts(TextTokenizer(word_list=word_file, max_words=4, keep_end=False), texts)
     assert without_end[0][0] == [2, 4, 5, 6] and without_end[1][0] == [-1, 0, 1, 2]
 
 
@@ -56,7 +111,7 @@ def of_fast(tokenizer: Any, max_words: int = 1000) -> TextTokenizer:
 
 @given(st.text(max_size=60), st.integers(2, 12))
 def test_any_text_gives_ids_within_the_limit(text: str, max_words: int) -> None:
-    (ids,), (word_of,), cut = of_fast(word_list_tokenizer(WORDS), max_words)([text])
+    (ids,), (word_of,), cut = parts(of_fast(word_list_tokenizer(WORDS), max_words), [text])
     assert 2 <= len(ids) <= max_words and len(word_of) == len(ids)
     assert ids[0] == 2 and ids[-1] == 3
     assert cut in (0, 1)
@@ -64,7 +119,7 @@ def test_any_text_gives_ids_within_the_limit(text: str, max_words: int) -> None:
 
 def test_a_tokenizer_folder(tmp_path: Path) -> None:
     word_list_tokenizer(WORDS).save_pretrained(tmp_path)
-    assert TextTokenizer(pretrained=str(tmp_path))(["red"])[0] == [[2, 5, 3]]
+    assert TextTokenizer(pretrained=str(tmp_path))(["red"]).token_ids == [[2, 5, 3]]
 
 
 def spm_file(tmp_path: Path, *, model_type: int = 1) -> str:
@@ -86,9 +141,10 @@ def test_sentencepiece_has_the_ids_of_xlm_r(tmp_path: Path) -> None:
     "s" 7. White space counts once. "x" is no piece: unknown, after "_"."""
     tokenizer = TextTokenizer(sentencepiece=spm_file(tmp_path))
     assert tokenizer.pad_id == 1
-    ids, word_of, _ = tokenizer(["the  dogs ", "dog x", ""])
+    ids, word_of, _ = parts(tokenizer, ["the  dogs ", "dog x", ""])
     assert ids == [[0, 5, 6, 7, 2], [0, 6, 4, 3, 2], [0, 2]]
     assert word_of == [[-1, 0, 1, 1, -1], [-1, 0, 1, 1, -1], [-1, -1]]
+    assert tokenizer(["the  dogs ", "dog x", ""]).unknown_words == [(), ("x",), ()]
     assert len(tokenizer.tokenizer) == 4 + 7 + 1
 
 
@@ -177,7 +233,7 @@ TOKENIZERS = {
 
 
 def pieces_of(tokenizer: TextTokenizer, text: str) -> list[tuple[str, int]]:
-    (ids,), (word_of,), _ = tokenizer([text])
+    (ids,), (word_of,), _ = parts(tokenizer, [text])
     return list(zip(tokenizer.tokenizer.convert_ids_to_tokens(ids), word_of, strict=True))
 
 
@@ -207,7 +263,7 @@ def test_metaspace_by_hand() -> None:
 @pytest.mark.parametrize("name", TOKENIZERS)
 @pytest.mark.parametrize("text", ["", " ", "\t \n"])
 def test_a_text_without_words(name: str, text: str) -> None:
-    (ids,), (word_of,), cut = TOKENIZERS[name]()([text])
+    (ids,), (word_of,), cut = parts(TOKENIZERS[name](), [text])
     assert set(word_of) == {-1} and len(word_of) == len(ids) >= 2 and cut == 0
 
 
@@ -223,8 +279,8 @@ def test_a_word_has_the_tokens_that_it_has_alone(name: str, words: list[str], da
     tokenizer = TOKENIZERS[name]()
     spaces = [" "] if name.startswith(("bytes", "meta")) else [" ", "  ", "\t", "\n ", "\u00a0"]
     text = "".join(word + data.draw(st.sampled_from(spaces)) for word in words[:-1]) + "".join(words[-1:])
-    alone = [len(ids) - 2 for ids in tokenizer(words)[0]] if words else []
-    (word_of,) = tokenizer([text])[1]
+    alone = [len(ids) - 2 for ids in tokenizer(words).token_ids] if words else []
+    (word_of,) = tokenizer([text]).word_of
     assert word_of == [-1, *(number for number, count in enumerate(alone) for _ in range(count)), -1]
 
 
@@ -234,10 +290,10 @@ def test_a_word_has_the_tokens_that_it_has_alone(name: str, words: list[str], da
 def test_any_text_has_words_in_order(name: str, text: str, max_words: int) -> None:
     """Any white space and any other character, and cut: tokens keep their words."""
     whole = TOKENIZERS[name]()
-    (ids,), (word_of,), _ = whole([text])
+    (ids,), (word_of,), _ = parts(whole, [text])
     named = [word for word in word_of if word >= 0]
     assert len(ids) == len(word_of) and named == sorted(named) and set(named) <= set(range(len(text.split())))
-    (cut_ids,), (cut_words,), cut = of_fast(whole.tokenizer, max_words)([text])
+    (cut_ids,), (cut_words,), cut = parts(of_fast(whole.tokenizer, max_words), [text])
     assert len(cut_ids) == len(cut_words) == min(len(ids), max_words) and cut == (len(ids) > max_words)
     assert cut_words == [*word_of[: len(cut_words) - 1], -1]
 

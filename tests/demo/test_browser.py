@@ -157,6 +157,25 @@ def test_a_proxys_word_counts_for_who_asks(server: Server) -> None:
     assert (status("192.0.2.1"), status("192.0.2.2")) == (429, 400)
 
 
+def test_old_files_go_while_requests_come(work_dir: Callable[[str], Path], tmp_path: Path) -> None:
+    """Files are kept for 1.2 s. Gradio's own cleanup ends with the first change of a set that it walks over; here,
+    whatever was uploaded goes, folders and Gradio's notes of it too, and the examples stay."""
+    with serving(work_dir(MODEL), tmp_path, "--keep-minutes", "0.02", "--per-minute", "1000") as server:
+        examples = set((server.files / "examples").rglob("*"))
+        assert examples
+        content = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\na\r\n--x--\r\n'
+        kind = {"Content-Type": "multipart/form-data; boundary=x"}
+        for _ in range(60):
+            status, answer = fetch(f"{server.url}/gradio_api/upload", content, **kind)
+            assert status == 200
+        (uploaded,) = json.loads(answer)
+        end = time.monotonic() + 60
+        while Path(uploaded).parent.exists():
+            assert time.monotonic() < end, "uploads stay"
+            time.sleep(0.2)
+        assert examples <= set(server.files.rglob("*"))
+
+
 # In a browser ---------------------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from refseg.demo.limits import Limits, RateLimit, check_phrases, check_threshold, display_name, read_upload
+from refseg.demo.limits import (
+    Limits,
+    RateLimit,
+    check_phrases,
+    check_threshold,
+    delete_old_files,
+    display_name,
+    read_upload,
+)
 from refseg.errors import DataError, UsageError
 
 LIMITS = Limits(phrases=3, letters=10, upload_mb=0.01, megapixels=0.01)
@@ -138,3 +146,29 @@ class TestRate:
         now = 60.0
         rate.check("new")
         assert len(rate) == 1
+
+
+def test_old_files_go_with_their_folders(tmp_path: Path) -> None:
+    """At once: an upload, an answer, and their folders; in the next round the folder above. What is kept stays."""
+    example, upload, answer = tmp_path / "examples/0/a.png", tmp_path / "x/y/b.png", tmp_path / "z/c.zip"
+    for file in (example, upload, answer):
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"a")
+    assert delete_old_files(tmp_path, 3600) == []
+    assert sorted(delete_old_files(tmp_path, -1, {example})) == [upload, answer]
+    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["examples", "0", "a.png"]
+    assert delete_old_files(tmp_path, -1, {example}) == delete_old_files(tmp_path / "none", -1) == []
+
+
+def test_files_that_others_delete_or_hold_are_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    (tmp_path / "b").write_bytes(b"b")
+    unlink = Path.unlink
+
+    def taken(path: Path) -> None:
+        if path.name == "b":
+            raise FileNotFoundError(path)
+        unlink(path)
+
+    monkeypatch.setattr(Path, "unlink", taken)
+    assert delete_old_files(tmp_path, -1) == [tmp_path / "a"]

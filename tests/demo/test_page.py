@@ -6,19 +6,22 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from refseg.apis.inferencer import ReferringInferencer
-from refseg.apis.results import FoundInstance, ImageAnswer, PhraseResult
+from refseg.apis.results import DrawnMask, FoundInstance, ImageAnswer, PhraseResult
 from refseg.datasets.masks import decode
 from refseg.demo import shown
 from refseg.demo.limits import Limits
 from refseg.demo.page import Page, reduce_to
 from refseg.errors import DataError, UsageError
+from refseg.structures import SampleMeta
 from refseg.visualization.heat import GridMap
 
 
@@ -138,24 +141,29 @@ class TestShown:
     def answer(self) -> ImageAnswer:
         one, other, none = (np.zeros((4, 4), bool) for _ in range(3))
         one[:2, :2], other[3, 3] = True, True
+        meta = SampleMeta("a", "a.png", (4, 4), (4, 4), (), ())
+
+        def drawn(mask: np.ndarray) -> DrawnMask:
+            return DrawnMask(torch.where(torch.from_numpy(mask), 4.0, -4.0), (4, 4), meta)
+
         instances = (
-            FoundInstance(one, 0.9, (0.1, 0.6, 0.3), "<b>red</b> ${7*7}"),
-            FoundInstance(other, 0.8, (0.0, 0.0, 0.0)),
+            FoundInstance(drawn(one), 0.9, (0.1, 0.6, 0.3), "<b>red</b> ${7*7}"),
+            FoundInstance(drawn(other), 0.8, (0.0, 0.0, 0.0)),
         )
         grid = GridMap(np.full((4, 4), 0.75), (4, 4))
         phrases = (
-            PhraseResult("the <b>red</b> ${7*7}", one | other, False, 0.25, instances, grid),
-            PhraseResult("a dog", one, True, 0.9, (), grid),
-            PhraseResult("a cat", none, False, None, None, grid),
+            PhraseResult("the <b>red</b> ${7*7}", drawn(one | other), "", 0.25, instances, grid, aligned=True),
+            PhraseResult("a dog", drawn(one), "no-target probability 0.90, above 0.5", 0.9, (), grid),
+            PhraseResult("a <cat>", drawn(none), "the model does not know: <cat>", None, None, grid, None, ("<cat>",)),
         )
         return ImageAnswer("../a&b.png", np.zeros((4, 4, 3), np.uint8), phrases)
 
     def test_each_phrase_has_its_answer_in_words(self, answer: ImageAnswer) -> None:
         """5 of 16 pixels are 31.25 %."""
         assert [shown.told_of(phrase) for phrase in answer] == [
-            "2 objects, 31.2 % of the image, score 0.75",
-            "Nothing here: the model says so (no-target probability 0.90).",
-            "Nothing here: no place reaches the threshold.",
+            "2 objects, 31.2 % of the image, score 0.75.",
+            "Nothing here: no-target probability 0.90, above 0.5.",
+            "Nothing here: the model does not know: <cat>.",
         ]
 
     def test_html_has_all_of_it_and_nothing_of_the_users(self, answer: ImageAnswer) -> None:
@@ -166,7 +174,12 @@ class TestShown:
         assert html.count('<i class="bar hue-0">') == 2 and "hue-1" not in html
         assert "1: <bdi>&lt;b&gt;red&lt;/b&gt; ${7*7}</bdi> (0.90) \u00b7 2 (0.80)</p>" in html
         assert "<b>" not in html and "&lt;b&gt;red&lt;/b&gt;" in html
-        assert "http" not in html
+        assert "http" not in html and "<cat>" not in html
+
+    def test_words_that_were_not_measured_are_not_shown(self, answer: ImageAnswer) -> None:
+        unmeasured = replace(answer[0], aligned=False)
+        html = shown.answers_html(replace(answer, phrases=(unmeasured,)))
+        assert "bar hue" not in html and "<table" not in html and html.count("<img ") == 1
 
     def test_words_have_their_weights(self, answer: ImageAnswer) -> None:
         """The greatest weight has the strongest colour, 45 %; an object without weights has none."""

@@ -6,6 +6,8 @@ import pytest
 
 from refseg.engine import latest_checkpoint
 from refseg.engine.checkpoint import SafeCheckpointHook, _LateRemovals
+from refseg.errors import ConfigError
+from refseg.evaluation.metrics import ReferringMetric
 from refseg.files import write_atomically
 
 
@@ -49,3 +51,47 @@ def test_nothing_is_removed_when_the_write_fails() -> None:
         hook.file_backend.remove("a")
         raise OSError
     assert backend.remove.call_count == 0
+
+
+def runner_that_validates(tmp_path: Path, *metrics: object) -> mock.Mock:
+    runner = mock.Mock(work_dir=str(tmp_path), rank=1)
+    runner.message_hub.runtime_info = {}
+    runner.val_evaluator.metrics = list(metrics)
+    return runner
+
+
+def test_the_evaluator_names_the_metric_of_the_best_checkpoint(tmp_path: Path) -> None:
+    """`auto` is the evaluator's `save_best`. One that the hook names itself wins, and an evaluator without one leaves
+    mmengine's rule, the first metric."""
+    metric = ReferringMetric(protocols=["lavt", "rrefcoco"], save_best="rrefcoco/rIoU")
+    for asked, evaluator, expected in (
+        ("auto", metric, "rrefcoco/rIoU"),
+        ("lavt/mIoU", metric, "lavt/mIoU"),
+        ("auto", ReferringMetric(), "auto"),
+    ):
+        hook = SafeCheckpointHook(save_best=asked, rule="greater")
+        hook.before_train(runner_that_validates(tmp_path, evaluator))
+        assert hook.key_indicators == [expected] and hook.rules == ["greater"]
+
+
+@pytest.mark.parametrize(("hook", "metric"), [("auto", "gres/gIoU"), ("lavt/oIou", "lavt/oIoU")])
+def test_a_metric_that_validation_does_not_have_is_refused_before_training(
+    hook: str, metric: str, tmp_path: Path
+) -> None:
+    runner = runner_that_validates(tmp_path, ReferringMetric(protocols=["lavt"], save_best=metric))
+    with pytest.raises(ConfigError, match=r"no metric '(gres/gIoU|lavt/oIou)'\. It has: lavt/oIoU, lavt/mIoU"):
+        SafeCheckpointHook(save_best=hook, rule="greater").before_train(runner)
+
+
+def test_the_best_checkpoint_is_the_one_with_the_highest_named_metric(tmp_path: Path) -> None:
+    """Not the one with the highest first metric."""
+    hook = SafeCheckpointHook(save_best="auto", rule="greater")
+    runner = runner_that_validates(tmp_path, ReferringMetric(protocols=["lavt"], save_best="lavt/mIoU"))
+    runner.message_hub.get_info = runner.message_hub.runtime_info.get
+    runner.message_hub.update_info = runner.message_hub.runtime_info.__setitem__
+    hook.before_train(runner)
+    for epoch, (oiou, miou) in enumerate([(50.0, 41.0), (70.0, 40.0), (60.0, 42.0), (80.0, 30.0)], start=1):
+        runner.epoch = epoch
+        hook.after_val_epoch(runner, {"lavt/oIoU": oiou, "lavt/mIoU": miou})
+    saved = [call.kwargs["filename"] for call in runner.save_checkpoint.call_args_list]
+    assert saved == ["best_lavt_mIoU_epoch_1.pth", "best_lavt_mIoU_epoch_3.pth"]

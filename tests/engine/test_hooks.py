@@ -31,6 +31,22 @@ def test_truncation_is_reported_once_per_epoch() -> None:
     assert "6 of 8 expressions were cut" in log.call_args.args[0]
 
 
+def test_unknown_words_are_reported_once_and_counted() -> None:
+    """Two of the four expressions of a batch have some; two batches in each of two epochs."""
+    hook, data = TextTruncationHook(), dummy_batch(shape=(4, 4), expressions_per_image=4)
+    data["batch"].metas[0].unknown_words = (("bus",), (), ("bus", "tram"), ())
+    with mock.patch("refseg.engine.hooks.print_log") as log:
+        for _ in range(2):
+            hook.after_train_iter(None, 0, data)
+            hook.after_train_iter(None, 0, data)
+            hook.after_train_epoch(None)
+        hook.after_test_iter(None, 0, data)
+        hook.after_test_epoch(None)
+    first, second = (call.args[0] for call in log.call_args_list)
+    assert "training: 4 of 8 expressions have words that the model does not know" in first
+    assert "bus (4), tram (2)" in first and "test: 2 of 4" in second and "bus (2), tram (1)" in second
+
+
 def test_the_bar_is_for_rank_0_and_terminals() -> None:
     runner = SimpleNamespace(rank=0, max_iters=3, iter=0)
     hook = ProgressBarHook()

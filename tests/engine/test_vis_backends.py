@@ -1,5 +1,5 @@
 import sys
-import time
+import threading
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from unittest import mock
@@ -28,12 +28,15 @@ def test_an_absent_wandb_is_reported_once(tmp_path: Path) -> None:
 
 
 def test_a_hanging_wandb_is_left_behind(tmp_path: Path) -> None:
+    """`init` returns only after the assertions, so a backend that waited for it would not have failed."""
     backend = OptionalWandbBackend(str(tmp_path), limit_s=0.1)
-    start = time.monotonic()
-    with mock.patch.dict(sys.modules, {"wandb": fake_wandb(lambda **_: time.sleep(5))}):
+    released = threading.Event()
+    init = mock.Mock(side_effect=lambda **_: released.wait(60))
+    with mock.patch.dict(sys.modules, {"wandb": fake_wandb(init)}):
         backend.add_scalars({"loss": 1.0})
         backend.add_scalars({"loss": 1.0})
-    assert time.monotonic() - start < 2 and backend.failed
+        assert backend.failed and init.call_count == 1
+        released.set()
 
 
 def test_without_a_key_it_logs_offline(tmp_path: Path) -> None:

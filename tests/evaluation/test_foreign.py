@@ -27,7 +27,7 @@ def coco(mask: np.ndarray, **more: Any) -> dict[str, Any]:
 
 
 def write_json(folder: Path, content: Any) -> Path:
-    (folder / "r.json").write_text(json.dumps(content))
+    (folder / "r.json").write_text(content if isinstance(content, str) else json.dumps(content))
     return folder / "r.json"
 
 
@@ -140,6 +140,7 @@ def test_how_the_id_is_found(tmp_path: Path) -> None:
         ([coco(MASK, bbox=[1, 2, -3, 4])], "bbox: a box is"),
         ([{"image_id": 7}], "segmentation must be an RLE"),
         ([coco(MASK), coco(MASK.T)], "entry 1 .*differ in size"),
+        ('[{"id": 7, "bbox": [1, 1, 2, 2], "score": 0.9, "score": 0.1}]', r"r\.json: the key 'score' occurs twice"),
     ],
 )
 def test_bad_entries_are_named(content: Any, says: str, tmp_path: Path) -> None:

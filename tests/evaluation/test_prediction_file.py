@@ -176,6 +176,8 @@ def test_a_bad_field_is_named(changes: dict[str, Any], says: str, tmp_path: Path
         (b'{"no_target_prob": 1e999}', "is a string or"),
         (b'{"expression_id": 1}', "mask is missing"),
         (b"[" * 100_000, "not JSON"),
+        (b'{"expression_id": "1", "boxes": [], "boxes": []}', "the key 'boxes' occurs twice in an object"),
+        (b'{"expression_id": "1", "mask": {"size": [1, 1], "counts": [1], "size": [1, 1]}}', "the key 'size' occurs"),
         (b'{"refseg": {}}', "a header belongs in the first line"),
     ],
 )

@@ -62,6 +62,8 @@ GOLDEN = Rows.of(row(number) for number in SAMPLES)
         ("deris", {"gIoU": 53.3333, "cIoU": 53.2468, "T-acc": 66.6667, "N-acc": 50}),
         # Sample 2 is scored as it is: IoU 2/3, 1/3, 1, 0, 1, and (16 + 10 + 25) / 87.
         ("gsva", {"gIoU": 60.0, "cIoU": 58.6207, "T-acc": 66.6667, "N-acc": 50}),
+        # The 8 pixels of sample 4, which is no-target and accepted, are in no union: 51 / 79.
+        ("gsva-refzom", {"gIoU": 60.0, "cIoU": 64.5570, "T-acc": 66.6667, "N-acc": 50}),
         # Not one pixel: neither 3 nor 4. IoU 2/3, 1/3, 1; 51 / 79.
         ("refzom", {"mIoU": 66.6667, "oIoU": 64.5570, "Acc": 0.0}),
         # IoU 2/3, 0, 1; 41 / (24 + 20 + 25).

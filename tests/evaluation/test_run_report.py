@@ -90,6 +90,36 @@ def test_what_is_said_of_predictions(files: Path) -> None:
     assert several and {len(case.instances) for case in several} <= {1, 2}
 
 
+@pytest.mark.parametrize(
+    ("left", "right", "note"),
+    [
+        ([0.0, 0.9, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.1, 0.9], ""),
+        ([0.9, 0.0, 0.0, 0.0, 0.0], [0.9, 0.0, 0.0, 0.0, 0.0], "does not beat chance (the top word is right for 0.0 %"),
+        (None, None, ""),
+    ],
+)
+def test_words_are_shown_where_they_point(
+    left: list[float] | None, right: list[float] | None, note: str, tmp_path: Path
+) -> None:
+    """32 instances in 16 images, of which "red" is the left one's and "blue" the right one's: chance has 1 of 5."""
+    lines, rows = [], []
+    boxes = [{"size": [SIDE, SIDE], "counts": rle(x)["counts"].decode()} for x in (20, 220)]
+    for i in range(16):
+        tags = {"words": {"0": [1], "1": [4]}}
+        shared = {"image": f"{i}.png", "size": [SIDE, SIDE], "split": "val", "tags": tags}
+        text = "a red and a blue"
+        lines.append(shared | {"expression_id": f"{i}", "text": text, "targets": boxes, "instance_ids": [0, 1]})
+        instances = [PredictedInstance(rle(x), 0.9, words) for x, words in ((20, left), (220, right))]
+        rows.append(PredictionRow(f"{i}", coco_mask.merge([rle(20), rle(220)]), 0.1, None, instances))
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_predictions(tmp_path / "p.jsonl", rows)
+    data = open_data(f"{tmp_path / 'data.jsonl'}:val")
+    scored = score_run(tmp_path / "p.jsonl", data, Settings([get_protocol("refseg")], per_group=2, resamples=5))
+    shown = [one.words for case in scored.cases for one in case.instances]
+    assert shown and all((words is not None) == (left is not None and not note) for words in shown)
+    assert [note in line for line in scored.notes if "words of instances" in line] == [True] * bool(note)
+
+
 def test_the_command_with_predictions(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call = ["report", str(files / "work"), "--predictions", str(files / "p.jsonl"), "--protocol", "refseg,gres"]
     numbers = files / "numbers.json"

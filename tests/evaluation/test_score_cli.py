@@ -128,7 +128,7 @@ def test_a_result_says_what_it_is_of(files: Path, capsys: pytest.CaptureFixture)
     digest = hashlib.sha256(Path("p.jsonl").read_bytes()).hexdigest()
     assert result["predictions"] == {"file": "p.jsonl", "sha256": digest, "header": HEADER}
     assert result["counts"] == dict(
-        expected=5, scored=5, missing=0, duplicate=0, extra=0, mis_sized=0, resized=5, mask_boxes=0
+        expected=5, scored=5, missing=0, duplicate=0, extra=0, mis_sized=0, resized=5, mask_boxes=0, absent=0
     )
     assert any("not bit-equal" in note for note in result["notes"]) and "not bit-equal" in out.out
     first, second = result["results"]
@@ -225,11 +225,59 @@ def test_expressions_without_target_can_be_left_out(files: Path, capsys: pytest.
     """As of a run with no_target='drop'. IoU 2/3, 0 and 1 are left."""
     write_predictions("p.jsonl", [answer(name, name) for name in "125"])
     assert main(["score", "p.jsonl", "--data", "data.jsonl:val"]) == 1
-    assert "2 expressions without a prediction, all of which refer to nothing (--drop-no-target" in (
-        capsys.readouterr().err
-    )
+    err = capsys.readouterr().err
+    assert "2 expressions without a prediction, all of which refer to nothing: 3, 4" in err
+    assert "--drop-no-target leaves out those that refer to nothing" in err
     result = score("--drop-no-target")
     assert result["metrics"]["gIoU"] == pytest.approx(500 / 9) and result["data"]["no_target"] == "drop"
+
+
+@pytest.mark.parametrize("kind", ["coco.json", "p.jsonl", "png"])
+def test_absent_answers_can_be_nothing(kind: str, files: Path, capsys: pytest.CaptureFixture) -> None:
+    """Answers to 1, 4 and 5; 2 (with a target) and 3 (without) are left out, and both count. IoU 2/3, 0, 1, 0, 1 and
+    (16 + 25) / (24 + 20 + 8 + 25): as DeRIS's rule gives for the samples. Without the option they are an error."""
+    from PIL import Image
+
+    from refseg.evaluation.prediction_file import rle_to_json
+
+    given = {name: answer(name, name).mask for name in "145"}
+    entries = [{"expression_id": name, "segmentation": rle_to_json(mask), "score": 1} for name, mask in given.items()]
+    Path("coco.json").write_text(json.dumps(entries))
+    write_predictions("p.jsonl", [PredictionRow(name, mask) for name, mask in given.items()])
+    (files / "png").mkdir()
+    for name, mask in given.items():
+        Image.fromarray(coco_mask.decode(mask)).save(files / "png" / f"{name}.png")
+    assert main(["score", kind, "--data", "data.jsonl:val"]) == 1
+    err = capsys.readouterr().err
+    assert "2 expressions without a prediction: 2, 3" in err and "--drop-no-target" not in err
+    assert "--absent-is-nothing counts expressions without a prediction as answered with 'nothing here'" in err
+    result = score("--absent-is-nothing", "--protocol", "deris,refseg,grec,refzom", predictions=kind)
+    expected = {"gIoU": 53.3333, "cIoU": 53.2468, "N-acc": 50, "T-acc": 66.6667}
+    for scored in result["results"][:2]:
+        assert {name: scored["metrics"][name] for name in expected} == pytest.approx(expected, abs=5e-5)
+    assert result["results"][3]["metrics"]["Acc"] == 50
+    assert result["counts"]["absent"] == 2 and result["counts"]["missing"] == 0 and result["counts"]["resized"] == 3
+    assert any(note.startswith("2 expressions without a prediction count as") for note in result["notes"])
+
+
+def test_absent_answers_in_compare_and_report(files: Path) -> None:
+    """Pages show them too: their pictures come from a second pass over the file."""
+    write_predictions("a.jsonl", [answer(name, name) for name in "145"])
+    option = ["--data", "data.jsonl:val", "--absent-is-nothing"]
+    assert main(["compare", "a.jsonl", "p.jsonl", *option, "--resamples", "9", "--html", "c.html"]) == 0
+    (files / "run").mkdir()
+    arguments = ["report", "run", "--predictions", "a.jsonl", *option, "--json", "r.json", "--resamples", "9"]
+    assert main(arguments) == 0
+    for kind, lines in json.loads(Path("r.json").read_text())["hits"].items():  # 2 and 3 are one of each kind
+        nothing = next(line for line in lines if line["the answer hits"].startswith("nothing"))
+        assert nothing["expressions"] == 1, kind
+
+
+def test_a_file_of_another_split_is_not_nothing_everywhere(files: Path, capsys: pytest.CaptureFixture) -> None:
+    write_predictions("p.jsonl", [answer("x", "1")])
+    arguments = ["score", "p.jsonl", "--data", "data.jsonl:val", "--absent-is-nothing", "--allow-partial"]
+    assert main(arguments) == 1
+    assert "of 5 expressions 5 are missing (1, 2, 3, 4, 5)" in capsys.readouterr().err
 
 
 def test_breakdowns_by_any_tag(files: Path, capsys: pytest.CaptureFixture) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,7 +20,7 @@ from refseg.datasets.readers import read_jsonl
 from refseg.datasets.store import from_annotations
 from refseg.errors import DataError
 from refseg.evaluation import scorer
-from refseg.evaluation.measure import resize_rle
+from refseg.evaluation.measure import nearest_source, resize_rle
 from refseg.evaluation.prediction_file import PredictedInstance, PredictionRow, read_predictions
 from refseg.evaluation.protocols import PROTOCOLS, View, get_protocol
 from refseg.evaluation.scorer import TruthIndex, measured_on, score_predictions
@@ -84,7 +85,9 @@ def scenes(draw: st.DrawFn) -> tuple[Record, list[np.ndarray]]:
     return Record("i", "i.jpg", (height, width), instances, expressions), masks
 
 
-def plain_resize(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def plain_resize(mask: np.ndarray, size: tuple[int, int], rule: str = "pillow") -> np.ndarray:
+    if rule == "cv2":
+        return cv2.resize(mask.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
     image = Image.fromarray(mask.astype(np.uint8)).resize((size[1], size[0]), Image.Resampling.NEAREST)
     return np.asarray(image).astype(bool)
 
@@ -109,7 +112,7 @@ def plain_target(record: Record, expression: Expression, view: View, grid: tuple
     whole = np.zeros(record.size, bool)
     for i in expression.referents:
         whole |= plain_instance(record.instances[i].segmentation, record.size, view.overlap == "exclude")
-    return plain_resize(whole, grid)
+    return plain_resize(whole, grid, view.target_resize)
 
 
 @pytest.mark.parametrize("on_grid", [False, True])
@@ -155,12 +158,13 @@ def test_files_with_runs_of_zero(data: st.DataObject, size: tuple[int, int]) -> 
         answers.write_text(json.dumps({"expression_id": 1, "mask": {"size": size, "counts": predicted}}))
         found = score_predictions(read_predictions(answers), index(read_jsonl(file=truth).records), [REFSEG, DERIS])
     for name, grid in (("refseg", size), ("deris", (384, 384))):
-        p, t = (plain_resize(mask, grid) for mask in masks)
+        p, t = plain_resize(masks[0], grid), plain_resize(masks[1], grid, get_protocol(name).view.target_resize)
         rows = found.rows[name]
         sums = [rows.intersection[0], rows.predicted[0], rows.target[0]]
         assert sums == [np.count_nonzero(p & t), np.count_nonzero(p), np.count_nonzero(t)]
 
 
+@pytest.mark.parametrize("rule", ["pillow", "cv2"])
 @settings(max_examples=200, deadline=None)
 @given(
     size=st.tuples(st.integers(1, 30), st.integers(1, 30)),
@@ -169,16 +173,54 @@ def test_files_with_runs_of_zero(data: st.DataObject, size: tuple[int, int]) -> 
     seed=st.integers(0, 2**32),
 )
 def test_resizing_run_lengths_is_resizing_pixels(
-    size: tuple[int, int], new: tuple[int, int], density: float, seed: int
+    rule: str, size: tuple[int, int], new: tuple[int, int], density: float, seed: int
 ) -> None:
     mask = np.random.default_rng(seed).random(size) < density
-    assert resize_rle(encode(mask), new) == encode(plain_resize(mask, new))
+    assert resize_rle(encode(mask), new, rule) == encode(plain_resize(mask, new, rule))
 
 
-def test_resizing_a_photo_to_the_published_grids() -> None:
+@pytest.mark.parametrize("rule", ["pillow", "cv2"])
+def test_resizing_a_photo_to_the_published_grids(rule: str) -> None:
     mask = np.random.default_rng(0).random((427, 640)) < 0.5
     for grid in ((480, 480), (384, 384), (640, 427)):
-        assert resize_rle(encode(mask), grid) == encode(plain_resize(mask, grid))
+        assert resize_rle(encode(mask), grid, rule) == encode(plain_resize(mask, grid, rule))
+
+
+def test_nearest_pixels_of_both_libraries() -> None:
+    """Pillow takes the pixel at the center, floor((x + 0.5) * scale), cv2 the one at the corner, floor(x * scale). With
+    a factor that is a whole number they agree."""
+    for new in (320, 384, 480):
+        for length in (*range(1, 700, 3), 1024, 1333):
+            corners = np.floor(np.arange(new) * (1 / (new / length))).astype(int)  # cv2 inverts the factor first
+            assert np.array_equal(nearest_source(length, new, "cv2"), np.minimum(corners, length - 1)), (length, new)
+            centers = (np.arange(new) + 0.5) * length / new
+            away = np.abs(nearest_source(length, new, "pillow") + 0.5 - centers)
+            assert away.max() <= 0.5 + 1e-9, (length, new)  # on a border between two pixels either is the nearest
+    assert np.array_equal(nearest_source(96, 384, "cv2"), nearest_source(96, 384, "pillow"))
+    assert nearest_source(640, 384, "cv2")[:6].tolist() == [0, 1, 3, 5, 6, 8]
+    assert nearest_source(640, 384, "pillow")[:6].tolist() == [0, 2, 4, 5, 7, 9]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "metric", "expected"),
+    [("deris", "gIoU", 24 / 35), ("refzom-score", "mIoU", 24 / 35), ("lavt", "mIoU", 1), ("refzom", "mIoU", 1)],
+)
+@pytest.mark.parametrize("on_grid", [False, True])
+def test_golden_target_of_640_x_480_on_the_grid(protocol: str, metric: str, expected: float, on_grid: bool) -> None:
+    """A target of columns and rows 101 to 108. On 384 x 384 cv2 gives columns 61 to 65 (floor(5 x / 3) in 101..108) and
+    rows 81 to 87 (floor(5 y / 4)), 35 pixels. By centers it is columns 61 to 64 and rows 81 to 86, 24 pixels, which a
+    perfect prediction has: it is resized by centers. LAVT and DMMI resize the target by centers too."""
+    record = Record(
+        "i", "i.jpg", (480, 640), [Instance("0", [square(101, 101, 8)])], [Expression("e", "the square", (0,))]
+    )
+    mask = np.zeros((480, 640), np.uint8)
+    mask[101:109, 101:109] = 1
+    chosen = get_protocol(protocol)
+    answer = plain_resize(mask, chosen.view.grid) if on_grid else mask
+    rows = score_predictions([PredictionRow("e", encode(answer))], index([record]), [chosen]).rows[protocol]
+    assert chosen.score(rows)[metric] == pytest.approx(100 * expected)
+    if chosen.view.grid == (384, 384):
+        assert (rows.intersection[0], rows.predicted[0], rows.target[0]) == (24, 24, 35)
 
 
 # What does not fit ----------------------------------------------------------------------------------------------------
@@ -213,6 +255,7 @@ def test_every_misfit_is_told_at_once() -> None:
         "3 predictions for no expression of the data: x, y, x",
         "1 answer without a mask of a size that refseg knows: 1:0 (3 x 4, not 8 x 10)",
         "1 answer without a mask of a size that gres knows: 1:0 (3 x 4, not 8 x 10 or 480 x 480)",
+        "--absent-is-nothing counts expressions without a prediction as answered with 'nothing here'",
     ]
 
 
@@ -347,9 +390,8 @@ def test_instances_of_another_size() -> None:
 
 
 def test_missing_ones_without_target_have_a_remedy() -> None:
-    with pytest.raises(
-        DataError, match=r"1 expression without a prediction, all of which refer to nothing \(--drop-no"
-    ):
+    told = r"1 expression without a prediction, all of which refer to nothing: 0:1\n.*--absent-is-nothing.*--drop-no"
+    with pytest.raises(DataError, match=told):
         score_predictions([full("0:0")], index(simple(1, 2)), [REFSEG])
     with pytest.raises(DataError, match="1 expression without a prediction: 0:0"):
         score_predictions([full("0:1")], index(simple(1, 2)), [REFSEG])

@@ -95,6 +95,25 @@ def check_padded_words(model: RefSegmentor) -> None:
     )
 
 
+def check_bfloat16(model: RefSegmentor, batch: Batch) -> dict[str, torch.Tensor]:
+    """Losses, gradients, and mask logits are finite under bf16 autocast. Their distance from fp32 depends on the CPU.
+
+    Returns the gradients by parameter name.
+    """
+    model.train()
+    model.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses, log = model.parse_losses(model(batch, mode="loss"))
+        logits = logits_of(model, batch)
+    losses.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    assert all(torch.isfinite(value) for value in log.values())
+    assert gradients and all(torch.isfinite(gradient).all() for gradient in gradients.values())
+    assert torch.isfinite(logits.float()).all() and logits.any()
+    return gradients
+
+
 def check_finite_without_targets(model: RefSegmentor) -> None:
     """Losses are finite where images are padded and nothing is referred to."""
     batch = padded_images(prepared(model), 40, 64)

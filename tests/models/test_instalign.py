@@ -11,6 +11,7 @@ import torch
 from mmengine.optim import build_optim_wrapper
 
 from models.referring_checks import (
+    check_bfloat16,
     logits_of,
     only,
     padded_images,
@@ -308,20 +309,10 @@ def test_pairs_do_not_depend_on_half_precision() -> None:
     assert bad == 0 and pairs.query.tolist() == [2]
 
 
-def test_bfloat16_stays_near() -> None:
+def test_bfloat16_trains_and_predicts() -> None:
     model = tiny_model("instalign_swinb")
-    batch = prepared(model)
-    model.train()
-    with torch.autocast("cpu", torch.bfloat16):
-        total = model.parse_losses(model(batch, mode="loss"))[0]
-    total.backward()
-    assert torch.isfinite(total)
-    assert all(p.grad is not None and p.grad.any() for p in model.heads.mask.parameters())
-    reference = model.eval()(batch).mask_logits
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        half = model(batch).mask_logits.float()
-    # masked attention may flip single pixels
-    assert (half - reference).abs().mean() < 0.1 * reference.abs().mean() + 0.05
+    gradients = check_bfloat16(model, prepared(model))
+    assert all(gradients[f"heads.mask.{name}"].any() for name, _ in model.heads.mask.named_parameters())
 
 
 def test_instances_come_with_relevance_and_words() -> None:

@@ -7,13 +7,15 @@ import torch
 from mmengine.model import BaseModule
 from transformers import AutoConfig, AutoModel
 
-from refseg.errors import DataError
+from refseg.errors import ConfigError, DataError
 from refseg.models import TextEncoder
 from refseg.structures import TextTokens
 
 SMALL = dict(vocab_size=40, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=24)
 CONFIGS = {
     "bert": dict(model_type="bert", **SMALL),
+    "distilbert": dict(model_type="distilbert", vocab_size=40, dim=16, n_layers=3, n_heads=2, hidden_dim=24),
+    "camembert": dict(model_type="camembert", **SMALL, pad_token_id=1, max_position_embeddings=20),
     "roberta": dict(model_type="roberta", **SMALL, pad_token_id=1, max_position_embeddings=20),
     "xlm-roberta": dict(model_type="xlm-roberta", **SMALL, pad_token_id=1, max_position_embeddings=20),
     "clip_text_model": dict(model_type="clip_text_model", **SMALL, max_position_embeddings=20),
@@ -40,7 +42,8 @@ def test_equals_transformers_forward(kind: str) -> None:
     settings = dict(CONFIGS[kind])
     model = AutoModel.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings)).eval()
     model.embeddings.load_state_dict(encoder.embeddings.state_dict())
-    layers = getattr(model.encoder, "layer", None) or model.encoder.layers
+    stack = model.transformer if kind == "distilbert" else model.encoder
+    layers = stack.layers if kind == "clip_text_model" else stack.layer
     layers.load_state_dict(encoder.layers.state_dict())
     batch = tokens()
     with torch.no_grad():
@@ -112,9 +115,19 @@ def test_mistakes_are_named() -> None:
         TextEncoder(config=dict(model_type="bert", hiden_size=3))
     with pytest.raises(DataError, match="hf download nobody/nothing"):
         TextEncoder(pretrained="nobody/nothing")
+    with pytest.raises(ConfigError, match=r"text models of type 'mpnet'\. Supported types: bert, "):
+        TextEncoder(config=dict(model_type="mpnet", hidden_size=16))
     encoder = TextEncoder(config=CONFIGS["bert"])
     with pytest.raises(ValueError, match="token id 99 in a text encoder with vocab_size 40"):
         encoder(TextTokens(torch.tensor([[99]]), torch.tensor([[True]]), torch.tensor([0])))
+
+
+def test_unsupported_type_in_a_folder(tmp_path: Path) -> None:
+    """DeBERTa's layers also need relative positions. Without them it would encode other features, silently."""
+    config = AutoConfig.for_model("deberta-v2", **SMALL)
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=rf"type 'deberta-v2' \({tmp_path}\)\. Supported types: bert, distilbert"):
+        TextEncoder(pretrained=str(tmp_path))
 
 
 def test_what_is_not_trained_stays_and_passes_gradients_on() -> None:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from refseg.visualization.answers import HEAT, NARROWEST, answer_cell, heat_cell, heat_colours, heat_overlay, in_words
+from refseg.visualization.answers import (
+    HEAT,
+    NARROWEST,
+    answer_cell,
+    heat_cell,
+    heat_colours,
+    heat_overlay,
+    list_instances,
+    percent,
+)
 from refseg.visualization.heat import GridMap
 from refseg.visualization.instances import INSTANCE_COLOURS, CaseInstance, phrase_strip
 from refseg.visualization.overlay import Display, frame_with_words, grid, stack
@@ -43,10 +52,10 @@ def test_an_instance_has_one_colour_on_the_image_and_in_the_phrase() -> None:
 def test_the_answer_in_words() -> None:
     mask = scene((10, 10))[1]
     instances = [CaseInstance(mask, 0.904, [0.1, 0.8, 0.1]), CaseInstance(mask, 0.5)]
-    assert in_words("the red box", mask, instances) == "1 \u201cred\u201d 0.90; 2 0.50"
-    assert in_words("the red box", mask, []) == "25.0 % of the image"
-    assert in_words("the red box", mask & False, instances) == "nothing here"
-    assert in_words("the red box", mask, instances * 10).endswith("; and 8 more")
+    assert list_instances("the red box", instances) == "1 \u201cred\u201d 0.90; 2 0.50"
+    assert list_instances("the red box", []) == ""
+    assert list_instances("the red box", instances * 10).endswith("; and 8 more")
+    assert [percent(share) for share in (0.0004, 0.001, 0.25)] == ["less than 0.1 %", "0.1 %", "25.0 %"]
 
 
 def test_an_empty_mask_says_one_thing() -> None:

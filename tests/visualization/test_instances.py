@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from refseg.visualization import CaseInstance, overlay
+from refseg.visualization import overlay
 from refseg.visualization.instances import (
     INSTANCE_COLOURS,
     chip_places,
@@ -102,8 +102,14 @@ def test_chip_reads_without_colour(size):
 
 
 def test_words_of_instances_without_weights():
-    mask = np.zeros((2, 2), bool)
-    instances = [CaseInstance(mask, 0.9, [0.1, 0.5, 0.4]), CaseInstance(mask, 0.8)]
-    assert words_by_instance(instances) == [[1, 2], []]
-    assert own_phrases("the  red star", instances) == ["red star", ""]
+    weights = [[0.1, 0.5, 0.4], None]
+    assert words_by_instance("the  red star", weights) == [[1, 2], []]
+    assert own_phrases("the  red star", weights) == ["red star", ""]
     assert own_phrases("the red star", []) == []
+
+
+def test_an_instance_has_content_words_only():
+    """Half of the greatest weight of a content word is enough, whatever "the" weighs. Punctuation does not count."""
+    assert own_phrases("the box to the left of that", [[0.9, 0.4, 0.9, 0.9, 0.7, 0.9, 0.9]]) == ["box left"]
+    assert own_phrases("the one that is of them", [[0.9] * 6]) == [""]
+    assert words_by_instance("The, box; (that) isn't blue. ?", [[0.9] * 6]) == [[1, 3, 4]]

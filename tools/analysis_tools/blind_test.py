@@ -35,9 +35,10 @@ def as_it_is(sample: Sample, other: Sample) -> Sample:
 
 def other_phrases(sample: Sample, other: Sample) -> Sample:
     """As many of the other sample's phrases, from the start again where it has fewer."""
-    phrases = itertools.cycle(zip(other.token_ids, other.word_of, other.meta.texts, strict=True))
-    token_ids, word_of, texts = zip(*itertools.islice(phrases, len(sample.token_ids)), strict=True)
-    meta = replace(sample.meta, texts=texts)
+    unknown = other.meta.unknown_words or [()] * len(other.meta.texts)
+    phrases = itertools.cycle(zip(other.token_ids, other.word_of, other.meta.texts, unknown, strict=True))
+    token_ids, word_of, texts, unknown = zip(*itertools.islice(phrases, len(sample.token_ids)), strict=True)
+    meta = replace(sample.meta, texts=texts, unknown_words=unknown)
     return replace(sample, token_ids=list(token_ids), word_of=list(word_of), meta=meta)
 
 

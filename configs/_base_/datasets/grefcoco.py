@@ -5,3 +5,5 @@ _annotations = dict(refs='data/grefcoco/grefs(unc).json', instances='data/grefco
 train_dataloader = dict(dataset=dict(annotations=_annotations, sentences='all'))
 val_dataloader = dict(dataset=dict(annotations=_annotations))
 test_dataloader = dict(dataset=dict(annotations=_annotations))
+val_evaluator = dict(protocols=('gres', 'refseg'), save_best='gres/gIoU')
+test_evaluator = val_evaluator

@@ -56,5 +56,6 @@ test_dataloader = dict(
         type='ReferringDataset', annotations=_annotations, image_root=_images, split='testA', pipeline=_test_pipeline
     ),
 )
-val_evaluator = dict(type='ReferringMetric')
-test_evaluator = dict(type='ReferringMetric')
+# `save_best`: the metric that chooses the best checkpoint. All configs of a data set share it.
+val_evaluator = dict(type='ReferringMetric', protocols=('lavt', 'refseg'), save_best='lavt/oIoU')
+test_evaluator = val_evaluator

@@ -56,5 +56,5 @@ test_dataloader = dict(
         pipeline=_test_pipeline,
     ),
 )
-val_evaluator = dict(type='ReferringMetric')
-test_evaluator = dict(type='ReferringMetric')
+val_evaluator = dict(type='ReferringMetric', protocols=('refseg',), save_best='refseg/gIoU')
+test_evaluator = val_evaluator

@@ -7,3 +7,5 @@ _common = dict(annotations=_annotations, image_root='data/images/trainval2014')
 train_dataloader = dict(dataset=dict(_common, sentences='all', hold_out=dict(share=0.02, use='rest')))
 val_dataloader = dict(dataset=dict(_common, split='train', hold_out=dict(share=0.02, use='held_out')))
 test_dataloader = dict(dataset=dict(_common, split='test'))
+val_evaluator = dict(protocols=('refzom', 'refseg'), save_best='refzom/oIoU')
+test_evaluator = val_evaluator

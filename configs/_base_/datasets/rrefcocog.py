@@ -5,3 +5,5 @@ _annotations = dict(refs='data/rrefcocog/refs(umd).p', instances='data/rrefcocog
 train_dataloader = dict(dataset=dict(annotations=_annotations))
 val_dataloader = dict(dataset=dict(annotations=_annotations))
 test_dataloader = dict(dataset=dict(annotations=_annotations, split='val'))
+val_evaluator = dict(protocols=('rrefcoco', 'refseg'), save_best='rrefcoco/rIoU')
+test_evaluator = val_evaluator

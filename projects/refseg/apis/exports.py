@@ -19,10 +19,12 @@ TAG = "phrase"  # Label Studio's name of the brush
 
 
 def objects_of(row: Row) -> list[dict[str, Any]]:
-    """`mask` and `score` of the objects of a row: its instances, or the whole mask; none where nothing is here."""
+    """`mask` and `score` of the objects of a row: its shown instances, or the whole mask; none for "nothing here"."""
     if row["nothing_here"]:
         return []
-    return row.get("instances") or [{"mask": row["mask"], "score": row["score"]}]
+    instances = row.get("instances") or []
+    shown = [instances[k] for k in row.get("shown", range(len(instances)))]
+    return shown or [{"mask": row["mask"], "score": row["score"]}]
 
 
 def image_ids(images: Iterable[str]) -> dict[str, int | str]:

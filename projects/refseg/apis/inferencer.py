@@ -27,7 +27,7 @@ from refseg.datasets.collate import collate_samples
 from refseg.datasets.transforms import TransformState
 from refseg.errors import DataError, UsageError
 from refseg.evaluation.metrics import check_finite
-from refseg.models.postprocess import PostProcess, finish
+from refseg.models.postprocess import PostProcess, draw
 from refseg.records import Expression, Record
 from refseg.structures import Batch, Sample
 
@@ -206,18 +206,18 @@ class ReferringInferencer:
             ]
             prediction = join_predictions(parts)
             clock.note("decode")
-            probs = prediction.mask_logits.float().sigmoid().cpu().numpy()
-            results = finish(prediction, batch, settings)
-        for result in results:
-            check_finite(result)
-        ends = np.cumsum(batch.expression_counts)
-        found = [answers_of(*pair) for pair in zip(results, np.split(probs, ends[:-1]), strict=True)]
+            drawn = draw(prediction, batch, settings)
+            for one in drawn:
+                check_finite(one)
+            found = [answers_of(one, aligned=self.loaded.aligned) for one in drawn]
         clock.note("finish")
         shares = {name: seconds / len(group) for name, seconds in clock.seconds.items()}
         answers = []
-        for one, phrases in zip(group, found, strict=True):
-            seconds = {name: one.seconds.get(name, 0.0) + shares.get(name, 0.0) for name in (*one.seconds, *shares)}
-            answers.append(ImageAnswer(one.source.name, one.pixels, phrases, one.sample.num_truncated, seconds))
+        for prepared, phrases in zip(group, found, strict=True):
+            before = prepared.seconds
+            seconds = {name: before.get(name, 0.0) + shares.get(name, 0.0) for name in (*before, *shares)}
+            cut = prepared.sample.num_truncated
+            answers.append(ImageAnswer(prepared.source.name, prepared.pixels, phrases, cut, seconds))
         return answers
 
     @contextmanager

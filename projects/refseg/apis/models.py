@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,22 +18,30 @@ from refseg.datasets.tokenizers import with_files_of
 from refseg.datasets.transforms import LoadImage
 from refseg.engine import best_checkpoint, latest_checkpoint
 from refseg.errors import CheckpointError, ConfigError, UsageError
+from refseg.evaluation.alignment import beats_chance
+from refseg.files import sha256_of
 from refseg.models.segmentor import RefSegmentor
 from refseg.paths import resolve_config
 from refseg.registry import TRANSFORMS
 
+ALIGNMENT = "alignment.json"  # the measurement of how well instances find their words, beside the weights
 WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model with its weights, the pipeline of its tests, what the config says, and where these are from."""
+    """A model with its weights, the pipeline of its tests, the config, and their files.
+
+    `aligned`: whether its weights of words were measured to find the right words better than chance
+    (`measured_alignment`).
+    """
 
     segmentor: RefSegmentor
     pipeline: list[dict]
     cfg: Config
     config: Path
     checkpoint: Path
+    aligned: bool = False
 
 
 def find_model(model: str | Path, weights: str | Path | None = None) -> tuple[Path, Path]:
@@ -119,7 +129,27 @@ def load_model(
         raise ConfigError(f"{config}: {type(segmentor).__name__} is no RefSegmentor, which predict needs")
     load_weights(segmentor, checkpoint)
     pipeline = with_files_of(checkpoint.parent, test_pipeline(cfg))
-    return LoadedModel(segmentor.to(where).eval(), pipeline, cfg, config, checkpoint)
+    return LoadedModel(
+        segmentor.to(where).eval(), pipeline, cfg, config, checkpoint, aligned=measured_alignment(checkpoint)
+    )
+
+
+def measured_alignment(checkpoint: Path) -> bool:
+    """Whether `alignment.json` beside a checkpoint says that its instances find their words better than chance.
+
+    The file is what `refseg score PREDICTIONS --alignment --json` writes for predictions of these very weights;
+    `refseg quickstart` leaves one. A file of other weights says nothing.
+    """
+    try:
+        measured = json.loads((checkpoint.parent / ALIGNMENT).read_text(encoding="utf-8"))
+        scores, made_with = measured["alignment"]["all words"], measured["predictions"]["header"]["checkpoint"]
+        return beats_chance(scores) and made_with["sha256"] == sha256_of(checkpoint)
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        warnings.warn(f"{checkpoint.parent / ALIGNMENT} is ignored: not what `refseg score --alignment --json` writes "
+                      f"({type(error).__name__}: {error})", stacklevel=2)  # fmt: skip
+        return False
 
 
 def find_device(device: str | torch.device | None) -> torch.device:

@@ -39,6 +39,7 @@ def split_phrases(batch: Batch, most: int) -> Iterator[Batch]:
         tokens = TextTokens(batch.tokens.ids[rows], batch.tokens.word_mask[rows], text_of)
         tokens.word_of = None if batch.tokens.word_of is None else batch.tokens.word_of[rows]
         of_part = replace(meta, expression_ids=meta.expression_ids[part], texts=meta.texts[part], tags=meta.tags[part])
+        of_part.unknown_words = meta.unknown_words[part]
         yield replace(
             batch, tokens=tokens, image_of=batch.image_of[part], metas=[of_part], referents=batch.referents[part]
         )

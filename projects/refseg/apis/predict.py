@@ -24,9 +24,11 @@ from refseg.apis.inputs import ImageInput, Loading, check_phrases, find_images, 
 from refseg.apis.journal import Journal
 from refseg.apis.results import ImageAnswer, PhraseResult, write_picture
 from refseg.datasets.commands.output import printable
+from refseg.datasets.tokenizers import UnknownWords
 from refseg.errors import DataError, UsageError
 from refseg.evaluation.prediction_file import row_to_json
-from refseg.files import sha256_of, write_atomically
+from refseg.files import write_atomically
+from refseg.weights import describe_weights
 
 SOME_FAILED = 3  # the exit code where images could not be read; the others are answered
 FORMATS = ("coco", "labelstudio", "masks")
@@ -145,17 +147,19 @@ def rows_of_answer(answer: ImageAnswer, ids: Iterable[str]) -> list[dict[str, An
     for expression_id, phrase in zip(ids, answer, strict=True):
         row = row_to_json(phrase.to_row(expression_id))
         notes = {"image": answer.name, "text": phrase.text, "nothing_here": phrase.nothing_here}
+        if phrase.nothing_here:
+            notes["reason"] = phrase.reason
+        if phrase.unknown_words:
+            notes["unknown_words"] = list(phrase.unknown_words)
+        if phrase.raw_instances and len(phrase.instances) < len(phrase.raw_instances):
+            notes["shown"] = [k for k, one in enumerate(phrase.raw_instances) if one in phrase.instances]
         rows.append({"expression_id": expression_id, **notes, "score": round(phrase.score, 4), **row})
     return rows
 
 
 def described(phrase: PhraseResult) -> str:
     """One answer for people."""
-    sure = "" if phrase.no_target_prob is None else f" (no-target probability {phrase.no_target_prob:.2f})"
-    if phrase.nothing_here:
-        return f"\u201c{phrase.text}\u201d: nothing here{sure}"
-    told = f"{counted(len(phrase.instances), 'object')}, " if phrase.instances else ""
-    return f"\u201c{phrase.text}\u201d: {told}{100 * phrase.mask.mean():.1f} % of the image, score {phrase.score:.2f}"
+    return f"\u201c{phrase.text}\u201d: {phrase.in_words}"
 
 
 def counted(number: int, what: str) -> str:
@@ -172,12 +176,14 @@ class Summary:
     cut: int = 0
     kept: int = 0
     failures: dict[str, str] = field(default_factory=dict)
+    unknown: UnknownWords = field(default_factory=UnknownWords)
 
     def count(self, answer: ImageAnswer) -> None:
         self.images += 1
         self.phrases += len(answer)
         self.nothing += sum(phrase.nothing_here for phrase in answer)
         self.cut += answer.num_cut
+        self.unknown.count(phrase.unknown_words for phrase in answer)
 
     def told(self, seconds: float) -> str:
         parts = [
@@ -188,6 +194,9 @@ class Summary:
             parts.append(f"{counted(self.kept, 'image')} done before")
         if self.cut:
             parts.append(f"{counted(self.cut, 'phrase')} longer than the model reads, and cut")
+        if self.unknown.phrases:
+            known = f"{counted(self.unknown.phrases, 'phrase')} with words that the model does not know"
+            parts.append(f"{known}: {self.unknown.listed()}")
         if self.failures:
             parts.append(f"{counted(len(self.failures), 'image')} could not be read")
         return "; ".join(parts)
@@ -346,9 +355,10 @@ def main(args: argparse.Namespace) -> int:
 
 def header_of(inferencer: ReferringInferencer, cfg_options: Mapping[str, Any]) -> dict[str, Any]:
     """What answers depend on."""
+    loaded = inferencer.loaded
     return {
-        "config": inferencer.loaded.config.name,
-        "checkpoint": {"file": inferencer.loaded.checkpoint.name, "sha256": sha256_of(inferencer.loaded.checkpoint)},
+        "config": loaded.config.name,
+        "checkpoint": describe_weights(loaded.segmentor, loaded.checkpoint) | {"file": loaded.checkpoint.name},
         "postprocess": asdict(inferencer.postprocess),
         "cfg_options": dict(cfg_options),
         "dtype": str(inferencer.dtype).removeprefix("torch."),

@@ -24,23 +24,25 @@ from PIL import Image
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from refseg.apis.models import LoadedModel, test_pipeline
+from refseg.apis.models import ALIGNMENT, LoadedModel, test_pipeline
 from refseg.apis.runner import RunOptions, build_runner, load_config, load_weights
 from refseg.datasets.refshapes import generate
 from refseg.datasets.refshapes.output import EXPRESSIONS
-from refseg.engine import best_checkpoint
+from refseg.engine.checkpoint import best_checkpoint, chosen_from
 from refseg.errors import TrainingError, UsageError
+from refseg.evaluation.extras import alignment_report
 from refseg.evaluation.metrics import predicted_rows
 from refseg.evaluation.prediction_file import PredictionWriter
 from refseg.evaluation.protocols import get_protocol
 from refseg.evaluation.run_report import Settings, score_run
-from refseg.evaluation.score_cli import open_data
-from refseg.files import sha256_of, write_atomically
+from refseg.evaluation.score_cli import describe_predictions, open_data
+from refseg.files import write_atomically
 from refseg.probes.run import probe_data
 from refseg.visualization.cases import Case, contact_sheet
 from refseg.visualization.curves import read_scalars, training_curves
 from refseg.visualization.report import write_report
 from refseg.visualization.work_dir import read_work_dir
+from refseg.weights import describe_weights
 
 
 def use_data_root(cfg: Config, root: str) -> None:
@@ -169,7 +171,7 @@ def quickstart(
     dataset = runner.test_dataloader.dataset
     made_with = {
         "config": config,
-        "checkpoint": {"file": str(checkpoint), "sha256": sha256_of(checkpoint)},
+        "checkpoint": describe_weights(runner.model, checkpoint),
         "data": dataset.metainfo,
         "postprocess": asdict(runner.model.postprocess),
     }
@@ -182,18 +184,20 @@ def quickstart(
     loaded = LoadedModel(runner.model.eval(), test_pipeline(cfg), cfg, Path(cfg.filename), checkpoint)
     probes = probe_data(loaded, test_set)
     run = read_work_dir(work_dir)
+    curves = training_curves(read_scalars(training.log_dir / "vis_data" / "scalars.json"))
+    validations = max((len(curve.values) for curve in curves.metrics), default=0)
     report = Path(work_dir) / "report.html"
     facts = {
         "model": f"{type(runner.model).__name__}, {sum(p.numel() for p in runner.model.parameters()) / 1e6:.2f} M "
         f"parameters, from random weights, {training.steps} steps",
-        "checkpoint": f"{checkpoint.name} (best on val)",
+        "checkpoint": f"{checkpoint.name} ({chosen_from(validations)})",
         "seed": str(training.seed),
         "training time": f"{trained - start:.0f} s with data",
     }
     content = scored.report(
         title=f"{Path(config).stem} on RefShapes {preset}",
         summary=facts,
-        curves=training_curves(read_scalars(training.log_dir / "vis_data" / "scalars.json")),
+        curves=curves,
         environment=run.environment,
         config_text=cfg.pretty_text,
         probes=probes,
@@ -201,6 +205,11 @@ def quickstart(
     write_report(report, content)
     metrics = scored.results[0]["metrics"]
     write_atomically(Path(work_dir) / "metrics.json", json.dumps(metrics, indent=2))
+    alignment = {
+        "alignment": alignment_report(str(predictions), test_set.truths),
+        "predictions": describe_predictions(predictions),
+    }
+    write_atomically(Path(work_dir) / ALIGNMENT, json.dumps(alignment, indent=1))
     write_atomically(Path(work_dir) / "probes.json", json.dumps(probes, indent=1))
     sheet = contact_sheet(example_cases(scored.cases), columns=3)
     Image.fromarray(sheet).save(Path(work_dir) / "examples.png", optimize=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
+import logging
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,11 +17,13 @@ from mmengine.runner import Runner
 
 from refseg.compat import find_shipped_bases, init_cpu_dist, wrap_on_cpu
 from refseg.config_check import check_config
-from refseg.engine import latest_checkpoint
+from refseg.datasets.tokenizers import with_files_of
+from refseg.engine import RefRunner, latest_checkpoint
 from refseg.errors import CheckpointError, ConfigError, UsageError, UserError
-from refseg.files import sha256_of, write_atomically
+from refseg.files import write_atomically
 from refseg.paths import resolve_config
 from refseg.registry import METRICS
+from refseg.weights import describe_weights, generator_versions, load_weights, origin_of
 
 _runner_numbers = itertools.count(1)
 
@@ -39,7 +42,8 @@ class RunOptions:
 
 
 def load_config(config: str, options: RunOptions | None = None) -> Config:
-    """The config with the options applied, every key of it known to be read by something."""
+    """The config with the options applied, every key of it known to be read by something. `resume` is not a part of the
+    config: `train` applies it."""
     options = options or RunOptions()
     path = Path(resolve_config(config))
     cfg = read_config(path)
@@ -56,11 +60,11 @@ def load_config(config: str, options: RunOptions | None = None) -> Config:
             raise UsageError(f"{config}: --auto-scale-lr needs auto_scale_lr.base_batch_size in the config")
         cfg.auto_scale_lr.enable = True
     check_config(cfg)
-    if cfg.get("wandb", {}).get("enable"):
+    if cfg.get("wandb", {}).get("enable") and not any(  # a work directory's config has the backend already
+        backend.type == "OptionalWandbBackend" for backend in cfg.visualizer.vis_backends
+    ):
         start = {key: value for key, value in cfg.wandb.to_dict().items() if key != "enable"}
         cfg.visualizer.vis_backends.append(ConfigDict(type="OptionalWandbBackend", init_kwargs=start))
-    if options.resume:
-        set_resume(cfg, options.resume)
     return cfg
 
 
@@ -115,17 +119,23 @@ def without_weights(cfg: Any) -> Any:
     return cfg
 
 
-def set_resume(cfg: Config, resume: bool | str) -> None:
-    """Points the config at the checkpoint to go on from; a run that has none yet starts from the beginning."""
+def take_resume(cfg: Config, resume: bool | str) -> Path | None:
+    """Return the checkpoint to go on from; None to start from the beginning.
+
+    `resume=True` in the config means what `--resume` does (from its `load_from`, if set). Both leave the config here:
+    they belong to one run, and the config that a run writes into its work directory must not repeat them.
+    """
+    if cfg.get("resume"):
+        resume = resume or cfg.get("load_from") or True
+        cfg.resume, cfg.load_from = False, None
+    if not resume:
+        return None
     found = Path(resume) if isinstance(resume, str) else latest_checkpoint(cfg.work_dir)
     if found is None:
         print(f"--resume: no checkpoint in {cfg.work_dir}, starting from the beginning")
-        return
-    if not found.is_file():
+    elif not found.is_file():
         raise CheckpointError(f"--resume: no such checkpoint: {found}")
-    cfg.resume = True
-    cfg.load_from = str(found)
-    cfg.model = without_weights(cfg.model.to_dict())
+    return found
 
 
 def batch_report(cfg: Config, world_size: int) -> tuple[str, bool]:
@@ -144,29 +154,42 @@ def batch_report(cfg: Config, world_size: int) -> tuple[str, bool]:
     return line, True
 
 
-def build_runner(cfg: Config) -> Runner:
+def build_runner(cfg: Config, *, resume_from: Path | None = None) -> RefRunner:
     """The runner; processes are joined first where there is no GPU, and accumulation counts in --auto-scale-lr.
+
+    A runner that can train writes `cfg` into its work directory, without what is changed here for this run alone.
 
     mmengine keeps loggers and visualisers by experiment name, which has a resolution of one second: a process's second
     runner gets a name of its own, or its curves could go to the first one's files.
     """
     dist_cfg = (cfg.get("env_cfg") or {}).get("dist_cfg") or {}
     init_cpu_dist(cfg.launcher, dist_cfg.get("timeout"))
-    cfg = cfg.copy()
+    this_run = deepcopy(cfg)
     number = next(_runner_numbers)
     if number > 1 and not cfg.get("experiment_name"):
-        cfg.experiment_name = f"{Path(cfg.filename or 'run').stem}_{number}"
-    wrap_on_cpu(cfg)
+        this_run.experiment_name = f"{Path(cfg.filename or 'run').stem}_{number}"
+    wrap_on_cpu(this_run)
     accumulation = (cfg.get("optim_wrapper") or {}).get("accumulative_counts", 1)
     if (cfg.get("auto_scale_lr") or {}).get("enable") and accumulation > 1:
-        cfg.auto_scale_lr.base_batch_size /= accumulation  # mmengine's real batch leaves accumulation out
-    return Runner.from_cfg(cfg)
+        this_run.auto_scale_lr.base_batch_size /= accumulation  # mmengine's real batch leaves accumulation out
+    if resume_from is not None:
+        this_run.model = without_weights(cfg.model.to_dict())
+    runner = RefRunner.from_cfg(this_run)
+    if resume_from is not None:
+        runner._resume, runner._load_from = True, str(resume_from)
+    runner.cfg = cfg
+    if cfg.get("train_cfg"):
+        Runner.dump_config(runner)
+    return runner
 
 
 def train(config: str, options: RunOptions | None = None) -> Runner:
     """Trains; returns the runner when it is done."""
     cfg = load_config(config, options)
-    runner = build_runner(cfg)
+    resume_from = take_resume(cfg, options.resume if options else False)
+    if resume_from is None and cfg.get("load_from") and not Path(cfg.load_from).is_file():
+        raise CheckpointError(f"load_from: no such checkpoint: {cfg.load_from}")
+    runner = build_runner(cfg, resume_from=resume_from)
     line, agrees = batch_report(cfg, runner.world_size)
     print_log(line, logger="current", level=20 if agrees else 30)
     try:
@@ -181,47 +204,6 @@ def train(config: str, options: RunOptions | None = None) -> Runner:
     return runner
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint's content on the CPU, read with `weights_only=True`."""
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"no such checkpoint: {path}")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return {"state_dict": load_file(path)}
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
-        raise CheckpointError(
-            f"{path} cannot be read as weights ({reason}). It is empty or truncated, or a pickle with code in it, "
-            "which refseg does not run."
-        ) from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint")
-    return content
-
-
-def load_weights(model: torch.nn.Module, path: str | Path) -> dict[str, Any]:
-    """Loads a checkpoint into a model; every key must fit. Returns the checkpoint's `meta`."""
-    content = read_checkpoint(path)
-    state = content.get("state_dict", content)
-    own = model.state_dict()
-    missing = sorted(set(own) - set(state))
-    extra = sorted(set(state) - set(own))
-    shapes = sorted(key for key in set(own) & set(state) if own[key].shape != state[key].shape)
-    problems = [
-        f"{len(keys)} {what} (first: {', '.join(keys[:3])})"
-        for what, keys in (("missing", missing), ("unexpected", extra), ("of another shape", shapes))
-        if keys
-    ]
-    if problems:
-        raise CheckpointError(f"{path} does not fit {type(model).__name__}: weights {'; '.join(problems)}")
-    model.load_state_dict(state)
-    return content.get("meta") or {}
-
-
 def test(
     config: str,
     checkpoint: str,
@@ -231,23 +213,33 @@ def test(
     predictions: str | None = None,
 ) -> dict[str, float]:
     """Evaluates a checkpoint on the config's test set; `out`: a JSON file for the metrics; `predictions`: a prediction
-    file for the answers."""
+    file for the answers. No other weights are loaded, whatever `load_from` and `resume` say."""
     cfg = load_config(config, options)
-    for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"):
+    for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "load_from"):
         cfg[key] = None
+    cfg.resume = False
     for key in ("val_dataloader", "val_cfg", "val_evaluator"):
         cfg[key] = None
     cfg.model = without_weights(cfg.model.to_dict())
     cfg.custom_hooks = [
         hook for hook in cfg.get("custom_hooks", []) if hook["type"] in ("TextTruncationHook", "ProgressBarHook")
     ]
+    cfg.test_dataloader = with_files_of(Path(checkpoint).parent, cfg.test_dataloader)
     runner = build_runner(cfg)
     model = runner.model.module if hasattr(runner.model, "module") else runner.model
     meta = load_weights(model, checkpoint)
+    trained, tested = generator_versions(meta), generator_versions(runner.test_dataloader.dataset.metainfo)
+    if trained and tested and trained != tested:
+        print_log(
+            f"{checkpoint} was {origin_of(meta)}, and is tested on generator version {', '.join(tested)}. Scores on "
+            "other versions cannot be compared: train again, or test on data of the same version",
+            logger="current",
+            level=logging.WARNING,
+        )
     made_with = {
         "config": config,
         "cfg_options": (options or RunOptions()).cfg_options,
-        "checkpoint": {"file": os.fspath(checkpoint), "sha256": sha256_of(checkpoint)},
+        "checkpoint": describe_weights(model, checkpoint),
         "data": runner.test_dataloader.dataset.metainfo,
         "trained_on": meta.get("dataset_meta"),  # with the leak filter; null for weights without it
         "postprocess": asdict(model.postprocess),

@@ -65,6 +65,18 @@ def image_root_of(annotations: dict[str, Any], image_root: str | None) -> Path:
     return data_path(annotations["file"]).parent
 
 
+def generated_by(annotations: dict[str, Any]) -> dict[str, Any] | None:
+    """Preset and generator version of RefShapes, from the meta.json of its folder; None for other data."""
+    file = data_path(annotations[READERS[annotations["format"]].files[0]])
+    for folder in (file.parent, file.parent.parent):  # the official layouts have a folder of their own
+        try:
+            meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+            return {"preset": meta["preset"]["name"], "generator_version": meta["generator_version"]}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
 def check_arguments(format: str, arguments: dict[str, Any]) -> None:
     if format not in READERS:
         raise ConfigError(f"annotations.format must be one of {sorted(READERS)}, not {format!r}")

@@ -12,7 +12,7 @@ import numpy as np
 from mmengine.logging import print_log
 from torch.utils.data import Dataset
 
-from refseg.datasets.annotations import complete_paths, image_root_of, open_annotations
+from refseg.datasets.annotations import complete_paths, generated_by, image_root_of, open_annotations
 from refseg.datasets.samplers import SampleKey
 from refseg.datasets.selection import (
     Sentences,
@@ -90,6 +90,7 @@ class ReferringDataset(Dataset):
         self.bad_samples: set[int] = set()
         self._meta: dict[str, Any] = {
             "annotations": dict(annotations),
+            "generated": generated_by(annotations),
             "split": split if split is None or isinstance(split, str) else list(split),
             "sentences": sentences,
             "expressions_per_image": expressions_per_image,

@@ -11,18 +11,24 @@ all` catches it. PNG has checksums, so damage anywhere in one is an error here.
 from __future__ import annotations
 
 import io
+import os
+import queue
+import stat
 import struct
+import threading
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 from refseg.errors import DataError
 
-if TYPE_CHECKING:
-    from PIL import Image
-
+# What cameras, browsers and annotation tools write. Pillow's other decoders see less use, and one starts programs.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+READ_SECONDS = 60.0  # after which storage that does not answer counts as an unreadable file
 MAX_PIXELS = 178_956_970  # where Pillow refuses too, against decompression bombs
 
 DECODES_RGB = hasattr(cv2, "IMREAD_COLOR_RGB")  # OpenCV 4.11
@@ -45,14 +51,15 @@ TURNS: dict[int, tuple[bool, int | None]] = {
 EXIF_ORIENTATION = 0x0112
 
 
-def read_image(path: str, size: tuple[int, int] | None = None) -> np.ndarray:
+def read_image(path: str, size: tuple[int, int] | None = None, *, timeout: float | None = READ_SECONDS) -> np.ndarray:
     """(h, w, 3) RGB uint8. Grey is repeated, alpha dropped, 16 bits are scaled to 8; of an animation the first frame.
 
     EXIF orientation is ignored as COCO's annotations do, unless the annotated `size` (height, width) is the transposed
     one: then the annotator saw the turned image, and the orientation is applied. Any other disagreement of sizes, a
-    truncated file, one whose format can tell that it is corrupt, and a file of more than MAX_PIXELS are DataErrors.
+    truncated file, one whose format can tell that it is corrupt, a format that is not in FORMATS, a file of more than
+    MAX_PIXELS, and storage that does not answer in `timeout` seconds are DataErrors.
     """
-    encoded = read_bytes(path)
+    encoded = read_bytes(path, timeout=timeout)
     image = decode_image(encoded, path)
     if size is None or image.shape[:2] == tuple(size):
         return image
@@ -66,12 +73,65 @@ def read_image(path: str, size: tuple[int, int] | None = None) -> np.ndarray:
     )
 
 
-def read_bytes(path: str) -> bytes:
+def read_bytes(path: str, *, timeout: float | None = READ_SECONDS) -> bytes:
+    """The content of a regular file. Storage that does not answer in `timeout` seconds is a DataError; with None, it is
+    waited for.
+
+    A call into storage that hangs cannot be interrupted. The file is therefore read by another thread, which is left
+    behind until it returns.
+    """
+    if timeout is None:
+        result = _try_to_read(path)
+    else:
+        try:
+            reader = _idle_readers.pop()
+        except IndexError:
+            reader = _Reader()
+        answer: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
+        reader.requests.put((path, answer))
+        try:
+            result = answer.get(timeout=timeout)
+        except queue.Empty:
+            result = TimeoutError(f"no answer from the storage in {timeout:g} s")
+    if isinstance(result, bytes):
+        return result
+    raise DataError(f"image cannot be read: {path} ({getattr(result, 'strerror', None) or result})")
+
+
+class _Reader(threading.Thread):
+    """Reads one file after another. It is kept, because starting a thread takes longer than reading a file."""
+
+    def __init__(self) -> None:
+        super().__init__(name="image reader", daemon=True)
+        self.requests: queue.SimpleQueue[tuple[str, queue.SimpleQueue]] = queue.SimpleQueue()
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            path, answer = self.requests.get()
+            result = _try_to_read(path)
+            _idle_readers.append(self)
+            answer.put(result)
+
+
+_idle_readers: list[_Reader] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_idle_readers.clear)  # threads stay behind in the parent process
+
+
+def _try_to_read(path: str) -> bytes | Exception:
     try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise DataError(f"image cannot be read: {path} ({error.strerror})") from None
+        return _read_regular_file(path)
+    except Exception as error:
+        return error
+
+
+def _read_regular_file(path: str) -> bytes:
+    """Without waiting for whoever may write into a pipe that lies in place of the file."""
+    with open(path, "rb", opener=lambda path, flags: os.open(path, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError("it is a pipe or a device, not a file")
+        return file.read()
 
 
 def turn(image: np.ndarray, orientation: int) -> np.ndarray:
@@ -90,13 +150,30 @@ def from_pillow(image: Image.Image, name: str, *, upright: bool = True) -> np.nd
     """(h, w, 3) RGB uint8 of a Pillow image, by the rules of files."""
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(name, f"{image.height} x {image.width} pixels")
-    try:
+    with decoding(name):  # Pillow decodes when it is asked for pixels
         pixels = _to_rgb(image, name)
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow decodes when it is asked for pixels
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"image is truncated or corrupt: {name} ({error})") from None
-    return turn(pixels, int(image.getexif().get(EXIF_ORIENTATION, 1))) if upright else pixels
+    return turn(pixels, _orientation_of(image)) if upright else pixels
+
+
+@contextmanager
+def decoding(name: str) -> Iterator[None]:
+    """Whatever a decoder raises within is a DataError about the image `name`. Decoders that meet a damaged file raise
+    nearly everything: ValueError, RuntimeError, NotImplementedError, IndexError, MemoryError, ..."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of EXIF blocks and large images; errors remain
+            yield
+    except DataError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise _too_large(name, str(error)) from None
+    except UnidentifiedImageError:
+        raise DataError(
+            f"image is corrupt or of an unknown format: {name}. Formats that are read: {', '.join(FORMATS)}"
+        ) from None
+    except Exception as error:
+        said = str(error) or type(error).__name__
+        raise DataError(f"image is truncated or corrupt: {name} ({said}). Get the file again") from None
 
 
 def decode_image(encoded: bytes, path: str) -> np.ndarray:
@@ -104,7 +181,7 @@ def decode_image(encoded: bytes, path: str) -> np.ndarray:
     size = header_size(encoded)
     if size is not None and size[0] * size[1] > MAX_PIXELS:
         raise _too_large(path, f"{size[0]} x {size[1]} pixels")
-    if ends_as_it_should(encoded):
+    if ends_as_it_should(encoded) and (encoded.startswith(JPEG_START) or _chunks_fit(encoded)):
         try:
             image = cv2.imdecode(np.frombuffer(encoded, np.uint8), OPENCV_FLAGS)
         except cv2.error:
@@ -119,6 +196,16 @@ def ends_as_it_should(encoded: bytes) -> bool:
     if encoded.startswith(JPEG_START):
         return JPEG_END in encoded[-32:]
     return encoded.startswith(PNG_START) and PNG_END in encoded[-32:]
+
+
+def _chunks_fit(png: bytes) -> bool:
+    """Whether all chunks of a PNG lie within the file. OpenCV allocates the length that a chunk claims, up to 4 GB."""
+    at = len(PNG_START)
+    while at + 12 <= len(png):  # length, kind, content and checksum
+        if png[at + 4 : at + 8] == b"IEND":
+            return True
+        at += 12 + int.from_bytes(png[at : at + 4], "big")
+    return False
 
 
 def header_size(encoded: bytes) -> tuple[int, int] | None:
@@ -141,23 +228,10 @@ def header_size(encoded: bytes) -> tuple[int, int] | None:
 
 
 def _decode_strictly(encoded: bytes, path: str) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of EXIF blocks and large images; errors remain
-        try:
-            with Image.open(io.BytesIO(encoded)) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise _too_large(path, f"{image.height} x {image.width} pixels")
-                return _to_rgb(image, path)
-        except Image.DecompressionBombError as error:
-            raise _too_large(path, str(error)) from None
-        except UnidentifiedImageError:
-            raise DataError(f"image is corrupt or of an unknown format: {path}") from None
-        except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(f"image is truncated or corrupt: {path} ({error}). Fetch the file again") from None
+    with decoding(path), Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise _too_large(path, f"{image.height} x {image.width} pixels")
+        return _to_rgb(image, path)
 
 
 def _to_rgb(image: Image.Image, path: str) -> np.ndarray:
@@ -175,14 +249,18 @@ def _to_rgb(image: Image.Image, path: str) -> np.ndarray:
 
 def _orientation(encoded: bytes) -> int:
     """EXIF orientation, 1 (upright) where there is none."""
-    from PIL import Image
-
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(encoded)) as image:
-                return int(image.getexif().get(EXIF_ORIENTATION, 1))
-    except (OSError, SyntaxError, ValueError):
+        with decoding("of an orientation"), Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+            return _orientation_of(image)
+    except DataError:
+        return 1
+
+
+def _orientation_of(image: Image.Image) -> int:
+    """The same of an opened image. A damaged block of EXIF has none."""
+    try:
+        return int(image.getexif().get(EXIF_ORIENTATION, 1))
+    except Exception:
         return 1
 
 

@@ -7,19 +7,18 @@ nearly all of the field; "exclude" makes them background, as the code of LAVT, C
 
 from __future__ import annotations
 
-import struct
+import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from refseg.datasets.geometry import Box, Size, move_points, warp_mask
+from refseg.datasets.images import FORMATS, decoding, read_bytes
 from refseg.errors import DataError
 from refseg.records import Segmentation
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 Overlap = Literal["union", "exclude"]
 MasksAt = Literal["input", "original"]
@@ -119,21 +118,15 @@ def _has_area(polygon: Sequence[float]) -> bool:
 
 def _read_png(path: str, size: Size) -> np.ndarray:
     """(h, w) uint8 0/1 of a mask image: what is not 0, or not the first colour of a palette, is mask."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            if (image.height, image.width) != tuple(size):
-                raise DataError(f"mask image {path} has size {[image.height, image.width]}, its image has {list(size)}")
-            return _not_zero(image, path).astype(np.uint8)
-    except DataError:
-        raise
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise DataError(f"mask image cannot be read: {path} ({error})") from None
+    encoded = read_bytes(path)
+    with decoding(path), Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+        if (image.height, image.width) != tuple(size):
+            raise DataError(f"mask image {path} has size {[image.height, image.width]}, its image has {list(size)}")
+        return mask_of_image(image, path).astype(np.uint8)
 
 
-def _not_zero(image: Image.Image, path: str) -> np.ndarray:
-    """(h, w) bool from the numbers in the file, which a conversion to grey would make colours of, and dark ones 0."""
+def mask_of_image(image: Image.Image, path: str) -> np.ndarray:
+    """(h, w) bool from the numbers in the file. A conversion to grey would turn dark colors into 0."""
     sixteen_bits_of_colour = image.mode == "RGB" and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     if image.mode in ("1", "L", "P", "I") or image.mode.startswith("I;16"):
         return np.asarray(image) != 0

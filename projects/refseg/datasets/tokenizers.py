@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,13 @@ from refseg.paths import data_path
 WORD = re.compile(r"\S+")  # finds what `str.split` finds
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 XLMR_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
+# Articles, pronouns, auxiliaries, conjunctions, negations and prepositions without a place. Alone they name nothing.
+# Words of place and number ("left", "behind", "both") are content.
+FUNCTION_WORDS = frozenset(
+    "a an the this that these those which who whom whose what it its he his him she her they their them one ones there "
+    "is are was were be been being am has have had do does did can and or but as well also than then so "
+    "not no non nor without except of to in on at by with from for into onto".split()
+)
 LOCAL_FILES = ("word_list", "sentencepiece")  # arguments of `TextTokenizer` that name a file
 BEIT3 = "https://github.com/microsoft/unilm/tree/master/beit3"
 
@@ -85,6 +95,21 @@ def sentencepiece_tokenizer(path: str) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """Phrases as tokens, with one entry per phrase.
+
+    `token_ids`: the tokens. `word_of`: for each token, the word of `text.split()` that it is part of
+    (`words_of_tokens`). `unknown_words`: the parts of the text that the tokenizer does not know (`unknown_parts`).
+    `num_truncated`: phrases that were cut.
+    """
+
+    token_ids: list[list[int]]
+    word_of: list[list[int]]
+    unknown_words: list[tuple[str, ...]]
+    num_truncated: int
+
+
 class TextTokenizer:
     """Tokens of phrases, cut at `max_words` tokens (special ones counted).
 
@@ -122,9 +147,7 @@ class TextTokenizer:
                 raise DataError(f"{pretrained}: no fast tokenizer (tokenizer.json) for this model")
         self.pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
 
-    def __call__(self, texts: Sequence[str]) -> tuple[list[list[int]], list[list[int]], int]:
-        """Token ids per text, of each token the word of `text.split()` that it is part of (`words_of_tokens`), and how
-        many texts were cut."""
+    def __call__(self, texts: Sequence[str]) -> Tokenized:
         encoded = self.tokenizer(
             list(texts), padding=False, truncation=False, return_attention_mask=False, return_token_type_ids=False
         )
@@ -133,8 +156,18 @@ class TextTokenizer:
             words_of_tokens(text, encoding.offsets, encoding.special_tokens_mask)
             for text, encoding in zip(texts, encoded.encodings or (), strict=True)
         ]
-        cut = sum(len(ids) > self.max_words for ids in token_ids)
-        return [self._cut(ids) for ids in token_ids], [self._cut(words) for words in word_of], cut
+        unknown_id = self.tokenizer.unk_token_id
+        unknown_words = []
+        for text, ids, words, encoding in zip(texts, token_ids, word_of, encoded.encodings or (), strict=True):
+            # CLIP's end token is its unknown token too, so special tokens do not count.
+            seen = zip(ids[: self.max_words], words, encoding.offsets, strict=False)
+            unknown_words.append(unknown_parts(text, [at for id, word, at in seen if id == unknown_id and word >= 0]))
+        return Tokenized(
+            token_ids=[self._cut(ids) for ids in token_ids],
+            word_of=[self._cut(words) for words in word_of],
+            unknown_words=unknown_words,
+            num_truncated=sum(len(ids) > self.max_words for ids in token_ids),
+        )
 
     def _cut(self, tokens: list[int]) -> list[int]:
         if len(tokens) <= self.max_words:
@@ -154,6 +187,52 @@ def words_of_tokens(text: str, offsets: Iterable[tuple[int, int]], special: Iter
     words = [*range(len(ends)), -1]
     starts = (start for start, _ in offsets)
     return [-1 if added else words[bisect_right(ends, start)] for start, added in zip(starts, special, strict=True)]
+
+
+def unknown_parts(text: str, offsets: Iterable[tuple[int, int]]) -> tuple[str, ...]:
+    """The parts of a text (start, end) that a tokenizer does not know, each once.
+
+    Punctuation is left out unless the text is nothing else: a word list knows "circle" but not the comma after it.
+    """
+    parts = [part for start, end in offsets if (part := text[start:end].strip())]
+    text_is_punctuation = _is_punctuation("".join(text.split()))
+    return tuple(dict.fromkeys(part for part in parts if text_is_punctuation or not _is_punctuation(part)))
+
+
+def _is_punctuation(text: str) -> bool:
+    return all(unicodedata.category(letter).startswith("P") for letter in text)
+
+
+def is_content_word(word: str) -> bool:
+    """Whether a word, with its punctuation, names a thing, a property, a number or a place."""
+    plain = "".join(letter for letter in word if not _is_punctuation(letter)).lower()
+    return bool(plain) and plain not in FUNCTION_WORDS
+
+
+def all_unknown(text: str, unknown_words: Sequence[str]) -> bool:
+    """Whether a phrase has unknown words and no content word besides."""
+    for part in sorted(unknown_words, key=len, reverse=True):
+        text = text.replace(part, " ")
+    return bool(unknown_words) and not any(map(is_content_word, text.split()))
+
+
+@dataclass(slots=True)
+class UnknownWords:
+    """A count of the phrases with words that a model does not know, and of these words."""
+
+    phrases: int = 0
+    words: Counter[str] = field(default_factory=Counter)
+
+    def count(self, unknown_words: Iterable[tuple[str, ...]]) -> None:
+        """Add phrases, given by the unknown words of each."""
+        for words in unknown_words:
+            self.phrases += bool(words)
+            self.words.update(words)
+
+    def listed(self, limit: int = 10) -> str:
+        """Return the most frequent words with their counts, such as "bus (7), tram (2), and 3 more"."""
+        named = [f"{word} ({count})" for word, count in self.words.most_common(limit)]
+        return ", ".join(named + [f"and {len(self.words) - limit} more"] * (len(self.words) > limit))
 
 
 def read_word_list(path: str) -> list[str]:

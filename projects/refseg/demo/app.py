@@ -4,6 +4,7 @@ import functools
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
@@ -15,6 +16,7 @@ from starlette.middleware import Middleware
 from refseg.demo import shown
 from refseg.demo.examples import Example
 from refseg.demo.guard import Guard
+from refseg.demo.limits import Limits, delete_old_files
 from refseg.demo.page import Page
 from refseg.errors import UsageError, UserError
 
@@ -57,7 +59,7 @@ def build(page: Page, files: Path, examples: Sequence[Example]) -> gr.Blocks:
     def cleared() -> tuple[str, str, dict, dict]:
         return "", "", gr.update(visible=False), gr.update(visible=False)
 
-    with gr.Blocks(title="refseg", analytics_enabled=False, delete_cache=(60, int(60 * limits.kept_minutes))) as blocks:
+    with gr.Blocks(title="refseg", analytics_enabled=False) as blocks:
         gr.Markdown(heading(page))
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
@@ -98,7 +100,6 @@ def build(page: Page, files: Path, examples: Sequence[Example]) -> gr.Blocks:
         if examples:
             rows = [[str(one.image), "\n".join(one.phrases)] for one in examples]
             gr.Examples(rows, [image, phrases], visible_columns=[0], api_visibility="private", cache_examples=False)
-            image.keep_in_cache.update(str(one.image) for one in examples)  # they are not uploads, which are deleted
         results = [timing, answers, masks, told]
         image.change(cleared, None, results, **LIGHT_EVENT)
         image.clear(lambda: "", None, about, **LIGHT_EVENT)
@@ -152,9 +153,25 @@ def launch(
             footer_links=[],
             num_workers=0,
         )
+        threading.Thread(target=clean, args=(blocks, files, page.limits), name="refseg-clean", daemon=True).start()
     except OSError as error:
         raise UsageError(f"no server on {host}, port {port or '7860 to 7959'}: {error}. --port names another") from None
     return blocks
+
+
+def clean(blocks: gr.Blocks, files: Path, limits: Limits) -> None:
+    """Delete old uploads and answers, again and again. The files of the start, the examples, stay.
+
+    Gradio's own `delete_cache` is not used. It walks over sets of file names to which requests add meanwhile, and ends
+    for good with the first "Set changed size during iteration": every file after that would stay (Gradio 6.31).
+    """
+    seconds = 60 * limits.kept_minutes
+    keep = {file for file in files.rglob("*") if file.is_file()}
+    while blocks.is_running:
+        time.sleep(min(60, seconds))
+        deleted = {str(file) for file in delete_old_files(files, seconds, keep)}
+        for names in blocks.temp_file_sets:  # Gradio's sets of the same files, for which nothing else forgets names
+            names -= deleted
 
 
 def serve(blocks: gr.Blocks) -> None:

@@ -104,6 +104,7 @@ def prepare_environment(files: Path, host: str) -> None:
         GRADIO_ANALYTICS_ENABLED="False",
         GRADIO_TEMP_DIR=str(files),
         GRADIO_EXAMPLES_CACHE=str(files / "cached"),
+        GRADIO_ANALYTICS_MAX_EVENTS="100",  # which Gradio keeps in memory
         HF_HUB_DISABLE_TELEMETRY="1",
     )
     direct = ",".join(dict.fromkeys([*os.environ.get("NO_PROXY", "").split(","), *LOCAL, host])).strip(",")

@@ -6,10 +6,12 @@ import io
 import math
 import os
 import re
+import stat
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
@@ -108,6 +110,26 @@ def check_image(content: bytes, name: str, limits: Limits) -> None:
             f"{name} has {width} x {height} = {width * height / 1e6:.1f} megapixels, at most {limits.megapixels:g} are "
             "taken. Scale it down."
         )
+
+
+def delete_old_files(folder: Path, seconds: float, keep: Collection[Path] = ()) -> list[Path]:
+    """Delete the files below a folder that are older than that, and folders that this leaves empty; the files that
+    were deleted."""
+    deleted = []
+    newest = time.time() - seconds
+    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder comes before it
+        try:
+            status = path.lstat()
+            if path in keep or status.st_ctime > newest:
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                path.rmdir()
+            else:
+                path.unlink()
+                deleted.append(path)
+        except OSError:  # it is gone already, or a folder that is not empty
+            continue
+    return deleted
 
 
 class RateLimit:

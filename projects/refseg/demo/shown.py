@@ -60,17 +60,12 @@ def _card(answer: ImageAnswer, number: int) -> str:
 
 def told_of(phrase: PhraseResult) -> str:
     """An answer in a sentence."""
-    if phrase.nothing_here:
-        why = "the model says so" if phrase.raw_mask.any() else "no place reaches the threshold"
-        sure = "" if phrase.no_target_prob is None else f" (no-target probability {phrase.no_target_prob:.2f})"
-        return f"Nothing here: {why}{sure}."
-    objects = f"{counted(len(phrase.instances), 'object')}, " if phrase.instances else ""
-    return f"{objects}{100 * phrase.mask.mean():.1f} % of the image, score {phrase.score:.2f}"
+    return f"{phrase.in_words[:1].upper()}{phrase.in_words[1:]}."
 
 
 def words_table(phrase: PhraseResult) -> str:
-    """The weight of each word for each object; nothing for models that do not say."""
-    rows = [(k, one) for k, one in enumerate(phrase.instances) if one.words]
+    """The weight of each word for each object; nothing where the weights were not measured to find the right words."""
+    rows = [(k, one) for k, one in enumerate(phrase.instances) if one.words and phrase.aligned]
     if not rows:
         return ""
     head = "".join(f'<th scope="col"><bdi>{escape(word)}</bdi></th>' for word in phrase.text.split())

@@ -16,9 +16,11 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 
 from refseg.datasets.tokenizers import keep_files
+from refseg.errors import ConfigError
 from refseg.files import write_atomically
 from refseg.registry import HOOKS
 
+_VALIDATED = "steps_validated"  # key in the message hub, which checkpoints contain; a resumed run may repeat one
 _STEP = re.compile(r"(epoch|iter)_(\d+)\.pth")
 
 
@@ -49,7 +51,11 @@ class _LateRemovals:
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
     """mmengine's CheckpointHook (0.10.7) with atomic files, and with removals after the write instead of before it.
-    Beside the weights lie the files of the training's tokenizers."""
+    Beside the weights lie the files of the training's tokenizers.
+
+    `save_best='auto'` takes the metric that the evaluator names in its own `save_best`, so that the data set's config
+    file chooses it. Without one it is mmengine's: the first metric.
+    """
 
     def __init__(self, *args: Any, backend_args: dict | None = None, **kwargs: Any) -> None:
         super().__init__(*args, backend_args=backend_args or dict(backend="refseg_atomic"), **kwargs)
@@ -69,24 +75,48 @@ class SafeCheckpointHook(CheckpointHook):
             backend.remove(path)
 
     def before_train(self, runner: Any) -> None:
-        """Sweeps up the temporary files of killed writes."""
+        """Resolve and check the metric of the best checkpoint, and sweep up the temporary files of killed writes."""
+        if self.save_best and runner.val_loop is not None:
+            metrics = runner.val_evaluator.metrics
+            if self.save_best == ["auto"]:
+                chosen = [metric.save_best for metric in metrics if getattr(metric, "save_best", None)]
+                self._init_rule(self.rules, chosen[:1] or self.save_best)
+            known = [name for metric in metrics for name in getattr(metric, "metric_names", ())]
+            unknown = sorted(set(self.key_indicators) - {"auto", *known})
+            if known and unknown:
+                raise ConfigError(
+                    f"save_best: validation has no metric {unknown[0]!r}. It has: {', '.join(known)}. Set "
+                    "val_evaluator.save_best to one of them, or add its protocol to val_evaluator.protocols"
+                )
         super().before_train(runner)
         if runner.rank == 0:
             keep_files(runner.cfg.train_dataloader, self.out_dir)
             for leftover in Path(self.out_dir).glob(".*.pth.*.part"):
                 leftover.unlink(missing_ok=True)
 
-    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """mmengine 0.10.7 would run `meta["config"]`, a key of older checkpoints, as Python when it resumes."""
-        checkpoint.get("meta", {}).pop("config", None)
-
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict) -> None:
         with self._removals_last():
             super()._save_checkpoint_with_step(runner, step, meta)
 
     def _save_best_checkpoint(self, runner: Any, metrics: dict) -> None:
+        steps = {*runner.message_hub.get_info(_VALIDATED, []), runner.iter}
+        runner.message_hub.update_info(_VALIDATED, sorted(steps))
         with self._removals_last():
             super()._save_best_checkpoint(runner, metrics)
+
+    def after_train(self, runner: Any) -> None:
+        """Log out of how many validations the best checkpoint was chosen."""
+        super().after_train(runner)
+        best = best_checkpoint(self.out_dir) if self.save_best else None
+        if best is not None:
+            runner.logger.info(f"{best.name}: {chosen_from(len(runner.message_hub.get_info(_VALIDATED, [])))}")
+
+
+def chosen_from(validations: int) -> str:
+    """Say what "best" means after so many validations."""
+    if validations == 1:
+        return "the weights at the only validation, not the best of several (train_cfg.val_interval sets how many)"
+    return f"the best of {validations} validations"
 
 
 def latest_checkpoint(work_dir: str | Path) -> Path | None:

@@ -1,4 +1,4 @@
-"""Small hooks: randomness by step, truncation report, progress bar."""
+"""Small hooks: randomness by step, report on texts that the model cannot read in full, progress bar."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from tqdm import tqdm
 
+from refseg.datasets.tokenizers import UnknownWords
 from refseg.registry import HOOKS
 
 
@@ -39,26 +40,44 @@ class StepSeedHook(Hook):
 
 @HOOKS.register_module()
 class TextTruncationHook(Hook):
-    """Counts expressions that were longer than the tokenizer's limit, and reports them once per epoch or evaluation."""
+    """Counts expressions that the model cannot read in full, and warns about them.
+
+    Expressions longer than the tokenizer's limit are reported once per epoch or evaluation. Expressions with words
+    that the tokenizer does not know are reported after the first epoch and the first evaluation, with these words.
+    They are trained on and scored like all others.
+    """
 
     priority = "LOW"
 
     def __init__(self) -> None:
+        self._unknown_reported: set[str] = set()
         self._reset()
 
     def _reset(self) -> None:
         self.truncated = 0
         self.expressions = 0
+        self.unknown = UnknownWords()
 
     def _count(self, data_batch: dict) -> None:
-        self.truncated += data_batch["batch"].tokens.num_truncated
-        self.expressions += data_batch["batch"].num_expressions
+        batch = data_batch["batch"]
+        self.truncated += batch.tokens.num_truncated
+        self.expressions += batch.num_expressions
+        for meta in batch.metas:
+            self.unknown.count(meta.unknown_words)
 
     def _report(self, what: str) -> None:
         if self.truncated:
             print_log(
                 f"{what}: {self.truncated} of {self.expressions} expressions were cut to the tokenizer's max_words "
                 "(this rank). Raise max_words of LoadText in the pipelines if that is too many.",
+                logger="current",
+                level=logging.WARNING,
+            )
+        if self.unknown.phrases and what not in self._unknown_reported:
+            self._unknown_reported.add(what)
+            print_log(
+                f"{what}: {self.unknown.phrases} of {self.expressions} expressions have words that the model does not "
+                f"know (this rank): {self.unknown.listed()}. They count like all others.",
                 logger="current",
                 level=logging.WARNING,
             )

@@ -7,7 +7,8 @@ and the weights of a matched one are compared with its words. Words are `text.sp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,3 +193,12 @@ def alignment_scores(phrases: Iterable[AlignedPhrase]) -> dict[str, Any]:
         "AP": mean("average_precision"),
         "AP_chance": mean("chance_average_precision"),
     }
+
+
+def beats_chance(scores: Mapping[str, Any]) -> bool:
+    """Whether pointing is above its chance level by more than two standard errors (`alignment_scores`)."""
+    matched, pointing, chance = (scores[name] for name in ("matched", "pointing", "pointing_chance"))
+    if not matched:
+        return False
+    error = math.sqrt(chance * (100 - chance) / matched)  # percent, if every top word were drawn by chance
+    return pointing > chance + 2 * error

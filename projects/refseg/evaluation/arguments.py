@@ -21,7 +21,8 @@ predictions are read from
     a%2Fb.png); grey, black and white or RGB; 0 is background, everything else is mask
   COCO results (.json), a list of objects with an id (expression_id, or else image_id, or else id: the first of them
     that the first entry has), segmentation (an RLE), score and bbox. Entries of one id are one answer: their masks are
-    merged, and each is a box, its bbox or the one around its mask. "Nothing here" is an entry with an empty mask
+    merged, and each is a box, its bbox or the one around its mask. "Nothing here" is an entry with an empty mask,
+    or no entry and --absent-is-nothing
 """
 
 
@@ -52,6 +53,11 @@ def add_shared_arguments(
     )
     add("--min-area", type=at_least(1), metavar="PIXELS", help="of the rule area: rejected below so many pixels (50)")
     add("--min-score", type=finite, metavar="S", help="of COCO results: leave out masks of a lower score")
+    add(
+        "--absent-is-nothing",
+        action="store_true",
+        help="count an expression without a prediction as answered with 'nothing here'",
+    )
     add("--drop-no-target", action="store_true", help="leave out expressions that refer to nothing")
     add(
         "--allow-partial",

@@ -30,7 +30,7 @@ from refseg.evaluation.compare_page import (
 )
 from refseg.evaluation.notes import notes_of
 from refseg.evaluation.protocols import View
-from refseg.evaluation.score_cli import Data, describe_predictions, open_data, score_file
+from refseg.evaluation.score_cli import Data, answers_of, describe_predictions, open_data, score_file
 from refseg.evaluation.scorer import TruthIndex
 from refseg.evaluation.tags import tag_columns
 
@@ -72,7 +72,7 @@ def main(args: argparse.Namespace) -> int:
         comparison = compare_rows(rows_a, rows_b, protocol, by=groups, num=args.resamples, seed=args.seed)
         print("\n".join(map(printable, report_lines(comparison, data, names, notes))))
         if args.html:
-            cases = disagreements(comparison, data.truths, (args.a, args.b), most=args.cases, min_score=args.min_score)
+            cases = disagreements(comparison, data.truths, (args.a, args.b), args)
             facts = {"data": data.name, names[0]: told_a["file"], names[1]: told_b["file"]}
             page = render_comparison(comparison, names=names, facts=facts, cases=cases, notes=notes)
             write_whole(args.html, page)
@@ -138,16 +138,20 @@ def to_json(comparison: Comparison, names: tuple[str, str]) -> dict[str, Any]:
 
 
 def disagreements(
-    comparison: Comparison, truths: TruthIndex, paths: tuple[str, str], *, most: int, min_score: float | None = None
+    comparison: Comparison, truths: TruthIndex, paths: tuple[str, str], args: argparse.Namespace
 ) -> list[Disagreement]:
     """The largest, with masks from a second pass over the files."""
     from refseg.datasets.masks import decode
-    from refseg.evaluation.foreign import open_predictions
     from refseg.evaluation.pictures import chosen_rows, image_or_grey, mask_at
 
-    order = comparison.by_disagreement()[:most]
+    order = comparison.by_disagreement()[: args.cases]
     ids = [str(comparison.rows_a.expression_id[i]) for i in order]
-    answers_a, answers_b = (chosen_rows(open_predictions(path, min_score=min_score), set(ids)) for path in paths)
+    answers_a, answers_b = (
+        chosen_rows(
+            answers_of(path, truths, min_score=args.min_score, absent_is_nothing=args.absent_is_nothing), set(ids)
+        )
+        for path in paths
+    )
     rejected_a = comparison.protocol.no_target.rejected(comparison.rows_a)
     rejected_b = comparison.protocol.no_target.rejected(comparison.rows_b)
     found = []

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
+import numpy as np
 from pycocotools import mask as coco_mask
 
-from refseg.datasets.masks import to_rle
+from refseg.datasets.masks import mask_of_image
 from refseg.errors import DataError
 from refseg.evaluation.areas import union_rle
 from refseg.evaluation.boxes import with_area
@@ -24,6 +26,7 @@ from refseg.evaluation.prediction_file import (
     is_number,
     read_predictions,
     rle_from_json,
+    unique_keys,
 )
 
 ID_FIELDS = ("expression_id", "image_id", "id")
@@ -67,18 +70,26 @@ def read_png_folder(folder: str | Path) -> Iterator[PredictionRow]:
     if not names:
         raise DataError(f"no .png file is in {folder}")
     for name in names:
-        yield PredictionRow(unquote(name[: -len(".png")]), _png_rle(folder / name))
+        mask, levels = _read_png(folder / name)
+        yield PredictionRow(unquote(name[: -len(".png")]), mask, levels=levels)
 
 
-def _png_rle(file: Path) -> dict:
+def _read_png(file: Path) -> tuple[dict, int]:
+    """RLE of the mask, and how many values its pixels have: of the channel with most. Indices of a palette are not
+    counted, since they number objects."""
     from PIL import Image
 
     try:
         with Image.open(file) as image:
-            size = (image.height, image.width)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            mask = mask_of_image(image, str(file))
+            pixels = np.atleast_3d(np.asarray(image))
+            palette = image.mode == "P"
+    except DataError:
+        raise
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise DataError(f"mask image cannot be read: {file} ({error})") from None
-    return to_rle(str(file), size)
+    levels = 2 if palette else max(len(np.unique(pixels[..., channel])) for channel in range(pixels.shape[2]))
+    return coco_mask.encode(np.asfortranarray(mask.astype(np.uint8))), max(levels, 2)
 
 
 # COCO's results -------------------------------------------------------------------------------------------------------
@@ -90,7 +101,8 @@ def read_coco_results(file: str | Path, *, min_score: float | None = None) -> It
     The id is in that of the three fields, in this order, that the first entry has. Entries with the same id are
     instances of one answer: their masks are merged, without those of a score below `min_score` (1 if an entry has
     none). Each is a box too, its `bbox` or the one around its mask, with its score. An expression to which the answer
-    is "nothing here" must have an entry as well, with an empty mask or, where there are boxes only, one without area.
+    is "nothing here" has an entry with an empty mask or, where there are boxes only, one without area. Where it has
+    none, `refseg.evaluation.scorer.with_absent` adds the answer.
     """
     entries = _load_list(file)
     first = entries[0] if entries and isinstance(entries[0], dict) else {}
@@ -132,9 +144,11 @@ class _place:
 
 def _load_list(file: str | Path) -> list:
     try:
-        entries = json.loads(Path(file).read_bytes())
+        entries = json.loads(Path(file).read_bytes(), object_pairs_hook=unique_keys)
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror})") from None
+    except BadField as error:
+        raise DataError(f"{file}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file} is not JSON ({error}); a prediction file ends in .jsonl") from None
     if not isinstance(entries, list):

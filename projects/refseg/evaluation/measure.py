@@ -15,7 +15,7 @@ from refseg.datasets.readers.segmentations import decode_runs
 from refseg.errors import DataError
 from refseg.evaluation.areas import areas_of_rles, union_rle
 from refseg.evaluation.boxes import Matches, best_box, match_boxes, surviving
-from refseg.evaluation.protocols import BoxRule, View
+from refseg.evaluation.protocols import BoxRule, Nearest, View
 from refseg.evaluation.rows import Row
 from refseg.records import Expression, Record
 
@@ -40,7 +40,7 @@ class Truth:
 
     def mask(self, expression: Expression, view: View, grid: Size) -> dict:
         """RLE of the expression's referents, merged, on the grid."""
-        key = (expression.referents, view.overlap, view.target_by, view.grid == "original", grid)
+        key = (expression.referents, view.overlap, view.target_by, view.target_resize, view.grid == "original", grid)
         if key not in self._masks:  # expressions of one object share it
             self._masks[key] = self._mask(expression, view, grid)
         return self._masks[key]
@@ -51,14 +51,14 @@ class Truth:
             return union_rle([self.instance_rle(i, view.overlap) for i in expression.referents], size)
         if view.target_by == "original":
             merged = union_rle([self.instance_rle(i, view.overlap) for i in expression.referents], size)
-            return resize_rle(merged, grid)
+            return resize_rle(merged, grid, view.target_resize)
         return union_rle([self._drawn_rle(i, view.overlap, grid) for i in expression.referents], grid)
 
     def _drawn_rle(self, index: int, overlap: Overlap, grid: Size) -> dict:
         """Polygons are moved and drawn on the grid; what has only pixels is resized."""
         segmentation, size = self.record.instances[index].segmentation, self.record.size
         if isinstance(segmentation, dict | str):
-            return resize_rle(self.instance_rle(index, overlap), grid)
+            return resize_rle(self.instance_rle(index, overlap), grid)  # as detectron2: Pillow's nearest
         scale = (grid[1] / size[1], grid[0] / size[0])
         rings = [np.reshape(ring[: len(ring) // 2 * 2], (-1, 2)) * scale for ring in segmentation]
         return to_rle([ring.ravel() for ring in rings], grid, overlap)
@@ -84,12 +84,17 @@ class Answer:
         return [] if self.mask is None else [scored_box(self.mask, 1.0)]
 
 
-def resize_rle(rle: dict, size: Size) -> dict:
-    """Nearest, as Pillow does it, which is what the published evaluators use; on the run lengths, without decoding."""
+def resize_rle(rle: dict, size: Size, rule: Nearest = "pillow") -> dict:
+    """Resize a mask to the nearest pixels, on its run lengths, without decoding.
+
+    Published evaluators differ in which pixel is the nearest. "pillow": the one at the center of the new pixel (LAVT,
+    DMMI). "cv2": the one at its upper left corner, floor(x * scale) (DeRIS, C3VG and SimVG, through mmdet's
+    `BitmapMasks.resize`). The two differ where the factor is no whole number.
+    """
     if tuple(rle["size"]) == tuple(size):
         return rle
     height, width = rle["size"]
-    rows, columns = nearest_source(height, size[0]), nearest_source(width, size[1])
+    rows, columns = nearest_source(height, size[0], rule), nearest_source(width, size[1], rule)
     edges = np.cumsum(decode_runs(rle["counts"]))[:-1]  # pixels, counted down the columns, where the mask turns
     first = np.searchsorted(edges, columns * height)  # of each new column: its part edges[first:last] of the edges
     last = np.searchsorted(edges, (columns + 1) * height)
@@ -110,12 +115,16 @@ def resize_rle(rle: dict, size: Size) -> dict:
 
 
 @cache
-def nearest_source(length: int, new_length: int) -> np.ndarray:
-    """(new_length,) the pixel of a line that each pixel of the resized line takes, by Pillow itself."""
+def nearest_source(length: int, new_length: int, rule: Nearest) -> np.ndarray:
+    """(new_length,) the pixel of a line that each pixel of the resized line takes, by the library itself."""
+    line = np.arange(length, dtype=np.float32)[None]
+    if rule == "cv2":
+        import cv2
+
+        return cv2.resize(line, (new_length, 1), interpolation=cv2.INTER_NEAREST)[0].astype(np.int64)
     from PIL import Image
 
-    line = Image.fromarray(np.arange(length, dtype=np.int32)[None])
-    return np.asarray(line.resize((new_length, 1), Image.Resampling.NEAREST))[0].astype(np.int64)
+    return np.asarray(Image.fromarray(line).resize((new_length, 1), Image.Resampling.NEAREST))[0].astype(np.int64)
 
 
 def box_of(rle: dict) -> tuple[float, float, float, float]:

@@ -28,7 +28,7 @@ from refseg.evaluation.prediction_file import (
 from refseg.evaluation.protocols import Protocol, View, get_protocol
 from refseg.evaluation.rows import Row, Rows
 from refseg.files import write_atomically
-from refseg.models.postprocess import restore_masks
+from refseg.models.postprocess import DrawnImage, restore_masks
 from refseg.registry import METRICS
 from refseg.structures import ImageResult, InstanceResult
 
@@ -57,7 +57,7 @@ def masks_on(result: ImageResult, view: View, size: tuple[int, int]) -> list[dic
     )
 
 
-def check_finite(result: ImageResult) -> None:
+def check_finite(result: ImageResult | DrawnImage) -> None:
     """An answer that is not a number would be scored as an empty mask."""
     for what, values in (("mask logits", result.mask_logits), ("no-target probability", result.no_target_prob)):
         if values is not None and not (finite := values[:, None].isfinite().flatten(1).all(1)).all():
@@ -141,7 +141,9 @@ class ReferringMetric(BaseMetric):
     """Scores by named protocols; results are `<protocol>/<metric>`, in percent.
 
     `no_target`: changes of the protocols' rule for "nothing here", for example dict(rule='area', min_area=50); results
-    then carry another name. `rows_file`: where to write the rows, as JSON lines, with the name of their protocol.
+    then carry another name. `save_best`: the metric that chooses the best checkpoint of a training, where the
+    checkpoint hook has `save_best='auto'`. `rows_file`: where to write the rows, as JSON lines, with the name of their
+    protocol.
     """
 
     def __init__(
@@ -149,12 +151,19 @@ class ReferringMetric(BaseMetric):
         *,
         protocols: Sequence[str] = ("refseg",),
         no_target: dict[str, Any] | None = None,
+        save_best: str | None = None,
         rows_file: str | None = None,
     ) -> None:
         super().__init__(collect_device="gpu")  # "gpu": through the process group, not a shared disk
         self.protocols: list[Protocol] = [get_protocol(name).with_no_target(**(no_target or {})) for name in protocols]
         self.views = list(dict.fromkeys(protocol.view for protocol in self.protocols))
+        self.save_best = save_best
         self.rows_file = rows_file
+
+    @property
+    def metric_names(self) -> list[str]:
+        """Names of all results. Those that no expression counts for are left out of an evaluation."""
+        return [f"{protocol.name}/{name}" for protocol in self.protocols for name in protocol.terms(Rows.of(()))]
 
     def process(self, data_batch: Any, data_samples: Sequence[ImageResult]) -> None:
         for result in data_samples:

@@ -17,7 +17,8 @@ def notes_of(
     protocols: Sequence[Protocol], found: ScoreResult, predictions: dict[str, Any], *, min_score: float | None = None
 ) -> list[str]:
     """`predictions`: as `describe_predictions` has them."""
-    notes = [
+    notes = [f"suspicious: {note}" for note in found.suspicions]
+    notes += [
         f"{protocol.name}: {note}"
         for protocol in protocols
         for note in _of_protocol(protocol, found.rows[protocol.name], found.counts[protocol.name])
@@ -28,6 +29,11 @@ def notes_of(
         notes.append(
             f"{counts.duplicate:,} duplicate predictions (the first counts) and {counts.extra:,} of other expressions "
             "were left out"
+        )
+    if counts.absent:
+        notes.append(
+            f"{counts.absent:,} expressions without a prediction count as answered with 'nothing here' "
+            "(--absent-is-nothing)"
         )
     if predictions.get("below_min_score"):
         notes.append(f"{predictions['below_min_score']:,} entries of a score below {min_score:g} are in no mask")

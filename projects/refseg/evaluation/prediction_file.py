@@ -5,8 +5,9 @@
 
 `expression_id` is required, and `mask` but for protocols of boxes; null is the same as nothing. The mask is COCO's RLE,
 raw: before any rule for "nothing here". `boxes` and `instances` are of the image's size. `words`: a weight for each
-word of the expression. `image`, `text`, `nothing_here` and `score` are for people and other programs: they may stand in
-a row, and are not read here. The first line may be a header, `{"refseg": {...}}`: what the file was made with. Files
+word of the expression. `image`, `text`, `nothing_here`, `reason`, `unknown_words`, `shown` (indices of the instances
+that `refseg predict` shows) and `score` are for people and other programs: they may stand in a row, and are not read
+here. The first line may be a header, `{"refseg": {...}}`: what the file was made with. Files
 are read and written row by row; `.gz` is compressed.
 """
 
@@ -42,18 +43,32 @@ class PredictedInstance:
 
 @dataclass(frozen=True, slots=True)
 class PredictionRow:
-    """The answer to one expression. `mask`: compressed RLE, counts as bytes; None from a model of boxes alone. `boxes`:
-    (x, y, width, height, score) of each; None where the model gives none, which is something else than no box."""
+    """The answer to one expression.
+
+    `mask`: compressed RLE, counts as bytes; None from a model of boxes alone. `boxes`: (x, y, width, height, score) of
+    each; None where the model gives none, which is something else than no box. Not in files: `levels`, the number of
+    values of the image that the mask was read from, and `absent`, whether the row stands in for a missing one.
+    """
 
     expression_id: str
     mask: dict | None
     no_target_prob: float | None = None
     boxes: list[list[float]] | None = None
     instances: list[PredictedInstance] | None = None
+    levels: int = 2
+    absent: bool = False
 
 
 FIELDS = ("expression_id", "mask", "no_target_prob", "boxes", "instances")
-NOTES = ("image", "text", "nothing_here", "score")  # allowed in rows, and not read here
+NOTES = (
+    "image",
+    "text",
+    "nothing_here",
+    "reason",
+    "unknown_words",
+    "shown",
+    "score",
+)  # allowed in rows, and not read here
 
 
 class BadField(ValueError):
@@ -262,12 +277,25 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)  # NaN and Infinity are Python's own
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Python would silently take the last of several values with one key."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadField(f"the key {twice!r} occurs twice in an object. Keep one of its values")
+    return value
+
+
+# NaN and Infinity are Python's own.
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=unique_keys)
 
 
 def _parse(line: bytes) -> Any:
     try:
         return _DECODER.decode(line.decode())
+    except BadField:
+        raise
     except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
         raise BadField(f"not JSON ({error}). Each line is one object.") from None
 

@@ -23,6 +23,7 @@ from refseg.evaluation.terms import Terms
 from refseg.records import NoTargetRule
 
 Grid = Literal["original"] | tuple[int, int]
+Nearest = Literal["pillow", "cv2"]  # two rules for "the nearest pixel"; see `refseg.evaluation.measure.resize_rle`
 Caution = Callable[[Rows, int], str]  # of rows and how many masks were resized
 
 
@@ -45,7 +46,8 @@ class View:
     there to the grid by `interpolation` (with `align_corners`), as logits or as probabilities (`resize`); a pixel
     belongs to the mask where its probability is >= `threshold` (`strict`: >). `overlap`, `target_by`: how the target's
     polygons become pixels. Those of two polygons of an instance are mask or are not; "original" resizes nearest from
-    the original size, "input" draws on the grid.
+    the original size, "input" draws on the grid. `target_resize`: the library whose nearest that is. Predicted masks of
+    the original size are always resized by Pillow's, which samples pixel centers as resized logits do.
     """
 
     grid: Grid = "original"
@@ -57,6 +59,7 @@ class View:
     strict: bool = False
     overlap: Overlap = "union"
     target_by: Literal["original", "input"] = "original"
+    target_resize: Nearest = "pillow"
     boxes: BoxRule | None = None
 
     def grid_of(self, has_target: bool, original: tuple[int, int]) -> tuple[int, int]:
@@ -147,6 +150,7 @@ def _all(function: Callable[[Rows], Any], rows: Rows, rejected: np.ndarray) -> A
 
 
 _SQUASHED = View(grid=(480, 480))
+_DERIS = View(grid=(384, 384), target_resize="cv2")
 _NEVER = NoTarget("none")
 _BOXES = View(boxes=BoxRule())
 _EMPTIED, _KEPT = (partial(terms.worth, empties=empties) for empties in (True, False))
@@ -189,17 +193,25 @@ _PROTOCOLS = (
     Protocol(
         "deris",
         "DeRIS: 384 x 384 squashed, probability >= 0.5, a rejected expression has an empty mask",
-        View(grid=(384, 384)),
+        _DERIS,
         NoTarget(),
         partial(terms.generalized, rejected_target="emptied"),
         _EMPTIED,
     ),
     Protocol(
         "gsva",
-        "GSVA: original size, logit >= 0, a rejected expression with a target is scored as it is",
+        "GSVA on gRefCOCO: original size, logit >= 0, a rejected expression with a target is scored as it is",
         View(),
         NoTarget(),
         partial(terms.generalized, rejected_target="kept"),
+        _KEPT,
+    ),
+    Protocol(
+        "gsva-refzom",
+        "GSVA on Ref-ZOM: as gsva, but a mask where nothing is referred to adds no pixels to cIoU",
+        View(),
+        NoTarget(),
+        partial(terms.generalized, rejected_target="kept", union_of_accepted=False),
         _KEPT,
     ),
     Protocol(
@@ -214,7 +226,7 @@ _PROTOCOLS = (
     Protocol(
         "refzom-score",
         "Ref-ZOM as DeRIS: 384 x 384 squashed, Acc by the no-target score, which empties the mask",
-        View(grid=(384, 384)),
+        _DERIS,
         NoTarget(),
         partial(terms.ref_zom, empties=True),
         _EMPTIED,

@@ -76,6 +76,7 @@ def _scored_report(args: argparse.Namespace, title: str, summary: dict[str, str]
         resamples=args.resamples,
         min_score=args.min_score,
         allow_partial=args.allow_partial,
+        absent_is_nothing=args.absent_is_nothing,
     )
     check_min_score(args, [args.predictions])
     with data_root(args.data_root):

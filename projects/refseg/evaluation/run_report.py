@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from refseg.datasets.masks import decode
 from refseg.evaluation import terms
+from refseg.evaluation.alignment import align_predictions, alignment_scores, beats_chance
 from refseg.evaluation.extras import no_target_report
-from refseg.evaluation.foreign import open_predictions
 from refseg.evaluation.measure import Truth
 from refseg.evaluation.notes import header_line, notes_of
 from refseg.evaluation.objects import ObjectTable
@@ -25,7 +25,7 @@ from refseg.evaluation.pictures import chosen_rows, image_or_grey, mask_at
 from refseg.evaluation.prediction_file import PredictionRow
 from refseg.evaluation.protocols import Protocol, View
 from refseg.evaluation.rows import Rows
-from refseg.evaluation.score_cli import Data, describe_predictions, result_of
+from refseg.evaluation.score_cli import Data, answers_of, describe_predictions, result_of
 from refseg.evaluation.scorer import ScoreResult, TruthIndex, score_predictions
 from refseg.evaluation.tags import tag_columns, with_columns
 from refseg.records import Expression
@@ -52,6 +52,7 @@ class Settings:
     resamples: int = RESAMPLES
     min_score: float | None = None
     allow_partial: bool = False
+    absent_is_nothing: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,10 @@ def score_run(path: str | Path, data: Data, settings: Settings) -> Scored:
     with tqdm(total=2 * len(data.truths), unit=" rows", desc="report", mininterval=0.5, dynamic_ncols=True) as bar:
 
         def rows() -> Iterator[PredictionRow]:
-            return _counted(open_predictions(path, min_score=settings.min_score), bar)
+            answers = answers_of(
+                path, data.truths, min_score=settings.min_score, absent_is_nothing=settings.absent_is_nothing
+            )
+            return _counted(answers, bar)
 
         found = score_predictions(
             objects.watch(rows()), data.truths, settings.protocols, allow_partial=settings.allow_partial
@@ -92,6 +96,9 @@ def score_run(path: str | Path, data: Data, settings: Settings) -> Scored:
         ]
         cases, problems = make_cases(rows, data.truths, found.rows[first.name], first, objects, settings.per_group)
         bar.update(bar.total - bar.n)
+    if any(one.words for case in cases for one in case.instances):
+        cases, said = keep_measured_words(cases, rows(), data.truths)
+        problems += said
     rows_of_first = found.rows[first.name]
     rejected = first.no_target.rejected(rows_of_first)
     return Scored(
@@ -171,6 +178,23 @@ def make_cases(
     if problems:
         problems = [f"{len(problems):,} of the images of cases cannot be shown, the first: {problems[0]}"]
     return cases, problems
+
+
+def keep_measured_words(
+    cases: list[Case], rows: Iterable[PredictionRow], truths: TruthIndex
+) -> tuple[list[Case], list[str]]:
+    """Return the cases, without the instances' words unless these point better than chance, and a note."""
+    scores = alignment_scores(align_predictions(rows, truths))
+    if beats_chance(scores):
+        return cases, []
+    cases = [replace(case, instances=[replace(one, words=None) for one in case.instances]) for case in cases]
+    if not scores["matched"]:
+        return cases, ["The words of instances are not shown: the data does not say which words are right."]
+    pointing, chance = scores["pointing"], scores["pointing_chance"]
+    return cases, [
+        "The words of instances are not shown: their alignment does not beat chance (the top word is right for "
+        f"{pointing:.1f} % of the instances, by chance for {chance:.1f} %)."
+    ]
 
 
 def iou_of_answers(scored: Rows, protocol: Protocol) -> np.ndarray:

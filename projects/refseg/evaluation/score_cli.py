@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,10 @@ from refseg.evaluation.arguments import (
     chosen_protocols,
 )
 from refseg.evaluation.notes import header_line, notes_of
+from refseg.evaluation.prediction_file import PredictionRow
 from refseg.evaluation.protocols import Protocol
 from refseg.evaluation.rows import Rows
-from refseg.evaluation.scorer import Counts, ScoreResult, TruthIndex, score_predictions
+from refseg.evaluation.scorer import Counts, ScoreResult, TruthIndex, score_predictions, with_absent
 from refseg.evaluation.tags import tag_columns, with_columns
 
 LEVEL, SEED = 95.0, 0  # of intervals
@@ -178,6 +179,16 @@ def describe_predictions(path: Path, *, min_score: float | None = None) -> dict[
     return told
 
 
+def answers_of(
+    path: str | Path, truths: TruthIndex, *, min_score: float | None = None, absent_is_nothing: bool = False
+) -> Iterator[PredictionRow]:
+    """The rows of a file of predictions, with "nothing here" for expressions that it leaves out, if asked for."""
+    from refseg.evaluation.foreign import open_predictions
+
+    rows = open_predictions(path, min_score=min_score)
+    return with_absent(rows, truths) if absent_is_nothing else rows
+
+
 def score_file(
     path: str,
     truths: TruthIndex,
@@ -188,9 +199,7 @@ def score_file(
     """`columns`: what the rows get besides, of all expressions."""
     from tqdm import tqdm
 
-    from refseg.evaluation.foreign import open_predictions
-
-    rows = open_predictions(path, min_score=args.min_score)
+    rows = answers_of(path, truths, min_score=args.min_score, absent_is_nothing=args.absent_is_nothing)
     with tqdm(rows, total=len(truths), unit=" rows", desc="scoring", mininterval=0.5, dynamic_ncols=True) as shown:
         found = score_predictions(shown, truths, protocols, allow_partial=args.allow_partial)
     rows = {name: with_columns(rows, truths, columns) for name, rows in found.rows.items()}

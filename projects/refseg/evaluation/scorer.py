@@ -7,7 +7,7 @@ the order of the predictions is.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,13 +16,14 @@ import numpy as np
 from refseg.datasets.annotations import complete_paths
 from refseg.datasets.store import RecordStore, Strings
 from refseg.errors import DataError
+from refseg.evaluation.areas import union_rle
 from refseg.evaluation.measure import Answer, Truth, measure, misfit, scored_box
 from refseg.evaluation.prediction_file import PredictedInstance, PredictionRow
 from refseg.evaluation.protocols import Protocol, View
 from refseg.evaluation.rows import Rows
+from refseg.evaluation.suspicions import SHOWN, Found, Suspicions
 from refseg.records import Expression
 
-SHOWN = 10  # ids in an error
 CACHED_IMAGES = 64
 
 
@@ -72,7 +73,8 @@ class TruthIndex:
 class Counts:
     """Of predictions against expected expressions. `mis_sized`: masks of neither their image's size nor the protocol's
     grid, or none. `resized`: masks of the image's size that the protocol compares on a grid. `mask_boxes`: answers of
-    which the box around the whole mask is scored, for want of boxes and instances."""
+    which the box around the whole mask is scored, for want of boxes and instances. `absent`: expressions without a
+    prediction that count as answered with "nothing here" (`with_absent`); they are not `missing`."""
 
     expected: int
     scored: int
@@ -82,30 +84,17 @@ class Counts:
     mis_sized: int
     resized: int
     mask_boxes: int
+    absent: int = 0
 
 
 @dataclass(frozen=True)
 class ScoreResult:
-    """By names of protocols. `rows` hold what could be scored, in the order of the ground truth."""
+    """By names of protocols. `rows` hold what could be scored, in the order of the ground truth. `suspicions`: notes on
+    what looks wrong in the predictions."""
 
     rows: dict[str, Rows]
     counts: dict[str, Counts]
-
-
-@dataclass
-class _Found:
-    """How many, and the first few by name."""
-
-    number: int = 0
-    shown: list[str] = field(default_factory=list)
-
-    def add(self, name: str) -> None:
-        self.number += 1
-        if len(self.shown) < SHOWN:
-            self.shown.append(name)
-
-    def __str__(self) -> str:
-        return ", ".join(self.shown) + (", ..." if self.number > len(self.shown) else "")
+    suspicions: list[str] = field(default_factory=list)
 
 
 class _Table:
@@ -115,7 +104,7 @@ class _Table:
         self.view = view
         self.columns = {name: np.zeros(size, column.dtype) for name, column in Rows.of(()).columns.items()}
         self.filled = np.zeros(size, bool)
-        self.mis_sized = _Found()
+        self.mis_sized = Found()
         self.resized = 0
         self.mask_boxes = 0
 
@@ -135,7 +124,7 @@ class _Table:
         for name, column in self.columns.items():
             column[position] = getattr(measured, name)
         self.filled[position] = True
-        self.resized += row.mask is not None and tuple(row.mask["size"]) != grid
+        self.resized += row.mask is not None and not row.absent and tuple(row.mask["size"]) != grid
         self.mask_boxes += self.view.boxes is not None and boxes is None
 
     def rows(self) -> Rows:
@@ -158,6 +147,19 @@ def check_instances(instances: Sequence[PredictedInstance], size: tuple[int, int
             raise ValueError(f"instances[{number}] is {height} x {width}, not {size[0]} x {size[1]} as the image")
 
 
+def with_absent(rows: Iterable[PredictionRow], truths: TruthIndex) -> Iterator[PredictionRow]:
+    """The rows, then "nothing here" for every expression that has none: an empty mask, no box, and probability 1."""
+    seen = np.zeros(len(truths), bool)
+    for row in rows:
+        position = truths.position.get(row.expression_id)
+        if position is not None:
+            seen[position] = True
+        yield row
+    for position in np.flatnonzero(~seen).tolist():
+        nothing = union_rle([], truths.truth(position).record.size)
+        yield PredictionRow(truths.expression(position).expression_id, nothing, 1.0, [], absent=True)
+
+
 def score_predictions(
     rows: Iterable[PredictionRow], truths: TruthIndex, protocols: Sequence[Protocol], *, allow_partial: bool = False
 ) -> ScoreResult:
@@ -165,7 +167,8 @@ def score_predictions(
     `allow_partial`, are counted: scores are then of the expressions that are there, and of duplicates the first
     counts."""
     tables = {view: _Table(view, len(truths)) for view in dict.fromkeys(measured_on(p.view) for p in protocols)}
-    seen, duplicate, extra = np.zeros(len(truths), bool), _Found(), _Found()
+    seen, duplicate, extra, suspicions = np.zeros(len(truths), bool), Found(), Found(), Suspicions()
+    num_absent = 0
     for row in rows:
         position = truths.position.get(row.expression_id)
         if position is None:
@@ -175,23 +178,21 @@ def score_predictions(
         else:
             seen[position] = True
             truth, expression = truths.truth(position), truths.expression(position)
+            num_absent += row.absent
+            suspicions.look(row, truth.record.size)
             for table in tables.values():
                 table.add(position, row, truth, expression)
-    absent = np.flatnonzero(~seen)
-    missing = _Found(len(absent), truths.ids(absent[:SHOWN]))
+    unseen = np.flatnonzero(~seen)
+    missing = Found(len(unseen), truths.ids(unseen[:SHOWN]))
     of_protocol = {protocol.name: tables[measured_on(protocol.view)] for protocol in protocols}
     if not allow_partial:
-        hint = (
-            ""
-            if truths.has_target()[absent].any()
-            else ", all of which refer to nothing (--drop-no-target leaves them out)"
-        )
-        _refuse(missing, duplicate, extra, of_protocol, hint)
+        _refuse(missing, duplicate, extra, of_protocol, all_none=not truths.has_target()[unseen].any())
+    unanswered = Found(missing.number + num_absent, missing.shown or truths.ids(np.arange(min(SHOWN, len(truths)))))
     for name, table in of_protocol.items():
-        if not table.filled.any():
+        if not table.filled.any() or num_absent == len(truths):
             raise DataError(
-                f"no prediction can be scored by {name}: of {len(truths)} expressions {missing.number} are missing "
-                f"({missing}), {table.mis_sized.number} have no mask of a size that fits ({table.mis_sized}), and "
+                f"no prediction can be scored by {name}: of {len(truths)} expressions {unanswered.number} are missing "
+                f"({unanswered}), {table.mis_sized.number} have no mask of a size that fits ({table.mis_sized}), and "
                 f"{extra.number} predictions are of other expressions ({extra}). Are they of another split?"
             )
     return ScoreResult(
@@ -206,9 +207,11 @@ def score_predictions(
                 mis_sized=table.mis_sized.number,
                 resized=table.resized,
                 mask_boxes=table.mask_boxes,
+                absent=num_absent,
             )
             for name, table in of_protocol.items()
         },
+        suspicions=suspicions.notes(),
     )
 
 
@@ -222,9 +225,9 @@ _PLAIN = View()
 _OF_LOGITS = ("interpolation", "align_corners", "resize", "threshold", "strict")
 
 
-def _refuse(missing: _Found, duplicate: _Found, extra: _Found, tables: dict[str, _Table], hint: str) -> None:
+def _refuse(missing: Found, duplicate: Found, extra: Found, tables: dict[str, _Table], *, all_none: bool) -> None:
     kinds = [
-        (missing, f"expression{{s}} without a prediction{hint}"),
+        (missing, "expression{s} without a prediction" + ", all of which refer to nothing" * all_none),
         (duplicate, "prediction{s} for an expression that has one already"),
         (extra, "prediction{s} for no expression of the data"),
     ]
@@ -234,5 +237,8 @@ def _refuse(missing: _Found, duplicate: _Found, extra: _Found, tables: dict[str,
         if table.mis_sized.number
     ]
     lines = [f"{f.number} {what.format(s='s' * (f.number != 1))}: {f}" for f, what in kinds if f.number]
+    if missing.number:
+        remedy = "--absent-is-nothing counts expressions without a prediction as answered with 'nothing here'"
+        lines.append(remedy + "; --drop-no-target leaves out those that refer to nothing" * all_none)
     if lines:
         raise DataError("\n  ".join(["predictions and data do not fit (--allow-partial scores what does):", *lines]))

@@ -64,14 +64,16 @@ def generalized(
     rejected: np.ndarray,
     *,
     rejected_target: str = "raw",
+    union_of_accepted: bool = True,
     thresholds: Sequence[float] = (0.7, 0.8, 0.9),
 ) -> Terms:
     """gIoU, cIoU, Pr@X over expressions with a target, N-acc, T-acc, as GRES's evaluators have them.
 
-    An expression without target counts 1 and no pixels when rejected, else 0 and its predicted pixels. What a rejected
-    expression with a target counts is where they differ, `rejected_target`: "raw" (ReLA): no intersection, but the
+    An expression without target counts 1 and no pixels when rejected, else 0 and its predicted pixels. Evaluators
+    differ in what a rejected expression with a target counts, `rejected_target`: "raw" (ReLA): no intersection, but the
     union with the mask as it was; "emptied" (DeRIS): the mask is empty, the union is the target; "kept" (GSVA): scored
-    as if it had not been rejected.
+    as if it had not been rejected. `union_of_accepted=False` leaves the predicted pixels of an expression without
+    target out of cIoU (GSVA on any set but gRefCOCO).
     """
     target = rows.has_target
     lost = rejected & target & (rejected_target != "kept")
@@ -79,7 +81,7 @@ def generalized(
     union = rows.union.copy()
     if rejected_target == "emptied":
         union = np.where(lost, rows.target, union)
-    union = np.where(~target, np.where(rejected, 0, rows.predicted), union)
+    union = np.where(~target, np.where(rejected | (not union_of_accepted), 0, rows.predicted), union)
     iou = np.where(target, ratio(intersection, union), rejected)
     every = np.ones(len(rows), bool)
     return {

@@ -19,6 +19,7 @@ from refseg.errors import ConfigError
 from refseg.records import NoTargetRule
 from refseg.structures import (
     Batch,
+    GroundTruth,
     ImageResult,
     InstancePrediction,
     InstanceResult,
@@ -161,14 +162,15 @@ def restore_instances(
         max_elements=settings.max_elements,
     )
     results = []
-    for queries, restored, words in zip(chosen, masks.split(counts), _words_of(chosen, word_of, meta), strict=True):
-        found = map(InstanceResult, restored, queries.relevance.tolist(), words)
+    words = instance_words(chosen, word_of, meta)
+    for queries, restored, weights in zip(chosen, masks.split(counts), words, strict=True):
+        found = map(InstanceResult, restored, queries.relevance.tolist(), weights)
         shown = restored.flatten(1).any(1).tolist()
         results.append([instance for instance, show in zip(found, shown, strict=True) if show])
     return results
 
 
-def _words_of(
+def instance_words(
     chosen: Sequence[InstancePrediction], word_of: Tensor | None, meta: SampleMeta
 ) -> list[list[list[float] | None]]:
     """By expression and instance, what its words weigh: one transfer for all."""
@@ -204,8 +206,61 @@ def restore_regions(
     return results
 
 
-def finish(prediction: Prediction, batch: Batch, settings: PostProcess) -> list[ImageResult]:
-    """One result per image of the batch, in order, with the image's expressions in their order."""
+@dataclass(frozen=True, slots=True)
+class DrawnImage:
+    """What a model drew for the K expressions of an image, before masks are brought to the image's size.
+
+    `mask_logits` (K, h, w), for an input of `input_size`. `no_target_prob` (K,) on the CPU. `chosen`: the instances of
+    each expression (`choose_instances`); `word_of` (K, L).
+    """
+
+    meta: SampleMeta
+    ground_truth: GroundTruth | None
+    mask_logits: Tensor
+    input_size: tuple[int, int]
+    no_target_prob: Tensor | None
+    chosen: list[InstancePrediction] | None
+    word_of: Tensor | None
+    regions: RegionPrediction | None
+    settings: PostProcess
+
+    def finish(self) -> ImageResult:
+        """Return the results at the original size. Instances and regions are made when they are asked for."""
+        masks = restore_masks(
+            self.mask_logits,
+            input_size=self.input_size,
+            meta=self.meta,
+            threshold=self.settings.threshold,
+            max_elements=self.settings.max_elements,
+        )
+
+        instances = regions = None
+        if self.chosen is not None:
+            instances = partial(
+                restore_instances,
+                self.chosen,
+                self.word_of,
+                input_size=self.input_size,
+                meta=self.meta,
+                settings=self.settings,
+            )
+        if self.regions is not None and self.word_of is not None:
+            regions = partial(restore_regions, self.regions, self.word_of, input_size=self.input_size, meta=self.meta)
+        return ImageResult(
+            self.meta,
+            masks,
+            reject(masks, self.no_target_prob, self.settings),
+            self.no_target_prob,
+            self.ground_truth,
+            self.mask_logits,
+            self.input_size,
+            instances,
+            regions,
+        )
+
+
+def draw(prediction: Prediction, batch: Batch, settings: PostProcess) -> list[DrawnImage]:
+    """One entry per image of the batch, in order, with the image's expressions in their order."""
     input_size = tuple(batch.images.shape[-2:])
     probs = None if prediction.no_target_logit is None else prediction.no_target_logit.float().sigmoid().cpu()
     image_of = batch.image_of.cpu()
@@ -214,32 +269,26 @@ def finish(prediction: Prediction, batch: Batch, settings: PostProcess) -> list[
         chosen = choose_instances(prediction.instances, settings)
     if batch.tokens.word_of is not None and (chosen is not None or prediction.regions is not None):
         word_of = batch.tokens.word_of.index_select(0, batch.tokens.text_of).cpu()
-    results = []
+    drawn = []
     for image, (meta, truth) in enumerate(zip(batch.metas, batch.ground_truth, strict=True)):
         rows = (image_of == image).nonzero().flatten()
-        logits = prediction.mask_logits[rows.to(prediction.mask_logits.device)]
-        masks = restore_masks(
-            logits,
-            input_size=input_size,
-            meta=meta,
-            threshold=settings.threshold,
-            max_elements=settings.max_elements,
-        )
-        prob = None if probs is None else probs[rows]
-        rejected = reject(masks, prob, settings)
-        instances = None
-        if chosen is not None:
-            instances = partial(
-                restore_instances,
-                [chosen[row] for row in rows.tolist()],
+        regions = prediction.regions
+        drawn.append(
+            DrawnImage(
+                meta,
+                truth,
+                prediction.mask_logits[rows.to(prediction.mask_logits.device)],
+                input_size,
+                None if probs is None else probs[rows],
+                None if chosen is None else [chosen[row] for row in rows.tolist()],
                 None if word_of is None else word_of[rows],
-                input_size=input_size,
-                meta=meta,
-                settings=settings,
+                None if regions is None else RegionPrediction(regions.scores[rows], regions.retrieved[rows]),
+                settings,
             )
-        regions = None
-        if prediction.regions is not None and word_of is not None:
-            of_tokens = RegionPrediction(prediction.regions.scores[rows], prediction.regions.retrieved[rows])
-            regions = partial(restore_regions, of_tokens, word_of[rows], input_size=input_size, meta=meta)
-        results.append(ImageResult(meta, masks, rejected, prob, truth, logits, input_size, instances, regions))
-    return results
+        )
+    return drawn
+
+
+def finish(prediction: Prediction, batch: Batch, settings: PostProcess) -> list[ImageResult]:
+    """One result per image of the batch, in order, with the image's expressions in their order."""
+    return [drawn.finish() for drawn in draw(prediction, batch, settings)]

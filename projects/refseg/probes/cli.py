@@ -48,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     from refseg.apis.models import load_model
     from refseg.evaluation.score_cli import open_data
-    from refseg.files import sha256_of
     from refseg.probes.run import probe_data
+    from refseg.weights import describe_weights
 
     kinds = chosen_kinds(args.kinds)
     if args.allow_download:
@@ -67,8 +67,8 @@ def main(args: argparse.Namespace) -> int:
         )
     print("\n".join(map(printable, table_lines(found, data.name))))
     if args.json:
-        made_with = {"file": str(loaded.checkpoint), "sha256": sha256_of(loaded.checkpoint)}
-        content = {"config": str(loaded.config), "cfg_options": args.cfg_options, "checkpoint": made_with, **found}
+        checkpoint = describe_weights(loaded.segmentor, loaded.checkpoint)
+        content = {"config": str(loaded.config), "cfg_options": args.cfg_options, "checkpoint": checkpoint, **found}
         write_whole(args.json, json.dumps(content, indent=1, allow_nan=False) + "\n")
     return 0
 

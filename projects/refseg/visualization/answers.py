@@ -50,32 +50,35 @@ def answer_cell(
     text: str,
     merged: np.ndarray,
     instances: Sequence[CaseInstance] = (),
-    no_target_prob: float | None = None,
+    in_words: str = "",
     *,
     display: Display = SINGLE,
 ) -> np.ndarray:
-    """The phrase, below it the image with what it refers to, below that the answer in words. An empty mask is the
-    answer "nothing here", whose instances do not count."""
+    """The phrase, below it the image with what it refers to, below that the answer `in_words` and the instances' words
+    and scores. An empty mask is the answer "nothing here", whose instances do not count."""
     nothing = not merged.any()
     shown = () if nothing else instances
     panel = answer_panel(image, merged, shown, rejected=nothing, display=display)
     width = max(NARROWEST, panel.shape[1])
-    told = in_words(text, merged, shown)
-    if nothing and no_target_prob is not None:
-        told += f" (no-target probability {no_target_prob:.2f})"
-    return stack([phrase_strip(text, shown, width), panel, caption(told, width)], width)
+    in_words = in_words or (NOTHING_HERE if nothing else f"{percent(float(merged.mean()))} of the image")
+    captions = [caption(line, width) for line in (in_words, list_instances(text, shown)) if line]
+    return stack([phrase_strip(text, shown, width), panel, *captions], width)
 
 
-def in_words(text: str, merged: np.ndarray, instances: Sequence[CaseInstance]) -> str:
-    """The numbers, words and scores of instances, or how much of the image is meant; or nothing."""
-    if not merged.any():
-        return NOTHING_HERE
+def percent(share: float) -> str:
+    """Such as "5.8 %"; a share is never shown as nothing."""
+    return "less than 0.1 %" if share < 0.001 else f"{100 * share:.1f} %"
+
+
+def list_instances(text: str, instances: Sequence[CaseInstance]) -> str:
+    """The numbers, words and scores of instances, such as "1 “red star” 0.93; 2 0.88"."""
+    phrases = own_phrases(text, [one.words for one in instances])
     named = [
         " ".join([f"{number}", *[f"\u201c{phrase}\u201d"] * bool(phrase), f"{one.score:.2f}"])
-        for number, (phrase, one) in enumerate(zip(own_phrases(text, instances), instances, strict=True), start=1)
+        for number, (phrase, one) in enumerate(zip(phrases, instances, strict=True), start=1)
     ]
     more = [f"and {len(named) - MOST_NAMED} more"] * (len(named) > MOST_NAMED)
-    return "; ".join([*named[:MOST_NAMED], *more]) or f"{100 * merged.mean():.1f} % of the image"
+    return "; ".join([*named[:MOST_NAMED], *more])
 
 
 def heat_cell(

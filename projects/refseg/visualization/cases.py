@@ -82,7 +82,8 @@ class Case:
     @property
     def owners(self) -> list[Owners]:
         """The shown instances of each word of `text.split()`."""
-        return owners_of_words(len(self.text.split()), words_by_instance(self.shown_instances))
+        words = words_by_instance(self.text, [one.words for one in self.shown_instances])
+        return owners_of_words(len(self.text.split()), words)
 
 
 def choose_cases(

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from refseg.datasets.tokenizers import is_content_word
 from refseg.visualization.captions import INK, caption, load_font
 from refseg.visualization.glosses import glossed_caption, owners_of_words, words_of_instances
 from refseg.visualization.overlay import (
@@ -45,20 +46,26 @@ class CaseInstance:
     words: Sequence[float] | None = None
 
 
-def words_by_instance(instances: Sequence[CaseInstance]) -> list[list[int]]:
-    """Which words belong to each instance; none to one without weights."""
-    return words_of_instances([instance.words or () for instance in instances])
+def words_by_instance(text: str, weights: Sequence[Sequence[float] | None]) -> list[list[int]]:
+    """The content words that belong to each instance, by its weights of the words; none to one without weights."""
+    is_content = [is_content_word(word) for word in text.split()]
+    return words_of_instances(
+        [
+            [weight if content else 0.0 for weight, content in zip(of_instance or (), is_content, strict=False)]
+            for of_instance in weights
+        ]
+    )
 
 
-def own_phrases(text: str, instances: Sequence[CaseInstance]) -> list[str]:
-    """Of each instance its words, such as "red star"."""
+def own_phrases(text: str, weights: Sequence[Sequence[float] | None]) -> list[str]:
+    """The content words of each instance, such as "red star"."""
     words = text.split()
-    return [" ".join(words[word] for word in own) for own in words_by_instance(instances)]
+    return [" ".join(words[word] for word in own) for own in words_by_instance(text, weights)]
 
 
 def phrase_strip(text: str, instances: Sequence[CaseInstance], width: int) -> np.ndarray:
     """The quoted phrase (h, width, 3), with bars under the words that belong to instances."""
-    owners = owners_of_words(len(text.split()), words_by_instance(instances))
+    owners = owners_of_words(len(text.split()), words_by_instance(text, [one.words for one in instances]))
     if any(owners):
         return glossed_caption(text, owners, width, colours=INSTANCE_COLOURS)
     return caption(text, width, quoted=True)

@@ -132,16 +132,25 @@ def fit_for_display(
     image = as_rgb(image)
     masks = _check_masks(masks, image.shape[:2])
     height, width = image.shape[:2]
-    longer = max(height, width)
-    if longer > display.largest:
-        scale = display.largest / longer
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        reduced = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
-        return reduced, _reduce_masks(masks, size)
-    factor = max(1, round(display.edge / longer))
+    size = reduced_size((height, width), display)
+    if size != (height, width):
+        return reduce_image(image, size), _reduce_masks(masks, size[::-1])
+    factor = max(1, round(display.edge / max(height, width)))
     if factor == 1:
         return image, masks
     return upscale(image, factor), upscale_masks(masks, factor)
+
+
+def reduced_size(size: tuple[int, int], display: Display) -> tuple[int, int]:
+    """(height, width) of an image on a display: its own, or smaller where it would not fit."""
+    scale = display.largest / max(size)
+    return size if scale >= 1 else (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+
+
+def reduce_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The image at a smaller (height, width)."""
+    reduced = Image.fromarray(as_rgb(image)).resize(size[::-1], Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return np.asarray(reduced)
 
 
 def spotlight(image: np.ndarray, mask: np.ndarray, *, fade: float = _FADE) -> np.ndarray:

@@ -331,7 +331,7 @@ def case_card(case: Case) -> str:
     answer = NOTHING_HERE if case.rejected else EMPTY_MASK if case.answers_nothing else _area(case.predicted)
     goal = NOTHING_HERE if case.no_target else _area(case.ground_truth)
     iou = "\u2013" if math.isnan(case.iou) else f"{case.iou:.2f}"
-    phrases = own_phrases(case.text, case.shown_instances)
+    phrases = own_phrases(case.text, [one.words for one in case.shown_instances])
     scores = [instance.score for instance in case.shown_instances]
     objects = f'<p class="objects">{numbered_html(phrases, scores)}</p>' if phrases else ""
     answer = f"{answer}; {numbered(phrases, scores)}" if phrases else answer

@@ -14,13 +14,15 @@ from hypothesis.extra import numpy as arrays
 from pycocotools import mask as mask_tools
 
 from refseg.datasets.refshapes import PRESETS, generate, word_list
-from refseg.datasets.refshapes.layouts import uses_position
+from refseg.datasets.refshapes.layouts import _absent_pair, uses_position
 from refseg.datasets.refshapes.meaning import Expression, Match, Phrase
 from refseg.datasets.refshapes.polygons import encode_masks, segmentation, trace
 from refseg.datasets.refshapes.rules import NO_RULE, named_pairs
 from refseg.datasets.refshapes.sample import make_sample
+from refseg.datasets.refshapes.scene import COLOURS, KINDS
 from refseg.datasets.refshapes.stream import Stream
 from refseg.datasets.refshapes.verbose import long_sentence
+from refseg.datasets.refshapes.vocabulary import ADJECTIVES, KIND_NOUNS
 
 # A small preset with all skills, both families and pairs kept apart.
 SMALL = replace(
@@ -53,7 +55,9 @@ def small(tmp_path_factory):
 
 
 def decode(segment, height, width):
-    if isinstance(segment, list):
+    if isinstance(segment, list) and isinstance(segment[0], dict):
+        (segment,) = segment
+    elif isinstance(segment, list):
         segment = mask_tools.merge(mask_tools.frPyObjects(segment, height, width))
     return mask_tools.decode(segment).astype(bool)
 
@@ -71,7 +75,7 @@ def said(refs, instances):
         height, width = image["height"], image["width"]
         union = np.zeros((height, width), bool)
         for i in listed(ref["ann_id"]):
-            if i != -1:
+            if i != -1 and ref.get("source") != "zero":
                 union |= decode(annotations[i]["segmentation"], height, width)
         for sentence in ref["sentences"]:
             mask = union if sentence.get("exist", True) else np.zeros_like(union)
@@ -116,6 +120,7 @@ def test_negatives_refer_to_nothing(small):
     for ref in refs["rrefcoco"]:
         image = f"{ref['split']}_{ref['image_id'] % 100_000:06d}.png"
         assert ref["sentences"][0]["exist"] is True
+        assert ref["sentences"][-1]["exist"] is False, "the official evaluator divides by the number of negatives"
         for sentence in ref["sentences"]:
             (exist if sentence["exist"] else none).append((image, sentence["raw"]))
     assert sorted(exist) == sorted(entry for entry in right if entry[0].split("_")[0] in ("train", "val"))
@@ -123,6 +128,42 @@ def test_negatives_refer_to_nothing(small):
     texts = {(row["image"].removeprefix("images/"), row["text"]) for row in rows if row["targets"]}
     assert not texts & set(none)
     assert len(set(none)) == len(none)
+
+
+def test_negatives_of_a_color_and_a_kind_are_absent():
+    """A red circle and a blue star: of the pairs with one of the first's attributes, all are absent but its own."""
+    sample = make_sample(SMALL, "val", 0)
+    shape = sample.scene.shapes[0]
+    shown = {(other.colour, other.kind) for other in sample.scene.shapes}
+    nouns = {word: kind for kind, forms in KIND_NOUNS.items() for form in forms for word in form}
+    colors = {word: color for color, words in ADJECTIVES["colour"].items() for word in words}
+    found, texts = set(), set()
+    for seed in range(150):
+        text = _absent_pair(sample, shape.id, Stream(seed), SMALL.rule("val"), texts)
+        assert text not in texts
+        texts |= {text} if seed < 5 else set()
+        words = text.split()
+        (color,), (kind,) = ([table[word] for word in words if word in table] for table in (colors, nouns))
+        assert (color, kind) not in shown and (color == shape.colour) != (kind == shape.kind)
+        found.add((color, kind))
+    assert not found & set(SMALL.held_out) and len(found) > 5
+
+
+def test_a_scene_that_shows_every_pair_has_no_negative(make_scene):
+    rows = [(kind, color, "small", 20, 50) for kind in KINDS for color in COLOURS if "red" in color or kind == "star"]
+    sample = replace(make_sample(SMALL, "val", 0), scene=make_scene(*rows))
+    star = next(shape.id for shape in sample.scene.shapes if (shape.colour, shape.kind) == ("red", "star"))
+    with pytest.raises(ValueError, match="val_000000 shows every"):
+        _absent_pair(sample, star, Stream(0), NO_RULE, set())
+
+
+def test_layouts_of_official_readers_that_index_a_segmentation(small):
+    """They ask whether `segmentation[0]` is a list, which an RLE that is a bare dict does not answer."""
+    _, _, _, instances = small
+    for folder, listed_rles in (("ref-zom", True), ("rrefcoco", True), ("grefcoco", False)):
+        segments = [entry["segmentation"] for entry in instances[folder]["annotations"]]
+        rles = [segment for segment in segments if isinstance(segment, dict) or isinstance(segment[0], dict)]
+        assert rles and all(isinstance(rle, list) == listed_rles for rle in rles)
 
 
 def test_long_sentences(small):
@@ -149,7 +190,7 @@ def test_fields(small, folder):
             assert sentence["raw"] == sentence["sent"] == " ".join(sentence["tokens"])
             assert set(sentence["tokens"]) <= closed
         for i, category in zip(listed(ref["ann_id"]), listed(ref["category_id"]), strict=True):
-            assert (i == -1) == (category == -1)
+            assert (i == -1) == (category == -1) and (i != -1 or folder != "ref-zom")
             assert i == -1 or annotations[i]["category_id"] == category
             assert i == -1 or annotations[i]["image_id"] == ref["image_id"]
     assert {ref["split"] for ref in refs[folder]} == splits == set(meta["layouts"][folder])

@@ -266,11 +266,10 @@ def test_half_precision(derive: bool) -> None:
         exact = slow(tokens, (5, 6))
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found = fast(tokens, (5, 6))
-        assert found.dtype == torch.bfloat16
-        torch.testing.assert_close(found.float(), exact, atol=0.05, rtol=0.05)
         half = fast.half()(tokens.half(), (5, 6))
-    assert half.dtype == torch.float16
-    torch.testing.assert_close(half.float(), exact, atol=0.01, rtol=0.01)
+    assert (found.dtype, half.dtype) == (torch.bfloat16, torch.float16)
+    for rough in (found, half):  # far above any CPU's rounding, far below an attention that reads other tokens
+        assert (rough.float() - exact).norm() < 0.3 * exact.norm()
 
 
 @pytest.mark.parametrize("derive", [False, True])

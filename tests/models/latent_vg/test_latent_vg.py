@@ -9,6 +9,7 @@ import torch
 
 from conftest import REPOSITORY
 from models.referring_checks import (
+    check_bfloat16,
     check_finite_without_targets,
     check_padded_words,
     check_phrases_one_by_one,
@@ -263,12 +264,8 @@ def test_texts_without_words() -> None:
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
-def test_bfloat16_is_finite(model: RefSegmentor) -> None:
-    batch = prepared(model)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.isfinite(logits_of(model, batch).float()).all()
-        model.train()
-        assert all(torch.isfinite(loss) for loss in model(batch, mode="loss").values())
+def test_bfloat16_trains_and_predicts(model: RefSegmentor) -> None:
+    check_bfloat16(model, prepared(model))
 
 
 def test_invalid_arguments_raise() -> None:

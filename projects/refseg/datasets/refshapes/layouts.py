@@ -12,11 +12,13 @@ import numpy as np
 
 from refseg.datasets.refshapes.changes import break_expression
 from refseg.datasets.refshapes.grammar import GroundedExpression
-from refseg.datasets.refshapes.meaning import SIDES, Most, Ordinal, Place
+from refseg.datasets.refshapes.meaning import SIDES, Expression, Match, Most, Ordinal, Phrase, Place, Verdict
 from refseg.datasets.refshapes.polygons import segmentation
 from refseg.datasets.refshapes.presets import Preset
+from refseg.datasets.refshapes.rules import Rule
 from refseg.datasets.refshapes.sample import LONG_WORDS, NEGATIVES, Sample, stream_of
-from refseg.datasets.refshapes.scene import KINDS, UNIT
+from refseg.datasets.refshapes.scene import COLOURS, KINDS, UNIT
+from refseg.datasets.refshapes.stream import Stream
 from refseg.datasets.refshapes.verbose import long_sentence
 from refseg.datasets.refshapes.wording import realise, text_of
 
@@ -76,17 +78,27 @@ def grefcoco_refs(preset: Preset, sample: Sample) -> list[Ref]:
 
 
 def refzom_refs(preset: Preset, sample: Sample) -> list[Ref]:
-    """The same, with ``source``, and a bare id where there is one instance."""
+    """The same, with ``source``, and a bare id where there is one instance.
+
+    The official reader looks up the annotations of every ref and then decides by ``source``. Refs to nothing therefore
+    name an annotation too: the image's first.
+    """
     refs = grefcoco_refs(preset, sample)
     for ref in refs:
         ref["source"] = "zero" if ref["ann_id"] == [-1] else "one" if len(ref["ann_id"]) == 1 else "many"
+        if ref["source"] == "zero":
+            ref |= {"ann_id": [_annotation_id(sample, 0)], "category_id": [_category_id(sample, 0)]}
         if ref["source"] == "one":
             ref |= {"ann_id": ref["ann_id"][0], "category_id": ref["category_id"][0]}
     return refs
 
 
 def rrefcoco_refs(preset: Preset, sample: Sample) -> list[Ref]:
-    """RefCOCO's refs, each with sentences made wrong by one change that refer to nothing in the image."""
+    """RefCOCO's refs, each with one or two sentences that refer to nothing in the image: true ones with one change.
+
+    Where no true sentence of a ref can be changed so, its object's kind and color are ("the red circle" -> "the blue
+    circle"): the official evaluator divides by the number of a ref's negatives.
+    """
     stream = stream_of(preset, sample.split, sample.index, NEGATIVES)
     rule = preset.rule(sample.split)
     refs = refcoco_refs(preset, sample)
@@ -101,10 +113,30 @@ def rrefcoco_refs(preset: Preset, sample: Sample) -> list[Ref]:
             text = text_of(realise(broken, stream)) if broken is not None else ""
             if text and text not in texts:
                 texts.add(text)
-                ref["sentences"].append(_sentence(sample, number, text) | {"exist": False})
-                ref["sent_ids"].append(ref["sentences"][-1]["sent_id"])
+                _add_negative(ref, sample, number, text)
                 number += 1
+    # A stream of their own for the rest, so that they leave the negatives above alone.
+    for n, ref in enumerate(refs):
+        if all(sentence["exist"] for sentence in ref["sentences"]):
+            rest = stream_of(preset, sample.split, sample.index, NEGATIVES, n)
+            text = _absent_pair(sample, ref["ann_id"] - _annotation_id(sample, 0), rest, rule, texts)
+            texts.add(text)
+            _add_negative(ref, sample, number, text)
+            number += 1
     return refs
+
+
+def _absent_pair(sample: Sample, instance: int, stream: Stream, rule: Rule, texts: set[str]) -> str:
+    """A new text for a color and a kind, one of them the instance's, that no shape of the image has together."""
+    shape = sample.scene.shapes[instance]
+    pairs = [(color, shape.kind) for color in COLOURS] + [(shape.colour, kind) for kind in KINDS]
+    wrong = [Expression((Phrase(Match(kind=kind, colour=color)),)) for color, kind in pairs]
+    wrong = [each for each in wrong if each.judge(sample.scene) == Verdict() and rule.allows(each)]  # clearly none
+    for _ in range(100):
+        text = text_of(realise(stream.choice(wrong), stream)) if wrong else ""
+        if text and text not in texts:
+            return text
+    raise ValueError(f"image {sample.name} shows every color and kind, so that nothing is absent: allow fewer shapes")
 
 
 @dataclass(frozen=True)
@@ -115,6 +147,7 @@ class Layout:
     refs_file: str
     splits: tuple[str, ...]
     refs: Callable[[Preset, Sample], list[Ref]]
+    lists_rles: bool = False  # an RLE stands in a list of one, as its official reader needs it
 
 
 _REFCOCO = ("train", "val", "testA", "testB")
@@ -123,8 +156,8 @@ LAYOUTS = (
     Layout("refcoco+", "refs(unc).p", _REFCOCO, refcoco_plus_refs),
     Layout("refcocog", "refs(umd).p", ("train", "val", "test"), refcocog_refs),
     Layout("grefcoco", "grefs(unc).json", _REFCOCO, grefcoco_refs),
-    Layout("ref-zom", "refs(final).p", ("train", "test"), refzom_refs),
-    Layout("rrefcoco", "refs(unc).p", ("train", "val"), rrefcoco_refs),
+    Layout("ref-zom", "refs(final).p", ("train", "test"), refzom_refs, lists_rles=True),
+    Layout("rrefcoco", "refs(unc).p", ("train", "val"), rrefcoco_refs, lists_rles=True),
 )
 
 
@@ -218,6 +251,11 @@ def _ref(sample: Sample, number: int, target: int, sentences: list[dict[str, Any
         "sent_ids": [sentence["sent_id"] for sentence in sentences],
         "sentences": sentences,
     }
+
+
+def _add_negative(ref: Ref, sample: Sample, number: int, text: str) -> None:
+    ref["sentences"].append(_sentence(sample, number, text) | {"exist": False})
+    ref["sent_ids"].append(ref["sentences"][-1]["sent_id"])
 
 
 def _file_name(sample: Sample) -> str:

@@ -43,7 +43,7 @@ class Fragments:
     split: str
     rows: bytes
     image: bytes
-    annotations: bytes
+    annotations: dict[bool, bytes]  # by Layout.lists_rles
     refs: dict[str, bytes]  # folder of a layout -> refs
     counts: Counter  # of the image's instances and expressions
     skills: Counter
@@ -54,11 +54,16 @@ def make_fragments(preset: Preset, sample: Sample) -> Fragments:
     rles = encode_masks(sample.masks)
     refs = {layout: layout.refs(preset, sample) for layout in LAYOUTS if sample.split in layout.splits}
     numbers = [len(expression.referents) for expression in sample.expressions]
+    entries = annotation_entries(sample, rles)
+    listed = [
+        entry | {"segmentation": [entry["segmentation"]]} if isinstance(entry["segmentation"], dict) else entry
+        for entry in entries
+    ]
     return Fragments(
         split=sample.split,
         rows="".join(json.dumps(row) + "\n" for row in expression_rows(sample, rles)).encode("ascii"),
         image=_json(image_entry(sample)),
-        annotations=b",\n".join(_json(entry) for entry in annotation_entries(sample, rles)),
+        annotations={False: b",\n".join(map(_json, entries)), True: b",\n".join(map(_json, listed))},
         refs={layout.folder: _refs_bytes(layout, found) for layout, found in refs.items()},
         counts=Counter(
             images=1,
@@ -167,7 +172,7 @@ class _LayoutFiles:
 
     def add(self, image: Fragments) -> None:
         self.refs.add(image.refs[self.layout.folder])
-        self.instances.add(image.annotations)
+        self.instances.add(image.annotations[self.layout.lists_rles])
         self.images.append(image.image)
         self.counts.setdefault(image.split, Counter()).update(image.layout_counts[self.layout.folder])
 

@@ -7,7 +7,7 @@ from refseg.datasets.refshapes.grammar import ExpressionSpec
 from refseg.datasets.refshapes.rules import Pair, Rule
 from refseg.datasets.refshapes.scene import SceneSpec
 
-GENERATOR_VERSION = 3  # raise it with every change that alters pixels, masks or texts of any preset
+GENERATOR_VERSION = 4  # raise it with every change that alters pixels or annotation files of any preset
 
 # Fixed numbers: they seed the images of a split. Never renumber; add at the end.
 SPLIT_IDS = {"train": 0, "val": 1, "test": 2, "testA": 3, "testB": 4, "heldout": 5}

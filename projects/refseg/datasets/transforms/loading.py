@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from refseg.datasets.images import read_image
+from refseg.datasets.images import READ_SECONDS, read_image
 from refseg.datasets.tokenizers import TextTokenizer
 from refseg.datasets.transforms.state import TransformState
+from refseg.errors import ConfigError
 from refseg.registry import TRANSFORMS
 
 
 @TRANSFORMS.register_module()
 class LoadImage:
-    """Reads the image, which must have the annotated size."""
+    """Read the image, which must have the annotated size.
+
+    Args:
+        timeout: seconds after which storage that does not answer makes the image a bad sample (`max_bad_samples` of the
+            data set says how many of these are left out). None waits for ever.
+    """
+
+    def __init__(self, timeout: float | None = READ_SECONDS) -> None:
+        if timeout is not None and not timeout > 0:
+            raise ConfigError(f"LoadImage: timeout must be a number of seconds above 0, or None, not {timeout!r}")
+        self.timeout = timeout
 
     def __call__(self, state: TransformState) -> TransformState:
-        state.image = read_image(state.record.image_path, state.record.size)
+        state.image = read_image(state.record.image_path, state.record.size, timeout=self.timeout)
         return state
 
 
@@ -26,6 +37,8 @@ class LoadText:
 
     def __call__(self, state: TransformState) -> TransformState:
         texts = [expression.text for expression in state.expressions]
-        state.token_ids, state.word_of, state.num_truncated = self.tokenizer(texts)
+        tokens = self.tokenizer(texts)
+        state.token_ids, state.word_of = tokens.token_ids, tokens.word_of
+        state.unknown_words, state.num_truncated = tokens.unknown_words, tokens.num_truncated
         state.pad_id = self.tokenizer.pad_id
         return state

@@ -78,6 +78,7 @@ class PackSample:
                 expression_ids=tuple(e.expression_id for e in state.expressions),
                 texts=tuple(e.text for e in state.expressions),
                 tags=tuple(e.tags for e in state.expressions),
+                unknown_words=tuple(state.unknown_words),
             ),
             ground_truth=truth,
             num_truncated=state.num_truncated,

@@ -34,6 +34,7 @@ class TransformState:
     augmented_by: str = ""
     token_ids: list[list[int]] | None = None
     word_of: list[list[int]] | None = None
+    unknown_words: list[tuple[str, ...]] = field(default_factory=list)
     pad_id: int = 0
     num_truncated: int = 0
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from refseg.datasets.tokenizers import BEIT3
 from refseg.errors import CheckpointError
 from refseg.models.encoders.beit3 import PREFIX, resize_positions
-from refseg.models.encoders.swin_weights import check_fits, inner_state, shown
+from refseg.models.encoders.swin_weights import check_fits, shown
 from refseg.paths import data_path
+from refseg.weights import inner_state, read_checkpoint
 
 WHERE = f"{BEIT3} (beit3_base_patch16_224.pth and its neighbors)"
 OFFICIAL_PREFIX = "beit3."
@@ -96,8 +97,6 @@ def beit3_state_from_official(
 
 def load_official_beit3(encoder: Any, file: str) -> dict[str, str]:
     """Load a file into a `BEiT3Encoder`, except its pyramid. Return the reason for each key left out."""
-    from refseg.apis.runner import read_checkpoint
-
     path = data_path(file)
     if not path.is_file():
         raise CheckpointError(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from refseg.errors import CheckpointError
 from refseg.paths import data_path
+from refseg.weights import inner_state, read_checkpoint
 
 WHERE = "https://github.com/microsoft/Swin-Transformer (its model hub has swin_base_patch4_window12_384_22k.pth)"
 PREFIXES = ("module.", "backbone.", "encoder.")
@@ -67,8 +68,6 @@ def swin_state_from_official(
 
 def load_official_swin(encoder: Any, file: str) -> list[str]:
     """Load a file into a `SwinEncoder`, except output norms that the file lacks. Return the keys left out."""
-    from refseg.apis.runner import read_checkpoint
-
     path = data_path(file)
     if not path.is_file():
         raise CheckpointError(
@@ -84,14 +83,6 @@ def load_official_swin(encoder: Any, file: str) -> list[str]:
         raise CheckpointError(f"{path}: {error}") from None
     encoder.load_state_dict(state, strict=False)
     return left_out
-
-
-def inner_state(content: Mapping[str, Any]) -> Mapping[str, Tensor]:
-    """Return the weights of a checkpoint, which are under `model`, `state_dict`, or at the top."""
-    for name in ("state_dict", "model"):
-        if isinstance(content.get(name), Mapping):
-            return inner_state(content[name])
-    return content
 
 
 def without_prefix(key: str) -> str:

@@ -1,4 +1,4 @@
-"""Text encoders of transformers (BERT, RoBERTa, XLM-R, CLIP text) behind one stage API.
+"""Text encoders of transformers (BERT, DistilBERT, RoBERTa, XLM-R, CamemBERT, CLIP text) behind one stage API.
 
 Letters: U distinct texts, L words, C channels.
 """
@@ -14,8 +14,13 @@ from torch import Tensor, nn
 
 from refseg.compat import keep_weights
 from refseg.datasets.tokenizers import load_pretrained
+from refseg.errors import ConfigError
 from refseg.registry import MODELS
 from refseg.structures import TextFeatures, TextTokens
+
+# The model types whose layers, run one by one, are known to give what transformers' own forward gives. Others, such as
+# DeBERTa and MPNet, also pass relative positions from layer to layer.
+SUPPORTED_TYPES = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert", "clip_text_model")
 
 
 def build_text_model(pretrained: str | None, config: dict | None) -> nn.Module:
@@ -31,17 +36,29 @@ def build_text_model(pretrained: str | None, config: dict | None) -> nn.Module:
         settings = getattr(settings, "text_config", None) or settings  # a CLIP of both towers
     else:
         raise ValueError("TextEncoder needs pretrained, config, or both")
+    check_model_type(settings.model_type, pretrained)
     if pretrained is None:
         return AutoModel.from_config(settings)
     return load_pretrained(AutoModel, pretrained, config=settings)
+
+
+def check_model_type(model_type: str, pretrained: str | None = None) -> None:
+    """Raise a ConfigError for a model type whose layers cannot be run in stages."""
+    if model_type not in SUPPORTED_TYPES:
+        where = f" ({pretrained})" if pretrained else ""
+        raise ConfigError(
+            f"TextEncoder does not support text models of type {model_type!r}{where}. "
+            f"Supported types: {', '.join(SUPPORTED_TYPES)}."
+        )
 
 
 def text_config(model_type: str, **settings: Any) -> Any:
     """transformers' config of that type; a name that it does not know is an error, which transformers lets pass."""
     from transformers import AutoConfig
 
+    check_model_type(model_type)
     config = AutoConfig.for_model(model_type)
-    unknown = sorted(set(settings) - set(config.to_dict()))
+    unknown = sorted(set(settings) - set(config.to_dict()) - set(config.attribute_map))
     if unknown:
         raise ValueError(f"text_encoder.config: {type(config).__name__} has no setting {unknown[0]!r}")
     return AutoConfig.for_model(model_type, **settings)
@@ -92,7 +109,8 @@ class TextEncoder(BaseModule):
         self.vocab_size: int = model.config.vocab_size
         self.causal = hasattr(model, "final_layer_norm")  # CLIP's text tower
         self.embeddings = keep_weights(model.embeddings)
-        layers = getattr(model.encoder, "layer", None) or model.encoder.layers
+        stack = model.transformer if hasattr(model, "transformer") else model.encoder  # DistilBERT; all others
+        layers = getattr(stack, "layer", None) or stack.layers
         self.stages = tuple(stages) if stages is not None else (len(layers),)
         if min(self.stages) < 1 or sum(self.stages) > len(layers):
             raise ValueError(f"TextEncoder.stages {self.stages} do not fit a model of {len(layers)} layers")

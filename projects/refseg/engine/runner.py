@@ -1,0 +1,70 @@
+"""mmengine's Runner with one way to load weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from refseg.errors import CheckpointError, UserError
+from refseg.weights import load_all, load_initial, origin_of, read_checkpoint, state_dict_of
+
+
+class RefRunner(Runner):
+    """mmengine's Runner (0.10.7), whose weights come from local files through `refseg.weights`.
+
+    mmengine loads whatever fits, prints the rest, accepts a file in which nothing fits, and runs `meta["config"]` of a
+    checkpoint as Python when it resumes.
+    """
+
+    def dump_config(self) -> None:
+        """Write nothing: `build_runner` writes the config as it was before this run changed it."""
+
+    def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load the weights of a checkpoint to start from, or all of it to resume. Returns its content."""
+        content = read_checkpoint(filename)
+        checkpoint = content | {"state_dict": state_dict_of(content, filename)}
+        if self._resume:
+            _check_state(checkpoint, filename)
+            checkpoint["meta"].pop("config", None)
+        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        meta = checkpoint.get("meta")
+        if self._resume:
+            load_all(model, checkpoint["state_dict"], filename, meta)
+            self.logger.info(f"resuming from {filename}")
+        else:
+            partial = bool(self.cfg.get("load_from_partial"))
+            report = load_initial(model, checkpoint["state_dict"], filename, partial=partial)
+            origin = origin_of(meta)
+            self.logger.info(f"load_from {filename}{f' ({origin})' if origin else ''}: {report}")
+        self._has_loaded = True
+        return checkpoint
+
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Go on from a checkpoint: weights, optimizer, schedule, position in the data."""
+        try:
+            super().resume(filename, *args, **kwargs)
+        except (UserError, torch.OutOfMemoryError):
+            raise
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise CheckpointError(
+                f"--resume: {filename} does not continue this training ({reason}). Use the config of the run that "
+                "wrote it. To take its weights alone, set load_from to it"
+            ) from error
+
+
+def _check_state(checkpoint: dict[str, Any], filename: str) -> None:
+    """Raise an error if a file has no position in a training."""
+    meta = checkpoint.get("meta")
+    position = [meta.get(key) for key in ("epoch", "iter")] if isinstance(meta, dict) else [None]
+    lacks = [] if all(isinstance(count, int) and count >= 0 for count in position) else ["meta.epoch and meta.iter"]
+    lacks += [key for key in ("message_hub", "optimizer") if not isinstance(checkpoint.get(key), dict)]
+    if lacks:
+        raise CheckpointError(
+            f"--resume: {filename} holds weights, but not the state of a training (it lacks {', '.join(lacks)}). To "
+            "start from these weights, set load_from to it"
+        )
