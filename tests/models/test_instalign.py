@@ -303,7 +303,7 @@ def test_pairs_do_not_depend_on_half_precision() -> None:
         assert word_attention(query, query, torch.ones(1, 3, dtype=torch.bool)).dtype == torch.float32
         block = BlockOutput(torch.zeros(1, 3), query.half(), torch.zeros(1, 3))
         referents = SimpleNamespace(
-            mask_feats=feats, compared=lambda _: (feats, target), groups=Groups([1], "cpu"), padding=None, counts=[1]
+            mask_feats=feats, sample=lambda _: (feats, target), groups=Groups([1], "cpu"), padding=None, counts=[1]
         )
         (pairs,), bad = match([block], referents, InstanceWeights())
     assert bad == 0 and pairs.query.tolist() == [2]

@@ -120,7 +120,7 @@ def test_every_key_is_converted_or_left_out(ours: ReLA, content: dict) -> None:
     split = 2 * (2 * BLOCKS + 1)
     assert len(content["model"]) + split == len(state) + len(left_out)
     assert sorted(left_out.values()) == sorted(
-        ["a bias that the instance norm after it takes away"] * 8 + ["computed"] * 5 + ["unused"]
+        ["bias that the following instance norm cancels"] * 8 + ["computed"] * 5 + ["unused"]
     )
     assert {k: v.shape for k, v in state.items()} == {
         k: v.shape for k, v in ours.state_dict().items() if not k.endswith("relative_position_index")

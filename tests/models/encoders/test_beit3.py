@@ -275,7 +275,7 @@ def test_invalid_arguments_raise() -> None:
         encoder(first_positions="zeros")
     with pytest.raises(ConfigError, match="from fine to coarse"):
         encoder(level_scales=(1, 2))
-    with pytest.raises(ValueError, match="token id 50 in a text encoder with vocab_size 50"):
+    with pytest.raises(ValueError, match="Token id 50 exceeds the text encoder's vocab_size 50"):
         batch = batch_of()
         encoder()(replace(batch, tokens=replace(batch.tokens, ids=torch.full((6, 5), 50))))
     with pytest.raises(ValueError, match="29 tokens, but BEiT-3 has positions for 28"):

@@ -118,7 +118,7 @@ def test_invalid_inputs_raise(tmp_path: Path) -> None:
     file = tmp_path / "beit3.pth"
     for content, what in (
         ({k: v for k, v in official.items() if "layers.1.ffn.A.fc1" not in k}, "2 missing"),
-        (official | {"beit3.encoder.layers.2.ffn.A.fc1.bias": torch.zeros(32)}, "1 too many"),
+        (official | {"beit3.encoder.layers.2.ffn.A.fc1.bias": torch.zeros(32)}, "1 unexpected"),
         (official | {"beit3.text_embed.weight": torch.zeros(9, C)}, "1 of another shape"),
     ):
         torch.save({"model": content}, file)
