@@ -3,6 +3,8 @@
 Each names the file, record or key that is wrong, and the remedy. Anything else that is raised is a defect of refseg.
 """
 
+from collections.abc import Iterable
+
 
 class UserError(ValueError):
     """The base of the errors below."""
@@ -30,3 +32,10 @@ class TrainingError(UserError):
 
 class NonFiniteLossError(UserError):
     """Too many non-finite losses in a row."""
+
+
+def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
+    """Raise ConfigError unless the value of the config key `name` is one of the choices."""
+    choices = tuple(choices)
+    if value not in choices:
+        raise ConfigError(f"Unknown {name} {value!r}. Valid values: {', '.join(map(str, choices))}.")

@@ -8,7 +8,7 @@ from refseg.models.layers import Attention, AttentionLayer
 VALID = torch.tensor([[True, True, False], [False, False, False]])
 
 
-def test_weights_are_those_that_values_are_summed_with() -> None:
+def test_weights_match_forward() -> None:
     """In both forms of the mask; a row that may read nothing has no weights, and reads zero."""
     torch.manual_seed(0)
     attention = Attention(8, 2, memory_dim=5)
@@ -22,9 +22,9 @@ def test_weights_are_those_that_values_are_summed_with() -> None:
         torch.testing.assert_close(weights.sum(-1), sums)
 
 
-def test_a_layer_adds_and_normalises() -> None:
+def test_layer_is_post_norm() -> None:
     torch.manual_seed(0)
     layer = AttentionLayer(8, 2, 16, memory_dim=5)
     x, memory = torch.randn(2, 4, 8), torch.randn(2, 3, 5)
-    read = F.layer_norm(x + layer.read(x, memory, VALID), (8,))
+    read = F.layer_norm(x + layer.attn(x, memory, VALID), (8,))
     torch.testing.assert_close(layer(x, memory, VALID), F.layer_norm(read + layer.ffn(read), (8,)))

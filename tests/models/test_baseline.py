@@ -30,7 +30,7 @@ def test_every_parameter_gets_a_gradient(model: RefSegmentor) -> None:
     assert {n for n in unused if "key.bias" not in n} == set()
 
 
-def test_many_phrases_at_once_equal_one_by_one(model: RefSegmentor) -> None:
+def test_phrases_together_equal_one_by_one(model: RefSegmentor) -> None:
     model.eval()
     batch = prepared(model)
     with torch.no_grad():
@@ -49,7 +49,7 @@ def test_many_phrases_at_once_equal_one_by_one(model: RefSegmentor) -> None:
             torch.testing.assert_close(single.no_target_logit[0], together.no_target_logit[e], atol=1e-4, rtol=1e-4)
 
 
-def test_padded_words_change_nothing(model: RefSegmentor) -> None:
+def test_padded_words_have_no_effect(model: RefSegmentor) -> None:
     model.eval()
     batch = prepared(model)
     pad = torch.nn.functional.pad
@@ -60,7 +60,7 @@ def test_padded_words_change_nothing(model: RefSegmentor) -> None:
         )
 
 
-def test_no_target_alone_trains(model: RefSegmentor) -> None:
+def test_training_without_any_target(model: RefSegmentor) -> None:
     batch = prepared(model)
     batch.referents = [torch.zeros_like(r) for r in batch.referents]
     losses = model(batch, mode="loss")

@@ -10,7 +10,7 @@ from refseg.models.layers import upsampler
 
 
 @pytest.mark.parametrize("scale", [1, 2, 4, 8])
-def test_a_place_becomes_places_of_its_own(scale: int) -> None:
+def test_upsampled_pixels_are_independent(scale: int) -> None:
     """Of 3 x 4 places the last column changes: nothing but the last `scale` columns does."""
     torch.manual_seed(0)
     module, maps = upsampler(6, 5, scale), torch.randn(2, 6, 3, 4)
@@ -22,5 +22,5 @@ def test_a_place_becomes_places_of_its_own(scale: int) -> None:
     assert not torch.isclose(one[..., -scale:], two[..., -scale:]).all()
 
 
-def test_nothing_to_do_is_nothing() -> None:
+def test_upsampler_without_work_is_the_identity() -> None:
     assert isinstance(upsampler(6, 6, 1), nn.Identity)

@@ -31,18 +31,18 @@ def test_every_trained_parameter_gets_a_gradient(model: RefSegmentor) -> None:
     unseen = {n for n in parameters_without_gradient(model, prepared(model)) if "key.bias" not in n}
     if isinstance(model, LGFormer) and model.pixel_decoder.l2va is None:
         unseen -= {"pixel_decoder.level_embed"}
-    assert {n for n in unseen if not n.startswith("prototype.layers") or ".own.query" not in n} == set()
+    assert {n for n in unseen if not n.startswith("prototype.layers") or ".self_attn.query" not in n} == set()
 
 
-def test_many_phrases_at_once_equal_one_by_one(model: RefSegmentor) -> None:
+def test_phrases_together_equal_one_by_one(model: RefSegmentor) -> None:
     check_phrases_one_by_one(model)
 
 
-def test_padded_words_change_nothing(model: RefSegmentor) -> None:
+def test_padded_words_have_no_effect(model: RefSegmentor) -> None:
     check_padded_words(model)
 
 
-def test_the_words_matter(model: RefSegmentor) -> None:
+def test_words_affect_the_prediction(model: RefSegmentor) -> None:
     batch = prepared(model)
     other = replace(batch, tokens=replace(batch.tokens, text_of=batch.tokens.text_of.flip(0)))
     assert not torch.allclose(logits_of(model, batch), logits_of(model, other), atol=1e-6)

@@ -9,22 +9,22 @@ COUNTS = [[2, 2], [1, 3], [3, 0, 1], [1], [1, 1, 1]]
 
 
 @pytest.mark.parametrize("counts", COUNTS)
-def test_part_undoes_join(counts: list[int]) -> None:
+def test_ungroup_inverts_group(counts: list[int]) -> None:
     rows = torch.randn(sum(counts), 3, 4)
     groups = Groups(counts, "cpu")
-    joined = groups.join(rows)
-    assert joined.shape == (len(counts), max(counts) * 3, 4)
-    torch.testing.assert_close(groups.part(joined), rows)
+    grouped = groups.group(rows)
+    assert grouped.shape == (len(counts), max(counts) * 3, 4)
+    torch.testing.assert_close(groups.ungroup(grouped), rows)
 
 
-def test_join_by_hand() -> None:
+def test_group_by_hand() -> None:
     """One image with one expression (7), one with two (8, 9), of one row each: the first image's second place is 0."""
-    joined = Groups([1, 2], "cpu").join(torch.tensor([7.0, 8.0, 9.0])[:, None, None])
-    assert joined[..., 0].tolist() == [[7.0, 0.0], [8.0, 9.0]]
+    grouped = Groups([1, 2], "cpu").group(torch.tensor([7.0, 8.0, 9.0])[:, None, None])
+    assert grouped[..., 0].tolist() == [[7.0, 0.0], [8.0, 9.0]]
 
 
 @pytest.mark.parametrize("counts", COUNTS)
-def test_dot_is_the_product_with_the_own_image(counts: list[int]) -> None:
+def test_dot_uses_the_image_of_each_expression(counts: list[int]) -> None:
     groups = Groups(counts, "cpu")
     vectors, maps = torch.randn(sum(counts), 2, 5), torch.randn(len(counts), 5, 3, 4)
     wanted = torch.einsum("etc,echw->ethw", vectors, maps[groups.rows])

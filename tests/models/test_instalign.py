@@ -21,8 +21,13 @@ from models.referring_checks import (
     with_padded_words,
 )
 from refseg.apis import load_config
-from refseg.models.instalign.aggregation import EMPTY, InstanceAggregation, NoTargetPredictor
-from refseg.models.instalign.alignment import misalignment, word_attention
+from refseg.models.instalign.heads import (
+    EMPTY,
+    InstanceAggregation,
+    NoTargetPredictor,
+    misalignment,
+    word_attention,
+)
 from refseg.models.layers import Groups
 from refseg.models.losses.instances import BlockOutput, InstanceWeights, match
 
@@ -83,7 +88,7 @@ def test_aggregation_learns_its_slope() -> None:
 
 
 @pytest.mark.parametrize(("features", "width"), [("concat", 5), ("sentence", 3), ("relevant", 2), ("mean", 2)])
-def test_what_no_target_is_told_from(features: str, width: int) -> None:
+def test_no_target_input_features(features: str, width: int) -> None:
     predictor = NoTargetPredictor(embed_dim=2, sentence_dim=3, features=features)
     seen = []
     predictor.classifier.register_forward_pre_hook(lambda _, args: seen.append(args[0][0].tolist()))
@@ -94,9 +99,9 @@ def test_what_no_target_is_told_from(features: str, width: int) -> None:
     assert len(wanted) == width and seen == [wanted]
 
 
-def test_normalised_relevance() -> None:
+def test_no_target_with_normalized_relevance() -> None:
     """(1 x 1 + 0.5 x 3) / 1.5."""
-    predictor = NoTargetPredictor(embed_dim=1, sentence_dim=3, features="relevant", normalise=True)
+    predictor = NoTargetPredictor(embed_dim=1, sentence_dim=3, features="relevant", normalize=True)
     seen = []
     predictor.classifier.register_forward_pre_hook(lambda _, args: seen.append(args[0].item()))
     words, mask = torch.zeros(1, 1, 3), torch.ones(1, 1, dtype=torch.bool)
@@ -113,7 +118,7 @@ def losses(config: str, **overrides: object) -> set[str]:
     return set(model(prepared(model), mode="loss"))
 
 
-def test_rows_of_table_3a_differ_in_their_losses() -> None:
+def test_rows_of_table_3a_differ_in_losses() -> None:
     merged = {"loss_merged", "loss_no_target"}
     plain = merged | {"loss_relevance", "loss_instance_mask", "loss_instance_dice", "num_nonfinite_costs"}
     assert losses("instalign_swinb") == plain | {"loss_poa"}
@@ -121,7 +126,7 @@ def test_rows_of_table_3a_differ_in_their_losses() -> None:
     assert losses(f"{ABLATIONS}/table3a_none") == merged
 
 
-def test_rows_of_the_other_tables_differ_where_they_should() -> None:
+def test_rows_of_other_tables_differ_as_expected() -> None:
     default = tiny_model("instalign_swinb")
     assert (default.aggregate.mode, default.no_target.features) == ("soft", "concat")
     assert tiny_model(f"{ABLATIONS}/table3b_fixed_selection").aggregate.mode == "fixed"
@@ -133,7 +138,7 @@ def test_rows_of_the_other_tables_differ_where_they_should() -> None:
     assert tiny_model(f"{ABLATIONS}/section9_2_half_1").loss_weights["instance"] == 0.5
 
 
-def test_mask2former_does_not_see_the_text() -> None:
+def test_mask2former_decoder_ignores_the_text() -> None:
     """Other words change neither relevance nor masks, and no-target alone."""
     for config, same in (("mask2former_swinb", True), ("instalign_swinb", False)):
         model = tiny_model(config).eval()
@@ -151,12 +156,12 @@ def test_every_parameter_learns(config: str, num_points: int | None) -> None:
     """But for biases of keys, which a softmax does not see; and, where deformable attention begins with zero weights,
     what only its offsets would see."""
     model = tiny_model(config, **{"instances.num_points": num_points, "encoder.vision.drop_path_rate": 0.0})
-    for layer in model.pixel_decoder.parts.encoder.layers:
+    for layer in model.pixel_decoder.mmdet_decoder.encoder.layers:
         torch.nn.init.normal_(layer.self_attn.attention_weights.weight, std=0.5)
     unseen = {n for n in parameters_without_gradient(model, prepared(model)) if not n.endswith("key.bias")}
     if config.endswith("none"):  # nothing reads the last block's words
         last = f"decoder.blocks.{len(model.decoder.blocks) - 1}"
-        unseen = {n for n in unseen if not n.startswith((f"{last}.objects", f"{last}.norm_objects"))}
+        unseen = {n for n in unseen if not n.startswith((f"{last}.cross_attn_objects", f"{last}.norm_objects"))}
     assert unseen == set()
 
 
@@ -179,7 +184,7 @@ def test_merged_losses_by_hand() -> None:
     torch.testing.assert_close(losses["loss_merged_dice"], torch.tensor(2 * (1 - 9 / 17)))
 
 
-def test_merged_losses_do_not_see_padding() -> None:
+def test_merged_losses_ignore_padding() -> None:
     model = tiny_model("instalign_swinb", merged_dice_weight=2.0)
     batch = padded_images(prepared(model, shape=(32, 32), num_images=1, expressions_per_image=2), 32, 16)
     batch = replace(batch, instance_masks=[masks & batch.pixel_mask for masks in batch.instance_masks])
@@ -192,7 +197,7 @@ def test_merged_losses_do_not_see_padding() -> None:
 # What must hold for every model ---------------------------------------------------------------------------------------
 
 
-def test_words_of_padding_change_nothing() -> None:
+def test_padded_words_have_no_effect() -> None:
     model = tiny_model("instalign_swinb").eval()
     batch = prepared(model)
     with torch.no_grad():
@@ -205,7 +210,7 @@ def test_words_of_padding_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("config", ["instalign_swinb", "mask2former_swinb", "instalign_tiny_refshapes"])
-def test_many_phrases_at_once_are_the_same_as_one_by_one(config: str) -> None:
+def test_phrases_together_equal_one_by_one(config: str) -> None:
     """Two images with three phrases each."""
     model = tiny_model(config).eval()
     batch = prepared(model, shape=(64, 64))
@@ -234,7 +239,7 @@ def test_images_with_different_numbers_of_phrases() -> None:
     torch.testing.assert_close(logits_of(model, fewer), logits_of(model, batch)[1:], atol=1e-5, rtol=1e-5)
 
 
-def test_pixels_of_padding_change_nothing_in_the_decoder() -> None:
+def test_padded_pixels_have_no_effect_in_the_decoder() -> None:
     """The same pixels read with other values in the padding. (Encoders and GroupNorm are not blind to padding: only the
     transformer parts are.)"""
     model = tiny_model("instalign_swinb").eval()
@@ -254,14 +259,14 @@ def test_pixels_of_padding_change_nothing_in_the_decoder() -> None:
     torch.testing.assert_close(one[-1].query_feats, two[-1].query_feats)
 
 
-def test_blocks_read_inside_their_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_attend_inside_their_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     """All blocks but the first, at their own level; none without masked attention."""
     import refseg.models.instalign.decoder as module
 
     for masked, wanted in ((True, [1, 2, 0, 1, 2, 0, 1, 2]), (False, [])):
         levels: list[int] = []
-        original = module.readable_pixels
-        monkeypatch.setattr(module, "readable_pixels", lambda *a, seen=levels, f=original: seen.append(a[1]) or f(*a))
+        original = module.pixel_attn_mask
+        monkeypatch.setattr(module, "pixel_attn_mask", lambda *a, seen=levels, f=original: seen.append(a[1]) or f(*a))
         model = tiny_model("instalign_swinb", **{"decoder.masked_attention": masked})
         logits_of(model, prepared(model))
         monkeypatch.undo()
@@ -298,7 +303,7 @@ def test_pairs_do_not_depend_on_half_precision() -> None:
         assert word_attention(query, query, torch.ones(1, 3, dtype=torch.bool)).dtype == torch.float32
         block = BlockOutput(torch.zeros(1, 3), query.half(), torch.zeros(1, 3))
         referents = SimpleNamespace(
-            mask_feats=feats, compared=lambda _: (feats, target), groups=Groups([1], "cpu"), padding=None, counts=[1]
+            mask_feats=feats, sample=lambda _: (feats, target), groups=Groups([1], "cpu"), padding=None, counts=[1]
         )
         (pairs,), bad = match([block], referents, InstanceWeights())
     assert bad == 0 and pairs.query.tolist() == [2]
@@ -322,7 +327,7 @@ def test_instances_come_with_relevance_and_words() -> None:
             assert all(one.mask.shape == (64, 96) and 0 <= one.score <= 1 and len(one.words) == 1 for one in instances)
 
 
-def test_only_relevant_instances_are_kept() -> None:
+def test_only_relevant_instances_are_returned() -> None:
     model = tiny_model("instalign_swinb").eval()
     batch = prepared(model)
     torch.nn.init.constant_(model.heads.relevance[-1].bias, -30.0)

@@ -12,9 +12,9 @@ from distributed import run_distributed
 from models.referring_checks import padded_images
 from refseg.apis.dummy import dummy_batch
 from refseg.models.layers import Groups
+from refseg.models.losses.functional import random_points, sample_points, uncertain_points
 from refseg.models.losses.instances import BlockOutput, InstanceWeights, Referents, instance_losses, relevance_loss
 from refseg.models.losses.matching import Pairs
-from refseg.models.losses.points import random_points, sample_points, uncertain_points
 from refseg.structures import Batch
 
 LN2 = math.log(2)
@@ -33,10 +33,10 @@ def referents_of(batch: Batch, mask_feats: torch.Tensor) -> Referents:
     return Referents(batch, mask_feats, Groups(batch.expression_counts, "cpu"))
 
 
-def test_which_instances_of_the_batch() -> None:
+def test_referent_indices_by_hand() -> None:
     """Instances 0-2 are the first image's, 3-5 the second's."""
     found = referents_of(batch_of([[1], [0, 2], [], [0, 1, 2]]), torch.zeros(2, 4, 3, 3))
-    assert found.counts == [1, 2, 0, 3] and found.most == 3
+    assert found.counts == [1, 2, 0, 3]
     index = [row[:count].tolist() for row, count in zip(found.index, found.counts, strict=True)]
     assert index == [[1], [0, 2], [], [3, 4, 5]]
 
@@ -61,7 +61,7 @@ def test_targets_at_all_pixels_are_shares_of_area() -> None:
     """Pixels of 8 x 8 input pixels: of two rows of them, the first stripe of 4 rows is half of the first."""
     batch = dummy_batch(shape=(16, 16), num_images=1, num_instances=4)["batch"]
     found = referents_of(replace(batch, images=batch.images.float()), torch.zeros(1, 4, 2, 2))
-    _, target = found.compared(None)
+    _, target = found.sample(None)
     assert target.tolist() == [[[0.5, 0.5, 0.0, 0.0]]]
 
 
@@ -85,7 +85,7 @@ def perfect(batch: Batch) -> tuple[list[BlockOutput], torch.Tensor]:
     return [block], feats
 
 
-def test_perfect_masks_are_matched_and_cost_nothing() -> None:
+def test_perfect_masks_are_matched_with_zero_loss() -> None:
     batch = batch_of([[1], [0, 2], [], [0, 1, 2]])
     for num_points in (None, 50):
         blocks, feats = perfect(batch)
@@ -121,7 +121,7 @@ def test_alignment_decides_between_equal_masks() -> None:
     assert misalignment.grad.tolist() == [[0.0, 0.0, 0.5], [0.0, 0.5, 0.0]]
 
 
-def test_nothing_referred_to() -> None:
+def test_losses_without_referents() -> None:
     """Only relevance has a loss; everything still has a gradient."""
     batch = batch_of([[], []])
     blocks, feats = perfect(batch)
@@ -148,7 +148,7 @@ def test_images_without_any_instance() -> None:
     assert losses["loss_instance_mask"] == 0
 
 
-def test_costs_that_are_not_finite_are_survived() -> None:
+def test_nonfinite_costs_do_not_break_matching() -> None:
     batch = batch_of([[0], [1, 2]])
     blocks, feats = perfect(batch)
     misalignment = torch.tensor([[torch.nan, 0.1, 0.1], [0.1, 0.1, torch.inf]])
@@ -168,7 +168,7 @@ def test_more_instances_than_queries() -> None:
         assert all(torch.isfinite(value) for value in losses.values())
 
 
-def test_padding_counts_for_nothing() -> None:
+def test_padding_is_ignored() -> None:
     """Masks that are wrong in the padding only."""
     for num_points in (None, 200):
         results = []
@@ -194,7 +194,7 @@ def test_points_lie_in_the_image() -> None:
         assert (points >= 0).all() and (points <= extent[:, None]).all()
 
 
-def test_points_are_read_where_they_are() -> None:
+def test_sample_points_by_hand() -> None:
     """Pixel centres of a 2 x 2 map lie at a quarter and three quarters; x comes first."""
     maps = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
     points = torch.tensor([[[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.5, 0.5]]])
@@ -224,5 +224,5 @@ def losses_of_rank(rank: int, world_size: int) -> None:
     torch.testing.assert_close(total / world_size, torch.tensor((0.4 + 3 * 0.8) / 4))
 
 
-def test_pairs_weigh_alike_on_all_processes() -> None:
+def test_pairs_have_equal_weight_on_all_processes() -> None:
     run_distributed(losses_of_rank, 2)

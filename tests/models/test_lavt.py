@@ -53,7 +53,7 @@ def test_the_loss_by_hand() -> None:
     assert loss.item() == pytest.approx(wanted, rel=1e-5)
 
 
-def test_the_coarser_map_comes_first() -> None:
+def test_coarse_channels_come_first() -> None:
     """Without the weights of the first coarse_dim inputs, the coarse map does not matter."""
     step = JoinLevels(4, 3, 8, align_corners=True).eval()
     coarse, fine = torch.randn(1, 4, 2, 2), torch.randn(1, 3, 4, 4)
@@ -81,13 +81,13 @@ def test_parameter_groups_are_the_published_ones() -> None:
 
 
 @pytest.mark.slow
-def test_it_has_the_published_size() -> None:
+def test_number_of_parameters_is_the_published_one() -> None:
     """The published code has 227,739,514 parameters: less the last gate, 2 * 1024**2, which nothing reads, and two
     biases in each PWAM, which its norms take away, 2 * (128 + 256 + 512 + 1024)."""
     model = build_model(load_config("lavt_swinb"))
     assert sum(p.numel() for p in model.parameters()) == 227_739_514 - 2 * 1024**2 - 2 * 1920
 
 
-def test_without_fusion_it_would_not_read() -> None:
-    with pytest.raises(ConfigError, match="fusion must not be None"):
+def test_encoder_without_fusion_raises() -> None:
+    with pytest.raises(ConfigError, match=r"Set model\.encoder\.fusion"):
         tiny_model("lavt_swinb", **{"encoder.fusion": None})

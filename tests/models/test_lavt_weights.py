@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.official_swin import swin_state_to_official
 from models.referring_checks import logits_of, prepared, tiny_model
 from refseg.errors import CheckpointError
-from refseg.models.encoders.swin_weights import swin_state_to_official
 from refseg.models.lavt.weights import lavt_state_from_official
 
 
@@ -50,7 +50,7 @@ def official_content(*, one: bool) -> dict:
 
 
 @pytest.mark.parametrize("one", [False, True])
-def test_every_key_is_accounted_for(one: bool) -> None:
+def test_every_key_is_converted_or_left_out(one: bool) -> None:
     content = official_content(one=one)
     state, left_out = lavt_state_from_official(content, window_size=4)
     given = len(content["model"]) + len(content.get("bert_model", {}))
@@ -63,7 +63,7 @@ def test_every_key_is_accounted_for(one: bool) -> None:
     }
 
 
-def test_the_model_computes_with_them() -> None:
+def test_converted_weights_give_the_published_result() -> None:
     """Loaded weights are used. (Against the published code itself the difference was 1e-6 at 480x480; no test can show
     that, as that code is not here.)"""
     state, _ = lavt_state_from_official(official_content(one=False), window_size=4)
@@ -76,14 +76,14 @@ def test_the_model_computes_with_them() -> None:
     assert not torch.allclose(before, logits_of(model, batch), atol=1e-4)
 
 
-def test_a_stray_key_is_named() -> None:
+def test_unknown_keys_are_reported() -> None:
     content = official_content(one=False)
     content["model"]["backbone.layers.0.fusion.extra.weight"] = torch.zeros(1)
     with pytest.raises(CheckpointError, match=r"fusion\.extra"):
         lavt_state_from_official(content, window_size=4)
 
 
-def test_a_missing_key_is_named() -> None:
+def test_missing_keys_are_reported() -> None:
     content = official_content(one=False)
     del content["model"]["backbone.layers.2.blocks.1.attn.qkv.weight"]
     with pytest.raises(CheckpointError, match=r"blocks\.1\.attn\.qkv\.weight"):
@@ -102,15 +102,15 @@ def test_a_missing_key_is_named() -> None:
         ("bert_model", "embeddings.word_embeddings.weight"),
     ],
 )
-def test_any_missing_key_is_an_error(part: str, key: str) -> None:
+def test_each_missing_key_raises(part: str, key: str) -> None:
     content = official_content(one=False)
     del content[part][key]
-    with pytest.raises(CheckpointError, match="1 of LAVT's weights are missing"):
+    with pytest.raises(CheckpointError, match="1 weights of LAVT are missing"):
         lavt_state_from_official(content, window_size=4)
 
 
-def test_a_checkpoint_of_something_else_is_refused() -> None:
-    with pytest.raises(CheckpointError, match=r"no weights in `model`, only state_dict"):
+def test_other_checkpoints_are_rejected() -> None:
+    with pytest.raises(CheckpointError, match=r"Not a LAVT checkpoint.*Found: state_dict"):
         lavt_state_from_official({"state_dict": {}})
     content = official_content(one=False)
     del content["bert_model"]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from models.referring_checks import logits_of, parameters_without_gradient, prepared, tiny_model
-from refseg.models.lgformer.pixel_decoder import LanguageGuidedPixelDecoder
+from refseg.models.lgformer.pixel_decoder import Decoded, LanguageGuidedPixelDecoder
 from refseg.models.lgformer.prototype import MaskMerge, PrototypeGenerator, dot_products
 from refseg.structures import EncodedFeatures, Prediction
 
@@ -20,10 +20,10 @@ def parts(config: str) -> set[str]:
 
 
 def words_read(config: str) -> int:
-    return sum(".words." in name for name, _ in tiny_model(config).named_parameters())
+    return sum(".cross_attn_words." in name for name, _ in tiny_model(config).named_parameters())
 
 
-def test_rows_of_the_tables_differ_where_they_should() -> None:
+def test_ablation_rows_differ_as_expected() -> None:
     """A layer that reads words, or pixels, has 6 parameters for it: weight and bias of query, key and value, output."""
     full = tiny_model("lgformer_swinb_refcocoplus")
     assert len(full.pixel_decoder.layers) == 2 and len(full.prototype.layers) == 3  # shrunk for tests
@@ -33,7 +33,7 @@ def test_rows_of_the_tables_differ_where_they_should() -> None:
     assert words_read(f"{ABLATIONS}/table6_sentence") == 2 * 6
     for row, pixels_read in (("table4_pwam", False), ("table4_vlba_l2va", False), ("table6_sentence", True)):
         names = [name for name, _ in tiny_model(f"{ABLATIONS}/{row}").named_parameters()]
-        assert any("prototype.layers.0.pixels" in name for name in names) is pixels_read
+        assert any("prototype.layers.0.cross_attn_pixels" in name for name in names) is pixels_read
         assert any("word_update" in name for name in names) is (row != "table4_pwam")
     assert "prototype.queries" in parts(f"{ABLATIONS}/table2_learnable_1")
     assert "merge.mlp" in parts(f"{ABLATIONS}/table2_learnable_10")
@@ -41,15 +41,15 @@ def test_rows_of_the_tables_differ_where_they_should() -> None:
 
 
 @pytest.mark.parametrize("row", ["table2_learnable_10", "table4_vlba", "table6_sentence"])
-def test_rows_train(row: str) -> None:
+def test_ablation_rows_train(row: str) -> None:
     model = tiny_model(f"{ABLATIONS}/{row}")
     unseen = {n for n in parameters_without_gradient(model, prepared(model)) if "key.bias" not in n}
     # zero offsets at the start hide positions where nothing else reads them; one query has nothing to choose from
     unseen -= {"pixel_decoder.level_embed"} if row == "table4_vlba" else set()
-    assert {n for n in unseen if not (n.startswith("prototype.layers") and ".own.query" in n)} == set()
+    assert {n for n in unseen if not (n.startswith("prototype.layers") and ".self_attn.query" in n)} == set()
 
 
-def test_interpolating_products_is_interpolating_features() -> None:
+def test_interpolating_products_equals_interpolating_features() -> None:
     """What lets the product be taken at stride 8: both are linear."""
     prototypes, feats = torch.randn(2, 3, 8), torch.randn(2, 8, 5, 6)
     wanted = dot_products(prototypes, F.interpolate(feats, scale_factor=2, mode="bilinear"))
@@ -58,26 +58,26 @@ def test_interpolating_products_is_interpolating_features() -> None:
     )
 
 
-def test_masks_come_at_stride_4() -> None:
+def test_masks_have_stride_4() -> None:
     for config in ("lgformer_swinb", "lgformer_tiny_refshapes", f"{ABLATIONS}/table2_learnable_10"):
         model = tiny_model(config)
         assert logits_of(model, prepared(model)).shape == (6, 16, 24)
 
 
-def test_a_mask_merge_is_pixel_by_pixel() -> None:
+def test_mask_merge_is_per_pixel() -> None:
     merge = MaskMerge(3, 4)
     logits = torch.randn(2, 3, 4, 5)
     whole = merge(logits)
     torch.testing.assert_close(whole[:, :, 2:3, 1:2], merge(logits[:, :, 2:3, 1:2]))
 
 
-def test_words_that_differ_only_by_padding_give_one_query() -> None:
+def test_linguistic_query_ignores_padding() -> None:
     """The linguistic query is the mean of valid words."""
-    generator = PrototypeGenerator(word_dim=4, embed_dim=8, num_heads=2)
+    generator = PrototypeGenerator(word_dim=4, embed_dim=8, num_layers=0)
     words = torch.randn(1, 3, 4)
-    mask = torch.tensor([[True, True, False]])
+    mask, no_levels = torch.tensor([[True, True, False]]), Decoded([], [], [], torch.empty(0))
     mean = generator.project_sentence(words[:, :2].mean(1))[:, None]
-    torch.testing.assert_close(generator._query(words, mask), mean)
+    torch.testing.assert_close(generator(no_levels, words, mask, padded=False), generator.head(mean))
 
 
 def features_for(decoder: LanguageGuidedPixelDecoder, masks: list[torch.Tensor]) -> EncodedFeatures:
@@ -92,7 +92,7 @@ def small_decoder(**settings: object) -> LanguageGuidedPixelDecoder:
         level_dims=(6, 6, 6), word_dim=5, embed_dim=8, num_layers=2, num_heads=2, ffn_dim=8, **settings
     )
     for layer in decoder.layers:  # offsets and weights begin with zeros; as after some training
-        torch.nn.init.normal_(layer.deformable.sampling_offsets.weight, std=0.5)
+        torch.nn.init.normal_(layer.self_attn.sampling_offsets.weight, std=0.5)
     return decoder.eval()
 
 
@@ -112,7 +112,7 @@ def test_a_sentence_is_the_mean_of_its_words() -> None:
         assert torch.allclose(one.mask_feats, other.mask_feats, atol=1e-6) is same
 
 
-def test_padded_pixels_are_not_read() -> None:
+def test_padded_pixels_are_masked() -> None:
     """Whatever the right half of each level holds, the left half and the prototype stay the same. (GroupNorm, which
     counts all pixels, is taken out.)"""
     masks = [mask.clone() for mask in MASKS]
@@ -134,7 +134,7 @@ def test_padded_pixels_are_not_read() -> None:
     torch.testing.assert_close(prototypes[0], prototypes[1])
 
 
-def test_levels_are_visited_from_coarse_to_fine() -> None:
+def test_levels_go_from_coarse_to_fine() -> None:
     """Five layers: strides 32, 16, 8, and again 32, 16."""
     generator = PrototypeGenerator(word_dim=5, embed_dim=8, num_layers=5, num_heads=2, ffn_dim=8)
     seen = []
@@ -145,7 +145,7 @@ def test_levels_are_visited_from_coarse_to_fine() -> None:
     assert seen == [4, 16, 64, 4, 16]
 
 
-def test_a_label_is_one_from_half_of_a_pixel_on() -> None:
+def test_labels_are_one_from_half_coverage() -> None:
     """A mask of the upper 30 rows of 64: at stride 4, 7 rows of 16 are full and the eighth is half, so 8 of 16 are 1.
     With logit 3 everywhere the loss is (softplus(-3) + softplus(3)) / 2."""
     model = tiny_model("lgformer_swinb")
@@ -157,12 +157,12 @@ def test_a_label_is_one_from_half_of_a_pixel_on() -> None:
     torch.testing.assert_close(loss, softplus.mean())
 
 
-def test_mistakes_are_refused() -> None:
-    with pytest.raises(ValueError, match="a linguistic query is one, not 10"):
+def test_invalid_arguments_raise() -> None:
+    with pytest.raises(ValueError, match="num_queries is 10"):
         PrototypeGenerator(word_dim=4, num_queries=10)
-    with pytest.raises(ValueError, match="'linguistic' or 'learnable', not 'learned'"):
+    with pytest.raises(ValueError, match=r"query 'learned'\. Valid values: linguistic, learnable"):
         PrototypeGenerator(word_dim=4, query="learned")
-    with pytest.raises(ValueError, match="l2va is"):
+    with pytest.raises(ValueError, match=r"l2va '.*\. Valid values: words, sentence, None"):
         tiny_model("lgformer_swinb", **{"pixel_decoder.l2va": "word"})
-    with pytest.raises(ValueError, match="4 levels are needed with lateral=True, got 3"):
+    with pytest.raises(ValueError, match="lateral=True needs 4 encoder levels, got 3"):
         tiny_model("lgformer_swinb", **{"pixel_decoder.lateral": True})

@@ -23,7 +23,7 @@ def test_dice_by_hand() -> None:
 
 
 @pytest.mark.parametrize("loss", [mask_bce_loss, dice_loss])
-def test_no_maps_give_zero_with_a_gradient(loss: object) -> None:
+def test_empty_losses_are_zero_with_a_gradient(loss: object) -> None:
     logits = torch.zeros(0, 3, 3, requires_grad=True)
     value = loss(logits, torch.zeros(0, 3, 3))
     value.backward()
@@ -46,7 +46,7 @@ def test_weighted_bce_by_hand() -> None:
     assert weighted_bce_loss(torch.zeros(0, 2, 2), torch.zeros(0, 2, 2, dtype=torch.bool), (0.9, 1.1)).item() == 0
 
 
-def test_merged_masks_are_compared_at_the_inputs_size() -> None:
+def test_merged_losses_are_at_the_input_size() -> None:
     """Two phrases of 32 x 32 pixels, logits of 8 x 8: 0 everywhere, ln 2 each. The first refers to the upper half: dice
     is 1 - (2 x 512 x 0.5 + 1) / (1024 x 0.5 + 512 + 1); the second to nothing, and has no dice. If the lower half is
     padding, whatever is there, the first is 1 - 513 / (512 x 0.5 + 512 + 1)."""
@@ -61,7 +61,7 @@ def test_merged_masks_are_compared_at_the_inputs_size() -> None:
     torch.testing.assert_close(dice, torch.tensor(1 - 513 / 769))
 
 
-def test_phrases_that_refer_to_nothing_have_no_dice() -> None:
+def test_no_target_phrases_have_no_dice() -> None:
     batch = dummy_batch(shape=(32, 32), expressions_per_image=2)["batch"]
     nothing = [torch.zeros_like(refers) for refers in batch.referents]
     batch.referents = nothing

@@ -16,7 +16,7 @@ def masks(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(2, 3, 10, generator=draw) * 4, (torch.rand(2, 2, 10, generator=draw) > 0.5).float()
 
 
-def test_costs_of_pairs_are_the_losses_of_pairs() -> None:
+def test_pairwise_costs_equal_losses_of_pairs() -> None:
     logits, target = masks()
     bce, dice = pairwise_mask_costs(logits, target)
     for e, n, m in itertools.product(range(2), range(3), range(2)):
@@ -32,7 +32,7 @@ def test_costs_of_extreme_logits() -> None:
     torch.testing.assert_close(bce[0], torch.tensor([[0.0, 200.0], [200.0, 0.0]]))
 
 
-def test_costs_are_mmdets() -> None:
+def test_costs_equal_mmdets() -> None:
     """mmdet's `CrossEntropyLossCost` and `DiceCost`, as its Mask2Former uses them, on one expression."""
     from mmdet.models.task_modules import CrossEntropyLossCost, DiceCost
     from mmengine.structures import InstanceData
@@ -47,7 +47,7 @@ def test_costs_are_mmdets() -> None:
         torch.testing.assert_close(ours[1][e], dice, atol=1e-5, rtol=1e-5)
 
 
-def test_costs_that_are_not_finite_are_replaced_and_counted() -> None:
+def test_nonfinite_costs_are_replaced_and_counted() -> None:
     cost, number = finite_costs(torch.tensor([1.0, torch.nan, torch.inf, -torch.inf]))
     assert int(number) == 3
     assert torch.isfinite(cost).all() and cost[0] == 1.0 and (cost[1:] > 1e5).all()

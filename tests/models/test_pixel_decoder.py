@@ -15,7 +15,7 @@ DIMS, SIZES = (8, 12, 16, 20), ((24, 32), (12, 16), (6, 8), (3, 4))
 def decoder(num_layers: int = 2) -> PixelDecoder:
     torch.manual_seed(0)
     module = PixelDecoder(level_dims=DIMS, embed_dim=32, mask_dim=10, num_layers=num_layers, num_heads=4, ffn_dim=48)
-    for layer in module.parts.encoder.layers:  # they begin with zeros; as after some training
+    for layer in module.mmdet_decoder.encoder.layers:  # they begin with zeros; as after some training
         torch.nn.init.normal_(layer.self_attn.sampling_offsets.weight, std=0.3)
         torch.nn.init.normal_(layer.self_attn.attention_weights.weight, std=0.3)
     return module.eval()
@@ -28,26 +28,26 @@ def features(masks: list[torch.Tensor] | None = None) -> EncodedFeatures:
     return EncodedFeatures(levels, masks, (4, 8, 16, 32), torch.arange(2))
 
 
-def test_it_is_mmdets() -> None:
+def test_pixel_decoder_equals_mmdets() -> None:
     """Mask features and the three levels, from coarse to fine."""
     module, given = decoder(), features()
     with torch.no_grad():
         ours = module(given, padded=False)
-        mask_feats, levels = module.parts(given.levels)
+        mask_feats, levels = module.mmdet_decoder(given.levels)
     torch.testing.assert_close(ours.mask_feats, mask_feats, atol=1e-4, rtol=1e-4)
     assert ours.sizes == [(3, 4), (6, 8), (12, 16)]
     for mine, theirs, size in zip(ours.levels, levels, ours.sizes, strict=True):
         torch.testing.assert_close(mine.transpose(1, 2).unflatten(2, size), theirs, atol=1e-4, rtol=1e-4)
 
 
-def test_padding_is_not_read() -> None:
+def test_padding_is_masked() -> None:
     """Whatever the right half of each level holds, the levels' left half stays the same. (GroupNorm, which counts all
     pixels, is taken out.)"""
     masks = [torch.ones(2, *size, dtype=torch.bool) for size in SIZES]
     for mask in masks:
         mask[..., mask.shape[-1] // 2 :] = False
     module = decoder()
-    for project in module.parts.input_convs:
+    for project in module.mmdet_decoder.input_convs:
         project.gn = torch.nn.Identity()
     clean = features(masks)
     dirty = replace(clean, levels=[level.clone() for level in clean.levels])
@@ -59,6 +59,6 @@ def test_padding_is_not_read() -> None:
         torch.testing.assert_close(a[valid], b[valid])
 
 
-def test_it_wants_four_levels() -> None:
-    with pytest.raises(ConfigError, match="four levels"):
+def test_pixel_decoder_needs_four_levels() -> None:
+    with pytest.raises(ConfigError, match="four encoder levels"):
         PixelDecoder(level_dims=(8, 8, 8))

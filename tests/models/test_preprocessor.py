@@ -5,7 +5,7 @@ from refseg.apis.dummy import dummy_batch
 from refseg.models import ReferringDataPreprocessor
 
 
-def test_normalises_and_pads() -> None:
+def test_normalizes_and_pads() -> None:
     """A pixel of value 10 with mean 4 and std 3 becomes 2; padding, inside the batch or added, is 0 and masked."""
     data = dummy_batch(shape=(3, 5), num_images=2)
     data["batch"].images[:] = 10
@@ -18,12 +18,12 @@ def test_normalises_and_pads() -> None:
     assert data["batch"].images.shape == (2, 3, 3, 5), "the given batch is left as it is"
 
 
-def test_floats_are_refused() -> None:
+def test_float_images_raise() -> None:
     data = dummy_batch(shape=(4, 4))
     data["batch"].images = data["batch"].images.float()
     with pytest.raises(TypeError, match="uint8"):
         ReferringDataPreprocessor()(data)
 
 
-def test_mean_and_std_are_no_weights() -> None:
+def test_mean_and_std_are_not_in_the_state_dict() -> None:
     assert ReferringDataPreprocessor().state_dict() == {}

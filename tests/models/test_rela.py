@@ -25,8 +25,7 @@ from refseg.errors import ConfigError
 from refseg.models import ReLA
 from refseg.models.layers import Attention, Groups, PixelFeatures
 from refseg.models.rela.decoder import RegionDecoder, init_attention
-from refseg.models.rela.minimap import covered_minimap, truncated_minimap
-from refseg.models.rela.segmentor import RegionHeads
+from refseg.models.rela.segmentor import RegionHeads, covered_minimap, truncated_minimap
 from refseg.structures import Batch, Prediction
 
 SWIN = {"encoder.vision.drop_path_rate": 0.0}  # or blocks may have no gradient
@@ -63,7 +62,7 @@ def softplus(x: float) -> float:
 def unseen_by_losses(model: ReLA) -> set[str]:
     """But for what softmax does not see, a key's bias, and for positions that only deformable attention reads: its
     offsets begin with weights of zero."""
-    expected = ("key.bias", "pixel_decoder.parts.level_encoding")
+    expected = ("key.bias", "pixel_decoder.mmdet_decoder.level_encoding")
     unseen = parameters_without_gradient(model, small_batch(model, num_images=1, expressions_per_image=2))
     return {name for name in unseen if not any(part in name for part in expected)}
 
@@ -72,22 +71,22 @@ def test_every_trained_parameter_gets_a_gradient(model: ReLA) -> None:
     assert unseen_by_losses(model) == set()
 
 
-def test_words_begin_with_zeros() -> None:
+def test_initial_words_are_zeros() -> None:
     """As published: then nothing is read, and attention to words learns after its words do."""
     model = tiny_model("rela_swinb", **SWIN)
     assert not model.decoder.project_words.weight.any()
     parts = ("query.weight", "query.bias", "key_value.weight", "out.weight")
-    assert unseen_by_losses(model) == {f"decoder.language.words.{part}" for part in parts}
+    assert unseen_by_losses(model) == {f"decoder.region_language.cross_attn_words.{part}" for part in parts}
 
 
-def test_gates_of_zeros_never_learn() -> None:
+def test_zero_gates_get_no_gradient() -> None:
     """`gate_std=0` is the published code."""
     model = tiny_model("rela_swinb", **SWIN, **{"encoder.fusion.gate_std": 0.0})
     gates = {f"encoder.fusions.{stage}.gate.{layer}.weight" for stage in range(3) for layer in (0, 2)}
     assert gates <= unseen_by_losses(model)
 
 
-def test_many_phrases_at_once_equal_one_by_one(model: ReLA) -> None:
+def test_phrases_together_equal_one_by_one(model: ReLA) -> None:
     batch = small_batch(model)
     together = exact_logits(model, batch)
     for expression in (1, 3, 5):
@@ -110,12 +109,12 @@ def test_images_with_different_numbers_of_phrases(model: ReLA) -> None:
     torch.testing.assert_close(exact_logits(model, fewer), together[kept])
 
 
-def test_padded_words_change_nothing(model: ReLA) -> None:
+def test_padded_words_have_no_effect(model: ReLA) -> None:
     batch = small_batch(model)
     torch.testing.assert_close(exact_logits(model, with_padded_words(batch)), exact_logits(model, batch))
 
 
-def test_the_words_matter(model: ReLA) -> None:
+def test_words_affect_the_prediction(model: ReLA) -> None:
     batch = small_batch(model)
     other = replace(batch, tokens=replace(batch.tokens, text_of=batch.tokens.text_of.flip(0)))
     assert not torch.allclose(exact_logits(model, batch), exact_logits(model, other), atol=1e-6)
@@ -168,7 +167,7 @@ def small_decoder(**settings: object) -> tuple[RegionDecoder, RegionHeads]:
 WORDS, WORD_MASK = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(1)), torch.ones(2, 3, dtype=torch.bool)
 
 
-def test_padded_pixels_are_not_read() -> None:
+def test_padded_pixels_are_masked() -> None:
     decoder, heads = small_decoder()
     clean = small_pixels(padded=True)
     levels = [level.clone() for level in clean.levels]
@@ -185,37 +184,37 @@ def test_padded_pixels_are_not_read() -> None:
     torch.testing.assert_close(outputs[0], outputs[1])
 
 
-def test_levels_are_visited_from_coarse_to_fine_and_masks_from_the_start() -> None:
+def test_levels_go_from_coarse_to_fine_with_masked_attention() -> None:
     """Five blocks: strides 32, 16, 8, and again 32, 16. Every region reads at least one pixel, and not always all."""
     decoder, heads = small_decoder()
     seen = []
-    for block in decoder.images:
+    for block in decoder.region_image:
         block.register_forward_pre_hook(lambda module, args: seen.append(args[2]))
     with torch.no_grad():
         decoder(small_pixels(), WORDS, WORD_MASK, groups=Groups([2], "cpu"), heads=heads)
-    assert [tuple(readable.shape) for readable in seen] == [(1, 8, s) for s in (4, 16, 64, 4, 16)]
-    assert all(readable.any(-1).all() for readable in seen)
-    assert not all(readable.all() for readable in seen[:3])
+    assert [tuple(attn_mask.shape) for attn_mask in seen] == [(1, 8, s) for s in (4, 16, 64, 4, 16)]
+    assert all(attn_mask.any(-1).all() for attn_mask in seen)
+    assert not all(attn_mask.all() for attn_mask in seen[:3])
 
 
-def test_words_are_read_in_the_first_block_only() -> None:
+def test_words_are_used_in_the_first_block_only() -> None:
     decoder, heads = small_decoder(zero_words=False)
     calls = []
-    decoder.language.register_forward_hook(lambda module, args, output: calls.append(output))
+    decoder.region_language.register_forward_hook(lambda module, args, output: calls.append(output))
     decoded = decoder(small_pixels(), WORDS, WORD_MASK, groups=Groups([2], "cpu"), heads=heads)
     assert len(calls) == 1 and len(decoded) == 5
     assert all(one.query_feats.shape == (2, 4, 8) and one.word_feats.shape == (2, 3, 8) for one in decoded)
 
 
-def test_language_at_its_start_by_hand() -> None:
+def test_initial_language_update_by_hand() -> None:
     """Words of zeros: what is read is 0, its norm that of X; sigmoid(0) * 0.1 = 0.05: X grows by 5 % of its norm."""
     decoder, _ = small_decoder()
     region = torch.randn(2, 4, 8)
-    grown = decoder.language(region, torch.zeros(2, 3, 8), WORD_MASK)
+    grown = decoder.region_language(region, torch.zeros(2, 3, 8), WORD_MASK)
     torch.testing.assert_close(grown, region + 0.05 * torch.nn.functional.layer_norm(region, (8,)))
 
 
-def test_attention_begins_like_pytorchs() -> None:
+def test_attention_is_initialized_like_pytorchs() -> None:
     """Xavier of a (3 * 64, 64) matrix is within sqrt(6 / 256) = 0.1531; of the output's (64, 64), sqrt(6 / 128)."""
     attention = Attention(64, 4)
     init_attention(attention)
@@ -241,7 +240,7 @@ def test_the_merged_mask_is_the_weighted_sum_of_masks(model: ReLA) -> None:
     torch.testing.assert_close(logits, channels[:, 1] - channels[:, 0], atol=1e-3, rtol=1e-4)
 
 
-def test_ties_are_outside_and_have_a_target() -> None:
+def test_ties_are_outside_and_not_no_target() -> None:
     """Equal scores give a logit of exactly 0; argmax takes the first class: outside, and not "no target"."""
     model = tiny_model("rela_swinb")
     for head in (model.heads.minimap, model.heads.no_target[2]):
@@ -323,7 +322,7 @@ def test_no_target_is_weighted_by_class() -> None:
     assert loss == pytest.approx(0.5 * (0.9 * softplus(0) + 1.1 * softplus(-2)) / 2, rel=1e-5)
 
 
-def test_padding_has_no_part_in_the_losses() -> None:
+def test_losses_ignore_padding() -> None:
     """The right half of the input is padding: a mask of the whole image is a full minimap, and logits there do not
     count (but for the column that interpolation mixes in, which is as the one beside it)."""
     model = tiny_model("rela_swinb")
@@ -356,7 +355,7 @@ def test_parameter_groups_are_the_published_ones() -> None:
         assert parameter.requires_grad is not frozen and decay.get(id(parameter)) == wanted, name
 
 
-def test_instalign_learns_with_its_decoder() -> None:
+def test_instalign_trains_with_the_region_decoder() -> None:
     """The row "ReLA + InstAlign" of InstAlign's Table 3d. Words of zeros have no direction: gradients of cosines
     explode there, so they begin with random weights."""
     settings = dict(type="RegionDecoder", num_queries=4, num_blocks=4, num_heads=2, ffn_dim=32)
@@ -374,15 +373,15 @@ def test_instalign_learns_with_its_decoder() -> None:
 
 
 @pytest.mark.slow
-def test_it_has_the_published_size() -> None:
+def test_number_of_parameters_is_the_published_one() -> None:
     """225.5 M. The published code has two biases more in each PWAM, which its norms take away: 2 * (128 + 256 + 512 +
     1024), and so 225,521,469."""
     model = build_model(load_config("rela_swinb"))
     assert sum(p.numel() for p in model.parameters()) == 225_521_469 - 2 * 1920
 
 
-def test_mistakes_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"num_queries must be a square, as regions are a grid, not 10"):
+def test_invalid_arguments_raise() -> None:
+    with pytest.raises(ConfigError, match=r"num_queries 10 must be a square"):
         tiny_model("rela_swinb", **{"decoder.num_queries": 10})
-    with pytest.raises(ConfigError, match="minimap_target is one of truncated, covered, not 'soft'"):
+    with pytest.raises(ConfigError, match=r"minimap_target 'soft'\. Valid values: truncated, covered"):
         tiny_model("rela_swinb", minimap_target="soft")

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.official_swin import swin_state_to_official
 from models.referring_checks import logits_of, prepared, tiny_model
 from refseg.errors import CheckpointError
 from refseg.models import ReLA
-from refseg.models.encoders.swin_weights import swin_state_to_official
 from refseg.models.layers import Groups, PixelFeatures
 from refseg.models.rela.weights import rela_state_from_official
 
@@ -114,20 +114,20 @@ def content(ours: ReLA) -> dict:
     return {"model": official_model(ours), "iteration": 149_999}
 
 
-def test_every_key_is_accounted_for(ours: ReLA, content: dict) -> None:
+def test_every_key_is_converted_or_left_out(ours: ReLA, content: dict) -> None:
     """Query, key and value are one tensor there and two here: one key more for weight and bias of each attention."""
     state, left_out = rela_state_from_official(content, window_size=4)
     split = 2 * (2 * BLOCKS + 1)
     assert len(content["model"]) + split == len(state) + len(left_out)
     assert sorted(left_out.values()) == sorted(
-        ["a bias that the instance norm after it takes away"] * 8 + ["computed"] * 5 + ["unused"]
+        ["bias that the following instance norm cancels"] * 8 + ["computed"] * 5 + ["unused"]
     )
     assert {k: v.shape for k, v in state.items()} == {
         k: v.shape for k, v in ours.state_dict().items() if not k.endswith("relative_position_index")
     }
 
 
-def test_the_model_computes_with_them(content: dict) -> None:
+def test_converted_weights_give_the_published_result(content: dict) -> None:
     state, _ = rela_state_from_official(content, window_size=4)
     model = tiny_model("rela_swinb")
     batch = prepared(model)
@@ -138,7 +138,7 @@ def test_the_model_computes_with_them(content: dict) -> None:
     assert not torch.allclose(before, logits_of(model, batch), atol=1e-4)
 
 
-def test_parts_of_one_shape_are_not_mixed_up(content: dict) -> None:
+def test_weights_of_equal_shape_are_not_mixed_up(content: dict) -> None:
     state, _ = rela_state_from_official(content, window_size=4)
     pairs = {
         "encoder.layers.0.norm1.weight": "encoder.layers.0.norms.0.weight",
@@ -153,10 +153,10 @@ def test_parts_of_one_shape_are_not_mixed_up(content: dict) -> None:
         "input_proj.1.1.bias": "input_convs.1.gn.bias",
     }
     for theirs, ours in pairs.items():
-        assert state[f"pixel_decoder.parts.{ours}"] is content["model"][PIXELS + theirs], ours
+        assert state[f"pixel_decoder.mmdet_decoder.{ours}"] is content["model"][PIXELS + theirs], ours
 
 
-def test_older_files_name_queries_otherwise(content: dict) -> None:
+def test_old_name_of_queries_is_converted(content: dict) -> None:
     content["model"][PREDICTOR + "static_query.weight"] = content["model"].pop(PREDICTOR + "query_feat.weight")
     state, _ = rela_state_from_official(content, window_size=4)
     assert state["decoder.queries"] is content["model"][PREDICTOR + "static_query.weight"]
@@ -179,23 +179,23 @@ def test_older_files_name_queries_otherwise(content: dict) -> None:
         "text_encoder.encoder.layer.1.output.dense.bias",
     ],
 )
-def test_any_missing_key_is_an_error(content: dict, key: str) -> None:
+def test_each_missing_key_raises(content: dict, key: str) -> None:
     del content["model"][key]
-    with pytest.raises(CheckpointError, match=r"[12] of ReLA's weights are missing"):
+    with pytest.raises(CheckpointError, match=r"[12] weights of ReLA are missing"):
         rela_state_from_official(content, window_size=4)
 
 
 @pytest.mark.parametrize(
     "key", ["criterion.weight", PREDICTOR + "class_embed.weight", PIXELS + "adapter_2.weight", "backbone.stem.weight"]
 )
-def test_a_stray_key_is_named(content: dict, key: str) -> None:
+def test_unknown_keys_are_reported(content: dict, key: str) -> None:
     content["model"][key] = torch.zeros(1)
-    with pytest.raises(CheckpointError, match=f"1 keys are not ReLA's: {key}"):
+    with pytest.raises(CheckpointError, match=f"1 keys are not from ReLA: {key}"):
         rela_state_from_official(content, window_size=4)
 
 
-def test_a_checkpoint_of_something_else_is_refused() -> None:
-    with pytest.raises(CheckpointError, match="no ReLA checkpoint: no weights in `model`, only state_dict"):
+def test_other_checkpoints_are_rejected() -> None:
+    with pytest.raises(CheckpointError, match=r"Not a ReLA checkpoint.*Found: state_dict"):
         rela_state_from_official({"state_dict": {}})
 
 
@@ -260,7 +260,7 @@ class Plain:
         return torch.einsum("eac,echw->eahw", merged, pixels.mask_feats), no_target
 
 
-def test_the_decoder_is_the_published_one(content: dict) -> None:
+def test_decoder_equals_the_published_one(content: dict) -> None:
     """Random weights, two images with one expression each, words without padding."""
     state, _ = rela_state_from_official(content, window_size=4)
     model = tiny_model("rela_swinb").eval()

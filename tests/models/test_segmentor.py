@@ -26,7 +26,7 @@ def prepared(model: RefSegmentor) -> dict:
     return model.data_preprocessor(dummy_batch(shape=(8, 8), expressions_per_image=3), True)
 
 
-def test_one_forward_three_ends() -> None:
+def test_the_three_modes_of_forward() -> None:
     model = Stub()
     data = prepared(model)
     assert model(**data).mask_logits.shape == (3, 4, 4)
@@ -38,7 +38,7 @@ def test_one_forward_three_ends() -> None:
         model(**data, mode="test")
 
 
-def test_losses_are_summed_and_badly_named_ones_refused() -> None:
+def test_losses_are_summed_and_stray_names_rejected() -> None:
     model = Stub(("loss_a", "loss_b", "accuracy"))
     total, log = model.parse_losses(model(**prepared(model), mode="loss"))
     assert total.item() == 2 and log["accuracy"].item() == 1
@@ -53,6 +53,6 @@ def test_the_postprocess_settings_are_checked() -> None:
         Stub(postprocess=dict(treshold=0.9))
 
 
-def test_a_model_without_infer_says_so() -> None:
+def test_model_without_infer_raises() -> None:
     with pytest.raises(TypeError, match="must define infer"):
         RefSegmentor()(**prepared(Stub()))

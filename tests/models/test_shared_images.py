@@ -20,7 +20,7 @@ FUSED = ("lavt_tiny_refshapes", "lgformer_tiny_refshapes", "rela_tiny_refshapes"
 
 
 @pytest.mark.parametrize("config", SHARED)
-def test_an_encoding_serves_other_phrases(config: str) -> None:
+def test_encoded_images_serve_other_phrases(config: str) -> None:
     """Images encoded in a batch with other phrases, and fewer of them, have the logits of the plain forward pass."""
     model = tiny_model(config).eval()
     assert model.shares_images
@@ -33,12 +33,12 @@ def test_an_encoding_serves_other_phrases(config: str) -> None:
 
 
 @pytest.mark.parametrize("config", FUSED)
-def test_models_that_read_words_from_the_start_say_so(config: str) -> None:
+def test_early_fusion_models_cannot_encode_images_alone(config: str) -> None:
     model = tiny_model(config)
     assert not model.shares_images
     with pytest.raises(TypeError, match="cannot encode images alone"):
         model.encode_images(prepared(model))
 
 
-def test_an_encoder_that_never_sees_an_image_alone() -> None:
+def test_early_fusion_encoders_cannot_encode_images_alone() -> None:
     assert not tiny_model("vipa_beit3b").shares_images

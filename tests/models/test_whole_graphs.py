@@ -22,7 +22,7 @@ MODELS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("config", "changes"), MODELS)
-def test_a_compiler_follows_the_whole_model(config: str, changes: dict[str, Any]) -> None:
+def test_whole_models_compile(config: str, changes: dict[str, Any]) -> None:
     """One graph, the same logits. (The backend only traces; what generated code computes is PyTorch's affair.)"""
     model = tiny_model(config, **changes).eval()
     batch = prepared(model)

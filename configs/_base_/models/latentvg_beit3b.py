@@ -5,7 +5,7 @@ model = dict(
     type='LatentVG',
     latents=dict(lengths=(4, 10), drop_rates=(0.4, 0.2), num_words=20, temperature=1.0, apart=True),
     distributor='mean',
-    concepts=dict(num_concepts=100, normalised='columns'),
+    concepts=dict(num_concepts=100, normalize='columns'),
     contrast=dict(loss='positive_margin', margin=0.2, temperature=0.07, weight=1.0),
     decoder=dict(width=256, scale=4, average='logits'),
     weights=dict(bce=2.0, dice=0.5),

@@ -1,4 +1,4 @@
-"""Models: the segmentor base class, encoders, what fuses them, and one package per paper."""
+"""Models: the segmentor base class, encoders, fusions, shared layers and losses, and one package per method."""
 
 from refseg.models.baseline import QueryBaseline
 from refseg.models.encoders import BEiT3Encoder, ConvEncoder, FusedEncoder, SwinEncoder, TextEncoder

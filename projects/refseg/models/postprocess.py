@@ -1,4 +1,4 @@
-"""From logits to masks at the original size: the one place, for all models. Pure functions and their settings.
+"""Post-processing of all models: from logits to masks at the original size. Pure functions and their settings.
 
 Letters: E expressions, K of them of an image, N queries, L tokens, W words; (h, w) the logits' size.
 """
@@ -32,14 +32,19 @@ from refseg.structures import (
 
 @dataclass(frozen=True, slots=True)
 class PostProcess:
-    """How predictions become answers.
+    """Settings of the step from predictions to answers.
 
-    `threshold`: a pixel belongs to the mask when its probability is >= it. `no_target`: an expression is rejected when
-    the head's probability exceeds `no_target_threshold` ("head"; models without that head reject nothing), when it
-    does or the mask has no pixel ("head-or-empty"), when the mask has fewer than `min_area` pixels ("area"), or never
-    ("none"). `instances`: whether results tell the instances
-    of models that tell them apart; they are the queries whose relevance is >= `instance_threshold`, the best
-    `max_instances` of them. `max_elements` bounds the floats held at once.
+    Args:
+        threshold: A pixel belongs to the mask if its probability is at least this value.
+        no_target: Rule that rejects a phrase: "head", the head's probability exceeds `no_target_threshold` (models
+            without that head reject nothing); "head-or-empty", the same or an empty mask; "area", the mask has fewer
+            than `min_area` pixels; "none".
+        no_target_threshold: No-target probability above which a phrase is rejected.
+        min_area: Pixels of the smallest mask that the rule "area" accepts.
+        instances: Return the instances of models that predict them.
+        instance_threshold: A query is an instance if its relevance is at least this value.
+        max_instances: The most instances per phrase, best first.
+        max_elements: Bound on the number of floats held at once.
     """
 
     threshold: float = 0.5
@@ -82,10 +87,22 @@ def restore_masks(
     strict: bool = False,
     max_elements: int = 2**26,
 ) -> Tensor:
-    """(K, h, w) logits of a padded input -> (K, height, width) bool on the CPU at the original size, or at `size`.
+    """Restore masks of one image: logits (K, h, w) of a padded input -> (K, height, width) bool on the CPU.
 
-    Bilinear to the input's size, padding cropped, `interpolation` to the size, then the threshold (`strict`: above it);
-    in chunks. `align_corners` is for both steps. `resize`: what the second step is of, logits or probabilities.
+    Logits are resized bilinearly to the input's size, cropped to the image, resized by `interpolation`, and
+    thresholded. Masks are processed in chunks.
+
+    Args:
+        mask_logits: (K, h, w).
+        input_size: Size of the padded input.
+        meta: The sample's content size and original size.
+        size: Output size; the original size by default.
+        interpolation: Of the second step.
+        align_corners: Of both steps.
+        resize: Whether the second step resizes logits or probabilities.
+        threshold: Probability from which on a pixel is mask.
+        strict: Exclude pixels exactly at the threshold.
+        max_elements: Bound on the number of floats held at once.
     """
     height, width = size or meta.original_size
     limit = threshold if resize == "probs" else math.log(threshold / (1 - threshold))
@@ -106,7 +123,7 @@ def restore_masks(
 
 
 def reject(masks: Tensor, no_target_prob: Tensor | None, settings: PostProcess) -> Tensor:
-    """(K,) bool: the no-target rule."""
+    """Apply the no-target rule: (K,) bool."""
     rejected = torch.zeros(len(masks), dtype=torch.bool)
     if settings.no_target == "none":
         return rejected
@@ -118,8 +135,10 @@ def reject(masks: Tensor, no_target_prob: Tensor | None, settings: PostProcess) 
 
 
 def choose_instances(instances: Sequence[InstancePrediction], settings: PostProcess) -> list[InstancePrediction]:
-    """Of each expression the queries that count, best first, with `relevance` on the CPU: one transfer for all. NaN
-    counts, so that metrics find it."""
+    """Select the instances of each expression, best first, with `relevance` on the CPU (one transfer for all).
+
+    NaN is selected, so that metrics report it.
+    """
     sizes = [len(queries.relevance) for queries in instances]
     relevance = torch.cat([queries.relevance for queries in instances]).float().cpu()
     ranked = [scores.sort(descending=True, stable=True) for scores in relevance.split(sizes)]
@@ -138,8 +157,10 @@ def choose_instances(instances: Sequence[InstancePrediction], settings: PostProc
 
 
 def word_weights(attention: Tensor, word_of: Tensor, num_words: int) -> Tensor:
-    """(N, L) weights of tokens -> (N, W) of words: the pieces of a word are summed; -1 in `word_of` (L,) is no word,
-    and a word that was cut off has 0."""
+    """Sum weights of tokens (N, L) to weights of words (N, W).
+
+    `word_of` (L,) is -1 for tokens outside of words. A word that was cut off gets 0.
+    """
     of_text = word_of >= 0
     return attention.new_zeros(len(attention), num_words).index_add_(1, word_of[of_text], attention[:, of_text])
 
@@ -152,7 +173,7 @@ def restore_instances(
     meta: SampleMeta,
     settings: PostProcess,
 ) -> list[list[InstanceResult]]:
-    """Of an image's K expressions, at the original size; those without a pixel are left out. `word_of` (K, L)."""
+    """Restore the instances of an image's K expressions, without those that are empty. `word_of` is (K, L)."""
     counts = [len(queries.relevance) for queries in chosen]
     masks = restore_masks(
         torch.cat([queries.mask_logits for queries in chosen]),
@@ -173,7 +194,7 @@ def restore_instances(
 def instance_words(
     chosen: Sequence[InstancePrediction], word_of: Tensor | None, meta: SampleMeta
 ) -> list[list[list[float] | None]]:
-    """By expression and instance, what its words weigh: one transfer for all."""
+    """Return the word weights of each expression's instances (one transfer for all)."""
     counts = [len(queries.relevance) for queries in chosen]
     attention = [queries.word_attention for queries in chosen if queries.word_attention is not None]
     if word_of is None or len(attention) < len(chosen):
@@ -188,8 +209,10 @@ def instance_words(
 def restore_regions(
     regions: RegionPrediction, word_of: Tensor, *, input_size: tuple[int, int], meta: SampleMeta
 ) -> list[WordRegions]:
-    """Of an image's K expressions, from tokens to words. `word_of` (K, L): -1 is no word; the first token stands for
-    the whole expression."""
+    """Turn regions of tokens into regions of words for an image's K expressions.
+
+    `word_of` (K, L) is -1 for tokens outside of words. The first token represents the whole expression.
+    """
     height, width = regions.scores.shape[-2:]
     extent = (meta.content_size[0] / input_size[0] * height, meta.content_size[1] / input_size[1] * width)
     scores, retrieved = regions.scores.float().cpu(), regions.retrieved.cpu()
@@ -208,7 +231,7 @@ def restore_regions(
 
 @dataclass(frozen=True, slots=True)
 class DrawnImage:
-    """What a model drew for the K expressions of an image, before masks are brought to the image's size.
+    """Predictions for the K expressions of an image, before masks are resized to the image.
 
     `mask_logits` (K, h, w), for an input of `input_size`. `no_target_prob` (K,) on the CPU. `chosen`: the instances of
     each expression (`choose_instances`); `word_of` (K, L).
@@ -260,7 +283,7 @@ class DrawnImage:
 
 
 def draw(prediction: Prediction, batch: Batch, settings: PostProcess) -> list[DrawnImage]:
-    """One entry per image of the batch, in order, with the image's expressions in their order."""
+    """Split a prediction by image, in the order of the batch."""
     input_size = tuple(batch.images.shape[-2:])
     probs = None if prediction.no_target_logit is None else prediction.no_target_logit.float().sigmoid().cpu()
     image_of = batch.image_of.cpu()
@@ -290,5 +313,5 @@ def draw(prediction: Prediction, batch: Batch, settings: PostProcess) -> list[Dr
 
 
 def finish(prediction: Prediction, batch: Batch, settings: PostProcess) -> list[ImageResult]:
-    """One result per image of the batch, in order, with the image's expressions in their order."""
+    """Return one result per image of the batch, in order, with the image's expressions in their order."""
     return [drawn.finish() for drawn in draw(prediction, batch, settings)]

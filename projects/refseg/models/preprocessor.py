@@ -1,4 +1,4 @@
-"""The data preprocessor: device, mean and std, and the size of the input."""
+"""Data preprocessor: move to the device, normalize, pad."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
 def pad_batch(batch: Batch, divisor: int) -> Batch:
-    """Height and width become multiples of `divisor`, padded right and below."""
+    """Pad height and width to multiples of `divisor`, on the right and at the bottom."""
     height, width = batch.images.shape[-2:]
     pad = (0, -width % divisor, 0, -height % divisor)
     if not any(pad):
@@ -32,9 +32,14 @@ def pad_batch(batch: Batch, divisor: int) -> Batch:
 
 @MODELS.register_module()
 class ReferringDataPreprocessor(BaseDataPreprocessor):
-    """Moves a batch to the device, normalises its uint8 RGB images, and pads it to multiples of `size_divisor`.
+    """Move a batch to the device, normalize its uint8 RGB images, and pad it.
 
-    Padding is zero after normalisation, the mean colour.
+    Padding is zero after normalization, which is the mean color.
+
+    Args:
+        mean, std: Per channel, in 0..255; ImageNet's by default.
+        size_divisor: Height and width are padded to multiples of it.
+        non_blocking: Copy to the device asynchronously.
     """
 
     def __init__(
@@ -53,6 +58,8 @@ class ReferringDataPreprocessor(BaseDataPreprocessor):
     def forward(self, data: dict[str, Batch], training: bool = False) -> dict[str, Batch]:
         batch = data["batch"].to(self.device, non_blocking=self._non_blocking)
         if batch.images.is_floating_point():
-            raise TypeError("ReferringDataPreprocessor takes uint8 images as `collate_samples` makes them")
+            raise TypeError(
+                f"ReferringDataPreprocessor expects uint8 images from `collate_samples`, got {batch.images.dtype}."
+            )
         images = (batch.images.float() - self.mean) / self.std * batch.pixel_mask[:, None]
         return {"batch": pad_batch(replace(batch, images=images), self.size_divisor)}

@@ -1,4 +1,4 @@
-"""The base class of models whose queries read the levels of a pixel decoder (InstAlign, ReLA)."""
+"""Base class of methods whose queries attend to the levels of a pixel decoder (InstAlign, ReLA)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from refseg.structures import Batch, TextFeatures
 
 
 class QuerySegmentor(RefSegmentor):
-    """An encoder and a pixel decoder, which run once per image where the encoder has no fusion."""
+    """An encoder and a pixel decoder. Without fusion in the encoder, both run once per image."""
 
     config_groups: ClassVar[dict[str, type]] = {**RefSegmentor.config_groups, "pixel_decoder": PixelDecoder}
 
@@ -32,7 +32,7 @@ class QuerySegmentor(RefSegmentor):
         return self.pixel_decoder(self.encoder.encode_images(batch), padded=batch.is_padded)
 
     def encode(self, batch: Batch, images: PixelFeatures | None) -> tuple[PixelFeatures, TextFeatures, Groups]:
-        """Pixels, words, and which row of pixels is whose; `images` as in `infer_encoded`."""
+        """Return pixels, words, and the expressions by rows of pixels; `images` as in `infer_encoded`."""
         groups = Groups.of(batch, shared=images is not None)
         if images is not None:
             return images, self.encoder.text(batch.tokens), groups

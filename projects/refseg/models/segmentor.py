@@ -1,4 +1,4 @@
-"""The base class of every model of refseg."""
+"""Base class of all models."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from refseg.structures import Batch, ImageResult, Prediction
 
 
 class RefSegmentor(BaseModel):
-    """Batch in; losses, results or the raw prediction out.
+    """Map a batch to losses, results, or the raw prediction.
 
-    A model implements `infer` (the one forward of training and prediction) and `losses`; it may hold anything else.
-    `config_groups` names what dicts of the config without a `type` are arguments of. Which of the two runs is decided
-    here, once, and so is how logits become masks (`postprocess`: `PostProcess`).
+    A model implements `infer`, the forward pass of both training and prediction, and `losses`. A late-fusion model,
+    which encodes images before it reads words, instead implements `encode_images` and `infer_encoded` and returns True
+    from `shares_images`. Encoded images then serve any number of phrases.
 
-    A model whose words come after the images defines `encode_images` and `infer_encoded` in place of `infer`, and
-    `shares_images` says so: what it made of an image serves any number of phrases, then and later.
+    `config_groups` maps config keys whose dicts have no `type` to the class that takes them as arguments.
+
+    Args:
+        data_preprocessor: Config of the data preprocessor; `ReferringDataPreprocessor` with its defaults if None.
+        postprocess: Arguments of `PostProcess`: how logits become masks.
     """
 
     config_groups: ClassVar[dict[str, type]] = {"postprocess": PostProcess}
@@ -31,25 +34,25 @@ class RefSegmentor(BaseModel):
 
     @property
     def shares_images(self) -> bool:
-        """Whether `encode_images` is there: no word is read before it ends."""
+        """Whether `encode_images` is implemented: image features do not depend on words."""
         return False
 
     def encode_images(self, batch: Batch) -> Any:
-        """What depends on the batch's images alone."""
-        raise TypeError(f"{type(self).__name__} reads words from the start: it cannot encode images alone")
+        """Return the features that depend on the images alone."""
+        raise TypeError(f"{type(self).__name__} reads words while it encodes images, so it cannot encode images alone.")
 
     def infer_encoded(self, batch: Batch, images: Any) -> Prediction:
-        """What `infer` does after `encode_images`; `images` is None where images are not shared."""
+        """Predict from the output of `encode_images`, which is None if images are not shared."""
         raise TypeError(
             f"{type(self).__name__} must define infer(batch), or encode_images(batch) and infer_encoded(batch, images)"
         )
 
     def infer(self, batch: Batch) -> Prediction:
-        """The prediction for all E expressions of the batch."""
+        """Return the prediction for all E expressions of the batch."""
         return self.infer_encoded(batch, self.encode_images(batch) if self.shares_images else None)
 
     def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
-        """Scalars by name; those named `loss_*` are summed up, others are only logged."""
+        """Return scalars by name. Those named `loss_*` are summed; others are only logged."""
         raise TypeError(f"{type(self).__name__} must define losses(prediction, batch)")
 
     def forward(
@@ -62,13 +65,14 @@ class RefSegmentor(BaseModel):
             return finish(prediction, batch, self.postprocess)
         if mode == "tensor":
             return prediction
-        raise ValueError(f"mode must be 'tensor', 'loss' or 'predict', not {mode!r}")
+        raise ValueError(f"Unknown mode {mode!r}. Valid modes: tensor, loss, predict.")
 
     def parse_losses(self, losses: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """mmengine sums every key that contains "loss"; here exactly those that start with `loss_` may contain it."""
+        """Sum the losses. mmengine sums every name that contains "loss", so only names `loss_*` may contain it."""
         stray = [name for name in losses if "loss" in name and not name.startswith("loss_")]
         if stray:
             raise KeyError(
-                f"{type(self).__name__}.losses returned {stray[0]!r}: name losses loss_<what>, others without"
+                f"{type(self).__name__}.losses returned {stray[0]!r}. Losses must be named loss_<what>; "
+                "other names must not contain 'loss'."
             )
         return super().parse_losses(losses)

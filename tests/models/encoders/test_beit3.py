@@ -46,7 +46,7 @@ def randomise(module: nn.Module) -> None:
             parameter.add_(0.1 * torch.randn_like(parameter))
 
 
-def test_a_layer_is_its_definition() -> None:
+def test_layer_matches_its_definition() -> None:
     """Token by token, head by head, with sums over the tokens that may be read: 1 + 3 pixels, 2 words, of which the
     last is padding."""
     torch.manual_seed(0)
@@ -61,26 +61,26 @@ def test_a_layer_is_its_definition() -> None:
 
     read = []
     for x, way in zip(tokens, ways, strict=True):
-        query = of("query", way)(of("norm_attention", way)(x)).unflatten(0, (2, 4))
+        query = of("query", way)(of("norm1", way)(x)).unflatten(0, (2, 4))
         scores, values = [], []
         for other, other_way in list(zip(tokens, ways, strict=True))[:5]:
-            normed = of("norm_attention", other_way)(other)
+            normed = of("norm1", other_way)(other)
             scores.append((query * of("key", other_way)(normed).unflatten(0, (2, 4))).sum(1) / 2)
             values.append(of("value", other_way)(normed).unflatten(0, (2, 4)))
         weights = torch.stack(scores).softmax(0)  # (tokens, heads)
         read.append((weights[..., None] * torch.stack(values)).sum(0).flatten())
     wanted = []
     for x, way, found in zip(tokens, ways, read, strict=True):
-        x = x + of("out", way)(of("norm_read", way)(found))
+        x = x + of("out", way)(of("inner_norm", way)(found))
         ffn = of("ffn", way)
-        hidden = F.gelu(ffn.widen(of("norm_ffn", way)(x)))
-        wanted.append(x + ffn.narrow(ffn.norm(hidden)))
+        hidden = F.gelu(ffn.fc1(of("norm2", way)(x)))
+        wanted.append(x + ffn.fc2(ffn.norm(hidden)))
     for word_valid in (None, valid[:, None].expand(-1, 2, -1)):
         got = torch.cat(layer.feed_forward(layer.attend(streams, valid, word_valid)), 1)[0]
         torch.testing.assert_close(got, torch.stack(wanted))
 
 
-def test_words_may_read_less_than_pixels() -> None:
+def test_words_may_have_their_own_mask() -> None:
     """The first word does not read the second, whatever that is; pixels and the second itself do."""
     torch.manual_seed(0)
     layer, valid = MultiwayLayer(8, 2, 12), torch.ones(1, 6, dtype=torch.bool)
@@ -94,7 +94,7 @@ def test_words_may_read_less_than_pixels() -> None:
     assert not torch.allclose(one.pixels, two.pixels) and not torch.allclose(one.words[:, 1], two.words[:, 1])
 
 
-def test_positions_begin_at_the_third_row() -> None:
+def test_positions_start_at_the_third_row() -> None:
     """Rows 0 and 1 of both tables are never read; row 2 is the class token's and the first word's."""
     module, batch = encoder(), batch_of((32, 32))
     streams, valid, size = module.embed(batch)
@@ -147,7 +147,7 @@ def test_levels_are_finer_and_coarser() -> None:
 # What changes nothing -------------------------------------------------------------------------------------------------
 
 
-def test_padding_changes_nothing() -> None:
+def test_padding_has_no_effect() -> None:
     """Four more tokens, and a right third of the image that is none, whatever is in it."""
     module, batch = encoder(level_scales=(2, 1)), batch_of()
     (pixels, words), (other, more) = encoded(module, batch), encoded(module, with_padded_words(batch))
@@ -161,7 +161,7 @@ def test_padding_changes_nothing() -> None:
     assert not torch.allclose(other[..., 4:], pixels[..., 4:])
 
 
-def test_levels_keep_padding_apart() -> None:
+def test_padding_does_not_leak_into_levels() -> None:
     module = encoder(level_scales=(4, 2, 1))
     padded = padded_images(batch_of(), 32, 32)
     noisy = replace(padded, images=torch.where(padded.pixel_mask[:, None], padded.images, 5.0))
@@ -183,7 +183,7 @@ def test_texts_may_be_shared() -> None:
     torch.testing.assert_close(encoded(module, replace(batch, tokens=single))[0], pixels)
 
 
-def test_words_and_pixels_read_each_other() -> None:
+def test_words_and_pixels_attend_to_each_other() -> None:
     module, batch = encoder(), batch_of()
     pixels, words = encoded(module, batch)
     tokens = replace(batch.tokens, text_of=batch.tokens.text_of.flip(0))
@@ -216,7 +216,7 @@ def test_checkpointed_layers_give_the_same_gradients() -> None:
         torch.testing.assert_close(saving[name], gradient, atol=1e-6, rtol=1e-4)
 
 
-def test_paths_are_dropped_for_rows_as_a_whole_and_in_training_only() -> None:
+def test_drop_path_drops_whole_rows_in_training_only() -> None:
     """The first layer keeps all; a dropped row keeps both streams as they were, a kept one is scaled by 1 / (1 - p)."""
     module = encoder(drop_path_rate=0.5)
     assert [layer.drop_prob for layer in module.layers] == [0.0, 0.25, 0.5]
@@ -231,18 +231,18 @@ def test_paths_are_dropped_for_rows_as_a_whole_and_in_training_only() -> None:
     assert set(factors[0].round(decimals=3).tolist()) == {0.0, 2.0}
 
 
-def test_the_first_draw_is_sub_lns() -> None:
+def test_initial_weights_follow_sub_ln() -> None:
     """Standard deviations of Xavier's normal draw, sqrt(1 / C), and sqrt(ln 6) times that where values pass."""
     module = encoder(arch=dict(ARCH, embed_dim=128))
     attention, ffn = module.layers[0], module.layers[0].ffn.language
     for name, gain in (("query", 1.0), ("key", 1.0), ("value", 1.3386), ("out", 1.3386)):
         weight = getattr(attention, name).vision.weight
         assert weight.std().item() == pytest.approx(gain * 128**-0.5, rel=0.03)
-    assert ffn.widen.weight.std().item() == pytest.approx(1.3386 * (2 / 640) ** 0.5, rel=0.03)
-    assert not ffn.narrow.bias.any()
+    assert ffn.fc1.weight.std().item() == pytest.approx(1.3386 * (2 / 640) ** 0.5, rel=0.03)
+    assert not ffn.fc2.bias.any()
 
 
-def test_first_positions_may_tell_places_apart() -> None:
+def test_initial_waves_distinguish_positions() -> None:
     """Neighbours begin alike and far patches do not, with channels as large as a patch's; noise knows no places."""
     grids = {
         first: encoder(arch=dict(ARCH, embed_dim=256), image_size=64, first_positions=first).pixel_positions((8, 8))[1:]
@@ -259,24 +259,24 @@ def test_first_positions_may_tell_places_apart() -> None:
 # Mistakes -------------------------------------------------------------------------------------------------------------
 
 
-def test_mistakes_are_refused() -> None:
-    with pytest.raises(ConfigError, match="no BEiT-3 arch 'huge'; there are base, large"):
+def test_invalid_arguments_raise() -> None:
+    with pytest.raises(ConfigError, match=r"Unknown BEiT3Encoder\.arch 'huge'\. Valid: base, large"):
         beit3_arch("huge")
-    with pytest.raises(ConfigError, match="arch as a dict has keys of embed_dim"):
+    with pytest.raises(ConfigError, match="valid keys are embed_dim"):
         beit3_arch(dict(ARCH, depth=2))
-    with pytest.raises(ConfigError, match="no multiple of its 3 heads"):
+    with pytest.raises(ConfigError, match="not a multiple of num_heads 3"):
         beit3_arch(dict(ARCH, num_heads=3))
-    with pytest.raises(ConfigError, match="no multiple of patch_size"):
+    with pytest.raises(ConfigError, match="not a multiple of patch_size"):
         encoder(image_size=30)
     for scales in ((), (3,), (0,), (16, 1)):
         with pytest.raises(ConfigError, match="powers of two"):
             encoder(level_scales=scales)
-    with pytest.raises(ConfigError, match="first_positions is noise or waves, not 'zeros'"):
+    with pytest.raises(ConfigError, match=r"first_positions 'zeros'\. Valid values: noise, waves"):
         encoder(first_positions="zeros")
     with pytest.raises(ConfigError, match="from fine to coarse"):
         encoder(level_scales=(1, 2))
-    with pytest.raises(ValueError, match="token id 50 in a text encoder with vocab_size 50"):
+    with pytest.raises(ValueError, match="Token id 50 exceeds the text encoder's vocab_size 50"):
         batch = batch_of()
         encoder()(replace(batch, tokens=replace(batch.tokens, ids=torch.full((6, 5), 50))))
-    with pytest.raises(ValueError, match="a text of 29 tokens, and positions of 28"):
+    with pytest.raises(ValueError, match="29 tokens, but BEiT-3 has positions for 28"):
         encoder()(with_padded_words(batch_of(), 24))

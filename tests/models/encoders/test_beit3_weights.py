@@ -51,7 +51,7 @@ def encoder(image_size: int = 8, **settings: object) -> BEiT3Encoder:
     return BEiT3Encoder(**(dict(arch=ARCH, image_size=image_size, patch_size=4) | settings))
 
 
-def test_every_key_is_accounted_for() -> None:
+def test_every_key_is_converted_or_left_out() -> None:
     """Each official tensor has one place, or a reason; each weight of the encoder has one."""
     official = official_state()
     state, left_out = beit3_state_from_official(official, grid=(2, 2))
@@ -63,17 +63,17 @@ def test_every_key_is_accounted_for() -> None:
     encoder().load_state_dict(state)
 
 
-def test_places_by_hand() -> None:
+def test_names_by_hand() -> None:
     official = official_state()
     state, _ = beit3_state_from_official({f"module.{key}": value for key, value in official.items()}, grid=(2, 2))
     for ours, theirs in {
         "class_token": "vision_embed.cls_token",
         "positions.language.weight": "encoder.embed_positions.B.weight",
         "layers.1.query.vision.weight": "encoder.layers.1.self_attn.q_proj.A.weight",
-        "layers.0.norm_read.language.bias": "encoder.layers.0.self_attn.inner_attn_ln.B.bias",
-        "layers.0.norm_attention.vision.weight": "encoder.layers.0.self_attn_layer_norm.A.weight",
-        "layers.1.norm_ffn.language.weight": "encoder.layers.1.final_layer_norm.B.weight",
-        "layers.1.ffn.language.narrow.weight": "encoder.layers.1.ffn.B.fc2.weight",
+        "layers.0.inner_norm.language.bias": "encoder.layers.0.self_attn.inner_attn_ln.B.bias",
+        "layers.0.norm1.vision.weight": "encoder.layers.0.self_attn_layer_norm.A.weight",
+        "layers.1.norm2.language.weight": "encoder.layers.1.final_layer_norm.B.weight",
+        "layers.1.ffn.language.fc2.weight": "encoder.layers.1.ffn.B.fc2.weight",
         "layers.1.ffn.vision.norm.weight": "encoder.layers.1.ffn.A.ffn_layernorm.weight",
         "norm.vision.weight": "encoder.layer_norm.A.weight",
     }.items():
@@ -104,23 +104,23 @@ def test_files_are_loaded_when_training_starts(tmp_path: Path, name: str) -> Non
     assert not module.text_embed.weight.any()
 
 
-def test_mistakes_are_named(tmp_path: Path) -> None:
+def test_invalid_inputs_raise(tmp_path: Path) -> None:
     official = official_state()
-    with pytest.raises(CheckpointError, match=r"1 keys are not BEiT-3's: beit3\.encoder\.gate"):
+    with pytest.raises(CheckpointError, match=r"1 keys are not from BEiT-3: beit3\.encoder\.gate"):
         beit3_state_from_official(official | {"beit3.encoder.gate": torch.zeros(1)}, grid=(2, 2))
-    with pytest.raises(CheckpointError, match=r"no key begins with 'beit3\.'"):
+    with pytest.raises(CheckpointError, match=r"No key starts with 'beit3\.'"):
         beit3_state_from_official({"vision.weight": torch.zeros(1)}, grid=(2, 2))
     odd = {"beit3.encoder.embed_positions.A.weight": torch.zeros(8, C)}
-    with pytest.raises(CheckpointError, match="8 rows: not 3 and a square"):
+    with pytest.raises(CheckpointError, match=r"8 rows\. Expected 3 and a square"):
         beit3_state_from_official(official | odd, grid=(2, 2))
-    with pytest.raises(CheckpointError, match="no BEiT-3 weights at"):
+    with pytest.raises(CheckpointError, match="No BEiT-3 weights at"):
         load_official_beit3(encoder(), str(tmp_path / "none.pth"))
     file = tmp_path / "beit3.pth"
     for content, what in (
         ({k: v for k, v in official.items() if "layers.1.ffn.A.fc1" not in k}, "2 missing"),
-        (official | {"beit3.encoder.layers.2.ffn.A.fc1.bias": torch.zeros(32)}, "1 too many"),
+        (official | {"beit3.encoder.layers.2.ffn.A.fc1.bias": torch.zeros(32)}, "1 unexpected"),
         (official | {"beit3.text_embed.weight": torch.zeros(9, C)}, "1 of another shape"),
     ):
         torch.save({"model": content}, file)
-        with pytest.raises(CheckpointError, match=f"another BEiT-3 than this encoder's: {what}"):
+        with pytest.raises(CheckpointError, match=f"another BEiT-3: {what}"):
             load_official_beit3(encoder(), str(file))

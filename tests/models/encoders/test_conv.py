@@ -33,7 +33,7 @@ def test_waves_by_hand() -> None:
     torch.testing.assert_close(values, torch.tensor([wanted]), atol=1e-6, rtol=0)
 
 
-def test_places_of_a_blank_image_differ() -> None:
+def test_pixels_of_a_blank_image_differ() -> None:
     """Two places far from the border, which zero padding does not reach."""
     encoder = ConvEncoder(dims=(4, 4, 4, 4), stride=2).eval()
     places, size = encoder.embed(torch.zeros(1, 3, 64, 64))
@@ -41,7 +41,7 @@ def test_places_of_a_blank_image_differ() -> None:
     assert not torch.allclose(grid[10, 10], grid[20, 20])
 
 
-def test_stages_beyond_those_that_are_read_still_run() -> None:
+def test_unused_last_stages_still_run() -> None:
     encoder = ConvEncoder(dims=(4, 4, 4, 4), out_stages=(0, 1)).eval()
     places, size = encoder.embed(torch.zeros(1, 3, 32, 32))
     for stage in range(3):
@@ -49,7 +49,7 @@ def test_stages_beyond_those_that_are_read_still_run() -> None:
     assert encoder.run_stage(3, places, size).shape == (1, 4, 4)
 
 
-def test_stages_that_do_not_fit() -> None:
+def test_invalid_stages_raise() -> None:
     with pytest.raises(ConfigError, match="dims"):
         ConvEncoder(dims=(4, 4), depths=(1, 1, 1))
     with pytest.raises(ConfigError, match="out_stages"):

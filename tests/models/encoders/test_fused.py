@@ -92,7 +92,7 @@ def test_expressions_of_images_in_any_order() -> None:
     torch.testing.assert_close(text.word_feats, words.word_feats[order])
 
 
-def test_text_may_be_cut_anywhere() -> None:
+def test_text_stages_may_have_any_length() -> None:
     """Without a fusion, cuts change nothing; five stages are more than the vision has, the last run at its end."""
     batch = batch_of()
     with torch.no_grad():
@@ -153,7 +153,7 @@ def test_late_fusion_shares_both_encoders() -> None:
     assert model.word_dim == 16 == text.word_feats.shape[-1]
 
 
-def test_fusions_and_decoders_are_told_what_is_padding() -> None:
+def test_fusions_and_decoders_get_padding_masks() -> None:
     """Of 64 x 96 pixels 32 x 64 are image: at stride 32, two of six. Without padding a fusion gets no mask."""
     model = encoder(fusion=dict(type="VLBA"))
     given = []
@@ -172,8 +172,8 @@ def test_an_image_encoder_without_stages_is_refused() -> None:
         FusedEncoder(vision=dict(type="mmdet.ResNet", depth=50), text={})
 
 
-def test_stages_that_are_not_there_are_refused() -> None:
+def test_missing_stages_raise() -> None:
     with pytest.raises(ConfigError, match="fused_stages"):
         encoder(fusion=dict(type="PWAM"), fused_stages=(3, 4))
-    with pytest.raises(ConfigError, match="give them beside `vision`"):
+    with pytest.raises(ConfigError, match=r"Set encoder\.out_stages instead"):
         encoder(vision={**SWIN, "out_stages": (3,)})

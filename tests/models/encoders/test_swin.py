@@ -11,6 +11,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import nn
 
+from models.official_swin import swin_state_to_official
 from refseg.errors import CheckpointError, ConfigError
 from refseg.models.encoders.swin import SwinEncoder
 from refseg.registry import MODELS
@@ -118,14 +119,14 @@ def test_checkpointing_has_the_same_gradients() -> None:
         torch.testing.assert_close(first.grad, second.grad)
 
 
-def test_names_mistakes() -> None:
-    with pytest.raises(ConfigError, match="no Swin arch 'huge'; there are tiny, small, base, large"):
+def test_invalid_arguments_raise() -> None:
+    with pytest.raises(ConfigError, match=r"Unknown SwinEncoder\.arch 'huge'\. Valid: tiny, small, base, large"):
         SwinEncoder(arch="huge")
     with pytest.raises(ConfigError, match="depth"):
         SwinEncoder(arch={**ARCH, "depth": 3})
     with pytest.raises(ConfigError, match="out_stages"):
         SwinEncoder(arch=ARCH, out_stages=(4,))
-    with pytest.raises(ValueError, match="5 tokens are not a map of size"):
+    with pytest.raises(ValueError, match="5 tokens do not form a map of size"):
         attention()[1](torch.randn(1, 5, 8), (2, 3))
 
 
@@ -150,9 +151,7 @@ def test_fresh_weights() -> None:
             assert 0.01 < weight.std() < 0.03, name
 
 
-def test_pretrained_is_read_once(tmp_path: Path) -> None:
-    from refseg.models.encoders.swin_weights import swin_state_to_official
-
+def test_pretrained_is_loaded_once(tmp_path: Path) -> None:
     source, file = tiny(), tmp_path / "swin.pth"
     torch.save({"model": swin_state_to_official(source.state_dict())}, file)
     parent = Parent(pretrained=str(file))
@@ -166,7 +165,7 @@ def test_pretrained_is_read_once(tmp_path: Path) -> None:
     assert all(torch.all(parameter == 3.0) for parameter in parent.parameters())
 
 
-def test_missing_pretrained_is_named() -> None:
+def test_missing_pretrained_raises() -> None:
     with pytest.raises(CheckpointError, match=r"nowhere/swin\.pth.*github\.com/microsoft.*pretrained=None"):
         tiny(pretrained="nowhere/swin.pth").init_weights()
 
@@ -195,7 +194,7 @@ def test_official_order_is_pad_then_shift() -> None:
 @pytest.mark.parametrize("size", [(4, 4), (8, 12), (5, 9), (1, 1), (3, 8)])
 @pytest.mark.parametrize("shift", [0, 1, 2])
 @pytest.mark.parametrize("bias", [True, False])
-def test_attention_and_its_derivatives(size: tuple[int, int], shift: int, bias: bool) -> None:
+def test_attention_and_its_gradients(size: tuple[int, int], shift: int, bias: bool) -> None:
     slow, fast = attention(shift=shift, qkv_bias=bias)
     slow, fast = slow.double(), fast.double()
     tokens = torch.randn(3, size[0] * size[1], 8, dtype=torch.float64, requires_grad=True)
@@ -208,7 +207,7 @@ def test_attention_and_its_derivatives(size: tuple[int, int], shift: int, bias: 
         torch.testing.assert_close(found, wanted)
 
 
-def test_frozen_table_takes_the_fused_path_with_the_same_derivatives() -> None:
+def test_frozen_table_takes_the_fused_path_with_equal_gradients() -> None:
     slow, fast = attention()
     tokens = torch.randn(2, 30, 8, requires_grad=True)
     grads = []
@@ -218,7 +217,7 @@ def test_frozen_table_takes_the_fused_path_with_the_same_derivatives() -> None:
     torch.testing.assert_close(*grads, atol=1e-5, rtol=1e-4)
 
 
-def test_follows_changes_of_the_weights() -> None:
+def test_weight_changes_take_effect() -> None:
     """Nothing that depends on parameters is remembered."""
     slow, fast = attention()
     tokens = torch.randn(1, 30, 8)
@@ -230,7 +229,7 @@ def test_follows_changes_of_the_weights() -> None:
         torch.testing.assert_close(fast(tokens, (5, 6)), slow(tokens, (5, 6)))
 
 
-def test_plans_made_for_inference_serve_training() -> None:
+def test_plans_made_in_inference_work_in_training() -> None:
     from refseg.models.encoders import window_attention
 
     window_attention.cached_plan.cache_clear()
@@ -287,7 +286,7 @@ def test_compiles(derive: bool) -> None:
             torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
 
-def test_classes_change_in_place() -> None:
+def test_modules_change_class_in_place() -> None:
     from refseg.models.encoders.window_attention import (
         FastShiftWindowMSA,
         ShiftWindowMSA,

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from models.official_swin import swin_state_to_official
 from refseg.errors import CheckpointError
 from refseg.models.encoders.swin import SwinEncoder
 from refseg.models.encoders.swin_weights import (
@@ -15,7 +16,6 @@ from refseg.models.encoders.swin_weights import (
     load_official_swin,
     resize_table,
     swin_state_from_official,
-    swin_state_to_official,
 )
 
 ARCH = dict(embed_dims=4, depths=(2, 1), num_heads=(1, 2))
@@ -66,7 +66,7 @@ def encoder(**settings) -> SwinEncoder:
     return SwinEncoder(**{"arch": ARCH, "window_size": WINDOW, "out_stages": (0, 1), **settings})
 
 
-def test_every_key_is_accounted_for() -> None:
+def test_every_key_is_converted_or_left_out() -> None:
     official = official_state()
     state, left_out = swin_state_from_official(official, window_size=WINDOW)
     assert sorted(left_out) == sorted(LEFT_OUT)
@@ -79,7 +79,7 @@ def test_every_key_is_accounted_for() -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "backbone.", "module.", "module.backbone."])
-def test_round_trip_is_the_identity(prefix: str) -> None:
+def test_round_trip(prefix: str) -> None:
     official = {f"{prefix}{name}": value for name, value in official_state(norms=True).items()}
     state, left_out = swin_state_from_official(official, window_size=WINDOW)
     back = swin_state_to_official(state)
@@ -101,7 +101,7 @@ def official_patch_merging(tokens: Tensor, size: tuple[int, int], weights: dict[
     return (merged @ weights["reduction.weight"].t()).flatten(1, 2)
 
 
-def test_patch_merging_has_the_official_numbers() -> None:
+def test_patch_merging_equals_the_official_one() -> None:
     from mmdet.models.layers import PatchMerging  # takes seconds to import
 
     torch.manual_seed(0)
@@ -135,19 +135,19 @@ def test_tables_of_another_window() -> None:
     assert state["stages.0.blocks.0.attn.w_msa.relative_position_bias_table"].shape == (49, 1)
 
 
-def test_other_keys_are_the_callers() -> None:
+def test_unknown_keys_are_the_callers_business() -> None:
     official = official_state(norms=True)
     fusion = {"layers.0.fusion.project_mm.0.weight": torch.zeros(1), "layers.0.res_gate.0.weight": torch.zeros(1)}
     assert all(is_swin_key(key) for key in official)
     assert not any(is_swin_key(key) for key in [*fusion, "classifier.conv1_4.weight", "layers.0.blocks.0.attn.q.bias"])
-    with pytest.raises(CheckpointError, match=r"2 keys are not Swin's: layers\.0\.fusion"):
+    with pytest.raises(CheckpointError, match=r"2 keys are not from Swin: layers\.0\.fusion"):
         swin_state_from_official(official | fusion, window_size=WINDOW)
 
 
 @pytest.mark.parametrize("key", ["patch_embed.norm.bias", "layers.0.downsample.norm.weight", "layers.0.blocks.0"])
-def test_gaps_are_named(key: str) -> None:
+def test_missing_keys_are_reported(key: str) -> None:
     official = {name: value for name, value in official_state().items() if not name.startswith(key)}
-    with pytest.raises(CheckpointError, match=rf"Swin's keys are missing: {key}"):
+    with pytest.raises(CheckpointError, match=rf"keys of Swin are missing: {key}"):
         swin_state_from_official(official, window_size=WINDOW)
 
 
@@ -166,7 +166,7 @@ def test_loads_files(tmp_path: Path, kind: str) -> None:
     assert torch.all(loaded.norm1.weight == 1)
 
 
-def test_norms_of_a_dense_file_are_taken_where_the_encoder_has_them(tmp_path: Path) -> None:
+def test_output_norms_are_loaded_if_the_encoder_has_them(tmp_path: Path) -> None:
     official, file = official_state(norms=True), tmp_path / "swin.pth"
     torch.save(official, file)
     loaded = encoder(out_stages=(1,))
@@ -174,9 +174,9 @@ def test_norms_of_a_dense_file_are_taken_where_the_encoder_has_them(tmp_path: Pa
     assert torch.equal(loaded.norm1.weight, official["norm1.weight"])
 
 
-def test_another_architecture_is_named(tmp_path: Path) -> None:
+def test_other_architectures_are_rejected(tmp_path: Path) -> None:
     torch.save(official_state(), tmp_path / "swin.pth")
-    with pytest.raises(CheckpointError, match=r"swin\.pth: weights of another Swin.*missing: stages\.1\.blocks\.1"):
+    with pytest.raises(CheckpointError, match=r"swin\.pth: .*of another Swin.*missing: stages\.1\.blocks\.1"):
         load_official_swin(encoder(arch={**ARCH, "depths": (2, 2)}), str(tmp_path / "swin.pth"))
     with pytest.raises(CheckpointError, match="of another shape: patch_embed"):
         load_official_swin(encoder(arch={**ARCH, "embed_dims": 8}), str(tmp_path / "swin.pth"))

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from refseg.errors import ConfigError
 from refseg.models.fusion import PWAM, VLBA, Fusion, StagedCrossAttention
-from refseg.models.fusion.base import instance_norm, softmax_over
+from refseg.models.fusion.base import instance_norm
+from refseg.models.layers import masked_softmax
 
 E, P, L, C, D = 2, 6, 4, 8, 5
 
@@ -22,7 +23,7 @@ def normed(x: Tensor) -> Tensor:
     return F.instance_norm(x.transpose(1, 2)).transpose(1, 2)
 
 
-def test_pwam_is_its_equations() -> None:
+def test_pwam_matches_its_equations() -> None:
     """Eqs. 1-8 of LAVT: the output projection comes after pixels have gathered words, the mask is -inf."""
     torch.manual_seed(0)
     pwam = PWAM(pixel_dim=C, word_dim=D)
@@ -45,7 +46,7 @@ def test_the_last_pwam_has_no_gate() -> None:
     assert pwam(pixels, words, word_mask=mask, pixel_mask=None).pixels is pixels
 
 
-def test_vlba_is_its_equations() -> None:
+def test_vlba_matches_its_equations() -> None:
     """Eqs. 5-11 of LGFormer, with values projected before they are gathered, as written there."""
     torch.manual_seed(0)
     vlba = VLBA(pixel_dim=C, word_dim=D, bounded_gate=False)
@@ -70,7 +71,7 @@ def staged(**settings: object) -> StagedCrossAttention:
     return StagedCrossAttention(**{"pixel_dim": C, "word_dim": D, "head_dim": 1, **settings})
 
 
-def test_staged_cross_attention_is_its_equations() -> None:
+def test_staged_cross_attention_matches_its_equations() -> None:
     """Two heads of four channels, of pixels and of words."""
     draw = torch.Generator().manual_seed(1)
     fusion = staged(word_dim=8, head_dim=4)
@@ -86,12 +87,12 @@ def test_staged_cross_attention_is_its_equations() -> None:
     torch.testing.assert_close(level, fused)
     hidden = F.relu(fused @ fusion.gate[0].weight.T)
     torch.testing.assert_close(onwards, pixels + torch.tanh(hidden @ fusion.gate[2].weight.T) * fused)
-    layer = fusion.words
-    seen = layer.norm_read(words + layer.read(words, onwards))
-    torch.testing.assert_close(new_words, layer.norm_ffn(seen + layer.ffn(seen)))
+    layer = fusion.word_layer
+    seen = layer.norm1(words + layer.attn(words, onwards))
+    torch.testing.assert_close(new_words, layer.norm2(seen + layer.ffn(seen)))
 
 
-def test_words_read_pixels_where_they_are_told_to() -> None:
+def test_updates_words_selects_the_stages() -> None:
     """Between stages; after the last one too; never."""
     pixels, words, mask = inputs()
     for updates, feeds_next, same in (
@@ -106,10 +107,10 @@ def test_words_read_pixels_where_they_are_told_to() -> None:
         assert (out.pixels is pixels) is not feeds_next
 
 
-def test_staged_cross_attention_refuses_mistakes() -> None:
-    with pytest.raises(ConfigError, match="updates_words is one of between, always, never, not 'yes'"):
+def test_staged_cross_attention_invalid_arguments_raise() -> None:
+    with pytest.raises(ConfigError, match=r"updates_words 'yes'\. Valid values: between, always, never"):
         staged(updates_words="yes")
-    with pytest.raises(ConfigError, match="head_dim 3 does not divide 8 channels of pixels and 5 of words"):
+    with pytest.raises(ConfigError, match="head_dim 3 must divide the 8 channels of pixels and 5 of words"):
         staged(head_dim=3)
 
 
@@ -117,7 +118,7 @@ def fusions() -> list[Fusion]:
     return [PWAM(pixel_dim=C, word_dim=D), VLBA(pixel_dim=C, word_dim=D), staged()]
 
 
-def test_fusions_do_not_read_padding() -> None:
+def test_fusions_mask_padding() -> None:
     """What padded pixels and words hold changes nothing at the others."""
     mask = torch.tensor([[True] * 4 + [False] * 2] * E)
     for fusion in fusions():
@@ -130,14 +131,14 @@ def test_fusions_do_not_read_padding() -> None:
             torch.testing.assert_close(before[kept], after[kept])
 
 
-def test_a_phrase_without_words_stays_finite() -> None:
+def test_phrases_without_words_are_finite() -> None:
     pixels, words, _ = inputs()
     for fusion in fusions():
         out = fusion(pixels, words, word_mask=torch.zeros(E, L, dtype=torch.bool), pixel_mask=None)
         assert all(torch.isfinite(tensor).all() for tensor in out)
 
 
-def test_instance_norm_of_one_pixel_and_of_some() -> None:
+def test_instance_norm_by_hand() -> None:
     """One pixel is its own mean: 0. Of 1, 3 and a padded 100: mean 2, variance 1, so -1 and 1."""
     assert instance_norm(torch.ones(1, 1, 2), None).eq(0).all()
     x = torch.tensor([1.0, 3.0, 100.0])[None, :, None]
@@ -145,7 +146,7 @@ def test_instance_norm_of_one_pixel_and_of_some() -> None:
     torch.testing.assert_close(out[0, :2, 0], torch.tensor([-1.0, 1.0]))
 
 
-def test_softmax_over_nothing_is_zero() -> None:
+def test_masked_softmax_of_empty_rows_is_zero() -> None:
     scores = torch.zeros(2, 1, 3)
     valid = torch.tensor([[True, True, False], [False, False, False]])
-    assert softmax_over(scores, valid).tolist() == [[[0.5, 0.5, 0.0]], [[0.0, 0.0, 0.0]]]
+    assert masked_softmax(scores, valid[:, None]).tolist() == [[[0.5, 0.5, 0.0]], [[0.0, 0.0, 0.0]]]

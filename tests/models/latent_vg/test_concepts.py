@@ -33,7 +33,7 @@ def test_relevant_patches_by_hand() -> None:
     assert found.tolist() == [[True, True, False, False]]
 
 
-def test_nothing_is_relevant_where_all_are_alike() -> None:
+def test_equal_patches_are_not_relevant() -> None:
     """One patch has the mean's cosine and does not exceed it; nor does padding."""
     one = relevant_patches(torch.ones(1, 1, 2), torch.ones(1, 2), torch.ones(1, 1, dtype=torch.bool))
     none = relevant_patches(torch.ones(1, 3, 2), torch.ones(1, 2), torch.zeros(1, 3, dtype=torch.bool))
@@ -48,37 +48,37 @@ def test_shares_by_hand() -> None:
     torch.testing.assert_close(shares(scores, "rows"), torch.tensor([[[3 / 4, 1 / 4], [1 / 2, 1 / 2]]]))
 
 
-def test_equal_attributes_stay_equal_and_share_alike() -> None:
+def test_equal_attributes_stay_equal() -> None:
     """Column normalisation is a competition: nobody wins against a copy."""
     assert torch.equal(shares(torch.zeros(1, 3, 4), "columns"), torch.full((1, 3, 4), 0.25))
 
 
-def test_concepts_are_orthogonal_at_first() -> None:
+def test_initial_concepts_are_orthogonal() -> None:
     concepts = injector().concepts.detach()
     torch.testing.assert_close(concepts @ concepts.t(), C * torch.eye(M), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("normalised", ["columns", "rows"])
-def test_it_is_its_steps(normalised: str) -> None:
-    module, (attributes, patches, relevant) = injector(normalised=normalised), inputs()
+@pytest.mark.parametrize("normalize", ["columns", "rows"])
+def test_injector_matches_its_equations(normalize: str) -> None:
+    module, (attributes, patches, relevant) = injector(normalize=normalize), inputs()
     for layer in range(2):
         rows = []
         for a, v, keep in zip(attributes, patches, relevant, strict=True):
             target = module.norm_patches[layer](v[keep])
             found = (module.concepts @ target.t() / C**0.5).softmax(-1) @ target  # (M, C)
             scores = module.query[layer](module.norm_attributes[layer](a)) @ module.norm_concepts[layer](found).t()
-            weights = shares(scores[None] / C**0.5, normalised)[0]
+            weights = shares(scores[None] / C**0.5, normalize)[0]
             rows.append(a + module.out[layer](weights @ found))
         torch.testing.assert_close(module(layer, attributes, patches, relevant), torch.stack(rows))
 
 
-def test_irrelevant_patches_change_nothing() -> None:
+def test_irrelevant_patches_have_no_effect() -> None:
     module, (attributes, patches, relevant) = injector(), inputs()
     other = patches.masked_fill(~relevant[..., None], 40.0)
     torch.testing.assert_close(module(0, attributes, patches, relevant), module(0, attributes, other, relevant))
 
 
-def test_without_relevant_patches_nothing_is_injected() -> None:
+def test_no_update_without_relevant_patches() -> None:
     """And gradients stay finite."""
     module, (attributes, patches, relevant) = injector(), inputs()
     relevant[0] = False
@@ -91,9 +91,9 @@ def test_without_relevant_patches_nothing_is_injected() -> None:
     assert all(p.grad is None or torch.isfinite(p.grad).all() for p in module.parameters())
 
 
-def test_mistakes_are_refused() -> None:
+def test_invalid_arguments_raise() -> None:
     for number in (0, C + 1):
-        with pytest.raises(ConfigError, match="have no more orthogonal ones"):
+        with pytest.raises(ConfigError, match="num_concepts must be in"):
             injector(num_concepts=number)
-    with pytest.raises(ConfigError, match="one of columns, rows, not 'both'"):
-        injector(normalised="both")
+    with pytest.raises(ConfigError, match=r"normalize 'both'\. Valid values: columns, rows"):
+        injector(normalize="both")

@@ -58,7 +58,7 @@ def test_temperature_divides() -> None:
     assert found == pytest.approx(wanted, rel=1e-3)
 
 
-def test_positives_that_are_near_enough_are_left_alone() -> None:
+def test_positives_within_the_margin_have_no_gradient() -> None:
     """At 0.9 with a margin of 0.2 the positive has no gradient; at 0.5 it has one, and negatives always have."""
     similarity = SIMILARITY.clone().requires_grad_()
     contrast_loss(similarity, RELATED, Contrast(temperature=1.0)).backward()
@@ -67,7 +67,7 @@ def test_positives_that_are_near_enough_are_left_alone() -> None:
     assert positive_margin(torch.tensor([0.5, 0.8, 0.95]), 0.2).tolist() == pytest.approx([0.7, 1.0, 1.0])
 
 
-def test_arcface_falls_everywhere() -> None:
+def test_arcface_margin_decreases_monotonically() -> None:
     """Also where the angle would pass pi, and its gradient is finite at the ends."""
     positive = torch.linspace(-1, 1, 201).requires_grad_()
     values = arcface_margin(positive, 0.5)
@@ -77,7 +77,7 @@ def test_arcface_falls_everywhere() -> None:
 
 
 @pytest.mark.parametrize("kind", ["positive_margin", "infonce", "triplet", "arcface"])
-def test_what_is_related_is_no_negative(kind: str) -> None:
+def test_related_expressions_are_not_negatives(kind: str) -> None:
     """With all related there is no negative: 0, and finite gradients. The cosine of one such pair does not matter."""
     settings = Contrast(loss=kind)
     similarity = SIMILARITY.clone().requires_grad_()
@@ -91,7 +91,7 @@ def test_what_is_related_is_no_negative(kind: str) -> None:
     assert contrast_loss(other, related, settings) == contrast_loss(SIMILARITY, related, settings)
 
 
-def test_one_expression_has_no_negative() -> None:
+def test_single_expression_has_no_negatives() -> None:
     one = contrast_loss(torch.tensor([[[0.3, 0.1]]]), torch.ones(1, 1, dtype=torch.bool), Contrast())
     assert one.item() == pytest.approx(0.0, abs=1e-6)
 
@@ -103,7 +103,7 @@ def test_cosines_of_texts_with_latent_expressions() -> None:
     assert found[0, 2, 1].item() == pytest.approx(torch.cosine_similarity(texts[0], latents[2, 1], 0).item())
 
 
-def test_the_same_referents_of_the_same_image() -> None:
+def test_same_target_needs_the_same_image_and_referents() -> None:
     """Two images of four phrases. Of each, phrases 0 and 2 mean the first instance, 1 the second, and 3 nothing; images
     may have different numbers of instances."""
     batch = dummy_batch(shape=(32, 32), num_images=2, expressions_per_image=4)["batch"]
@@ -113,8 +113,8 @@ def test_the_same_referents_of_the_same_image() -> None:
     assert torch.equal(found, torch.block_diag(block, block).bool())
 
 
-def test_mistakes_are_refused() -> None:
-    with pytest.raises(ConfigError, match="one of positive_margin, infonce, triplet, arcface, not 'nce'"):
+def test_invalid_arguments_raise() -> None:
+    with pytest.raises(ConfigError, match=r"loss 'nce'\. Valid values: positive_margin, infonce, triplet, arcface"):
         Contrast(loss="nce")
     with pytest.raises(ConfigError, match="margin must be in"):
         Contrast(margin=-0.1)

@@ -34,7 +34,7 @@ def test_masks_of_all_expressions_are_averaged() -> None:
 
 
 @pytest.mark.parametrize("scale", [1, 2, 4])
-def test_a_patch_makes_its_own_part_of_the_mask(scale: int) -> None:
+def test_each_patch_affects_only_its_part_of_the_mask(scale: int) -> None:
     """Whatever is in the last column of patches."""
     module, (patches, vectors) = decoder(scale=scale), inputs()
     other = patches.clone()
@@ -45,8 +45,8 @@ def test_a_patch_makes_its_own_part_of_the_mask(scale: int) -> None:
     assert not torch.isclose(one[..., -scale:], two[..., -scale:]).any()
 
 
-def test_mistakes_are_refused() -> None:
-    with pytest.raises(ConfigError, match="one of logits, probs, not 'masks'"):
+def test_invalid_arguments_raise() -> None:
+    with pytest.raises(ConfigError, match=r"average 'masks'\. Valid values: logits, probs"):
         decoder(average="masks")
     for scale in (0, 3):
         with pytest.raises(ConfigError, match="power of two"):

@@ -26,7 +26,7 @@ def test_closeness_across_texts_by_hand() -> None:
     assert across_texts(first[:, None]) == pytest.approx(1 / 3)
 
 
-def test_nouns_of_what_is_meant() -> None:
+def test_head_nouns_of_the_referents() -> None:
     """Of "the red circle left of the star" the words of the referent are the first three."""
     text, tags = "The red circle left of the star", {"words": {"7": [0, 1, 2]}, "anchor_words": {"8": [5, 6]}}
     nouns = {"circle", "star"}
@@ -35,5 +35,5 @@ def test_nouns_of_what_is_meant() -> None:
     assert head_nouns(text, {}, nouns) == set()
 
 
-def test_hits_are_of_expressions_with_nouns() -> None:
+def test_hits_skip_expressions_without_nouns() -> None:
     assert hits([2, 1, -1, 0], [{2}, {2, 3}, {1}, set()]) == [True, False, False]

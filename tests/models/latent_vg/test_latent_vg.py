@@ -48,7 +48,7 @@ def built(row: str) -> LatentVG:
     return tiny_model(f"{ABLATIONS}/{row}")
 
 
-def test_rows_differ_in_what_they_are_made_of() -> None:
+def test_ablation_rows_differ_in_modules() -> None:
     for row, parts in {
         "components_baseline": (False, False, False, False),
         "components_naive": (True, False, False, False),
@@ -67,11 +67,11 @@ def test_rows_differ_in_what_they_are_made_of() -> None:
     ]
     lengths = [built(row).latents.lengths for row in ("number_1", "number_3", "lengths_4_4", "lengths_10_20")]
     assert lengths == [(10,), (4, 10, 16), (4, 4), (10, 20)]
-    assert built("without_column_normalisation").concepts.normalised == "rows"
+    assert built("without_column_normalisation").concepts.normalize == "rows"
     assert built("distributor_visual").distributor == "visual"
 
 
-def test_rows_differ_in_their_losses() -> None:
+def test_ablation_rows_differ_in_losses() -> None:
     mask = {"loss_mask", "loss_dice"}
     for config, wanted in {
         f"{ABLATIONS}/components_both": mask,
@@ -83,7 +83,7 @@ def test_rows_differ_in_their_losses() -> None:
         assert set(model(prepared(model), mode="loss")) == wanted
 
 
-def test_places_of_latent_expressions_are_those_of_the_tokenizer() -> None:
+def test_num_words_matches_the_tokenizer() -> None:
     """phi has a column for each token that a text may have, in every config of the model."""
     folder = REPOSITORY / "configs"
     for file in (*folder.glob("latentvg_*.py"), *(folder / ABLATIONS).glob("*.py")):
@@ -120,7 +120,7 @@ def test_subjects_agree_after_every_layer() -> None:
         assert not torch.allclose(attributes[:, 0], attributes[:, 1], atol=1e-3)
 
 
-def test_expressions_do_not_read_each_other() -> None:
+def test_expressions_do_not_attend_to_each_other() -> None:
     """With one layer, another map of places for the second expression changes that and, if expressions are apart,
     neither the text nor the first expression; the pixels it always changes."""
     for config, apart in ((f"{ABLATIONS}/components_naive", True), (f"{ABLATIONS}/not_apart", False)):
@@ -128,7 +128,7 @@ def test_expressions_do_not_read_each_other() -> None:
         model.encoder.layers = model.encoder.layers[:1]
         batch = prepared(model)
         pixels, text, subjects, attributes, _ = hidden(model, batch)
-        torch.nn.init.normal_(model.latents.place_maps[1].weight)
+        torch.nn.init.normal_(model.latents.position_maps[1].weight)
         others, *other = hidden(model, batch)
         assert not torch.allclose(other[2][:, 4:], attributes[:, 4:], atol=1e-3)
         assert not torch.allclose(others, pixels, atol=1e-5)
@@ -136,7 +136,7 @@ def test_expressions_do_not_read_each_other() -> None:
             assert torch.allclose(one, two, atol=1e-5) is apart
 
 
-def test_the_subject_takes_the_class_tokens_place() -> None:
+def test_subject_replaces_the_class_token() -> None:
     """Whatever the class token is, it is not read, and not trained."""
     model = tiny_model("latentvg_beit3b")
     batch = prepared(model)
@@ -147,7 +147,7 @@ def test_the_subject_takes_the_class_tokens_place() -> None:
     assert baseline.encoder.class_token.requires_grad
 
 
-def test_the_baseline_is_the_encoder_and_the_decoder() -> None:
+def test_baseline_is_encoder_and_decoder() -> None:
     model = built("components_baseline").eval()
     batch = prepared(model)
     with torch.no_grad():
@@ -169,7 +169,7 @@ def test_features_for_the_losses() -> None:
     assert found.subject_token.shape == (6,) and (found.subject_token >= 1).all() and (found.subject_token <= 3).all()
 
 
-def test_the_empty_token_says_that_nothing_is_meant() -> None:
+def test_empty_token_predicts_no_target() -> None:
     model = tiny_model("latentvg_beit3b_grefcoco").eval()
     batch = prepared(model)
     with torch.no_grad():
@@ -184,7 +184,7 @@ def test_the_empty_token_says_that_nothing_is_meant() -> None:
 # Randomness -----------------------------------------------------------------------------------------------------------
 
 
-def test_answers_do_not_depend_on_random_state(model: RefSegmentor) -> None:
+def test_evaluation_does_not_depend_on_random_state(model: RefSegmentor) -> None:
     batch, answers = prepared(model), []
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -192,7 +192,7 @@ def test_answers_do_not_depend_on_random_state(model: RefSegmentor) -> None:
     assert torch.equal(*answers)
 
 
-def test_training_depends_on_the_seed_alone() -> None:
+def test_training_is_determined_by_the_seed() -> None:
     model = tiny_model("latentvg_tiny_refshapes").train()
     batch, found = prepared(model), []
     for seed in (1, 1, 2):
@@ -221,15 +221,15 @@ def test_every_trained_parameter_gets_a_gradient(model: RefSegmentor) -> None:
     assert {n for n in parameters_without_gradient(model, prepared(model)) if not is_key_bias(n)} == set()
 
 
-def test_many_phrases_at_once_equal_one_by_one(model: RefSegmentor) -> None:
+def test_phrases_together_equal_one_by_one(model: RefSegmentor) -> None:
     check_phrases_one_by_one(model)
 
 
-def test_padded_words_change_nothing(model: RefSegmentor) -> None:
+def test_padded_words_have_no_effect(model: RefSegmentor) -> None:
     check_padded_words(model)
 
 
-def test_padded_pixels_change_nothing(model: RefSegmentor) -> None:
+def test_padded_pixels_have_no_effect(model: RefSegmentor) -> None:
     """Whatever is beside the image: no part of the model reads across patches but attention, which leaves it out."""
     model.eval()
     batch = padded_images(prepared(model), 64, 64)
@@ -239,7 +239,7 @@ def test_padded_pixels_change_nothing(model: RefSegmentor) -> None:
     torch.testing.assert_close(two[..., :image], one[..., :image], atol=1e-5, rtol=1e-4)
 
 
-def test_the_words_matter(model: RefSegmentor) -> None:
+def test_words_affect_the_prediction(model: RefSegmentor) -> None:
     batch = prepared(model)
     other = replace(batch, tokens=replace(batch.tokens, text_of=batch.tokens.text_of.flip(0)))
     assert not torch.allclose(logits_of(model, batch), logits_of(model, other), atol=1e-6)
@@ -268,10 +268,10 @@ def test_bfloat16_trains_and_predicts(model: RefSegmentor) -> None:
     check_bfloat16(model, prepared(model))
 
 
-def test_mistakes_are_refused() -> None:
-    with pytest.raises(ConfigError, match="without latents there is nothing for"):
+def test_invalid_arguments_raise() -> None:
+    with pytest.raises(ConfigError, match="latents=None has no use for"):
         tiny_model("latentvg_beit3b", latents=None)
-    with pytest.raises(ConfigError, match="distributor is one of mean, visual and None, not 'sum'"):
+    with pytest.raises(ConfigError, match=r"distributor 'sum'\. Valid values: mean, visual, None"):
         tiny_model("latentvg_beit3b", distributor="sum")
-    with pytest.raises(ConfigError, match=r"leave encoder\.level_scales at"):
+    with pytest.raises(ConfigError, match=r"Leave encoder\.level_scales at"):
         tiny_model("latentvg_beit3b", **{"encoder.level_scales": (2, 1)})

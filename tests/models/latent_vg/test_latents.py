@@ -30,7 +30,7 @@ def test_semantic_tokens_by_hand() -> None:
 # The subject ----------------------------------------------------------------------------------------------------------
 
 
-def test_one_token_is_chosen() -> None:
+def test_choose_returns_one_token() -> None:
     """In training and at test time one of those that are allowed; at test time the best of them."""
     scores = torch.tensor([[5.0, 1, 2, 0, -1, 7]]).expand(200, -1)
     allowed = torch.tensor([[False, True, True, True, False, False]]).expand(200, -1)
@@ -43,7 +43,7 @@ def test_one_token_is_chosen() -> None:
     torch.testing.assert_close(shares, torch.tensor([0, 0.2447, 0.6652, 0.0900, 0, 0]), atol=0.1, rtol=0)
 
 
-def test_forwards_it_is_a_choice_backwards_the_softmax() -> None:
+def test_straight_through_gradient_of_the_choice() -> None:
     """The gradient of sum(w y) is that of sum(w softmax((scores + noise) / tau)), with the same noise."""
     scores = torch.randn(4, 5, generator=torch.Generator().manual_seed(2)).requires_grad_()
     allowed = torch.tensor([True, True, True, True, False]).expand(4, -1)
@@ -75,16 +75,16 @@ def test_the_subject_is_a_token_of_the_text() -> None:
 # Attributes -----------------------------------------------------------------------------------------------------------
 
 
-def test_attributes_are_maps_of_places() -> None:
+def test_attributes_are_position_maps_of_words() -> None:
     """At test time nothing is dropped: phi_i times the words, without padding, for both expressions."""
     module, x = latents().eval(), words()
     found = module(x, MASK).attributes
     clean = x * MASK[..., None]
-    maps = torch.cat([place_map.weight for place_map in module.place_maps])[:, :L]  # (2 + 3, L)
+    maps = torch.cat([position_map.weight for position_map in module.position_maps])[:, :L]  # (2 + 3, L)
     torch.testing.assert_close(found, torch.einsum("kl,elc->ekc", maps, clean))
 
 
-def test_padding_changes_nothing() -> None:
+def test_padding_has_no_effect() -> None:
     module, x = latents().eval(), words()
     found, other = module(x, MASK), module(x.masked_fill(~MASK[..., None], 9.0), MASK)
     torch.testing.assert_close(found.attributes, other.attributes)
@@ -93,12 +93,12 @@ def test_padding_changes_nothing() -> None:
     assert torch.equal(more.subject_token, found.subject_token)
 
 
-def test_words_are_dropped_in_training_by_their_own_rates() -> None:
+def test_words_are_dropped_in_training_at_each_rate() -> None:
     """Rates 0.5 and 0: the second expression never loses anything. First and last token stay: of the text without words
     nothing is ever dropped. With maps that count tokens, the first loses half of four words on average."""
     module = latents(lengths=(1, 1)).train()
-    for place_map in module.place_maps:
-        torch.nn.init.ones_(place_map.weight)
+    for position_map in module.position_maps:
+        torch.nn.init.ones_(position_map.weight)
     ones, counts = torch.ones(E, L, C), []
     for seed in range(200):
         torch.manual_seed(seed)
@@ -109,7 +109,7 @@ def test_words_are_dropped_in_training_by_their_own_rates() -> None:
     assert first[:, 0].mean().item() == pytest.approx(4.0, abs=0.3)
 
 
-def test_testing_draws_nothing() -> None:
+def test_evaluation_uses_no_randomness() -> None:
     module, x = latents().eval(), words()
     state = torch.get_rng_state()
     one, two = module(x, MASK), module(x, MASK)
@@ -120,7 +120,7 @@ def test_testing_draws_nothing() -> None:
 # The distributor ------------------------------------------------------------------------------------------------------
 
 
-def test_subjects_are_brought_in_line() -> None:
+def test_distribute_by_hand() -> None:
     """Subjects 3 of the pixels, 0 and 9 of two expressions: all become their mean, 4; or those of expressions 3."""
     visual, subjects = torch.full((1, 1, 2), 3.0), torch.tensor([[[0.0, 0.0], [9.0, 9.0]]])
     mean = distribute(visual, subjects, "mean")
@@ -129,14 +129,14 @@ def test_subjects_are_brought_in_line() -> None:
     assert own[0].unique().tolist() == [3.0] and own[1].unique().tolist() == [3.0]
 
 
-def test_mistakes_are_refused() -> None:
-    with pytest.raises(ConfigError, match="one each"):
+def test_invalid_arguments_raise() -> None:
+    with pytest.raises(ConfigError, match="same number of entries"):
         latents(lengths=(2,))
-    with pytest.raises(ConfigError, match="one each"):
+    with pytest.raises(ConfigError, match="same number of entries"):
         latents(lengths=(), drop_rates=())
     with pytest.raises(ConfigError, match="drop_rates must be in"):
         latents(drop_rates=(1.0, 0.0))
     with pytest.raises(ConfigError, match="temperature must be positive"):
         latents(temperature=0.0)
-    with pytest.raises(ConfigError, match=r"a text of 6 tokens, and latents\.num_words=5"):
+    with pytest.raises(ConfigError, match=r"6 tokens, more than latents\.num_words=5"):
         latents(num_words=5)(words(), MASK)

@@ -20,7 +20,7 @@ def levels(*dims: int) -> list[torch.Tensor]:
 TOKENS = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(1))
 
 
-def test_masks_come_at_the_finest_level() -> None:
+def test_masks_have_the_finest_resolution() -> None:
     for dims in ((4, 6, 8, 12), (6, 8), (8,)):
         assert decoder(*dims)(levels(*dims), None, TOKENS, None).shape == (2, 16, 24)
 
@@ -29,12 +29,12 @@ def test_eq_8_by_hand() -> None:
     """With one level there is nothing to join: attention, MLP, linear."""
     module, (level,) = decoder(8), levels(8)
     pixels = level.flatten(2).transpose(1, 2)
-    read = module.attention[0].norm_read(pixels + module.attention[0].read(pixels, TOKENS))
-    out = module.classify(module.attention[0].norm_ffn(read + module.attention[0].ffn(read)))
+    read = module.attn_layers[0].norm1(pixels + module.attn_layers[0].attn(pixels, TOKENS))
+    out = module.classify(module.attn_layers[0].norm2(read + module.attn_layers[0].ffn(read)))
     torch.testing.assert_close(module([level], None, TOKENS, None).flatten(1), out[..., 0])
 
 
-def test_padded_pixels_and_tokens_change_nothing() -> None:
+def test_padded_pixels_and_tokens_have_no_effect() -> None:
     """Whatever the right half of each level, and a third token, hold: convolutions and upsampling find zeros there."""
     module, clean = decoder(4, 6, 8, 12), levels(4, 6, 8, 12)
     masks = [(torch.arange(level.shape[-1]) < level.shape[-1] // 2).expand(2, *level.shape[-2:]) for level in clean]

@@ -32,7 +32,7 @@ def test_spread_by_hand() -> None:
 
 
 @pytest.mark.parametrize("padded", [False, True])
-def test_a_decoder_is_recorded(padded: bool) -> None:
+def test_spread_of_a_decoder_is_recorded(padded: bool) -> None:
     """Four stages of the last run, six expressions, numbers between 0 and 1; afterwards nothing is recorded."""
     model = tiny_model("vipa_swinb").eval()
     batch = prepared(model)
@@ -51,12 +51,12 @@ def test_a_decoder_is_recorded(padded: bool) -> None:
     assert spreads == []
 
 
-def test_zero_queries_read_everything_alike() -> None:
+def test_zero_queries_attend_uniformly() -> None:
     """Without a query all tokens weigh the same for all pixels: 1, and the mean entropy is ln L / ln L."""
     model = tiny_model("vipa_swinb").eval()
-    for layer in model.decoder.attention:
-        torch.nn.init.zeros_(layer.read.query.weight)
-        torch.nn.init.zeros_(layer.read.query.bias)
+    for layer in model.decoder.attn_layers:
+        torch.nn.init.zeros_(layer.attn.query.weight)
+        torch.nn.init.zeros_(layer.attn.query.bias)
     with recorded_spread(model.decoder) as spreads, torch.no_grad():
         model(prepared(model))
     for spread in spreads:

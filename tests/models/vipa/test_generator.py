@@ -23,7 +23,7 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return torch.randn(B, P, C, generator=draw), torch.randn(B * K, L, D, generator=draw), cues
 
 
-def test_it_is_its_equations() -> None:
+def test_generator_matches_its_equations() -> None:
     """Eqs. 5-7 with pixels repeated for every cue, as they are written."""
     module, (pixels, words, cues) = generator(), inputs()
     found = module(pixels, None, words, cues, groups=Groups([K, K], "cpu"))
@@ -32,13 +32,13 @@ def test_it_is_its_equations() -> None:
     assert set(mask.unique().tolist()) == {0.0, 1.0} and torch.equal(mask.sum(-1), torch.full((B * K, L), 3.0))
     sums = (repeated[:, None].expand(-1, L, -1, -1) * mask[..., None]).sum(2)
     tokens = module.norm(module.project(sums))
-    layer = module.read_pixels
-    tokens = layer.norm_read(tokens + layer.read(tokens, repeated, mask > 0))
-    tokens = layer.norm_ffn(tokens + layer.ffn(tokens))
-    torch.testing.assert_close(found.tokens, module.share(tokens, tokens, cues))
+    layer = module.cross_attn_layer
+    tokens = layer.norm1(tokens + layer.attn(tokens, repeated, mask > 0))
+    tokens = layer.norm2(tokens + layer.ffn(tokens))
+    torch.testing.assert_close(found.tokens, module.self_attn_layer(tokens, tokens, cues))
 
 
-def test_without_step_2_it_is_the_sums() -> None:
+def test_without_step_2_tokens_are_the_sums() -> None:
     module, (pixels, words, cues) = generator(refine=False), inputs()
     found = module(pixels, None, words, cues, groups=Groups([K, K], "cpu"))
     sums = torch.bmm(found.retrieved, pixels.repeat_interleave(K, 0))
@@ -53,7 +53,7 @@ def test_without_step_1_all_pixels_are_tokens() -> None:
     assert not any("retrieval" in name for name in module.state_dict())
 
 
-def test_a_token_holds_nothing_of_its_word_but_what_that_retrieved() -> None:
+def test_tokens_depend_on_words_only_through_retrieval() -> None:
     """With r = 100 % all words retrieve all pixels: one and the same token for all words of an image."""
     module, (pixels, words, cues) = generator(ratio=1.0), inputs()
     tokens = module(pixels, None, words, cues, groups=Groups([K, K], "cpu")).tokens.unflatten(0, (B, K))
@@ -62,7 +62,7 @@ def test_a_token_holds_nothing_of_its_word_but_what_that_retrieved() -> None:
 
 
 @pytest.mark.parametrize("retrieve", [True, False])
-def test_padding_changes_nothing(retrieve: bool) -> None:
+def test_padding_has_no_effect(retrieve: bool) -> None:
     """Whatever padded pixels and tokens that are no cues hold."""
     module, (pixels, words, cues) = generator(retrieve=retrieve), inputs()
     pixels, groups = pixels.repeat_interleave(K, 0), Groups([1] * B * K, "cpu", by_image=False)
@@ -74,7 +74,7 @@ def test_padding_changes_nothing(retrieve: bool) -> None:
     torch.testing.assert_close(one.tokens[kept], two.tokens[kept])
 
 
-def test_cropped_images_give_the_same_as_padded_ones() -> None:
+def test_padded_images_equal_cropped_ones() -> None:
     module, (pixels, words, cues) = generator(), inputs()
     valid = (torch.arange(P) < 7).expand(B, -1)
     groups = Groups([K, K], "cpu")
@@ -84,7 +84,7 @@ def test_cropped_images_give_the_same_as_padded_ones() -> None:
     assert torch.equal(padded.retrieved[..., :7], cropped.retrieved) and not padded.retrieved[..., 7:].any()
 
 
-def test_expressions_without_a_cue_stay_finite() -> None:
+def test_expressions_without_cues_are_finite() -> None:
     module, (pixels, words, cues) = generator(), inputs()
     found = module(pixels, None, words, torch.zeros_like(cues), groups=Groups([K, K], "cpu"))
     assert torch.isfinite(found.tokens).all()

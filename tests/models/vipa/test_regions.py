@@ -18,7 +18,7 @@ def test_shares_by_hand() -> None:
     assert [value.item() for value in found] == pytest.approx([0.5, 0.75, 0.5, 0.75])
 
 
-def test_what_is_not_there_has_no_share() -> None:
+def test_missing_targets_have_no_share() -> None:
     """Without a target nothing can be found; without [CLS] as a cue nothing is like it; of three pixels with one of
     padding, one is half."""
     retrieved = torch.tensor([[[1, 0, 0], [0, 1, 0]], [[0, 0, 0], [0, 1, 0]]], dtype=torch.bool)

@@ -1,16 +1,20 @@
-"""Retrieval by hand: what is taken, what randomness does, and where gradients go."""
+"""Cue tokens, and retrieval by hand: selected pixels, randomness, gradients."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from refseg.apis.dummy import dummy_batch
 from refseg.errors import ConfigError
 from refseg.models.layers import Groups
-from refseg.models.vipa.retrieval import TokenRetrieval, gumbel_like, straight_through, top_share
+from refseg.models.vipa.retrieval import Cues, TokenRetrieval, cue_mask, gumbel_like, straight_through, top_share
+from refseg.structures import Batch
 
+ARTICLES = ("a", "an", "the")
 SCORES = torch.tensor([[[0.1, 0.9, 0.5, -0.2, 0.7], [0.3, -0.1, 0.2, 0.8, 0.0]]])  # (1, 2, 5)
 
 
@@ -26,14 +30,14 @@ def test_top_share_by_hand() -> None:
     assert top_share(SCORES, 1.0).all()
 
 
-def test_a_share_is_of_the_pixels_that_are_image() -> None:
+def test_top_share_counts_valid_pixels_only() -> None:
     """Of pixels 0, 2 and 3 two thirds are taken; in the second row one of one, in the third none of none."""
     valid = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
     found = top_share(SCORES[:, :1].expand(3, -1, -1), 2 / 3, valid)
     assert found.int().tolist() == [[[1, 0, 1, 0, 0]], [[0, 0, 0, 1, 0]], [[0, 0, 0, 0, 0]]]
 
 
-def test_where_nothing_is_padded_a_mask_of_padding_changes_nothing() -> None:
+def test_full_masks_equal_no_mask() -> None:
     """For every number of pixels up to 60: counts of both ways are rounded alike."""
     for pixels in range(1, 61):
         scores = torch.randn(2, 3, pixels)
@@ -43,7 +47,7 @@ def test_where_nothing_is_padded_a_mask_of_padding_changes_nothing() -> None:
             )
 
 
-def test_noise_is_gumbel() -> None:
+def test_noise_has_gumbel_statistics() -> None:
     """Mean 0.5772 (Euler's constant) and variance pi^2 / 6; the same from the same seed."""
     torch.manual_seed(3)
     noise = gumbel_like(torch.empty(100_000))
@@ -53,7 +57,7 @@ def test_noise_is_gumbel() -> None:
     assert torch.equal(noise, gumbel_like(torch.empty(100_000)))
 
 
-def test_forwards_it_is_the_mask_backwards_the_softmax() -> None:
+def test_straight_through_gradient_of_retrieval() -> None:
     """Values are 0 and 1; the gradient of sum(w M) is that of sum(w softmax((s + g) / tau)), for scores and tau."""
     scores, tau = SCORES.double().requires_grad_(), torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
     noise, weight = torch.randn(1, 2, 5, dtype=torch.float64), torch.randn(1, 2, 5, dtype=torch.float64)
@@ -80,7 +84,7 @@ def test_scores_are_cosines() -> None:
     assert not module.scores(pixels, words, Groups([2], "cpu")).any()
 
 
-def test_training_draws_and_testing_does_not() -> None:
+def test_noise_is_used_in_training_only() -> None:
     """In training the mask depends on the seed; at test time on the scores alone, and nothing is drawn."""
     module, scores = retrieval(ratio=0.3), torch.rand(2, 3, 40) * 0.1
     masks = []
@@ -97,7 +101,7 @@ def test_training_draws_and_testing_does_not() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_without_noise_training_retrieves_what_testing_does() -> None:
+def test_training_without_noise_equals_evaluation() -> None:
     module, scores = retrieval(noise=0.0), torch.rand(2, 3, 40)
     assert torch.equal(module(scores, None).detach(), module.eval()(scores, None))
 
@@ -111,11 +115,59 @@ def test_padding_is_never_retrieved() -> None:
         assert not mask.masked_select(~valid[:, None]).any() and mask.detach().sum(-1).min() >= 1
 
 
-def test_mistakes_are_refused() -> None:
+def test_invalid_arguments_raise() -> None:
     for ratio in (0.0, 1.1):
         with pytest.raises(ConfigError, match="ratio"):
             retrieval(ratio=ratio)
     with pytest.raises(ConfigError, match="temperature must be positive"):
         retrieval(temperature=0.0)
-    with pytest.raises(ConfigError, match="noise must not be negative"):
+    with pytest.raises(ConfigError, match="noise must be at least 0"):
         retrieval(noise=-1.0)
+
+
+def batch_of(*texts: str, word_of: list[list[int]]) -> Batch:
+    batch = dummy_batch(shape=(32, 32), expressions_per_image=len(texts), num_words=len(word_of[0]))["batch"]
+    tokens = replace(batch.tokens, word_of=torch.tensor(word_of))
+    return replace(batch, metas=[replace(batch.metas[0], texts=texts)], tokens=tokens)
+
+
+def test_global_and_local_cues() -> None:
+    """Four tokens, the last of the second expression padding."""
+    batch = batch_of("dog", "cat", word_of=[[-1, 0, 0, -1]] * 2)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]], dtype=torch.bool)
+    rows = {
+        (True, True): [[1, 1, 1, 1], [1, 1, 1, 0]],
+        (True, False): [[1, 0, 0, 0], [1, 0, 0, 0]],
+        (False, True): [[0, 1, 1, 1], [0, 1, 1, 0]],
+        (False, False): [[0, 0, 0, 0], [0, 0, 0, 0]],
+    }
+    for (global_cue, local_cues), wanted in rows.items():
+        cues = Cues(global_cue=global_cue, local_cues=local_cues)
+        assert cue_mask(batch, mask, cues).int().tolist() == wanted
+        assert cues.any is (global_cue or local_cues)
+
+
+def test_excluded_words_are_not_cues() -> None:
+    """ "The" with a capital and "a" with a comma are articles, "another" is none; a word may have several tokens. Texts
+    are shared by rows: both expressions of the second batch are the first text."""
+    word_of = [[-1, 0, 1, 1, 2, 3, -1], [-1, 0, 1, 2, -1, -1, -1]]
+    batch = batch_of("The doghouse near another", "cat, a, b", word_of=word_of)
+    mask = torch.ones(2, 7, dtype=torch.bool)
+    cues = Cues(without_words=ARTICLES)
+    assert cue_mask(batch, mask, cues).int().tolist() == [[1, 0, 1, 1, 1, 1, 1], [1, 1, 0, 1, 1, 1, 1]]
+    shared = batch_of("the dog", "the dog", word_of=[[-1, 0, 1]] * 2)
+    tokens = replace(shared.tokens, word_of=shared.tokens.word_of[:1], text_of=torch.tensor([0, 0]))
+    found = cue_mask(replace(shared, tokens=tokens), torch.ones(2, 3, dtype=torch.bool), cues)
+    assert found.int().tolist() == [[1, 0, 1]] * 2
+
+
+def test_a_single_string_raises() -> None:
+    with pytest.raises(ConfigError, match="must be a list of words, not 'the'"):
+        Cues(without_words="the")
+
+
+def test_excluding_words_needs_word_of() -> None:
+    batch = batch_of("the dog", word_of=[[-1, 0, 1]])
+    batch = replace(batch, tokens=replace(batch.tokens, word_of=None))
+    with pytest.raises(ValueError, match=r"needs tokens\.word_of"):
+        cue_mask(batch, torch.ones(1, 3, dtype=torch.bool), Cues(without_words=ARTICLES))

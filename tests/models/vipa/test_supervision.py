@@ -37,8 +37,8 @@ def test_threshold_loss_by_hand() -> None:
     assert threshold_loss(SCORES, RELEVANT, torch.zeros_like(valid)).item() == 0.0
 
 
-def test_mistakes_are_refused() -> None:
-    with pytest.raises(ConfigError, match="one of contrastive, direct and None, not 'none'"):
+def test_invalid_arguments_raise() -> None:
+    with pytest.raises(ConfigError, match=r"scores 'none'\. Valid values: contrastive, direct, None"):
         Supervision(scores="none")
     with pytest.raises(ConfigError, match="relevant_share"):
         Supervision(relevant_share=1.0)

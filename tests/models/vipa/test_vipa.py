@@ -48,7 +48,7 @@ def losses(config: str) -> set[str]:
     return set(model(prepared(model), mode="loss"))
 
 
-def test_rows_differ_in_their_losses() -> None:
+def test_ablation_rows_differ_in_losses() -> None:
     mask = {"loss_mask", "loss_dice"}
     for row in ("table5_advanced", "table6b_without_cues", "table8_without_supervision"):
         assert losses(f"{ABLATIONS}/{row}") == mask
@@ -56,19 +56,19 @@ def test_rows_differ_in_their_losses() -> None:
         assert losses(f"{ABLATIONS}/{row}") == mask | {"loss_relevance"}
 
 
-def test_rows_differ_in_what_they_are_made_of() -> None:
+def test_ablation_rows_differ_in_modules() -> None:
     def built(row: str) -> VIPA:
         return tiny_model(f"{ABLATIONS}/{row}")
 
     def reading(model: VIPA) -> list[str]:
-        return [stage for stage, fusion in model.encoder.fusions.items() if fusion.words is not None]
+        return [stage for stage, fusion in model.encoder.fusions.items() if fusion.word_layer is not None]
 
     default = tiny_model("vipa_swinb_refcocoplus")
     assert reading(default) == ["0", "1", "2"] and default.generator.retrieval.ratio == 0.3
     assert reading(built("table5_vanilla")) == [] and reading(built("table5_advanced")) == ["0", "1", "2"]
     assert built("table5_vanilla").generator is None and built("table5_advanced").generator is None
     assert built("table6a_without_step_1").generator.retrieval is None
-    assert built("table6a_without_step_2").generator.share is None
+    assert built("table6a_without_step_2").generator.self_attn_layer is None
     assert [built(f"fig4_ratio_{r}").generator.retrieval.ratio for r in (10, 50, 80)] == [0.1, 0.5, 0.8]
     assert (built("table6b_global").cues.local_cues, built("table6b_local").cues.global_cue) == (False, False)
     assert reading(built("table7_late_fusion")) == ["3"] and reading(built("table7_no_fusion")) == []
@@ -77,7 +77,7 @@ def test_rows_differ_in_what_they_are_made_of() -> None:
     assert built("table9_without_articles").cues.without_words == ("a", "an", "the")
 
 
-def test_cues_that_are_left_out_are_not_read() -> None:
+def test_disabled_cues_are_not_used() -> None:
     """With [CLS] alone there is one token to read; the others may be anything."""
     for row, kept in (("table6b_global", [True] + [False] * 4), ("table6b_local", [False] + [True] * 4)):
         model = tiny_model(f"{ABLATIONS}/{row}").eval()
@@ -90,7 +90,7 @@ def test_cues_that_are_left_out_are_not_read() -> None:
         assert seen[0].tolist() == [kept] * 6
 
 
-def test_articles_are_no_cues() -> None:
+def test_articles_are_not_cues() -> None:
     """Texts of one word, of which all tokens are part: of "the" nothing is left, of "dog" all."""
     model = tiny_model(f"{ABLATIONS}/table9_without_articles").eval()
     batch = prepared(model)
@@ -101,7 +101,7 @@ def test_articles_are_no_cues() -> None:
 
 
 @pytest.mark.parametrize("row", ["table5_advanced", "table6a_without_step_2", "table8_without_supervision"])
-def test_rows_train(row: str) -> None:
+def test_ablation_rows_train(row: str) -> None:
     model = tiny_model(f"{ABLATIONS}/{row}")
     assert {n for n in parameters_without_gradient(model, prepared(model)) if "key.bias" not in n} == set()
 
@@ -123,7 +123,7 @@ def test_gradients_of_the_mask_loss_reach_scores_and_tau() -> None:
     assert model.generator.retrieval.log_temperature.grad.abs() > 0
 
 
-def test_answers_do_not_depend_on_random_state() -> None:
+def test_evaluation_does_not_depend_on_random_state() -> None:
     model = tiny_model("vipa_swinb").eval()
     batch = prepared(model)
     answers = []
@@ -133,7 +133,7 @@ def test_answers_do_not_depend_on_random_state() -> None:
     assert torch.equal(*answers)
 
 
-def test_training_depends_on_the_seed_alone() -> None:
+def test_training_is_determined_by_the_seed() -> None:
     model = tiny_model("vipa_tiny_refshapes").train()
     batch = prepared(model)
     found = []
@@ -170,7 +170,7 @@ class OneLevel(torch.nn.Module):
         return EncodedFeatures([level], [mask], (16,), None), TextFeatures(words, batch.tokens.word_mask, None)
 
 
-def test_any_encoder_of_levels_and_words_will_do() -> None:
+def test_custom_encoders_work() -> None:
     torch.manual_seed(0)
     model = VIPA(encoder=dict(type=OneLevel), num_heads=2, decoder=dict(width=8))
     batch = prepared(model)
@@ -181,7 +181,7 @@ def test_any_encoder_of_levels_and_words_will_do() -> None:
 # Explanations ---------------------------------------------------------------------------------------------------------
 
 
-def test_words_tell_where_they_were_found() -> None:
+def test_prediction_contains_regions_of_words() -> None:
     """64 x 96 pixels at stride 32 are 2 x 3 places, of which each token retrieves 2. The texts are of one word, to
     which all five tokens belong: it has what any of tokens 1 to 4 has, the expression what token 0 has."""
     model = tiny_model("vipa_swinb").eval()
@@ -200,7 +200,7 @@ def test_words_tell_where_they_were_found() -> None:
         assert torch.equal(one.scores, torch.stack([regions.scores[row, 0], regions.scores[row, 1:].amax(0)]))
 
 
-def test_models_without_retrieval_tell_nothing() -> None:
+def test_no_regions_without_retrieval() -> None:
     model = tiny_model(f"{ABLATIONS}/table5_advanced").eval()
     assert model(prepared(model), mode="predict")[0].regions is None
 
@@ -213,7 +213,7 @@ def test_every_trained_parameter_gets_a_gradient(model: RefSegmentor) -> None:
     assert {n for n in parameters_without_gradient(model, prepared(model)) if not is_key_bias(n)} == set()
 
 
-def test_many_phrases_at_once_equal_one_by_one(model: RefSegmentor) -> None:
+def test_phrases_together_equal_one_by_one(model: RefSegmentor) -> None:
     check_phrases_one_by_one(model)
 
 
@@ -230,7 +230,7 @@ def test_images_with_different_numbers_of_phrases(model: RefSegmentor) -> None:
     torch.testing.assert_close(logits_of(model, fewer), logits_of(model, batch)[1:], atol=1e-5, rtol=1e-5)
 
 
-def test_images_are_encoded_once_where_nothing_is_fused_early() -> None:
+def test_images_are_encoded_once_with_late_fusion() -> None:
     """Two images with three phrases each."""
     for row, wanted in (
         ("table7_no_fusion", [2] * 4),
@@ -247,11 +247,11 @@ def test_images_are_encoded_once_where_nothing_is_fused_early() -> None:
         assert rows == wanted
 
 
-def test_padded_words_change_nothing(model: RefSegmentor) -> None:
+def test_padded_words_have_no_effect(model: RefSegmentor) -> None:
     check_padded_words(model)
 
 
-def test_padded_pixels_change_nothing_after_the_encoder(model: RefSegmentor) -> None:
+def test_padded_pixels_have_no_effect_after_the_encoder(model: RefSegmentor) -> None:
     """Whatever the encoder says of the padding. (Convolutions and windows of encoders are not blind to it.)"""
     batch = padded_images(prepared(model), 64, 64)
     model.eval()
@@ -275,7 +275,7 @@ def test_padded_pixels_change_nothing_after_the_encoder(model: RefSegmentor) -> 
         assert not clean.regions.retrieved[..., -1].any()
 
 
-def test_the_words_matter(model: RefSegmentor) -> None:
+def test_words_affect_the_prediction(model: RefSegmentor) -> None:
     batch = prepared(model)
     other = replace(batch, tokens=replace(batch.tokens, text_of=batch.tokens.text_of.flip(0)))
     assert not torch.allclose(logits_of(model, batch), logits_of(model, other), atol=1e-6)
@@ -294,13 +294,13 @@ def test_bfloat16_is_finite(model: RefSegmentor) -> None:
     assert prediction.regions is None or prediction.regions.scores.dtype is torch.float32
 
 
-def test_mistakes_are_refused() -> None:
-    with pytest.raises(ConfigError, match="key_values is one of visual, language, not 'words'"):
+def test_invalid_arguments_raise() -> None:
+    with pytest.raises(ConfigError, match=r"key_values 'words'\. Valid values: visual, language"):
         tiny_model("vipa_swinb", key_values="words")
-    with pytest.raises(ConfigError, match="set cues and generator to None"):
+    with pytest.raises(ConfigError, match="Set cues and generator to None"):
         tiny_model("vipa_swinb", key_values="language")
-    with pytest.raises(ConfigError, match=r"set supervision\.scores to None"):
+    with pytest.raises(ConfigError, match=r"Set supervision\.scores to None"):
         tiny_model("vipa_swinb", **{"cues.global_cue": False, "cues.local_cues": False})
     model = tiny_model(f"{ABLATIONS}/table6a_without_step_1", **{"encoder.fusion": None})
-    with pytest.raises(ConfigError, match="nothing in this model reads the words"):
+    with pytest.raises(ConfigError, match="Nothing in this model reads the words"):
         model(prepared(model))

@@ -1,4 +1,4 @@
-"""The small reference model of the quick start; no paper."""
+"""The small reference model of the quick start, without a paper."""
 
 from refseg.models.baseline.segmentor import QueryBaseline
 

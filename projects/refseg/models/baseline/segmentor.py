@@ -1,7 +1,9 @@
-"""A small model for RefShapes: one query per expression that reads words and pixels. No paper; no pretraining.
+"""A small model for RefShapes: one query per expression attends to words and pixels. No paper, no pretraining.
 
-Letters: B images, E expressions, L words, T = 1 + L tokens, C channels, (h, w) the size at stride 8, P = h w pixels.
-Whatever depends on the image alone is computed once per image and gathered by `image_of`.
+What depends on the image alone is computed once per image and gathered by `image_of`.
+
+Letters: B images, E expressions, L words, T = 1 + L tokens, C channels, D channels of the mask, (h, w) the size at
+stride 8, P = h w pixels.
 """
 
 from __future__ import annotations
@@ -17,43 +19,43 @@ from refseg.registry import MODELS
 from refseg.structures import Batch, Prediction
 
 
-def pre_norm_ffn(embed_dim: int) -> nn.Sequential:
-    return nn.Sequential(nn.LayerNorm(embed_dim), *feed_forward(embed_dim, 2 * embed_dim, activation=nn.GELU))
-
-
 class EncoderLayer(nn.Module):
-    """Pixels of an image attend to each other; pre-norm."""
+    """Self-attention of pixels, then feed-forward; pre-norm."""
 
     def __init__(self, embed_dim: int, num_heads: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(embed_dim)
-        self.attention = Attention(embed_dim, num_heads)
-        self.ffn = pre_norm_ffn(embed_dim)
+        self.norm1, self.self_attn = nn.LayerNorm(embed_dim), Attention(embed_dim, num_heads)
+        self.norm2 = nn.LayerNorm(embed_dim)
+        self.ffn = feed_forward(embed_dim, 2 * embed_dim, activation=nn.GELU)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        normed = self.norm(x)
-        x = x + self.attention(normed, normed, valid)
-        return x + self.ffn(x)
+        normed = self.norm1(x)
+        x = x + self.self_attn(normed, normed, valid)
+        return x + self.ffn(self.norm2(x))
 
 
 class DecoderLayer(nn.Module):
-    """The query and the words of an expression read the image, then each other; pre-norm."""
+    """The query and the words of an expression attend to pixels, then to each other; feed-forward; pre-norm."""
 
     def __init__(self, embed_dim: int, num_heads: int) -> None:
         super().__init__()
-        self.norm_cross, self.norm_self = nn.LayerNorm(embed_dim), nn.LayerNorm(embed_dim)
-        self.cross, self.own = Attention(embed_dim, num_heads), Attention(embed_dim, num_heads)
-        self.ffn = pre_norm_ffn(embed_dim)
+        self.norm1, self.norm2 = nn.LayerNorm(embed_dim), nn.LayerNorm(embed_dim)
+        self.cross_attn_pixels, self.self_attn = Attention(embed_dim, num_heads), Attention(embed_dim, num_heads)
+        self.norm3 = nn.LayerNorm(embed_dim)
+        self.ffn = feed_forward(embed_dim, 2 * embed_dim, activation=nn.GELU)
 
     def forward(self, x: Tensor, token_mask: Tensor, memory: Tensor, pixel_valid: Tensor, image_of: Tensor) -> Tensor:
-        x = x + self.cross(self.norm_cross(x), memory, pixel_valid, image_of)
-        normed = self.norm_self(x)
-        x = x + self.own(normed, normed, token_mask)
-        return x + self.ffn(x)
+        # Cross-attention: tokens (E, T, C) to pixels (B, P, C)
+        x = x + self.cross_attn_pixels(self.norm1(x), memory, pixel_valid, image_of)
+        # Self-attention of tokens
+        normed = self.norm2(x)
+        x = x + self.self_attn(normed, normed, token_mask)
+        # Feed-forward
+        return x + self.ffn(self.norm3(x))
 
 
 def coordinates(content: Tensor) -> Tensor:
-    """(B, 2, h, w): x and y in -1..1 over each image's own content, so that "left" means left in the picture."""
+    """Return x and y of each pixel in -1..1 over the image without its padding: (B, 2, h, w)."""
     ones = content.float()
     y = (ones.cumsum(1) - 0.5) / ones.sum(1, keepdim=True).clamp_min(1)
     x = (ones.cumsum(2) - 0.5) / ones.sum(2, keepdim=True).clamp_min(1)
@@ -62,9 +64,18 @@ def coordinates(content: Tensor) -> Tensor:
 
 @MODELS.register_module()
 class QueryBaseline(RefSegmentor):
-    """Mask logits at stride 2 and a no-target logit, after every decoder layer in training.
+    """Mask logits at stride 2 and a no-target logit; in training, after every decoder layer.
 
-    Loss: BCE + dice on the merged mask (mean over the layers), BCE on no-target.
+    Loss: BCE and dice of the merged mask and BCE of no-target, averaged over decoder layers.
+
+    Args:
+        text_encoder: A `TextEncoder`.
+        embed_dim: C.
+        mask_dim: D.
+        num_heads: Attention heads.
+        num_encoder_layers: Layers of self-attention of pixels.
+        num_decoder_layers: Layers of the decoder.
+        mask_weight, dice_weight, no_target_weight: Loss weights.
     """
 
     def __init__(
@@ -110,27 +121,32 @@ class QueryBaseline(RefSegmentor):
         return True
 
     def encode_images(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Per image: memory (B, P, C), where it is content (B, P), and pixel features (B, D, 4h, 4w) at stride 2."""
+        """Return memory (B, P, C), its mask (B, P), and pixel features (B, D, 4h, 4w) at stride 2."""
+        # Convolutions
         feats4 = self.stage4(self.stem(batch.images))  # (B, C/2, 2h, 2w)
         feats8 = self.stage8(feats4)  # (B, C, h, w)
         size = feats8.shape[-2:]
+        # Self-attention of pixels with learned positions
         content = F.interpolate(batch.pixel_mask[:, None].float(), size=size, mode="nearest")[:, 0] > 0  # (B, h, w)
         position = self.position(coordinates(content).permute(0, 2, 3, 1)).flatten(1, 2)  # (B, P, C)
         memory, valid = feats8.flatten(2).transpose(1, 2) + position, content.flatten(1)
         for layer in self.encoder:
             memory = layer(memory, valid)
         memory = self.norm_memory(memory)
+        # Upsample and add the stride-4 features
         maps = self.reduce(memory.transpose(1, 2).unflatten(2, size))  # (B, C/2, h, w)
         maps = F.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=False) + feats4
         return memory, valid, self.pixel_head(maps)
 
     def infer_encoded(self, batch: Batch, images: tuple[Tensor, Tensor, Tensor]) -> Prediction:
         memory, valid, pixel_feats = images
+        # Tokens of an expression: its query, which starts as the mean of the words, and the words
         word_feats, word_mask = self.text_encoder(batch.tokens).per_expression()
         word_feats = self.project_words(word_feats)  # (E, L, C)
         query = masked_mean(word_feats, word_mask)[:, None]
         tokens = torch.cat([query, word_feats], 1)  # (E, T, C)
         token_mask = F.pad(word_mask, (1, 0), value=True)
+        # Decode; the query gives the mask embedding, its bias, and the no-target logit
         pixel_valid = valid[batch.image_of]  # (E, P)
         pixel_feats = pixel_feats.index_select(0, batch.image_of).flatten(2)  # (E, D, 4h4w)
         predictions = []

@@ -1,4 +1,4 @@
-"""Encoders as stages."""
+"""Vision and text encoders."""
 
 from refseg.models.encoders.beit3 import BEiT3Encoder
 from refseg.models.encoders.conv import ConvEncoder

@@ -1,4 +1,4 @@
-"""BEiT-3 (Wang et al. 2022, "Image as a Foreign Language"): pixels and words encoded together, layer by layer.
+"""BEiT-3 (Wang et al. 2022, "Image as a Foreign Language"): pixels and words are encoded together, layer by layer.
 
 Letters: B images, E expressions, U distinct texts, P = h * w patches, L words, T = 1 + P + L tokens, C channels.
 """
@@ -15,16 +15,16 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, check_choice
 from refseg.models.encoders.multiway import Multiway, MultiwayLayer, Streams, init_multiway
 from refseg.models.encoders.text import check_token_ids
-from refseg.models.layers import level_mask, pixel_centres, upsampler, waves
+from refseg.models.layers import level_mask, pixel_centers, upsampler, waves
 from refseg.ops import use_fast_linear
 from refseg.registry import MODELS
 from refseg.structures import Batch, EncodedFeatures, TextFeatures, TextTokens
 
-FIRST = 2  # positions are counted from here; the rows before are never read
-PREFIX = FIRST + 1  # rows of the pixels' table that are no patch's: those, and the class token's
+FIRST = 2  # first row of a position table in use; the rows before are padding
+PREFIX = FIRST + 1  # rows of the pixels' position table before the patches: padding and the class token
 
 FirstPositions = Literal["noise", "waves"]
 Between = Callable[[int, Streams], Streams]
@@ -32,7 +32,7 @@ Between = Callable[[int, Streams], Streams]
 
 @dataclass(frozen=True, slots=True)
 class BEiT3Arch:
-    """`vocab_size`: of words. `text_positions`: rows of the words' position table, two of which are never read."""
+    """Sizes of a BEiT-3. `text_positions`: rows of the words' position table, two of which are padding."""
 
     embed_dim: int
     num_layers: int
@@ -43,27 +43,36 @@ class BEiT3Arch:
 
     def __post_init__(self) -> None:
         if self.embed_dim % self.num_heads:
-            raise ConfigError(f"BEiT-3's embed_dim {self.embed_dim} is no multiple of its {self.num_heads} heads")
+            raise ConfigError(
+                f"BEiT3Encoder.arch: embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}."
+            )
 
 
 ARCHS = {"base": BEiT3Arch(768, 12, 12), "large": BEiT3Arch(1024, 24, 16)}
 
 
 def beit3_arch(arch: str | Mapping) -> BEiT3Arch:
-    """A named architecture, or one from a dict with fields of `BEiT3Arch`."""
+    """Return a named architecture, or one from a dict with fields of `BEiT3Arch`."""
     if isinstance(arch, str):
         if arch not in ARCHS:
-            raise ConfigError(f"no BEiT-3 arch {arch!r}; there are {', '.join(ARCHS)}, or a dict")
+            raise ConfigError(f"Unknown BEiT3Encoder.arch {arch!r}. Valid: {', '.join(ARCHS)}, or a dict.")
         return ARCHS[arch]
     names = [field.name for field in fields(BEiT3Arch)]
     if not {"embed_dim", "num_layers", "num_heads"} <= set(arch) <= set(names):
-        raise ConfigError(f"BEiT-3's arch as a dict has keys of {', '.join(names)}, the first three at least: {arch}")
+        raise ConfigError(
+            f"BEiT3Encoder.arch: valid keys are {', '.join(names)}; the first three are required. Got {arch}."
+        )
     return BEiT3Arch(**arch)
 
 
 def resize_positions(table: Tensor, size: tuple[int, int], old_size: tuple[int, int] | None = None) -> Tensor:
-    """The pixels' position table (3 + P, C) for a grid of another size: patches by bicubic interpolation, the rows
-    before them as they are. `old_size`: a square if not told."""
+    """Resize the pixels' position table (3 + P, C) to another grid by bicubic interpolation of the patches' rows.
+
+    Args:
+        table: The position table.
+        size: The new (h, w).
+        old_size: The old (h, w); a square if None.
+    """
     resized = resample_abs_pos_embed(
         table[None], list(size), old_size and list(old_size), num_prefix_tokens=PREFIX, antialias=False
     )
@@ -72,28 +81,26 @@ def resize_positions(table: Tensor, size: tuple[int, int], old_size: tuple[int, 
 
 @MODELS.register_module()
 class BEiT3Encoder(BaseModule):
-    """Levels of pixels and words, one row per expression: words meet pixels in the first layer, so that images are
-    shared up to their patches and no further.
+    """BEiT-3 as an encoder of pixel levels and words, one row per expression.
 
-    A model that has more to say in between calls `embed`, then `run` with what happens `between` the attention and the
-    feed-forward part of each layer, then `levels`; calling the module does all of it.
+    Words and pixels interact from the first layer on, so expressions share only the patch embeddings of their image. A
+    model with its own steps inside the layers calls `embed`, `run` with `between`, which is called between the
+    attention and the feed-forward part of each layer, and `levels`. Calling the module does all of it.
 
-    Attention never reads padding, and each token passes norms and projections alone, so that padding changes nothing.
+    Padding is masked in attention, and all other layers work per token, so padding does not change the results.
 
     Args:
         arch: base, large, or a dict with fields of `BEiT3Arch`.
-        image_size: side of the images whose patches the position table has a row each for. Of others, positions are
-            interpolated in each forward pass.
-        patch_size: side of a patch.
-        first_positions: of patches, before training: "noise" of 0.02, as BEiT-3's, or "waves" over the image, of about
-            the size of a patch's embedding: from random weights, noise is lost beside the patches, and it takes long
-            until the leftmost shape can be told.
-        drop_path_rate: of the last layer; the layers before have linearly less.
-        level_scales: of the levels, fine to coarse, as multiples of the patches' resolution: powers of two. All are
-            made from the last layer, by transposed convolutions, as in ViTDet's simple pyramid (Li et al. 2022); each
+        image_size: Image size of the position table. For other sizes, positions are interpolated in each forward pass.
+        patch_size: Side of a patch.
+        first_positions: Initial positions of patches: "noise" of width 0.02, as in BEiT-3, or "waves" over the image of
+            about the size of a patch embedding. From random weights, a model takes long to tell positions from noise.
+        drop_path_rate: Drop path rate of the last layer. It increases linearly from the first layer.
+        level_scales: Resolutions of the levels relative to the patches, fine to coarse, as powers of two. All are made
+            from the last layer by transposed convolutions, as in ViTDet's simple pyramid (Li et al. 2022); each
             doubling halves the channels. 1 is the patches themselves.
-        pretrained: official weights (.pth, .zip or .safetensors), read when training starts (`init_weights`).
-        checkpointing: layers are computed again in the backward pass, which saves memory and costs time.
+        pretrained: Official weights (.pth, .zip or .safetensors), loaded when training starts (`init_weights`).
+        checkpointing: Recompute layers in the backward pass, which saves memory and costs time.
     """
 
     def __init__(
@@ -112,13 +119,16 @@ class BEiT3Encoder(BaseModule):
         self.arch = shape = beit3_arch(arch)
         dim = shape.embed_dim
         if image_size % patch_size:
-            raise ConfigError(f"BEiT3Encoder: image_size {image_size} is no multiple of patch_size {patch_size}")
-        if first_positions not in get_args(FirstPositions):
-            raise ConfigError(f"BEiT3Encoder.first_positions is noise or waves, not {first_positions!r}")
+            raise ConfigError(f"BEiT3Encoder.image_size {image_size} is not a multiple of patch_size {patch_size}.")
+        check_choice("encoder.first_positions", first_positions, get_args(FirstPositions))
         if not level_scales or any(s < 1 or s & (s - 1) or patch_size % s or dim % s for s in level_scales):
-            raise ConfigError(f"BEiT3Encoder.level_scales {tuple(level_scales)}: powers of two that divide a patch")
+            raise ConfigError(
+                f"BEiT3Encoder.level_scales {tuple(level_scales)} must be powers of two that divide patch_size."
+            )
         if list(level_scales) != sorted(level_scales, reverse=True):
-            raise ConfigError(f"BEiT3Encoder.level_scales {tuple(level_scales)}: levels go from fine to coarse")
+            raise ConfigError(
+                f"BEiT3Encoder.level_scales {tuple(level_scales)} must go from fine to coarse (descending)."
+            )
         self.grid = (image_size // patch_size, image_size // patch_size)
         self.patch_size, self.pretrained, self.checkpointing = patch_size, pretrained, checkpointing
         self.strides = tuple(patch_size // scale for scale in level_scales)
@@ -133,8 +143,8 @@ class BEiT3Encoder(BaseModule):
         for weight in (self.class_token, self.text_embed.weight, *self.positions.parameters()):
             nn.init.trunc_normal_(weight, std=0.02)
         if first_positions == "waves":
-            places = waves(pixel_centres([self.grid], torch.device("cpu")))  # (P, 16)
-            self.positions["vision"].weight.data[PREFIX:] = places @ torch.randn(places.shape[1], dim) / 4
+            encoding = waves(pixel_centers([self.grid], torch.device("cpu")))  # (P, 16)
+            self.positions["vision"].weight.data[PREFIX:] = encoding @ torch.randn(encoding.shape[1], dim) / 4
         rates = [drop_path_rate * layer / max(shape.num_layers - 1, 1) for layer in range(shape.num_layers)]
         ffn_dim = shape.ffn_ratio * dim
         self.layers = nn.ModuleList(MultiwayLayer(dim, shape.num_heads, ffn_dim, drop_path=rate) for rate in rates)
@@ -144,7 +154,7 @@ class BEiT3Encoder(BaseModule):
         use_fast_linear(self)
 
     def init_weights(self) -> None:
-        """Reads `pretrained`, once; without it the weights stay as the constructor drew them."""
+        """Load `pretrained`, once. Without it, the constructor's weights stay."""
         if not self.is_init and self.pretrained is not None:
             from refseg.models.encoders.beit3_weights import load_official_beit3
 
@@ -152,36 +162,48 @@ class BEiT3Encoder(BaseModule):
         self.is_init = True
 
     def embed_words(self, tokens: TextTokens) -> Tensor:
-        """(U, L, C), without positions."""
+        """Return word embeddings (U, L, C) without positions."""
         check_token_ids(tokens, self.vocab_size)
         return self.text_embed(tokens.ids)
 
     def word_positions(self, length: int) -> Tensor:
-        """(L, C): of a text's tokens."""
+        """Return the positions (L, C) of a text's tokens."""
         most = self.arch.text_positions - FIRST
         if length > most:
-            raise ValueError(f"a text of {length} tokens, and positions of {most}: lower the tokenizer's max_words")
+            raise ValueError(
+                f"A text has {length} tokens, but BEiT-3 has positions for {most}. Lower the tokenizer's max_words."
+            )
         return self.positions["language"].weight[FIRST : FIRST + length]
 
     def pixel_positions(self, size: tuple[int, int]) -> Tensor:
-        """(1 + P, C): of the class token and of (h, w) patches."""
+        """Return the positions (1 + P, C) of the class token and of (h, w) patches."""
         return resize_positions(self.positions["vision"].weight, size, self.grid)[FIRST:]
 
     def embed_patches(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Images (B, 3, H, W) -> patches (B, P, C), without positions, and their (h, w)."""
+        """Images (B, 3, H, W) -> patches (B, P, C) without positions, and their (h, w)."""
         patches = self.patch_embed(images)
         return patches.flatten(2).transpose(1, 2), (patches.shape[-2], patches.shape[-1])
 
     def embed(self, batch: Batch, class_token: Tensor | None = None) -> tuple[Streams, Tensor, tuple[int, int]]:
-        """What the first layer reads: streams of E rows; which tokens of them are image and words, (E, T); (h, w).
-        `class_token` (E, 1, C) takes the place of the pixels' own."""
+        """Embed patches and words of each expression.
+
+        Args:
+            batch: The batch.
+            class_token: (E, 1, C), replaces the pixels' own class token.
+
+        Returns:
+            The streams of E rows, the mask of valid tokens (E, T), and (h, w).
+        """
+        # Pixels: class token and patches, with positions
         patches, size = self.embed_patches(batch.images)
         if class_token is None:
             class_token = self.class_token.expand(batch.num_expressions, -1, -1)
         positions = self.pixel_positions(size)
         patches = (patches + positions[1:]).index_select(0, batch.image_of)
+        # Words, with positions
         words = self.embed_words(batch.tokens)
         words = (words + self.word_positions(words.shape[1])).index_select(0, batch.tokens.text_of)
+        # Mask of valid tokens
         image = level_mask(batch.pixel_mask, size).flatten(1).index_select(0, batch.image_of)  # (E, P)
         text = batch.tokens.word_mask.index_select(0, batch.tokens.text_of)
         valid = torch.cat([torch.ones_like(image[:, :1]), image, text], 1)
@@ -190,8 +212,14 @@ class BEiT3Encoder(BaseModule):
     def run(
         self, streams: Streams, valid: Tensor, *, word_valid: Tensor | None = None, between: Between | None = None
     ) -> Streams:
-        """All layers and the last norm. `valid` (E, T): tokens that may be read; `word_valid` (E, L, T): by each word,
-        where that is not the same. `between(layer, streams)` is called after the attention of every layer."""
+        """Run all layers and the last norm.
+
+        Args:
+            streams: Output of `embed`.
+            valid: (E, T), True on tokens that may be attended to.
+            word_valid: (E, L, T), the same for each word, if words differ.
+            between: Called as `between(layer, streams)` after the attention of every layer.
+        """
         for number in range(len(self.layers)):
             arguments: Any = (number, streams, valid, word_valid, between)
             if self.checkpointing and torch.is_grad_enabled():
@@ -209,7 +237,7 @@ class BEiT3Encoder(BaseModule):
         return self.layers[number].feed_forward(streams)
 
     def levels(self, streams: Streams, batch: Batch, size: tuple[int, int]) -> EncodedFeatures:
-        """Levels of what `run` returned."""
+        """Make levels of the output of `run`."""
         patches = streams.pixels[:, 1:].transpose(1, 2).unflatten(2, size)  # (E, C, h, w)
         levels = [scale(patches) for scale in self.pyramid]
         masks = [level_mask(batch.pixel_mask, (x.shape[-2], x.shape[-1])) for x in levels]

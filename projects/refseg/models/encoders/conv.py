@@ -1,6 +1,6 @@
-"""A small convolutional network with Swin's stage API, for training from random weights on small images (RefShapes).
+"""A small convolutional encoder with Swin's stage API, for training from random weights on small images (RefShapes).
 
-Letters: N images, P = h * w places of a stage, C channels of that stage.
+Letters: N images, P = h * w pixels of a stage, C channels of that stage.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from refseg.errors import ConfigError
-from refseg.models.layers import ResidualBlock, pixel_centres, waves
+from refseg.models.layers import ResidualBlock, pixel_centers, waves
 from refseg.registry import MODELS
 
 
 @MODELS.register_module()
 class ConvEncoder(BaseModule):
-    """Residual blocks in four stages, each at half the resolution of the one before.
+    """Residual blocks in four stages, each at half the resolution of the previous one.
 
-    Places know where they are: waves over the image, of four lengths, are added by a linear layer per stage. Decoders
-    with learnable queries add positions to what is compared and not to what is read, and so leave it to long training,
-    or to a pretrained encoder, that "the leftmost" can be told, and like shapes told apart.
+    Each stage adds a linear projection of waves over the image (four wavelengths), so that features know their
+    position. Decoders with learnable queries add positions only to attention keys, not to values. Without the waves,
+    they would need long training or a pretrained encoder to find "the leftmost" or to separate equal shapes.
 
     Args:
-        dims: channels of the stages.
-        depths: residual blocks of the stages.
-        stride: of the first stage; 2 keeps more detail than Swin's 4.
-        out_stages: the stages that are read.
+        dims: Channels of the stages.
+        depths: Residual blocks of the stages.
+        stride: Stride of the first stage; 2 keeps more detail than Swin's 4.
+        out_stages: Stages that the decoder uses.
     """
 
     def __init__(
@@ -41,7 +41,8 @@ class ConvEncoder(BaseModule):
         super().__init__()
         if len(dims) != len(depths) or not set(out_stages) <= set(range(len(dims))):
             raise ConfigError(
-                f"ConvEncoder: dims {dims}, depths {depths} and out_stages {out_stages} do not fit together"
+                f"ConvEncoder: dims {dims} and depths {depths} must have the same length, and out_stages {out_stages} "
+                "must be indices into them."
             )
         self.num_stages, self.dims, self.out_stages = len(dims), tuple(dims), tuple(sorted(out_stages))
         self.strides = tuple(stride * 2**stage for stage in range(len(dims)))
@@ -53,29 +54,29 @@ class ConvEncoder(BaseModule):
             for dim, depth in zip(dims, depths, strict=True)
         )
         self.positions = nn.ModuleList(nn.Linear(16, dim) for dim in dims)
-        self.halve = nn.ModuleList(ResidualBlock(dims[i], dims[i + 1], 2) for i in range(len(dims) - 1))
+        self.downsamples = nn.ModuleList(ResidualBlock(dims[i], dims[i + 1], 2) for i in range(len(dims) - 1))
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Images (N, 3, H, W) -> (N, P, C) of stage 0, and their (h, w)."""
-        return self._places(self.stem(images))
+        return self._flatten(self.stem(images))
 
-    def run_stage(self, stage: int, places: Tensor, size: tuple[int, int]) -> Tensor:
-        """(N, P, C) -> (N, P, C) through the blocks of one stage."""
-        places = self._places(self.stages[stage](self._maps(places, size)))[0]
-        return places + self.positions[stage](waves(pixel_centres([size], places.device)).to(places.dtype))
+    def run_stage(self, stage: int, pixels: Tensor, size: tuple[int, int]) -> Tensor:
+        """Run the blocks of one stage: (N, P, C) -> (N, P, C)."""
+        pixels = self._flatten(self.stages[stage](self._unflatten(pixels, size)))[0]
+        return pixels + self.positions[stage](waves(pixel_centers([size], pixels.device)).to(pixels.dtype))
 
-    def downsample(self, stage: int, places: Tensor, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
-        """(N, P, C) of a stage -> (N, P / 4, C) of the next, and their (h, w); not after the last stage."""
-        return self._places(self.halve[stage](self._maps(places, size)))
+    def downsample(self, stage: int, pixels: Tensor, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+        """Pixels (N, P, C) of a stage -> (N, P / 4, C) of the next one, and their (h, w). Not after the last stage."""
+        return self._flatten(self.downsamples[stage](self._unflatten(pixels, size)))
 
-    def norm(self, stage: int, places: Tensor) -> Tensor:
-        """The blocks end in a norm each; nothing more is done to what is given away."""
-        return places
-
-    @staticmethod
-    def _maps(places: Tensor, size: tuple[int, int]) -> Tensor:
-        return places.transpose(1, 2).unflatten(2, size)  # (N, C, h, w), channels last in memory
+    def norm(self, stage: int, pixels: Tensor) -> Tensor:
+        """Return the pixels: each block ends in a norm already."""
+        return pixels
 
     @staticmethod
-    def _places(maps: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def _unflatten(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+        return pixels.transpose(1, 2).unflatten(2, size)  # (N, C, h, w), channels last in memory
+
+    @staticmethod
+    def _flatten(maps: Tensor) -> tuple[Tensor, tuple[int, int]]:
         return maps.flatten(2).transpose(1, 2), (maps.shape[-2], maps.shape[-1])

@@ -1,6 +1,7 @@
-"""The staged encoder loop: stage i of text, stage i of vision, fusion i, whose outputs feed both next stages.
+"""The staged encoder loop: text stage i, vision stage i, fusion i, whose outputs go to both next stages.
 
-Letters: B images, E expressions, U distinct texts, N = B or E rows, P = h * w pixels of a stage, L words.
+Letters: B images, E expressions, U distinct texts, N = B or E rows, P = h * w pixels of a stage, L words, C channels of
+a stage, D channels of words.
 """
 
 from __future__ import annotations
@@ -30,19 +31,18 @@ def check_stage_api(vision: str | type) -> None:
 
 @MODELS.register_module()
 class FusedEncoder(BaseModule):
-    """Text, vision and what joins them, cut into stages.
+    """Text encoder, vision encoder and fusion, stage by stage.
 
-    Images are encoded once each, and each distinct text once, until the first fusion; there they are gathered, one row
-    per expression. Without a fusion nothing is gathered.
+    Until the first fusion, each image and each distinct text is encoded once. There they are gathered, one row per
+    expression. Without a fusion nothing is gathered.
 
     Args:
-        vision: an encoder with Swin's stage API (`SwinEncoder`).
-        text: a `TextEncoder`; its `stages` say after how many layers words meet pixels. One stage of all layers, as in
-            LAVT and LGFormer, means that all fusions get words of the last layer. Stages beyond the vision's run at the
-            end.
-        fusion: a `Fusion` without its sizes, or None.
-        fused_stages: the vision stages after which it is applied; all by default.
-        out_stages: the vision stages that the decoder wants.
+        vision: An encoder with Swin's stage API (`SwinEncoder`).
+        text: A `TextEncoder`. Its `stages` give the layers between two fusions. With one stage of all layers, as in
+            LAVT and LGFormer, all fusions get words of the last layer. Stages beyond the vision's run at the end.
+        fusion: A `Fusion` without its sizes, or None.
+        fused_stages: Vision stages that are followed by a fusion.
+        out_stages: Vision stages that the decoder uses.
     """
 
     def __init__(
@@ -56,14 +56,16 @@ class FusedEncoder(BaseModule):
     ) -> None:
         super().__init__()
         if "out_stages" in vision:
-            raise ConfigError("FusedEncoder sets its vision's out_stages: give them beside `vision`, not inside")
+            raise ConfigError("encoder.vision.out_stages is not allowed. Set encoder.out_stages instead.")
         check_stage_api(vision["type"])
         self.vision = MODELS.build({**vision, "out_stages": tuple(out_stages)})
         self.text = MODELS.build(text)
         self.out_stages = tuple(sorted(out_stages))
         self.fused_stages = tuple(sorted(fused_stages)) if fusion is not None else ()
         if not set(self.fused_stages) <= set(range(self.vision.num_stages)):
-            raise ConfigError(f"FusedEncoder.fused_stages {fused_stages} of {self.vision.num_stages} vision stages")
+            raise ConfigError(
+                f"encoder.fused_stages {fused_stages} must be stages of a vision encoder with {self.vision.num_stages}."
+            )
         last = self.vision.num_stages - 1
         self.fusions = nn.ModuleDict(
             {
@@ -82,23 +84,23 @@ class FusedEncoder(BaseModule):
 
     @property
     def level_dims(self) -> tuple[int, ...]:
-        """Channels of the levels that come out."""
+        """Channels of the output levels."""
         return tuple(self.vision.dims[stage] for stage in self.out_stages)
 
     @property
     def word_dim(self) -> int:
-        """Channels of the words that come out."""
+        """Channels of the output words."""
         return self.text.embed_dim
 
     @property
     def shares_images(self) -> bool:
-        """Whether no word is read on the way."""
+        """Whether pixels do not depend on words."""
         return not self.fused_stages
 
     def encode_images(self, batch: Batch) -> EncodedFeatures:
-        """The levels of images, without any words."""
+        """Encode images without words."""
         if not self.shares_images:
-            raise TypeError("this encoder fuses words with pixels: it cannot encode images alone")
+            raise TypeError("This encoder fuses words with pixels, so it cannot encode images alone.")
         pixels, size = self.vision.embed(batch.images)  # (B, P, C)
         levels: list[Tensor] = []
         masks: list[Tensor] = []
@@ -112,7 +114,7 @@ class FusedEncoder(BaseModule):
         return EncodedFeatures(levels, masks, self._strides, batch.image_of)
 
     def forward(self, batch: Batch) -> tuple[EncodedFeatures, TextFeatures]:
-        """Levels of `out_stages`, fine to coarse, and words, after all stages."""
+        """Return the levels of `out_stages`, fine to coarse, and the words after all stages."""
         if self.shares_images:
             return self.encode_images(batch), self.text(batch.tokens)
         words, bias = self.text.embed(batch.tokens)  # (U, L, D)
@@ -123,17 +125,20 @@ class FusedEncoder(BaseModule):
         levels: list[Tensor] = []
         masks: list[Tensor] = []
         for stage in range(self.vision.num_stages):
+            # Text stage and vision stage
             words = self._text_stage(stage, words, bias)
             pixels = self.vision.run_stage(stage, pixels, size)
             level = pixels
+            # Fusion; from the first one on there is one row per expression
             if stage in self.fused_stages:
-                if image_of is not None and text_of is not None:  # from here on one row per expression
+                if image_of is not None and text_of is not None:
                     words, bias, word_mask = (tensor.index_select(0, text_of) for tensor in (words, bias, word_mask))
                     pixels, pixel_mask = (tensor.index_select(0, image_of) for tensor in (pixels, pixel_mask))
                     levels, masks = ([t.index_select(0, image_of) for t in tensors] for tensors in (levels, masks))
                     text_of = image_of = None
                 mask = level_mask(pixel_mask, size).flatten(1) if batch.is_padded else None
                 level, pixels, words = self.fusions[str(stage)](pixels, words, word_mask=word_mask, pixel_mask=mask)
+            # Output level, and the step to the next stage
             if stage in self.out_stages:
                 levels.append(self._level(stage, level, size))
                 masks.append(level_mask(pixel_mask, size))
@@ -148,7 +153,7 @@ class FusedEncoder(BaseModule):
         return tuple(self.vision.strides[stage] for stage in self.out_stages)
 
     def _level(self, stage: int, pixels: Tensor, size: tuple[int, int]) -> Tensor:
-        """(N, P, C) -> (N, C, h, w), as the decoder gets it."""
+        """Normalize and reshape pixels (N, P, C) to a level (N, C, h, w) for the decoder."""
         return self.vision.norm(stage, pixels).transpose(1, 2).unflatten(2, size)
 
     def _text_stage(self, stage: int, words: Tensor, bias: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Published encoders of LAVT and ReLA, which are Swin with PWAM, and BERT -> the weights of `FusedEncoder`."""
+"""Convert the published encoders of LAVT and ReLA (Swin with PWAM, and BERT) to weights of `FusedEncoder`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ WITHOUT_BIAS = ("query", "out")
 FUSION = re.compile(r"layers\.(\d)\.fusion\.(.+)\.(weight|bias)")
 GATE = re.compile(r"layers\.(\d)\.res_gate\.([02])\.weight")
 REASONS = {
-    "gate": "the gate of the last stage, whose result nothing reads",
-    "bias": "a bias that the instance norm after it takes away",
+    "gate": "gate of the last stage, whose output is unused",
+    "bias": "bias that the following instance norm cancels",
 }
 LEFT_OUT_OF_BERT = ("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias")
 BERT_EMBEDDINGS = (
@@ -39,8 +39,11 @@ BERT_LAYER = (
 
 
 class Converted(NamedTuple):
-    """`state` by our names; `left_out`: keys by their reason; `unknown` keys; `expected`: what the state must have
-    besides Swin's own blocks, whose gaps are found before."""
+    """Converted weights.
+
+    `state` has our names, `left_out` the reason for each key left out, `unknown` the keys that nothing knows, and
+    `expected` the names that the state must have besides Swin's blocks, which are checked before.
+    """
 
     state: dict[str, Tensor]
     left_out: dict[str, str]
@@ -51,8 +54,14 @@ class Converted(NamedTuple):
 def fused_state_from_official(
     backbone: Mapping[str, Tensor], bert: Mapping[str, Tensor], *, window_size: int, bert_name: str
 ) -> Converted:
-    """The state of a `FusedEncoder` without its computed buffers (`relative_position_index`). Keys come without their
-    prefixes, and are reported with `backbone.` and `bert_name.`."""
+    """Convert the weights of a published encoder.
+
+    Args:
+        backbone: Official weights of Swin and PWAM, without prefix.
+        bert: Official weights of BERT, without prefix.
+        window_size: Window of the Swin encoder; position tables are resized to it.
+        bert_name: Name of BERT in reported keys.
+    """
     swin, swin_left_out = swin_state_from_official(
         {key: value for key, value in backbone.items() if is_swin_key(key)}, window_size=window_size
     )
@@ -81,16 +90,16 @@ def fused_state_from_official(
 
 
 def check_accounted(owner: str, state: Mapping[str, Tensor], expected: set[str], unknown: list[str]) -> None:
-    """An error for keys that are not `owner`'s, and for weights that it needs and the state lacks."""
+    """Raise CheckpointError for unknown keys, and for expected names that the state lacks."""
     if unknown:
-        raise CheckpointError(f"{len(unknown)} keys are not {owner}'s: {shown(unknown)}")
+        raise CheckpointError(f"{len(unknown)} keys are not from {owner}: {shown(unknown)}.")
     missing = sorted(expected - set(state))
     if missing:
-        raise CheckpointError(f"{len(missing)} of {owner}'s weights are missing (by our names): {shown(missing)}")
+        raise CheckpointError(f"{len(missing)} weights of {owner} are missing (refseg's names): {shown(missing)}.")
 
 
 def _expected_keys(last: int, state: Mapping[str, Tensor]) -> set[str]:
-    """Output norms and fusions of stages 0 to `last`, and as many BERT layers as the state has."""
+    """Return names of output norms and fusions of stages 0 to `last`, and of as many BERT layers as the state has."""
     keys = set()
     for stage in range(last + 1):
         fusion = f"fusions.{stage}"
@@ -107,7 +116,7 @@ def _expected_keys(last: int, state: Mapping[str, Tensor]) -> set[str]:
 
 
 def _fusion_place(name: str, last: int) -> str | None:
-    """Where a weight of PWAM or of its gate goes; a key of REASONS where it goes nowhere; None if it is unknown."""
+    """Return our name of a weight of PWAM or its gate, a key of REASONS if it is left out, or None if unknown."""
     if found := GATE.fullmatch(name):
         stage, layer = found.groups()
         return "gate" if int(stage) == last else f"fusions.{stage}.gate.{layer}.weight"

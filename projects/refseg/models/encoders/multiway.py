@@ -1,6 +1,7 @@
-"""The multiway transformer of BEiT-3 (Wang et al. 2022, section 2.1): one attention over pixels and words together, and
-for each of the two its own norms, projections and feed-forward part. Sub-LN (Wang et al. 2022, "Foundation
-Transformers", section 2.1): besides the norm before each part there is one inside, before its last projection.
+"""The multiway transformer of BEiT-3 (Wang et al. 2022, section 2.1).
+
+Pixels and words share one attention but have their own norms, projections and feed-forward parts. Sub-LN (Wang et al.
+2022, "Foundation Transformers", section 2.1) adds a norm inside each part, before its last projection.
 
 Letters: E rows, P patches, L words, T = 1 + P + L tokens, C channels, d channels of a head.
 """
@@ -25,7 +26,7 @@ class Streams(NamedTuple):
 
 
 class Multiway(nn.Module):
-    """Two modules of one kind: `vision` for pixels, `language` for words."""
+    """A pair of equal modules: `vision` for pixels, `language` for words."""
 
     def __init__(self, make: Callable[[], nn.Module]) -> None:
         super().__init__()
@@ -40,50 +41,60 @@ class FeedForward(nn.Module):
 
     def __init__(self, embed_dim: int, ffn_dim: int) -> None:
         super().__init__()
-        self.widen = nn.Linear(embed_dim, ffn_dim)
+        self.fc1 = nn.Linear(embed_dim, ffn_dim)
         self.norm = nn.LayerNorm(ffn_dim)
-        self.narrow = nn.Linear(ffn_dim, embed_dim)
+        self.fc2 = nn.Linear(ffn_dim, embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.narrow(self.norm(F.gelu(self.widen(x))))
+        return self.fc2(self.norm(F.gelu(self.fc1(x))))
 
 
 class MultiwayLayer(nn.Module):
-    """Self-attention of all tokens, then feed-forward; what comes of each is added. A row whose path is dropped
-    (`drop_path`, the probability) loses both streams' updates."""
+    """Self-attention of all tokens, then feed-forward; pre-norm.
+
+    `drop_path` is the probability that a row skips an update, in both streams together.
+    """
 
     def __init__(self, embed_dim: int, num_heads: int, ffn_dim: int, *, drop_path: float = 0.0) -> None:
         super().__init__()
         self.num_heads, self.drop_prob = num_heads, drop_path
-        self.norm_attention = Multiway(lambda: nn.LayerNorm(embed_dim))
+        self.norm1 = Multiway(lambda: nn.LayerNorm(embed_dim))
         self.query, self.key, self.value, self.out = (
             Multiway(lambda: nn.Linear(embed_dim, embed_dim)) for _ in range(4)
         )
-        self.norm_read = Multiway(lambda: nn.LayerNorm(embed_dim))
-        self.norm_ffn = Multiway(lambda: nn.LayerNorm(embed_dim))
+        self.inner_norm = Multiway(lambda: nn.LayerNorm(embed_dim))
+        self.norm2 = Multiway(lambda: nn.LayerNorm(embed_dim))
         self.ffn = Multiway(lambda: FeedForward(embed_dim, ffn_dim))
 
     def attend(self, streams: Streams, valid: Tensor, word_valid: Tensor | None = None) -> Streams:
-        """`valid` (E, T): True where a token may be read; `word_valid` (E, L, T): by each word, where that is not the
-        same."""
-        normed = self.norm_attention(streams)
+        """Self-attention of all tokens.
+
+        Args:
+            streams: Pixels and words.
+            valid: (E, T), True on tokens that may be attended to.
+            word_valid: (E, L, T), the same for each word, if words differ.
+        """
+        # Project each stream by its own modules, then concatenate them
+        normed = self.norm1(streams)
         query, key, value = (self._heads(project(normed)) for project in (self.query, self.key, self.value))
         counts = [streams.pixels.shape[1], streams.words.shape[1]]
         valid = valid[:, None, None]  # (E, 1, 1, T)
         if word_valid is None:
-            read = F.scaled_dot_product_attention(query, key, value, attn_mask=valid)
-            parts = read.split(counts, 2)
-        else:  # a mask of all T times T would be far larger than these two
+            output = F.scaled_dot_product_attention(query, key, value, attn_mask=valid)
+            outputs = output.split(counts, 2)
+        else:  # two calls, because one mask of (E, T, T) would be far larger
             queries = zip(query.split(counts, 2), (valid, word_valid[:, None]), strict=True)
-            parts = [F.scaled_dot_product_attention(some, key, value, attn_mask=mask) for some, mask in queries]
-        read = Streams(*(part.transpose(1, 2).flatten(2) for part in parts))
-        return self._add(streams, self.out(self.norm_read(read)))
+            outputs = [F.scaled_dot_product_attention(query, key, value, attn_mask=mask) for query, mask in queries]
+        # Output norm and projection, again per stream
+        merged = Streams(*(output.transpose(1, 2).flatten(2) for output in outputs))
+        return self._add(streams, self.out(self.inner_norm(merged)))
 
     def feed_forward(self, streams: Streams) -> Streams:
-        return self._add(streams, self.ffn(self.norm_ffn(streams)))
+        """Feed-forward part of each stream."""
+        return self._add(streams, self.ffn(self.norm2(streams)))
 
     def _heads(self, streams: Streams) -> Tensor:
-        """(E, heads, T, d)"""
+        """Concatenate streams and split heads: (E, heads, T, d)."""
         return torch.cat(streams, 1).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def _add(self, streams: Streams, update: Streams) -> Streams:
@@ -94,8 +105,10 @@ class MultiwayLayer(nn.Module):
 
 
 def init_multiway(layers: nn.ModuleList) -> None:
-    """Sub-LN's draw ("Foundation Transformers", section 2.2, of an encoder): Xavier's, and where values pass through it
-    is sqrt(ln(2 N)) times as wide, N the number of layers. Biases 0."""
+    """Initialize as Sub-LN's encoder ("Foundation Transformers", section 2.2): Xavier normal weights, zero biases.
+
+    Layers that values pass through have a gain of sqrt(ln(2 N)), N the number of layers.
+    """
     gain = math.sqrt(math.log(2 * len(layers)))
     for name, part in layers.named_modules():
         if isinstance(part, nn.Linear):

@@ -1,4 +1,4 @@
-"""Swin Transformer (Liu et al. 2021) as stages: mmdet's modules and parameters behind an API that a fusion can enter.
+"""Swin Transformer (Liu et al. 2021) as stages: mmdet's modules behind an API that fusions can use.
 
 Letters: N images, P = h * w tokens of a stage, C channels of that stage.
 
@@ -26,7 +26,7 @@ from refseg.registry import MODELS
 
 @dataclass(frozen=True, slots=True)
 class SwinArch:
-    """Width of the first stage (each next one has twice that), and the blocks and attention heads of every stage."""
+    """Width of the first stage (each stage doubles it), and the blocks and attention heads of every stage."""
 
     embed_dims: int
     depths: tuple[int, ...]
@@ -34,7 +34,7 @@ class SwinArch:
 
     def __post_init__(self) -> None:
         if len(self.depths) != len(self.num_heads) or not 1 <= len(self.depths) <= 4:
-            raise ConfigError(f"Swin's arch needs depths and num_heads of the same 1 to 4 stages, got {self}")
+            raise ConfigError(f"SwinEncoder.arch: depths and num_heads must have the same length, 1 to 4. Got {self}.")
 
 
 FIELDS = tuple(SwinArch.__dataclass_fields__)
@@ -47,22 +47,21 @@ ARCHS = {
 
 
 def swin_arch(arch: str | Mapping) -> SwinArch:
-    """A named architecture, or one from a dict with the fields of `SwinArch`."""
+    """Return a named architecture, or one from a dict with the fields of `SwinArch`."""
     if isinstance(arch, str):
         if arch not in ARCHS:
-            raise ConfigError(f"no Swin arch {arch!r}; there are {', '.join(ARCHS)}, or a dict with {FIELDS}")
+            raise ConfigError(f"Unknown SwinEncoder.arch {arch!r}. Valid: {', '.join(ARCHS)}, or a dict with {FIELDS}.")
         return ARCHS[arch]
     if set(arch) != set(FIELDS):
-        raise ConfigError(f"Swin's arch as a dict has the keys {FIELDS}, got {sorted(arch)}")
+        raise ConfigError(f"SwinEncoder.arch must have exactly the keys {FIELDS}, got {sorted(arch)}.")
     return SwinArch(arch["embed_dims"], tuple(arch["depths"]), tuple(arch["num_heads"]))
 
 
-TABLE = "relative_position_bias_table"
-
-
 def init_swin(module: nn.Module) -> None:
-    """Linear weights and position tables from a normal distribution of width 0.02, cut at +-2; biases 0; LayerNorm 1
-    and 0. The patch projection keeps PyTorch's draw, as in the official code."""
+    """Initialize as the official code: linear weights and position tables truncated normal of width 0.02, biases 0.
+
+    LayerNorms get 1 and 0. The patch projection keeps PyTorch's initialization.
+    """
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.trunc_normal_(part.weight, std=0.02)
@@ -72,7 +71,7 @@ def init_swin(module: nn.Module) -> None:
             nn.init.ones_(part.weight)
             nn.init.zeros_(part.bias)
     for name, parameter in module.named_parameters():
-        if name.endswith(TABLE):
+        if name.endswith("relative_position_bias_table"):
             nn.init.trunc_normal_(parameter, std=0.02)
 
 
@@ -80,18 +79,18 @@ def init_swin(module: nn.Module) -> None:
 class SwinEncoder(BaseModule):
     """mmdet's Swin Transformer, stage by stage.
 
-    A fused encoder calls `embed`, then for each stage `run_stage`, `norm` for what it gives away, and `downsample`
-    into the next; calling the module does all of it.
+    A fused encoder calls `embed`, then per stage `run_stage`, `norm` for the output, and `downsample` to the next
+    stage. Calling the module does all of it.
 
     Args:
         arch: tiny, small, base, large, or a dict with embed_dims, depths and num_heads.
-        window_size: side of the attention windows, in tokens.
-        drop_path_rate: of the last block; the blocks before have linearly less.
-        out_stages: the stages whose output is normalised and returned. Only they have a norm, because a parameter
-            without a gradient stops distributed training. `forward` ends with the last of them.
-        pretrained: official Swin weights (.pth or .safetensors), read when training starts (`init_weights`).
-        checkpointing: blocks are computed again in the backward pass, which saves memory and costs time. Not by
-            mmdet's `with_cp`, whose call PyTorch is about to refuse and which skips blocks behind frozen ones.
+        window_size: Side of the attention windows, in tokens.
+        drop_path_rate: Drop path rate of the last block. It increases linearly from the first block.
+        out_stages: Stages whose output is normalized and returned. Only they have a norm, because distributed training
+            fails on parameters without gradients. `forward` stops after the last of them.
+        pretrained: Official Swin weights (.pth or .safetensors), loaded when training starts (`init_weights`).
+        checkpointing: Recompute blocks in the backward pass, which saves memory and costs time. mmdet's `with_cp` is
+            not used: PyTorch deprecates its call, and it skips blocks after frozen ones.
     """
 
     def __init__(
@@ -115,7 +114,9 @@ class SwinEncoder(BaseModule):
         self.strides = tuple(4 * 2**stage for stage in range(self.num_stages))
         self.out_stages = tuple(sorted(out_stages))
         if not self.out_stages or not set(self.out_stages) <= set(range(self.num_stages)):
-            raise ConfigError(f"SwinEncoder.out_stages {tuple(out_stages)} of a Swin with {self.num_stages} stages")
+            raise ConfigError(
+                f"SwinEncoder.out_stages {tuple(out_stages)} must be stages of a Swin with {self.num_stages}."
+            )
         self.window_size, self.pretrained, self.checkpointing = window_size, pretrained, checkpointing
         swin = SwinTransformer(
             embed_dims=shape.embed_dims,
@@ -134,7 +135,7 @@ class SwinEncoder(BaseModule):
         use_fast_linear(self)
 
     def init_weights(self) -> None:
-        """Reads `pretrained`, once; without it the weights stay as the constructor drew them."""
+        """Load `pretrained`, once. Without it, the constructor's weights stay."""
         if not self.is_init and self.pretrained is not None:
             from refseg.models.encoders.swin_weights import load_official_swin
 
@@ -146,7 +147,7 @@ class SwinEncoder(BaseModule):
         return self.patch_embed(images)
 
     def run_stage(self, stage: int, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-        """(N, P, C) -> (N, P, C) through the blocks of one stage."""
+        """Run the blocks of one stage: (N, P, C) -> (N, P, C)."""
         for block in self.stages[stage].blocks:
             if self.checkpointing and torch.is_grad_enabled():
                 tokens = checkpoint(block, tokens, size, use_reentrant=False)
@@ -155,15 +156,15 @@ class SwinEncoder(BaseModule):
         return tokens
 
     def downsample(self, stage: int, tokens: Tensor, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
-        """Tokens (N, P, C) of a stage -> (N, P / 4, 2 C) of the next, and their (h, w); not after the last stage."""
+        """Tokens (N, P, C) of a stage -> (N, P / 4, 2 C) of the next one, and their (h, w)."""
         return self.stages[stage].downsample(tokens, size)
 
     def norm(self, stage: int, tokens: Tensor) -> Tensor:
-        """The output norm of one of `out_stages`: (N, P, C) -> (N, P, C)."""
+        """Apply the output norm of one of `out_stages`: (N, P, C) -> (N, P, C)."""
         return getattr(self, f"norm{stage}")(tokens)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images (N, 3, H, W) -> (N, C, h, w) of each of `out_stages`."""
+        """Images (N, 3, H, W) -> maps (N, C, h, w) of `out_stages`."""
         tokens, size = self.embed(images)
         maps = []
         for stage in range(self.out_stages[-1] + 1):

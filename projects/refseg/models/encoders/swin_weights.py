@@ -1,9 +1,9 @@
-"""Official Swin weights <-> `SwinEncoder`'s.
+"""Convert official Swin weights to weights of `SwinEncoder`.
 
-Two things differ: names, and the order of the 4 C channels that patch merging concatenates. The official code has the
-neighbours (0, 0), (1, 0), (0, 1), (1, 1) (row offset first) one after the other, each with its C channels; mmdet
-unfolds, which has the channels one after the other, each with its neighbours (0, 0), (0, 1), (1, 0), (1, 1). Weights
-with the official order load into mmdet's module without an error, and spoil the model.
+Names differ, and so does the order of the 4 C channels that patch merging concatenates. The official code concatenates
+the neighbors (0, 0), (1, 0), (0, 1), (1, 1) (row offset first) with C channels each. mmdet unfolds: channel by channel,
+with the neighbors (0, 0), (0, 1), (1, 0), (1, 1). Weights in the official order load into mmdet's module without an
+error, but the model is broken.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from refseg.errors import CheckpointError
 from refseg.paths import data_path
@@ -24,7 +24,7 @@ PREFIXES = ("module.", "backbone.", "encoder.")
 RENAMED = (("patch_embed.proj.", "patch_embed.projection."), ("layers.", "stages."))
 RENAMED_IN_BLOCKS = ((".attn.", ".attn.w_msa."), (".mlp.fc1.", ".ffn.layers.0.0."), (".mlp.fc2.", ".ffn.layers.1."))
 BLOCK = r"layers\.\d+\.blocks\.\d+"
-LEARNT = re.compile(
+LEARNED = re.compile(
     rf"(patch_embed\.(proj|norm)|{BLOCK}\.(norm1|norm2|attn\.(qkv|proj)|mlp\.fc[12])|norm\d)\.(weight|bias)"
     rf"|{BLOCK}\.attn\.relative_position_bias_table|layers\.\d+\.downsample\.(norm\.(weight|bias)|reduction\.weight)"
 )
@@ -32,54 +32,53 @@ LEFT_OUT = re.compile(rf"{BLOCK}\.(attn_mask|attn\.relative_position_index)|(nor
 
 
 def is_swin_key(key: str) -> bool:
-    """Whether an official key, without prefix, is one of Swin's; a fusion's `layers.0.fusion...` is not."""
-    return bool(LEARNT.fullmatch(key) or LEFT_OUT.fullmatch(key))
+    """Return whether an official key without prefix belongs to Swin, and not to a fusion (`layers.0.fusion...`)."""
+    return bool(LEARNED.fullmatch(key) or LEFT_OUT.fullmatch(key))
 
 
 def swin_state_from_official(
     official: Mapping[str, Tensor], *, window_size: int
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """`SwinEncoder`'s state (without buffers) from official weights, with or without `backbone.` and `module.`; and the
-    keys left out on purpose: buffers, the classifier and the norm before it.
+    """Convert official weights, with or without the prefixes `backbone.` and `module.`.
 
-    Position tables of another window are resized. Output norms are taken where the source has them. A key that is not
-    Swin's is an error, and so is a gap.
+    Position tables of another window are resized. Output norms are converted if the source has them.
+
+    Returns:
+        The state dict of `SwinEncoder` without buffers, and the keys left out: buffers, the classifier, and its norm.
+
+    Raises:
+        CheckpointError: A key is unknown, or a weight is missing.
     """
     known = {without_prefix(key): key for key in official}
     unknown = [key for short, key in known.items() if not is_swin_key(short)]
     if unknown:
-        raise CheckpointError(f"{len(unknown)} keys are not Swin's: {shown(unknown)}")
+        raise CheckpointError(f"{len(unknown)} keys are not from Swin: {shown(unknown)}.")
     check_complete(known)
     state = {}
     for short, key in known.items():
-        if LEARNT.fullmatch(short):
-            state[own_name(short)] = convert(short, official[key], window_size)
+        if LEARNED.fullmatch(short):
+            value = official[key]
+            if ".downsample." in short:
+                value = from_official_order(value)
+            elif short.endswith("relative_position_bias_table"):
+                value = resize_table(value, window_size)
+            state[refseg_name(short)] = value
     return state, [key for short, key in known.items() if LEFT_OUT.fullmatch(short)]
 
 
-def swin_state_to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse: official names and channel order. Buffers, which are computed, are left out."""
-    official = {}
-    for key, value in state.items():
-        if key.endswith("relative_position_index"):
-            continue
-        name = official_name(key)
-        if not LEARNT.fullmatch(name):
-            raise CheckpointError(f"{key} is not a key of SwinEncoder")
-        official[name] = to_official_order(value) if ".downsample." in name else value
-    return official
-
-
 def load_official_swin(encoder: Any, file: str) -> list[str]:
-    """Loads a file into a `SwinEncoder`; output norms that it lacks stay as they are. Returns the keys left out."""
+    """Load a file into a `SwinEncoder`, except output norms that the file lacks. Return the keys left out."""
     path = data_path(file)
     if not path.is_file():
         raise CheckpointError(
-            f"no Swin weights at {path}. Official ones: {WHERE}. Or set pretrained=None, to train from random weights."
+            f"No Swin weights at {path}. Get the official ones from {WHERE}, or set pretrained=None to train from "
+            "random weights."
         )
     try:
         state, left_out = swin_state_from_official(inner_state(read_checkpoint(path)), window_size=encoder.window_size)
-        check_fits(state, encoder)
+        expected = {k: v for k, v in encoder.state_dict().items() if not k.endswith("position_index")}
+        state = {k: v for k, v in state.items() if k in expected or not k.startswith("norm")}  # unused output norms
+        check_fits(state, expected, owner="Swin", optional="norm")
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     encoder.load_state_dict(state, strict=False)
@@ -92,7 +91,7 @@ def without_prefix(key: str) -> str:
     return key
 
 
-def own_name(name: str) -> str:
+def refseg_name(name: str) -> str:
     for theirs, ours in RENAMED:
         name = ours + name.removeprefix(theirs) if name.startswith(theirs) else name
     for theirs, ours in RENAMED_IN_BLOCKS:
@@ -100,36 +99,14 @@ def own_name(name: str) -> str:
     return name
 
 
-def official_name(name: str) -> str:
-    for theirs, ours in RENAMED_IN_BLOCKS:
-        name = name.replace(ours, theirs) if ".blocks." in name else name
-    for theirs, ours in RENAMED:
-        name = theirs + name.removeprefix(ours) if name.startswith(ours) else name
-    return name
-
-
-def convert(name: str, value: Tensor, window_size: int) -> Tensor:
-    if ".downsample." in name:
-        return from_official_order(value)
-    if name.endswith("relative_position_bias_table"):
-        return resize_table(value, window_size)
-    return value
-
-
 def from_official_order(value: Tensor) -> Tensor:
-    """The last dimension, 4 C official channels, in mmdet's order."""
+    """Reorder the last dimension from the 4 C official channels to mmdet's order."""
     parts = value.unflatten(-1, (2, 2, -1))  # (..., column offset, row offset, C)
     return parts.movedim(-1, -3).transpose(-1, -2).flatten(-3).contiguous()  # (..., C, row offset, column offset)
 
 
-def to_official_order(value: Tensor) -> Tensor:
-    """The inverse of `from_official_order`."""
-    parts = value.unflatten(-1, (-1, 2, 2))  # (..., C, row offset, column offset)
-    return parts.transpose(-1, -2).movedim(-3, -1).flatten(-3).contiguous()  # (..., column offset, row offset, C)
-
-
 def resize_table(table: Tensor, window_size: int) -> Tensor:
-    """A position table ((2 W - 1)**2, H) for another window W, bicubic, head by head."""
+    """Resize a position table ((2 W - 1)**2, H) to another window W by bicubic interpolation per head."""
     side, wanted = round(len(table) ** 0.5), 2 * window_size - 1
     if side == wanted:
         return table
@@ -139,8 +116,8 @@ def resize_table(table: Tensor, window_size: int) -> Tensor:
 
 
 def check_complete(names: Iterable[str]) -> None:
-    """All learnt weights of every stage and block that the names speak of, without gaps in the numbering."""
-    have = {name for name in names if LEARNT.fullmatch(name)}
+    """Check that all learned weights of all stages and blocks are there, up to the highest numbers found."""
+    have = {name for name in names if LEARNED.fullmatch(name)}
     blocks = {tuple(map(int, found)) for name in have for found in re.findall(r"layers\.(\d+)\.blocks\.(\d+)\.", name)}
     depths = [
         1 + max((block for other, block in blocks if other == stage), default=0)
@@ -148,11 +125,11 @@ def check_complete(names: Iterable[str]) -> None:
     ]
     missing = sorted(official_keys(depths) - have)
     if missing:
-        raise CheckpointError(f"{len(missing)} of Swin's keys are missing: {shown(missing)}")
+        raise CheckpointError(f"{len(missing)} keys of Swin are missing: {shown(missing)}.")
 
 
 def official_keys(depths: list[int]) -> set[str]:
-    """The official keys of learnt weights, without output norms, of a Swin with that many blocks per stage."""
+    """Return the official keys of learned weights, without output norms, for the given blocks per stage."""
     parts = ["patch_embed.proj", "patch_embed.norm"]
     keys = set()
     for stage, depth in enumerate(depths):
@@ -166,18 +143,18 @@ def official_keys(depths: list[int]) -> set[str]:
     return keys | {f"{part}.{kind}" for part in parts for kind in ("weight", "bias")}
 
 
-def check_fits(state: dict[str, Tensor], encoder: nn.Module) -> None:
-    """Every weight of the encoder but the output norms is there, in its shape; spare output norms are taken out."""
-    own = {name: weight for name, weight in encoder.state_dict().items() if not name.endswith("position_index")}
-    for name in [name for name in state if name.startswith("norm") and name not in own]:
-        del state[name]
-    missing = [name for name in own if name not in state and not name.startswith("norm")]
-    extra = [name for name in state if name not in own]
-    shapes = [name for name in state if name in own and state[name].shape != own[name].shape]
-    for what, names in (("missing", missing), ("too many", extra), ("of another shape", shapes)):
+def check_fits(
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, owner: str, optional: str | None = None
+) -> None:
+    """Check that a state dict has the expected names and shapes; names that start with `optional` may be missing."""
+    missing = [name for name in expected if name not in state and not (optional and name.startswith(optional))]
+    extra = [name for name in state if name not in expected]
+    shapes = [name for name in state if name in expected and state[name].shape != expected[name].shape]
+    for problem, names in (("missing", missing), ("unexpected", extra), ("of another shape", shapes)):
         if names:
-            raise CheckpointError(f"weights of another Swin than this encoder's: {len(names)} {what}: {shown(names)}")
+            raise CheckpointError(f"These are weights of another {owner}: {len(names)} {problem}: {shown(names)}.")
 
 
 def shown(keys: list[str]) -> str:
+    """Return the first five keys as text."""
     return ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")

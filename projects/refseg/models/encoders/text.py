@@ -53,28 +53,28 @@ def check_model_type(model_type: str, pretrained: str | None = None) -> None:
 
 
 def text_config(model_type: str, **settings: Any) -> Any:
-    """transformers' config of that type; a name that it does not know is an error, which transformers lets pass."""
+    """Return transformers' config of that type. Unknown settings are an error, which transformers ignores."""
     from transformers import AutoConfig
 
     check_model_type(model_type)
     config = AutoConfig.for_model(model_type)
     unknown = sorted(set(settings) - set(config.to_dict()) - set(config.attribute_map))
     if unknown:
-        raise ValueError(f"text_encoder.config: {type(config).__name__} has no setting {unknown[0]!r}")
+        raise ValueError(f"text_encoder.config: {type(config).__name__} has no setting {unknown[0]!r}.")
     return AutoConfig.for_model(model_type, **settings)
 
 
 def check_token_ids(tokens: TextTokens, vocab_size: int) -> None:
-    """An error for ids that the vocabulary does not have; on the CPU, where it costs little to ask."""
+    """Raise an error for token ids beyond the vocabulary; on the CPU only, since a GPU would have to synchronize."""
     if not torch.compiler.is_compiling() and tokens.ids.device.type == "cpu" and int(tokens.ids.max()) >= vocab_size:
         raise ValueError(
-            f"token id {int(tokens.ids.max())} in a text encoder with vocab_size {vocab_size}: the pipelines' "
-            "tokenizer and model.text_encoder do not belong together"
+            f"Token id {int(tokens.ids.max())} exceeds the text encoder's vocab_size {vocab_size}. "
+            "Use the tokenizer that belongs to the text encoder."
         )
 
 
 def attention_bias(word_mask: Tensor, dtype: torch.dtype, *, causal: bool) -> Tensor:
-    """(U, 1, L or 1, L): 0 where attention is allowed, the dtype's minimum elsewhere."""
+    """Return an additive mask (U, 1, L or 1, L): 0 where attention is allowed, the dtype's minimum elsewhere."""
     allowed = word_mask[:, None, None, :]
     if causal:
         length = word_mask.shape[1]
@@ -86,12 +86,19 @@ def attention_bias(word_mask: Tensor, dtype: torch.dtype, *, causal: bool) -> Te
 
 @MODELS.register_module()
 class TextEncoder(BaseModule):
-    """Word features of phrases, each distinct phrase encoded once.
+    """Word features of phrases. Each distinct phrase is encoded once.
 
-    `stages`: how many layers each stage has, e.g. (6, 1, 1, 1); layers beyond their sum are dropped, as is the pooler.
-    None is one stage of all layers. A fused encoder calls `embed`, then `run_stage(i, ...)` for each, then `finish`;
-    calling the module does all of it. `train_embeddings`, `trained_layers`: whether the embeddings are trained, and how
-    many layers, from the first one on; None is all. The others stay as they are, and gradients pass through them.
+    A fused encoder calls `embed`, then `run_stage` for each stage, then `finish`. Calling the module does all of it.
+    The pooler is dropped.
+
+    Args:
+        pretrained: Folder or hub name of the weights; random weights if None.
+        config: Architecture: model_type and settings that differ from its defaults. None reads it from `pretrained`.
+        stages: Number of layers of each stage, for example (6, 1, 1, 1). Layers beyond their sum are dropped. None is
+            one stage of all layers.
+        train_embeddings: Whether the embeddings are trained.
+        trained_layers: Number of trained layers, counted from the first one; None for all. Gradients pass through
+            frozen layers.
     """
 
     def __init__(
@@ -120,7 +127,7 @@ class TextEncoder(BaseModule):
         self.embeddings.requires_grad_(train_embeddings)
         if trained_layers is not None:
             if not 0 <= trained_layers <= len(self.layers):
-                raise ValueError(f"TextEncoder.trained_layers {trained_layers} of {len(self.layers)} layers")
+                raise ValueError(f"TextEncoder.trained_layers must be in 0..{len(self.layers)}, not {trained_layers}.")
             self.layers[trained_layers:].requires_grad_(False)
 
     @property
@@ -128,13 +135,13 @@ class TextEncoder(BaseModule):
         return len(self.stages)
 
     def embed(self, tokens: TextTokens) -> tuple[Tensor, Tensor]:
-        """Embeddings (U, L, C) and the attention bias that every stage takes."""
+        """Return embeddings (U, L, C) and the attention bias for every stage."""
         check_token_ids(tokens, self.vocab_size)
         hidden = self.embeddings(input_ids=tokens.ids)
         return hidden, attention_bias(tokens.word_mask, hidden.dtype, causal=self.causal)
 
     def run_stage(self, stage: int, hidden: Tensor, bias: Tensor) -> Tensor:
-        """(U, L, C) -> (U, L, C) through the layers of one stage."""
+        """Run the layers of one stage: (U, L, C) -> (U, L, C)."""
         first = sum(self.stages[:stage])
         for layer in self.layers[first : first + self.stages[stage]]:
             output: Any = layer(hidden, bias)
@@ -142,7 +149,7 @@ class TextEncoder(BaseModule):
         return hidden
 
     def finish(self, hidden: Tensor) -> Tensor:
-        """What the model applies after its last layer."""
+        """Apply the norm after the last layer, if the model has one."""
         return self.final_norm(hidden)
 
     def forward(self, tokens: TextTokens) -> TextFeatures:

@@ -1,12 +1,12 @@
-"""Swin's (shifted) window attention with mmdet's parameters and numbers, and fewer passes over memory.
+"""Swin's (shifted) window attention with mmdet's parameters and results, but fewer passes over memory.
 
-- The projections see the tokens of the image only. A padded token is a zero vector before the qkv projection, so its
-  query, key and value are that projection's bias.
-- Padding, cyclic shift and the cut into windows are one gather of rows, their reverse another.
-- Only windows at the lower and right edge mix regions that the shift brought together. Windows are therefore sorted
-  into inner, right, lower and corner ones, each with one additive mask for all: position bias plus shift mask.
+- Projections are applied to the tokens of the image only. A padded token is zero before the qkv projection, so its
+  query, key and value are the projection's bias.
+- Padding, cyclic shift and the split into windows are one gather of rows; their inverse is another.
+- Only windows at the right and lower edges mix regions that the shift brought together. Windows are sorted into inner,
+  right, lower and corner ones, and each kind has one additive mask: position bias plus shift mask.
 
-Letters: N images, P = h * w tokens, C channels, W windows (of all images), L = window * window places, H heads,
+Letters: N images, P = h * w tokens, C channels, W windows (of all images), L = window * window positions, H heads,
 D = C / H.
 """
 
@@ -21,28 +21,28 @@ import torch.nn.functional as F
 from mmdet.models.backbones.swin import ShiftWindowMSA, WindowMSA
 from torch import Tensor, nn
 
-SHIFT_PENALTY = -100.0  # what mmdet and the official code add between places of different regions
+SHIFT_PENALTY = -100.0  # added between positions of different regions by mmdet and the official code
 
 
 @dataclass(frozen=True, slots=True)
 class WindowPlan:
-    """Where the rows of N * P tokens go when they are cut into windows, and where they come from.
+    """Map between the rows of N * P tokens and their windows.
 
-    Windows are sorted by kind: inner, right edge, lower edge, corner; without a shift all are inner ones.
+    Windows are sorted by kind: inner, right edge, lower edge, corner. Without a shift all are inner.
     """
 
     token_of: Tensor
-    """(W * L,) the token at every place; 0 at padded ones."""
+    """(W * L,) token at every position; 0 at padded ones."""
     place_of: Tensor
-    """(N * P,) the place of every token."""
+    """(N * P,) position of every token."""
     padded: Tensor
-    """The places without a token."""
+    """Positions without a token."""
     counts: tuple[int, ...]
-    """Windows of each kind."""
+    """Number of windows of each kind."""
 
 
 def make_plan(images: int, size: tuple[int, int], window: int, shift: int, device: torch.device) -> WindowPlan:
-    """The official order: padded at the right and bottom to whole windows first, shifted up and left second."""
+    """Make a plan in the official order: pad to whole windows at the right and bottom, then shift up and left."""
     height, width = size
     rows, columns = -(-height // window), -(-width // window)
     tokens, count = height * width, rows * columns
@@ -58,7 +58,7 @@ def make_plan(images: int, size: tuple[int, int], window: int, shift: int, devic
         windows = windows[torch.tensor(by_kind, device=device)]
     image = torch.arange(images, device=device)[:, None] * tokens
     token_of = torch.where(windows[:, None] < 0, images * tokens, windows[:, None] + image).flatten()  # W / N, N, L
-    order = token_of.argsort(stable=True)  # tokens first, in their order; then the padded places
+    order = token_of.argsort(stable=True)  # tokens first, in their order; then padded positions
     place_of, padded = order[: images * tokens], order[images * tokens :]
     counts = tuple(number * images for number in counts)
     return WindowPlan(token_of.masked_fill(token_of == images * tokens, 0), place_of, padded, counts)
@@ -66,18 +66,18 @@ def make_plan(images: int, size: tuple[int, int], window: int, shift: int, devic
 
 @functools.lru_cache(maxsize=64)
 def cached_plan(images: int, size: tuple[int, int], window: int, shift: int, device: torch.device) -> WindowPlan:
-    with torch.inference_mode(False):  # or a plan made for inference could not serve training
+    with torch.inference_mode(False):  # a plan made during inference must also work in training
         return make_plan(images, size, window, shift, device)
 
 
 def plan_for(tokens: Tensor, size: tuple[int, int], window: int, shift: int) -> WindowPlan:
-    """The plan for tokens (N, P, C); a new one where tensors are only traced."""
+    """Return the plan for tokens (N, P, C): cached, or a new one during tracing."""
     plain = type(tokens) is Tensor and not torch.compiler.is_compiling()
     return (cached_plan if plain else make_plan)(len(tokens), (*size,), window, shift, tokens.device)
 
 
 class ToWindows(torch.autograd.Function):
-    """Rows (N * P, C) -> (W * L, C), `fill` (C,) at padded places. The derivative is a gather too, not a scatter."""
+    """Rows (N * P, C) -> (W * L, C), with `fill` (C,) at padded positions. The backward pass is a gather, too."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, fill: Tensor, token_of: Tensor, place_of: Tensor, padded: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class ToWindows(torch.autograd.Function):
 
 
 class FromWindows(torch.autograd.Function):
-    """Rows (W * L, C) -> (N * P, C); what padded places hold is left out."""
+    """Rows (W * L, C) -> (N * P, C), without padded positions."""
 
     @staticmethod
     def forward(ctx: Any, placed: Tensor, token_of: Tensor, place_of: Tensor, padded: Tensor) -> Tensor:
@@ -111,25 +111,25 @@ class FromWindows(torch.autograd.Function):
 
 
 def position_bias(attention: WindowMSA) -> Tensor:
-    """(H, L, L) from the table of relative positions."""
+    """Return the bias (H, L, L) from the table of relative positions."""
     index = attention.relative_position_index
     table = attention.relative_position_bias_table.t().contiguous()  # (H, (2 * window - 1)**2)
     return table.index_select(1, index.flatten()).unflatten(1, index.shape)
 
 
 def shift_masks(window: int, shift: int, like: Tensor) -> Tensor:
-    """(4, L, L): what is added in inner, right, lower and corner windows."""
-    strange = torch.arange(window, device=like.device) >= window - shift  # rows or columns from the other side
-    lower, right = strange.repeat_interleave(window), strange.repeat(window)  # (L,)
+    """Return the additive masks (4, L, L) of inner, right, lower and corner windows."""
+    wrapped = torch.arange(window, device=like.device) >= window - shift  # rows or columns from the opposite edge
+    lower, right = wrapped.repeat_interleave(window), wrapped.repeat(window)  # (L,)
     at_right, at_bottom = right[:, None] != right, lower[:, None] != lower  # (L, L)
     kinds = torch.stack([torch.zeros_like(at_right), at_right, at_bottom, at_right | at_bottom])
     return torch.zeros(kinds.shape, dtype=like.dtype, device=like.device).masked_fill(kinds, SHIFT_PENALTY)
 
 
 def attend(qkv: Tensor, bias: Tensor, *, scale: float, dropout: float) -> Tensor:
-    """qkv (W, L, 3, H, D) and a bias (H, L, L) for all windows -> (W, L, C).
+    """Attention of windows: qkv (W, L, 3, H, D), with one bias (H, L, L) for all of them -> (W, L, C).
 
-    The CPU's fused attention has no derivative for the bias: PyTorch would take a slower path than the one here.
+    The CPU's fused attention has no gradient for the bias, and PyTorch's fallback is slower than the one here.
     """
     query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (W, H, L, D) each
     if bias.requires_grad and torch.is_grad_enabled() and qkv.device.type == "cpu":
@@ -141,18 +141,21 @@ def attend(qkv: Tensor, bias: Tensor, *, scale: float, dropout: float) -> Tensor
 
 
 class FastShiftWindowMSA(ShiftWindowMSA):
-    """mmdet's `ShiftWindowMSA` with another forward."""
+    """mmdet's `ShiftWindowMSA` with a faster forward."""
 
     def forward(self, query: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         attention, channels = self.w_msa, query.shape[-1]
         plan = plan_for(query, hw_shape, self.window_size, self.shift_size)
-        places = self.window_size**2
         if query.shape[1] != hw_shape[0] * hw_shape[1]:
-            raise ValueError(f"{query.shape[1]} tokens are not a map of size {(*hw_shape,)}")
+            raise ValueError(f"{query.shape[1]} tokens do not form a map of size {(*hw_shape,)}.")
+        # Project tokens, then gather them into windows
         rows = attention.qkv(query).flatten(0, 1)  # (N * P, 3 C)
         fill = rows.new_zeros(3 * channels) if attention.qkv.bias is None else attention.qkv.bias.to(rows.dtype)
         placed = ToWindows.apply(rows, fill, plan.token_of, plan.place_of, plan.padded)
-        placed = placed.view(-1, places, 3, attention.num_heads, channels // attention.num_heads)  # (W, L, 3, H, D)
+        placed = placed.view(
+            -1, self.window_size**2, 3, attention.num_heads, channels // attention.num_heads
+        )  # (W, L, 3, H, D)
+        # Attend within windows, one bias per kind of window
         bias = position_bias(attention).to(rows.dtype)
         biases = [bias]
         if self.shift_size:
@@ -163,6 +166,7 @@ class FastShiftWindowMSA(ShiftWindowMSA):
             for part, bias in zip(placed.split(plan.counts), biases, strict=True)
             if len(part)
         ]
+        # Gather tokens back and project
         rows = (mixed[0] if len(mixed) == 1 else torch.cat(mixed)).flatten(0, 1)  # (W * L, C)
         rows = FromWindows.apply(rows, plan.token_of, plan.place_of, plan.padded)
         tokens = attention.proj_drop(attention.proj(rows.view(query.shape)))
@@ -170,12 +174,12 @@ class FastShiftWindowMSA(ShiftWindowMSA):
 
 
 def use_fast_window_attention(module: nn.Module) -> int:
-    """Makes every mmdet `ShiftWindowMSA` in `module` a fast one; returns how many there were.
+    """Turn every mmdet `ShiftWindowMSA` in `module` into a `FastShiftWindowMSA`; return their number.
 
-    The modules change their class in place, so parameters, hooks and state dict stay. Only hooks of the inner
-    `WindowMSA` are not called any more. Subclasses with a forward of their own are left alone.
+    The modules change their class in place and keep parameters, hooks and state dict. Only hooks of the inner
+    `WindowMSA` are not called anymore. Subclasses with their own forward are skipped.
     """
-    found: list[Any] = [part for part in module.modules() if type(part) is ShiftWindowMSA]
-    for attention in found:
+    modules: list[Any] = [part for part in module.modules() if type(part) is ShiftWindowMSA]
+    for attention in modules:
         attention.__class__ = FastShiftWindowMSA
-    return len(found)
+    return len(modules)

@@ -1,4 +1,4 @@
-"""What joins words and pixels inside an encoder: plugins of `FusedEncoder`."""
+"""Fusions of words and pixels inside an encoder: plugins of `FusedEncoder`."""
 
 from refseg.models.fusion.base import Fused, Fusion
 from refseg.models.fusion.pwam import PWAM

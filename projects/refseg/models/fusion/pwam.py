@@ -9,27 +9,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from refseg.models.fusion.base import Fused, Fusion, affinity, gate, init_linears, instance_norm, softmax_over
+from refseg.models.fusion.base import Fused, Fusion, affinity, gate, init_linears, instance_norm
+from refseg.models.layers import masked_softmax
 from refseg.registry import MODELS
 
 
 @MODELS.register_module()
 class PWAM(Fusion):
-    """Every pixel gathers words; the product of both, and not a sum, is the fused feature F.
+    """Cross-attention from pixels to words, multiplied with the pixels, and a gate for the next stage.
 
         G = norm(w(softmax(norm(q(V)) k(L)^T / sqrt(C)) v(L)))       eqs. 1-4
         F = project(GELU(vision(V)) * G)                             eqs. 5-6
         V' = V + gate(F) * F                                         eqs. 7-8
 
-    The decoder gets F, the next stage V'. As in the published code, and unlike the paper's text: GELU instead of ReLU;
-    one attention head; words have no norm, since padding would enter it; gates begin with small random weights, because
-    with zeros in both of their layers they would never learn. Where that code has parameters without effect, there are
-    none here: biases of `query` and `out`, which the norm after them takes away, and the gate of the last stage.
+    The decoder gets F, the next stage V'. We follow the published code where it differs from the paper: GELU instead of
+    ReLU, one attention head, no norm of words (padding would enter it), and small random gate weights (with zeros in
+    both layers they would never learn). Parameters without effect are left out: the biases of `query` and `out`, which
+    the following norm cancels, and the gate of the last stage.
 
-    Two exact savings: `out` is applied to the L words before pixels gather them, not to the P pixels after (rows of
-    the softmax sum to 1), and nothing is transposed.
+    `out` is applied to the L words instead of the P gathered pixels. This is exact, since softmax rows sum to 1.
 
-    `gate_std`: width of the gates' first weights. 0 is ReLA's published code, where V' thus stays V for ever.
+    Args:
+        dropout: Dropout of the fused features.
+        gate_std: Standard deviation of the gates' initial weights. ReLA's published code has 0, so V' stays V forever.
     """
 
     def __init__(
@@ -48,9 +50,13 @@ class PWAM(Fusion):
             init_linears(self.gate, std=gate_std)
 
     def forward(self, pixels: Tensor, words: Tensor, *, word_mask: Tensor, pixel_mask: Tensor | None) -> Fused:
-        attention = softmax_over(affinity(instance_norm(self.query(pixels), pixel_mask), self.key(words)), word_mask)
+        # Cross-attention: pixels to words
+        scores = affinity(instance_norm(self.query(pixels), pixel_mask), self.key(words))  # (E, P, L)
+        attention = masked_softmax(scores, word_mask[:, None])
         value = self.out(self.value(words))  # (E, L, C)
         gathered = instance_norm(torch.bmm(attention.to(value.dtype), value), pixel_mask)  # (E, P, C)
+        # Multiply with the pixels
         fused = self.dropout(F.gelu(self.vision(pixels))) * gathered
         fused = self.dropout(F.gelu(self.project(fused)))
+        # Language gate
         return Fused(fused, pixels if self.gate is None else pixels + self.gate(fused) * fused, words)

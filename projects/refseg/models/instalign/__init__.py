@@ -1,4 +1,4 @@
-"""InstAlign."""
+"""InstAlign ("Phrase-Instance Alignment for Generalized Referring Segmentation")."""
 
 from refseg.models.instalign.decoder import ObjectTextDecoder
 from refseg.models.instalign.segmentor import InstAlign

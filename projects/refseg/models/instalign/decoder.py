@@ -1,7 +1,7 @@
-"""InstAlign's text-conditioned transformer decoder (section 11.2), on Mask2Former's.
+"""InstAlign's text-conditioned transformer decoder (section 11.2), based on Mask2Former's.
 
-Letters: B images, E expressions, K the most expressions of an image, N queries, L words, C channels, S pixels of a
-level.
+Letters: B images, E expressions, K the most expressions of an image, N queries, L words, C channels, D channels of
+words, S pixels of a level.
 """
 
 from __future__ import annotations
@@ -17,16 +17,21 @@ from refseg.models.layers import (
     PixelFeatures,
     QueryHeads,
     feed_forward,
-    readable_pixels,
+    pixel_attn_mask,
 )
 from refseg.registry import MODELS
 
 
 class DecoderBlock(nn.Module):
-    """Queries read the pixels of a level; queries and words read each other; queries read each other; feed-forward.
-    What is read is added, and the sum normalised, as in Mask2Former.
+    """Cross-attention to pixels, object-text attention in both directions, self-attention, feed-forward; post-norm.
 
-    `reads_words`, `updates_words`: the two directions of the object-text attention.
+    Args:
+        embed_dim: C.
+        num_heads: Attention heads.
+        ffn_dim: Width of the feed-forward network.
+        pixel_dim: Channels of the pixels.
+        reads_words: Queries attend to words.
+        updates_words: Words attend to queries.
     """
 
     def __init__(
@@ -40,13 +45,14 @@ class DecoderBlock(nn.Module):
         updates_words: bool,
     ) -> None:
         super().__init__()
-        self.pixels = Attention(embed_dim, num_heads, memory_dim=pixel_dim)
+        # Norms have names instead of numbers: `.norm1.` in a schedule's custom_keys means Swin's.
+        self.cross_attn_pixels = Attention(embed_dim, num_heads, memory_dim=pixel_dim)
         self.norm_pixels = nn.LayerNorm(embed_dim)
-        self.words = Attention(embed_dim, num_heads) if reads_words else None
+        self.cross_attn_words = Attention(embed_dim, num_heads) if reads_words else None
         self.norm_words = nn.LayerNorm(embed_dim) if reads_words else None
-        self.objects = Attention(embed_dim, num_heads) if updates_words else None
+        self.cross_attn_objects = Attention(embed_dim, num_heads) if updates_words else None
         self.norm_objects = nn.LayerNorm(embed_dim) if updates_words else None
-        self.own, self.norm_own = Attention(embed_dim, num_heads), nn.LayerNorm(embed_dim)
+        self.self_attn, self.norm_self = Attention(embed_dim, num_heads), nn.LayerNorm(embed_dim)
         self.ffn, self.norm_ffn = feed_forward(embed_dim, ffn_dim), nn.LayerNorm(embed_dim)
 
     def forward(
@@ -58,38 +64,54 @@ class DecoderBlock(nn.Module):
         word_mask: Tensor,
         pixels: Tensor,
         pixel_position: Tensor,
-        pixel_mask: Tensor | None,
+        attn_mask: Tensor | None,
         groups: Groups,
     ) -> tuple[Tensor, Tensor]:
-        """query (E, N, C), its position (N, C), words (E, L, C), pixels and position (B, S, C), pixel_mask (B, S) or
-        (B, K N, S): True where it may be read."""
-        read = self.pixels(
-            groups.join(query + query_position), pixels, pixel_mask, memory_position=pixel_position
-        )  # (B, K N, C)
-        query = self.norm_pixels(query + groups.part(read))
-        read_words = None if self.words is None else self.words(query, words, word_mask, x_position=query_position)
-        if self.objects is not None and self.norm_objects is not None:
-            words = self.norm_objects(words + self.objects(words, query, memory_position=query_position))
-        if read_words is not None and self.norm_words is not None:
-            query = self.norm_words(query + read_words)
-        query = self.norm_own(query + self.own(query, query, x_position=query_position, memory_position=query_position))
+        """Update queries and words.
+
+        Args:
+            query: (E, N, C), with query_position (N, C).
+            words: (E, L, C), with word_mask (E, L).
+            pixels: (B, S, C), with pixel_position (B, S, C).
+            attn_mask: (B, S) or (B, K N, S), True where a query may attend to a pixel.
+            groups: Expressions by rows of pixels.
+        """
+        # Cross-attention: queries to pixels
+        grouped = groups.group(query + query_position)  # (B, K N, C)
+        update = self.cross_attn_pixels(grouped, pixels, attn_mask, memory_position=pixel_position)
+        query = self.norm_pixels(query + groups.ungroup(update))
+        # Object-text attention: queries to words, and words to the same queries
+        update = None
+        if self.cross_attn_words is not None:
+            update = self.cross_attn_words(query, words, word_mask, x_position=query_position)
+        if self.cross_attn_objects is not None and self.norm_objects is not None:
+            words = self.norm_objects(words + self.cross_attn_objects(words, query, memory_position=query_position))
+        if update is not None and self.norm_words is not None:
+            query = self.norm_words(query + update)
+        # Self-attention of queries
+        update = self.self_attn(query, query, x_position=query_position, memory_position=query_position)
+        query = self.norm_self(query + update)
+        # Feed-forward
         return self.norm_ffn(query + self.ffn(query)), words
 
 
 @MODELS.register_module()
 class ObjectTextDecoder(BaseModule):
-    """Learnable queries, refined block by block with the levels of the pixel decoder in turn, from coarse to fine.
+    """Learnable queries, refined block by block. Blocks cycle through the pixel decoder's levels, coarse to fine.
 
     Args:
         embed_dim: C.
-        pixel_dim: channels of the pixel decoder's levels.
-        word_dim: channels of the text encoder's words.
+        pixel_dim: Channels of the pixel decoder's levels.
+        word_dim: D.
         num_queries: N.
-        num_blocks: 9, Mask2Former's; the paper's number was lost.
-        masked_attention: from the second block on, a query reads the pixels inside its mask so far, or all of them if
-            there are none. Mask2Former's; the paper does not say.
-        reads_words: False is "M2F + InstAlign" of Table 3d: nothing here sees the text, and queries are of images.
-        updates_words: whether words read the queries in turn ("a minor enhancement").
+        num_blocks: Number of blocks. The paper's number is illegible in our copy; 9 is Mask2Former's.
+        num_heads: Attention heads.
+        ffn_dim: Width of the feed-forward networks.
+        masked_attention: From the second block on, a query attends to the pixels inside its current mask, or to all
+            pixels if the mask is empty, as in Mask2Former. The paper does not say.
+        reads_words: Queries attend to words. False is "M2F + InstAlign" of Table 3d: the decoder ignores the text, and
+            queries are computed once per image.
+        updates_words: Words attend to queries in turn ("a minor enhancement").
     """
 
     def __init__(
@@ -127,19 +149,29 @@ class ObjectTextDecoder(BaseModule):
     def forward(
         self, pixels: PixelFeatures, word_feats: Tensor, word_mask: Tensor, *, groups: Groups, heads: QueryHeads
     ) -> list[DecodedQueries]:
-        """word_feats (E, L, D), word_mask (E, L) -> queries and words after each block."""
+        """Return queries and words after each block.
+
+        Args:
+            pixels: Output of the pixel decoder.
+            word_feats: (E, L, D).
+            word_mask: (E, L).
+            groups: Expressions by rows of pixels.
+            heads: Provides `mask_embeddings`, which masked attention needs.
+        """
         words = self.project_words(word_feats)
+        # Without words, queries are the same for all expressions of an image: decode images, gather at the end
         rows = None if self.reads_words else torch.tensor(groups.rows, device=words.device)
         if rows is not None:
             groups = Groups([1] * len(groups.counts), words.device)
+        # Initial queries, and levels with their embeddings
         query = self.queries.repeat(sum(groups.counts), 1, 1)  # (E, N, C)
         levels = [level + embed for level, embed in zip(pixels.levels, self.level_embed, strict=True)]
         decoded: list[DecodedQueries] = []
         for number, block in enumerate(self.blocks):
             level = number % len(levels)
-            readable = pixels.masks[level] if pixels.padded else None
+            attn_mask = pixels.masks[level] if pixels.padded else None
             if self.masked_attention and number:
-                readable = readable_pixels(pixels, level, heads.mask_embeddings(query), groups)
+                attn_mask = pixel_attn_mask(pixels, level, heads.mask_embeddings(query), groups)
             query, words = block(
                 query,
                 words,
@@ -147,7 +179,7 @@ class ObjectTextDecoder(BaseModule):
                 word_mask=word_mask,
                 pixels=levels[level],
                 pixel_position=pixels.positions[level],
-                pixel_mask=readable,
+                attn_mask=attn_mask,
                 groups=groups,
             )
             decoded.append(DecodedQueries(query if rows is None else query[rows], words))

@@ -1,5 +1,4 @@
-"""Latent-VG: latent expressions beside the given one ("Latent Expression Generation for Referring Image Segmentation
-and Grounding", ICCV 2025)."""
+"""LatentVG ("Latent Expression Generation for Referring Image Segmentation and Grounding", ICCV 2025)."""
 
 from refseg.models.latent_vg.segmentor import LatentVG
 

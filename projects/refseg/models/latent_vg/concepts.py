@@ -1,4 +1,4 @@
-"""Visual concept injector (Latent-VG): what the image shows of the target, shared out among attribute tokens.
+"""Visual concept injector (LatentVG): share what the image shows of the target among attribute tokens.
 
 Letters: E expressions, P patches, K attribute tokens of all latent expressions, M concepts (the paper's N_c), C
 channels.
@@ -13,60 +13,66 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, check_choice
 
-Normalised = Literal["columns", "rows"]
+Normalize = Literal["columns", "rows"]
 
 
 def relevant_patches(patches: Tensor, class_token: Tensor, valid: Tensor) -> Tensor:
-    """(E, P) bool: of the valid patches (E, P) those whose cosine with the text's class token exceeds the mean over
-    them. Patches (E, P, C), class_token (E, C). Nothing learns from it."""
+    """Select the patches whose cosine with the text's class token is above the mean over valid patches: (E, P) bool.
+
+    There is no gradient.
+
+    Args:
+        patches: (E, P, C).
+        class_token: (E, C).
+        valid: (E, P), False on padding.
+    """
     with torch.autocast(patches.device.type, enabled=False):
         cosines = F.cosine_similarity(patches.detach().float(), class_token.detach().float()[:, None], -1)
     mean = (cosines * valid).sum(1, keepdim=True) / valid.sum(1, keepdim=True).clamp_min(1)
     return valid & (cosines > mean)
 
 
-def shares(scores: Tensor, normalised: Normalised) -> Tensor:
-    """Scores (E, K, M) -> weights of concepts for each attribute. "columns": a softmax over attributes, which so
-    compete for each concept, then a weighted mean over concepts, as in slot attention (Locatello et al. 2020, algorithm
-    1). "rows": the usual softmax over concepts, the ablation."""
+def shares(scores: Tensor, normalize: Normalize) -> Tensor:
+    """Return the weights of concepts for each attribute from scores (E, K, M).
+
+    "columns": softmax over attributes, which compete for each concept, then a weighted mean over concepts, as in slot
+    attention (Locatello et al. 2020, algorithm 1). "rows": the usual softmax over concepts, the ablation.
+    """
     scores = scores if scores.dtype == torch.float64 else scores.float()
-    if normalised == "rows":
+    if normalize == "rows":
         return scores.softmax(2)
     weights = scores.softmax(1)
     return weights / weights.sum(2, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
 
 
 class VisualConceptInjector(BaseModule):
-    """Concept tokens, orthogonal at first, read the relevant patches, and attribute tokens read the concepts:
+    """Concept tokens attend to the relevant patches, then attribute tokens attend to the concepts.
 
-        C_V = softmax(C V_tr^T) V_tr        A + linear(column-normalised(query(A) C_V^T) C_V)
+        C_V = softmax(C V_tr^T) V_tr        A + linear(column-normalized(query(A) C_V^T) C_V)
 
-    In every layer with norms, query and linear layer of its own; the concepts are the same. The text tells the steps
-    and none of the projections. There are two, both of the few attribute tokens: a projection of patches in every layer
-    alone would double what the whole method is published to cost, and one of concepts' values is the same as one of
-    their sum.
+    Concepts start orthogonal and are shared by all layers. Each layer has its own norms, query and output layer. The
+    text gives these steps but no projections. We project only the few attribute tokens: projecting patches in every
+    layer would double the method's published cost, and projecting concept values equals projecting their sum.
 
     Args:
         embed_dim: C.
-        num_layers: of the encoder.
-        num_concepts: M, 100 in the paper. No more than C, or they could not be orthogonal.
-        normalised: how attributes share concepts; see `shares`.
+        num_layers: Number of encoder layers.
+        num_concepts: M, 100 in the paper; at most C, so that concepts can be orthogonal.
+        normalize: "columns", attributes compete for each concept, or "rows", the usual softmax over concepts
+            (ablation).
     """
 
     def __init__(
-        self, *, embed_dim: int, num_layers: int, num_concepts: int = 100, normalised: Normalised = "columns"
+        self, *, embed_dim: int, num_layers: int, num_concepts: int = 100, normalize: Normalize = "columns"
     ) -> None:
         super().__init__()
         if not 1 <= num_concepts <= embed_dim:
-            raise ConfigError(
-                f"concepts.num_concepts {num_concepts}: {embed_dim} channels have no more orthogonal ones"
-            )
-        if normalised not in get_args(Normalised):
-            raise ConfigError(f"concepts.normalised is one of {', '.join(get_args(Normalised))}, not {normalised!r}")
-        self.normalised: Normalised = normalised
-        # As long as normalised tokens are, so that a scaled product begins with a variance of 1.
+            raise ConfigError(f"concepts.num_concepts must be in [1, {embed_dim}] (embed_dim), not {num_concepts}.")
+        check_choice("concepts.normalize", normalize, get_args(Normalize))
+        self.normalize: Normalize = normalize
+        # As long as normalized tokens, so that scaled dot products start with variance 1
         self.concepts = nn.Parameter(nn.init.orthogonal_(torch.empty(num_concepts, embed_dim), gain=embed_dim**0.5))
         self.norm_patches, self.norm_attributes, self.norm_concepts = (
             nn.ModuleList(nn.LayerNorm(embed_dim) for _ in range(num_layers)) for _ in range(3)
@@ -79,16 +85,17 @@ class VisualConceptInjector(BaseModule):
             nn.init.zeros_(linear.bias)
 
     def forward(self, layer: int, attributes: Tensor, patches: Tensor, relevant: Tensor) -> Tensor:
-        """Attributes (E, K, C), patches (E, P, C), relevant (E, P) -> attributes (E, K, C). Where no patch is relevant
-        there is nothing to inject."""
-        found = self.retrieve(layer, patches, relevant)  # (E, M, C)
+        """Update attributes (E, K, C) from patches (E, P, C). Rows without relevant patches (E, P) stay unchanged."""
+        # Concepts attend to the relevant patches
+        retrieved = self.retrieve(layer, patches, relevant)  # (E, M, C)
+        # Attributes attend to the concepts
         query = self.query[layer](self.norm_attributes[layer](attributes))
-        scores = torch.bmm(query * query.shape[-1] ** -0.5, self.norm_concepts[layer](found).transpose(1, 2))
-        update = self.out[layer](torch.bmm(shares(scores, self.normalised).to(found.dtype), found))
+        scores = torch.bmm(query * query.shape[-1] ** -0.5, self.norm_concepts[layer](retrieved).transpose(1, 2))
+        update = self.out[layer](torch.bmm(shares(scores, self.normalize).to(retrieved.dtype), retrieved))
         return attributes + update * relevant.any(1)[:, None, None]
 
     def retrieve(self, layer: int, patches: Tensor, relevant: Tensor) -> Tensor:
-        """C_V (E, M, C)."""
+        """Return the concepts' attention output C_V (E, M, C)."""
         patches = self.norm_patches[layer](patches)
         patches = patches[:, None]  # one head
         concepts = self.concepts.to(patches.dtype).expand(len(patches), 1, -1, -1)

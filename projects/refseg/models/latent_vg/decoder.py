@@ -1,6 +1,6 @@
-"""Mask head of Latent-VG: patches, upsampled, times a vector for each expression; the maps are averaged.
+"""Mask head of LatentVG: the product of upsampled patches and one vector per expression, averaged over expressions.
 
-Letters: E expressions, N + 1 vectors of each, C channels of the encoder, D of the head, (h, w) the patches' size.
+Letters: E expressions, N + 1 vectors of each, C channels of the encoder, D of the head, (h, w) the size of the patches.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from mmengine.model import BaseModule
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, check_choice
 from refseg.models.layers import mlp, upsampler
 
 Average = Literal["logits", "probs"]
 
 
 class MaskDecoder(BaseModule):
-    """The text we have says that masks of all expressions are averaged, and nothing of how one is made.
+    """Average the masks of the text and its latent expressions.
+
+    The text we have says that masks of all expressions are averaged, but not how one is made.
 
     Args:
         embed_dim: C.
-        width: D; Mask2Former's 256.
-        scale: of the masks to the patches, a power of two; 4 is stride 4 for patches of 16.
-        average: of what, "logits" or "probs" (whose mean is given as a logit again). Of logits it is one product with
-            the mean vector.
+        width: D; 256 as in Mask2Former.
+        scale: Resolution of the masks relative to the patches, a power of two. 4 is stride 4 for patches of 16.
+        average: Average "logits", which is one product with the mean vector, or "probs", returned as a logit.
     """
 
     def __init__(self, *, embed_dim: int, width: int = 256, scale: int = 4, average: Average = "logits") -> None:
         super().__init__()
-        if average not in get_args(Average):
-            raise ConfigError(f"decoder.average is one of {', '.join(get_args(Average))}, not {average!r}")
+        check_choice("decoder.average", average, get_args(Average))
         if scale < 1 or scale & (scale - 1):
-            raise ConfigError(f"decoder.scale must be a power of two, not {scale}")
+            raise ConfigError(f"decoder.scale must be a power of two, not {scale}.")
         self.average: Average = average
         self.upsample = nn.Sequential(
             upsampler(embed_dim, width, scale), LayerNorm2d(width), nn.GELU(), nn.Conv2d(width, width, 1)

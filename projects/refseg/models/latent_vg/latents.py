@@ -1,7 +1,7 @@
-"""Latent expressions and their subject (Latent-VG, "Latent Expression Initialization" and "Subject Distributor").
+"""Latent expressions and their subject (LatentVG, "Latent Expression Initialization" and "Subject Distributor").
 
-Letters: E expressions, L tokens of the text, m the most there may be, N latent expressions of k_i attribute tokens
-each, K the sum of k_i, C channels.
+Letters: E expressions, L tokens of the text, m their maximum, N latent expressions of k_i attribute tokens each, K the
+sum of k_i, C channels.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ Distributor = Literal["mean", "visual"]
 
 
 class Initial(NamedTuple):
-    """`subject` (E, 1, C) and the token of the text that it is, `subject_token` (E,); `attributes` (E, K, C), those of
-    the N expressions one after the other."""
+    """Initial tokens of latent expressions.
+
+    `subject` (E, 1, C), its token in the text `subject_token` (E,), and `attributes` (E, K, C) of all N expressions.
+    """
 
     subject: Tensor
     subject_token: Tensor
@@ -29,14 +31,22 @@ class Initial(NamedTuple):
 
 
 def semantic_tokens(word_mask: Tensor) -> Tensor:
-    """(E, L) bool: tokens between the first and the last one of each text, which begin and end it."""
-    places = torch.arange(word_mask.shape[1], device=word_mask.device)
-    return word_mask & (places > 0) & (places < word_mask.sum(1, keepdim=True) - 1)
+    """Return the tokens between the first and the last one of each text, which mark its ends: (E, L) bool."""
+    positions = torch.arange(word_mask.shape[1], device=word_mask.device)
+    return word_mask & (positions > 0) & (positions < word_mask.sum(1, keepdim=True) - 1)
 
 
 def choose(scores: Tensor, allowed: Tensor, temperature: float, *, training: bool) -> Tensor:
-    """Of scores (E, L) one of the allowed tokens (E, L), of each row one at least: 1 there, 0 elsewhere. In training
-    with Gumbel noise, and the gradient of the perturbed softmax (straight-through); otherwise the best."""
+    """Choose one allowed token per row, as one-hot (E, L): the best, or in training a Gumbel-softmax sample.
+
+    The sample's gradient is that of the perturbed softmax (straight-through).
+
+    Args:
+        scores: (E, L).
+        allowed: (E, L) bool, at least one True per row.
+        temperature: Of the Gumbel-softmax.
+        training: Whether to sample.
+    """
     scores = scores.float().masked_fill(~allowed, torch.finfo(torch.float32).min / 2)
     if training:
         return F.gumbel_softmax(scores, tau=temperature, hard=True)
@@ -44,23 +54,24 @@ def choose(scores: Tensor, allowed: Tensor, temperature: float, *, training: boo
 
 
 class LatentExpressions(BaseModule):
-    """The text's token embeddings -> N other sequences, each with the text's subject at its head.
+    """Make N latent expressions from the token embeddings of a text, each headed by the text's subject.
 
-    Expression i: semantic tokens are left out with probability p_i, in training only; then a learned map of places,
-    phi_i of (k_i, m), makes k_i attribute tokens of what is left. Padding is zero to it.
+    Expression i drops semantic tokens with probability p_i (in training only). A learned position map phi_i of (k_i, m)
+    turns the remaining tokens into k_i attribute tokens; padding counts as zero.
 
-    The subject is the token with the highest score of a linear layer, chosen by Gumbel-softmax. Tokens that begin and
-    end the text are no subjects, unless there is nothing else.
+    The subject is the token with the highest score of a linear layer, chosen by Gumbel-softmax. Tokens that mark the
+    ends of the text cannot be subjects, unless there is nothing else.
 
     Args:
         embed_dim: C.
-        lengths: k_i; the paper's ablation found two expressions, of 4 and 10, best.
-        drop_rates: p_i, which we have no text of. Here the shorter expression loses more.
+        lengths: k_i. In the paper's ablation, two expressions of 4 and 10 are best.
+        drop_rates: p_i. We do not have the paper's values; here the shorter expression drops more.
         num_words: m, the tokenizer's `max_words`.
-        temperature: of the Gumbel-softmax; not told. 1 leaves scores and noise as they are.
-        apart: each expression, the text's too, reads the image and itself, and only pixels read them all. It is not
-            told; if all read all, the subjects, which begin alike, stay alike by themselves, and there would be nothing
-            for the distributor to do but for the pixels' one.
+        temperature: Temperature of the Gumbel-softmax. The paper does not give it; 1 leaves scores and noise as they
+            are.
+        apart: Each expression, the text included, attends to the image and to itself, and only pixels attend to all.
+            The paper does not say. If all attend to all, the subjects, which start equal, stay equal, and the
+            distributor only changes the pixels' subject.
     """
 
     def __init__(
@@ -76,36 +87,51 @@ class LatentExpressions(BaseModule):
         super().__init__()
         if not lengths or min(lengths) < 1 or len(lengths) != len(drop_rates):
             raise ConfigError(
-                f"latents: lengths {tuple(lengths)} and drop_rates {tuple(drop_rates)}: one each, or more"
+                f"latents.lengths {tuple(lengths)} and latents.drop_rates {tuple(drop_rates)} must have the same "
+                "number of entries, at least one, and lengths must be positive."
             )
         if not all(0 <= rate < 1 for rate in drop_rates):
-            raise ConfigError(f"latents.drop_rates must be in [0, 1), not {tuple(drop_rates)}")
+            raise ConfigError(f"latents.drop_rates must be in [0, 1), not {tuple(drop_rates)}.")
         if temperature <= 0:
-            raise ConfigError(f"latents.temperature must be positive, not {temperature}")
+            raise ConfigError(f"latents.temperature must be positive, not {temperature}.")
         self.lengths, self.drop_rates = tuple(lengths), tuple(drop_rates)
         self.num_words, self.temperature, self.apart = num_words, temperature, apart
-        self.place_maps = nn.ModuleList(nn.Linear(num_words, length, bias=False) for length in lengths)
-        self.score = nn.Linear(embed_dim, 1, bias=False)  # a softmax does not see a bias
+        self.position_maps = nn.ModuleList(nn.Linear(num_words, length, bias=False) for length in lengths)
+        self.score = nn.Linear(embed_dim, 1, bias=False)  # a bias would not change the softmax
 
     def forward(self, words: Tensor, word_mask: Tensor) -> Initial:
-        """words (E, L, C), without positions; word_mask (E, L), one at least in each row."""
+        """Words (E, L, C), without positions, and word_mask (E, L), at least one True per row -> initial tokens."""
         if words.shape[1] > self.num_words:
             raise ConfigError(
-                f"a text of {words.shape[1]} tokens, and latents.num_words={self.num_words}: it must be the "
-                "tokenizer's max_words"
+                f"A text has {words.shape[1]} tokens, more than latents.num_words={self.num_words}. "
+                "Set it to the tokenizer's max_words."
             )
+        # Choose the subject
         semantic = semantic_tokens(word_mask)
-        subject, token = self._subject(words, semantic, word_mask)
+        allowed = torch.where(semantic.any(1, keepdim=True), semantic, word_mask)
+        chosen = choose(self.score(words)[..., 0], allowed, self.temperature, training=self.training)
+        subject = torch.bmm(chosen[:, None].to(words.dtype), words)  # (E, 1, C)
+        # Drop tokens, then map positions to attributes
         attributes = []
-        for place_map, rate in zip(self.place_maps, self.drop_rates, strict=True):
-            kept = word_mask & ~self._dropped(semantic, rate)
-            phi = place_map.weight[:, : words.shape[1]]  # (k_i, L)
-            attributes.append(phi.to(words.dtype) @ (words * kept[..., None]))
-        return Initial(subject, token, torch.cat(attributes, 1))
+        for position_map, rate in zip(self.position_maps, self.drop_rates, strict=True):
+            mask = word_mask
+            if self.training and rate:
+                mask = mask & ~(semantic & (torch.rand(semantic.shape, device=semantic.device) < rate))
+            phi = position_map.weight[:, : words.shape[1]]  # (k_i, L)
+            attributes.append(phi.to(words.dtype) @ (words * mask[..., None]))
+        return Initial(subject, chosen.detach().argmax(1), torch.cat(attributes, 1))
 
-    def readable(self, valid: Tensor, num_words: int, num_others: int) -> Tensor | None:
-        """(E, T', T) bool: which of all T tokens, of which `valid` (E, T) are real, each of the last T' may read: the
-        text's words, N subjects, K attributes, and others that belong to the text. None: what may be read at all."""
+    def attn_mask(self, valid: Tensor, num_words: int, num_others: int) -> Tensor | None:
+        """Return the attention mask (E, T', T) of the last T' tokens; None if all valid tokens may attend to each
+        other.
+
+        The last T' tokens are the text's words, N subjects, K attributes, and `num_others` that belong to the text.
+
+        Args:
+            valid: (E, T), True on real tokens.
+            num_words: Number of words of the text, with padding.
+            num_others: Number of further tokens.
+        """
         if not self.apart:
             return None
         expressions = [0] * num_words + [*range(1, 1 + len(self.lengths))]
@@ -114,20 +140,12 @@ class LatentExpressions(BaseModule):
         same = F.pad(of[:, None] == of, (valid.shape[1] - len(of), 0), value=True)  # (T', T)
         return valid[:, None] & same
 
-    def _subject(self, words: Tensor, semantic: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
-        allowed = torch.where(semantic.any(1, keepdim=True), semantic, word_mask)
-        chosen = choose(self.score(words)[..., 0], allowed, self.temperature, training=self.training)
-        return torch.bmm(chosen[:, None].to(words.dtype), words), chosen.detach().argmax(1)
-
-    def _dropped(self, semantic: Tensor, rate: float) -> Tensor:
-        if not self.training or not rate:
-            return torch.zeros_like(semantic)
-        return semantic & (torch.rand(semantic.shape, device=semantic.device) < rate)
-
 
 def distribute(visual: Tensor, subjects: Tensor, way: Distributor) -> tuple[Tensor, Tensor]:
-    """The subject distributor: the pixels' subject token (E, 1, C) and those of the expressions (E, N, C), in agreement
-    again. "mean": each becomes the mean of all N + 1; "visual": those of the expressions become the pixels'. The
-    paper's formula is not in the text we have."""
+    """Align the subject tokens of the pixels (E, 1, C) and of the expressions (E, N, C) (subject distributor).
+
+    "mean": each becomes the mean of all N + 1. "visual": those of the expressions become the pixels'. The paper's
+    formula is not in the text we have.
+    """
     shared = torch.cat([visual, subjects], 1).mean(1, keepdim=True) if way == "mean" else visual
     return shared, shared.expand_as(subjects)

@@ -1,9 +1,9 @@
-"""Latent-VG ("Latent Expression Generation for Referring Image Segmentation and Grounding", ICCV 2025).
+"""LatentVG ("Latent Expression Generation for Referring Image Segmentation and Grounding", ICCV 2025).
 
-Of the paper we have a summary without formulas; what it leaves open is a key, with the reason beside it.
+We have a summary of the paper without formulas. What it leaves open is a config key, documented with our reason.
 
-Letters: E expressions, L tokens of the text, N latent expressions with K attribute tokens in all, P = h * w patches, C
-channels.
+Letters: E expressions, L tokens of the text, N latent expressions with K attribute tokens in all, P = h * w patches, T
+all tokens, C channels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, check_choice
 from refseg.models.encoders import BEiT3Encoder
 from refseg.models.encoders.multiway import Streams
 from refseg.models.latent_vg.concepts import VisualConceptInjector, relevant_patches
@@ -31,7 +31,7 @@ from refseg.structures import Batch, Prediction
 
 @dataclass(frozen=True, slots=True)
 class MaskWeights:
-    """Weights of the averaged map's BCE and dice (the paper's), and of "nothing here" (not told; ReLA's)."""
+    """Loss weights: BCE and dice of the averaged mask (the paper's), and no-target (not given; ReLA's)."""
 
     bce: float = 2.0
     dice: float = 0.5
@@ -39,10 +39,12 @@ class MaskWeights:
 
 
 @dataclass(slots=True)
-class Expressions:
-    """What the encoder says of expressions: `text` (E, C), the text's class token; `latents` (E, N, C), the mean of
-    each latent expression's tokens; `subject_token` (E,), the token of the text that was chosen. The latter two are
-    None without latent expressions."""
+class ExpressionFeatures:
+    """Features of expressions.
+
+    `text` (E, C): the text's class token. `latents` (E, N, C): the mean token of each latent expression.
+    `subject_token` (E,): the chosen token of the text. The latter two are None without latent expressions.
+    """
 
     text: Tensor
     latents: Tensor | None = None
@@ -51,23 +53,22 @@ class Expressions:
 
 @MODELS.register_module()
 class LatentVG(RefSegmentor):
-    """The text and N latent expressions go through one BEiT-3 with the image; after the attention of every layer their
-    subjects are brought in line and their attributes get visual concepts. The mask is the mean of all expressions'
-    masks.
+    """Encode the text, N latent expressions and the image by one BEiT-3 and average the masks of all expressions.
 
-    Latent expressions pass the language experts, with positions of a text: subject first, then attributes. A row whose
-    path is dropped keeps what happens between attention and feed-forward.
+    After the attention of every layer, subjects are aligned and attributes get visual concepts. Latent expressions use
+    the language experts and text positions: the subject first, then attributes. A row whose path is dropped keeps what
+    happens between attention and feed-forward.
 
     Args:
-        encoder: a `BEiT3Encoder` with the level of its patches alone.
-        latents: arguments of `LatentExpressions`, without sizes; None is the paper's baseline, plain BEiT-3 with the
+        encoder: A `BEiT3Encoder` whose only level is its patches.
+        latents: Arguments of `LatentExpressions`, without sizes. None is the paper's baseline: plain BEiT-3 with the
             same decoder.
-        distributor: how subjects are brought in line (`distribute`); None leaves them.
-        concepts: arguments of `VisualConceptInjector`, without sizes; None injects nothing.
-        contrast: of the text with latent expressions (`Contrast`); None is none.
-        decoder: arguments of `MaskDecoder`, without sizes.
-        weights: of the other losses (`MaskWeights`).
-        empty_token: a learned token beside the words, whose score says that nothing is referred to (GRES).
+        distributor: How subjects are aligned, "mean" or "visual" (`distribute`); None disables it.
+        concepts: Arguments of `VisualConceptInjector`, without sizes; None disables it.
+        contrast: Settings of the contrastive loss (`Contrast`); None disables it.
+        decoder: Arguments of `MaskDecoder`, without sizes.
+        weights: Weights of the other losses (`MaskWeights`).
+        empty_token: Add a learned token to the words, whose score predicts no-target (GRES).
     """
 
     config_groups: ClassVar[dict[str, type]] = {
@@ -95,15 +96,12 @@ class LatentVG(RefSegmentor):
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, postprocess=postprocess)
         if latents is None and any(part is not None for part in (distributor, concepts, contrast)):
-            raise ConfigError(
-                "without latents there is nothing for distributor, concepts and contrast: set them to None"
-            )
-        if distributor not in (*get_args(Distributor), None):
-            raise ConfigError(f"distributor is one of {', '.join(get_args(Distributor))} and None, not {distributor!r}")
+            raise ConfigError("latents=None has no use for distributor, concepts and contrast. Set them to None, too.")
+        check_choice("distributor", distributor, (*get_args(Distributor), None))
         self.encoder: BEiT3Encoder = MODELS.build(encoder)
         dim = self.encoder.embed_dim
         if self.encoder.level_dims != (dim,):
-            raise ConfigError("LatentVG has a decoder of its own for patches: leave encoder.level_scales at (1,)")
+            raise ConfigError("LatentVG upsamples patches in its own decoder. Leave encoder.level_scales at (1,).")
         self.weights = MaskWeights(**(weights or {}))
         self.distributor, self.latents, self.concepts = distributor, None, None
         if latents is not None:
@@ -117,40 +115,47 @@ class LatentVG(RefSegmentor):
         self.score_empty = nn.Linear(dim, 1) if empty_token else None
 
     def infer(self, batch: Batch) -> Prediction:
+        # Embed patches, words, latent expressions
         streams, valid, size, subject_token = self._embed(batch)
         num_words, num_pixels = batch.tokens.ids.shape[1], streams.pixels.shape[1]
+        # Run BEiT-3, with distributor and concepts between attention and feed-forward
         image = valid[:, 1:num_pixels]
         between = None
         if self.distributor is not None or self.concepts is not None:
             between = partial(self._between, num_words=num_words, image=image)
         word_valid = None
         if self.latents is not None:
-            word_valid = self.latents.readable(valid, num_words, 0 if self.empty_token is None else 1)
+            word_valid = self.latents.attn_mask(valid, num_words, 0 if self.empty_token is None else 1)
         streams = self.encoder.run(streams, valid, word_valid=word_valid, between=between)
         text, subjects, attributes, empty = self._parts(streams.words, num_words)
-        found = Expressions(text[:, 0])
+        # One vector per expression: the text's class token, and the mean token of each latent expression
+        features = ExpressionFeatures(text[:, 0])
         vectors = text[:, :1]
         if self.latents is not None:
             sequences = zip(subjects.split(1, 1), attributes.split(self.latents.lengths, 1), strict=True)
             latents = torch.stack([torch.cat(tokens, 1).mean(1) for tokens in sequences], 1)  # (E, N, C)
-            found = Expressions(text[:, 0], latents, subject_token)
+            features = ExpressionFeatures(text[:, 0], latents, subject_token)
             vectors = torch.cat([vectors, latents], 1)
+        # Masks and no-target
         patches = self.encoder.levels(streams, batch, size).levels[0]  # (E, C, h, w)
         no_target = None if self.score_empty is None else self.score_empty(empty)[:, 0, 0]
-        return Prediction(self.decoder(patches, vectors), no_target, auxiliary=found)
+        return Prediction(self.decoder(patches, vectors), no_target, auxiliary=features)
 
     def _embed(self, batch: Batch) -> tuple[Streams, Tensor, tuple[int, int], Tensor | None]:
-        """Streams with subjects, attributes and the empty token behind the words; which tokens may be read; (h, w); the
-        chosen subjects (E,)."""
+        """Embed the batch, with subjects, attributes and the empty token after the words.
+
+        Returns:
+            The streams, the mask of valid tokens (E, T), (h, w), and the chosen subjects (E,).
+        """
         tokens, subject, subject_token = [], None, None
         if self.latents is not None:
             words = self.encoder.embed_words(batch.tokens).index_select(0, batch.tokens.text_of)
             initial = self.latents(words, batch.tokens.word_mask.index_select(0, batch.tokens.text_of))
             subject, subject_token = initial.subject, initial.subject_token
             first = self.encoder.word_positions(1)
-            places = [self.encoder.word_positions(1 + length)[1:] for length in self.latents.lengths]
-            subjects = (subject + first).expand(-1, len(places), -1)
-            tokens = [subjects, initial.attributes + torch.cat(places)]
+            positions = [self.encoder.word_positions(1 + length)[1:] for length in self.latents.lengths]
+            subjects = (subject + first).expand(-1, len(positions), -1)
+            tokens = [subjects, initial.attributes + torch.cat(positions)]
         streams, valid, size = self.encoder.embed(batch, subject)
         if self.empty_token is not None:
             tokens.append(self.empty_token.expand(batch.num_expressions, -1, -1))
@@ -160,13 +165,13 @@ class LatentVG(RefSegmentor):
         return streams, valid, size, subject_token
 
     def _parts(self, words: Tensor, num_words: int) -> tuple[Tensor, ...]:
-        """Text (E, L, C), subjects (E, N, C), attributes (E, K, C), and the empty token, if there is one."""
+        """Split words into text (E, L, C), subjects (E, N, C), attributes (E, K, C), and the empty token, if any."""
         lengths = () if self.latents is None else self.latents.lengths
         counts = [num_words, len(lengths), sum(lengths)]
         return words.split([*counts, words.shape[1] - sum(counts)], 1)
 
     def _between(self, layer: int, streams: Streams, *, num_words: int, image: Tensor) -> Streams:
-        """After the attention of a layer; `image` (E, P): patches that are no padding."""
+        """Align subjects and inject concepts after the attention of a layer; `image` (E, P) is False on padding."""
         subject, patches = streams.pixels[:, :1], streams.pixels[:, 1:]
         text, subjects, attributes, empty = self._parts(streams.words, num_words)
         if self.distributor is not None:
@@ -179,9 +184,9 @@ class LatentVG(RefSegmentor):
     def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         bce, dice = merged_mask_losses(prediction.mask_logits, batch.merged_masks(), batch)
         losses = {"loss_mask": self.weights.bce * bce, "loss_dice": self.weights.dice * dice}
-        found: Expressions = prediction.auxiliary
-        if self.contrast is not None and found.latents is not None:
-            contrast = contrast_loss(cosines(found.text, found.latents), same_target(batch), self.contrast)
+        features: ExpressionFeatures = prediction.auxiliary
+        if self.contrast is not None and features.latents is not None:
+            contrast = contrast_loss(cosines(features.text, features.latents), same_target(batch), self.contrast)
             losses["loss_contrast"] = self.contrast.weight * contrast
         if prediction.no_target_logit is not None:
             no_target = F.binary_cross_entropy_with_logits(

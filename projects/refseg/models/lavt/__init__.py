@@ -1,4 +1,4 @@
-"""LAVT: language-aware vision transformer (Yang et al., CVPR 2022)."""
+"""LAVT: Language-Aware Vision Transformer (Yang et al., CVPR 2022)."""
 
 from refseg.models.lavt.segmentor import LAVT
 

@@ -1,7 +1,7 @@
-"""LAVT's published checkpoints -> the weights of `LAVT`.
+"""Convert LAVT's published checkpoints to weights of `LAVT`.
 
-A checkpoint holds `model` (encoder without BERT, decoder) and `bert_model`; that of the variant `lavt_one` has BERT in
-`model` under `text_encoder.`. Every key goes somewhere or is left out for a reason given here or with the encoder's.
+A checkpoint holds `model` (encoder without BERT, decoder) and `bert_model`. The variant `lavt_one` has BERT in `model`
+under `text_encoder.`. Every key is converted, or left out with a reason.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from refseg.errors import CheckpointError
 from refseg.models.encoders.fused_weights import check_accounted, fused_state_from_official
 from refseg.models.encoders.swin_weights import shown
 
-STEPS = {"4": 0, "3": 1, "2": 2}  # the decoder's levels, coarse to fine
+STEPS = {"4": 0, "3": 1, "2": 2}  # decoder step of each official level, coarse to fine
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 DECODER = re.compile(r"(conv|bn)([12])_([234])\.(\w+)")
 
@@ -24,10 +24,23 @@ DECODER = re.compile(r"(conv|bn)([12])_([234])\.(\w+)")
 def lavt_state_from_official(
     content: Mapping[str, Any], *, window_size: int = 12
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The state of `LAVT` without its computed buffers (`relative_position_index`), and the keys left out with the
-    reason. Unknown and missing keys are errors."""
+    """Convert a published checkpoint.
+
+    Args:
+        content: The checkpoint.
+        window_size: Window of the Swin encoder; position tables are resized to it.
+
+    Returns:
+        The state dict of `LAVT` without computed buffers (`relative_position_index`), and the reason for each key left
+        out.
+
+    Raises:
+        CheckpointError: The checkpoint has unknown keys, or lacks weights.
+    """
     if not isinstance(content.get("model"), Mapping):
-        raise CheckpointError(f"no LAVT checkpoint: no weights in `model`, only {shown(sorted(map(str, content)))}")
+        raise CheckpointError(
+            f"Not a LAVT checkpoint: 'model' with weights is missing. Found: {shown(sorted(map(str, content)))}."
+        )
     model = {key.removeprefix("module."): value for key, value in content["model"].items()}
     bert = {key.removeprefix("module."): value for key, value in (content.get("bert_model") or {}).items()}
     bert |= {

@@ -1,13 +1,26 @@
-"""Parts that several models share: plain functions and thin modules."""
+"""Layers that several methods share: plain functions and thin modules."""
 
-from refseg.models.layers.attention import Attention, AttentionLayer, feed_forward, init_xavier, masked_mean, mlp
+from refseg.models.layers.attention import (
+    Attention,
+    AttentionLayer,
+    feed_forward,
+    init_xavier,
+    masked_mean,
+    masked_softmax,
+    mlp,
+)
 from refseg.models.layers.convolution import JoinLevels, ResidualBlock, upsampler
 from refseg.models.layers.groups import Groups
-from refseg.models.layers.levels import flatten_levels, level_mask, split_levels
-from refseg.models.layers.masked_attention import readable_pixels
+from refseg.models.layers.levels import (
+    flatten_levels,
+    level_mask,
+    pixel_centers,
+    sine_position,
+    split_levels,
+    waves,
+)
 from refseg.models.layers.pixel_decoder import PixelDecoder, PixelFeatures
-from refseg.models.layers.position import pixel_centres, sine_position, waves
-from refseg.models.layers.queries import DecodedQueries, QueryHeads
+from refseg.models.layers.queries import DecodedQueries, QueryHeads, pixel_attn_mask
 
 __all__ = [
     "Attention",
@@ -24,9 +37,10 @@ __all__ = [
     "init_xavier",
     "level_mask",
     "masked_mean",
+    "masked_softmax",
     "mlp",
-    "pixel_centres",
-    "readable_pixels",
+    "pixel_centers",
+    "pixel_attn_mask",
     "sine_position",
     "waves",
     "split_levels",

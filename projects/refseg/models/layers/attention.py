@@ -1,6 +1,6 @@
-"""Attention with masks of what may be read, the feed-forward part, and the MLP of heads.
+"""Attention with masks, feed-forward networks, MLPs, and small helpers around them.
 
-Letters: E rows, T queries, S things to read, C channels, d channels of a head.
+Letters: E rows, T queries, S memory entries, C channels, d channels of a head.
 """
 
 from __future__ import annotations
@@ -14,10 +14,15 @@ from torch import Tensor, nn
 
 
 class Attention(nn.Module):
-    """Multi-head attention whose keys and values are projected once per row of `memory` and then gathered.
+    """Multi-head attention that projects keys and values once per row of `memory` and gathers them afterwards.
 
-    `memory_dim`: channels of what is read, where they are not `embed_dim`. Softmax is over what `valid` allows; a row
-    that may read nothing reads zero.
+    A query whose mask allows nothing gets zero.
+
+    Args:
+        embed_dim: C.
+        num_heads: Number of heads; it divides C.
+        memory_dim: Channels of the memory, if they are not C.
+        dropout: Dropout of the attention weights.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, *, memory_dim: int | None = None, dropout: float = 0.0) -> None:
@@ -34,38 +39,44 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         memory: Tensor,
-        valid: Tensor | None = None,
+        attn_mask: Tensor | None = None,
         row_of: Tensor | None = None,
         *,
         x_position: Tensor | None = None,
         memory_position: Tensor | None = None,
     ) -> Tensor:
-        """x (E, T, C), memory (E or B, S, C), valid (E, S) or (E, T, S): True where it may be read. Positions are added
-        to what queries and keys are made of, and not to values."""
+        """Attend from x to memory.
+
+        Args:
+            x: (E, T, C).
+            memory: (E, S, C), or (B, S, C) together with `row_of`.
+            attn_mask: (E, S) or (E, T, S) bool, True where a query may attend.
+            row_of: (E,), the row of `memory` that each row of x attends to.
+            x_position, memory_position: Added to the inputs of queries and keys, not of values.
+        """
+        # Project and split into heads
         query = self._heads(self.query(x if x_position is None else x + x_position))  # (E, heads, T, d)
         key, value = (self._heads(t) for t in self._key_value(memory, memory_position))  # (B, heads, S, d) each
         if row_of is not None:
             key, value = key.index_select(0, row_of), value.index_select(0, row_of)
+        # Attend and merge the heads
         dropout = self.dropout if self.training else 0.0
-        read = F.scaled_dot_product_attention(query, key, value, attn_mask=self._mask(valid), dropout_p=dropout)
-        return self.out(read.transpose(1, 2).flatten(2))
+        x = F.scaled_dot_product_attention(query, key, value, attn_mask=self._mask(attn_mask), dropout_p=dropout)
+        return self.out(x.transpose(1, 2).flatten(2))
 
-    def weights(self, x: Tensor, memory: Tensor, valid: Tensor | None = None) -> Tensor:
-        """(E, heads, T, S): with which `forward` sums values up, if no positions are given; to look at."""
+    def weights(self, x: Tensor, memory: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """Return the attention weights of `forward` without positions, (E, heads, T, S), for analysis."""
         query, key = self._heads(self.query(x)), self._heads(self._key_value(memory, None)[0])
         scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
-        mask = self._mask(valid)
-        if mask is None:
-            return scores.softmax(-1)
-        return scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1) * mask
+        return masked_softmax(scores, self._mask(attn_mask))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     @staticmethod
-    def _mask(valid: Tensor | None) -> Tensor | None:
-        """(E, 1, T or 1, S)"""
-        return valid if valid is None else valid[:, None] if valid.dim() == 3 else valid[:, None, None]
+    def _mask(mask: Tensor | None) -> Tensor | None:
+        """Add the dimensions of heads and queries: (E, 1, T or 1, S)."""
+        return mask if mask is None else mask[:, None] if mask.dim() == 3 else mask[:, None, None]
 
     def _key_value(self, memory: Tensor, position: Tensor | None) -> tuple[Tensor, Tensor]:
         if position is None:
@@ -79,19 +90,18 @@ class Attention(nn.Module):
 
 
 class AttentionLayer(nn.Module):
-    """Reads `memory` (its own rows, for self-attention), then feed-forward with GELU; what is read, and what comes of
-    it, is added and the sum normalised, as in BERT."""
+    """Attention to `memory` (or to x itself), then a feed-forward network with GELU; post-norm, as in BERT."""
 
     def __init__(self, embed_dim: int, num_heads: int, ffn_dim: int, *, memory_dim: int | None = None) -> None:
         super().__init__()
-        self.read, self.norm_read = Attention(embed_dim, num_heads, memory_dim=memory_dim), nn.LayerNorm(embed_dim)
+        self.attn, self.norm1 = Attention(embed_dim, num_heads, memory_dim=memory_dim), nn.LayerNorm(embed_dim)
         self.ffn = feed_forward(embed_dim, ffn_dim, activation=nn.GELU)
-        self.norm_ffn = nn.LayerNorm(embed_dim)
+        self.norm2 = nn.LayerNorm(embed_dim)
 
-    def forward(self, x: Tensor, memory: Tensor, valid: Tensor | None = None) -> Tensor:
-        """x (E, T, C), memory (E, S, C), valid as in `Attention`."""
-        x = self.norm_read(x + self.read(x, memory, valid))
-        return self.norm_ffn(x + self.ffn(x))
+    def forward(self, x: Tensor, memory: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """x (E, T, C), memory (E, S, C), attn_mask as in `Attention`."""
+        x = self.norm1(x + self.attn(x, memory, attn_mask))
+        return self.norm2(x + self.ffn(x))
 
 
 def feed_forward(embed_dim: int, ffn_dim: int, *, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
@@ -100,7 +110,7 @@ def feed_forward(embed_dim: int, ffn_dim: int, *, activation: type[nn.Module] = 
 
 
 def mlp(dims: Sequence[int]) -> nn.Sequential:
-    """Linear layers of these widths with ReLU between them."""
+    """Linear layers of the given widths with ReLU between them."""
     layers: list[nn.Module] = []
     for number, (in_dim, out_dim) in enumerate(pairwise(dims)):
         layers += [nn.ReLU(inplace=True)] * (number > 0) + [nn.Linear(in_dim, out_dim)]
@@ -108,15 +118,25 @@ def mlp(dims: Sequence[int]) -> nn.Sequential:
 
 
 def init_xavier(module: nn.Module) -> None:
-    """Weights of linear layers so that they keep the size of what they read, as in Mask2Former's decoder; biases 0.
-    PyTorch's own draw is a third of that, and a deep stack of it starts close to saying nothing."""
+    """Initialize linear layers as in Mask2Former's decoder: Xavier uniform weights, zero biases.
+
+    PyTorch's default weights are a third of that size, so the output of a deep stack starts close to zero.
+    """
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.xavier_uniform_(part.weight)
             nn.init.zeros_(part.bias)
 
 
+def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax over the last dimension where the mask is True, in fp32 at least; zero in rows without any True."""
+    scores = scores if scores.dtype == torch.float64 else scores.float()
+    if mask is None:
+        return scores.softmax(-1)
+    return scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1) * mask
+
+
 def masked_mean(feats: Tensor, mask: Tensor) -> Tensor:
-    """Mean of (E, S, C) over the places where mask (E, S) is True, (E, C); zero where it never is."""
+    """Return the mean of feats (E, S, C) where mask (E, S) is True: (E, C). A row without True gives zero."""
     weight = mask[..., None].to(feats.dtype)
     return (feats * weight).sum(1) / weight.sum(1).clamp_min(1)

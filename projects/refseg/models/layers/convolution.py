@@ -1,4 +1,4 @@
-"""Convolutional parts."""
+"""Convolutional blocks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with BatchNorm; the first may halve the resolution."""
+    """Two 3x3 convolutions with BatchNorm and a shortcut; `stride` is of the first one."""
 
     def __init__(self, in_dim: int, out_dim: int, stride: int) -> None:
         super().__init__()
@@ -26,8 +26,12 @@ class ResidualBlock(nn.Module):
 
 
 class JoinLevels(nn.Module):
-    """The coarser map upsampled and joined with the finer level, then twice a 3x3 convolution, BatchNorm, ReLU (LAVT,
-    eq. 9). `align_corners`: of the upsampling; LAVT's published code has True."""
+    """Upsample the coarse map, concatenate the fine one, and apply two 3x3 convolutions with BatchNorm (LAVT, eq. 9).
+
+    Args:
+        coarse_dim, fine_dim, out_dim: Channels of the inputs and of the output.
+        align_corners: Passed to the upsampling. LAVT's published code sets True.
+    """
 
     def __init__(self, coarse_dim: int, fine_dim: int, out_dim: int, *, align_corners: bool = False) -> None:
         super().__init__()
@@ -45,9 +49,12 @@ class JoinLevels(nn.Module):
 
 
 def upsampler(in_dim: int, out_dim: int, scale: int) -> nn.Module:
-    """Maps (E, C, h, w) at `scale` times the resolution, a power of two, by transposed 2x2 convolutions with LayerNorm
-    and GELU between them. Each place becomes places of its own, so that padding reaches nothing. At 1 a linear map of
-    the channels, or nothing where their number stays."""
+    """Return a module that upsamples maps (E, C, h, w) by `scale`, a power of two.
+
+    It stacks transposed 2x2 convolutions with LayerNorm and GELU between them. Each input pixel becomes its own output
+    pixels, so padding does not leak into the content. At scale 1 it is a 1x1 convolution, or the identity if the number
+    of channels stays the same.
+    """
     doublings = scale.bit_length() - 1
     if not doublings:
         return nn.Identity() if in_dim == out_dim else nn.Conv2d(in_dim, out_dim, 1)

@@ -1,6 +1,6 @@
-"""Mask2Former's pixel decoder (Cheng et al. 2022, section 3.2.1): mmdet's parts, with padding masked.
+"""Mask2Former's pixel decoder (Cheng et al. 2022, section 3.2.1), built from mmdet's modules, with padding masked.
 
-Letters: B rows (images, or expressions where words were fused before), C channels, D channels of mask features, S_i
+Letters: B rows (images, or expressions if the encoder fuses words), C channels, D channels of the mask features, S_i
 pixels of level i, (h, w) the size of the mask features.
 """
 
@@ -16,14 +16,17 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from refseg.errors import ConfigError
-from refseg.models.layers.position import pixel_centres, sine_position
+from refseg.models.layers.levels import pixel_centers, sine_position
 from refseg.ops import use_fast_linear, use_refseg_deformable_attention
 from refseg.structures import EncodedFeatures
 
 
 class PixelFeatures(NamedTuple):
-    """`mask_feats` (B, D, h, w); and, from coarse to fine, `levels` (B, S_i, C), their `positions` (B, S_i, C), `masks`
-    (B, S_i), True on image, and `sizes`. `padded`: whether any mask is not all True."""
+    """Output of the pixel decoder.
+
+    `mask_feats` (B, D, h, w). From coarse to fine: `levels` (B, S_i, C), their `positions` (B, S_i, C), `masks` (B,
+    S_i), True on the image, and `sizes`. `padded`: whether the input has padding.
+    """
 
     mask_feats: Tensor
     levels: list[Tensor]
@@ -34,13 +37,18 @@ class PixelFeatures(NamedTuple):
 
 
 class PixelDecoder(BaseModule):
-    """mmdet's `MSDeformAttnPixelDecoder`. Its forward pass takes padding for image; this one does not, and is the same
-    where there is none.
+    """mmdet's `MSDeformAttnPixelDecoder` with another forward pass, which masks padding.
+
+    Without padding, the results are mmdet's.
 
     Args:
-        level_dims: channels of the encoder's four levels, fine to coarse. All but the first read each other.
+        level_dims: Channels of the encoder's four levels, fine to coarse.
+        embed_dim: C.
         mask_dim: D.
-        num_layers: of deformable attention; 6 in the paper.
+        num_layers: Layers of deformable attention over the three coarser levels; 6 in the paper.
+        num_heads: Attention heads.
+        ffn_dim: Width of the feed-forward networks.
+        num_points: Sampling points per head and level.
     """
 
     def __init__(
@@ -58,7 +66,7 @@ class PixelDecoder(BaseModule):
         from mmdet.models.layers import MSDeformAttnPixelDecoder  # takes seconds to import
 
         if len(level_dims) != 4:
-            raise ConfigError(f"the pixel decoder needs four levels of the encoder, got {len(level_dims)}")
+            raise ConfigError(f"PixelDecoder needs four encoder levels, got {len(level_dims)}. Set encoder.out_stages.")
         self.embed_dim, self.mask_dim = embed_dim, mask_dim
         attention = dict(
             embed_dims=embed_dim,
@@ -69,7 +77,7 @@ class PixelDecoder(BaseModule):
             batch_first=True,
         )
         ffn = dict(embed_dims=embed_dim, feedforward_channels=ffn_dim, num_fcs=2, ffn_drop=0.0)
-        self.parts = MSDeformAttnPixelDecoder(
+        self.mmdet_decoder = MSDeformAttnPixelDecoder(
             in_channels=list(level_dims),
             feat_channels=embed_dim,
             out_channels=mask_dim,
@@ -81,31 +89,39 @@ class PixelDecoder(BaseModule):
         use_fast_linear(self)
 
     def forward(self, features: EncodedFeatures, *, padded: bool) -> PixelFeatures:
-        """`padded`: whether some pixels of the input are padding."""
+        """Decode the levels; `padded` says whether the input has padding."""
+        # Project the three coarser levels and flatten them into one sequence
         maps, masks = features.levels[:0:-1], features.masks[:0:-1]  # coarse to fine, without the finest
         sizes = [(level.shape[-2], level.shape[-1]) for level in maps]
         counts = [height * width for height, width in sizes]
         pixels = torch.cat(
             [
                 project(level).flatten(2).transpose(1, 2)
-                for project, level in zip(self.parts.input_convs, maps, strict=True)
+                for project, level in zip(self.mmdet_decoder.input_convs, maps, strict=True)
             ],
             1,
         )  # (B, S, C)
+        # Positions: sines plus an embedding of the level
         positions = [sine_position(mask, self.embed_dim).to(pixels.dtype) for mask in masks]
-        places = torch.cat(
-            [place + embed for place, embed in zip(positions, self.parts.level_encoding.weight, strict=True)], 1
+        query_pos = torch.cat(
+            [
+                position + embed
+                for position, embed in zip(positions, self.mmdet_decoder.level_encoding.weight, strict=True)
+            ],
+            1,
         )
+        # Deformable self-attention over all levels
         valid = [mask.flatten(1) for mask in masks]
         padding = ~torch.cat(valid, 1) if padded else None
-        centres = pixel_centres(sizes, pixels.device)[None, :, None].expand(len(pixels), -1, 3, -1)
-        for layer in self.parts.encoder.layers:
+        centers = pixel_centers(sizes, pixels.device)[None, :, None].expand(len(pixels), -1, 3, -1)
+        for layer in self.mmdet_decoder.encoder.layers:
             pixels = layer(
-                pixels, query_pos=places, key_padding_mask=padding, spatial_shapes=sizes, reference_points=centres
+                pixels, query_pos=query_pos, key_padding_mask=padding, spatial_shapes=sizes, reference_points=centers
             )
+        # Mask features: add the upsampled result to the finest encoder level
         levels = list(pixels.split(counts, 1))
         finest = levels[-1].transpose(1, 2).unflatten(2, sizes[-1])
-        lateral = self.parts.lateral_convs[0](features.levels[0])
+        lateral = self.mmdet_decoder.lateral_convs[0](features.levels[0])
         up = F.interpolate(finest, size=lateral.shape[-2:], mode="bilinear", align_corners=False)
-        mask_feats = self.parts.mask_feature(self.parts.output_convs[0](lateral + up))
+        mask_feats = self.mmdet_decoder.mask_feature(self.mmdet_decoder.output_convs[0](lateral + up))
         return PixelFeatures(mask_feats, levels, positions, valid, sizes, padded)

@@ -1,7 +1,7 @@
-"""Weights of Mask2Former's pixel decoder by its own names, which ReLA's checkpoints have too -> `PixelDecoder`'s, which
-are mmdet's.
+"""Convert weights of Mask2Former's official pixel decoder, which ReLA's checkpoints contain, for `PixelDecoder`.
 
-Names differ; order does not: levels are from coarse to fine in both, and offsets by head, level and point.
+`PixelDecoder` has mmdet's names. Only names differ: in both, levels go from coarse to fine, and sampling offsets are
+ordered by head, level, and point.
 """
 
 from __future__ import annotations
@@ -37,17 +37,21 @@ LAYER_PARTS = {
 
 
 def pixel_decoder_state_from_official(official: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str], set[str]]:
-    """`PixelDecoder`'s state from keys without prefix; the keys that are not the pixel decoder's; and all keys that the
-    state should have, with as many layers as there are."""
+    """Convert official weights, given without a prefix.
+
+    Returns:
+        The state dict of `PixelDecoder`, the unknown official keys, and all keys that the state dict should have, for
+        the number of layers found.
+    """
     state, unknown = {}, []
     for name, value in official.items():
         place = _place(name)
         if place is None:
             unknown.append(name)
         else:
-            state[f"parts.{place}"] = value
+            state[f"mmdet_decoder.{place}"] = value
     layers = [int(found[1]) for name in official if (found := LAYER.fullmatch(name))]
-    return state, unknown, {f"parts.{key}" for key in _keys(1 + max(layers, default=0))}
+    return state, unknown, {f"mmdet_decoder.{key}" for key in _keys(1 + max(layers, default=0))}
 
 
 def _place(name: str) -> str | None:

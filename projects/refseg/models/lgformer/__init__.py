@@ -1,4 +1,4 @@
-"""LGFormer: linguistic query-guided mask generation (Wei et al., 2022)."""
+"""LGFormer (Wei et al., 2022, "Linguistic Query-Guided Mask Generation for Referring Image Segmentation")."""
 
 from refseg.models.lgformer.segmentor import LGFormer
 

@@ -6,19 +6,20 @@ Letters: E expressions, L words, C channels, D channels of words, S pixels of al
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from refseg.errors import ConfigError, check_choice
 from refseg.models.layers import (
     Attention,
     feed_forward,
     flatten_levels,
     masked_mean,
-    pixel_centres,
+    pixel_centers,
     sine_position,
     split_levels,
 )
@@ -29,7 +30,8 @@ Words = Literal["words", "sentence"]
 
 
 class Decoded(NamedTuple):
-    """`levels`, fine to coarse (E, S_i, C), with `positions` and `masks` (E, S_i) alike; `mask_feats` (E, C, h, w)."""
+    """Output of the pixel decoder: `mask_feats` (E, C, h, w), and by level, fine to coarse, pixels and `positions`
+    (E, S_i, C) and `masks` (E, S_i)."""
 
     levels: list[Tensor]
     positions: list[Tensor]
@@ -38,23 +40,23 @@ class Decoded(NamedTuple):
 
 
 class PixelDecoderLayer(nn.Module):
-    """Multi-scale deformable attention, cross-attention to words ("L2VA"), feed-forward; each added and normalised.
+    """Multi-scale deformable attention, cross-attention to words ("L2VA"), feed-forward; post-norm.
 
-    `reads_words` False leaves the second out (Table 4).
+    Without `reads_words` there is no cross-attention (Table 4).
     """
 
     def __init__(
         self, embed_dim: int, num_heads: int, ffn_dim: int, *, num_levels: int, num_points: int, reads_words: bool
     ) -> None:
         super().__init__()
-        self.deformable = MultiScaleDeformableAttention(
+        self.self_attn = MultiScaleDeformableAttention(
             embed_dim, num_heads, num_levels, num_points, dropout=0.0, batch_first=True
         )
-        self.norm_deformable = nn.LayerNorm(embed_dim)
-        self.words = Attention(embed_dim, num_heads) if reads_words else None
-        self.norm_words = nn.LayerNorm(embed_dim) if reads_words else None
+        self.norm1 = nn.LayerNorm(embed_dim)
+        self.cross_attn_words = Attention(embed_dim, num_heads) if reads_words else None
+        self.norm2 = nn.LayerNorm(embed_dim) if reads_words else None
         self.ffn = feed_forward(embed_dim, ffn_dim)
-        self.norm_ffn = nn.LayerNorm(embed_dim)
+        self.norm3 = nn.LayerNorm(embed_dim)
 
     def forward(
         self,
@@ -64,33 +66,35 @@ class PixelDecoderLayer(nn.Module):
         *,
         position: Tensor,
         padding: Tensor | None,
-        centres: Tensor,
+        centers: Tensor,
         shapes: Sequence[tuple[int, int]],
     ) -> Tensor:
-        pixels = self.norm_deformable(
-            self.deformable(
-                pixels,
-                query_pos=position,
-                key_padding_mask=padding,
-                reference_points=centres,
-                spatial_shapes=shapes,
-            )
+        # Deformable self-attention of pixels, which adds its input itself
+        pixels = self.self_attn(
+            pixels, query_pos=position, key_padding_mask=padding, reference_points=centers, spatial_shapes=shapes
         )
-        if self.words is not None and self.norm_words is not None:
-            pixels = self.norm_words(pixels + self.words(pixels, words, word_mask, x_position=position))
-        return self.norm_ffn(pixels + self.ffn(pixels))
+        pixels = self.norm1(pixels)
+        # Cross-attention: pixels to words
+        if self.cross_attn_words is not None and self.norm2 is not None:
+            pixels = self.norm2(pixels + self.cross_attn_words(pixels, words, word_mask, x_position=position))
+        # Feed-forward
+        return self.norm3(pixels + self.ffn(pixels))
 
 
 class LanguageGuidedPixelDecoder(BaseModule):
-    """Pixels of the three coarser levels read each other and the words, N times.
+    """Attention of the pixels of the three coarser levels to each other and to words.
 
     Args:
-        level_dims: channels of the encoder's levels, fine to coarse; the coarsest three are decoded.
+        level_dims: Channels of the encoder's levels, fine to coarse. The coarsest three are decoded.
         word_dim: D.
-        num_layers: the paper's N, 6 (3 in Table 5).
-        l2va: what the pixels read: "words" as they are, "sentence", their mean (Table 6), or None (Table 4).
-        lateral: the paper makes mask features by bilinear interpolation of the stride-8 level, and names nothing else.
-            True joins in the encoder's stride-4 level, as Mask2Former's pixel decoder does, on which this one is built.
+        embed_dim: C.
+        num_layers: The paper's N, 6 (3 in Table 5).
+        num_heads: Attention heads.
+        ffn_dim: Width of the feed-forward networks.
+        num_points: Sampling points of deformable attention, per head and level.
+        l2va: The memory of the pixels' cross-attention: "words", "sentence", their mean (Table 6), or None (Table 4).
+        lateral: Add the encoder's stride-4 level to the mask features, as in Mask2Former's pixel decoder, on which this
+            one is based. The paper only interpolates the stride-8 level.
     """
 
     def __init__(
@@ -107,10 +111,12 @@ class LanguageGuidedPixelDecoder(BaseModule):
         lateral: bool = False,
     ) -> None:
         super().__init__()
-        if l2va not in ("words", "sentence", None):
-            raise ValueError(f"l2va is 'words', 'sentence' or None, not {l2va!r}")
+        check_choice("pixel_decoder.l2va", l2va, (*get_args(Words), None))
         if len(level_dims) != 3 + lateral:
-            raise ValueError(f"{3 + lateral} levels are needed with lateral={lateral}, got {len(level_dims)}")
+            raise ConfigError(
+                f"pixel_decoder.lateral={lateral} needs {3 + lateral} encoder levels, got {len(level_dims)}. "
+                "Set encoder.out_stages accordingly."
+            )
         self.embed_dim, self.l2va = embed_dim, l2va
         self.project = nn.ModuleList(
             nn.Sequential(nn.Conv2d(dim, embed_dim, 1), nn.GroupNorm(min(32, embed_dim), embed_dim))
@@ -128,12 +134,21 @@ class LanguageGuidedPixelDecoder(BaseModule):
         self.refine = nn.Conv2d(embed_dim, embed_dim, 3, padding=1) if lateral else None
 
     def forward(self, features: EncodedFeatures, word_feats: Tensor, word_mask: Tensor, *, padded: bool) -> Decoded:
-        """Features with one row per expression; word_feats (E, L, D), word_mask (E, L); `padded`: some pixels are."""
+        """Decode features, which have one row per expression.
+
+        Args:
+            features: Levels and masks of the encoder.
+            word_feats: (E, L, D).
+            word_mask: (E, L).
+            padded: Whether some pixels are padding.
+        """
+        # Project the three coarser levels and flatten them into one sequence
         levels, masks = features.levels[-3:], features.masks[-3:]
         sizes = [(level.shape[-2], level.shape[-1]) for level in levels]
         counts = [height * width for height, width in sizes]
         maps = [project(level) for project, level in zip(self.project, levels, strict=True)]
         pixels = flatten_levels(maps)  # (E, S, C)
+        # Positions: sines plus an embedding of the level
         position = torch.cat(
             [
                 sine_position(mask, self.embed_dim).to(pixels.dtype) + embed
@@ -142,8 +157,13 @@ class LanguageGuidedPixelDecoder(BaseModule):
             1,
         )
         valid = torch.cat([mask.flatten(1) for mask in masks], 1)  # (E, S)
-        centres = pixel_centres(sizes, pixels.device)[None, :, None].expand(len(pixels), -1, 3, -1)
-        words, words_valid = self._words(word_feats, word_mask)
+        centers = pixel_centers(sizes, pixels.device)[None, :, None].expand(len(pixels), -1, 3, -1)
+        # The memory of L2VA: words, or one sentence vector
+        words, words_valid = word_feats, None  # (E, L or 1, C)
+        if self.project_words is not None and self.l2va == "sentence":
+            words = self.project_words(masked_mean(word_feats, word_mask))[:, None]
+        elif self.project_words is not None:
+            words, words_valid = self.project_words(word_feats), word_mask
         for layer in self.layers:
             pixels = layer(
                 pixels,
@@ -151,28 +171,14 @@ class LanguageGuidedPixelDecoder(BaseModule):
                 words_valid,
                 position=position,
                 padding=~valid if padded else None,
-                centres=centres,
+                centers=centers,
                 shapes=sizes,
             )
-        return Decoded(
-            list(pixels.split(counts, 1)),
-            list(position.split(counts, 1)),
-            list(valid.split(counts, 1)),
-            self._mask_feats(split_levels(pixels, sizes)[0], features.levels[0]),
-        )
-
-    def _words(self, word_feats: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What pixels read, (E, L or 1, C), and where it is valid."""
-        if self.project_words is None:
-            return word_feats, None
-        if self.l2va == "sentence":
-            return self.project_words(masked_mean(word_feats, word_mask))[:, None], None
-        return self.project_words(word_feats), word_mask
-
-    def _mask_feats(self, stride8: Tensor, stride4: Tensor) -> Tensor:
-        """Without `lateral` at stride 8: interpolating features and taking their product with a prototype is the same
-        as interpolating the product, which has one channel; so that is left to the segmentor."""
-        if self.lateral is None or self.refine is None:
-            return stride8
-        up = F.interpolate(stride8, size=stride4.shape[-2:], mode="bilinear", align_corners=False)
-        return self.refine(F.relu(up + self.lateral(stride4)))
+        # Mask features at stride 8, or with `lateral` at stride 4
+        mask_feats = split_levels(pixels, sizes)[0]
+        if self.lateral is not None and self.refine is not None:
+            stride4 = features.levels[0]
+            up = F.interpolate(mask_feats, size=stride4.shape[-2:], mode="bilinear", align_corners=False)
+            mask_feats = self.refine(F.relu(up + self.lateral(stride4)))
+        by_level = (list(x.split(counts, 1)) for x in (pixels, position, valid))
+        return Decoded(*by_level, mask_feats)

@@ -21,18 +21,18 @@ from refseg.structures import Batch, Prediction
 
 @MODELS.register_module()
 class LGFormer(RefSegmentor):
-    """Mask logits are dot products of pixels with one prototype, made from the words and updated by the image.
+    """Mask logits are dot products of pixels with a prototype, which starts from the words and attends to pixels.
 
-    Loss: eqs. 12 and 13, binary cross-entropy of the dot products at stride 4. A pixel's label there is 1 where at
-    least half of its area is mask; the paper only says that labels are 0 or 1.
+    Loss (eqs. 12 and 13): binary cross-entropy of the dot products at stride 4. A pixel's label is 1 if at least half
+    of its area is mask; the paper only says that labels are 0 or 1.
 
     Args:
-        encoder: a `FusedEncoder` with `VLBA` (the paper's), or `PWAM` (Table 4). Its `out_stages` are those of strides
-            8, 16 and 32, and with `pixel_decoder.lateral` the one of stride 4 before them.
-        pixel_decoder: arguments of `LanguageGuidedPixelDecoder`, without sizes.
-        prototype: arguments of `PrototypeGenerator`, without sizes.
-        embed_dim: channels of the decoder.
-        merge_dim: width of the MLP that merges the masks of several queries; the paper does not give it.
+        encoder: A `FusedEncoder` with `VLBA` (the paper's) or `PWAM` (Table 4). Its `out_stages` have strides 8, 16 and
+            32; with `pixel_decoder.lateral` also stride 4.
+        pixel_decoder: Arguments of `LanguageGuidedPixelDecoder`, without sizes.
+        prototype: Arguments of `PrototypeGenerator`, without sizes.
+        embed_dim: Channels of the decoder.
+        merge_dim: Width of the MLP that merges the masks of several queries; the paper does not give it.
     """
 
     config_groups: ClassVar[dict[str, type]] = {
@@ -63,12 +63,15 @@ class LGFormer(RefSegmentor):
         self.merge = MaskMerge(self.prototype.num_queries, merge_dim) if several else None
 
     def infer(self, batch: Batch) -> Prediction:
+        # Encode; one row per expression
         features, text = self.encoder(batch)
         word_feats, word_mask = text.per_expression()  # (E, L, D), (E, L)
         features = features.per_expression()
+        # Decode pixels, generate prototypes
         padded = batch.is_padded
         decoded = self.pixel_decoder(features, word_feats, word_mask, padded=padded)
         prototypes = self.prototype(decoded, word_feats, word_mask, padded=padded)  # (E, N, C)
+        # Mask logits at stride 4: interpolating the product equals interpolating the features, with fewer channels
         logits = dot_products(prototypes, decoded.mask_feats)  # (E, N, h, w)
         size = [side // 4 for side in batch.images.shape[-2:]]
         if list(logits.shape[-2:]) != size:

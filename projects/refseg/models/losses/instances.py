@@ -1,8 +1,8 @@
 """Instance supervision of object queries (InstAlign, section 11.4, eqs. 1 and 10-12): matching and losses.
 
-Letters: B images, E expressions, R rows of the mask features (B, or E where words were fused before), N queries, M the
-most instances of an expression, n matched pairs, D channels of mask features, (h, w) their size, P points or pixels at
-which masks are compared.
+Letters: B images, E expressions, R rows of the mask features (B, or E if the encoder fuses words), N queries, M the
+most instances of an expression, n matched pairs, D channels of the mask features, (h, w) their size, P points or pixels
+at which masks are compared.
 """
 
 from __future__ import annotations
@@ -17,19 +17,29 @@ from mmengine.dist import all_reduce
 from torch import Tensor
 
 from refseg.models.layers import Groups, level_mask
-from refseg.models.losses.functional import covered_share, dice_per_map
+from refseg.models.losses.functional import (
+    PADDING_LOGIT,
+    covered_share,
+    dice_per_map,
+    random_points,
+    sample_points,
+    uncertain_points,
+)
 from refseg.models.losses.matching import Pairs, assign, finite_costs, pairwise_mask_costs
-from refseg.models.losses.points import random_points, sample_points, uncertain_points
 from refseg.structures import Batch
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceWeights:
-    """Weights of eqs. 11 and 12, and where masks are compared.
+    """Weights of the instance losses (eqs. 11 and 12) and the points at which masks are compared.
 
-    `relevance`, `mask`, `dice`: Mask2Former's. `poa`: the paper's l_poa, in cost and loss; 0 is "Mask2Former" in Table
-    3a. `unmatched`: of unmatched queries beside matched ones; Mask2Former's, the paper does not say. `num_points`:
-    Mask2Former's 112 x 112; None is all pixels of the mask features, which is more than enough for small images.
+    Args:
+        relevance, mask, dice: Weights in matching cost and loss; Mask2Former's values.
+        poa: Weight of phrase-object alignment in cost and loss. 0 gives the row "Mask2Former" of Table 3a.
+        unmatched: Relevance weight of unmatched queries, relative to matched ones. The paper does not give it; this is
+            Mask2Former's value.
+        num_points: Points per mask; Mask2Former's 112 x 112. None compares all pixels of the mask features, which suits
+            small images.
     """
 
     relevance: float = 2.0
@@ -41,7 +51,8 @@ class InstanceWeights:
 
 
 class BlockOutput(NamedTuple):
-    """Of one block: `relevance_logits` (E, N), `mask_embeds` (E, N, D), `misalignment` (E, N): POA of each query."""
+    """Output of one decoder block: `relevance_logits` (E, N), `mask_embeds` (E, N, D), `misalignment` (E, N), the POA
+    loss of each query."""
 
     relevance_logits: Tensor
     mask_embeds: Tensor
@@ -49,13 +60,18 @@ class BlockOutput(NamedTuple):
 
 
 class Referents:
-    """The instances that a batch's expressions refer to, and the features of which queries make masks.
+    """The instances that the expressions of a batch refer to, with the mask features that they are compared with.
 
-    `counts`: how many, per expression. `index` (E, M): which of all instances of the batch; anything beyond the count.
+    `counts`: number of referents of each expression. `index` (E, M): their indices among all instances of the batch,
+    arbitrary beyond the count.
+
+    Args:
+        batch: The batch with its instance masks.
+        mask_feats: (R, D, h, w).
+        groups: Expressions by rows of `mask_feats`.
     """
 
     def __init__(self, batch: Batch, mask_feats: Tensor, groups: Groups) -> None:
-        """mask_feats (R, D, h, w); `groups` of expressions by its rows."""
         device = mask_feats.device
         self.mask_feats, self.groups, self.image_of = mask_feats, groups, batch.image_of
         self.size = (mask_feats.shape[-2], mask_feats.shape[-1])
@@ -71,16 +87,14 @@ class Referents:
         first = torch.tensor([0, *self.num_instances[:-1]], device=device).cumsum(0)  # (B,)
         self.index = (order + first[self.image_of, None]).clamp(max=max(len(self.masks) - 1, 0))
 
-    @property
-    def most(self) -> int:
-        return max(self.counts)
+    def sample(self, num_points: int | None) -> tuple[Tensor, Tensor]:
+        """Return mask features (R, D, P) and targets (E, M, P) for matching.
 
-    def compared(self, num_points: int | None) -> tuple[Tensor, Tensor]:
-        """For matching: mask features (R, D, P) and targets (E, M, P) at random points, the same for all queries and
-        instances of an image; or, for None, at all pixels, where a target is the share of the pixel that is covered."""
+        They are sampled at random points, the same for all queries and instances of an image. For None they are all
+        pixels, and a target is the covered share of the pixel.
+        """
         if num_points is None:
-            covered = self.covered()
-            return self.mask_feats.flatten(2), covered[self.index].flatten(2)
+            return self.mask_feats.flatten(2), self.covered()[self.index].flatten(2)
         points = random_points(self.extent, num_points)  # (B, P, 2)
         per_image = zip(self.masks.split(self.num_instances), points, strict=True)
         values = torch.cat([sample_points(masks[None].float(), at[None])[0] for masks, at in per_image])
@@ -88,11 +102,11 @@ class Referents:
         return sample_points(feats, points if self.groups.by_image else points[self.image_of]), values[self.index]
 
     def covered(self) -> Tensor:
-        """(all instances, h, w): the share of each pixel of the mask features that an instance covers."""
+        """Return the share of each pixel of the mask features that each instance covers: (all instances, h, w)."""
         return covered_share(self.masks, self.size)
 
     def pair_groups(self, limit: int) -> Groups:
-        """Pairs by row of the mask features, if every expression has at most `limit` of them."""
+        """Return matched pairs grouped by row of the mask features; an expression has at most `limit` pairs."""
         rows = [0] * len(self.groups.counts)
         for row, count in zip(self.groups.rows, self.counts, strict=True):
             rows[row] += min(count, limit)
@@ -100,27 +114,32 @@ class Referents:
 
 
 def match(blocks: Sequence[BlockOutput], referents: Referents, weights: InstanceWeights) -> tuple[list[Pairs], Tensor]:
-    """Eq. 10, for every block: the pairs of least cost (eq. 11); and the number of costs that were not finite.
-    In fp32."""
+    """Match queries and instances for every block (eqs. 10 and 11), in fp32.
+
+    Returns:
+        The pairs of each block, and the number of non-finite costs.
+    """
     with torch.no_grad(), torch.autocast(referents.mask_feats.device.type, enabled=False):
-        feats, targets = referents.compared(weights.num_points)
-        costs = []
+        feats, targets = referents.sample(weights.num_points)
+        costs = []  # (E, N, M) each
         for block in blocks:
             logits = referents.groups.dot(block.mask_embeds.float(), feats.float())  # (E, N, P)
             if referents.padding is not None and weights.num_points is None:
-                logits = logits.masked_fill(referents.padding[referents.image_of].flatten(1)[:, None], -30.0)
+                logits = logits.masked_fill(referents.padding[referents.image_of].flatten(1)[:, None], PADDING_LOGIT)
             bce, dice = pairwise_mask_costs(logits, targets)
-            of_query = weights.relevance * F.softplus(-block.relevance_logits.float())
+            query_cost = weights.relevance * F.softplus(-block.relevance_logits.float())
             if weights.poa:
-                of_query = of_query + weights.poa * block.misalignment.float()
-            costs.append(weights.mask * bce + weights.dice * dice + of_query[..., None])
+                query_cost = query_cost + weights.poa * block.misalignment.float()
+            costs.append(weights.mask * bce + weights.dice * dice + query_cost[..., None])
         cost, num_bad = finite_costs(torch.stack(costs))
         return assign(cost, referents.counts), num_bad
 
 
 def relevance_loss(logits: Tensor, pairs: Pairs, unmatched: float) -> Tensor:
-    """Eq. 11 and 12: BCE of relevance logits (E, N) against 1 for matched queries and 0, with the weight `unmatched`,
-    for the others; divided by the sum of weights, as Mask2Former's cross-entropy is."""
+    """BCE of relevance logits (E, N): 1 for matched queries, 0 with weight `unmatched` for the others (eqs. 11 and 12).
+
+    It is divided by the sum of the weights, like Mask2Former's cross-entropy.
+    """
     target = torch.zeros_like(logits, dtype=torch.float32)
     target[pairs.expression, pairs.query] = 1.0
     weight = target + (1 - target) * unmatched
@@ -131,7 +150,7 @@ def relevance_loss(logits: Tensor, pairs: Pairs, unmatched: float) -> Tensor:
 def mask_losses(
     block: BlockOutput, pairs: Pairs, pair_groups: Groups, referents: Referents, num_points: int | None
 ) -> tuple[Tensor, Tensor]:
-    """BCE and dice of each pair, (n,) each, at uncertain points, or over all pixels for None."""
+    """Return BCE and dice of each pair, (n,) each, at uncertain points; for None over all pixels."""
     embeds = block.mask_embeds[pairs.expression, pairs.query]  # (n, D)
     logits = pair_groups.dot(embeds[:, None], referents.mask_feats).float()  # (n, 1, h, w)
     instance = referents.index[pairs.expression, pairs.instance]  # (n,)
@@ -139,7 +158,7 @@ def mask_losses(
     if num_points is None:
         target = referents.covered()[instance].flatten(1)
         if referents.padding is not None:
-            logits = logits.masked_fill(referents.padding[image][:, None], -30.0)
+            logits = logits.masked_fill(referents.padding[image][:, None], PADDING_LOGIT)
         logits = logits.flatten(1)
     else:
         points = uncertain_points(logits.detach(), referents.extent[image], num_points)
@@ -152,33 +171,36 @@ def mask_losses(
 def instance_losses(
     blocks: Sequence[BlockOutput], referents: Referents, weights: InstanceWeights
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Eq. 12, mean over the blocks, by name; and the number of costs that were not finite.
+    """Return the losses of eq. 12 by name, averaged over the blocks, and the number of non-finite costs.
 
-    Losses of pairs are divided by the number of pairs of all processes, per process. Where nothing is referred to, only
-    the relevance has a loss, and the others are 0 with a gradient of 0.
+    Losses of pairs are divided by the mean number of pairs per process. If no expression refers to anything, only
+    relevance has a loss; the others are 0 with zero gradients.
     """
-    if referents.most:
+    # Match
+    if max(referents.counts):
         matched, num_bad = match(blocks, referents, weights)
     else:
         none = torch.zeros(0, dtype=torch.long, device=referents.mask_feats.device)
         matched, num_bad = [Pairs(none, none, none)] * len(blocks), none.sum().float()
-    number = torch.tensor(float(len(matched[0].query)), device=referents.mask_feats.device)
-    all_reduce(number, op="mean")
-    number = number.clamp_min(1.0)
+    # Count pairs, averaged over processes
+    num_pairs = torch.tensor(float(len(matched[0].query)), device=referents.mask_feats.device)
+    all_reduce(num_pairs, op="mean")
+    num_pairs = num_pairs.clamp_min(1.0)
+    # Sum the losses of all blocks
     pair_groups = referents.pair_groups(blocks[0].mask_embeds.shape[1])
     sums: dict[str, Tensor] = {}
     for block, pairs in zip(blocks, matched, strict=True):
         if len(pairs.query):
             bce, dice = mask_losses(block, pairs, pair_groups, referents, weights.num_points)
-            of_pairs = dict(
+            pair_losses = dict(
                 instance_mask=bce,
                 instance_dice=dice,
                 poa=block.misalignment[pairs.expression, pairs.query].float(),
             )
         else:
-            nothing = block.mask_embeds.sum() * 0 + referents.mask_feats.sum() * 0
-            of_pairs = dict(instance_mask=nothing, instance_dice=nothing, poa=block.misalignment.sum() * 0)
-        losses = {name: value.sum() / number for name, value in of_pairs.items()}
+            zero = block.mask_embeds.sum() * 0 + referents.mask_feats.sum() * 0
+            pair_losses = dict(instance_mask=zero, instance_dice=zero, poa=block.misalignment.sum() * 0)
+        losses = {name: value.sum() / num_pairs for name, value in pair_losses.items()}
         losses["relevance"] = relevance_loss(block.relevance_logits, pairs, weights.unmatched)
         for name, value in losses.items():
             sums[name] = sums.get(name, 0.0) + value / len(blocks)

@@ -1,7 +1,7 @@
-"""Pairs of queries and instances: what each pair costs (InstAlign, eq. 1), and which pairs cost least together.
+"""Matching of queries and instances: pairwise costs (InstAlign, eq. 1) and the Hungarian assignment.
 
-Costs of all expressions, and of all blocks of a decoder, are made as one tensor and leave the device once; mmdet's
-assigner and costs work through one expression at a time. The numbers are the same (tests/models/test_matching.py).
+Costs of all expressions and all decoder blocks are one tensor and leave the device once. mmdet's assigner and costs
+handle one expression at a time and give the same numbers (tests/models/test_matching.py).
 
 Letters: E expressions, N queries, M the most instances of an expression, P points (or pixels) at which masks are
 compared.
@@ -17,8 +17,7 @@ from torch import Tensor
 
 
 class Pairs(NamedTuple):
-    """(n,) each: pair i is query `query[i]` of expression `expression[i]` and that expression's instance
-    `instance[i]`."""
+    """Matched pairs, (n,) each: query `query[i]` and instance `instance[i]` of expression `expression[i]`."""
 
     expression: Tensor
     query: Tensor
@@ -26,14 +25,17 @@ class Pairs(NamedTuple):
 
 
 def pairwise_mask_costs(mask_logits: Tensor, target: Tensor, *, smooth: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Mask logits (E, N, P) and targets (E, M, P) in 0..1 -> of each pair, (E, N, M), the mean binary cross-entropy and
-    Mask2Former's dice loss.
+    """Return mean binary cross-entropy and Mask2Former's dice loss of every pair, (E, N, M) each.
 
-    Not under autocast: in half precision sums over points overflow, and good pairs cannot be told apart.
+    Call it without autocast: in half precision, sums over points overflow and good pairs get equal costs.
 
-    BCE(m, t) = softplus(m) - m t, and softplus(m) = max(m, 0) - log(max(s, 1 - s)) with s = sigmoid(m), which dice
-    needs anyway; PyTorch's softplus takes 15 times as long as its sigmoid on a CPU.
+    Args:
+        mask_logits: (E, N, P).
+        target: (E, M, P) in 0..1.
+        smooth: Added to numerator and denominator of dice.
     """
+    # BCE(m, t) = softplus(m) - m t, with softplus(m) = max(m, 0) - log(max(s, 1 - s)) and s = sigmoid(m), which dice
+    # needs anyway. PyTorch's softplus is 15 times as slow as its sigmoid on CPU.
     probs, target = mask_logits.sigmoid(), target.transpose(1, 2)
     softplus = mask_logits.clamp_min(0) - torch.maximum(probs, 1 - probs).log()
     bce = (softplus.sum(-1, keepdim=True) - torch.bmm(mask_logits, target)) / mask_logits.shape[-1]
@@ -42,14 +44,20 @@ def pairwise_mask_costs(mask_logits: Tensor, target: Tensor, *, smooth: float = 
 
 
 def finite_costs(cost: Tensor, *, worst: float = 1e6) -> tuple[Tensor, Tensor]:
-    """Costs with NaN and infinity replaced by `worst`, which no true cost reaches, and how many there were."""
+    """Replace NaN and infinity by `worst`, which is above every real cost. Also return the number of replacements."""
     bad = ~cost.isfinite()
     return cost.masked_fill(bad, worst), bad.sum().float()
 
 
 def assign(cost: Tensor, num_instances: Sequence[int]) -> list[Pairs]:
-    """Costs (blocks, E, N, M), of which expression e has num_instances[e] instances -> for every block the pairs of the
-    Hungarian assignment, on the device of the costs. Where instances outnumber queries, the costliest are left out."""
+    """Return the pairs of the Hungarian assignment for every block, on the device of the costs.
+
+    With more instances than queries, the most expensive instances stay unmatched.
+
+    Args:
+        cost: (blocks, E, N, M).
+        num_instances: Number of instances of each expression; costs beyond it are ignored.
+    """
     from scipy.optimize import linear_sum_assignment
 
     table = cost.detach().float().cpu().numpy()

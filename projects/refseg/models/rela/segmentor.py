@@ -1,30 +1,51 @@
-"""ReLA (Liu et al., CVPR 2023): an image as regions, each with a mask and a share in the answer.
+"""ReLA (Liu et al., CVPR 2023): regions with a mask each, merged by a minimap of the target.
 
-Letters: E expressions, N regions, C channels, D channels of mask features, (h, w) their size.
+Letters: E expressions, N = n * n regions, C channels, D channels of the mask features, (h, w) their size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import isqrt
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, check_choice
 from refseg.models.layers import PixelFeatures, mlp
-from refseg.models.losses import dice_loss, weighted_bce_loss
+from refseg.models.losses import merged_dice_loss, weighted_bce_loss
 from refseg.models.query_segmentor import QuerySegmentor
 from refseg.models.rela.decoder import RegionDecoder
-from refseg.models.rela.minimap import MINIMAPS, MinimapTarget
 from refseg.registry import MODELS
 from refseg.structures import Batch, Prediction
 
+MinimapTarget = Literal["truncated", "covered"]
+
+
+def truncated_minimap(masks: Tensor, side: int) -> Tensor:
+    """Label regions as the published code does: masks (E, H, W) -> (E, n * n) bool.
+
+    That code samples the mask bilinearly in the center of each region and truncates values below 1 to 0. A region is
+    positive if all pixels around its center (four if its sides are even) are mask.
+    """
+    # Sample the inverse and compare with 0: sums of zeros are exact, but interpolation weights need not sum to 1
+    outside = F.interpolate((~masks)[:, None].float(), size=(side, side), mode="bilinear", align_corners=False)
+    return outside.flatten(1) == 0
+
+
+def covered_minimap(masks: Tensor, side: int) -> Tensor:
+    """Label regions of which at least half is mask, the likely intent: masks (E, H, W) -> (E, n * n) bool."""
+    return F.adaptive_avg_pool2d(masks[:, None].float(), (side, side)).flatten(1) >= 0.5
+
+
+MINIMAPS: dict[str, Callable[[Tensor, int], Tensor]] = {"truncated": truncated_minimap, "covered": covered_minimap}
+
 
 class RegionHeads(BaseModule):
-    """What regions say: mask embeddings, the minimap, and "nothing here"."""
+    """Mask embeddings, minimap, and no-target logit of regions."""
 
     def __init__(self, *, embed_dim: int, mask_dim: int) -> None:
         super().__init__()
@@ -34,7 +55,7 @@ class RegionHeads(BaseModule):
         self.no_target = mlp((embed_dim, embed_dim, 2))
 
     def forward(self, regions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(E, N, C) -> mask embeddings (E, N, D), minimap logits (E, N), no-target logits (E,).
+        """Regions (E, N, C) -> mask embeddings (E, N, D), minimap logits (E, N), no-target logits (E,).
 
         Both classifiers have two scores, of which only the difference matters.
         """
@@ -43,12 +64,12 @@ class RegionHeads(BaseModule):
         return self.mask(normed), minimap, no_target.mean(1)
 
     def mask_embeddings(self, regions: Tensor) -> Tensor:
-        """(E, N, C) -> (E, N, D)"""
+        """Regions (E, N, C) -> mask embeddings (E, N, D)."""
         return self.mask(self.norm(regions))
 
 
 def difference(scores: Tensor) -> Tensor:
-    """Scores (..., 2) of no and yes -> one logit (...): its sigmoid is the softmax's second value."""
+    """Turn scores (..., 2) of no and yes into one logit (...), whose sigmoid is the softmax's second value."""
     no, yes = scores.unbind(-1)
     return yes - no
 
@@ -57,21 +78,21 @@ def difference(scores: Tensor) -> Tensor:
 class ReLA(QuerySegmentor):
     """The merged mask is the sum of the regions' masks, weighted by the minimap.
 
-    Loss: weight times (mask + minimap_weight minimap + no_target_weight no-target), each a cross-entropy of two
-    classes. Masks are compared at the input's size, where padding does not count. An exact tie of two scores is a logit
-    of 0: outside of the mask by the protocol `gres`, as with argmax, inside by our own, and never "no target".
+    Loss: weight (mask + minimap_weight minimap + no_target_weight no-target), each a two-class cross-entropy. Masks are
+    compared at the input's size, without padding. If both scores are equal, the logit is 0: outside the mask by the
+    protocol `gres`, as with argmax, inside by ours, and never "no target".
 
     Args:
-        encoder: a `FusedEncoder` of four stages; the paper's has `PWAM`, without the last gate.
-        decoder: arguments of `RegionDecoder`, without sizes.
-        pixel_decoder: arguments of `PixelDecoder`, without sizes.
+        encoder: A `FusedEncoder` of four stages; the paper's has `PWAM`, without the last gate.
+        decoder: Arguments of `RegionDecoder`, without sizes.
+        pixel_decoder: Arguments of `PixelDecoder`, without sizes.
         embed_dim: C.
         mask_dim: D.
-        class_weights: of outside and inside, for all three.
-        weight, minimap_weight, no_target_weight: of the losses; published code.
-        dice_weight: of a dice loss of the masks of phrases that refer to something, times `weight`. ReLA has none; from
-            random weights, cross-entropy alone leaves masks empty for long (RefShapes; `InstAlign` has one there too).
-        minimap_target: "truncated", as the published code labels regions, or "covered"; see `minimap.py`.
+        class_weights: Weights of outside and inside, for all three losses.
+        weight, minimap_weight, no_target_weight: Loss weights of the published code.
+        dice_weight: Weight of a dice loss of masks that are not empty, times `weight`. ReLA has none. Trained from
+            random weights with cross-entropy alone, masks stay empty for long (RefShapes).
+        minimap_target: "truncated", the labels of the published code, or "covered": at least half of a region is mask.
     """
 
     config_groups: ClassVar[dict[str, type]] = {
@@ -108,8 +129,7 @@ class ReLA(QuerySegmentor):
         self.class_weights = (outside, inside)
         self.weight, self.minimap_weight, self.no_target_weight = weight, minimap_weight, no_target_weight
         self.dice_weight = dice_weight
-        if minimap_target not in MINIMAPS:
-            raise ConfigError(f"minimap_target is one of {', '.join(MINIMAPS)}, not {minimap_target!r}")
+        check_choice("minimap_target", minimap_target, MINIMAPS)
         self.minimap_target = minimap_target
         self.decoder = RegionDecoder(
             **(decoder or {}),
@@ -120,15 +140,14 @@ class ReLA(QuerySegmentor):
         self.heads = RegionHeads(embed_dim=embed_dim, mask_dim=mask_dim)
         self.side = isqrt(self.decoder.num_queries)
         if self.side**2 != self.decoder.num_queries:
-            raise ConfigError(
-                f"decoder.num_queries must be a square, as regions are a grid, not {self.decoder.num_queries}"
-            )
+            raise ConfigError(f"decoder.num_queries {self.decoder.num_queries} must be a square: regions form a grid.")
 
     def infer_encoded(self, batch: Batch, images: PixelFeatures | None) -> Prediction:
+        # Encode pixels and words, decode regions
         pixels, text, groups = self.encode(batch, images)
         decoded = self.decoder(pixels, *text.per_expression(), groups=groups, heads=self.heads)
         mask_embeds, minimap, no_target = self.heads(decoded[-1].query_feats)
-        # Sums of masks are masks of sums: one product with the pixels instead of N.
+        # Merge embeddings before the dot product, which is linear: one product with the pixels instead of N
         merged = torch.bmm(minimap[:, None], mask_embeds)  # (E, 1, D)
         return Prediction(groups.dot(merged, pixels.mask_feats)[:, 0], no_target, auxiliary=minimap)
 
@@ -146,13 +165,12 @@ class ReLA(QuerySegmentor):
             "loss_no_target": self.weight * self.no_target_weight * no_target,
         }
         if self.dice_weight:
-            present = ~batch.no_target()
-            inside = logits if valid is None else logits.masked_fill(~valid, -30.0)
-            losses["loss_dice"] = self.weight * self.dice_weight * dice_loss(inside[present], masks[present])
+            dice = merged_dice_loss(logits, masks, batch, valid)
+            losses["loss_dice"] = self.weight * self.dice_weight * dice
         return losses
 
     def _minimaps(self, masks: Tensor, batch: Batch) -> Tensor:
-        """Masks (E, H, W) -> labels (E, N) of regions, which divide the image without its padding."""
+        """Label regions (E, N) by masks (E, H, W). The grid of regions covers the image without its padding."""
         label = MINIMAPS[self.minimap_target]
         if not batch.is_padded:
             return label(masks, self.side)

@@ -1,7 +1,7 @@
-"""ReLA's published checkpoints (detectron2) -> the weights of `ReLA`.
+"""Convert ReLA's published checkpoints (detectron2) to weights of `ReLA`.
 
-A checkpoint holds `model`, with `backbone.`, `text_encoder.`, `sem_seg_head.pixel_decoder.` and
-`sem_seg_head.predictor.`. Every key goes somewhere or is left out for a reason given with the encoder's.
+A checkpoint holds `model`, with the prefixes `backbone.`, `text_encoder.`, `sem_seg_head.pixel_decoder.` and
+`sem_seg_head.predictor.`. Every key is converted, or left out with a reason.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from refseg.models.layers.pixel_decoder_weights import pixel_decoder_state_from_
 
 PREFIXES = ("backbone.", "text_encoder.", "sem_seg_head.pixel_decoder.", "sem_seg_head.predictor.")
 ATTENTIONS = {
-    r"RIA_layers\.(\d+)\.multihead_attn": "decoder.images.{}.pixels",
-    r"RLA_vision\.(\d+)\.self_attn": "decoder.regions.{}.own",
-    r"RLA_lang_att\.multihead_attn": "decoder.language.words",
+    r"RIA_layers\.(\d+)\.multihead_attn": "decoder.region_image.{}.cross_attn_pixels",
+    r"RLA_vision\.(\d+)\.self_attn": "decoder.region_region.{}.self_attn",
+    r"RLA_lang_att\.multihead_attn": "decoder.region_language.cross_attn_words",
 }
-LINEAR = {  # those with weight and bias
-    r"RIA_layers\.(\d+)\.norm": "decoder.images.{}.norm",
-    r"RLA_vision\.(\d+)\.norm": "decoder.regions.{}.norm_own",
-    r"RLA_lang_att\.norm": "decoder.language.norm",
-    r"transformer_ffn_layers\.(\d+)\.linear1": "decoder.regions.{}.ffn.0",
-    r"transformer_ffn_layers\.(\d+)\.linear2": "decoder.regions.{}.ffn.2",
-    r"transformer_ffn_layers\.(\d+)\.norm": "decoder.regions.{}.norm_ffn",
+LINEAR = {  # modules with weight and bias
+    r"RIA_layers\.(\d+)\.norm": "decoder.region_image.{}.norm",
+    r"RLA_vision\.(\d+)\.norm": "decoder.region_region.{}.norm_self",
+    r"RLA_lang_att\.norm": "decoder.region_language.norm",
+    r"transformer_ffn_layers\.(\d+)\.linear1": "decoder.region_region.{}.ffn.0",
+    r"transformer_ffn_layers\.(\d+)\.linear2": "decoder.region_region.{}.ffn.2",
+    r"transformer_ffn_layers\.(\d+)\.norm": "decoder.region_region.{}.norm_ffn",
     r"decoder_norm": "heads.norm",
     r"mask_embed\.layers\.0": "heads.mask.0",
     r"mask_embed\.layers\.1": "heads.mask.2",
@@ -44,17 +44,30 @@ SINGLE = {
     "query_embed.weight": "decoder.query_position",
     "level_embed.weight": "decoder.level_embed",
     "lang_proj.weight": "decoder.project_words.weight",
-    "lang_weight": "decoder.language.weight",
+    "lang_weight": "decoder.region_language.weight",
 }
 
 
 def rela_state_from_official(
     content: Mapping[str, Any], *, window_size: int = 12
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The state of `ReLA` without its computed buffers (`relative_position_index`), and the keys left out with the
-    reason. Unknown and missing keys are errors."""
+    """Convert a published checkpoint.
+
+    Args:
+        content: The checkpoint.
+        window_size: Window of the Swin encoder; position tables are resized to it.
+
+    Returns:
+        The state dict of `ReLA` without computed buffers (`relative_position_index`), and the reason for each key left
+        out.
+
+    Raises:
+        CheckpointError: The checkpoint has unknown keys, or lacks weights.
+    """
     if not isinstance(content.get("model"), Mapping):
-        raise CheckpointError(f"no ReLA checkpoint: no weights in `model`, only {shown(sorted(map(str, content)))}")
+        raise CheckpointError(
+            f"Not a ReLA checkpoint: 'model' with weights is missing. Found: {shown(sorted(map(str, content)))}."
+        )
     model = {key.removeprefix("module."): value for key, value in content["model"].items()}
     backbone, bert, pixel_decoder, predictor = (
         {key.removeprefix(prefix): value for key, value in model.items() if key.startswith(prefix)}
@@ -77,7 +90,7 @@ def rela_state_from_official(
 
 
 def predictor_parts(name: str, value: Tensor) -> dict[str, Tensor]:
-    """Our names and tensors of one official tensor: two where query, key and value are one; none if it is unknown."""
+    """Convert one official tensor: two tensors if it holds query, key and value, none if it is unknown."""
     if name in SINGLE:
         return {SINGLE[name]: value}
     for pattern, place in ATTENTIONS.items():
@@ -96,8 +109,10 @@ def predictor_parts(name: str, value: Tensor) -> dict[str, Tensor]:
 
 
 def _predictor_keys(state: Mapping[str, Tensor]) -> set[str]:
-    """What decoder and heads have, with as many blocks as the state has."""
-    found = [int(number) for key in state for number in re.findall(r"^decoder\.(?:images|regions)\.(\d+)\.", key)]
+    """Return the keys that decoder and heads should have, for the number of blocks in the state dict."""
+    found = [
+        int(number) for key in state for number in re.findall(r"^decoder\.(?:region_image|region_region)\.(\d+)\.", key)
+    ]
     parts = list(LINEAR.values())
     parts += [f"{place}.{part}" for place in ATTENTIONS.values() for part in ("query", "key_value", "out")]
     blocks = range(1 + max(found, default=0))

@@ -1,4 +1,4 @@
-"""VIPA: visual informative part attention (Cho et al.)."""
+"""VIPA (Cho et al., "Visual Informative Part Attention for Referring Image Segmentation")."""
 
 from refseg.models.vipa.segmentor import VIPA
 

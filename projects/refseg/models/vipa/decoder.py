@@ -1,4 +1,4 @@
-"""VIPA's segmentation decoder with visual informative part attention (section III-C, eq. 8).
+"""VIPA's mask decoder with visual informative part attention (section III-C, eq. 8).
 
 Letters: E expressions, T tokens of the key-value set, D channels of tokens, C channels of a stage, P = h * w pixels.
 """
@@ -14,19 +14,18 @@ from refseg.models.layers import AttentionLayer, JoinLevels
 
 
 class PartAttentionDecoder(BaseModule):
-    """From the coarsest level to the finest: pixels read the key-value set (eq. 8), are upsampled, and joined with the
-    encoder's next level. A linear layer makes the mask logits.
+    """Attend to the key-value set (eq. 8), upsample, and join the encoder's next level, from coarse to fine.
 
-    The paper does not say how levels are joined, nor how wide the decoder is: as in CrossVLT, by two 3x3 convolutions,
-    and half of the coarsest level's channels.
+    The paper gives neither the width nor how levels are joined. As in CrossVLT, we use two 3x3 convolutions and half of
+    the coarsest level's channels.
 
     Args:
-        level_dims: channels of the encoder's levels, fine to coarse.
+        level_dims: Channels of the encoder's levels, fine to coarse.
         token_dim: D.
-        width: channels of all stages but the first.
-        num_heads: not given.
-        ffn_ratio: width of eq. 8's MLP, as a multiple of the stage's channels. At 1 the whole model's arithmetic comes
-            near the published one; at 4, BERT's, it is far above.
+        width: Channels of all stages but the first.
+        num_heads: Attention heads. The paper does not give them.
+        ffn_ratio: Width of eq. 8's MLP relative to the stage's channels. At 1 the compute of the whole model is close
+            to the published one; at 4, as in BERT, it is far above.
     """
 
     def __init__(
@@ -34,7 +33,7 @@ class PartAttentionDecoder(BaseModule):
     ) -> None:
         super().__init__()
         dims = [level_dims[-1], *[width] * (len(level_dims) - 1)]
-        self.attention = nn.ModuleList(
+        self.attn_layers = nn.ModuleList(
             AttentionLayer(dim, num_heads, ffn_ratio * dim, memory_dim=token_dim) for dim in dims
         )
         self.join = nn.ModuleList(
@@ -45,15 +44,23 @@ class PartAttentionDecoder(BaseModule):
     def forward(
         self, levels: Sequence[Tensor], masks: Sequence[Tensor] | None, tokens: Tensor, token_mask: Tensor | None
     ) -> Tensor:
-        """Levels (E, C_i, h_i, w_i), fine to coarse; their masks (E, h_i, w_i), None where no image is padded; tokens
-        (E, T, D); token_mask (E, T): True where there is one -> mask logits (E, h, w) at the finest level."""
-        if masks is not None:  # convolutions and upsampling shall find nothing in the padding
+        """Return mask logits (E, h, w) at the finest level.
+
+        Args:
+            levels: (E, C_i, h_i, w_i), fine to coarse.
+            masks: (E, h_i, w_i), True on the image; None without padding.
+            tokens: (E, T, D).
+            token_mask: (E, T), True on real tokens; None if all are.
+        """
+        if masks is not None:  # zero padding, so that convolutions and upsampling do not read it
             levels = [level * mask[:, None] for level, mask in zip(levels, masks, strict=True)]
         x = levels[-1]
-        for number, attention in enumerate(self.attention):
+        for number, attention in enumerate(self.attn_layers):
             level = len(levels) - 1 - number
+            # Upsample and join the next level
             if number:
                 x = self.join[number - 1](x, levels[level])
+            # Cross-attention: pixels to tokens
             size = x.shape[-2:]
             pixels = attention(x.flatten(2).transpose(1, 2), tokens, token_mask)  # (E, P, C)
             x = pixels.transpose(1, 2).unflatten(2, size)

@@ -68,7 +68,7 @@ def recorded_spread(decoder: PartAttentionDecoder) -> Iterator[list[Spread]]:
             spreads.append(attention_spread(read.weights(pixels, tokens, token_mask), token_mask, pixel_mask))
 
     handles = [decoder.register_forward_pre_hook(begin)]
-    handles += [layer.read.register_forward_pre_hook(record) for layer in decoder.attention]
+    handles += [layer.attn.register_forward_pre_hook(record) for layer in decoder.attn_layers]
     try:
         yield spreads
     finally:

@@ -1,12 +1,16 @@
-"""Visual informative token retrieval (VIPA, section III-B, eqs. 1-3): which pixels each token of an expression draws.
+"""Cues, the tokens that retrieve, and the pixels that they retrieve (VIPA, section III-B, eqs. 1-3; Tables VI b and
+IX).
 
-Letters: B rows of pixels (images, or expressions where words were fused before), E expressions, L tokens, P pixels (the
-paper's N), C channels of pixels, D of words, J of the joint space.
+Letters: B rows of pixels (images, or expressions if the encoder fuses words), E expressions, U distinct texts, L
+tokens, P pixels (the paper's N), C channels of pixels, D of words, J of the joint space.
 """
 
 from __future__ import annotations
 
 import math
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +19,61 @@ from torch import Tensor, nn
 
 from refseg.errors import ConfigError
 from refseg.models.layers import Groups
+from refseg.structures import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Cues:
+    """Settings of the tokens that retrieve pixels. Without any cue, all pixels are used.
+
+    Args:
+        global_cue: The first token ([CLS]), which represents the whole expression.
+        local_cues: All other tokens, including the end token.
+        without_words: Words that are not cues, such as articles. Text encoder and fusion still read them.
+    """
+
+    global_cue: bool = True
+    local_cues: bool = True
+    without_words: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.without_words, str):
+            raise ConfigError(f"cues.without_words must be a list of words, not {self.without_words!r}.")
+
+    @property
+    def any(self) -> bool:
+        return self.global_cue or self.local_cues
+
+
+def cue_mask(batch: Batch, word_mask: Tensor, cues: Cues) -> Tensor:
+    """Return the tokens of word_mask (E, L) that are cues, (E, L) bool."""
+    first = torch.arange(word_mask.shape[1], device=word_mask.device) == 0
+    mask = word_mask & ((first & cues.global_cue) | (~first & cues.local_cues))
+    return mask & ~tokens_of_words(batch, cues.without_words) if cues.without_words else mask
+
+
+def tokens_of_words(batch: Batch, words: Sequence[str]) -> Tensor:
+    """Return the tokens of any of these words, ignoring case and surrounding punctuation: (E, L) bool."""
+    if batch.tokens.word_of is None:
+        raise ValueError("cues.without_words needs tokens.word_of, which LoadText provides.")
+    wanted = {word.lower() for word in words}
+    texts = (text for meta in batch.metas for text in meta.texts)
+    rows = batch.tokens.word_of.index_select(0, batch.tokens.text_of).tolist()
+    mask = []
+    for text, row in zip(texts, rows, strict=True):
+        chosen = [word.strip(string.punctuation).lower() in wanted for word in text.split()]
+        mask.append([word >= 0 and chosen[word] for word in row])
+    return torch.tensor(mask, device=batch.tokens.ids.device)
 
 
 def top_share(scores: Tensor, ratio: float, valid: Tensor | None = None) -> Tensor:
-    """(E, L, P) bool: of each row of scores (E, L, P) the `ratio` of the valid pixels (E, P) with the highest scores,
-    rounded, and one at least. No valid pixel, none."""
+    """Select the valid pixels with the highest scores in each row: (E, L, P) bool.
+
+    Args:
+        scores: (E, L, P).
+        ratio: Share of the valid pixels to select, rounded, at least one pixel if any is valid.
+        valid: (E, P), False on padding.
+    """
     most = max(1, round(ratio * scores.shape[-1]))
     if valid is None:
         chosen = torch.ones_like(scores[..., :most], dtype=torch.bool)
@@ -33,15 +87,17 @@ def top_share(scores: Tensor, ratio: float, valid: Tensor | None = None) -> Tens
 
 
 def gumbel_like(scores: Tensor) -> Tensor:
-    """Noise of the standard Gumbel distribution, from PyTorch's global generator."""
+    """Draw standard Gumbel noise from PyTorch's global generator."""
     return -torch.empty_like(scores).exponential_().clamp_min(torch.finfo(scores.dtype).tiny).log()
 
 
 def straight_through(
     scores: Tensor, temperature: Tensor, noise: Tensor, ratio: float, valid: Tensor | None = None
 ) -> Tensor:
-    """Eqs. 2 and 3: of perturbed scores (E, L, P) the top share as floats 0 and 1, whose gradient is that of
-    softmax((scores + noise) / temperature) over the valid pixels (E, P)."""
+    """Return the top share of perturbed scores (E, L, P) as floats 0 and 1 (eqs. 2 and 3).
+
+    The gradient is that of softmax((scores + noise) / temperature) over the valid pixels (E, P).
+    """
     logits = (scores + noise) / temperature
     if valid is not None:
         logits = logits.masked_fill(~valid[:, None], torch.finfo(logits.dtype).min)
@@ -50,15 +106,17 @@ def straight_through(
 
 
 class TokenRetrieval(BaseModule):
-    """Cosine scores of tokens and pixels in a joint space, and the pixels that each token retrieves.
+    """Score tokens and pixels by cosines in a joint space, and select the pixels that each token retrieves.
 
     Args:
-        joint_dim: J, which the paper does not give.
-        ratio: the paper's r (Fig. 4).
-        temperature: the first tau, which is learned as its logarithm, so that it stays positive. The paper gives none;
-            1 leaves the scores as they are.
-        noise: factor of the Gumbel noise, 1 in eq. 2. Beside cosines that is much: its standard deviation is 1.28. At 0
-            the best pixels are retrieved in training too.
+        pixel_dim: C.
+        word_dim: D.
+        joint_dim: J. The paper does not give it.
+        ratio: Share of pixels that a token retrieves, the paper's r (Fig. 4).
+        temperature: Initial tau, learned as its logarithm to stay positive. The paper gives none; 1 leaves the scores
+            as they are.
+        noise: Factor of the Gumbel noise, 1 in eq. 2. Its standard deviation, 1.28, is large compared with cosines. At
+            0 the best pixels are retrieved in training too.
     """
 
     def __init__(
@@ -73,26 +131,28 @@ class TokenRetrieval(BaseModule):
     ) -> None:
         super().__init__()
         if not 0 < ratio <= 1:
-            raise ConfigError(f"generator.ratio is a share of the pixels, above 0 and at most 1, not {ratio}")
+            raise ConfigError(f"generator.ratio must be in (0, 1], not {ratio}.")
         if temperature <= 0:
-            raise ConfigError(f"generator.temperature must be positive, not {temperature}")
+            raise ConfigError(f"generator.temperature must be positive, not {temperature}.")
         if noise < 0:
-            raise ConfigError(f"generator.noise must not be negative, is {noise}")
+            raise ConfigError(f"generator.noise must be at least 0, not {noise}.")
         self.ratio, self.noise = ratio, noise
         self.project_pixels = nn.Linear(pixel_dim, joint_dim)
         self.project_words = nn.Linear(word_dim, joint_dim)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
 
     def scores(self, pixels: Tensor, words: Tensor, groups: Groups) -> Tensor:
-        """Eq. 1: pixels (B, P, C), words (E, L, D) -> cosines (E, L, P), not in half precision: 8 bits do not rank."""
+        """Return cosines (E, L, P) of pixels (B, P, C) and words (E, L, D) (eq. 1), in fp32 at least to rank them."""
         pixels, words = self.project_pixels(pixels), self.project_words(words)
         with torch.autocast(pixels.device.type, enabled=False):
             pixels, words = (F.normalize(x if x.dtype == torch.float64 else x.float(), dim=-1) for x in (pixels, words))
             return groups.dot(words, pixels.transpose(1, 2))
 
     def forward(self, scores: Tensor, valid: Tensor | None) -> Tensor:
-        """Scores (E, L, P), valid (E, P) -> the mask M (E, L, P) of 0 and 1. Noise, and with it tau, are for training;
-        at test time M depends on the scores alone."""
+        """Return the mask M (E, L, P) of 0 and 1 from scores (E, L, P) and valid (E, P).
+
+        Noise and tau are used in training only. In evaluation M depends on the scores alone.
+        """
         if not self.training:
             return top_share(scores, self.ratio, valid).to(scores.dtype)
         noise = self.noise * gumbel_like(scores)

@@ -11,13 +11,13 @@ from typing import ClassVar, Literal, get_args
 
 from torch import Tensor, nn
 
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, check_choice
 from refseg.models.layers import AttentionLayer, Groups, flatten_levels, level_mask
 from refseg.models.losses import merged_mask_losses
 from refseg.models.segmentor import RefSegmentor
-from refseg.models.vipa.cues import Cues, cue_mask
 from refseg.models.vipa.decoder import PartAttentionDecoder
 from refseg.models.vipa.generator import VisualExpression, VisualExpressionGenerator
+from refseg.models.vipa.retrieval import Cues, cue_mask
 from refseg.models.vipa.supervision import RELEVANCE_LOSSES, Supervision, relevant_pixels
 from refseg.registry import MODELS
 from refseg.structures import Batch, EncodedFeatures, Prediction, RegionPrediction
@@ -26,8 +26,8 @@ KeyValues = Literal["visual", "language"]
 
 
 @dataclass(slots=True)
-class ForLosses:
-    """`scores` (E, P): of the first token, or None where nothing is retrieved; `size`: (h, w)."""
+class RetrievalScores:
+    """Retrieval scores of the first token (E, P), or None without retrieval, and the size (h, w) of their level."""
 
     scores: Tensor | None
     size: tuple[int, int]
@@ -35,22 +35,22 @@ class ForLosses:
 
 @MODELS.register_module()
 class VIPA(RefSegmentor):
-    """Pixels read a key-value set made of the image's informative parts, which the words retrieve.
+    """Pixels attend to a key-value set made of the image's informative parts, which the words retrieve.
 
-    Loss: BCE and dice of the mask at the input's size, eq. 4 of the scores.
+    Loss: BCE and dice of the mask at the input's size, and eq. 4 of the retrieval scores.
 
     Args:
-        encoder: whatever gives levels, fine to coarse, and words, of `level_dims` and `word_dim` channels. The paper's
-            default is a `FusedEncoder` with `StagedCrossAttention`; Table VII has late fusion and none too.
-        key_values: what the decoder's keys and values are (Table V): "visual", the visual expression, or "language",
-            the encoder's words; those are "vanilla" or "advanced" by whether the encoder lets them read pixels.
-        word_layers: transformer layers of the words between encoder and retrieval. None in the paper's model; rows of
-            its tables that leave a part out have "more layers", to keep the size, of which nothing is told.
-        num_heads: of all attention outside of the encoder; not given.
-        cues: which tokens retrieve (`Cues`).
-        generator: arguments of `VisualExpressionGenerator`, without sizes, heads and `retrieve`.
-        decoder: arguments of `PartAttentionDecoder`, without sizes and heads.
-        supervision: weights and kind of the losses (`Supervision`).
+        encoder: Any encoder that returns levels, fine to coarse, and words, with `level_dims` and `word_dim`. The
+            paper's default is a `FusedEncoder` with `StagedCrossAttention`; Table VII has late and no fusion, too.
+        key_values: Keys and values of the decoder (Table V): "visual", the visual expression, or "language", the
+            encoder's words. The latter are "vanilla" or "advanced", depending on whether they attend to pixels.
+        word_layers: Transformer layers of the words between encoder and retrieval; none in the paper's model. Rows of
+            its tables that leave a part out have unspecified "more layers" to keep the size.
+        num_heads: Heads of all attention outside the encoder. The paper does not give them.
+        cues: The tokens that retrieve (`Cues`).
+        generator: Arguments of `VisualExpressionGenerator`, without sizes, heads and `retrieve`.
+        decoder: Arguments of `PartAttentionDecoder`, without sizes and heads.
+        supervision: Kind and weights of the losses (`Supervision`).
     """
 
     config_groups: ClassVar[dict[str, type]] = {
@@ -76,14 +76,13 @@ class VIPA(RefSegmentor):
         postprocess: dict | None = None,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, postprocess=postprocess)
-        if key_values not in get_args(KeyValues):
-            raise ConfigError(f"key_values is one of {', '.join(get_args(KeyValues))}, not {key_values!r}")
+        check_choice("key_values", key_values, get_args(KeyValues))
         self.cues, self.supervision = Cues(**(cues or {})), Supervision(**(supervision or {}))
         retrieves = key_values == "visual" and self.cues.any
         if key_values == "language" and (cues or generator):
-            raise ConfigError("key_values='language' has no visual expression: set cues and generator to None")
+            raise ConfigError("key_values='language' has no visual expression. Set cues and generator to None.")
         if self.supervision.scores is not None and not retrieves:
-            raise ConfigError("without retrieval there are no scores to supervise: set supervision.scores to None")
+            raise ConfigError("Without retrieval there are no scores to supervise. Set supervision.scores to None.")
         self.encoder = MODELS.build(encoder)
         level_dims, word_dim = self.encoder.level_dims, self.encoder.word_dim
         self.word_layers = nn.ModuleList(AttentionLayer(word_dim, num_heads, 4 * word_dim) for _ in range(word_layers))
@@ -103,6 +102,7 @@ class VIPA(RefSegmentor):
         return self.encoder.encode_images(batch)
 
     def infer_encoded(self, batch: Batch, images: EncodedFeatures | None) -> Prediction:
+        # Encode pixels and words
         if images is None:
             features, text = self.encoder(batch)
         else:
@@ -110,26 +110,32 @@ class VIPA(RefSegmentor):
         words, word_mask = text.per_expression()  # (E, L, D), (E, L)
         for layer in self.word_layers:
             words = layer(words, words, word_mask)
-        found = self._key_values(batch, features, words, word_mask)
+        # Key-value set, and masks
+        expression = self._key_values(batch, features, words, word_mask)
         features = features.per_expression()
         masks = features.masks if batch.is_padded else None
-        logits = self.decoder(features.levels, masks, found.tokens, found.valid)  # (E, h, w) of the finest level
+        logits = self.decoder(
+            features.levels, masks, expression.tokens, expression.valid
+        )  # (E, h, w) of the finest level
         size = (features.levels[-1].shape[-2], features.levels[-1].shape[-1])
-        regions = None
-        if found.scores is not None and found.retrieved is not None and not self.training:
-            retrieved = (found.retrieved > 0.5) & found.valid[..., None]
-            regions = RegionPrediction(found.scores.unflatten(-1, size), retrieved.unflatten(-1, size))
-        scores = None if found.scores is None else found.scores[:, 0]
-        return Prediction(logits, regions=regions, auxiliary=ForLosses(scores, size))
+        # Regions of words, for analysis and drawing
+        regions, scores = None, expression.scores
+        if scores is not None and expression.retrieved is not None and not self.training:
+            retrieved = (expression.retrieved > 0.5) & expression.valid[..., None]
+            regions = RegionPrediction(scores.unflatten(-1, size), retrieved.unflatten(-1, size))
+        scores = None if scores is None else scores[:, 0]
+        return Prediction(logits, regions=regions, auxiliary=RetrievalScores(scores, size))
 
     def _key_values(
         self, batch: Batch, features: EncodedFeatures, words: Tensor, word_mask: Tensor
     ) -> VisualExpression:
-        """What pixels read, of words (E, L, D). Of images that expressions share, pixels are not copied here."""
+        """Return the decoder's key-value set from words (E, L, D), without copying pixels that expressions share."""
         if self.generator is None:
             return VisualExpression(words, word_mask)
         if not self.cues.any and features.image_of is not None:
-            raise ConfigError("neither the encoder's fusion nor cues: nothing in this model reads the words")
+            raise ConfigError(
+                "Nothing in this model reads the words. Set encoder.fusion, or cues.global_cue or cues.local_cues."
+            )
         return self.generator(
             flatten_levels(features.levels[-1:]),
             features.masks[-1].flatten(1) if batch.is_padded else None,
@@ -143,11 +149,11 @@ class VIPA(RefSegmentor):
         weights = self.supervision
         bce, dice = merged_mask_losses(prediction.mask_logits, masks, batch)
         losses = {"loss_mask": weights.mask * bce, "loss_dice": weights.dice * dice}
-        found: ForLosses = prediction.auxiliary
-        if found.scores is not None and weights.scores is not None:
-            relevant = relevant_pixels(masks, found.size, weights.relevant_share).flatten(1)
+        retrieval: RetrievalScores = prediction.auxiliary
+        if retrieval.scores is not None and weights.scores is not None:
+            relevant = relevant_pixels(masks, retrieval.size, weights.relevant_share).flatten(1)
             valid = batch.pixel_mask[batch.image_of] if batch.is_padded else None
-            seen = None if valid is None else level_mask(valid, found.size).flatten(1)
-            relevance = RELEVANCE_LOSSES[weights.scores](found.scores, relevant, seen)
+            valid = None if valid is None else level_mask(valid, retrieval.size).flatten(1)
+            relevance = RELEVANCE_LOSSES[weights.scores](retrieval.scores, relevant, valid)
             losses["loss_relevance"] = weights.relevance * relevance
         return losses

@@ -1,6 +1,6 @@
-"""Losses of VIPA: the mask's, and of the scores by which pixels are retrieved (eq. 4; Table VIII).
+"""Losses of VIPA: of the mask, and of the retrieval scores (eq. 4; Table VIII).
 
-Letters: E expressions, P pixels of the level that is retrieved from, (h, w) its size.
+Letters: E expressions, P pixels of the level of retrieval, (h, w) its size.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor
 
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, check_choice
 from refseg.models.losses import covered_share, mask_bce_loss
 
 RelevanceLoss = Literal["contrastive", "direct"]
@@ -19,11 +19,14 @@ RelevanceLoss = Literal["contrastive", "direct"]
 
 @dataclass(frozen=True, slots=True)
 class Supervision:
-    """`mask`, `dice`, `relevance`: weights of the mask's BCE and dice, and of the loss of scores; the paper gives none.
+    """Kind and weights of the losses.
 
-    `scores` (Table VIII): "contrastive", eq. 4; "direct", `threshold_loss`; None, no loss of scores. `relevant_share`:
-    a pixel of the level that is retrieved from belongs to the target if more than this share of it is mask; at 0, if
-    any of it is, since small objects would have no pixel otherwise. The paper does not say.
+    Args:
+        mask, dice, relevance: Weights of the mask's BCE and dice, and of the retrieval scores' loss. The paper gives
+            none.
+        scores: Loss of the retrieval scores (Table VIII): "contrastive", eq. 4; "direct", `threshold_loss`; or None.
+        relevant_share: A pixel of the level of retrieval is positive if more than this share of it is mask. At 0 any
+            mask pixel counts, so that small objects are not lost. The paper does not say.
     """
 
     mask: float = 1.0
@@ -33,22 +36,21 @@ class Supervision:
     relevant_share: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.scores not in (*get_args(RelevanceLoss), None):
-            raise ConfigError(
-                f"supervision.scores is one of {', '.join(get_args(RelevanceLoss))} and None, not {self.scores!r}"
-            )
+        check_choice("supervision.scores", self.scores, (*get_args(RelevanceLoss), None))
         if not 0 <= self.relevant_share < 1:
-            raise ConfigError(f"supervision.relevant_share must be in [0, 1), not {self.relevant_share}")
+            raise ConfigError(f"supervision.relevant_share must be in [0, 1), not {self.relevant_share}.")
 
 
 def relevant_pixels(masks: Tensor, size: tuple[int, int], share: float) -> Tensor:
-    """Masks (E, H, W) -> (E, h, w) bool: pixels of which more than `share` is mask."""
+    """Return the pixels of which more than `share` is mask: masks (E, H, W) -> (E, h, w) bool."""
     return covered_share(masks, size) > share
 
 
 def threshold_loss(scores: Tensor, relevant: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Mean distance of scores (E, P) from 0 where they are on its wrong side: below it on relevant pixels (E, P), above
-    it elsewhere. Our reading of the paper's "direct thresholding loss", of which nothing but the name is told."""
+    """Return the mean distance of scores (E, P) from 0 if they have the wrong sign; relevant (E, P) is positive.
+
+    This is our reading of the "direct thresholding loss", of which the paper gives only the name.
+    """
     losses = F.relu(scores.where(~relevant, -scores))
     if valid is None:
         return losses.mean()
