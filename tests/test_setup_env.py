@@ -261,7 +261,7 @@ class TestAdvice:
 
 class TestRequirements:
     def test_every_direct_requirement_is_pinned_within_its_range(self) -> None:
-        from refseg.doctor_checks import satisfies
+        from refseg.doctor import satisfies
 
         pins = [
             line.split(";")[0].split("==")
