@@ -6,6 +6,7 @@ from refseg.engine.hooks import ProgressBarHook, StepSeedHook, TextTruncationHoo
 from refseg.engine.loop import ResumableTrainLoop
 from refseg.engine.muon import MuonAdamW, MuonConstructor
 from refseg.engine.nonfinite import GuardedAmpOptimWrapper, GuardedOptimWrapper, NonFiniteLossHook
+from refseg.engine.screen import QuietRunner, ScreenHook
 from refseg.engine.vis_backends import OptionalWandbBackend
 
 allow_mmengine_checkpoints()
@@ -18,8 +19,10 @@ __all__ = [
     "NonFiniteLossHook",
     "OptionalWandbBackend",
     "ProgressBarHook",
+    "QuietRunner",
     "ResumableTrainLoop",
     "SafeCheckpointHook",
+    "ScreenHook",
     "StepSeedHook",
     "TextTruncationHook",
     "best_checkpoint",
