@@ -15,8 +15,9 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from refseg.compat import find_shipped_bases, init_cpu_dist, wrap_on_cpu
-from refseg.config_check import check_config
-from refseg.engine import latest_checkpoint
+from refseg.config_check import check_config, merge_options
+from refseg.datasets.tokenizers import let_tokenizers_follow
+from refseg.engine import QuietRunner, latest_checkpoint
 from refseg.errors import CheckpointError, ConfigError, UsageError, UserError
 from refseg.files import sha256_of, write_atomically
 from refseg.paths import resolve_config
@@ -43,7 +44,8 @@ def load_config(config: str, options: RunOptions | None = None) -> Config:
     options = options or RunOptions()
     path = Path(resolve_config(config))
     cfg = read_config(path)
-    cfg.merge_from_dict(options.cfg_options)
+    merge_options(cfg, options.cfg_options)
+    let_tokenizers_follow(cfg)
     cfg.launcher = options.launcher
     cfg.work_dir = options.work_dir or cfg.get("work_dir") or f"work_dirs/{path.stem}"
     if options.amp:
@@ -160,15 +162,20 @@ def build_runner(cfg: Config) -> Runner:
     accumulation = (cfg.get("optim_wrapper") or {}).get("accumulative_counts", 1)
     if (cfg.get("auto_scale_lr") or {}).get("enable") and accumulation > 1:
         cfg.auto_scale_lr.base_batch_size /= accumulation  # mmengine's real batch leaves accumulation out
-    return Runner.from_cfg(cfg)
+    return QuietRunner.from_cfg(cfg)
 
 
 def train(config: str, options: RunOptions | None = None) -> Runner:
     """Trains; returns the runner when it is done."""
     cfg = load_config(config, options)
+    if int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0) == 0:
+        from refseg.apis.preflight import require_preflight
+
+        require_preflight(cfg)
     runner = build_runner(cfg)
-    line, agrees = batch_report(cfg, runner.world_size)
-    print_log(line, logger="current", level=20 if agrees else 30)
+    runner.batch_line, agrees = batch_report(cfg, runner.world_size)
+    if not agrees:
+        print_log(runner.batch_line, logger="current", level=30)
     try:
         runner.train()
     except ValueError as error:
