@@ -111,7 +111,6 @@ def train_in_processes(cfg: Config, processes: int) -> Training:
 
 def _train_as_a_rank(cfg: Config) -> Training:
     warnings.filterwarnings("ignore", message="Multi-processing start method")  # mmengine, of data workers
-    warnings.filterwarnings("ignore", category=FutureWarning, module="mmengine")  # of its own call of torch's wrapper
     init_default_scope("refseg")
     try:
         return train_here(cfg, launcher="pytorch")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -48,6 +49,9 @@ class QuietRunner(Runner):
     batch_line = ""  # filled in by `refseg.apis.train`
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        warnings.filterwarnings(
+            "ignore", category=FutureWarning, module="mmengine"
+        )  # of its own call of torch's wrapper
         logger = super().build_logger(*args, **kwargs)
         for number, handler in enumerate(logger.handlers):
             if type(handler) is logging.StreamHandler:
