@@ -294,3 +294,22 @@ def test_bases_that_ship_are_found(tmp_path: Path) -> None:
     twice = "from refseg.compat import find_shipped_bases as find; find(); find(); "
     assert output(program.format(setup=here + twice)) == "refseg"
     assert run(program.format(setup=here)).returncode != 0, OBSOLETE
+
+
+def test_the_launcher_adds_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A process that failed by itself has printed its error; one that was killed gets a sentence about --resume."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+    from refseg.compat import torchrun
+
+    for code, words in ((1, ""), (-9, "process 1 was ended by signal 9")):
+        failure = ProcessFailure(local_rank=1, pid=1, exitcode=code, error_file="none")
+
+        def fails(failure: ProcessFailure = failure) -> None:
+            raise ChildFailedError("train", {1: failure})
+
+        monkeypatch.setattr("torch.distributed.run.main", fails)
+        with pytest.raises(SystemExit) as done:
+            torchrun()
+        err = capsys.readouterr().err
+        assert done.value.code == 1 and words in err and bool(err) == bool(words)

@@ -31,7 +31,7 @@ def trained(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
 def test_two_processes_train(trained: tuple[Path, str]) -> None:
     """24 images in batches of 4 on 2 processes: 3 steps an epoch."""
     work_dir, log = trained
-    assert "batch: 4 per process x 2 x 1 accumulation = 8 images (the learning rate belongs to 8)" in log
+    assert "batch  4 per process x 2 x 1 accumulation = 8 images (the learning rate belongs to 8)" in log
     rows = [json.loads(line) for line in next(work_dir.glob("*/vis_data/scalars.json")).read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5, 6]
     assert (work_dir / "epoch_2.pth").is_file()

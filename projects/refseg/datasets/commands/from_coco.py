@@ -73,8 +73,8 @@ class LeftOut:
         lines = [f"left out: {number:,} {kind} (first: {self.first[kind]})" for kind, number in self.numbers.items()]
         if self.joined:
             lines.append(
-                f"joined: {len(self.joined):,} phrases that several annotations of an image share; each is one row that "
-                f"refers to all of them (first: {self.joined[0]}). If one object is meant, change its text"
+                f"joined: {len(self.joined):,} phrases that several annotations of an image share; each is one row "
+                f"that refers to all of them (first: {self.joined[0]}). If one object is meant, change its text"
             )
         return lines
 
