@@ -35,7 +35,7 @@ test: python-found  ## run the tests, several at a time; ARGS="tests/ops -k trit
 	@$(ENV); $(RUN) -m pytest -n auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 check: python-found  ## style, types, links, and a smoke test of each method: for the time between two edits
-	@$(MAKE) --no-print-directory lint && $(ENV) && $(RUN) -m pytest -m smoke -q tests/test_configs.py tests/evaluation/test_protocols.py tests/apis/test_predict.py
+	@$(MAKE) --no-print-directory lint && $(ENV) && $(RUN) -m pytest -m smoke -q tests/test_configs.py tests/evaluation/test_protocols.py tests/inference/test_predict.py
 
 lint: python-found  ## check style, types and the documentation's links
 	@$(ENV); $(RUN) -m ruff check $(CODE) && $(RUN) -m ruff format --check $(CODE) && $(RUN) -m mypy && "$$py" tools/dev/check_docs.py
@@ -47,7 +47,7 @@ docs: python-found  ## build the documentation into build/site, with every link 
 	@$(ENV); NO_MKDOCS_2_WARNING=1 "$$py" -m mkdocs build --quiet && echo "documentation: build/site/index.html"
 
 doctor: python-found  ## say what is installed, what works, and how to fix the rest
-	@$(call SETUP,--no-check); $(RUN) -m refseg.doctor $(ARGS)
+	@$(call SETUP,--no-check); $(RUN) -m refseg.cli.doctor $(ARGS)
 
 wheel: python-found  ## build a wheel into dist/
 	@$(ENV); "$$py" -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation -w dist . \

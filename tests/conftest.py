@@ -33,7 +33,7 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session")
 def refshapes_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """RefShapes tiny: 24 / 7 / 7 images."""
-    from refseg.datasets.refshapes import generate
+    from refseg.refshapes import generate
 
     out = tmp_path_factory.mktemp("refshapes_tiny")
     generate("tiny", out, workers=1, progress=False)
@@ -73,7 +73,7 @@ def tiny_options(refshapes_tiny: Path) -> dict:
 @pytest.fixture(scope="session")
 def tiny_config(tiny_options: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`baseline_tiny_refshapes` with `tiny_options`, as a file that a command can be given."""
-    from refseg.apis import RunOptions, load_config
+    from refseg.engine.run import RunOptions, load_config
 
     cfg = load_config("baseline_tiny_refshapes", RunOptions(cfg_options=tiny_options))
     file = tmp_path_factory.mktemp("config") / "tiny.py"

@@ -3,7 +3,7 @@
 import re
 from functools import partial
 
-from refseg.datasets.refshapes.draw import full_masks
+from refseg.refshapes.draw import full_masks
 
 ATTRIBUTES = {
     "kind": "circle:circle circles disc discs;square:square squares box boxes;triangle:triangle triangles;"

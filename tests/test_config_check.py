@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from refseg.apis import RunOptions, load_config
 from refseg.config_check import accepted_names, unknown_keys
+from refseg.engine.run import RunOptions, load_config
 from refseg.errors import ConfigError
 
 CONFIG = "baseline_tiny_refshapes"

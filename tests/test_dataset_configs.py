@@ -13,7 +13,7 @@ from mmengine.config import Config
 
 from conftest import REPOSITORY
 from refseg.config_check import unknown_keys
-from refseg.datasets.catalogue import SETS
+from refseg.datasets.catalog import SETS
 from refseg.datasets.collate import collate_samples
 from refseg.datasets.samplers import SampleKey
 from refseg.registry import DATASETS

@@ -9,7 +9,7 @@ from refseg import compat
 from refseg.version import __version__
 
 if TYPE_CHECKING:
-    from refseg.apis.inferencer import ReferringInferencer, segment
+    from refseg.inference.inferencer import ReferringInferencer, segment
 
 compat.install_mmcv_ext_stand_in()
 
@@ -18,7 +18,7 @@ __all__ = ["ReferringInferencer", "__version__", "segment"]
 
 def __getattr__(name: str) -> Any:
     if name in ("ReferringInferencer", "segment"):
-        from refseg.apis import inferencer
+        from refseg.inference import inferencer
 
         return getattr(inferencer, name)
     raise AttributeError(f"module 'refseg' has no attribute {name!r}")

@@ -262,8 +262,8 @@ def merge_options(cfg: Any, options: Mapping[str, Any]) -> None:
 
 def method_and_data(file: Any) -> tuple[str, str]:
     """Return the model class and the training data of a config file, for lists: ("InstAlign", "gRefCOCO")."""
-    from refseg.apis.runner import read_config
-    from refseg.datasets.catalogue import SETS
+    from refseg.datasets.catalog import SETS
+    from refseg.engine.run import read_config
 
     titles = {f"data/{known.refs}": known.title for known in SETS.values()}
     cfg = read_config(file)

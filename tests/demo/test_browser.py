@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refseg.apis.inferencer import ReferringInferencer
+from refseg.inference.inferencer import ReferringInferencer
 
 pytestmark = [
     pytest.mark.slow,

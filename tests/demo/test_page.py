@@ -14,13 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from refseg.apis.inferencer import ReferringInferencer
-from refseg.apis.results import DrawnMask, FoundInstance, ImageAnswer, PhraseResult
 from refseg.datasets.masks import decode
-from refseg.demo import shown
+from refseg.demo import rendering as shown
 from refseg.demo.limits import Limits
 from refseg.demo.page import Page, reduce_to
 from refseg.errors import DataError, UsageError
+from refseg.inference.inferencer import ReferringInferencer
+from refseg.inference.results import DrawnMask, FoundInstance, ImageAnswer, PhraseResult
 from refseg.structures import SampleMeta
 from refseg.visualization.heat import GridMap
 

@@ -3,7 +3,7 @@ from unittest import mock
 
 import torch
 
-from refseg.apis.dummy import dummy_batch
+from refseg.analysis.synthetic import dummy_batch
 from refseg.engine import ProgressBarHook, StepSeedHook, TextTruncationHook
 
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from refseg.apis import RunOptions, build_runner, load_config, train
 from refseg.datasets.samplers import EpochSampler, SampleKey
 from refseg.engine.loop import ResumableTrainLoop, worker_death, worker_deaths_held_back
+from refseg.engine.run import RunOptions, build_runner, load_config, train
 from refseg.errors import ConfigError, TrainingError
 
 CONFIG = "baseline_tiny_refshapes"

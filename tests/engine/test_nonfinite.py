@@ -7,7 +7,7 @@ from mmengine.optim import OptimWrapper
 from torch.nn.parallel import DistributedDataParallel
 
 from distributed import run_distributed
-from refseg.apis.dummy import dummy_batch
+from refseg.analysis.synthetic import dummy_batch
 from refseg.engine import GuardedOptimWrapper, NonFiniteLossHook
 from refseg.engine.nonfinite import describe_batch
 from refseg.errors import NonFiniteLossError

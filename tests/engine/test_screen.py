@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from refseg.apis import RunOptions, train
+from refseg.engine.run import RunOptions, train
 from refseg.engine.screen import score_table
 
 

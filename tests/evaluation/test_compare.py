@@ -14,10 +14,10 @@ from pycocotools import mask as coco_mask
 from refseg.cli import main
 from refseg.errors import DataError
 from refseg.evaluation.compare import Comparison, compare_rows, headline
-from refseg.evaluation.compare_page import AnswerPicture, Disagreement, metric_lines, render_comparison
 from refseg.evaluation.prediction_file import PredictionRow, write_predictions
 from refseg.evaluation.protocols import PROTOCOLS, get_protocol
 from refseg.evaluation.rows import Row, Rows
+from refseg.report.compare_page import AnswerPicture, Disagreement, metric_lines, render_comparison
 
 REFSEG = get_protocol("refseg")
 

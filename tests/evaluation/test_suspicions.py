@@ -11,7 +11,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from refseg.cli import main
-from refseg.evaluation.foreign import read_png_folder
+from refseg.evaluation.other_formats import read_png_folder
 from refseg.evaluation.prediction_file import PredictedInstance, PredictionRow
 from refseg.evaluation.suspicions import Suspicions
 

@@ -20,7 +20,7 @@ from models.referring_checks import (
     tiny_model,
     with_padded_words,
 )
-from refseg.apis import load_config
+from refseg.engine.run import load_config
 from refseg.models.instalign.heads import (
     EMPTY,
     InstanceAggregation,

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from distributed import run_distributed
 from models.referring_checks import padded_images
-from refseg.apis.dummy import dummy_batch
+from refseg.analysis.synthetic import dummy_batch
 from refseg.models.layers import Groups
 from refseg.models.losses.functional import random_points, sample_points, uncertain_points
 from refseg.models.losses.instances import BlockOutput, InstanceWeights, Referents, instance_losses, relevance_loss

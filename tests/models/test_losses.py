@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.referring_checks import padded_images
-from refseg.apis.dummy import dummy_batch
+from refseg.analysis.synthetic import dummy_batch
 from refseg.models.losses import dice_loss, mask_bce_loss, merged_mask_losses, weighted_bce_loss
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refseg.apis.dummy import dummy_batch
+from refseg.analysis.synthetic import dummy_batch
 from refseg.errors import ConfigError
 from refseg.evaluation.protocols import get_protocol
 from refseg.models.postprocess import (

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from refseg.apis.dummy import dummy_batch
+from refseg.analysis.synthetic import dummy_batch
 from refseg.models import ReferringDataPreprocessor
 
 

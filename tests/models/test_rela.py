@@ -19,8 +19,8 @@ from models.referring_checks import (
     tiny_model,
     with_padded_words,
 )
-from refseg.apis import load_config
-from refseg.apis.dummy import build_model
+from refseg.analysis.synthetic import build_model
+from refseg.engine.run import load_config
 from refseg.errors import ConfigError
 from refseg.models import ReLA
 from refseg.models.layers import Attention, Groups, PixelFeatures

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from conftest import REPOSITORY
-from refseg.apis import RunOptions, load_config
-from refseg.apis.dummy import build_model
+from refseg.analysis.synthetic import build_model
+from refseg.engine.run import RunOptions, load_config
 from refseg.errors import UsageError
 from refseg.structures import Sample, SampleMeta
 

@@ -12,8 +12,8 @@ from types import ModuleType
 import pytest
 
 from conftest import REPOSITORY
-from refseg.apis import RunOptions, load_config
 from refseg.compat import dict_action
+from refseg.engine.run import RunOptions, load_config
 
 CONFIG = "instalign_swinb"
 

@@ -6,9 +6,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from refseg.visualization import Case, CaseInstance, Curve, Report, TrainingCurves, report, write_report
-from refseg.visualization.page import MOST_LINES, table
-from refseg.visualization.report import MOST_BYTES, render_report
+from refseg.report import report
+from refseg.report.cases import Case
+from refseg.report.curves import TrainingCurves
+from refseg.report.page import MOST_LINES, table
+from refseg.report.report import MOST_BYTES, Report, render_report, write_report
+from refseg.report.svg import Curve
+from refseg.visualization.instances import CaseInstance
 
 _VOID = {"meta", "img", "br", "link", "input", "hr"}
 _DATA = {"data set": "RefShapes", "split": "val"}

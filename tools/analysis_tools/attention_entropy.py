@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import torch
 
-from refseg.apis.trained import Trained, analyse, analysis_parser, batches
+from refseg.analysis.attention_entropy import recorded_spread
+from refseg.analysis.trained_model import Trained, analyse, analysis_parser, batches
 from refseg.errors import UsageError
 from refseg.models import VIPA
-from refseg.models.vipa.entropy import recorded_spread
 
 
 def measure(trained: Trained) -> dict[str, dict[str, float]]:

@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from refseg.apis.trained import Trained, analyse, analysis_parser
+from refseg.analysis.trained_model import Trained, analyse, analysis_parser
 from refseg.datasets.collate import collate_samples
 from refseg.errors import UserError
 from refseg.registry import METRICS

@@ -17,9 +17,9 @@ from pathlib import Path
 from statistics import mean
 
 from refseg.errors import UsageError, UserError
-from refseg.visualization.curves import training_curves
-from refseg.visualization.svg import LINE_COLOURS, Curve, plot_svg
-from refseg.visualization.work_dir import scalar_rows
+from refseg.report.curves import training_curves
+from refseg.report.svg import LINE_COLOURS, Curve, plot_svg
+from refseg.report.work_dir import scalar_rows
 
 
 def parse_args() -> argparse.Namespace:

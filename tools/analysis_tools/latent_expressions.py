@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import torch
 
-from refseg.apis.trained import Trained, analyse, analysis_parser, batches
-from refseg.datasets.refshapes import vocabulary
+from refseg.analysis.latent_diversity import across_texts, closeness, head_nouns, hits
+from refseg.analysis.trained_model import Trained, analyse, analysis_parser, batches
 from refseg.errors import UsageError
 from refseg.models import LatentVG
-from refseg.models.latent_vg.diversity import across_texts, closeness, head_nouns, hits
+from refseg.refshapes import vocabulary
 
 _PAIRS = [pair for pairs in (*vocabulary.KIND_NOUNS.values(), vocabulary.ANY_NOUNS) for pair in pairs]
 NOUNS = {word for pair in (*_PAIRS, vocabulary.PRONOUN) for word in pair}

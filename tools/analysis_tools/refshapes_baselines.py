@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as mask_tools
 
-from refseg.datasets.refshapes.vocabulary import ADJECTIVES, KIND_NOUNS
+from refseg.refshapes.vocabulary import ADJECTIVES, KIND_NOUNS
 
 GRID = 16  # side of the coarse masks
 FEATURES = 1500

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import torch
 
-from refseg.apis.trained import Trained, analyse, analysis_parser, batches
+from refseg.analysis.retrieved_regions import Retrieved, retrieved_shares
+from refseg.analysis.trained_model import Trained, analyse, analysis_parser, batches
 from refseg.errors import UsageError
 from refseg.models import VIPA
 from refseg.models.layers import level_mask
-from refseg.models.vipa.regions import Retrieved, retrieved_shares
 from refseg.models.vipa.supervision import relevant_pixels
 
 

@@ -147,7 +147,7 @@ def score_large(folder: Path, masks: list[dict], num_rows: int, protocols: list[
     refseg = [sys.executable, "-m", "refseg.cli", "score"]
     arguments = [str(folder / "large_answers.jsonl"), "--data", f"{folder / 'large.jsonl'}:val", "--protocol"]
     out = {"file_mib": (folder / "large_answers.jsonl").stat().st_size / 2**20}
-    code = "import refseg.evaluation.score_cli, refseg.evaluation.foreign, refseg.datasets.commands.leaks"
+    code = "import refseg.cli.score, refseg.evaluation.other_formats, refseg.data_tools.leaks"
     _, out["import_mib"] = run_measured([sys.executable, "-c", code])
     convert = (
         "from refseg.datasets.annotations import open_annotations as o; import sys; o(format='jsonl', file=sys.argv[1])"

@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from refseg.demo import shown
+from refseg.demo import rendering as shown
 from refseg.demo.examples import Example
 from refseg.demo.guard import Guard
 from refseg.demo.limits import Limits, delete_old_files

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from refseg.apis.predict import read_jsonl as read_tasks
-from refseg.apis.runner import RunOptions, load_config
 from refseg.datasets.readers.jsonl import read_jsonl
+from refseg.engine.run import RunOptions, load_config
+from refseg.inference.predict import read_jsonl as read_tasks
 from refseg.paths import data_path
 from refseg.records import Expression, Record
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from refseg.apis.inferencer import ImageSession, ReferringInferencer
-from refseg.apis.inputs import ImageInput
-from refseg.apis.results import ImageAnswer
 from refseg.datasets.images import decode_upright
 from refseg.demo.limits import Limits, check_phrases, check_threshold, display_name, read_upload
 from refseg.errors import UsageError
+from refseg.inference.inferencer import ImageSession, ReferringInferencer
+from refseg.inference.inputs import ImageInput
+from refseg.inference.results import ImageAnswer
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from PIL import Image, ImageDraw
 
 from refseg.datasets.tokenizers import is_content_word
 from refseg.visualization.captions import INK, caption, load_font
-from refseg.visualization.glosses import glossed_caption, owners_of_words, words_of_instances
 from refseg.visualization.overlay import (
     EMPTY_MASK,
     PALETTE,
@@ -29,6 +28,7 @@ from refseg.visualization.overlay import (
     overlay_masks,
     spotlight,
 )
+from refseg.visualization.word_bars import glossed_caption, owners_of_words, words_of_instances
 
 # The palette turned, so that the colours of predictions and ground truths come last.
 INSTANCE_COLOURS: tuple[Colour, ...] = PALETTE[2:] + PALETTE[:2]

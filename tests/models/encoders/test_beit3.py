@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.referring_checks import padded_images, with_padded_words
-from refseg.apis.dummy import dummy_batch
+from refseg.analysis.synthetic import dummy_batch
 from refseg.errors import ConfigError
 from refseg.models.encoders.beit3 import ARCHS, BEiT3Encoder, beit3_arch, resize_positions
 from refseg.models.encoders.multiway import MultiwayLayer, Streams

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.referring_checks import padded_images
-from refseg.apis.dummy import dummy_batch
+from refseg.analysis.synthetic import dummy_batch
 from refseg.errors import ConfigError
 from refseg.models import FusedEncoder, ReferringDataPreprocessor
 from refseg.structures import Batch

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from refseg.apis.dummy import dummy_batch
+from refseg.analysis.synthetic import dummy_batch
 from refseg.errors import ConfigError
 from refseg.models.latent_vg.contrast import (
     Contrast,

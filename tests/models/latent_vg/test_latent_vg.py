@@ -20,7 +20,7 @@ from models.referring_checks import (
     prepared,
     tiny_model,
 )
-from refseg.apis import load_config
+from refseg.engine.run import load_config
 from refseg.errors import ConfigError
 from refseg.models import LatentVG, RefSegmentor
 

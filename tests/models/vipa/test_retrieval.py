@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from refseg.apis.dummy import dummy_batch
+from refseg.analysis.synthetic import dummy_batch
 from refseg.errors import ConfigError
 from refseg.models.layers import Groups
 from refseg.models.vipa.retrieval import Cues, TokenRetrieval, cue_mask, gumbel_like, straight_through, top_share

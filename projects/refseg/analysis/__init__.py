@@ -1,0 +1,1 @@
+"""Measurements on trained models: probes, alignment, calibration, and the claims of single papers."""

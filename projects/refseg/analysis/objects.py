@@ -1,0 +1,135 @@
+"""Which of an image's annotated objects an answer hits, and how far the scores of predicted instances can be trusted.
+
+An object is hit where the answer covers at least half of its pixels: the IoU of one object with a mask of several says
+nothing. What annotations leave out cannot be hit, so that "no object" means none that is annotated. N expressions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from refseg.analysis.alignment import match_masks
+from refseg.analysis.calibration import auroc, expected_error, reliability
+from refseg.evaluation.measure import Truth, resize_rle
+from refseg.evaluation.prediction_file import PredictionRow
+from refseg.evaluation.rows import Rows
+from refseg.evaluation.scorer import TruthIndex
+from refseg.records import Expression
+
+HIT = 0.5  # the share of an object's pixels that an answer covers
+
+WITH_TARGET = (
+    "all targets and nothing else",
+    "some of the targets, nothing else",
+    "targets and other objects",
+    "other objects only",
+    "no object",
+    "nothing: rejected, or an empty mask",
+)
+WITHOUT_TARGET = ("one object", "several objects", "no object", "nothing: rejected, or an empty mask")
+
+
+def covered(mask: dict, objects: Sequence[dict]) -> np.ndarray:
+    """(number of objects,) bool: which of them the mask hits. RLEs of one size; one without pixels is never hit."""
+    if not objects:
+        return np.zeros(0, bool)
+    share = np.asarray(coco_mask.iou(list(objects), [mask], [1]), np.float64)[:, 0]  # of each object's own pixels
+    return np.nan_to_num(share) >= HIT
+
+
+class ObjectTable:
+    """Columns over the N expressions of `truths`, filled while predictions pass by (`watch`).
+
+    `seen` (N,): whether there was an answer with a mask. `targets_hit`, `others_hit`, `objects` (N,): objects of the
+    image that the mask hits, and how many it has. `found_all` (N,): whether the predicted instances are the referents,
+    one to one (IoU of at least 0.5). `scores`, `matched`: of all predicted instances of expressions with a target,
+    whether they are one of its referents.
+    """
+
+    def __init__(self, truths: TruthIndex) -> None:
+        self.truths = truths
+        size = len(truths)
+        self.seen, self.found_all = np.zeros(size, bool), np.zeros(size, bool)
+        self.targets_hit, self.others_hit, self.objects = (np.zeros(size, np.int64) for _ in range(3))
+        self.tells_instances = False
+        self.scores: list[float] = []
+        self.matched: list[bool] = []
+
+    def watch(self, rows: Iterable[PredictionRow]) -> Iterator[PredictionRow]:
+        """The same rows, measured on their way; of several of one expression the first counts."""
+        for row in rows:
+            position = self.truths.position.get(row.expression_id)
+            if position is not None and row.mask is not None and not self.seen[position]:
+                self.add(position, row, self.truths.truth(position), self.truths.expression(position))
+            yield row
+
+    def add(self, position: int, row: PredictionRow, truth: Truth, expression: Expression) -> None:
+        objects = [truth.instance_rle(index) for index in range(len(truth.record.instances))]
+        hit = covered(resize_rle(row.mask, truth.record.size), objects)
+        is_target = np.isin(np.arange(len(objects)), expression.referents)
+        self.seen[position] = True
+        self.objects[position] = len(objects)
+        self.targets_hit[position] = np.count_nonzero(hit & is_target)
+        self.others_hit[position] = np.count_nonzero(hit & ~is_target)
+        if row.instances is None:
+            return
+        self.tells_instances = True
+        found = [one for one in row.instances if tuple(one.mask["size"]) == tuple(truth.record.size)]
+        targets = [objects[index] for index in expression.referents]
+        pairs = match_masks([one.mask for one in found], targets)
+        self.found_all[position] = len(pairs) == len(targets) == len(row.instances)
+        if targets:
+            right = {number for number, _, _ in pairs}
+            self.scores += [one.score for one in found]
+            self.matched += [number in right for number in range(len(found))]
+
+    def hits(self, rows: Rows, rejected: np.ndarray, worth: np.ndarray) -> dict[str, list[dict[str, Any]]]:
+        """What answers hit, by "with a target" and "without": a line per outcome with how many expressions, their share
+        in percent and their mean worth. Rows without a mask are left out."""
+        place = np.array([self.truths.position[name] for name in rows.expression_id], np.int64)
+        known = self.seen[place] if len(place) else np.zeros(0, bool)
+        place, rows, worth = place[known], rows[known], worth[known]
+        nothing = rejected[known] | (rows.predicted == 0)
+        targets, others = self.targets_hit[place], self.others_hit[place]
+        with_target = np.select(
+            [nothing, (targets == 0) & (others == 0), targets == 0, others > 0, targets < rows.num_targets],
+            [5, 4, 3, 2, 1],
+            0,
+        )
+        without = np.select([nothing, others == 0, others == 1], [3, 2, 0], 1)
+        return {
+            "with a target": _lines(WITH_TARGET, with_target, worth, rows.has_target),
+            "without a target": _lines(WITHOUT_TARGET, without, worth, ~rows.has_target),
+        }
+
+    def calibration(self, *, num_bins: int = 10) -> dict[str, Any] | None:
+        """Of the scores of predicted instances, as probabilities that the instance is a referent; None without scores,
+        or where they are no probabilities."""
+        scores, matched = np.array(self.scores, np.float64), np.array(self.matched, bool)
+        if not len(scores) or scores.min() < 0 or scores.max() > 1:
+            return None
+        return {
+            "instances": len(scores),
+            "matched": int(matched.sum()),
+            "AUROC": auroc(scores, matched),
+            "ECE": expected_error(scores, matched, num_bins=num_bins),
+            "reliability": reliability(scores, matched, num_bins=num_bins),
+        }
+
+
+def _lines(labels: Sequence[str], outcome: np.ndarray, worth: np.ndarray, chosen: np.ndarray) -> list[dict[str, Any]]:
+    total = np.count_nonzero(chosen)
+    lines = []
+    for number, label in enumerate(labels):
+        those = chosen & (outcome == number)
+        count = int(np.count_nonzero(those))
+        if total:
+            mean = float(worth[those].mean()) if count else None
+            lines.append(
+                {"the answer hits": label, "expressions": count, "percent": 100.0 * count / total, "worth": mean}
+            )
+    return lines

@@ -1,0 +1,262 @@
+"""Pairs of RefShapes: an expression's meaning is changed and judged on its scene, so that both truths are known.
+
+Scenes and meanings are not in the annotation files; they are generated again from the preset, which gives the same.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from refseg.analysis.probes.pairs import KINDS, Pair
+from refseg.errors import DataError
+from refseg.evaluation.areas import union_rle
+from refseg.evaluation.metrics import encode_masks
+from refseg.records import Record
+from refseg.refshapes.changes import change_attribute
+from refseg.refshapes.generate import META
+from refseg.refshapes.grammar import GroundedExpression
+from refseg.refshapes.meaning import (
+    LAST_RANK,
+    OPPOSITE,
+    SIDES,
+    Expression,
+    Head,
+    Match,
+    Most,
+    Nearest,
+    Ordinal,
+    Phrase,
+    Place,
+    Relative,
+    match_of,
+)
+from refseg.refshapes.output import EXPRESSIONS
+from refseg.refshapes.presets import PRESETS, Preset
+from refseg.refshapes.random_stream import Stream
+from refseg.refshapes.sample import Sample, make_sample
+from refseg.refshapes.scene import COLOURS, Scene
+from refseg.refshapes.vocabulary import UNSAID
+from refseg.refshapes.wording import realise, text_of
+
+TRIES = 30  # changes of a kind that are proposed
+WORDINGS = 80  # of a changed meaning, of which the nearest to the phrase is taken
+
+Propose = Callable[[Expression, Scene, Stream], Expression | None]
+
+
+# Changes of meaning: None where there is nothing to change ------------------------------------------------------------
+
+
+def mirrored(head: Head, axis: tuple[str, str]) -> Head | None:
+    """The same with the two sides of an axis exchanged, wherever the head tells a side."""
+    flip = {side: OPPOSITE[side] for side in axis}
+    if isinstance(head, Place):
+        changed: Head = replace(head, region=" ".join(flip.get(side, side) for side in head.region.split()))
+    elif isinstance(head, Most):
+        changed = replace(head, end=flip.get(head.end, head.end))
+    elif isinstance(head, Relative | Ordinal):
+        changed = replace(head, side=flip.get(head.side, head.side))
+    else:
+        return None
+    return changed if changed != head else None
+
+
+def change_sides(axis: tuple[str, str]) -> Propose:
+    def change(expression: Expression, scene: Scene, stream: Stream) -> Expression | None:
+        heads = [mirrored(phrase.head, axis) or phrase.head for phrase in expression.phrases]
+        return with_heads(expression, heads, scene)
+
+    return change
+
+
+def change_colour(expression: Expression, scene: Scene, stream: Stream) -> Expression | None:
+    """Of one phrase: its own colour, or, if it has none, its anchor's."""
+    at = stream.below(len(expression.phrases))
+    head = expression.phrases[at].head
+    match = match_of(head)
+    if match.colour is not None:
+        return _with_head(expression, at, _with_match(head, _recoloured(match, stream)), scene)
+    if isinstance(head, Relative | Nearest):
+        anchor = match_of(head.anchor.head)
+        if anchor.colour is not None:
+            return _with_head(expression, at, replace(head, anchor=Phrase(_recoloured(anchor, stream))), scene)
+    return None
+
+
+def change_number(expression: Expression, scene: Scene, stream: Stream) -> Expression | None:
+    """All instead of the extreme one, the extreme one instead of all, another rank, or one phrase fewer."""
+    phrases = expression.phrases
+    if len(phrases) > 1:
+        at = stream.below(len(phrases))
+        return Expression(phrases[:at] + phrases[at + 1 :])
+    head = phrases[0].head
+    if isinstance(head, Most):
+        return _with_head(expression, 0, head.of, scene)
+    if isinstance(head, Ordinal):
+        return _with_head(expression, 0, replace(head, rank=stream.between(1, LAST_RANK)), scene)
+    if isinstance(head, Match) and head.without is None and phrases[0].count != 1:
+        return _with_head(expression, 0, Most(head, stream.choice(SIDES)), scene)
+    return None
+
+
+def change_negation(expression: Expression, scene: Scene, stream: Stream) -> Expression | None:
+    """ "the red circle" to "the circle that is not red", and back."""
+    at = stream.below(len(expression.phrases))
+    head = expression.phrases[at].head
+    if not isinstance(head, Match):
+        return None
+    if head.without is not None:
+        said = dict([head.without])
+        return None if said.keys() & head.given.keys() else _with_head(expression, at, _match(head.given | said), scene)
+    names = [name for name, value in head.given.items() if value not in UNSAID]  # not "not plain" either
+    if not names or len(head.given) < 2:
+        return None
+    name = stream.choice(names)
+    rest = {other: value for other, value in head.given.items() if other != name}
+    return _with_head(expression, at, _match(rest, without=(name, head.given[name])), scene)
+
+
+def change_to_absent(expression: Expression, scene: Scene, stream: Stream) -> Expression | None:
+    """An attribute of each phrase, as the expressions of RefShapes that refer to nothing have it."""
+    heads = [change_attribute(phrase.head, scene, stream) for phrase in expression.phrases]
+    pairs = zip(expression.phrases, heads, strict=True)
+    kept = tuple(replace(phrase, head=head) for phrase, head in pairs if head is not None)
+    return Expression(kept) if len(kept) == len(heads) else None
+
+
+PROPOSALS: dict[str, Propose] = {
+    "left-right": change_sides(("left", "right")),
+    "above-below": change_sides(("top", "bottom")),
+    "colour": change_colour,
+    "number": change_number,
+    "negation": change_negation,
+    "absent": change_to_absent,
+}
+
+
+def with_heads(expression: Expression, heads: Sequence[Head], scene: Scene) -> Expression | None:
+    """The expression with other heads, and with the numbers that fit them: "the star" stays one where it is one."""
+    phrases = []
+    for phrase, head in zip(expression.phrases, heads, strict=True):
+        found = len(head.judge(scene).ids)
+        fits = found >= 2 if phrase.count is None else found == phrase.count
+        phrases.append(Phrase(head, phrase.count if fits else 1 if found == 1 else None))
+    changed = Expression(tuple(phrases))
+    return changed if changed != expression else None
+
+
+def _with_head(expression: Expression, at: int, head: Head, scene: Scene) -> Expression | None:
+    heads = [head if i == at else phrase.head for i, phrase in enumerate(expression.phrases)]
+    return with_heads(expression, heads, scene)
+
+
+def _match(given: Mapping[str, str], without: tuple[str, str] | None = None) -> Match:
+    return Match(**given, without=without)
+
+
+def _with_match(head: Head, match: Match) -> Head:
+    return match if isinstance(head, Match) else replace(head, of=match)
+
+
+def _recoloured(match: Match, stream: Stream) -> Match:
+    return replace(match, colour=stream.choice([colour for colour in COLOURS if colour != match.colour]))
+
+
+def changed_meaning(
+    expression: Expression, kind: str, scene: Scene, stream: Stream, allows: Callable[[Expression], bool]
+) -> Expression | None:
+    """A clear meaning on the scene that differs from the expression's: nothing for the kind "absent", others for all
+    other kinds; None where TRIES proposals give none."""
+    before = expression.judge(scene).ids
+    for _ in range(TRIES):
+        changed = PROPOSALS[kind](expression, scene, stream)
+        if changed is None or not all(match_of(phrase.head).sensible for phrase in changed.phrases):
+            continue
+        verdict = changed.judge(scene)
+        wanted = verdict.ids != before and bool(verdict.ids) != (kind == "absent")
+        if wanted and not verdict.unclear and allows(changed):
+            return changed
+    return None
+
+
+# Words ----------------------------------------------------------------------------------------------------------------
+
+
+def nearest_wording(expression: Expression, text: str, stream: Stream) -> str:
+    """Of many wordings the one that differs from the text in the fewest words."""
+    words = text.split()
+    wordings = dict.fromkeys(text_of(realise(expression, stream)) for _ in range(WORDINGS))
+    return min(wordings, key=lambda wording: edits(words, wording.split()))
+
+
+def edits(a: Sequence[str], b: Sequence[str]) -> int:
+    """Words that are put in, left out or exchanged between the two (Levenshtein)."""
+    row = list(range(len(b) + 1))
+    for i, word in enumerate(a, start=1):
+        before, row[0] = row[0], i
+        for j, other in enumerate(b, start=1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (word != other))
+    return row[-1]
+
+
+# Scenes ---------------------------------------------------------------------------------------------------------------
+
+
+def preset_of(annotations: Path) -> Preset | None:
+    """The preset that a RefShapes folder was made from; None for other data, and for what this version makes
+    differently."""
+    meta = annotations.parent / META
+    if annotations.name != EXPRESSIONS or not meta.is_file():
+        return None
+    try:
+        told = json.loads(meta.read_text(encoding="utf-8"))
+        preset = PRESETS.get(told["preset"]["name"])
+        identity = {key: told.get(key) for key in ("preset", "generator_version")}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DataError(f"{meta} is damaged; make the folder again with `refseg data refshapes`") from None
+    return preset if preset is not None and preset.identity() == identity else None
+
+
+_NAME = re.compile(r"(\w+)_(\d{6})\.png")
+
+
+def pairs_of_scenes(preset: Preset, record: Record) -> Iterator[Pair]:
+    """Of each expression with a target, one pair of every kind that it and its scene have."""
+    name = _NAME.fullmatch(Path(record.image_path).name)
+    if name is None or name[1] not in preset.images:
+        raise DataError(f"{record.image_path} is no image of RefShapes {preset.name}")
+    sample = make_sample(preset, name[1], int(name[2]))
+    known = {expression.text: expression for expression in sample.expressions}
+    rles = encode_masks(torch.from_numpy(sample.masks))
+    for expression in record.expressions:
+        if expression.text not in known:
+            raise DataError(
+                f"expression {expression.expression_id} ({expression.text!r}) is not what RefShapes {preset.name} says "
+                f"of {sample.name}: the file was changed; --rules changes words instead"
+            )
+        if expression.referents:
+            yield from _pairs(known[expression.text], expression.expression_id, sample, preset, rles)
+
+
+def _pairs(
+    grounded: GroundedExpression, expression_id: str, sample: Sample, preset: Preset, rles: list[dict]
+) -> Iterator[Pair]:
+    size = (sample.scene.height, sample.scene.width)
+
+    def truth(meaning: Expression) -> dict:
+        return union_rle([rles[i] for i in meaning.judge(sample.scene).ids], size)
+
+    for number, kind in enumerate(KINDS):
+        stream = Stream(zlib.crc32(expression_id.encode()), number)
+        allows = preset.rule(sample.split).allows
+        changed = changed_meaning(grounded.meaning, kind, sample.scene, stream, allows)
+        if changed is not None:
+            text = nearest_wording(changed, grounded.text, stream)
+            yield Pair(kind, expression_id, grounded.text, text, truth(grounded.meaning), truth(changed))

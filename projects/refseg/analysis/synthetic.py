@@ -1,0 +1,75 @@
+"""A model without its pretrained weights, and made-up batches: for counting, timing and tests."""
+
+from __future__ import annotations
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+
+from refseg import registry
+from refseg.engine.run import without_weights
+from refseg.structures import Batch, SampleMeta, TextTokens
+
+
+def build_model(cfg: Config) -> torch.nn.Module:
+    """The config's model with random weights."""
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", registry.SCOPE)):
+        return registry.MODELS.build(without_weights(cfg.model.to_dict()))
+
+
+def dummy_batch(
+    *,
+    shape: tuple[int, int],
+    num_images: int = 1,
+    expressions_per_image: int = 1,
+    num_words: int = 20,
+    vocab_size: int = 100,
+    num_instances: int = 2,
+    seed: int = 0,
+) -> dict[str, Batch]:
+    """Random uint8 images with distinct random texts, as `collate_samples` makes them; the last expression of each
+    image has no target if there are several."""
+    draw = torch.Generator().manual_seed(seed)
+    height, width = shape
+    total = num_images * expressions_per_image
+    masks = torch.zeros(num_images, num_instances, height, width, dtype=torch.bool)
+    for i in range(num_instances):
+        masks[:, i, height * i // num_instances : height * (i + 1) // num_instances] = True
+    referents = [torch.tensor([j == k % num_instances for j in range(num_instances)]) for k in range(total)]
+    if expressions_per_image > 1:
+        for image in range(num_images):
+            referents[(image + 1) * expressions_per_image - 1] = torch.zeros(num_instances, dtype=torch.bool)
+    names = tuple(str(k) for k in range(expressions_per_image))
+    metas = [SampleMeta(str(i), f"{i}.png", shape, shape, names, names) for i in range(num_images)]
+    tokens = TextTokens(
+        ids=torch.randint(5, max(vocab_size, 6), (total, num_words), generator=draw),
+        word_mask=torch.ones(total, num_words, dtype=torch.bool),
+        text_of=torch.arange(total),
+        word_of=torch.zeros(total, num_words, dtype=torch.long),  # texts are of one word
+    )
+    batch = Batch(
+        images=torch.randint(0, 256, (num_images, 3, height, width), generator=draw, dtype=torch.uint8),
+        pixel_mask=torch.ones(num_images, height, width, dtype=torch.bool),
+        tokens=tokens,
+        image_of=torch.arange(num_images).repeat_interleave(expressions_per_image),
+        metas=metas,
+        instance_masks=list(masks),
+        referents=referents,
+        ground_truth=[None] * num_images,
+    )
+    return {"batch": batch}
+
+
+def input_size(cfg: Config) -> tuple[int, int]:
+    """(height, width) of the config's test pipeline."""
+    loader = cfg.get("test_dataloader") or cfg.get("val_dataloader") or cfg.get("train_dataloader")
+    for transform in (loader or {}).get("dataset", {}).get("pipeline", []):
+        if transform["type"] == "Resize":
+            return tuple(transform["size"])
+    raise ValueError("the config's pipeline has no Resize: pass --shape H W")
+
+
+def vocabulary_size(model: torch.nn.Module) -> int:
+    """The smallest vocabulary of the model's text encoders."""
+    sizes = [module.vocab_size for module in model.modules() if hasattr(module, "vocab_size")]
+    return min(sizes, default=100)

@@ -1,0 +1,181 @@
+"""`refseg compare A B`: two prediction files on the same data."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from refseg.cli.options import (
+    add_shared_arguments,
+    at_least,
+    check_min_score,
+    chosen_groups,
+    chosen_protocols,
+)
+from refseg.cli.score import Data, answers_of, describe_predictions, open_data, score_file
+from refseg.data_tools.findings import aligned
+from refseg.datasets.targets import data_root
+from refseg.errors import UsageError
+from refseg.evaluation.compare import BY, Comparison, compare_rows
+from refseg.evaluation.notes import notes_of
+from refseg.evaluation.protocols import View
+from refseg.evaluation.scorer import TruthIndex
+from refseg.evaluation.tags import tag_columns
+from refseg.report.compare_page import (
+    COLUMNS,
+    AnswerPicture,
+    Disagreement,
+    group_lines,
+    metric_lines,
+    render_comparison,
+    tally_line,
+)
+from refseg.terminal import printable, write_whole
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("a", metavar="A", help="prediction file, of any kind that `refseg score` reads")
+    add("b", metavar="B", help="the other one; differences are B minus A")
+    add_shared_arguments(parser, protocols="NAME", by=",".join(BY))
+    add("--names", metavar="A,B", help="what to call them (default: the names of the files)")
+    add("--html", metavar="FILE", help="write a page with pictures of the largest disagreements")
+    add("--cases", type=at_least(0), default=60, metavar="N", help="pictures on the page at most (60)")
+    add(
+        "--resamples",
+        type=at_least(1),
+        default=10_000,
+        metavar="N",
+        help="of images, for intervals and p-values (10000)",
+    )
+    add("--seed", type=at_least(0), default=0, metavar="N", help="of the resamples (0)")
+
+
+def main(args: argparse.Namespace) -> int:
+    names, groups, protocols = names_of(args), chosen_groups(args), chosen_protocols(args)
+    check_min_score(args, [args.a, args.b])
+    if len(protocols) > 1:
+        raise UsageError("refseg compare takes one protocol at a time")
+    protocol = protocols[0]
+    with data_root(args.data_root):
+        data = open_data(args.data, allow_partial=args.allow_partial, drop_no_target=args.drop_no_target)
+        columns = tag_columns(data.truths, groups)
+        files, notes = [], []
+        for name, path in zip(names, (args.a, args.b), strict=True):
+            told = describe_predictions(Path(path), min_score=args.min_score)
+            found = score_file(path, data.truths, protocols, args, columns)
+            files.append((told, found.rows[protocol.name]))
+            notes += [f"{name}: {note}" for note in notes_of(protocols, found, told, min_score=args.min_score)]
+        (told_a, rows_a), (told_b, rows_b) = files
+        comparison = compare_rows(rows_a, rows_b, protocol, by=groups, num=args.resamples, seed=args.seed)
+        print("\n".join(map(printable, report_lines(comparison, data, names, notes))))
+        if args.html:
+            cases = disagreements(comparison, data.truths, (args.a, args.b), args)
+            facts = {"data": data.name, names[0]: told_a["file"], names[1]: told_b["file"]}
+            page = render_comparison(comparison, names=names, facts=facts, cases=cases, notes=notes)
+            write_whole(args.html, page)
+    if args.json:
+        content = to_json(comparison, names)
+        content |= {"data": data.describe(), "predictions": [told_a, told_b], "notes": notes}
+        content["resampling"] = {"level": 95.0, "resamples": args.resamples, "seed": args.seed, "of": "images"}
+        write_whole(args.json, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    return 0
+
+
+def names_of(args: argparse.Namespace) -> tuple[str, str]:
+    """Two different names, which head columns beside others."""
+    if args.names is None:
+        stems = [Path(path).name.split(".")[0] for path in (args.a, args.b)]
+        usable = stems[0] != stems[1] and all(stems) and not set(stems) & COLUMNS
+        return (stems[0], stems[1]) if usable else ("A", "B")
+    names = [name.strip() for name in args.names.split(",")]
+    if len(names) != 2 or not all(names) or names[0] == names[1] or set(names) & COLUMNS:
+        raise UsageError(f"--names takes two different names, as in before,after; not {args.names!r}")
+    return names[0], names[1]
+
+
+def report_lines(comparison: Comparison, data: Data, names: tuple[str, str], notes: list[str]) -> list[str]:
+    lines = [
+        f"{names[0]} against {names[1]} on {data.name} by {comparison.protocol.name}: "
+        f"{len(comparison.rows_a):,} expressions",
+        *_table_lines(metric_lines(comparison, names)),
+        "",
+        tally_line(comparison, names),
+    ]
+    for by, found in comparison.breakdowns.items():
+        if found:
+            lines += ["", *_table_lines(group_lines(comparison, by, names))]
+    return lines + [""] * bool(notes) + [f"note: {note}" for note in notes]
+
+
+def _table_lines(lines: list[dict[str, Any]]) -> list[str]:
+    heads = list(lines[0]) if lines else []
+    return [f"  {line}" for line in aligned([heads, *([str(line[head]) for head in heads] for line in lines)])]
+
+
+def to_json(comparison: Comparison, names: tuple[str, str]) -> dict[str, Any]:
+    """Breakdowns as lists of lines; each metric has A's and B's value. `disagreements`: the 100 largest."""
+    order = comparison.by_disagreement()[:100]
+    ids = comparison.rows_a.expression_id
+    return {
+        "protocol": comparison.protocol.name,
+        "details": comparison.protocol.describe(),
+        "names": list(names),
+        "expressions": len(comparison.rows_a),
+        "metrics": {name: result._asdict() for name, result in comparison.metrics.items()},
+        "better": comparison.tally(),
+        "by": comparison.breakdowns,
+        "disagreements": [
+            {"expression_id": str(ids[i]), "a": float(comparison.worth_a[i]), "b": float(comparison.worth_b[i])}
+            for i in order
+        ],
+    }
+
+
+# Pictures -------------------------------------------------------------------------------------------------------------
+
+
+def disagreements(
+    comparison: Comparison, truths: TruthIndex, paths: tuple[str, str], args: argparse.Namespace
+) -> list[Disagreement]:
+    """The largest, with masks from a second pass over the files."""
+    from refseg.datasets.masks import decode
+    from refseg.report.rows import chosen_rows, image_or_grey, mask_at
+
+    order = comparison.by_disagreement()[: args.cases]
+    ids = [str(comparison.rows_a.expression_id[i]) for i in order]
+    answers_a, answers_b = (
+        chosen_rows(
+            answers_of(path, truths, min_score=args.min_score, absent_is_nothing=args.absent_is_nothing), set(ids)
+        )
+        for path in paths
+    )
+    rejected_a = comparison.protocol.no_target.rejected(comparison.rows_a)
+    rejected_b = comparison.protocol.no_target.rejected(comparison.rows_b)
+    found = []
+    for i, name in zip(order, ids, strict=True):
+        position = truths.position[name]
+        expression, truth = truths.expression(position), truths.truth(position)
+        size = truth.record.size
+        image, problem = image_or_grey(truth.record.image_path, size)
+        found.append(
+            Disagreement(
+                expression_id=name,
+                text=expression.text,
+                skill=str(expression.tags.get("skill", "")),
+                image=image,
+                image_problem=problem,
+                truth=decode(truth.mask(expression, View(crowds=comparison.protocol.view.crowds), size)),
+                answers=(
+                    AnswerPicture(
+                        mask_at(answers_a[name].mask, size), bool(rejected_a[i]), float(comparison.worth_a[i])
+                    ),
+                    AnswerPicture(
+                        mask_at(answers_b[name].mask, size), bool(rejected_b[i]), float(comparison.worth_b[i])
+                    ),
+                ),
+            )
+        )
+    return found

@@ -1,0 +1,126 @@
+"""`refseg report WORK_DIR`: one page about a run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from refseg.cli.options import (
+    add_shared_arguments,
+    at_least,
+    check_min_score,
+    chosen_groups,
+    chosen_protocols,
+)
+from refseg.cli.score import open_data
+from refseg.datasets.targets import data_root
+from refseg.errors import DataError, UsageError
+from refseg.evaluation.prediction_file import read_header
+from refseg.report.report import Report, probes_section, render_report
+from refseg.report.run_report import BY, PER_GROUP, RESAMPLES, Settings, score_run
+from refseg.report.work_dir import WorkDir, read_work_dir
+from refseg.terminal import write_whole
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("work_dir", metavar="WORK_DIR", help="of a training: its log gives curves, config and environment")
+    add("--predictions", metavar="FILE", help="answers of the model, of any kind that `refseg score` reads")
+    add("--probes", metavar="FILE", help="what `refseg probe --json` wrote")
+    add("--out", metavar="FILE", help="the page (default: WORK_DIR/report.html)")
+    add("--cases", type=at_least(0), default=PER_GROUP, metavar="N", help=f"pictures of each sort ({PER_GROUP})")
+    add("--resamples", type=at_least(1), default=RESAMPLES, metavar="N", help=f"of images, for intervals ({RESAMPLES})")
+    add_shared_arguments(parser, protocols="NAME[,NAME]", by=",".join(BY), data_required=False)
+
+
+def main(args: argparse.Namespace) -> int:
+    run = read_work_dir(args.work_dir)
+    if not args.predictions:
+        for option, value in (("--data", args.data), ("--json", args.json)):
+            if value:
+                raise UsageError(f"{option} is about predictions: name their file with --predictions")
+    probes = read_probes(args.probes) if args.probes else None
+    shared: dict[str, Any] = {
+        "curves": run.curves,
+        "environment": run.environment,
+        "config_text": run.config_text,
+        "probes": probes,
+    }
+    title = run.config or run.path.resolve().name
+    summary = {"work directory": str(run.path)}
+    if args.predictions:
+        report = _scored_report(args, title, summary, shared)
+    else:
+        report = Report(title=title, summary=summary, missing=how_to_score(run), **shared)
+        if not run.curves.losses and not run.curves.metrics and not run.config_text:
+            raise UsageError(
+                f"{run.path} holds nothing to report: no log (*/vis_data/scalars.json) and no config, and no "
+                "--predictions are named"
+            )
+        print(report.missing)
+    out = Path(args.out or run.path / "report.html")
+    write_whole(out, render_report(report))
+    print(f"report: {out.resolve()} ({out.stat().st_size / 2**20:.1f} MiB)")
+    return 0
+
+
+def _scored_report(args: argparse.Namespace, title: str, summary: dict[str, str], shared: dict[str, Any]) -> Report:
+    if not args.data:
+        raise UsageError(f"--predictions needs --data SET:SPLIT, what they are answers to{_data_of(args.predictions)}")
+    settings = Settings(
+        protocols=chosen_protocols(args),
+        groups=chosen_groups(args),
+        per_group=args.cases,
+        resamples=args.resamples,
+        min_score=args.min_score,
+        allow_partial=args.allow_partial,
+        absent_is_nothing=args.absent_is_nothing,
+    )
+    check_min_score(args, [args.predictions])
+    with data_root(args.data_root):
+        data = open_data(args.data, allow_partial=args.allow_partial, drop_no_target=args.drop_no_target)
+        scored = score_run(args.predictions, data, settings)
+    if args.json:
+        numbers = ("summary", "results", "no_target", "hits", "instances", "notes")
+        content = {name: getattr(scored, name) for name in numbers}
+        write_whole(args.json, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    return scored.report(title=title, summary=summary, **shared)
+
+
+def _data_of(predictions: str) -> str:
+    """What the file's header says that it is of, as a hint."""
+    if not predictions.endswith((".jsonl", ".jsonl.gz")):
+        return ""
+    data = read_header(predictions).get("data")
+    annotations = data.get("annotations") if isinstance(data, dict) else None
+    if not isinstance(annotations, dict):
+        return ""
+    return f"; the file says: {annotations.get('file') or annotations.get('refs')}, split {data.get('split')}"
+
+
+def how_to_score(run: WorkDir) -> str:
+    """The commands that make predictions, with what the work directory holds."""
+    config = next(iter(run.path.glob("*.py")), "CONFIG")
+    checkpoint = run.checkpoints[0] if run.checkpoints else "CHECKPOINT"
+    predictions = run.path / "predictions.jsonl"
+    return (
+        "Scores, calibration and pictures need the model's answers. Make them, then name them with their data:\n"
+        f"  refseg test {config} {checkpoint} --predictions {predictions}\n"
+        f"  refseg report {run.path} --predictions {predictions} --data SET:SPLIT"
+    )
+
+
+def read_probes(file: str) -> dict[str, Any]:
+    try:
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"no such file of probes: {file}; `refseg probe ... --json {file}` writes it") from None
+    except (ValueError, OSError) as error:
+        raise DataError(f"{file} cannot be read as JSON ({error})") from None
+    try:
+        probes_section(content)
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise DataError(f"{file} is not what `refseg probe --json` writes, or is damaged") from None
+    return content

@@ -1,0 +1,1 @@
+"""Inference: images and phrases in, masks out."""

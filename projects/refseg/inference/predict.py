@@ -1,0 +1,366 @@
+"""`refseg predict`: masks for many images and phrases, into one folder; a run that was killed goes on."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from refseg.datasets.tokenizers import UnknownWords
+from refseg.errors import DataError, UsageError
+from refseg.evaluation.prediction_file import row_to_json
+from refseg.files import write_atomically
+from refseg.inference.exports import write_coco, write_labelstudio
+from refseg.inference.inferencer import ReferringInferencer, Task
+from refseg.inference.inputs import ImageInput, Loading, check_phrases, find_images, is_url, pair_phrases
+from refseg.inference.journal import Journal
+from refseg.inference.results import ImageAnswer, PhraseResult, write_picture
+from refseg.terminal import printable
+from refseg.weights import describe_weights
+
+SOME_FAILED = 3  # the exit code where images could not be read; the others are answered
+FORMATS = ("coco", "labelstudio", "masks")
+JOURNAL = "predictions.jsonl"
+NOT_IN_NAMES = re.compile(r"[^\w.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTask:
+    """The phrases of one image, and by which ids files call them."""
+
+    image: str
+    texts: tuple[str, ...]
+    ids: tuple[str, ...]
+
+
+# What is to be done ---------------------------------------------------------------------------------------------------
+
+
+def tasks_of(images: Iterable[str], texts: Iterable[str], jsonl: str | None) -> list[ImageTask]:
+    """From the options, or from a file of them. An image that is named twice has its phrases put together."""
+    images, texts = list(images), list(texts)
+    if jsonl is not None:
+        if images or texts:
+            raise UsageError("--jsonl names images and phrases itself: leave out --image and --text")
+        return _merged(read_jsonl(jsonl))
+    if not images or not texts:
+        raise UsageError("what is to be predicted? Give --image and --text, or --jsonl")
+    found = list(dict.fromkeys(one.name for one in find_images(images)[0]))
+    return _merged((name, text, None) for name, of_image in zip(found, pair_phrases(texts, len(found)), strict=True)
+                   for text in of_image)  # fmt: skip
+
+
+def read_jsonl(file: str) -> Iterable[tuple[str, str, str | None]]:
+    """Image, phrase and id of lines {"image", "texts"} or {"image", "text", "expression_id"}; other keys are left to
+    others, so that a data set's own file will do. Paths are relative to the file."""
+    folder = Path(file).parent
+    try:
+        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read ({error})") from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        place = f"{file}, line {number}: "
+        try:
+            row = json.loads(line)
+            image = row["image"]
+        except (ValueError, KeyError, TypeError):
+            raise DataError(f'{place}a line is {{"image": path, "texts": [phrase, ...]}}') from None
+        if not isinstance(image, str) or ("text" in row) == ("texts" in row):
+            raise DataError(f"{place}image is a path, and beside it is either text or texts")
+        name = image if is_url(image) else os.path.normpath(folder / image)
+        for text in check_phrases([row["text"]] if "text" in row else row["texts"], place):
+            yield name, text, None if row.get("expression_id") is None else str(row["expression_id"])
+
+
+def _merged(rows: Iterable[tuple[str, str, str | None]]) -> list[ImageTask]:
+    of_image: dict[str, list[tuple[str, str | None]]] = {}
+    for image, text, expression_id in rows:
+        of_image.setdefault(image, []).append((text, expression_id))
+    tasks = []
+    for image, phrases in of_image.items():
+        ids = tuple(given or f"{image}#{k}" for k, (_, given) in enumerate(phrases))
+        tasks.append(ImageTask(image, tuple(text for text, _ in phrases), ids))
+    twice = [name for name, count in Counter(name for task in tasks for name in task.ids).items() if count > 1]
+    if twice:
+        raise DataError(f"{len(twice)} expression ids stand for several phrases, the first is {twice[0]!r}")
+    return tasks
+
+
+def output_names(images: Iterable[str]) -> dict[str, str]:
+    """For each image a name for files: its own without the suffix; where two have the same, with a hash of the path."""
+    names = {image: in_file_name(Path(image).stem, 80) or "image" for image in images}
+    count = Counter(name.lower() for name in names.values())
+    return {
+        image: name if count[name.lower()] == 1 else f"{name}-{hashlib.sha256(image.encode()).hexdigest()[:8]}"
+        for image, name in names.items()
+    }
+
+
+# Doing it -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where answers go: `folder`, or nowhere; which files besides the prediction file; whether pictures are drawn."""
+
+    folder: Path | None
+    formats: frozenset[str] = frozenset()
+    show: bool = False
+    heat: bool = False
+    image_prefix: str = ""
+
+    def files_of(self, task: ImageTask, name: str) -> list[Path]:
+        """The files that an image has of its own."""
+        if self.folder is None:
+            return []
+        masks = phrase_files(self.folder / "masks" / name, task.texts) if "masks" in self.formats else []
+        pictures = [self.folder / "pictures" / f"{name}.png"] if self.show else []
+        return masks + pictures + (phrase_files(self.folder / "heat" / name, task.texts) if self.heat else [])
+
+
+def phrase_files(folder: Path, texts: Iterable[str]) -> list[Path]:
+    return [folder / f"{k}_{in_file_name(text, 60)}.png" for k, text in enumerate(texts)]
+
+
+def in_file_name(text: str, most: int) -> str:
+    """Of a text what a file's name may have, at most so many bytes: file systems count these, not letters."""
+    return NOT_IN_NAMES.sub("_", text).strip("._").encode("utf-8", "ignore")[:most].decode("utf-8", "ignore")
+
+
+def rows_of_answer(answer: ImageAnswer, ids: Iterable[str]) -> list[dict[str, Any]]:
+    """What the prediction file says of an image, with notes for people."""
+    rows = []
+    for expression_id, phrase in zip(ids, answer, strict=True):
+        row = row_to_json(phrase.to_row(expression_id))
+        notes = {"image": answer.name, "text": phrase.text, "nothing_here": phrase.nothing_here}
+        if phrase.nothing_here:
+            notes["reason"] = phrase.reason
+        if phrase.unknown_words:
+            notes["unknown_words"] = list(phrase.unknown_words)
+        if phrase.raw_instances and len(phrase.instances) < len(phrase.raw_instances):
+            notes["shown"] = [k for k, one in enumerate(phrase.raw_instances) if one in phrase.instances]
+        rows.append({"expression_id": expression_id, **notes, "score": round(phrase.score, 4), **row})
+    return rows
+
+
+def described(phrase: PhraseResult) -> str:
+    """One answer for people."""
+    return f"\u201c{phrase.text}\u201d: {phrase.in_words}"
+
+
+def counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a run did; `failures`: images that could not be read, and why."""
+
+    images: int = 0
+    phrases: int = 0
+    nothing: int = 0
+    cut: int = 0
+    kept: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+    unknown: UnknownWords = field(default_factory=UnknownWords)
+
+    def count(self, answer: ImageAnswer) -> None:
+        self.images += 1
+        self.phrases += len(answer)
+        self.nothing += sum(phrase.nothing_here for phrase in answer)
+        self.cut += answer.num_cut
+        self.unknown.count(phrase.unknown_words for phrase in answer)
+
+    def told(self, seconds: float) -> str:
+        parts = [
+            f"{counted(self.images, 'image')}, {counted(self.phrases, 'phrase')} ({self.nothing} of them: nothing "
+            f"here) in {seconds:.1f} s"
+        ]
+        if self.kept:
+            parts.append(f"{counted(self.kept, 'image')} done before")
+        if self.cut:
+            parts.append(f"{counted(self.cut, 'phrase')} longer than the model reads, and cut")
+        if self.unknown.phrases:
+            known = f"{counted(self.unknown.phrases, 'phrase')} with words that the model does not know"
+            parts.append(f"{known}: {self.unknown.listed()}")
+        if self.failures:
+            parts.append(f"{counted(len(self.failures), 'image')} could not be read")
+        return "; ".join(parts)
+
+
+def predict(
+    inferencer: ReferringInferencer,
+    tasks: list[ImageTask],
+    output: Output,
+    *,
+    header: Mapping[str, Any] | None = None,
+    restart: bool = False,
+    max_failures: int = 100,
+) -> Summary:
+    """Answers what is not yet answered. With more than `max_failures` unreadable images it gives up; what is done
+    stays."""
+    by_name = {task.image: task for task in tasks}
+    names = output_names(by_name)
+    summary = Summary()
+    journal: Any = nullcontext()
+    if output.folder is not None:
+        texts = {task.image: task.texts for task in tasks}
+        journal = Journal(output.folder / JOURNAL, header=dict(header or {}), tasks=texts, restart=restart)
+    with journal:
+        done = set() if output.folder is None else journal.done
+        is_done = {
+            task.image: task.image in done and all(f.is_file() for f in output.files_of(task, names[task.image]))
+            for task in tasks
+        }
+        summary.kept = sum(is_done.values())
+        todo: list[Task] = [(ImageInput(t.image, t.image), t.texts) for t in tasks if not is_done[t.image]]
+        with tqdm(total=len(todo), desc="predict", unit="image", disable=None, dynamic_ncols=True) as bar:
+
+            def failed(source: ImageInput, error: DataError) -> None:
+                summary.failures[source.name] = str(error)
+                bar.update()
+                bar.write(f"skipped: {error}", file=sys.stderr)
+                if len(summary.failures) > max_failures:
+                    raise DataError(f"more than {max_failures} images could not be read (--max-failures)")
+
+            for answer in inferencer.stream(todo, failed=failed):
+                task = by_name[answer.name]
+                write_files(answer, output, task, names[answer.name])
+                if output.folder is None:
+                    for phrase in answer:
+                        bar.write(printable(f"{answer.name}: {described(phrase)}"), file=sys.stdout)
+                elif answer.name not in journal.done:
+                    journal.write(rows_of_answer(answer, task.ids))
+                summary.count(answer)
+                bar.update()
+        if output.folder is not None:
+            write_exports(journal, output, by_name, inferencer.loaded.checkpoint.name)
+            write_failures(output.folder / "failures.jsonl", summary.failures)
+    return summary
+
+
+def write_files(answer: ImageAnswer, output: Output, task: ImageTask, name: str) -> None:
+    """An image's masks and pictures."""
+    if output.folder is None:
+        return
+    if "masks" in output.formats:
+        for file, phrase in zip(phrase_files(output.folder / "masks" / name, task.texts), answer, strict=True):
+            phrase.save_png(file)
+    if output.show:
+        answer.save_picture(output.folder / "pictures" / f"{name}.png")
+    if output.heat:
+        for number, file in enumerate(phrase_files(output.folder / "heat" / name, task.texts)):
+            write_picture(file, answer.heat_picture(number))
+
+
+def write_exports(journal: Journal, output: Output, tasks: Mapping[str, ImageTask], version: str) -> None:
+    """The files of other programs, of all that the journal has of these tasks."""
+    assert output.folder is not None
+    if "coco" in output.formats:
+        rows = (row for row in journal.rows() if row["image"] in tasks)
+        write_coco(output.folder / "coco.json", rows, tasks)
+    if "labelstudio" in output.formats:
+        rows = (row for row in journal.rows() if row["image"] in tasks)
+        write_labelstudio(output.folder / "labelstudio.json", rows, prefix=output.image_prefix, version=version)
+
+
+def write_failures(file: Path, failures: Mapping[str, str]) -> None:
+    if failures:
+        lines = [json.dumps({"image": image, "error": error}) + "\n" for image, error in failures.items()]
+        write_atomically(file, "".join(lines))
+    else:
+        file.unlink(missing_ok=True)
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from refseg.compat import dict_action
+
+    parser.add_argument("model", help="work directory, checkpoint, or config (with WEIGHTS)")
+    parser.add_argument("weights", nargs="?", help="checkpoint or work directory, where MODEL is a config")
+    what = parser.add_argument_group("what")
+    what.add_argument(
+        "--image", nargs="+", action="extend", default=[], metavar="IMAGE", help="files, folders, 'patterns', URLs"
+    )
+    what.add_argument(
+        "--text", nargs="+", action="extend", default=[], metavar="TEXT", help="phrases, for all of the images"
+    )
+    what.add_argument("--jsonl", metavar="FILE", help='lines of {"image": path, "texts": [...]} instead')
+    where = parser.add_argument_group("where to")
+    where.add_argument("--out", metavar="DIR", help="folder for the answers; a run that was killed goes on in it")
+    where.add_argument(
+        "--format", nargs="+", action="extend", choices=FORMATS, default=[], help="files besides predictions.jsonl"
+    )
+    where.add_argument("--show", action="store_true", help="draw pictures, into DIR/pictures")
+    where.add_argument("--heat", action="store_true", help="draw heat maps of each phrase, into DIR/heat")
+    where.add_argument("--image-prefix", default="", metavar="URL", help="of images in labelstudio.json")
+    where.add_argument("--restart", action="store_true", help="begin anew in DIR, without what is there")
+    how = parser.add_argument_group("how")
+    how.add_argument("--threshold", type=float, help="probability from which on a pixel is mask")
+    how.add_argument("--device", help="default: cuda where there is one")
+    how.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    how.add_argument("--batch-size", type=int, default=8, help="images per pass")
+    how.add_argument("--max-phrases", type=int, default=64, help="phrases per pass, where they share an image")
+    how.add_argument("--max-failures", type=int, default=100, help="unreadable images that are skipped")
+    how.add_argument("--as-stored", action="store_true", help="do not turn images as their EXIF data say")
+    how.add_argument("--allow-url", action="store_true", help="let images come from the network")
+    how.add_argument("--allow-download", action="store_true", help="let text encoders come from the hub")
+    how.add_argument("--cfg-options", nargs="+", action=dict_action(), default={}, metavar="KEY=VALUE")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Exit code 0 when all images are answered, whatever was found in them, and SOME_FAILED otherwise."""
+    start = time.monotonic()
+    if args.out is None and (args.format or args.show or args.heat or args.restart):
+        raise UsageError("--format, --show, --heat and --restart need --out DIR")
+    if args.allow_download:
+        os.environ["REFSEG_ALLOW_DOWNLOAD"] = "1"
+    tasks = tasks_of(args.image, args.text, args.jsonl)
+    inferencer = ReferringInferencer(
+        args.model,
+        args.weights,
+        device=args.device,
+        dtype=args.dtype,
+        batch_size=args.batch_size,
+        max_phrases=args.max_phrases,
+        postprocess=None if args.threshold is None else {"threshold": args.threshold},
+        loading=Loading(upright=not args.as_stored, allow_url=args.allow_url),
+        cfg_options=args.cfg_options,
+    )
+    folder = None if args.out is None else Path(args.out)
+    output = Output(folder, frozenset(args.format), args.show, args.heat, args.image_prefix)
+    header = {} if output.folder is None else header_of(inferencer, args.cfg_options)
+    summary = predict(inferencer, tasks, output, header=header, restart=args.restart, max_failures=args.max_failures)
+    print(summary.told(time.monotonic() - start), file=sys.stderr)
+    if output.folder is not None:
+        print(f"answers: {output.folder / JOURNAL}", file=sys.stderr)
+    return SOME_FAILED if summary.failures else 0
+
+
+def header_of(inferencer: ReferringInferencer, cfg_options: Mapping[str, Any]) -> dict[str, Any]:
+    """What answers depend on."""
+    loaded = inferencer.loaded
+    return {
+        "config": loaded.config.name,
+        "checkpoint": describe_weights(loaded.segmentor, loaded.checkpoint) | {"file": loaded.checkpoint.name},
+        "postprocess": asdict(inferencer.postprocess),
+        "cfg_options": dict(cfg_options),
+        "dtype": str(inferencer.dtype).removeprefix("torch."),
+        "upright": inferencer.loading.upright,
+    }

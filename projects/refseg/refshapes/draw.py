@@ -1,0 +1,210 @@
+"""Scene -> pixels and visible instance masks, in integer arithmetic only: the same values on every machine.
+
+Letters: H, W image height and width; h, w those of the box around one shape; S samples per pixel side.
+"""
+
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+
+from refseg.refshapes.random_stream import Stream
+from refseg.refshapes.scene import UNIT, Scene, SceneSpec, Shape
+
+SAMPLES = 4  # S: samples per pixel and direction; a pixel belongs to a shape when at least half of the S * S are inside
+GRAIN_PIXELS = 4  # side of the blocks of a grainy background
+TABLE_UNIT = 4096  # one, in SINES and in the outlines below
+
+# round(4096 * sin(3 degrees * i)), i = 0..30; written out because the last digit of sin() differs between C libraries
+SINES = (
+    0, 214, 428, 641, 852, 1060, 1266, 1468, 1666, 1860, 2048, 2231, 2408, 2578, 2741, 2896,
+    3044, 3183, 3314, 3435, 3547, 3650, 3742, 3824, 3896, 3956, 4006, 4046, 4074, 4090, 4096,
+)  # fmt: skip
+
+PAINT = {
+    "red": (214, 40, 40),
+    "green": (44, 150, 64),
+    "blue": (40, 84, 210),
+    "yellow": (244, 216, 52),
+    "purple": (134, 52, 168),
+    "orange": (240, 128, 24),
+    "white": (244, 244, 244),
+    "black": (20, 20, 20),
+}
+# Every second stripe: paler or darker than the colour, and unlike any background.
+STRIPE_PAINT = {
+    "red": (240, 160, 160),
+    "green": (164, 220, 176),
+    "blue": (160, 184, 244),
+    "yellow": (140, 118, 10),
+    "purple": (208, 168, 228),
+    "orange": (136, 68, 4),
+    "white": (196, 196, 196),
+    "black": (68, 68, 68),
+}
+
+
+def sine(step: int) -> int:
+    """4096 * sin(3 degrees * step), rounded."""
+    step %= 120
+    if step >= 60:
+        return -sine(step - 60)
+    return SINES[step if step <= 30 else 60 - step]
+
+
+def cosine(step: int) -> int:
+    return sine(step + 30)
+
+
+def _star() -> tuple[tuple[int, int], ...]:
+    """Ten corners, in turn on the circle of the radius and on one of half of it; the first points up."""
+    lengths = (TABLE_UNIT * 21 // 20, TABLE_UNIT * 10 // 19)
+    return tuple(
+        (lengths[i % 2] * sine(12 * i) // TABLE_UNIT, -lengths[i % 2] * cosine(12 * i) // TABLE_UNIT) for i in range(10)
+    )
+
+
+def _corners(*points: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    """Corners given in hundredths of the radius."""
+    return tuple((x * TABLE_UNIT // 100, y * TABLE_UNIT // 100) for x, y in points)
+
+
+# Outlines of radius 4096, y down; a circle has none.
+OUTLINES = {
+    "square": _corners((-85, -85), (85, -85), (85, 85), (-85, 85)),
+    "triangle": _corners((0, -105), (100, 75), (-100, 75)),
+    "star": _star(),
+    "diamond": _corners((0, -112), (74, 0), (0, 112), (-74, 0)),
+    "cross": _corners(
+        (-34, -98), (34, -98), (34, -34), (98, -34), (98, 34), (34, 34),
+        (34, 98), (-34, 98), (-34, 34), (-98, 34), (-98, -34), (-34, -34),
+    ),
+}  # fmt: skip
+
+
+def outline(shape: Shape) -> list[tuple[int, int]]:
+    """Corners of a polygon shape in the image, rounded to 1/16 pixel."""
+    cos, sin = cosine(shape.angle), sine(shape.angle)
+    unit = TABLE_UNIT * TABLE_UNIT
+    return [
+        (
+            shape.x + (shape.radius * (x * cos - y * sin) + unit // 2) // unit,
+            shape.y + (shape.radius * (x * sin + y * cos) + unit // 2) // unit,
+        )
+        for x, y in OUTLINES[shape.kind]
+    ]
+
+
+def inside_polygon(xs: np.ndarray, ys: np.ndarray, corners: list[tuple[int, int]]) -> np.ndarray:
+    """Even-odd rule for the grid of integer points ys (h, 1) by xs (1, w) -> (h, w) bool."""
+    inside = np.zeros((ys.shape[0], xs.shape[1]), dtype=bool)
+    for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1], strict=True):
+        if y0 > y1:
+            x0, y0, x1, y1 = x1, y1, x0, y0
+        crossed = (ys >= y0) & (ys < y1)  # (h, 1)
+        left_of_edge = (xs - x0) * (y1 - y0) < (ys - y0) * (x1 - x0)  # (h, w)
+        inside ^= crossed & left_of_edge
+    return inside
+
+
+@lru_cache(maxsize=128)  # the judge, the masks and the picture ask for the same shapes
+def coverage(shape: Shape, height: int, width: int) -> tuple[tuple[slice, slice], np.ndarray]:
+    """The box of the image that holds a shape, and how many of each pixel's S * S samples it covers: (h, w) uint8."""
+    reach = shape.radius * 5 // 4 + UNIT
+    left, right = max(0, (shape.x - reach) // UNIT), min(width, (shape.x + reach) // UNIT + 1)
+    top, bottom = max(0, (shape.y - reach) // UNIT), min(height, (shape.y + reach) // UNIT + 1)
+    step = UNIT // SAMPLES
+    xs = np.arange(left * UNIT + step // 2, right * UNIT, step, dtype=np.int64)[None, :]  # (1, w * S)
+    ys = np.arange(top * UNIT + step // 2, bottom * UNIT, step, dtype=np.int64)[:, None]  # (h * S, 1)
+    if shape.kind == "circle":
+        inside = (xs - shape.x) ** 2 + (ys - shape.y) ** 2 <= shape.radius**2
+    else:
+        inside = inside_polygon(xs, ys, outline(shape))
+    samples = inside.view(np.uint8)
+    rows = sum(samples[i::SAMPLES] for i in range(1, SAMPLES)) + samples[::SAMPLES]  # (h, w * S)
+    counts = sum(rows[:, i::SAMPLES] for i in range(1, SAMPLES)) + rows[:, ::SAMPLES]
+    counts.flags.writeable = False
+    return (slice(top, bottom), slice(left, right)), counts
+
+
+def full_masks(scene: Scene) -> np.ndarray:
+    """(N, H, W) bool: each shape as if nothing were in front of it."""
+    masks = np.zeros((len(scene.shapes), scene.height, scene.width), dtype=bool)
+    for mask, shape in zip(masks, scene.shapes, strict=True):
+        box, counts = coverage(shape, scene.height, scene.width)
+        mask[box] = counts * 2 >= SAMPLES * SAMPLES
+    return masks
+
+
+def visible_masks(full: np.ndarray) -> np.ndarray:
+    """Take from each shape's full mask what the later ones hide: (N, H, W) bool, disjoint."""
+    visible = full.copy()
+    hidden = np.zeros(full.shape[1:], dtype=bool)
+    for i in reversed(range(len(full))):
+        visible[i] &= ~hidden
+        hidden |= full[i]
+    return visible
+
+
+def drop_hidden(scene: Scene, spec: SceneSpec) -> tuple[Scene, np.ndarray]:
+    """Leave out shapes too little of which can be seen; returns the scene, renumbered, and its visible masks."""
+    full = full_masks(scene)
+    shapes = list(scene.shapes)
+    while True:
+        visible = visible_masks(full)
+        seen, area = visible.sum(axis=(1, 2)), full.sum(axis=(1, 2))
+        hidden = (seen < spec.min_visible_pixels) | (seen * 100 < area * spec.min_visible_percent)
+        if not hidden.any():
+            shapes = [replace(shape, id=i) for i, shape in enumerate(shapes)]
+            return replace(scene, shapes=tuple(shapes)), visible
+        worst = int(np.flatnonzero(hidden)[0])
+        shapes.pop(worst)
+        full = np.delete(full, worst, axis=0)
+
+
+def _surface(shape: Shape, box: tuple[slice, slice]) -> np.ndarray:
+    """(h, w, 3) int64: the paint of a shape at each pixel of its box."""
+    paint = np.array(PAINT[shape.colour], dtype=np.int64)
+    rows, cols = box
+    xs = np.arange(cols.start, cols.stop, dtype=np.int64)[None, :] * UNIT + UNIT // 2 - shape.x  # (1, w)
+    ys = np.arange(rows.start, rows.stop, dtype=np.int64)[:, None] * UNIT + UNIT // 2 - shape.y  # (h, 1)
+    if shape.texture == "plain":
+        return np.broadcast_to(paint, (ys.shape[0], xs.shape[1], 3))
+    turn = shape.angle + 15  # stripes run at 45 degrees to the shape's own upright
+    along = (xs * cosine(turn) + ys * sine(turn)) // TABLE_UNIT  # (h, w), 1/16 pixel
+    odd = (along // max(2 * UNIT, shape.radius // 4)) % 2 == 1
+    return np.where(odd[..., None], np.array(STRIPE_PAINT[shape.colour], dtype=np.int64), paint)
+
+
+def render(scene: Scene, stream: Stream) -> np.ndarray:
+    """(H, W, 3) uint8 RGB: the background, shapes in order with soft edges, then noise over all."""
+    height, width = scene.height, scene.width
+    pixels = np.repeat(_grey(scene)[..., None], 3, axis=2)  # (H, W, 3)
+    if scene.background.grain:
+        blocks = (-(-height // GRAIN_PIXELS), -(-width // GRAIN_PIXELS), 3)
+        grain = _noise(blocks, scene.background.grain, stream)
+        pixels += grain.repeat(GRAIN_PIXELS, axis=0).repeat(GRAIN_PIXELS, axis=1)[:height, :width]
+    whole = SAMPLES * SAMPLES
+    for shape in scene.shapes:
+        box, counts = coverage(shape, height, width)
+        part = counts[..., None].astype(np.int64)  # (h, w, 1)
+        pixels[box] = (pixels[box] * (whole - part) + _surface(shape, box) * part + whole // 2) // whole
+    return np.clip(pixels + _noise(pixels.shape, scene.background.noise, stream), 0, 255).astype(np.uint8)
+
+
+def _grey(scene: Scene) -> np.ndarray:
+    """(H, W) int64: the background's level, slopes and blobs."""
+    height, width, background = scene.height, scene.width, scene.background
+    ys, xs = np.arange(height, dtype=np.int64)[:, None], np.arange(width, dtype=np.int64)[None, :]  # (H, 1), (1, W)
+    grey = background.level + (2 * ys - height) * background.slope_y // (2 * height)
+    grey = grey + (2 * xs - width) * background.slope_x // (2 * width)
+    for blob in background.blobs:
+        distance = (xs - blob.x) ** 2 + (ys - blob.y) ** 2  # squared, as the radius below
+        grey += np.maximum(blob.radius**2 - distance, 0) * blob.change // blob.radius**2
+    return grey
+
+
+def _noise(shape: tuple[int, ...], largest: int, stream: Stream) -> np.ndarray:
+    """int64 numbers from -largest to largest."""
+    count = int(np.prod(shape))
+    return stream.bytes(count).reshape(shape).astype(np.int64) * (2 * largest + 1) // 256 - largest

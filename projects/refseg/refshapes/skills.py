@@ -1,0 +1,175 @@
+"""One function per skill: each proposes a meaning for a scene, which grammar.py uses where the judge allows it.
+
+A new skill is a function here and a line in ``SKILLS``.
+"""
+
+from collections.abc import Callable
+
+from refseg.refshapes.depth import clear_pairs
+from refseg.refshapes.meaning import (
+    CORNERS,
+    LAST_RANK,
+    SIDES,
+    Expression,
+    Head,
+    Match,
+    Most,
+    Nearest,
+    Ordinal,
+    Phrase,
+    Place,
+    Relative,
+)
+from refseg.refshapes.random_stream import Stream
+from refseg.refshapes.scene import Scene, Shape
+
+Skill = Callable[[Scene, Stream, bool], Expression | None]
+
+
+def _match(shape: Shape, names: tuple[str, ...]) -> Match:
+    return Match(**{name: getattr(shape, name) for name in names})
+
+
+def _some(scene: Scene, stream: Stream, *choices: tuple[str, ...]) -> Match:
+    """A few attributes of a random shape; ``choices`` are the combinations to draw from."""
+    return _match(stream.choice(scene.shapes), stream.choice(choices))
+
+
+def _count(head: Head, scene: Scene, stream: Stream) -> int | None:
+    """A number for a phrase about several shapes: what is there, where words have it, or "all"."""
+    found = len(head.judge(scene).ids)
+    return found if 2 <= found <= 4 and stream.chance(30) else None
+
+
+def _single_phrase(head: Head, scene: Scene, stream: Stream, several: bool) -> Expression:
+    return Expression((Phrase(head, _count(head, scene, stream) if several else 1),))
+
+
+def attribute(scene: Scene, stream: Stream, several: bool) -> Expression | None:
+    """ "the red circle": kind, colour and texture."""
+    match = _some(
+        scene, stream, ("kind",), ("colour",), ("kind", "colour"), ("kind", "colour"), ("kind", "texture"),
+        ("colour", "texture"), ("kind", "colour", "texture"),
+    )  # fmt: skip
+    return _single_phrase(match, scene, stream, several)
+
+
+def size(scene: Scene, stream: Stream, several: bool) -> Expression | None:
+    """ "small blue star", "the biggest circle"."""
+    if not several and stream.chance(30):
+        of = _some(scene, stream, ("kind",), ("colour",), ("kind", "colour"))
+        if len(of.shapes(scene)) < 2:
+            return None
+        return Expression((Phrase(Most(of, stream.choice(("large", "small")))),))
+    match = _some(scene, stream, ("size", "kind"), ("size", "colour"), ("size", "kind", "colour"), ("size", "kind"))
+    return _single_phrase(match, scene, stream, several)
+
+
+def position(scene: Scene, stream: Stream, several: bool) -> Expression | None:
+    """ "the circle on the left", "leftmost square", "top right shape"."""
+    of = _some(scene, stream, ("kind",), ("colour",), ("kind", "colour"), ("kind",), ("colour",), ())
+    if not several and len(of.shapes(scene)) >= 2 and stream.chance(50):
+        return Expression((Phrase(Most(of, stream.choice(SIDES))),))
+    region = stream.choice(SIDES if several or stream.chance(65) else CORNERS)
+    return _single_phrase(Place(of, region), scene, stream, several)
+
+
+def relation(scene: Scene, stream: Stream, several: bool) -> Expression | None:
+    """ "the star left of the red square"; the anchor is the only one of its description."""
+    of = _some(scene, stream, ("kind",), ("colour",), ("kind", "colour"), ("kind",), ("size", "kind"), ())
+    anchor = Phrase(_some(scene, stream, ("kind",), ("kind", "colour"), ("kind", "colour"), ("size", "kind")))
+    return _single_phrase(Relative(of, stream.choice(SIDES), anchor), scene, stream, several)
+
+
+def group(scene: Scene, stream: Stream, several: bool) -> Expression | None:
+    """ "all red shapes", "every square", "the two circles and the star"."""
+    choices = (("kind",), ("colour",), ("kind", "colour"), ("kind", "texture"), ("colour", "texture"))
+    if stream.chance(55):
+        return _single_phrase(_some(scene, stream, *choices), scene, stream, True)
+    phrases = []
+    for _ in range(3 if stream.chance(15) else 2):
+        match = _some(scene, stream, ("kind",), ("kind", "colour"), ("kind", "colour"), ("colour",), ("size", "kind"))
+        found = len(match.shapes(scene))
+        phrases.append(Phrase(match, 1 if found == 1 else _count(match, scene, stream)))
+    return Expression(tuple(phrases))
+
+
+def negation(scene: Scene, stream: Stream, several: bool) -> Expression | None:
+    """ "circle that is not red", where there are red ones too."""
+    name, unlike = stream.choice(
+        (("kind", "colour"), ("kind", "colour"), ("colour", "kind"), ("kind", "texture"), ("kind", "size"))
+    )
+    shape = stream.choice(scene.shapes)
+    if unlike == "texture" and shape.texture == "plain":
+        return None  # nobody says "not plain"
+    match = Match(**{name: getattr(shape, name)}, without=(unlike, getattr(shape, unlike)))
+    return _single_phrase(match, scene, stream, several)
+
+
+def pose(scene: Scene, stream: Stream, several: bool) -> Expression | None:
+    """ "the tilted square", "star that is not tilted"; circles have no pose."""
+    shape = stream.choice(scene.shapes)
+    if shape.pose is None:
+        return None
+    names = stream.choice((("kind",), ("kind",), ("kind", "colour"), ("kind", "size")))
+    if shape.pose == "upright" and stream.chance(40):
+        match = Match(kind=shape.kind, without=("pose", "tilted"))
+    elif shape.pose == "tilted" and stream.chance(25):
+        match = _match(shape, stream.choice((("pose",), ("pose", "colour"))))
+    else:
+        match = _match(shape, ("pose", *names))
+    return _single_phrase(match, scene, stream, several)
+
+
+def ordinal(scene: Scene, stream: Stream, several: bool) -> Expression | None:
+    """ "the second star from the left"; for single shapes only, as is the next."""
+    of = _some(scene, stream, ("kind",), ("kind",), ("colour",), ("kind", "colour"), ("size", "kind"), ())
+    found = len(of.shapes(scene))
+    if several or found < 2:
+        return None
+    first = 1 if stream.chance(15) else 2
+    return Expression((Phrase(Ordinal(of, stream.between(first, min(found, LAST_RANK)), stream.choice(SIDES))),))
+
+
+def nearest(scene: Scene, stream: Stream, several: bool) -> Expression | None:
+    """ "the circle nearest to the red square"."""
+    of = _some(scene, stream, ("kind",), ("kind",), ("colour",), ("kind", "colour"), ("size", "kind"), ())
+    return None if several else Expression((Phrase(Nearest(of, _anchor(stream.choice(scene.shapes), stream))),))
+
+
+def inside(scene: Scene, stream: Stream, several: bool) -> Expression | None:
+    """ "the star inside the circle"."""
+    return _depth(scene, stream, several, "inside")
+
+
+def behind(scene: Scene, stream: Stream, several: bool) -> Expression | None:
+    """ "the square behind the triangle", "the triangle in front of the square"."""
+    return _depth(scene, stream, several, stream.choice(("behind", "behind", "front")))
+
+
+def _depth(scene: Scene, stream: Stream, several: bool, depth: str) -> Expression | None:
+    pairs = clear_pairs(scene, depth)
+    if not pairs:
+        return None
+    i, anchor = stream.choice(pairs)
+    of = _match(scene.shapes[i], stream.choice((("kind",), ("kind",), ("colour",), ("kind", "colour"), ())))
+    return _single_phrase(Relative(of, depth, _anchor(scene.shapes[anchor], stream)), scene, stream, several)
+
+
+def _anchor(shape: Shape, stream: Stream) -> Phrase:
+    return Phrase(_match(shape, stream.choice((("kind",), ("kind", "colour"), ("kind", "colour"), ("size", "kind")))))
+
+
+SKILLS: dict[str, Skill] = {
+    "attribute": attribute,
+    "size": size,
+    "position": position,
+    "relation": relation,
+    "group": group,
+    "negation": negation,
+    "pose": pose,
+    "ordinal": ordinal,
+    "nearest": nearest,
+    "inside": inside,
+    "behind": behind,
+}

@@ -1,0 +1,1 @@
+"""HTML pages: the report of a run, comparisons, curves and contact sheets."""

@@ -1,0 +1,153 @@
+"""Changed meanings of RefShapes: their truths are read back from the words by a reader of its own."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from refseg.analysis.probes.meanings import (
+    changed_meaning,
+    edits,
+    mirrored,
+    nearest_wording,
+    pairs_of_scenes,
+    preset_of,
+)
+from refseg.analysis.probes.pairs import KINDS
+from refseg.datasets.annotations import open_annotations
+from refseg.datasets.masks import decode
+from refseg.errors import DataError
+from refseg.refshapes.meaning import Expression, Match, Most, Ordinal, Phrase, Place, Relative
+from refseg.refshapes.presets import PRESETS
+from refseg.refshapes.random_stream import Stream
+from refseg.refshapes.sample import make_sample
+from refseg.refshapes.scene import Background, Scene, Shape
+from refshapes_reader import read
+
+LEFT_RIGHT, ABOVE_BELOW = ("left", "right"), ("top", "bottom")
+STAR = Match("star")
+
+
+@pytest.mark.parametrize(
+    ("head", "axis", "wanted"),
+    [
+        (Most(STAR, "left"), LEFT_RIGHT, Most(STAR, "right")),
+        (Most(STAR, "large"), LEFT_RIGHT, None),
+        (Place(STAR, "top left"), LEFT_RIGHT, Place(STAR, "top right")),
+        (Place(STAR, "top left"), ABOVE_BELOW, Place(STAR, "bottom left")),
+        (Ordinal(STAR, 2, "bottom"), ABOVE_BELOW, Ordinal(STAR, 2, "top")),
+        (Relative(STAR, "behind", Phrase(STAR)), ABOVE_BELOW, None),
+        (Relative(STAR, "top", Phrase(STAR)), ABOVE_BELOW, Relative(STAR, "bottom", Phrase(STAR))),
+        (STAR, LEFT_RIGHT, None),
+    ],
+)
+def test_mirrored_by_hand(head, axis, wanted) -> None:
+    assert mirrored(head, axis) == wanted
+
+
+def _scene(*rows: tuple[str, str, int]) -> Scene:
+    """(kind, colour, x) in a line."""
+    shapes = [Shape(i, kind, colour, "small", "plain", x * 16, 768, 128, 0) for i, (kind, colour, x) in enumerate(rows)]
+    return Scene(96, 96, Background(128, 0, 0, 0), tuple(shapes))
+
+
+def _change(head, kind: str, scene: Scene, count: int | None = 1, **options) -> set[tuple[int, ...]]:
+    """What the changed meaning refers to, over 30 streams; None counts as ()."""
+    expression = Expression((Phrase(head, count),))
+    allows = options.get("allows", lambda _: True)
+    found = [changed_meaning(expression, kind, scene, Stream(seed), allows) for seed in range(30)]
+    return {changed.judge(scene).ids for changed in found if changed is not None}
+
+
+def test_changes_by_hand() -> None:
+    """Red star, blue star, red circle, from the left. Not left of the middle, but for the first."""
+    scene = _scene(("star", "red", 10), ("star", "blue", 48), ("circle", "red", 86))
+    assert _change(Most(STAR, "left"), "left-right", scene) == {(1,)}
+    assert _change(Match("star", "red"), "colour", scene) == {(1,)}
+    assert _change(Match("star", "red"), "negation", scene) == {(1,), (2,)}, "a star not red, a red thing not a star"
+    assert _change(Match("star", without=("colour", "red")), "negation", scene) == {(0,)}
+    assert _change(Match("star"), "number", scene, None) == {(0,), (1,)}, "the leftmost, the rightmost"
+    assert _change(Most(STAR, "left"), "number", scene) == {(0, 1)}
+    assert _change(Match("circle", "red"), "absent", scene) == {()}
+    assert _change(Most(STAR, "left"), "above-below", scene) == set()
+    assert _change(Match("star", "red"), "colour", scene, allows=lambda _: False) == set()
+
+
+def test_numbers_of_joined_phrases() -> None:
+    """ "the red star and the circle" loses one of them."""
+    scene = _scene(("star", "red", 10), ("star", "blue", 48), ("circle", "red", 86))
+    both = Expression((Phrase(Match("star", "red")), Phrase(Match("circle"))))
+    found = {changed_meaning(both, "number", scene, Stream(s), lambda _: True).judge(scene).ids for s in range(20)}
+    assert found == {(0,), (2,)}
+
+
+def test_edits_by_hand() -> None:
+    pairs = ("a b", "a b"), ("a b c", "a x c"), ("", "a b"), ("a b", "b c")
+    assert [edits(a.split(), b.split()) for a, b in pairs] == [0, 1, 2, 2]
+
+
+def test_the_nearest_wording_keeps_the_words() -> None:
+    text = "leftmost violet box"
+    assert nearest_wording(Expression((Phrase(Most(Match("square", "purple"), "right")),)), text, Stream(0)) == (
+        "rightmost violet box"
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 100), st.sampled_from(["mini", "base", "hard"]))
+def test_the_words_say_what_the_truth_is(index: int, preset: str) -> None:
+    """Every changed phrase, read back, means its truth, which differs from that of the phrase as it was."""
+    sample = make_sample(PRESETS[preset], "val", index)
+    for number, expression in enumerate(sample.expressions):
+        for kind in KINDS if expression.referents else ():
+            allows = PRESETS[preset].rule("val").allows
+            changed = changed_meaning(expression.meaning, kind, sample.scene, Stream(number), allows)
+            if changed is None:
+                continue
+            ids, _ = read(nearest_wording(changed, expression.text, Stream(number)), sample.scene)
+            assert tuple(sorted(ids)) == changed.judge(sample.scene).ids != expression.referents
+            assert bool(ids) == (kind != "absent")
+
+
+def test_pairs_of_a_folder(refshapes_tiny: Path) -> None:
+    """All images of train: truths before are those of the file; kinds come up, and the same folder gives the same."""
+    file = refshapes_tiny / "refshapes.jsonl"
+    preset = preset_of(file)
+    assert preset is PRESETS["tiny"] and preset_of(refshapes_tiny / "refcoco" / "refs(unc).p") is None
+    rows = {row["expression_id"]: row for row in map(json.loads, file.read_text().splitlines())}
+    store = open_annotations(format="jsonl", file=str(file))
+    records = [store.record(i) for i in range(len(store)) if "train_" in store.image_path(i)]
+    pairs = [pair for record in records for pair in pairs_of_scenes(preset, record)]
+    assert pairs == [pair for record in records for pair in pairs_of_scenes(preset, record)]
+    assert set(Counter(pair.kind for pair in pairs)) == set(KINDS) and len(pairs) > 50
+    for pair in pairs:
+        assert pair.text == rows[pair.expression_id]["text"] != pair.changed
+        targets = [decode(rle) for rle in rows[pair.expression_id]["targets"]]
+        assert np.array_equal(np.any(targets, axis=0), decode(pair.truth))
+        assert decode(pair.changed_truth).any() == (pair.kind != "absent")
+
+
+def test_folders_that_are_not_what_the_preset_makes(refshapes_tiny: Path, tmp_path: Path) -> None:
+    """Another generator version is no preset of ours; a text that was changed by hand is told."""
+    meta = json.loads((refshapes_tiny / "meta.json").read_text())
+    file = tmp_path / "refshapes.jsonl"
+    assert preset_of(file) is None
+    (tmp_path / "meta.json").write_text(json.dumps(meta | {"generator_version": 0}))
+    assert preset_of(file) is None
+    (tmp_path / "meta.json").write_text("[1]")
+    with pytest.raises(DataError, match=r"meta\.json is damaged"):
+        preset_of(file)
+    store = open_annotations(format="jsonl", file=str(refshapes_tiny / "refshapes.jsonl"))
+    record = store.record(0)
+    record.expressions[0].text = "something else"
+    with pytest.raises(DataError, match=r"'something else'.*is not what RefShapes tiny says of train_000000"):
+        list(pairs_of_scenes(PRESETS["tiny"], record))
+    record.image_path = "images/photo.jpg"
+    with pytest.raises(DataError, match="no image of RefShapes tiny"):
+        list(pairs_of_scenes(PRESETS["tiny"], record))

@@ -1,0 +1,119 @@
+"""`refseg demo` before there is a page: options, the model of `make demo`, examples."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from refseg.cli import demo as command
+from refseg.cli import main
+from refseg.demo import examples
+from refseg.demo.examples import Example
+from refseg.records import Expression, Record
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "`make demo` trains a small one"),
+        (["no_such_folder"], "no_such_folder"),
+        (["x", "--max-phrases", "0"], "the limit phrases must be positive"),
+        (["x", "--root-path", "refseg/"], "--root-path begins with /"),
+    ],
+)
+def test_mistakes_are_one_message(
+    arguments: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    if arguments[:1] == ["no_such_folder"] and importlib.util.find_spec("gradio") is None:
+        pytest.skip("gradio is not installed")
+    monkeypatch.chdir(tmp_path)
+    keep_environment(monkeypatch)
+    assert main(["demo", *arguments]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("refseg demo: error: ") and says in err and "Traceback" not in err
+
+
+def keep_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is: what the command sets is undone."""
+    for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR", "GRADIO_EXAMPLES_CACHE", "HF_HUB_DISABLE_TELEMETRY"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "example.org")
+
+
+def test_a_missing_gradio_is_named(
+    work_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "gradio" else find(name, *more)
+    )
+    assert main(["demo", str(work_dir("instalign_tiny_refshapes"))]) == 1
+    assert "pip install 'refseg[demo]'" in capsys.readouterr().err
+
+
+def test_the_quick_starts_model_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(command.QUICKSTART).mkdir(parents=True)
+    Path(command.QUICKSTART, "best_refseg_gIoU_epoch_3.pth").touch()
+    assert command.quickstart_model() == command.QUICKSTART
+
+
+def test_gradio_reports_to_nobody_and_asks_itself_without_a_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_environment(monkeypatch)
+    command.prepare_environment(tmp_path, "192.0.2.1")
+    assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
+    assert os.environ["GRADIO_TEMP_DIR"] == str(tmp_path)
+    assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == "example.org,127.0.0.1,localhost,::1,192.0.2.1"
+
+
+class TestExamples:
+    def test_of_the_data_that_the_model_was_tested_on(
+        self, work_dir: Callable[[str], Path], refshapes_tiny: Path
+    ) -> None:
+        found = examples.of_test_split(work_dir("instalign_tiny_refshapes") / "instalign_tiny_refshapes.py")
+        rows = [json.loads(line) for line in (refshapes_tiny / "refshapes.jsonl").read_text().splitlines()]
+        texts = {(str(refshapes_tiny / row["image"]), row["text"]) for row in rows if row["split"] == "test"}
+        assert len(found) == examples.MOST
+        assert {(str(one.image), phrase) for one in found for phrase in one.phrases} <= texts
+
+    def test_none_where_the_data_are_not(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from refseg.paths import resolve_config
+
+        monkeypatch.setenv("REFSEG_DATA", str(tmp_path))
+        assert examples.of_test_split(resolve_config("instalign_tiny_refshapes")) == []
+
+    def test_one_several_and_nothing(self) -> None:
+        """The first of each kind, of the split; images without any are left out."""
+
+        def phrase(text: str, referents: int, split: str = "test") -> Expression:
+            return Expression(text, text, tuple(range(referents)), split)
+
+        records = [
+            Record(
+                "1", "a.png", (4, 4), [], [phrase("none", 0), phrase("one", 1), phrase("more", 3), phrase("two", 2)]
+            ),
+            Record("2", "b.png", (4, 4), [], [phrase("other", 1, "train")]),
+            Record("3", "c.png", (4, 4), [], [phrase("first", 1), phrase("second", 1)]),
+        ]
+        assert examples.choose(records, "test", Path("d")) == [
+            Example(Path("d/a.png"), ("one", "more", "none")),
+            Example(Path("d/c.png"), ("first",)),
+        ]
+
+    def test_of_a_file(self, tmp_path: Path, refshapes_images: list[str]) -> None:
+        """What is not there is left out; the others are copied, names that are equal beside each other."""
+        lines = [{"image": refshapes_images[0], "texts": ["a", "b"]}, {"image": "gone.png", "text": "c"}]
+        (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        found = examples.examples_in(str(tmp_path / "own.jsonl"))
+        assert [one.phrases for one in found] == [("a", "b"), ("c",)]
+        (copy,) = examples.copied(found, tmp_path / "copies")
+        assert copy.image.parent.parent == tmp_path / "copies" and copy.image.name == Path(refshapes_images[0]).name
+        assert copy.image.read_bytes() == Path(refshapes_images[0]).read_bytes()

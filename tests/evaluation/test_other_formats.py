@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from refseg.errors import DataError
+from refseg.evaluation.other_formats import (
+    entries_below,
+    open_predictions,
+    png_name,
+    read_coco_results,
+    read_png_folder,
+)
+from refseg.evaluation.prediction_file import PredictionRow, rle_to_json, write_predictions
+
+
+def encode(mask: np.ndarray) -> dict:
+    return coco_mask.encode(np.asfortranarray(mask, np.uint8))
+
+
+MASK = np.array([[0, 1, 0], [1, 1, 0]], bool)
+OTHER = np.array([[0, 0, 1], [0, 0, 0]], bool)
+
+
+def coco(mask: np.ndarray, **more: Any) -> dict[str, Any]:
+    return {"image_id": 7, "segmentation": rle_to_json(encode(mask)), **more}
+
+
+def write_json(folder: Path, content: Any) -> Path:
+    (folder / "r.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder / "r.json"
+
+
+def test_pngs_of_every_kind(tmp_path: Path) -> None:
+    """0 is background: as grey, as bits, as an index of whatever colour, as black."""
+    palette = Image.fromarray(MASK.astype(np.uint8), "P")
+    palette.putpalette([255, 255, 255, 0, 0, 0])
+    colour = np.zeros((2, 3, 3), np.uint8)
+    colour[..., 2] = MASK * 9
+    images = {
+        "grey": Image.fromarray(MASK.astype(np.uint8)),
+        "grey255": Image.fromarray(MASK.astype(np.uint8) * 255),
+        "bits": Image.fromarray(MASK),
+        "palette": palette,
+        "deep": Image.fromarray(MASK.astype(np.uint16) * 256),
+        "colour": Image.fromarray(colour),
+    }
+    for name, image in images.items():
+        image.save(tmp_path / png_name(name))
+    rows = {row.expression_id: row for row in open_predictions(tmp_path)}
+    assert rows == {name: PredictionRow(name, encode(MASK)) for name in images}
+
+
+@pytest.mark.parametrize("name", ["a/b 1", "50%2F", ".a", "\u00e9:?", "x.png", "img/3.jpg:0"])
+def test_ids_survive_file_names(name: str, tmp_path: Path) -> None:
+    Image.fromarray(MASK).save(tmp_path / png_name(name))
+    (row,) = read_png_folder(tmp_path)
+    assert row.expression_id == name
+
+
+def test_bad_folders(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no \.png file is in"):
+        list(read_png_folder(tmp_path))
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"a\.png"):
+        list(read_png_folder(tmp_path))
+    Image.fromarray(np.zeros((2, 3, 4), np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match="without transparency"):  # as of masks in annotations
+        list(read_png_folder(tmp_path))
+
+
+def test_what_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.listdir", refuse)
+    with pytest.raises(DataError, match=r"cannot be read \(Permission denied\)"):
+        list(read_png_folder(tmp_path))
+
+
+def test_instances_of_an_expression_are_merged(tmp_path: Path) -> None:
+    """Entries 0 and 2 are one answer; below the score a mask is left out, its box is not."""
+    file = write_json(
+        tmp_path,
+        [
+            coco(MASK, score=0.9, bbox=[0, 0, 2, 2]),
+            coco(OTHER, image_id=8),
+            coco(OTHER, score=0.3),
+        ],
+    )
+    both, one = read_coco_results(file)
+    assert both.expression_id == "7" and coco_mask.area(both.mask) == 4
+    assert both.boxes == [[0, 0, 2, 2, 0.9], [2, 0, 1, 1, 0.3]]  # the second one is its mask's
+    assert one == PredictionRow("8", encode(OTHER), boxes=[[2, 0, 1, 1, 1]])
+    first = next(read_coco_results(file, min_score=0.5))
+    assert first.mask == encode(MASK) and first.boxes == both.boxes
+    nothing = next(open_predictions(file, min_score=1))
+    assert nothing.mask == encode(np.zeros((2, 3))) and nothing.boxes == both.boxes
+    assert entries_below(file, 0.5) == 1 and entries_below(file, 2) == 3
+
+
+def test_negative_scores_are_scores(tmp_path: Path) -> None:
+    """Logits, for example: nothing is left out unless it is asked for."""
+    file = write_json(tmp_path, [coco(MASK, score=-3.5)])
+    assert next(open_predictions(file)).mask == encode(MASK)
+    assert next(open_predictions(file, min_score=-3)).mask == encode(MASK & False)
+
+
+def test_boxes_without_area_are_no_boxes(tmp_path: Path) -> None:
+    """ "Nothing here" as a tool may write it: an empty mask, or without masks a box of nothing."""
+    empty = coco(MASK & False, bbox=[0, 0, 0, 0], score=0.9)
+    boxes = [{"image_id": 8, "bbox": [1, 2, 3, 4], "score": 0.9}, {"image_id": 9, "bbox": [0, 0, 0, 0], "score": 0.9}]
+    rows = list(read_coco_results(write_json(tmp_path, [empty, *boxes])))
+    assert rows == [
+        PredictionRow("7", encode(MASK & False), boxes=[]),
+        PredictionRow("8", None, boxes=[[1, 2, 3, 4, 0.9]]),
+        PredictionRow("9", None, boxes=[]),
+    ]
+
+
+def test_how_the_id_is_found(tmp_path: Path) -> None:
+    file = write_json(tmp_path, [coco(MASK, id=1, expression_id="e", score=1)])
+    assert next(read_coco_results(file)).expression_id == "e"
+    assert next(read_coco_results(write_json(tmp_path, [coco(MASK, id=1)]))).expression_id == "7"
+    assert list(read_coco_results(write_json(tmp_path, []))) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"a": 1}, "holds no list"),
+        ([1], "entry 0 .*expression_id|entry 0 .*an entry is an object"),
+        ([coco(MASK), {"id": 3}], r"entry 1 .*image_id is"),
+        ([coco(MASK, segmentation=[[0, 0, 1, 1, 2, 2]])], "entry 0 .*polygons do not say"),
+        ([coco(MASK, segmentation={"size": [2, 3], "counts": [7]})], "do not add up"),
+        ([coco(MASK, score="high")], "score is a finite number"),
+        ([coco(MASK, score=10**400)], "score is a finite number"),
+        ([coco(MASK, bbox=[1, 2, 3])], "bbox: a box is"),
+        ([coco(MASK, bbox=5)], "bbox: a box is"),
+        ([coco(MASK, bbox=[1, 2, -3, 4])], "bbox: a box is"),
+        ([{"image_id": 7}], "segmentation must be an RLE"),
+        ([coco(MASK), coco(MASK.T)], "entry 1 .*differ in size"),
+        ('[{"id": 7, "bbox": [1, 1, 2, 2], "score": 0.9, "score": 0.1}]', r"r\.json: the key 'score' occurs twice"),
+    ],
+)
+def test_bad_entries_are_named(content: Any, says: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=says):
+        list(read_coco_results(write_json(tmp_path, content)))
+
+
+def test_dispatch(tmp_path: Path) -> None:
+    rows = [PredictionRow("a", encode(MASK))]
+    for name in ("p.jsonl", "p.jsonl.gz"):
+        write_predictions(tmp_path / name, rows)
+        assert list(open_predictions(tmp_path / name)) == rows
+    (tmp_path / "p.txt").touch()
+    with pytest.raises(DataError, match="is no prediction file"):
+        open_predictions(tmp_path / "p.txt")
+    with pytest.raises(DataError, match="no such file or folder"):
+        open_predictions(tmp_path / "none.jsonl")
+    (tmp_path / "p.json").write_text("{}\n{}")
+    with pytest.raises(DataError, match=r"not JSON .*ends in \.jsonl"):
+        list(open_predictions(tmp_path / "p.json"))

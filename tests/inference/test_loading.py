@@ -1,0 +1,118 @@
+"""What may be called a model, and what is said of what may not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from refseg.errors import CheckpointError, ConfigError, UsageError
+from refseg.files import sha256_of
+from refseg.inference.loading import ALIGNMENT, find_device, find_model, load_model, measured_alignment
+from refseg.paths import resolve_config
+
+CONFIG = "instalign_tiny_refshapes"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "mine.py").write_text("raise AssertionError('a config is not run to be found')")
+    for age, name in enumerate(("best_a_epoch_2.pth", "best_a_epoch_1.pth", "epoch_3.pth")):
+        (tmp_path / name).write_bytes(b"")
+        os.utime(tmp_path / name, (100 - age, 100 - age))
+    return tmp_path
+
+
+def test_a_work_directory_has_its_config_and_its_best_weights(folder: Path) -> None:
+    config, best = folder / "mine.py", folder / "best_a_epoch_2.pth"
+    assert find_model(folder) == (config, best)
+    assert find_model(best) == (config, best)
+    assert find_model(folder, folder / "epoch_3.pth") == (config, folder / "epoch_3.pth")
+    assert find_model(config, folder) == (config, best)
+    assert find_model(CONFIG, best) == (resolve_config(CONFIG), best)
+    for path in folder.glob("best_*"):
+        path.unlink()
+    assert find_model(folder) == (config, folder / "epoch_3.pth")
+
+
+def test_what_is_missing_is_named(folder: Path) -> None:
+    with pytest.raises(UsageError, match="a config, which has no weights"):
+        find_model(CONFIG)
+    with pytest.raises(UsageError, match="a checkpoint already"):
+        find_model(folder / "epoch_3.pth", folder / "epoch_3.pth")
+    with pytest.raises(CheckpointError, match=r"no such checkpoint: .*none\.pth"):
+        find_model(folder / "none.pth")
+    with pytest.raises(UsageError, match=r"neither a work directory nor a checkpoint.*did you mean"):
+        find_model("instalign_tiny_refshape", folder)
+    (folder / "other.py").write_text("")
+    with pytest.raises(CheckpointError, match=r"2 configs \(mine.py, other.py\)"):
+        find_model(folder)
+    for path in folder.glob("*.py"):
+        path.unlink()
+    with pytest.raises(CheckpointError, match=r"no config in .*: name the config"):
+        find_model(folder / "epoch_3.pth")
+    for path in folder.glob("*.pth"):
+        path.unlink()
+    (folder / "mine.py").write_text("")
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .*nor any other weights"):
+        find_model(folder)
+    (folder / "model.safetensors").touch()
+    assert find_model(folder) == (folder / "mine.py", folder / "model.safetensors")
+    (folder / "model.pth").touch()
+    with pytest.raises(CheckpointError, match=r"which of model\.pth, model\.safetensors\?"):
+        find_model(folder)
+
+
+def test_what_a_checkpoint_says_of_its_config_is_not_run(work_dir: Callable[[str], Path], tmp_path: Path) -> None:
+    """The text under `meta` would leave a file behind, as config and as cfg."""
+    for source in work_dir(CONFIG).iterdir():
+        shutil.copy(source, tmp_path)
+    (checkpoint,) = tmp_path.glob("*.pth")
+    content = torch.load(checkpoint, weights_only=True)
+    content["meta"] = dict.fromkeys(("config", "cfg"), f"open({str(tmp_path / 'run')!r}, 'w')")
+    torch.save(content, checkpoint)
+    loaded = load_model(checkpoint, device="cpu")
+    assert loaded.config.parent == tmp_path and not (tmp_path / "run").exists()
+
+
+def test_a_config_without_a_pipeline(work_dir: Callable[[str], Path]) -> None:
+    with pytest.raises(ConfigError, match="neither test_dataloader nor val_dataloader has a pipeline"):
+        load_model(work_dir(CONFIG), device="cpu", cfg_options={"test_dataloader": None, "val_dataloader": None})
+
+
+def test_weights_of_another_model(work_dir: Callable[[str], Path]) -> None:
+    (other,) = work_dir("lavt_tiny_refshapes").glob("*.pth")
+    with pytest.raises(CheckpointError, match="does not fit InstAlign"):
+        load_model(work_dir(CONFIG), other, device="cpu")
+
+
+def test_alignment_counts_for_the_measured_weights_only(tmp_path: Path) -> None:
+    """60 of 100 where chance has 50: the standard error is 5, two of them are 10, and 61 is above that."""
+    checkpoint, file = tmp_path / "best.pth", tmp_path / ALIGNMENT
+    checkpoint.write_bytes(b"weights")
+
+    def measured(pointing: float | None, *, matched: int = 100, sha256: str = sha256_of(checkpoint)) -> bool:
+        scores = {"matched": matched, "pointing": pointing, "pointing_chance": 50.0}
+        made_with = {"checkpoint": {"sha256": sha256}}
+        file.write_text(json.dumps({"alignment": {"all words": scores}, "predictions": {"header": made_with}}))
+        return measured_alignment(checkpoint)
+
+    assert not measured_alignment(checkpoint), "nothing was measured"
+    assert measured(61.0) and not measured(60.0) and not measured(None, matched=0)
+    assert not measured(61.0, sha256="of others") and measured(61.0, matched=101)
+    file.write_text("{}")
+    with pytest.warns(UserWarning, match="is ignored: not what `refseg score --alignment --json` writes"):
+        assert not measured_alignment(checkpoint)
+
+
+def test_devices() -> None:
+    assert find_device("cpu").type == "cpu"
+    with pytest.raises(UsageError, match="no such device: 'gpu'"):
+        find_device("gpu")
+    with pytest.raises(UsageError, match="PyTorch sees"):
+        find_device("cuda:99")

@@ -1,0 +1,256 @@
+"""The command: what is to be done, what comes out, and going on after a kill."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from refseg.cli import main
+from refseg.datasets.masks import decode
+from refseg.errors import DataError, UsageError
+from refseg.evaluation.prediction_file import read_header, read_predictions
+from refseg.inference.inferencer import ReferringInferencer
+from refseg.inference.journal import Journal
+from refseg.inference.predict import JOURNAL, ImageTask, Output, output_names, phrase_files, predict, tasks_of
+from refseg.inference.results import encode_mask
+
+CONFIG = "instalign_tiny_refshapes"
+TEXTS = ("the red circle", "a square")
+
+
+@pytest.fixture(scope="module")
+def inferencer(work_dir: Callable[[str], Path]) -> ReferringInferencer:
+    """Random weights say "nothing here" of everything: that rule is off. Half of their queries would be instances."""
+    settings = {"no_target": "none", "max_instances": 2}
+    return ReferringInferencer(work_dir(CONFIG), device="cpu", postprocess=settings)
+
+
+@pytest.fixture
+def photos(refshapes_images: list[str], tmp_path: Path) -> Path:
+    """Three images and one that is cut off."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, image in zip(("a.png", "b.png", "d.png"), refshapes_images, strict=False):
+        (folder / name).write_bytes(Path(image).read_bytes())
+    (folder / "c.png").write_bytes(Path(refshapes_images[3]).read_bytes()[:100])
+    return folder
+
+
+def rows_of(out: Path) -> list[dict]:
+    lines = (out / JOURNAL).read_text().splitlines()[1:]
+    return [json.loads(line) for line in lines]
+
+
+# Tasks ----------------------------------------------------------------------------------------------------------------
+
+
+def test_tasks_of_options(photos: Path) -> None:
+    tasks = tasks_of([str(photos), str(photos / "a.png")], TEXTS, None)
+    assert [Path(task.image).name for task in tasks] == ["a.png", "b.png", "c.png", "d.png"]
+    assert tasks[0].texts == TEXTS and tasks[0].ids == (f"{photos}/a.png#0", f"{photos}/a.png#1")
+
+
+def test_tasks_of_a_file(tmp_path: Path) -> None:
+    """Paths are relative to the file; an image's lines are put together, ids stay, other keys are others' business."""
+    (tmp_path / "list.jsonl").write_text(
+        '\ufeff{"image": "a.png", "texts": ["x", "y"]}\n\n'
+        '{"image": "../b.png", "text": "z", "expression_id": 7, "targets": null}\n'
+        '{"image": "./a.png", "text": "w"}\n'
+    )
+    a, b = tasks_of([], [], str(tmp_path / "list.jsonl"))
+    assert a == ImageTask(f"{tmp_path}/a.png", ("x", "y", "w"), tuple(f"{tmp_path}/a.png#{k}" for k in range(3)))
+    assert b == ImageTask(f"{tmp_path.parent}/b.png", ("z",), ("7",))
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{", "line 2: a line is"),
+        ('{"texts": ["x"]}', "line 2: a line is"),
+        ("7", "line 2: a line is"),
+        ('{"image": "a.png"}', "line 2: .* either text or texts"),
+        ('{"image": 3, "text": "x"}', "line 2: image is a path"),
+        ('{"image": "a.png", "texts": []}', "line 2: there is no phrase"),
+        ('{"image": "a.png", "texts": [" "]}', "line 2: phrase 0 is empty"),
+        ('{"image": "a.png", "texts": "red"}', "line 2: texts is a list of phrases; 'red' is none"),
+        ('{"image": "b.png", "text": "x", "expression_id": "1"}', "stand for several phrases, the first is '1'"),
+    ],
+)
+def test_wrong_lines(line: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "list.jsonl").write_text('{"image": "a.png", "text": "x", "expression_id": 1}\n' + line)
+    with pytest.raises((DataError, UsageError), match=says):
+        tasks_of([], [], str(tmp_path / "list.jsonl"))
+
+
+def test_names_of_files() -> None:
+    names = output_names(["x/a.png", "y/A.jpg", "b c/d*e.png", "..", "f.png"])
+    assert names["b c/d*e.png"] == "d_e" and names["f.png"] == "f" and names[".."] not in ("", "..")
+    assert len(set(names.values())) == 5 and names["x/a.png"].startswith("a-")
+    assert not any("/" in name for name in names.values())
+    for letter in ("\u7ea2", "\U00020000"):  # three bytes and four: a name of 255 has room for a suffix and a hash
+        assert len(output_names([f"{85 * letter}.png"])[f"{85 * letter}.png"].encode()) in (78, 80)
+        (file,) = phrase_files(Path(), [100 * letter])
+        assert file.name == f"0_{(60 // len(letter.encode())) * letter}.png"
+
+
+# Running --------------------------------------------------------------------------------------------------------------
+
+
+def test_all_that_comes_out(inferencer: ReferringInferencer, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    tasks = tasks_of([str(photos)], TEXTS, None)
+    output = Output(out, frozenset(("coco", "labelstudio", "masks")), show=True, heat=True)
+    summary = predict(inferencer, tasks, output, header={"checkpoint": "x"})
+    assert (summary.images, summary.phrases, summary.nothing) == (3, 6, 0)
+    assert list(summary.failures) == [f"{photos}/c.png"]
+    assert summary.told(1) == "3 images, 6 phrases (0 of them: nothing here) in 1.0 s; 1 image could not be read"
+
+    rows = list(read_predictions(out / JOURNAL))
+    assert read_header(out / JOURNAL) == {"checkpoint": "x"} and len(rows) == 6
+    answer = inferencer(str(photos / "b.png"), TEXTS)
+    for k, phrase in enumerate(answer):
+        row = next(row for row in rows if row.expression_id == f"{photos}/b.png#{k}")
+        assert row.mask == encode_mask(phrase.raw_mask) and len(row.instances) == len(phrase.raw_instances) > 0
+        (file,) = (out / "masks" / "b").glob(f"{k}_*.png")
+        assert (np.asarray(Image.open(file)) == phrase.mask).all()
+    assert (out / "masks" / "b" / "0_the_red_circle.png").is_file()
+    assert sorted(file.stem for file in (out / "pictures").iterdir()) == ["a", "b", "d"]
+    assert len(list((out / "heat").rglob("*.png"))) == 6
+    told = [json.loads(line) for line in (out / "failures.jsonl").read_text().splitlines()]
+    assert told[0]["image"] == f"{photos}/c.png" and "corrupt" in told[0]["error"]
+    entries = json.loads((out / "coco.json").read_text())
+    shown = [row.get("shown", range(len(row["instances"]))) for row in rows_of(out)]
+    assert len(entries) == sum(len(of_row) or 1 for of_row in shown)
+    assert len(json.loads((out / "labelstudio.json").read_text())) == 3
+
+
+def test_a_finished_run_is_not_repeated(
+    inferencer: ReferringInferencer, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new image is answered, a mended one too, files that are missing are made; nothing is written twice."""
+    out = tmp_path / "out"
+    asked: list[str] = []
+    stream = inferencer.stream
+
+    def listening(tasks: list, **kwargs: object) -> object:
+        asked[:] = [Path(source.name).name for source, _ in tasks]
+        return stream(tasks, **kwargs)
+
+    monkeypatch.setattr(inferencer, "stream", listening)
+
+    def run(output: Output) -> int:
+        return predict(inferencer, tasks_of([str(photos)], TEXTS, None), output).kept
+
+    assert run(Output(out)) == 0 and asked == ["a.png", "b.png", "c.png", "d.png"]
+    assert run(Output(out)) == 3 and asked == ["c.png"]
+    (photos / "c.png").write_bytes((photos / "a.png").read_bytes())
+    assert run(Output(out)) == 3 and asked == ["c.png"] and not (out / "failures.jsonl").exists()
+    assert run(Output(out)) == 4 and asked == []
+    with_masks = Output(out, frozenset(("masks",)))
+    assert run(with_masks) == 0 and len(asked) == 4
+    next((out / "masks" / "b").iterdir()).unlink()
+    assert run(with_masks) == 3 and asked == ["b.png"]
+    names = [row["expression_id"] for row in rows_of(out)]
+    assert len(names) == len(set(names)) == 8
+
+
+def test_a_run_that_was_cut_anywhere_goes_on(tmp_path: Path) -> None:
+    """The file is cut after each of its bytes: what is whole stays, no row is there twice, and in the end all are."""
+    tasks = {"a": ("x", "y"), "b": ("x",), "c": ("x", "y")}
+    rows = {image: [{"expression_id": f"{image}{k}", "image": image, "text": text} for k, text in enumerate(texts)]
+            for image, texts in tasks.items()}  # fmt: skip
+    whole = tmp_path / "whole.jsonl"
+    with Journal(whole, header={"a": (1,)}, tasks=tasks) as journal:
+        for image in tasks:
+            journal.write(rows[image])
+    content = whole.read_bytes()
+    kept = []
+    for length in range(len(content)):
+        file = tmp_path / "cut.jsonl"
+        file.write_bytes(content[:length])
+        with Journal(file, header={"a": (1,)}, tasks=tasks) as journal:
+            kept.append(len(journal.done))
+            for image in tasks:
+                if image not in journal.done:
+                    journal.write(rows[image])
+            assert [row["expression_id"] for row in journal.rows()] == ["a0", "a1", "b0", "c0", "c1"]
+        assert file.read_bytes() == content
+    assert kept == sorted(kept) and kept[0] == 0 and kept[-1] == 2 and 1 in kept
+
+
+def test_what_a_journal_refuses(tmp_path: Path) -> None:
+    file = tmp_path / "p.jsonl"
+    row = {"expression_id": "1", "image": "a", "text": "x"}
+    with Journal(file, header={"threshold": 0.5}, tasks={"a": ["x"]}) as journal:
+        journal.write([row])
+        with pytest.raises(UsageError, match="another run is writing"):
+            Journal(file, header={"threshold": 0.5}, tasks={"a": ["x"]})
+    with pytest.raises(UsageError, match="made with another threshold: take another --out, or --restart"):
+        Journal(file, header={"threshold": 0.4}, tasks={"a": ["x"]})
+    with pytest.raises(UsageError, match="other phrases of a"):
+        Journal(file, header={"threshold": 0.5}, tasks={"a": ["y"]})
+    with Journal(file, header={"threshold": 0.5}, tasks={"b": ["y"]}) as journal:
+        assert journal.done == {"a"}, "images of another run stay"
+    with Journal(file, header={"threshold": 0.4}, tasks={}, restart=True) as journal:
+        assert not journal.done
+    file.write_bytes(file.read_bytes() + b"{}\n")
+    with pytest.raises(DataError, match=r"p\.jsonl, line 2: no row"):
+        Journal(file, header={"threshold": 0.4}, tasks={})
+    file.write_text("a file of somebody else\n")
+    with pytest.raises(UsageError, match="not made by refseg predict"):
+        Journal(file, header={}, tasks={})
+    assert file.read_text() == "a file of somebody else\n" and not list(tmp_path.glob("*.lock"))
+    for folder in (file, file / "below"):
+        with pytest.raises(UsageError, match=r"p\.jsonl.* is no folder to write to .*: take another --out"):
+            Journal(folder / "predictions.jsonl", header={}, tasks={})
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.smoke
+def test_the_command(
+    work_dir: Callable[[str], Path], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = str(work_dir(CONFIG))
+    texts = [word for text in TEXTS for word in ("--text", text)]  # said once or again, all count
+    assert main(["predict", folder, "--image", str(photos / "a.png"), *texts, "--device", "cpu"]) == 0
+    told = capsys.readouterr()
+    assert told.out.count("nothing here") == 2, "which is an answer, not an error"
+    assert "1 image, 2 phrases (2 of them: nothing here)" in told.err
+    out = str(tmp_path / "out")
+    arguments = ["predict", folder, "--image", str(photos), "--text", "a square", "--device", "cpu", "--out", out]
+    assert main([*arguments, "--format", "masks"]) == 3
+    assert "skipped: image is truncated or corrupt" in capsys.readouterr().err
+    header = read_header(Path(out, JOURNAL))
+    assert len(header["checkpoint"]["sha256"]) == 64 and header["postprocess"]["threshold"] == 0.5
+    assert main([*arguments, "--threshold", "0.3"]) == 1
+    assert "made with another postprocess" in capsys.readouterr().err
+    assert main([*arguments, "--threshold", "0.3", "--restart", "--max-failures", "0"]) == 1
+    assert "more than 0 images could not be read (--max-failures)" in capsys.readouterr().err
+    nothing = rows_of(Path(out))
+    assert all(row["nothing_here"] and decode(row["mask"]).any() for row in nothing), "the file has the raw masks"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "Give --image and --text, or --jsonl"),
+        (["--image", "."], "Give --image and --text, or --jsonl"),
+        (["--image", "nowhere.png", "--text", "x"], "no such image, folder or pattern: nowhere.png"),
+        (["--jsonl", "nowhere.jsonl"], "nowhere.jsonl cannot be read"),
+        (["--jsonl", "a.jsonl", "--text", "x"], "leave out --image and --text"),
+        (["--image", "x", "--text", "x", "--show"], "need --out DIR"),
+    ],
+)
+def test_mistakes(
+    arguments: list[str], says: str, work_dir: Callable[[str], Path], capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["predict", str(work_dir(CONFIG)), *arguments]) == 1
+    err = capsys.readouterr().err
+    assert "refseg predict: error: " in err and says in err and "Traceback" not in err
