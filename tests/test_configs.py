@@ -12,8 +12,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 
 from conftest import REPOSITORY
-from refseg.analysis.synthetic import build_model, dummy_batch, vocabulary_size
-from refseg.engine.run import load_config
+from refseg.analysis.synthetic import dummy_batch, vocabulary_size
+from refseg.engine.run import build_model, load_config
 from refseg.registry import METRICS
 
 LEAVES = sorted(

@@ -17,8 +17,7 @@ MORE_OPTIONS: dict[str, dict] = {"lavt_tiny_refshapes": {"model.postprocess": {"
 @pytest.fixture(scope="session")
 def work_dir(refshapes_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> WorkDir:
     """config name -> a folder with the config, on RefShapes tiny, and best_refseg_gIoU_epoch_1.pth; made once each."""
-    from refseg.analysis.synthetic import build_model
-    from refseg.engine.run import RunOptions, load_config
+    from refseg.engine.run import RunOptions, build_model, load_config
 
     made: dict[str, Path] = {}
 

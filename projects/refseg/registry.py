@@ -59,4 +59,4 @@ STRATEGIES = _child(_root.STRATEGIES, "engine")
 VISBACKENDS = _child(_root.VISBACKENDS, "engine")
 VISUALIZERS = _child(_root.VISUALIZERS, "engine")
 
-INFERENCERS = _child(_root.INFERENCERS, "apis")
+INFERENCERS = _child(_root.INFERENCERS, "inference")

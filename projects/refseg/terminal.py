@@ -1,11 +1,14 @@
-"""What commands write, to files and to terminals."""
+"""Output of commands: tables and text for terminals, and files that are written whole."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+import textwrap
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from refseg.errors import UsageError
 from refseg.files import open_to_replace
@@ -29,3 +32,44 @@ def open_output(path: str | Path) -> Iterator[BinaryIO]:
 def write_whole(path: str | Path, content: str) -> None:
     with open_output(path) as file:
         file.write(content.encode())
+
+
+def aligned(rows: Sequence[Sequence[str]], *, right: bool = True) -> list[str]:
+    """Rows as columns of text; all but the first and the last column are numbers, to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        last = len(row) - 1
+        cells = [
+            cell.rjust(width) if right and 0 < column < last else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+OK, WARN, FAIL = "OK", "WARN", "FAIL"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row of a table of checks. FAIL means that refseg cannot work; `remedy` is a command, or what to change."""
+
+    name: str
+    status: str
+    text: str
+    remedy: str = ""
+
+
+def check_table(checks: Sequence[Check]) -> str:
+    """Return a table with one check per row. A remedy is on a line of its own, unwrapped, so that it can be copied."""
+    width = max(40, shutil.get_terminal_size((110, 24)).columns)
+    names = max(len(check.name) for check in checks)
+    whole: dict[str, Any] = dict(break_long_words=False, break_on_hyphens=False)  # paths can be copied
+    lines = []
+    for check in checks:
+        head = f"{check.status:4}  {check.name:{names}}  "
+        below = " " * len(head)
+        lines += textwrap.wrap(head + check.text, width, subsequent_indent=below, **whole) or [head]
+        lines += [f"{below}-> {check.remedy}"] if check.remedy else []
+    return "\n".join(lines)

@@ -11,7 +11,7 @@ import pytest
 
 from refseg.cli import doctor
 from refseg.cli import doctor as checks
-from refseg.cli.doctor import FAIL, OK, WARN, Finding
+from refseg.terminal import FAIL, OK, WARN, Check
 
 RANGES = ">=2.0.1,<2.2"
 
@@ -40,7 +40,7 @@ class TestChecks:
     def test_torch_without_a_gpu_is_fine(self) -> None:
         facts = {"version": "2.14.1+cu130", "cuda": "13.0", "gpus": [], "gpu_error": "Found no NVIDIA driver"}
         torch, gpu = checks.check_torch(facts, ">=2.4")
-        assert torch == Finding("torch", OK, "2.14.1+cu130 (CUDA 13.0 build)")
+        assert torch == Check("torch", OK, "2.14.1+cu130 (CUDA 13.0 build)")
         assert gpu.status == OK and "runs on CPU" in gpu.text
 
     def test_an_old_driver_is_named(self) -> None:
@@ -178,24 +178,24 @@ class TestGather:
 
 
 class TestCommand:
-    def run(self, monkeypatch: pytest.MonkeyPatch, findings: list[Finding], *argv: str) -> int:
+    def run(self, monkeypatch: pytest.MonkeyPatch, findings: list[Check], *argv: str) -> int:
         parser = argparse.ArgumentParser()
         doctor.add_arguments(parser)
         monkeypatch.setattr(doctor, "diagnose", lambda: findings)
         return doctor.main(parser.parse_args(argv))
 
     def test_warnings_are_allowed(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        findings = [Finding("torch", OK, "2"), Finding("data", WARN, "none", "refseg data refshapes")]
+        findings = [Check("torch", OK, "2"), Check("data", WARN, "none", "refseg data refshapes")]
         assert self.run(monkeypatch, findings) == 0
         output = capsys.readouterr().out
         assert "-> refseg data refshapes" in output and "Everything needed works" in output
 
     def test_failures_are_not(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        assert self.run(monkeypatch, [Finding("torch", FAIL, "not installed", "pip install torch")]) == 1
+        assert self.run(monkeypatch, [Check("torch", FAIL, "not installed", "pip install torch")]) == 1
         assert "cannot work yet: torch" in capsys.readouterr().out
 
     def test_json(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        assert self.run(monkeypatch, [Finding("a", WARN, "b", "c")], "--json") == 0
+        assert self.run(monkeypatch, [Check("a", WARN, "b", "c")], "--json") == 0
         assert json.loads(capsys.readouterr().out) == {
             "ok": True,
             "findings": [{"name": "a", "status": "WARN", "text": "b", "remedy": "c"}],

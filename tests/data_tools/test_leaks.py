@@ -12,9 +12,9 @@ from PIL import Image
 
 from refer_files import annotation, image, ref, square, write_refer
 from refseg.cli import main
-from refseg.data_tools.leaks import parse
 from refseg.datasets.annotations import open_annotations
 from refseg.datasets.dataset import ReferringDataset
+from refseg.datasets.targets import parse_target
 
 
 @pytest.fixture
@@ -106,5 +106,5 @@ def test_a_colon_in_a_path_is_no_split(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "a:b").mkdir()
     file = tmp_path / "a:b" / "my.jsonl"
     file.write_text(json.dumps({"image": "a.png", "size": [2, 2], "text": "it", "targets": None}) + "\n")
-    targets, splits = parse(str(file))
+    targets, splits = parse_target(str(file))
     assert splits is None and len(open_annotations(**targets[0].annotations)) == 1

@@ -14,9 +14,8 @@ import torch
 from mmengine.logging import MMLogger
 from safetensors.torch import save_file
 
-from refseg.analysis.synthetic import build_model
 from refseg.cli import main
-from refseg.engine.run import RunOptions, build_runner, load_config, train
+from refseg.engine.run import RunOptions, build_model, build_runner, load_config, train
 from refseg.engine.run import test as evaluate
 from refseg.errors import CheckpointError
 from refseg.weights import hash_weights, load_weights, read_checkpoint

@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
-from refseg.analysis.synthetic import build_model, dummy_batch, vocabulary_size
-from refseg.engine.run import load_config
+from refseg.analysis.synthetic import dummy_batch, vocabulary_size
+from refseg.engine.run import build_model, load_config
 from refseg.models import RefSegmentor
 from refseg.structures import Batch, SampleMeta
 

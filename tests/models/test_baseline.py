@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from refseg.analysis.synthetic import build_model, dummy_batch
-from refseg.engine.run import load_config
+from refseg.analysis.synthetic import dummy_batch
+from refseg.engine.run import build_model, load_config
 from refseg.models import RefSegmentor
 from refseg.structures import Batch
 

@@ -7,8 +7,7 @@ import torch
 from mmengine.optim import build_optim_wrapper
 
 from models.referring_checks import logits_of, padded_images, prepared, tiny_model
-from refseg.analysis.synthetic import build_model
-from refseg.engine.run import load_config
+from refseg.engine.run import build_model, load_config
 from refseg.errors import ConfigError
 from refseg.models.layers import JoinLevels
 from refseg.structures import Prediction

@@ -19,8 +19,7 @@ from models.referring_checks import (
     tiny_model,
     with_padded_words,
 )
-from refseg.analysis.synthetic import build_model
-from refseg.engine.run import load_config
+from refseg.engine.run import build_model, load_config
 from refseg.errors import ConfigError
 from refseg.models import ReLA
 from refseg.models.layers import Attention, Groups, PixelFeatures

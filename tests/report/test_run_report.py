@@ -11,9 +11,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from refseg.cli import main
-from refseg.cli.score import open_data
 from refseg.evaluation.prediction_file import PredictedInstance, PredictionRow, write_predictions
 from refseg.evaluation.protocols import get_protocol
+from refseg.evaluation.scoring import open_data
 from refseg.report.report import render_report
 from refseg.report.run_report import REDUCED, Settings, score_run
 

@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from conftest import REPOSITORY
-from refseg.analysis.synthetic import build_model
-from refseg.engine.run import RunOptions, load_config
+from refseg.engine.run import RunOptions, build_model, load_config
 from refseg.errors import UsageError
 from refseg.structures import Sample, SampleMeta
 

@@ -41,9 +41,8 @@ def test_two_processes_train(trained: tuple[Path, str]) -> None:
 def test_one_two_and_three_processes_agree(tiny_config: Path, tmp_path: Path) -> None:
     """7 test images: neither 2 nor 3 divides them. Random weights put about every other pixel into the masks. A
     `load_from` with other weights changes nothing."""
-    from refseg.analysis.synthetic import build_model
     from refseg.cli import main
-    from refseg.engine.run import load_config
+    from refseg.engine.run import build_model, load_config
     from refseg.evaluation.prediction_file import read_predictions
 
     torch.manual_seed(0)

@@ -21,11 +21,11 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 
-from refseg.cli.score import open_data
 from refseg.datasets.masks import decode
 from refseg.evaluation.measure import Truth
 from refseg.evaluation.prediction_file import PredictionRow, write_predictions
 from refseg.evaluation.scorer import TruthIndex
+from refseg.evaluation.scoring import open_data
 from refseg.records import Expression
 
 

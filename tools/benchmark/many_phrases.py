@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from refseg.analysis.synthetic import build_model, dummy_batch, input_size, vocabulary_size
-from refseg.engine.run import load_config
+from refseg.analysis.synthetic import dummy_batch, vocabulary_size
+from refseg.engine.run import build_model, input_size, load_config
 from refseg.structures import Batch
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import resource
 import statistics
 import time
@@ -14,9 +12,9 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from refseg.analysis.synthetic import build_model, dummy_batch, input_size, vocabulary_size
-from refseg.engine.run import check_compile, load_config
-from refseg.inference.loading import find_config, find_device
+from refseg.analysis.synthetic import dummy_batch, vocabulary_size
+from refseg.engine.run import build_model, check_compile, input_size
+from refseg.inference.loading import find_device
 
 
 def time_calls(function: Callable[[], Any], *, warmup: int, iters: int, device: torch.device) -> list[float]:
@@ -99,42 +97,3 @@ def benchmark(
         times = time_calls(function, warmup=warmup, iters=iters, device=where)
         rows.append(_row(name, times, batch_size, batch_size * expressions, where))
     return rows
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="config, checkpoint, or work directory")
-    parser.add_argument("--shape", nargs=2, type=int, metavar=("H", "W"), help="default: the config's test size")
-    parser.add_argument("--batch-size", type=int, default=1, help="images per step")
-    parser.add_argument("--expressions", type=int, default=1, help="expressions per image")
-    parser.add_argument("--iters", type=int, default=10)
-    parser.add_argument("--warmup", type=int, default=3)
-    parser.add_argument("--device", help="default: cuda where there is one")
-    parser.add_argument("--amp", action="store_true", help="bf16 autocast")
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--json", action="store_true")
-
-
-def main(args: argparse.Namespace) -> int:
-    rows = benchmark(
-        load_config(str(find_config(args.model))),
-        shape=args.shape and tuple(args.shape),
-        batch_size=args.batch_size,
-        expressions=args.expressions,
-        iters=args.iters,
-        warmup=args.warmup,
-        device=args.device,
-        amp=args.amp,
-        compiled=args.compile,
-    )
-    if args.json:
-        print(json.dumps(rows, indent=2))
-        return 0
-    print(f"{'':12} {'images/s':>9} {'expr/s':>9} {'latency ms (min..max)':>26} {'peak MiB':>9}")
-    for row in rows:
-        low, high = row["latency_ms_min_max"]
-        latency = f"{row['latency_ms']:.1f} ({low:.1f}..{high:.1f})"
-        print(
-            f"{row['what']:12} {row['images_per_s']:9.2f} {row['expressions_per_s']:9.2f} {latency:>26} "
-            f"{row['peak_memory_mib']:9.0f}"
-        )
-    return 0

@@ -24,7 +24,7 @@ def no_target_report(rows: Rows, protocol: Protocol) -> dict[str, Any]:
 
 def alignment_report(path: str, truths: TruthIndex) -> dict[str, Any]:
     """Of the instances' weights over words, for all words and for those that not all referents share."""
-    from refseg.analysis.alignment import align_predictions, alignment_scores
+    from refseg.evaluation.alignment import align_predictions, alignment_scores
     from refseg.evaluation.other_formats import open_predictions
 
     return {

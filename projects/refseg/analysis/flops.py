@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from refseg.analysis.synthetic import build_model, dummy_batch, input_size, vocabulary_size
+from refseg.analysis.synthetic import dummy_batch, vocabulary_size
+from refseg.engine.run import build_model, input_size
 from refseg.ops.deformable_attention import ENVIRONMENT_VARIABLE
 
 
@@ -100,20 +99,3 @@ def table(result: dict[str, Any]) -> str:
         + ", ".join(f"{name} {n / 1e6:.2f}" for name, n in list(result["not_counted_elements"].items())[:12]),
     ]
     return "\n".join(lines)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="config, checkpoint, or work directory")
-    parser.add_argument("--shape", nargs=2, type=int, metavar=("H", "W"), help="default: the config's test size")
-    parser.add_argument("--words", type=int, default=20, help="tokens of the phrase")
-    parser.add_argument("--json", action="store_true", help="print JSON with params, macs, flops")
-
-
-def main(args: argparse.Namespace) -> int:
-    from refseg.engine.run import load_config
-    from refseg.inference.loading import find_config
-
-    cfg = load_config(str(find_config(args.model)))
-    result = count(cfg, shape=args.shape and tuple(args.shape), num_words=args.words)
-    print(json.dumps(result, indent=2) if args.json else table(result))
-    return 0

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from refseg.analysis.alignment import match_masks
 from refseg.analysis.calibration import auroc, expected_error, reliability
+from refseg.evaluation.alignment import match_masks
 from refseg.evaluation.measure import Truth, resize_rle
 from refseg.evaluation.prediction_file import PredictionRow
 from refseg.evaluation.rows import Rows

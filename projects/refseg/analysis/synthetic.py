@@ -1,20 +1,10 @@
-"""A model without its pretrained weights, and made-up batches: for counting, timing and tests."""
+"""Synthetic batches, for counting, timing and tests."""
 
 from __future__ import annotations
 
 import torch
-from mmengine.config import Config
-from mmengine.registry import DefaultScope
 
-from refseg import registry
-from refseg.engine.run import without_weights
 from refseg.structures import Batch, SampleMeta, TextTokens
-
-
-def build_model(cfg: Config) -> torch.nn.Module:
-    """The config's model with random weights."""
-    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", registry.SCOPE)):
-        return registry.MODELS.build(without_weights(cfg.model.to_dict()))
 
 
 def dummy_batch(
@@ -58,15 +48,6 @@ def dummy_batch(
         ground_truth=[None] * num_images,
     )
     return {"batch": batch}
-
-
-def input_size(cfg: Config) -> tuple[int, int]:
-    """(height, width) of the config's test pipeline."""
-    loader = cfg.get("test_dataloader") or cfg.get("val_dataloader") or cfg.get("train_dataloader")
-    for transform in (loader or {}).get("dataset", {}).get("pipeline", []):
-        if transform["type"] == "Resize":
-            return tuple(transform["size"])
-    raise ValueError("the config's pipeline has no Resize: pass --shape H W")
 
 
 def vocabulary_size(model: torch.nn.Module) -> int:

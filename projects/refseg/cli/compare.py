@@ -14,14 +14,14 @@ from refseg.cli.options import (
     chosen_groups,
     chosen_protocols,
 )
-from refseg.cli.score import Data, answers_of, describe_predictions, open_data, score_file
-from refseg.data_tools.findings import aligned
+from refseg.cli.score import score_file
 from refseg.datasets.targets import data_root
 from refseg.errors import UsageError
 from refseg.evaluation.compare import BY, Comparison, compare_rows
 from refseg.evaluation.notes import notes_of
 from refseg.evaluation.protocols import View
 from refseg.evaluation.scorer import TruthIndex
+from refseg.evaluation.scoring import Data, answers_of, describe_predictions, open_data
 from refseg.evaluation.tags import tag_columns
 from refseg.report.compare_page import (
     COLUMNS,
@@ -32,7 +32,11 @@ from refseg.report.compare_page import (
     render_comparison,
     tally_line,
 )
-from refseg.terminal import printable, write_whole
+from refseg.terminal import aligned, printable, write_whole
+
+EXAMPLES = """
+refseg compare a.jsonl b.jsonl --data refcoco:val --html compared.html
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ import argparse
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from refseg.datasets.targets import data_root
 
@@ -14,6 +15,12 @@ SET = (
     "a name as `refseg data layout` lists them, a JSONL file, a JSON file in SeqTR's layout, or a folder made by "
     "`refseg data refshapes`"
 )
+
+EXAMPLES = """
+refseg data layout
+refseg data check refcoco
+refseg data refshapes --preset mini --out data/refshapes_mini
+"""
 
 
 def _layout(parser: argparse.ArgumentParser) -> None:
@@ -90,9 +97,12 @@ def _from_coco(parser: argparse.ArgumentParser) -> None:
 
 
 def _refshapes(parser: argparse.ArgumentParser) -> None:
-    from refseg.cli import refshapes as cli
+    from refseg.refshapes.presets import PRESETS
 
-    cli.add_arguments(parser)
+    parser.add_argument("--preset", default="mini", help=f"one of: {', '.join(sorted(PRESETS))} (default: mini)")
+    parser.add_argument("--out", type=Path, help="folder to write to (default: data/refshapes_<preset>)")
+    parser.add_argument("--workers", type=int, help="number of processes (default: one per usable core)")
+    parser.add_argument("--overwrite", action="store_true", help="replace what an earlier run wrote there")
 
 
 @dataclass(frozen=True)
@@ -145,7 +155,7 @@ COMMANDS = {
         "also has such a region in the image is tagged crowd.",
         has_root=False,
     ),
-    "refshapes": _Command("generate the RefShapes benchmark", _refshapes, "refseg.cli.refshapes", has_root=False),
+    "refshapes": _Command("generate the RefShapes benchmark", _refshapes, "refseg.refshapes.generate", has_root=False),
 }
 
 

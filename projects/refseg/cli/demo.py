@@ -16,6 +16,11 @@ from refseg.errors import UsageError
 QUICKSTART = "work_dirs/quickstart"
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
+EXAMPLES = """
+refseg demo work_dirs/quickstart
+refseg demo instalign_swinb weights.pth --port 8000
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from refseg.compat import dict_action

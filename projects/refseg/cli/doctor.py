@@ -15,28 +15,23 @@ import re
 import shutil
 import subprocess
 import sys
-import textwrap
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-OK, WARN, FAIL = "OK", "WARN", "FAIL"
+from refseg.terminal import FAIL, OK, WARN, Check, check_table
+
 PIP = "python -m pip install"
 PROBE_TIMEOUT_S = 180.0
 DISTRIBUTION = {"opencv": "opencv-python", "mmcv": "mmcv-lite"}
 Facts = dict[str, Any]
 
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the table. FAIL means that refseg cannot work; `remedy` is a command, or what to change."""
-
-    name: str
-    status: str
-    text: str
-    remedy: str = ""
+EXAMPLES = """
+refseg doctor
+refseg doctor instalign_swinb
+"""
 
 
 # Probes: facts about one library each, in a child process -----------------------------------------------------------
@@ -155,7 +150,7 @@ def probe(names: Sequence[str]) -> None:
 def gather(names: Sequence[str] = tuple(PROBES), timeout_s: float = PROBE_TIMEOUT_S) -> dict[str, Facts]:
     """Return the facts of all probes. When the child dies or hangs, the probe at fault is noted, and a new child runs
     those that remain."""
-    root = str(Path(__file__).resolve().parents[1])
+    root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), root)))
     facts: dict[str, Facts] = {}
     while waiting := [name for name in names if name not in facts]:
@@ -179,7 +174,7 @@ def gather(names: Sequence[str] = tuple(PROBES), timeout_s: float = PROBE_TIMEOU
     return facts
 
 
-# Checks: pure functions from facts to findings ----------------------------------------------------------------------
+# Checks: pure functions from facts to checks ----------------------------------------------------------------------
 
 
 def satisfies(version: str, ranges: str) -> bool:
@@ -194,24 +189,24 @@ def satisfies(version: str, ranges: str) -> bool:
     return all({">=": have >= numbers(n), "<": have < numbers(n), "==": have == numbers(n)}[op] for op, n in limits)
 
 
-def check_python(version: Sequence[int]) -> Finding:
+def check_python(version: Sequence[int]) -> Check:
     text, here = ".".join(map(str, version[:3])), tuple(version[:2])
     if (3, 10) <= here <= (3, 12):
-        return Finding("python", OK, text)
+        return Check("python", OK, text)
     status, text = (FAIL, f"{text} is too old") if here < (3, 10) else (WARN, f"{text}: tested are 3.10 to 3.12")
-    return Finding("python", status, text, "make PYTHON=python3.11 setup")
+    return Check("python", status, text, "make PYTHON=python3.11 setup")
 
 
-def check_library(name: str, facts: Facts, ranges: str) -> Finding:
-    """Return a finding for the common case: the library imports, and its version is in the range."""
+def check_library(name: str, facts: Facts, ranges: str) -> Check:
+    """Return a check for the common case: the library imports, and its version is in the range."""
     wanted = f"'{DISTRIBUTION.get(name, name)}{ranges}'"
     modules = {"opencv": "cv2", "pillow": "PIL", "setuptools": "pkg_resources", "mmsegmentation": "mmseg"}
     bad = WARN if name in ("triton", "tensorboard") else FAIL
     error, missing = facts.get("error", ""), facts.get("missing", "").split(".")[0]
     if missing:
         if missing in (name, modules.get(name)):
-            return Finding(name, bad, "not installed", f"{PIP} {wanted}")
-        return Finding(name, bad, error, f"{PIP} {missing}")
+            return Check(name, bad, "not installed", f"{PIP} {wanted}")
+        return Check(name, bad, error, f"{PIP} {missing}")
     if error:
         remedy = f"{PIP} --force-reinstall --no-deps {wanted}"
         if re.search(r"lib(GL|gthread|glib)[\w.-]*\.so", error):
@@ -223,98 +218,98 @@ def check_library(name: str, facts: Facts, ranges: str) -> Finding:
             remedy = f"{PIP} --force-reinstall numpy -c requirements/constraints.txt"
         elif "is used but incompatible" in error:  # mmdet's and mmseg's assertion about mmcv
             remedy = "see the remedy for mmcv"
-        return Finding(name, bad, error, remedy)
+        return Check(name, bad, error, remedy)
     if facts.get("version") and not satisfies(facts["version"], ranges):
-        return Finding(name, bad, f"{facts['version']}, but refseg needs {ranges}", f"{PIP} {wanted}")
-    return Finding(name, OK, facts.get("version", ""))
+        return Check(name, bad, f"{facts['version']}, but refseg needs {ranges}", f"{PIP} {wanted}")
+    return Check(name, OK, facts.get("version", ""))
 
 
-def check_torch(facts: Facts, ranges: str) -> list[Finding]:
+def check_torch(facts: Facts, ranges: str) -> list[Check]:
     found = check_library("torch", facts, ranges)
     if found.status == FAIL:
         return [found]
     build = f"CUDA {facts['cuda']}" if facts.get("cuda") else f"ROCm {facts['hip']}" if facts.get("hip") else "CPU"
-    return [Finding("torch", OK, f"{facts['version']} ({build} build)"), check_gpu(facts)]
+    return [Check("torch", OK, f"{facts['version']} ({build} build)"), check_gpu(facts)]
 
 
-def check_gpu(facts: Facts) -> Finding:
+def check_gpu(facts: Facts) -> Check:
     gpus, error = facts.get("gpus", []), facts.get("gpu_error", "")
     if gpus and error:
-        return Finding("gpu", WARN, f"{gpus[0]['name']}: {error}", "install a torch built for this GPU")
+        return Check("gpu", WARN, f"{gpus[0]['name']}: {error}", "install a torch built for this GPU")
     if gpus:
         each = [f"{gpu['name']} ({gpu['gib']:g} GiB, {'bf16' if gpu['bf16'] else 'no bf16: use fp16'})" for gpu in gpus]
-        return Finding("gpu", OK, ", ".join(each))
+        return Check("gpu", OK, ", ".join(each))
     if "too old" in error:
         remedy = "update the NVIDIA driver, or install a torch for its CUDA version"
-        return Finding("gpu", WARN, f"runs on CPU: {error}", remedy)
-    return Finding("gpu", OK, "none found: runs on CPU")
+        return Check("gpu", WARN, f"runs on CPU: {error}", remedy)
+    return Check("gpu", OK, "none found: runs on CPU")
 
 
-def check_pair(facts: Facts) -> list[Finding]:
-    """Return a finding where torch and torchvision are not built for each other; they fail at import, or later."""
+def check_pair(facts: Facts) -> list[Check]:
+    """Return a check where torch and torchvision are not built for each other; they fail at import, or later."""
     torch, wants = facts.get("torch", ""), facts.get("wants", "")
     if not torch or not wants or torch.split("+")[0] == wants.split("+")[0]:
         return []
     text = f"torchvision is built for torch {wants}, and torch {torch} is installed"
-    return [Finding("torch pair", FAIL, text, f"{PIP} 'torch=={torch}' torchvision")]
+    return [Check("torch pair", FAIL, text, f"{PIP} 'torch=={torch}' torchvision")]
 
 
-def check_mmcv(facts: Facts, ranges: str) -> Finding:
+def check_mmcv(facts: Facts, ranges: str) -> Check:
     lite = f"{PIP} 'mmcv-lite{ranges}'"
     anew = f"python -m pip uninstall -y mmcv mmcv-lite && {lite}"
     version, state = facts.get("version", ""), facts.get("state", "")
     if facts.get("missing") == "mmcv" or not (version or facts.get("error")):
-        return Finding("mmcv", FAIL, "not installed", lite)
+        return Check("mmcv", FAIL, "not installed", lite)
     if facts.get("error"):
-        return Finding("mmcv", FAIL, facts["error"], anew)
+        return Check("mmcv", FAIL, facts["error"], anew)
     if not satisfies(version, "<2.2"):
-        return Finding("mmcv", FAIL, f"{version} is refused by mmdet and mmsegmentation, which want < 2.2", anew)
+        return Check("mmcv", FAIL, f"{version} is refused by mmdet and mmsegmentation, which want < 2.2", anew)
     if facts.get("full") and facts.get("lite"):
         text = f"mmcv {facts['full']} and mmcv-lite {facts['lite']} are both installed and overwrite each other's files"
         keep = f"{PIP} --force-reinstall --no-deps mmcv=={facts['full']}"
-        return Finding("mmcv", WARN, text, anew.replace(lite, keep) if facts.get("compiled") else anew)
+        return Check("mmcv", WARN, text, anew.replace(lite, keep) if facts.get("compiled") else anew)
     if not satisfies(version, ranges):
-        return Finding("mmcv", FAIL, f"{version}, but refseg needs {ranges}", lite)
+        return Check("mmcv", FAIL, f"{version}, but refseg needs {ranges}", lite)
     if "does not load" in state:
         text = f"{version}: {state}. refseg works without it"
-        return Finding("mmcv", WARN, text, f"python -m pip uninstall -y mmcv && {lite}   # or build mmcv again")
+        return Check("mmcv", WARN, text, f"python -m pip uninstall -y mmcv && {lite}   # or build mmcv again")
     text = state if facts.get("compiled") else "without compiled operators (refseg needs none)"
-    return Finding("mmcv", OK, f"{version}, {text}")
+    return Check("mmcv", OK, f"{version}, {text}")
 
 
-def check_backend(facts: Facts) -> Finding:
+def check_backend(facts: Facts) -> Check:
     name = "deformable attention"
     if "backend" not in facts:
-        return Finding(name, FAIL, facts.get("error", "unknown"), "see the lines above; or report it")
+        return Check(name, FAIL, facts.get("error", "unknown"), "see the lines above; or report it")
     text = f"{facts['backend']}: {facts['reason']}; available: {', '.join(facts['available'])}"
     if facts["backend"] == "pytorch" and "no triton" in facts["reason"]:
-        return Finding(name, WARN, text, f"{PIP} triton, or what the reason says")
-    return Finding(name, OK, text)
+        return Check(name, WARN, text, f"{PIP} triton, or what the reason says")
+    return Check(name, OK, text)
 
 
-def judge_libraries(facts: dict[str, Facts], ranges: dict[str, str]) -> list[Finding]:
+def judge_libraries(facts: dict[str, Facts], ranges: dict[str, str]) -> list[Check]:
     has_gpu = bool(facts.get("torch", {}).get("gpus"))
-    findings: list[Finding] = []
+    checks: list[Check] = []
     for name, found in facts.items():
         wanted = ranges.get(DISTRIBUTION.get(name, name), "")
         if name == "torch pair":
-            findings += check_pair(found)
+            checks += check_pair(found)
         elif name == "torch":
-            findings += check_torch(found, wanted)
+            checks += check_torch(found, wanted)
         elif name == "mmcv":
-            findings.append(check_mmcv(found, wanted or ">=2.0.1,<2.2"))
+            checks.append(check_mmcv(found, wanted or ">=2.0.1,<2.2"))
         elif name == "triton" and "error" in found and not has_gpu:
-            findings.append(Finding(name, OK, "not usable, and not needed without a GPU"))
+            checks.append(Check(name, OK, "not usable, and not needed without a GPU"))
         elif name == "deformable attention":
-            findings.append(check_backend(found))
+            checks.append(check_backend(found))
         else:
-            findings.append(check_library(name, found, wanted))
-    return findings
+            checks.append(check_library(name, found, wanted))
+    return checks
 
 
 def required_ranges() -> dict[str, str]:
     """Return distribution -> range, from the repository's requirements or the installed package's metadata."""
-    source = Path(__file__).resolve().parents[2] / "requirements/runtime.txt"
+    source = Path(__file__).resolve().parents[3] / "requirements/runtime.txt"
     lines: list[str] = []
     if source.is_file():
         lines = source.read_text(encoding="utf-8").splitlines()
@@ -324,78 +319,64 @@ def required_ranges() -> dict[str, str]:
     return {match.group(1).lower(): (match.group(2) or "").strip() for match in found if match}
 
 
-def check_shm(total: float, free: float) -> Finding:
+def check_shm(total: float, free: float) -> Check:
     """Loader workers pass batches through shared memory; containers often get 64 MiB."""
     if min(total, free) >= 1:
-        return Finding("shared memory", OK, f"{free:.1f} GiB free in /dev/shm")
+        return Check("shared memory", OK, f"{free:.1f} GiB free in /dev/shm")
     text = f"{free:.2f} GiB free of {total:.2f} in /dev/shm: loader workers may die with 'Bus error'"
     remedy = (
         "docker run --shm-size=8g ..., or --cfg-options train_dataloader.num_workers=0 "
         "train_dataloader.persistent_workers=False"
     )
-    return Finding("shared memory", WARN, text, remedy)
+    return Check("shared memory", WARN, text, remedy)
 
 
-def check_data(root: str, folders: Sequence[str]) -> list[Finding]:
-    """Return findings about generated and known data sets. Missing ones are no problem of the installation."""
+def check_data(root: str, folders: Sequence[str]) -> list[Check]:
+    """Return checks about generated and known data sets. Missing ones are no problem of the installation."""
     from refseg.datasets.catalog import SETS
 
     generated = [name for name in folders if name.startswith("refshapes")]
     known = [name for name in dict.fromkeys(one.folder for one in SETS.values()) if name in folders]
     make = f"refseg data refshapes --preset mini --out {root}/refshapes_mini"
     return [
-        Finding("data: RefShapes", OK, f"{', '.join(generated)} in {root}")
+        Check("data: RefShapes", OK, f"{', '.join(generated)} in {root}")
         if generated
-        else Finding("data: RefShapes", WARN, f"none in {root}", make),
-        Finding("data: others", OK, f"{', '.join(known)} in {root} (`refseg data check` looks into them)")
+        else Check("data: RefShapes", WARN, f"none in {root}", make),
+        Check("data: others", OK, f"{', '.join(known)} in {root} (`refseg data check` looks into them)")
         if known
-        else Finding("data: others", WARN, f"none in {root}", "refseg data layout"),
+        else Check("data: others", WARN, f"none in {root}", "refseg data layout"),
     ]
 
 
-def look_at_machine() -> list[Finding]:
-    """Return findings about configs, data, disk, and shared memory."""
+def look_at_machine() -> list[Check]:
+    """Return checks about configs, data, disk, and shared memory."""
     from refseg.paths import configs_dir, shipped_configs
 
     root, configs = Path(os.environ.get("REFSEG_DATA") or "data"), len(shipped_configs())
     folders = sorted(one.name for one in root.iterdir() if one.is_dir()) if root.is_dir() else []
     reinstall = "" if configs else f"{PIP} --force-reinstall --no-deps refseg (or .)"
-    findings = [Finding("configs", OK if configs else FAIL, f"{configs or 'none'} in {configs_dir()}", reinstall)]
-    findings += check_data(str(root), folders)
+    checks = [Check("configs", OK if configs else FAIL, f"{configs or 'none'} in {configs_dir()}", reinstall)]
+    checks += check_data(str(root), folders)
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     remedy = "" if free >= 5 else "free some space, or use --work-dir on another disk"
-    findings.append(Finding("disk", WARN if remedy else OK, f"{free:.1f} GiB free at {Path.cwd()}", remedy))
+    checks.append(Check("disk", WARN if remedy else OK, f"{free:.1f} GiB free at {Path.cwd()}", remedy))
     if os.path.isdir("/dev/shm"):
         shm = shutil.disk_usage("/dev/shm")
-        findings.append(check_shm(shm.total / 2**30, shm.free / 2**30))
-    return findings
+        checks.append(check_shm(shm.total / 2**30, shm.free / 2**30))
+    return checks
 
 
 # The command --------------------------------------------------------------------------------------------------------
 
 
-def diagnose() -> list[Finding]:
+def diagnose() -> list[Check]:
     libraries = judge_libraries(gather(), required_ranges())
     return [check_python(tuple(sys.version_info[:3])), *libraries, *look_at_machine()]
 
 
-def table(findings: Sequence[Finding]) -> str:
-    """Return one line each; what is wrong is wrapped below, its remedy in full so that it can be copied."""
-    width = max(40, shutil.get_terminal_size((110, 24)).columns)
-    names = max(len(finding.name) for finding in findings)
-    whole: dict[str, Any] = dict(break_long_words=False, break_on_hyphens=False)  # paths can be copied
-    lines = []
-    for finding in findings:
-        head = f"{finding.status:4}  {finding.name:{names}}  "
-        below = " " * len(head)
-        lines += textwrap.wrap(head + finding.text, width, subsequent_indent=below, **whole) or [head]
-        lines += [f"{below}-> {finding.remedy}"] if finding.remedy else []
-    return "\n".join(lines)
-
-
-def summary(findings: Sequence[Finding], model: str | None = None) -> str:
-    failed = [finding.name for finding in findings if finding.status == FAIL]
-    warned = [finding.name for finding in findings if finding.status == WARN]
+def summary(checks: Sequence[Check], model: str | None = None) -> str:
+    failed = [check.name for check in checks if check.status == FAIL]
+    warned = [check.name for check in checks if check.status == WARN]
     if failed and model:
         return f"{model} cannot be trained here yet: {', '.join(failed)}."
     if failed:
@@ -407,7 +388,7 @@ def summary(findings: Sequence[Finding], model: str | None = None) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", help="config, checkpoint, or work directory: check what its training needs")
     parser.add_argument("--batch-size", type=int, metavar="N", help="for the memory estimate (default: the config's)")
-    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.add_argument("--json", action="store_true", help="print the checks as JSON")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -416,14 +397,14 @@ def main(args: argparse.Namespace) -> int:
         from refseg.engine.run import load_config
         from refseg.inference.loading import find_config
 
-        findings = preflight(load_config(str(find_config(args.model))), batch_size=args.batch_size)
+        checks = preflight(load_config(str(find_config(args.model))), batch_size=args.batch_size)
     else:
-        findings = diagnose()
-    healthy = all(finding.status != FAIL for finding in findings)
+        checks = diagnose()
+    healthy = all(check.status != FAIL for check in checks)
     if args.json:
-        print(json.dumps({"ok": healthy, "findings": [asdict(finding) for finding in findings]}, indent=2))
+        print(json.dumps({"ok": healthy, "findings": [asdict(check) for check in checks]}, indent=2))
     else:
-        print(f"{table(findings)}\n\n{summary(findings, args.model)}")
+        print(f"{check_table(checks)}\n\n{summary(checks, args.model)}")
     return 0 if healthy else 1
 
 

@@ -10,15 +10,18 @@ from typing import Any
 from refseg.analysis.probes.measure import METRICS
 from refseg.analysis.probes.pairs import KINDS
 from refseg.cli.options import at_least
-from refseg.data_tools.findings import aligned
 from refseg.datasets.targets import data_root
 from refseg.errors import UsageError
-from refseg.terminal import printable, write_whole
+from refseg.terminal import aligned, printable, write_whole
 
 EPILOG = f"""
 kinds: {"; ".join(f"{kind}: {what}" for kind, what in KINDS.items())}.
 On RefShapes (the folder's refshapes.jsonl) the changed phrase's truth is known; on other data phrases are changed by
 rules, and the truth is known where the data have the changed phrase too, and for absent objects.
+"""
+
+EXAMPLES = """
+refseg probe work_dirs/quickstart --data data/refshapes_mini:test
 """
 
 
@@ -47,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from refseg.analysis.probes.run import probe_data
-    from refseg.cli.score import open_data
+    from refseg.evaluation.scoring import open_data
     from refseg.inference.loading import load_model
     from refseg.weights import describe_weights
 

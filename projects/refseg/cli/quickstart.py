@@ -5,6 +5,7 @@ The model is whatever config is given; the report is that of `refseg report`.
 
 from __future__ import annotations
 
+import argparse
 import atexit
 import json
 import os
@@ -28,7 +29,6 @@ from tqdm import tqdm
 
 from refseg.analysis.extras import alignment_report
 from refseg.analysis.probes.run import probe_data
-from refseg.cli.score import describe_predictions, open_data
 from refseg.engine.checkpoint import best_checkpoint, chosen_from
 from refseg.engine.preflight import dicts_with
 from refseg.engine.run import RunOptions, build_runner, load_config, load_weights
@@ -36,6 +36,7 @@ from refseg.errors import TrainingError, UsageError
 from refseg.evaluation.metrics import predicted_rows
 from refseg.evaluation.prediction_file import PredictionWriter
 from refseg.evaluation.protocols import get_protocol
+from refseg.evaluation.scoring import describe_predictions, open_data
 from refseg.files import write_atomically
 from refseg.inference.loading import ALIGNMENT, LoadedModel, test_pipeline
 from refseg.refshapes import generate
@@ -238,3 +239,21 @@ def page_command(work_dir: str) -> str:
     """What opens the web page, as this environment is: `refseg` may not be on the PATH where `make` ran this."""
     refseg = "refseg" if shutil.which("refseg") else f"{shlex.quote(sys.executable)} -m refseg.cli"
     return f"{refseg} demo {shlex.quote(work_dir)}"
+
+
+EXAMPLES = """
+refseg quickstart
+refseg quickstart --config vipa_tiny_refshapes --work-dir work_dirs/vipa
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", default="instalign_tiny_refshapes", help="what to train")
+    parser.add_argument("--work-dir", default="work_dirs/quickstart")
+    parser.add_argument("--data", default="data/refshapes_mini", help="where RefShapes mini is, or will be made")
+    parser.add_argument("--processes", type=int, help="that train (default: one per core without a GPU)")
+
+
+def main(args: argparse.Namespace) -> int:
+    quickstart(config=args.config, work_dir=args.work_dir, data=args.data, processes=args.processes)
+    return 0

@@ -14,14 +14,18 @@ from refseg.cli.options import (
     chosen_groups,
     chosen_protocols,
 )
-from refseg.cli.score import open_data
 from refseg.datasets.targets import data_root
 from refseg.errors import DataError, UsageError
 from refseg.evaluation.prediction_file import read_header
+from refseg.evaluation.scoring import open_data
 from refseg.report.report import Report, probes_section, render_report
 from refseg.report.run_report import BY, PER_GROUP, RESAMPLES, Settings, score_run
 from refseg.report.work_dir import WorkDir, read_work_dir
 from refseg.terminal import write_whole
+
+EXAMPLES = """
+refseg report work_dirs/quickstart --predictions answers.jsonl --data data/refshapes_mini:test
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,17 @@ from refseg.cli.options import (
     chosen_groups,
     chosen_protocols,
 )
-from refseg.data_tools.findings import aligned
-from refseg.datasets.targets import Target, data_root
-from refseg.errors import DataError, UsageError
+from refseg.datasets.targets import data_root
 from refseg.evaluation.notes import header_line, notes_of
-from refseg.evaluation.prediction_file import PredictionRow
 from refseg.evaluation.protocols import Protocol
-from refseg.evaluation.rows import Rows
-from refseg.evaluation.scorer import Counts, ScoreResult, TruthIndex, score_predictions, with_absent
+from refseg.evaluation.scorer import ScoreResult, TruthIndex, score_predictions
+from refseg.evaluation.scoring import Data, answers_of, describe_predictions, open_data, result_of
 from refseg.evaluation.tags import tag_columns, with_columns
-from refseg.terminal import printable, write_whole
+from refseg.terminal import aligned, printable, write_whole
 
-LEVEL, SEED = 95.0, 0  # of intervals
+EXAMPLES = """
+refseg score answers.jsonl --data refcoco:val --protocol lavt,refseg
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,107 +86,6 @@ def extra_results(
     return more
 
 
-# What is scored -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Data:
-    """The ground truth, and what a result says of it."""
-
-    target: Target
-    splits: list[str] | None
-    truths: TruthIndex
-    unreadable: int
-    drop_no_target: bool = False
-
-    @property
-    def name(self) -> str:
-        return self.target.name + (f":{','.join(self.splits)}" if self.splits else "")
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "set": self.target.name,
-            "split": self.splits,
-            "annotations": self.target.annotations,
-            "sources": self.truths.store.info.get("sources", []),
-            "images": len(np.unique(self.truths.images)),
-            "expressions": len(self.truths),
-            "sentences": "all",
-            "no_target": "drop" if self.drop_no_target else "keep",
-            "unreadable_annotations": self.unreadable,
-        }
-
-
-def open_data(argument: str, *, allow_partial: bool = False, drop_no_target: bool = False) -> Data:
-    """SET:SPLIT,SPLIT. Every sentence of the splits counts, or, with `drop_no_target`, every one that refers to
-    something."""
-    from refseg.data_tools.leaks import parse
-    from refseg.datasets.annotations import open_annotations
-    from refseg.datasets.selection import in_splits
-
-    if not argument.strip():
-        raise UsageError("--data is empty: it takes SET:SPLIT, as in grefcoco:val or my.jsonl:test")
-    targets, splits = parse(argument)
-    if len(targets) > 1:
-        names = ", ".join(str(target.main_file) for target in targets)
-        raise UsageError(f"--data {argument} has several sets of annotations ({names}): name a file or its folder")
-    target = targets[0]
-    store = open_annotations(**target.annotations)
-    if store.problems and not store.num_expressions:
-        raise DataError(
-            f"{argument} is no ground truth: none of its {len(store.problems):,} rows can be used, the first: "
-            f"{store.problems[0]}"
-        )
-    chosen = in_splits(store, splits)
-    if drop_no_target:
-        chosen = chosen & (store.num_referents > 0)
-    if not chosen.any():
-        raise DataError(f"{argument} has no expressions{' that refer to something' * drop_no_target}")
-    unreadable = _unreadable(store, chosen)
-    if unreadable and not allow_partial:
-        raise DataError(
-            f"{len(unreadable)} annotations of {argument} cannot be used, the first: {unreadable[0]}. `refseg data "
-            "check` lists all; --allow-partial scores without them"
-        )
-    return Data(target, splits, TruthIndex(store, chosen, target.images), len(unreadable), drop_no_target)
-
-
-def _unreadable(store: Any, chosen: np.ndarray) -> list[Any]:
-    from refseg.records import UNKNOWN
-
-    names = {store.splits[code] for code in np.unique(store.split_of_expression[chosen])} | {UNKNOWN}
-    return [problem for problem in store.problems if problem.split in names]
-
-
-def describe_predictions(path: Path, *, min_score: float | None = None) -> dict[str, Any]:
-    """The file, what it says it was made with, and its hash; a folder has neither. Of COCO results, how many entries
-    are of a lower score, if one was asked for."""
-    from refseg.evaluation.other_formats import SUFFIXES, entries_below, is_coco_results
-    from refseg.evaluation.prediction_file import read_header
-    from refseg.files import sha256_of
-
-    is_file = os.path.isfile(path)  # unlike Path.is_file, False where it may not be looked at
-    header = read_header(path) if is_file and path.name.endswith(SUFFIXES) else {}
-    try:
-        digest = sha256_of(path) if is_file else None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})") from None
-    told: dict[str, Any] = {"file": str(path), "sha256": digest, "header": header}
-    if min_score is not None and is_file and is_coco_results(path):
-        told["below_min_score"] = entries_below(path, min_score)
-    return told
-
-
-def answers_of(
-    path: str | Path, truths: TruthIndex, *, min_score: float | None = None, absent_is_nothing: bool = False
-) -> Iterator[PredictionRow]:
-    """The rows of a file of predictions, with "nothing here" for expressions that it leaves out, if asked for."""
-    from refseg.evaluation.other_formats import open_predictions
-
-    rows = open_predictions(path, min_score=min_score)
-    return with_absent(rows, truths) if absent_is_nothing else rows
-
-
 def score_file(
     path: str,
     truths: TruthIndex,
@@ -204,33 +101,6 @@ def score_file(
         found = score_predictions(shown, truths, protocols, allow_partial=args.allow_partial)
     rows = {name: with_columns(rows, truths, columns) for name, rows in found.rows.items()}
     return replace(found, rows=rows)
-
-
-# What is told ---------------------------------------------------------------------------------------------------------
-
-
-def result_of(
-    protocol: Protocol, rows: Rows, counts: Counts, resamples: int | None, groups: Sequence[str]
-) -> dict[str, Any]:
-    """One protocol's part of the JSON."""
-    terms = protocol.terms(rows)
-    result: dict[str, Any] = {
-        "protocol": protocol.name,
-        "metrics": protocol.score(rows),
-        "details": protocol.describe(),
-        "counts": asdict(counts),
-    }
-    if resamples:
-        from refseg.evaluation.statistics import bootstrap
-
-        found = bootstrap(terms, rows.image, num=resamples, seed=SEED, level=LEVEL)
-        result["intervals"] = {name: list(ends) for name, ends in found.items()}
-        result["bootstrap"] = {"level": LEVEL, "resamples": resamples, "seed": SEED, "of": "images"}
-    if groups:
-        from refseg.evaluation.breakdowns import breakdown
-
-        result["by"] = {group: breakdown(rows, protocol, group, resamples=resamples) for group in groups}
-    return result
 
 
 def report_lines(data: Data, predictions: dict[str, Any], results: Sequence[dict], notes: Sequence[str]) -> list[str]:

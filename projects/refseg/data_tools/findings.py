@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from refseg.datasets.catalog import Counts
-from refseg.terminal import printable
+from refseg.terminal import aligned, printable
 
 Severity = Literal["defect", "warning", "note"]
 SHOWN = 10  # of each kind, without --all
@@ -106,17 +106,3 @@ def _remark(found: Counts, expected: Counts | None, reference: str) -> str:
     agrees = all(getattr(found, name) == getattr(expected, name) for name in known)
     what = "" if len(known) == len(FIELDS) else f" ({', '.join(known)})"
     return f"as {reference}{what}" if agrees else f"differs from {reference}"
-
-
-def aligned(rows: Sequence[Sequence[str]], *, right: bool = True) -> list[str]:
-    """Rows as columns of text; all but the first and the last column are numbers, to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        last = len(row) - 1
-        cells = [
-            cell.rjust(width) if right and 0 < column < last else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines

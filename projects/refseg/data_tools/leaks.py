@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 
 from refseg.data_tools.check_images import usable_cores
-from refseg.data_tools.findings import aligned
 from refseg.datasets.annotations import open_annotations
 from refseg.datasets.images import read_image
 from refseg.datasets.selection import image_keys, in_splits, key_of, split_matches
 from refseg.datasets.store import RecordStore
-from refseg.datasets.targets import Target, resolve
-from refseg.errors import DataError
+from refseg.datasets.targets import Target, parse_target
+from refseg.terminal import aligned
 
 
 @dataclass
@@ -74,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def open_part(argument: str, default: Sequence[str] | None, by_content: bool) -> list[Part]:
-    targets, splits = parse(argument)
+    targets, splits = parse_target(argument)
     parts = []
     for target in targets:
         store = open_annotations(**target.annotations)
@@ -86,16 +85,6 @@ def open_part(argument: str, default: Sequence[str] | None, by_content: bool) ->
         in_splits(store, chosen)  # says which split is missing
         parts.append(Part(target, chosen, store, content_keys(store, target, chosen) if by_content else {}))
     return parts
-
-
-def parse(argument: str) -> tuple[list[Target], list[str] | None]:
-    """SET or SET:SPLIT,SPLIT; a colon within a path is no mark of a split."""
-    name, colon, splits = argument.rpartition(":")
-    if not colon or "/" in splits or "\\" in splits:
-        return resolve(argument), None
-    if not name or not splits or not all(splits.split(",")):
-        raise DataError(f"{argument!r} is not SET:SPLIT or SET:SPLIT,SPLIT")
-    return resolve(name), splits.split(",")
 
 
 def _evaluation_splits(target: Target, store: RecordStore) -> list[str] | None:

@@ -253,3 +253,13 @@ def resolve_all(arguments: Sequence[str]) -> list[Target]:
             "--data-root or $REFSEG_DATA; a JSONL file or a folder is an argument"
         )
     return found
+
+
+def parse_target(argument: str) -> tuple[list[Target], list[str] | None]:
+    """Parse SET or SET:SPLIT,SPLIT into targets and split names. A colon inside a path does not mark a split."""
+    name, colon, splits = argument.rpartition(":")
+    if not colon or "/" in splits or "\\" in splits:
+        return resolve(argument), None
+    if not name or not splits or not all(splits.split(",")):
+        raise DataError(f"{argument!r} is not SET:SPLIT or SET:SPLIT,SPLIT")
+    return resolve(name), splits.split(",")

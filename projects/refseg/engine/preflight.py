@@ -12,45 +12,45 @@ import numpy as np
 import torch
 from mmengine.config import Config
 
-from refseg.analysis.synthetic import input_size
-from refseg.cli.doctor import FAIL, OK, WARN, Finding
 from refseg.datasets.annotations import image_root_of, open_annotations
 from refseg.datasets.images import read_image
 from refseg.datasets.selection import in_splits
 from refseg.datasets.tokenizers import TextTokenizer
+from refseg.engine.run import input_size
 from refseg.errors import CheckpointError, ConfigError, DataError, UserError, sentence
 from refseg.models.encoders.swin import swin_arch
 from refseg.models.encoders.text import check_text_model, text_config
 from refseg.paths import data_path
+from refseg.terminal import FAIL, OK, WARN, Check
 
 SAMPLED_IMAGES = 16
 OPTIMIZER_STATES = {"SGD": 1, "MuonAdamW": 2, "AdamW": 2, "Adam": 2}  # tensors of a parameter's size, at most
 
 
-def preflight(cfg: Config, *, batch_size: int | None = None) -> list[Finding]:
-    """Return a finding per check, in the order in which a training would meet them."""
-    findings: list[Finding] = []
+def preflight(cfg: Config, *, batch_size: int | None = None) -> list[Check]:
+    """Return all checks, in the order in which a training would meet them."""
+    checks: list[Check] = []
 
-    def check(name: str, function: Callable[[], str], bad: str = FAIL) -> None:
+    def run(name: str, function: Callable[[], str], bad: str = FAIL) -> None:
         try:
-            findings.append(Finding(name, OK, function()))
+            checks.append(Check(name, OK, function()))
         except (UserError, OSError) as error:
             text, _, remedy = sentence(error).partition("\n")
-            if all(text != finding.text for finding in findings):  # a missing file is one finding
-                findings.append(Finding(name, bad, text, remedy.strip()))
+            if all(text != check.text for check in checks):  # a missing file is one row
+                checks.append(Check(name, bad, text, remedy.strip()))
 
     # Text: each tokenizer once, then the weights of each text model.
     loaders = {key: cfg[f"{key}_dataloader"] for key in ("train", "val", "test") if cfg.get(f"{key}_dataloader")}
     tokenizers = {str(one): one for loader in loaders.values() for one in dicts_with(loader, "tokenizer")}
     for one in tokenizers.values():
-        check("tokenizer", lambda one=one: describe_tokenizer(one["tokenizer"]))
+        run("tokenizer", lambda one=one: describe_tokenizer(one["tokenizer"]))
     for one in dicts_with(cfg.model, "pretrained"):
         if one.get("type") == "TextEncoder" and one["pretrained"]:
-            check("text weights", lambda one=one: check_text_model(one["pretrained"], one.get("config")))
+            run("text weights", lambda one=one: check_text_model(one["pretrained"], one.get("config")))
         elif one["pretrained"]:
-            check("vision weights", lambda one=one: check_file(one["pretrained"], one["type"]))
+            run("vision weights", lambda one=one: check_file(one["pretrained"], one["type"]))
     if cfg.get("load_from"):
-        check("load_from", lambda: check_file(cfg.load_from, "checkpoint"))
+        run("load_from", lambda: check_file(cfg.load_from, "checkpoint"))
 
     # Data: every set of every loader, once.
     seen: set[str] = set()
@@ -59,24 +59,22 @@ def preflight(cfg: Config, *, batch_size: int | None = None) -> list[Finding]:
             if dataset.get("annotations") and str(dataset) not in seen:
                 seen.add(str(dataset))
                 bad = WARN if key == "test" else FAIL  # a training does without
-                check(f"{key} data", lambda dataset=dataset: check_data(dataset), bad)
+                run(f"{key} data", lambda dataset=dataset: check_data(dataset), bad)
 
-    findings.append(memory_finding(cfg, batch_size or cfg.train_dataloader.batch_size))
-    return findings
+    checks.append(memory_check(cfg, batch_size or cfg.train_dataloader.batch_size))
+    return checks
 
 
 def require_preflight(cfg: Config) -> None:
-    """Print "preflight ok", or raise a ConfigError with the findings that failed, one a line."""
-    findings = preflight(cfg)
-    for finding in findings:
-        if finding.status == WARN:
-            print(f"preflight: {finding.name}: {finding.text}" + (f" -> {finding.remedy}" if finding.remedy else ""))
-    if failed := [finding for finding in findings if finding.status == FAIL]:
-        each = [
-            f"{finding.name}: {finding.text}" + f" -> {finding.remedy}" * bool(finding.remedy) for finding in failed
-        ]
+    """Print "preflight ok", or raise a ConfigError with the checks that failed, one a line."""
+    checks = preflight(cfg)
+    for check in checks:
+        if check.status == WARN:
+            print(f"preflight: {check.name}: {check.text}" + (f" -> {check.remedy}" if check.remedy else ""))
+    if failed := [check for check in checks if check.status == FAIL]:
+        each = [f"{check.name}: {check.text}" + f" -> {check.remedy}" * bool(check.remedy) for check in failed]
         raise ConfigError("\n  ".join(["this config cannot be trained here:", *each]))
-    print(f"preflight ok (memory: {findings[-1].text})", flush=True)
+    print(f"preflight ok (memory: {checks[-1].text})", flush=True)
 
 
 def dicts_with(cfg: Any, key: str) -> Iterator[Mapping]:
@@ -127,25 +125,25 @@ def check_data(dataset: Mapping) -> str:
     return f"{name}, {split or 'all splits'}: {len(images):,} images; {len(sample)} sampled, all there"
 
 
-def memory_finding(cfg: Config, batch_size: int) -> Finding:
+def memory_check(cfg: Config, batch_size: int) -> Check:
     """Compare the estimate of a training step with the GPU's memory, if there is one."""
     parts = estimate_memory(cfg, batch_size)
     if parts is None:
-        return Finding("memory", OK, "not estimated for this encoder; `refseg benchmark CONFIG` measures it")
+        return Check("memory", OK, "not estimated for this encoder; `refseg benchmark CONFIG` measures it")
     total = sum(parts.values())
     made_of = ", ".join(f"{name} {gib:.1f}" for name, gib in parts.items())
     precision = "mixed precision" if cfg.optim_wrapper.get("dtype") else "fp32"
     text = f"roughly {total:.0f} GiB per process for a batch of {batch_size} in {precision} ({made_of})"
     if not torch.cuda.is_available():
-        return Finding("memory", OK, text)
+        return Check("memory", OK, text)
     available = torch.cuda.get_device_properties(0).total_memory / 2**30
     text += f"; this GPU has {available:.0f} GiB"
     if total < 0.95 * available:
-        return Finding("memory", OK, text)
+        return Check("memory", OK, text)
     remedy = (
         "--amp, a smaller train_dataloader.batch_size with optim_wrapper.accumulative_counts, or checkpointing=True"
     )
-    return Finding("memory", WARN, text, remedy)
+    return Check("memory", WARN, text, remedy)
 
 
 def estimate_memory(cfg: Config, batch_size: int) -> dict[str, float] | None:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from refseg.compat import find_shipped_bases, init_cpu_dist, wrap_on_cpu
@@ -23,7 +24,7 @@ from refseg.engine import RefRunner, latest_checkpoint
 from refseg.errors import CheckpointError, ConfigError, UsageError, UserError
 from refseg.files import write_atomically
 from refseg.paths import resolve_config
-from refseg.registry import METRICS
+from refseg.registry import METRICS, MODELS, SCOPE
 from refseg.weights import describe_weights, generator_versions, load_weights, origin_of
 
 _runner_numbers = itertools.count(1)
@@ -138,6 +139,21 @@ def take_resume(cfg: Config, resume: bool | str) -> Path | None:
     elif not found.is_file():
         raise CheckpointError(f"--resume: no such checkpoint: {found}")
     return found
+
+
+def build_model(cfg: Config) -> torch.nn.Module:
+    """Build the config's model with random weights."""
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", SCOPE)):
+        return MODELS.build(without_weights(cfg.model.to_dict()))
+
+
+def input_size(cfg: Config) -> tuple[int, int]:
+    """Return the (height, width) of the config's test pipeline."""
+    loader = cfg.get("test_dataloader") or cfg.get("val_dataloader") or cfg.get("train_dataloader")
+    for transform in (loader or {}).get("dataset", {}).get("pipeline", []):
+        if transform["type"] == "Resize":
+            return tuple(transform["size"])
+    raise ValueError("the config's pipeline has no Resize: pass --shape H W")
 
 
 def batch_report(cfg: Config, world_size: int) -> tuple[str, bool]:

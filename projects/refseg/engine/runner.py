@@ -25,7 +25,7 @@ class RefRunner(Runner):
     checkpoint as Python when it resumes. The screen shows what `refseg.engine.screen` prints; the log file has it all.
     """
 
-    batch_line = ""  # filled in by `refseg.apis.train`
+    batch_line = ""  # filled in by `refseg.engine.run.train`
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         # mmengine's own call of torch's wrapper is deprecated.

@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from refseg.analysis.alignment import beats_chance
-from refseg.analysis.synthetic import build_model
 from refseg.datasets.tokenizers import with_files_of
 from refseg.datasets.transforms import LoadImage
 from refseg.engine import best_checkpoint, latest_checkpoint
-from refseg.engine.run import RunOptions, load_config, load_weights
+from refseg.engine.run import RunOptions, build_model, load_config, load_weights
 from refseg.errors import CheckpointError, ConfigError, UsageError
+from refseg.evaluation.alignment import beats_chance
 from refseg.files import sha256_of
 from refseg.models.segmentor import RefSegmentor
 from refseg.paths import resolve_config

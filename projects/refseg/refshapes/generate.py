@@ -12,10 +12,12 @@ changes anything. Deterministic are the pixels as decoded and the bytes of all a
 depend on the zlib that wrote it.
 """
 
+import argparse
 import json
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -159,3 +161,19 @@ def generate(
     os.replace(out / (META + ".tmp"), out / META)
     (out / STARTED).unlink()
     return meta
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run `refseg data refshapes`."""
+    out = args.out or Path("data") / f"refshapes_{args.preset}"
+    try:
+        meta = generate(args.preset, out, workers=args.workers, overwrite=args.overwrite)
+    except ValueError as error:
+        print(f"refseg data refshapes: {error}", file=sys.stderr)
+        return 1
+    for split, counts in meta["counts"].items():
+        print(
+            f"{split}: {counts['images']} images, {counts['expressions']} expressions "
+            f"({counts['no_target']} no-target, {counts['multi_target']} with several referents)"
+        )
+    return 0

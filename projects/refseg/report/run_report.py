@@ -14,18 +14,18 @@ from typing import Any, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from refseg.analysis.alignment import align_predictions, alignment_scores, beats_chance
 from refseg.analysis.extras import no_target_report
 from refseg.analysis.objects import ObjectTable
-from refseg.cli.score import Data, answers_of, describe_predictions, result_of
 from refseg.datasets.masks import decode
 from refseg.evaluation import terms
+from refseg.evaluation.alignment import align_predictions, alignment_scores, beats_chance
 from refseg.evaluation.measure import Truth
 from refseg.evaluation.notes import header_line, notes_of
 from refseg.evaluation.prediction_file import PredictionRow
 from refseg.evaluation.protocols import Protocol, View
 from refseg.evaluation.rows import Rows
 from refseg.evaluation.scorer import ScoreResult, TruthIndex, score_predictions
+from refseg.evaluation.scoring import Data, answers_of, describe_predictions, result_of
 from refseg.evaluation.tags import tag_columns, with_columns
 from refseg.records import Expression
 from refseg.report.cases import Case, choose_cases

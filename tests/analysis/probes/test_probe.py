@@ -15,11 +15,10 @@ from pycocotools import mask as coco_mask
 from refseg.analysis.probes.measure import METRICS, Outcome, iou_of, is_right, summarise
 from refseg.analysis.probes.pairs import KINDS, Pair
 from refseg.analysis.probes.run import _same_truth, probe_data, probed_images
-from refseg.analysis.synthetic import build_model
 from refseg.cli import main
-from refseg.cli.score import open_data
 from refseg.datasets.masks import decode
-from refseg.engine.run import RunOptions, load_config
+from refseg.engine.run import RunOptions, build_model, load_config
+from refseg.evaluation.scoring import open_data
 from refseg.inference.loading import LoadedModel
 from refseg.inference.loading import test_pipeline as pipeline_of
 from refseg.models.postprocess import PostProcess

@@ -11,13 +11,13 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from refer_files import SIZE, square
-from refseg.cli.score import open_data
 from refseg.datasets.annotations import open_annotations
 from refseg.datasets.dataset import ReferringDataset
 from refseg.datasets.masks import decode, to_rle
 from refseg.datasets.readers import read_seqtr
 from refseg.datasets.samplers import SampleKey
 from refseg.errors import ConfigError, DataError
+from refseg.evaluation.scoring import open_data
 from refseg.records import Annotations
 
 NAME = "COCO_train2014_{:012d}.jpg"

@@ -16,11 +16,11 @@ from refseg.analysis.probes.meanings import pairs_of_scenes, preset_of
 from refseg.analysis.probes.measure import SAME_IOU, Outcome, as_json, iou_of, outcome, summarise
 from refseg.analysis.probes.pairs import KINDS, Pair
 from refseg.analysis.probes.words import pairs_by_rule
-from refseg.cli.score import Data
 from refseg.datasets.collate import collate_samples
 from refseg.datasets.transforms import TransformState
 from refseg.errors import DataError
 from refseg.evaluation.metrics import check_finite, encode_masks
+from refseg.evaluation.scoring import Data
 from refseg.inference.loading import LoadedModel, build_transforms
 from refseg.records import Expression, Record
 from refseg.structures import Sample

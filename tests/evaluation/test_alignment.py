@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from refseg.analysis.alignment import (
+from refseg.errors import DataError
+from refseg.evaluation.alignment import (
     AlignedPhrase,
     TrueInstance,
     align,
@@ -24,10 +25,9 @@ from refseg.analysis.alignment import (
     pointing,
     true_instances,
 )
-from refseg.cli.score import open_data
-from refseg.errors import DataError
 from refseg.evaluation.measure import Truth
 from refseg.evaluation.prediction_file import PredictedInstance, PredictionRow
+from refseg.evaluation.scoring import open_data
 from refseg.records import Expression, Instance, Record
 
 

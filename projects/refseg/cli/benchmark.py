@@ -1,0 +1,54 @@
+"""`refseg benchmark`: samples per second, latency and memory of a model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from refseg.analysis.benchmark import benchmark
+from refseg.engine.run import load_config
+from refseg.inference.loading import find_config
+
+EXAMPLES = """
+refseg benchmark instalign_swinb --batch-size 8 --amp
+refseg benchmark work_dirs/quickstart --device cpu
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="config, checkpoint, or work directory")
+    parser.add_argument("--shape", nargs=2, type=int, metavar=("H", "W"), help="default: the config's test size")
+    parser.add_argument("--batch-size", type=int, default=1, help="images per step")
+    parser.add_argument("--expressions", type=int, default=1, help="expressions per image")
+    parser.add_argument("--iters", type=int, default=10)
+    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--device", help="default: cuda where there is one")
+    parser.add_argument("--amp", action="store_true", help="bf16 autocast")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--json", action="store_true")
+
+
+def main(args: argparse.Namespace) -> int:
+    rows = benchmark(
+        load_config(str(find_config(args.model))),
+        shape=args.shape and tuple(args.shape),
+        batch_size=args.batch_size,
+        expressions=args.expressions,
+        iters=args.iters,
+        warmup=args.warmup,
+        device=args.device,
+        amp=args.amp,
+        compiled=args.compile,
+    )
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    print(f"{'':12} {'images/s':>9} {'expr/s':>9} {'latency ms (min..max)':>26} {'peak MiB':>9}")
+    for row in rows:
+        low, high = row["latency_ms_min_max"]
+        latency = f"{row['latency_ms']:.1f} ({low:.1f}..{high:.1f})"
+        print(
+            f"{row['what']:12} {row['images_per_s']:9.2f} {row['expressions_per_s']:9.2f} {latency:>26} "
+            f"{row['peak_memory_mib']:9.0f}"
+        )
+    return 0

@@ -1,0 +1,30 @@
+"""`refseg test`: evaluate a model on its config's test split."""
+
+from __future__ import annotations
+
+import argparse
+
+from refseg.cli.run_options import MODEL, add_run_options, run_options
+
+EXAMPLES = """
+refseg test work_dirs/quickstart
+refseg test work_dirs/quickstart/epoch_3.pth --predictions answers.jsonl
+refseg test instalign_swinb weights.pth --cfg-options test_dataloader.dataset.split=testA
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help=MODEL)
+    parser.add_argument("weights", nargs="?", help="checkpoint or work directory, where MODEL is a config")
+    add_run_options(parser)
+    parser.add_argument("--out", help="write the metrics to this JSON file")
+    parser.add_argument("--predictions", help="write the answers to this prediction file (.jsonl, .jsonl.gz)")
+
+
+def main(args: argparse.Namespace) -> int:
+    from refseg.engine.run import test
+    from refseg.inference.loading import find_model
+
+    config, checkpoint = find_model(args.model, args.weights)
+    test(str(config), str(checkpoint), run_options(args), out=args.out, predictions=args.predictions)
+    return 0
