@@ -2,7 +2,7 @@
 # REFSEG_SYSTEM=1 uses the current environment as it is. Details: docs/installation.md
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format docs doctor wheel clean env-key python-found
+.PHONY: help setup demo test check lint format docs doctor wheel clean env-key python-found
 
 # PYTHON=... picks the interpreter. The default is the first that runs and is new enough; where the current environment
 # is meant (one is activated, or REFSEG_SYSTEM=1), its `python` is asked first.
@@ -31,8 +31,11 @@ setup: python-found  ## make the environment and print its Python
 demo: python-found  ## generate RefShapes, train a small model, evaluate it, write a report (work_dirs/quickstart)
 	@$(call SETUP,--runtime); $(RUN) -m refseg.cli quickstart $(ARGS)
 
-test: python-found  ## run the tests; ARGS="tests/ops -k triton" goes to pytest
-	@$(ENV); $(RUN) -m pytest $(ARGS)
+test: python-found  ## run the tests, several at a time; ARGS="tests/ops -k triton" goes to pytest (-n 0: one at a time)
+	@$(ENV); $(RUN) -m pytest -n auto --maxprocesses 8 --dist worksteal $(ARGS)
+
+check: python-found  ## style, types, links, and a smoke test of each method: for the time between two edits
+	@$(MAKE) --no-print-directory lint && $(ENV) && $(RUN) -m pytest -m smoke -q tests/test_configs.py tests/evaluation/test_protocols.py tests/apis/test_predict.py
 
 lint: python-found  ## check style, types and the documentation's links
 	@$(ENV); $(RUN) -m ruff check $(CODE) && $(RUN) -m ruff format --check $(CODE) && $(RUN) -m mypy && "$$py" tools/dev/check_docs.py
@@ -43,7 +46,7 @@ format: python-found  ## rewrite the code in the project's style
 docs: python-found  ## build the documentation into build/site, with every link checked
 	@$(ENV); NO_MKDOCS_2_WARNING=1 "$$py" -m mkdocs build --quiet && echo "documentation: build/site/index.html"
 
-doctor: python-found  ## say what is installed, what works, and how to mend the rest
+doctor: python-found  ## say what is installed, what works, and how to fix the rest
 	@$(call SETUP,--no-check); $(RUN) -m refseg.doctor $(ARGS)
 
 wheel: python-found  ## build a wheel into dist/

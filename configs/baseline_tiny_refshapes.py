@@ -11,5 +11,5 @@ custom_hooks = [
     dict(type='StepSeedHook'),
     dict(type='NonFiniteLossHook', max_in_a_row=5),
     dict(type='TextTruncationHook'),
-    dict(type='ProgressBarHook', always=True),
+    dict(type='ProgressBarHook'),
 ]

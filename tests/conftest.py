@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores; read when torch is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from work_dirs import refshapes_images, work_dir  # noqa: F401  (fixtures)
 
@@ -13,6 +17,17 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # tests run on the CPU
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure() -> None:
+    """Import the test modules without garbage collection: nothing is garbage yet, and looking for it takes seconds."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Turn garbage collection on again, but leave alone what exists by now."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

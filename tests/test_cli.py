@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from refseg.cli import VERBS, main
+from refseg.cli import RANK_WAIT_S, VERBS, Verb, main, print_error
 
 
 def test_help_lists_every_verb(capsys: pytest.CaptureFixture) -> None:
@@ -32,16 +32,86 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture) -> None:
         (["train", "baseline_tiny_refshapes", "--compile"], "--compile needs a GPU"),
         (["train", "baseline_tiny_refshapes", "--resume", "none.pth"], "no such checkpoint: none.pth"),
         (["test", "baseline_tiny_refshapes", "none.pth"], "no such checkpoint: none.pth"),
+        (["test", "work_dirs/none"], "neither a work directory nor a checkpoint"),
+        (["train", "{data}/refshapes.jsonl"], "is a file of data, not a config"),
+        (["train", "{data}"], "is a folder, not a config"),
+        (["train", "{config}", "--cfg-options", "optim_wrapper.optimizer.lr=fast"], "expects a number, not 'fast'"),
+        (["train", "{config}", "--cfg-options", "train_dataloader.batch_size=0"], "batch_size must be a whole number"),
+        (["train", "{config}", "--cfg-options", "train_dataloader.persistent_workers=True"], "set it to False"),
+        (["train", "{config}", "--cfg-options", "model.text_encoder=bert"], "'bert' cannot replace"),
+        (["train", "instalign_swinb", "--cfg-options", "model.encoder.vision.arch.depth=3"], "arch is 'base' here"),
+        (["train", "{config}", "--cfg-options", "optim_wrapper.optimizer.lr=-1"], "optim_wrapper: it cannot be built"),
+        (["train", "{config}", "--cfg-options", "model.embed_dim=33"], "model: it cannot be built"),
+        (["quickstart", "--config", "instalign_swinb"], "quickstart trains on RefShapes"),
+        (["benchmark", "{config}", "--device", "cuda"], "PyTorch sees 0 GPUs here"),
     ],
 )
 def test_mistakes_are_one_message_without_a_traceback(
-    arguments: list[str], says: str, capsys: pytest.CaptureFixture, tmp_path: Path, tiny_config: Path
+    arguments: list[str],
+    says: str,
+    capsys: pytest.CaptureFixture,
+    tmp_path: Path,
+    tiny_config: Path,
+    refshapes_tiny: Path,
 ) -> None:
+    """The error stands last, and nothing else is on the screen but the checks that went before."""
+    arguments = [word.format(data=refshapes_tiny, config=tiny_config) for word in arguments]
     if "none.pth" in arguments and arguments[0] == "test":
         arguments = [arguments[0], str(tiny_config), *arguments[2:]]
-    assert main([*arguments, "--work-dir", str(tmp_path)]) == 1
-    err = capsys.readouterr().err
-    assert f"refseg {arguments[0]}: error: " in err and says in err and "Traceback" not in err
+    where = [] if arguments[0] == "benchmark" else ["--work-dir", str(tmp_path)]
+    assert main([*arguments, *where]) == 1
+    out, err = capsys.readouterr()
+    assert err.startswith(f"refseg {arguments[0]}: error: ") and says in err and "Traceback" not in err
+    assert all(line.startswith(("preflight ok", "--resume", "warning: batch: 4")) for line in out.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["train", "c.py", "--cfg-options", "KEY"], "'KEY' is not of the form KEY=VALUE"),
+        (["train", "c.py", "--gpus", "4"], "For 4 GPUs: bash tools/dist_train.sh ... 4"),
+        (["train", "c.py", "--resumee"], "unrecognized arguments: --resumee. `refseg --help` shows"),
+    ],
+)
+def test_wrong_options_are_one_line(arguments: list[str], says: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(arguments)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert done.value.code == 2 and says in line
+
+
+def test_other_processes_print_only_what_rank_0_does_not_share(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """The launcher ends a process that waits; one that is still there after the wait prints its error with its rank."""
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    print_error("train", "bad")
+    assert not waits and capsys.readouterr().err == "refseg train: error: bad\n"
+    monkeypatch.setenv("RANK", "2")
+    print_error("train", "bad")
+    assert waits == [RANK_WAIT_S] and "error (process 2): bad" in capsys.readouterr().err
+
+
+def test_configs_are_listed_with_method_and_data(capsys: pytest.CaptureFixture) -> None:
+    assert main(["configs", "refzom"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["instalign_swinb_refzom", "InstAlign", "Ref-ZOM"] in lines and len(lines) == 2
+    assert main(["configs", "nothing_of_that"]) == 1 and "--ablations" in capsys.readouterr().err
+
+
+def test_every_help_has_an_example(capsys: pytest.CaptureFixture) -> None:
+    for name, verb in VERBS.items():
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        assert all(f"  {line}" in capsys.readouterr().out for line in verb.examples.splitlines()[:1])
+
+
+def test_a_work_directory_is_tested(work_dir: Any, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = work_dir("baseline_tiny_refshapes")
+    assert main(["test", str(folder), "--work-dir", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "42 phrases" in out and "gIoU" in out and len(out.splitlines()) < 20
 
 
 def test_what_the_machine_refuses_is_one_message(
@@ -51,7 +121,7 @@ def test_what_the_machine_refuses_is_one_message(
         return len((tmp_path / "file" / "below").read_text())
 
     (tmp_path / "file").touch()
-    monkeypatch.setitem(VERBS, "doctor", ("", lambda parser: None, refused))
+    monkeypatch.setitem(VERBS, "doctor", Verb("", "", lambda parser: None, refused))
     assert main(["doctor"]) == 1
     err = capsys.readouterr().err
     assert "refseg doctor: error: " in err and "Not a directory" in err and str(tmp_path / "file") in err
@@ -61,8 +131,9 @@ def test_what_the_machine_refuses_is_one_message(
 def test_whoever_has_read_enough_may_leave(lines: int) -> None:
     """As `| head -1` does, whether the pipe is noticed while the verb writes or only when it is done."""
     program = (
-        "import sys; from refseg.cli import VERBS, main; sys.stdin.read(); "
-        f"VERBS['doctor'] = ('', lambda parser: None, lambda args: [print('line') for _ in range({lines})] and 0); "
+        "import sys; from refseg.cli import VERBS, Verb, main; sys.stdin.read(); "
+        f"VERBS['doctor'] = Verb('', '', lambda parser: None, lambda args: "
+        f"[print('line') for _ in range({lines})] and 0); "
         "sys.exit(main(['doctor']))"
     )
     pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)

@@ -25,7 +25,7 @@ def run(program: str, *paths: Path, **environment: str) -> subprocess.CompletedP
     path = os.pathsep.join(str(one) for one in (*paths, PACKAGES))
     env = os.environ | {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""} | environment
     command = [sys.executable, "-W", "ignore", "-c", program]
-    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=100)
+    return subprocess.run(command, capture_output=True, text=True, env=env)
 
 
 def output(program: str, *paths: Path, **environment: str) -> str:
@@ -176,6 +176,20 @@ class TestDistributedOnCpu:
             compat.init_cpu_dist("pytorch", seconds)
         assert waits == [None, datetime.timedelta(hours=2)]
 
+    @pytest.mark.parametrize("code", [0, 3])
+    def test_launched_processes_end_without_destructors(self, environment: dict[str, str], code: int) -> None:
+        """Exit handlers run and buffered output arrives; what Python would do after them does not happen."""
+        program = (
+            "import atexit, sys; from refseg import compat\n"
+            "class Destroyed:\n"
+            "    def __del__(self): sys.__stdout__.write(' destroyed')\n"
+            "kept = Destroyed(); atexit.register(print, 'handler', end='')\n"
+            f"compat.exit_launched({code})"
+        )
+        launched, alone = run(program, **environment), run(program)
+        assert (launched.returncode, launched.stdout) == (code, "handler")
+        assert (alone.returncode, alone.stdout) == (code, "handler destroyed")
+
     def test_slurm(self, environment: dict[str, str]) -> None:
         slurm = {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0"}
         places = {name: environment[name] for name in ("MASTER_ADDR", "MASTER_PORT")}
@@ -280,3 +294,22 @@ def test_bases_that_ship_are_found(tmp_path: Path) -> None:
     twice = "from refseg.compat import find_shipped_bases as find; find(); find(); "
     assert output(program.format(setup=here + twice)) == "refseg"
     assert run(program.format(setup=here)).returncode != 0, OBSOLETE
+
+
+def test_the_launcher_adds_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A process that failed by itself has printed its error; one that was killed gets a sentence about --resume."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+    from refseg.compat import torchrun
+
+    for code, words in ((1, ""), (-9, "process 1 was ended by signal 9")):
+        failure = ProcessFailure(local_rank=1, pid=1, exitcode=code, error_file="none")
+
+        def fails(failure: ProcessFailure = failure) -> None:
+            raise ChildFailedError("train", {1: failure})
+
+        monkeypatch.setattr("torch.distributed.run.main", fails)
+        with pytest.raises(SystemExit) as done:
+            torchrun()
+        err = capsys.readouterr().err
+        assert done.value.code == 1 and words in err and bool(err) == bool(words)

@@ -3,6 +3,7 @@ the official layouts, for which RefShapes stands in."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def test_no_key_is_a_typo(name: str) -> None:
     assert unknown_keys(load(name)) == []
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name != "jsonl" and not name.startswith("refshapes")])
+@pytest.mark.parametrize("name", [name for name in FILES if name.split("_")[0] not in ("jsonl", "seqtr", "refshapes")])
 def test_paths_are_those_of_the_catalogue(name: str) -> None:
     known = {str(one.annotations["refs"]): one for one in SETS.values()}
     for dataset in datasets(load(name)).values():
@@ -60,9 +61,32 @@ def test_paths_are_those_of_the_catalogue(name: str) -> None:
             assert not one.counts or any(tag.startswith(split) for tag in one.counts), f"{one.name}: {split}"
 
 
+def test_training_takes_whole_batches_as_published_code_does() -> None:
+    """Not of own data, which may be fewer than a batch, nor of RefShapes, whose results were made without."""
+    kept = {name for name in FILES if not load(name).train_dataloader.get("drop_last", False)}
+    assert kept == {"jsonl", *(name for name in FILES if name.startswith("refshapes"))}
+    assert not any(load(name).val_dataloader.get("drop_last", False) for name in FILES)
+
+
 def test_every_set_of_the_catalogue_has_a_config() -> None:
     used = {dataset.annotations.get("refs") for name in FILES for dataset in datasets(load(name)).values()}
     assert {str(one.annotations["refs"]) for one in SETS.values()} <= used
+
+
+def seqtr_entries(refshapes: Path) -> dict[str, list[dict]]:
+    """The rows with one referent in SeqTR's layout, under the splits of the mixed file."""
+    evaluated = ("refcoco_unc", "refcocoplus_unc", "refcocog_umd")
+    entries: dict[str, list[dict]] = {}
+    for line in (refshapes / "refshapes.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if row["targets"] and len(row["targets"]) == 1:
+            name = Path(row["image"]).name
+            entry = {"image_id": 0, "file_name": name, "height": row["size"][0], "width": row["size"][1]}
+            entry |= {"expressions": [row["text"]], "mask": row["targets"][0]}
+            sets = [""] if row["split"] == "train" else [f"_{one}" for one in evaluated]
+            for one in sets:
+                entries.setdefault(row["split"] + one, []).append(entry)
+    return entries
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +105,9 @@ def data_root(refshapes_tiny: Path, tmp_path_factory: pytest.TempPathFactory) ->
         (root / "images" / folder).symlink_to(refshapes_tiny / "images")
     for folder in ("refshapes_mini", "refshapes_base", "refshapes_hard"):
         (root / folder).symlink_to(refshapes_tiny)
+    seqtr = root / "seqtr_type/annotations/mixed-seg/instances_nogoogle_withid.json"
+    seqtr.parent.mkdir(parents=True)
+    seqtr.write_text(json.dumps(seqtr_entries(refshapes_tiny)))
     (root / "own").mkdir()
     (root / "own" / "own.jsonl").write_text(
         (refshapes_tiny / "refshapes.jsonl").read_text().replace('"images/', f'"{refshapes_tiny}/images/')

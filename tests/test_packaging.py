@@ -23,6 +23,15 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
+def test_readme_starts_with_the_two_commands() -> None:
+    """`make demo` runs the main job and `make test` the tests. CI runs the second."""
+    first_screen = (REPO / "README.md").read_text(encoding="utf-8").splitlines()[:40]
+    targets = re.findall(r"^(\w+):", (REPO / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    for target in ("demo", "test"):
+        assert target in targets and any(line.strip().startswith(f"make {target} ") for line in first_screen)
+    assert re.search(r"^make .*\btest\b", (REPO / ".ci/run").read_text(encoding="utf-8"), re.MULTILINE)
+
+
 @pytest.mark.slow
 def test_wheel_from_the_sdist_works_outside_the_repository(tmp_path: Path) -> None:
     """sdist -> wheel -> installed folder; the version and the requirements are read there too."""

@@ -23,6 +23,7 @@ launch() {
   local cores
   cores=$(nproc 2>/dev/null || echo 1)
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores / processes > 0 ? cores / processes : 1))}
-  exec "${PYTHON:-python}" -m torch.distributed.run --nnodes="${NNODES:-1}" --nproc_per_node="$processes" \
+  exec "${PYTHON:-python}" -c 'from refseg.compat import torchrun; torchrun()' \
+    --nnodes="${NNODES:-1}" --nproc_per_node="$processes" \
     "${rendezvous[@]}" "$here/$verb.py" "$config" "$@" --launcher pytorch
 }

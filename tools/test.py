@@ -3,6 +3,7 @@
 import sys
 
 from refseg.cli import main
+from refseg.compat import exit_launched
 
 if __name__ == "__main__":
-    sys.exit(main(["test", *sys.argv[1:]]))
+    exit_launched(main(["test", *sys.argv[1:]]))

@@ -3,6 +3,7 @@
 import sys
 
 from refseg.cli import main
+from refseg.compat import exit_launched
 
 if __name__ == "__main__":
-    sys.exit(main(["train", *sys.argv[1:]]))
+    exit_launched(main(["train", *sys.argv[1:]]))

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any
+import textwrap
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 from refseg import __version__
-from refseg.errors import UserError
+from refseg.errors import UserError, sentence
+
+MODEL = "config (file, or name of one that ships), checkpoint, or work directory"
+RANK_WAIT_S = 10.0  # an error that all processes share ends the others in this time
+
+
+class _RefuseGpus(argparse.Action):
+    """`--gpus`, which other toolboxes have, and here means another command."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+        verb = parser.prog.split()[-1]
+        parser.error(f"{option} is no option here. For {values} GPUs: bash tools/dist_{verb}.sh ... {values}")
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     from refseg.compat import dict_action
 
-    parser.add_argument("config", help="config file, or the name of one that ships with refseg")
     parser.add_argument("--work-dir", help="where logs and checkpoints go (default: work_dirs/<config name>)")
     parser.add_argument(
         "--cfg-options",
@@ -27,6 +41,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--gpus", action=_RefuseGpus, help=argparse.SUPPRESS)
     parser.add_argument("--allow-download", action="store_true", help="let text encoders come from the hub")
 
 
@@ -40,6 +55,7 @@ def _run_options(args: argparse.Namespace, **more: Any) -> Any:
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="config file, or the name of one that ships (`refseg configs` lists them)")
     _add_run_options(parser)
     parser.add_argument(
         "--resume", nargs="?", const="auto", metavar="CKPT", help="go on from CKPT, or from the newest in the work dir"
@@ -59,65 +75,20 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _test_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help=MODEL)
+    parser.add_argument("weights", nargs="?", help="checkpoint or work directory, where MODEL is a config")
     _add_run_options(parser)
-    parser.add_argument("checkpoint", help="weights (.pth or .safetensors)")
     parser.add_argument("--out", help="write the metrics to this JSON file")
     parser.add_argument("--predictions", help="write the answers to this prediction file (.jsonl, .jsonl.gz)")
 
 
 def _test(args: argparse.Namespace) -> int:
     from refseg.apis import test
+    from refseg.apis.models import find_model
 
-    test(args.config, args.checkpoint, _run_options(args), out=args.out, predictions=args.predictions)
+    config, checkpoint = find_model(args.model, args.weights)
+    test(str(config), str(checkpoint), _run_options(args), out=args.out, predictions=args.predictions)
     return 0
-
-
-def _predict_arguments(parser: argparse.ArgumentParser) -> None:
-    from refseg.apis import predict
-
-    predict.add_arguments(parser)
-
-
-def _predict(args: argparse.Namespace) -> int:
-    from refseg.apis import predict
-
-    return predict.main(args)
-
-
-def _demo_arguments(parser: argparse.ArgumentParser) -> None:
-    from refseg.demo import command
-
-    command.add_arguments(parser)
-
-
-def _demo(args: argparse.Namespace) -> int:
-    from refseg.demo import command
-
-    return command.main(args)
-
-
-def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
-    from refseg import doctor
-
-    doctor.add_arguments(parser)
-
-
-def _doctor(args: argparse.Namespace) -> int:
-    from refseg import doctor
-
-    return doctor.main(args)
-
-
-def _data_arguments(parser: argparse.ArgumentParser) -> None:
-    from refseg.datasets.commands import cli
-
-    cli.add_arguments(parser)
-
-
-def _data(args: argparse.Namespace) -> int:
-    from refseg.datasets.commands import cli
-
-    return cli.main(args)
 
 
 def _quickstart_arguments(parser: argparse.ArgumentParser) -> None:
@@ -134,112 +105,163 @@ def _quickstart(args: argparse.Namespace) -> int:
     return 0
 
 
-def _flops_arguments(parser: argparse.ArgumentParser) -> None:
-    from refseg.apis import flops
-
-    flops.add_arguments(parser)
-
-
-def _flops(args: argparse.Namespace) -> int:
-    from refseg.apis import flops
-
-    return flops.main(args)
+def _configs_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("words", nargs="*", metavar="WORD", help="only configs with all of these in their line")
+    parser.add_argument("--ablations", action="store_true", help="those of the papers' ablations too")
 
 
-def _benchmark_arguments(parser: argparse.ArgumentParser) -> None:
-    from refseg.apis import benchmark
+def _configs(args: argparse.Namespace) -> int:
+    from refseg.config_check import method_and_data
+    from refseg.paths import shipped_configs
 
-    benchmark.add_arguments(parser)
-
-
-def _benchmark(args: argparse.Namespace) -> int:
-    from refseg.apis import benchmark
-
-    return benchmark.main(args)
-
-
-def _score_arguments(parser: argparse.ArgumentParser) -> None:
-    from refseg.evaluation import score_cli
-
-    score_cli.add_arguments(parser)
-
-
-def _score(args: argparse.Namespace) -> int:
-    from refseg.evaluation import score_cli
-
-    return score_cli.main(args)
+    lines = []
+    for name, file in shipped_configs().items():
+        if args.ablations or "/" not in name:
+            line = (name, *method_and_data(file))
+            if all(any(word.lower() in cell.lower() for cell in line) for word in args.words):
+                lines.append(line)
+    if not lines:
+        raise UserError(f"no config matches {' '.join(args.words)!r}; `refseg configs --ablations` lists all")
+    widths = [max(len(line[column]) for line in lines) for column in range(2)]
+    for name, method, data in lines:
+        print(f"{name:{widths[0]}}  {method:{widths[1]}}  {data}")
+    return 0
 
 
-def _compare_arguments(parser: argparse.ArgumentParser) -> None:
-    from refseg.evaluation import compare_cli
+class Verb(NamedTuple):
+    """A verb of the command: a line about it, examples for its help, and what adds its arguments and runs it."""
 
-    compare_cli.add_arguments(parser)
-
-
-def _compare(args: argparse.Namespace) -> int:
-    from refseg.evaluation import compare_cli
-
-    return compare_cli.main(args)
+    summary: str
+    examples: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
 
 
-def _report_arguments(parser: argparse.ArgumentParser) -> None:
-    from refseg.evaluation import report_cli
-
-    report_cli.add_arguments(parser)
-
-
-def _report(args: argparse.Namespace) -> int:
-    from refseg.evaluation import report_cli
-
-    return report_cli.main(args)
-
-
-def _probe_arguments(parser: argparse.ArgumentParser) -> None:
-    from refseg.probes import cli
-
-    cli.add_arguments(parser)
-
-
-def _probe(args: argparse.Namespace) -> int:
-    from refseg.probes import cli
-
-    return cli.main(args)
+def _module(name: str) -> tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]:
+    """Return `add_arguments` and `main` of a module that is imported when one of them is called."""
+    return (
+        lambda parser: importlib.import_module(name).add_arguments(parser),
+        lambda args: importlib.import_module(name).main(args),
+    )
 
 
 VERBS = {
-    "train": ("train a config", _train_arguments, _train),
-    "test": ("evaluate a checkpoint", _test_arguments, _test),
-    "predict": ("masks for images and phrases of your own", _predict_arguments, _predict),
-    "demo": ("a web page to try a model with images of your own", _demo_arguments, _demo),
-    "score": ("score a file of predictions by named protocols", _score_arguments, _score),
-    "compare": ("compare two files of predictions on the same data", _compare_arguments, _compare),
-    "report": ("one page about a run: curves, scores, calibration, pictures", _report_arguments, _report),
-    "probe": ("change one thing of a phrase: does the answer follow?", _probe_arguments, _probe),
-    "data": ("find, check, browse, convert and generate data", _data_arguments, _data),
-    "quickstart": (
+    "train": Verb(
+        "train a config",
+        "refseg train instalign_tiny_refshapes\n"
+        "refseg train my_config.py --work-dir work_dirs/mine --amp\n"
+        "refseg train instalign_swinb --resume --cfg-options train_dataloader.batch_size=4\n"
+        "bash tools/dist_train.sh instalign_swinb 8   # 8 GPUs",
+        _train_arguments,
+        _train,
+    ),
+    "test": Verb(
+        "evaluate a model on its config's test split",
+        "refseg test work_dirs/quickstart\n"
+        "refseg test work_dirs/quickstart/epoch_3.pth --predictions answers.jsonl\n"
+        "refseg test instalign_swinb weights.pth --cfg-options test_dataloader.dataset.split=testA",
+        _test_arguments,
+        _test,
+    ),
+    "predict": Verb(
+        "masks for images and phrases of your own",
+        'refseg predict work_dirs/quickstart --image photo.jpg --text "the red cup" --out answers --show\n'
+        "refseg predict instalign_swinb weights.pth --jsonl questions.jsonl --out answers",
+        *_module("refseg.apis.predict"),
+    ),
+    "demo": Verb(
+        "a web page to try a model with images of your own",
+        "refseg demo work_dirs/quickstart\nrefseg demo instalign_swinb weights.pth --port 8000",
+        *_module("refseg.demo.command"),
+    ),
+    "score": Verb(
+        "score a file of predictions by named protocols",
+        "refseg score answers.jsonl --data refcoco:val --protocol lavt,refseg",
+        *_module("refseg.evaluation.score_cli"),
+    ),
+    "compare": Verb(
+        "compare two files of predictions on the same data",
+        "refseg compare a.jsonl b.jsonl --data refcoco:val --html compared.html",
+        *_module("refseg.evaluation.compare_cli"),
+    ),
+    "report": Verb(
+        "one page about a run: curves, scores, calibration, pictures",
+        "refseg report work_dirs/quickstart --predictions answers.jsonl --data data/refshapes_mini:test",
+        *_module("refseg.evaluation.report_cli"),
+    ),
+    "probe": Verb(
+        "change one thing of a phrase: does the answer follow?",
+        "refseg probe work_dirs/quickstart --data data/refshapes_mini:test",
+        *_module("refseg.probes.cli"),
+    ),
+    "data": Verb(
+        "find, check, browse, convert and generate data",
+        "refseg data layout\nrefseg data check refcoco\nrefseg data refshapes --preset mini --out data/refshapes_mini",
+        *_module("refseg.datasets.commands.cli"),
+    ),
+    "quickstart": Verb(
         "generate RefShapes, train a small model, evaluate, write a report",
+        "refseg quickstart\nrefseg quickstart --config vipa_tiny_refshapes --work-dir work_dirs/vipa",
         _quickstart_arguments,
         _quickstart,
     ),
-    "flops": ("parameters, MACs and FLOPs of a config", _flops_arguments, _flops),
-    "benchmark": ("samples per second, latency and memory of a config", _benchmark_arguments, _benchmark),
-    "doctor": ("what is installed, what works, what is missing", _doctor_arguments, _doctor),
+    "configs": Verb(
+        "list the configs that ship, with their methods and data sets",
+        "refseg configs\nrefseg configs instalign grefcoco\nrefseg configs vipa --ablations",
+        _configs_arguments,
+        _configs,
+    ),
+    "flops": Verb(
+        "parameters, MACs and FLOPs of a model",
+        "refseg flops instalign_swinb\nrefseg flops work_dirs/quickstart --shape 480 480",
+        *_module("refseg.apis.flops"),
+    ),
+    "benchmark": Verb(
+        "samples per second, latency and memory of a model",
+        "refseg benchmark instalign_swinb --batch-size 8 --amp\nrefseg benchmark work_dirs/quickstart --device cpu",
+        *_module("refseg.apis.benchmark"),
+    ),
+    "doctor": Verb(
+        "what is installed, what works, what is missing; or whether a config can be trained here",
+        "refseg doctor\nrefseg doctor instalign_swinb",
+        *_module("refseg.doctor"),
+    ),
 }
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse's parser, whose errors are one sentence without the usage above it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}. `{self.prog} --help` shows the options\n")
+
+
+class _Help(argparse.HelpFormatter):
+    """argparse's help, with indented paragraphs (examples) as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        filled = super()._fill_text
+        return "\n\n".join(
+            block if block.startswith("  ") or "\n  " in block else filled(block, width, indent)
+            for block in text.split("\n\n")
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(prog="refseg", description="The open toolbox for referring segmentation.")
+    parser = _Parser(prog="refseg", description="The open toolbox for referring segmentation.")
     parser.add_argument("--version", action="version", version=f"refseg {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     chosen = next((word for word in argv if not word.startswith("-")), None)
-    for verb, (summary, add_arguments, _) in VERBS.items():
-        verb_parser = verbs.add_parser(verb, help=summary, description=summary)
-        if verb == chosen:  # building the others would import what they need
-            add_arguments(verb_parser)
+    for name, verb in VERBS.items():
+        examples = textwrap.indent(verb.examples, "  ")
+        description = f"{verb.summary[:1].upper()}{verb.summary[1:]}.\n\nexamples:\n{examples}"
+        verb_parser = verbs.add_parser(name, help=verb.summary, description=description, formatter_class=_Help)
+        if name == chosen:  # building the others would import what they need
+            verb.add_arguments(verb_parser)
     args = parser.parse_args(argv)
     try:
-        code = VERBS[args.verb][2](args)
+        code = VERBS[args.verb].run(args)
         sys.stdout.flush()
         _leave_process_group(together=True)
         return code
@@ -249,16 +271,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read this has read enough, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except Exception as error:
-        if isinstance(error, UserError | OSError):
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            # An error from a data worker carries that worker's traceback; its last line is the message.
-            message = lines[-1] if lines[0].startswith("Caught ") else "\n".join(lines)
-            print(f"refseg {args.verb}: error: {message}", file=sys.stderr)
-            return 1
-        raise
+    except (UserError, OSError) as error:
+        if os.environ.get("REFSEG_TRACEBACK"):
+            traceback.print_exc()
+        sys.stdout.flush()
+        print_error(args.verb, sentence(error))
+        return 1
     finally:
         _leave_process_group(together=False)
+
+
+def print_error(verb: str, message: str) -> None:
+    """Print an error once: of several processes that meet the same one, rank 0 prints it.
+
+    The launcher ends the other processes when rank 0 is gone. Who is still there after a while has an error that rank 0
+    does not share, and prints it too.
+    """
+    rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+    if rank:
+        time.sleep(RANK_WAIT_S)
+    where = f" (process {rank})" if rank else ""
+    print(f"refseg {verb}: error{where}: {message}", file=sys.stderr, flush=True)
 
 
 def _leave_process_group(*, together: bool) -> None:

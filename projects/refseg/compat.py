@@ -6,6 +6,7 @@ needs it. A work-around that is not needed any more is deleted together with its
 
 from __future__ import annotations
 
+import atexit
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -13,7 +14,7 @@ import os
 import subprocess
 import sys
 import types
-from typing import Any
+from typing import Any, NoReturn
 
 from refseg.errors import ConfigError, UsageError
 
@@ -175,6 +176,21 @@ def init_cpu_dist(launcher: str, timeout_s: float | None = None) -> bool:
     return True
 
 
+def exit_launched(code: int) -> NoReturn:
+    """PyTorch 2.14: gloo's threads now and then abort an interpreter that is shutting down ("terminate called without
+    an active exception"), after all work is done.
+
+    A process that a launcher started runs its exit handlers, flushes its output, and ends without destructors. Any
+    other process ends as usual.
+    """
+    if os.environ.get("WORLD_SIZE") is None and os.environ.get("SLURM_NTASKS") is None:
+        sys.exit(code)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def wrap_on_cpu(cfg: Any) -> None:
     """mmengine 0.10.7: the default DistributedDataParallel is given the GPU of the rank even where there is none, which
     torch refuses.
@@ -208,10 +224,19 @@ def keep_weights(module: Any) -> Any:
 
 
 def dict_action() -> type:
-    """mmengine 0.10.7's DictAction deletes every blank of a value, so that no path with a blank can be given."""
+    """mmengine 0.10.7's DictAction deletes every blank of a value, so that no path with a blank can be given, and ends
+    with a traceback where a value lacks its key."""
+    import argparse
+
     from mmengine.config import DictAction
 
     class KeepBlanks(DictAction):
+        def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+            for value in [values] if isinstance(values, str) else values:
+                if "=" not in value or value.startswith("="):
+                    raise argparse.ArgumentError(self, f"{value!r} is not of the form KEY=VALUE, such as model.x=1")
+            super().__call__(parser, namespace, values, option_string)
+
         @staticmethod
         def _parse_iterable(val: str) -> Any:
             single = val.strip("'\"")
@@ -247,3 +272,28 @@ def find_shipped_bases() -> None:
 
     get_cfg_path.knows_refseg = True  # type: ignore[attr-defined]
     Config._get_cfg_path = staticmethod(get_cfg_path)
+
+
+def torchrun() -> None:
+    """torch's launcher prints a traceback of its own below the error of a process that failed, which hides the error.
+
+    Runs it on the command line's arguments without that. A process that ended by a signal said nothing itself: then
+    there is one sentence about it. `tools/dist_train.sh` and `tools/dist_test.sh` start through this.
+    """
+    import logging
+
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    try:
+        main()
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            print(
+                f"refseg: error: process {rank} was ended by signal {-failure.exitcode} (9: perhaps out of memory). "
+                "The same command with --resume continues a training from its last checkpoint.",
+                file=sys.stderr,
+            )
+        sys.exit(failure.exitcode if failure.exitcode > 0 else 1)

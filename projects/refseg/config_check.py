@@ -1,4 +1,4 @@
-"""Every key of a config is consumed, or it is an error: mmengine accepts typos silently.
+"""Every key of a config is read by something and its value is of the right type: mmengine accepts typos silently.
 
 `unknown_keys(cfg)` compares each dict with the signature of what it builds. Names that start with `_` are helper
 variables of a config file. Groups without a `type` are compared with what a class names in `config_groups` (models), or
@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterator
-from typing import Any
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
+import torch
 from mmengine.registry import Registry
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
@@ -75,6 +78,48 @@ def accepted_names(target: Any) -> set[str] | None:
     return names - {"self"}
 
 
+def expected(target: Any, key: str, value: Any) -> str:
+    """Say what a constructor's annotation asks for where the value is plainly something else: "fast" for a number.
+
+    Only strings, numbers, and dicts are judged, and only where the annotation leaves no doubt; else "" is returned.
+    """
+    hint: Any = Any
+    for cls in target.__mro__ if inspect.isclass(target) else [target]:
+        function = cls.__dict__.get("__init__") if inspect.isclass(cls) else cls
+        if function is not None and key in getattr(function, "__annotations__", {}):
+            try:
+                hint = typing.get_type_hints(function).get(key, Any)
+            except Exception:  # a name that is imported for type checkers only
+                return ""
+            break
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    members = typing.get_args(hint) if union else (hint,)
+    choices = [member for member in members if typing.get_origin(member) is Literal]
+    literals = [option for member in choices for option in typing.get_args(member)]
+    if literals and value is not None and value not in literals and isinstance(value, str | int | float):
+        others = set(members) - set(choices) - {type(None)}
+        return "" if others else f"one of {', '.join(map(repr, literals))}"
+    kinds = {typing.get_origin(member) or member for member in members} - {type(None)}
+    wrong = (
+        (isinstance(value, str) and kinds <= {int, float, bool, dict, Mapping, tuple, torch.Tensor})
+        or (isinstance(value, float) and kinds <= {int, bool, dict, Mapping})
+        or (isinstance(value, int) and not isinstance(value, bool) and kinds <= {dict, Mapping})
+        or (isinstance(value, dict) and kinds <= {int, float, bool, str})
+    )
+    if not (wrong and kinds):
+        return ""
+    words = {int: "a whole number", float: "a number", bool: "True or False", str: "a string", tuple: "several values"}
+    words |= {dict: "a dict, such as dict(type=...)", Mapping: "a dict"}
+    return " or ".join(words[kind] for kind in words if kind in kinds)
+
+
+def _values(cfg: dict, path: str, target: Any) -> Iterator[str]:
+    """Complaints about plain values of another type than the constructor's annotations."""
+    for key, value in cfg.items():
+        if key not in ("type", "_scope_") and (wanted := expected(target, key, value)):
+            yield f"{path}.{key}: {getattr(target, '__name__', target)} expects {wanted}, not {value!r}"
+
+
 def _complain(path: str, key: str, known: set[str], what: str) -> str:
     close = difflib.get_close_matches(key, sorted(known), n=1)
     hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
@@ -106,10 +151,12 @@ def _typed(cfg: Any, path: str, extra: frozenset[str] = frozenset()) -> Iterator
         known = accepted_names(target)
         if known is not None:
             yield from _group(cfg, path, known | extra | {"type", "_scope_"}, getattr(target, "__name__", str(target)))
+        yield from _values(cfg, path, target)
         for key, group in getattr(target, "config_groups", {}).items():
             given = cfg.get(key)
             if isinstance(given, dict):
                 yield from _group(given, f"{path}.{key}", accepted_names(group) or set(given), group.__name__)
+                yield from _values(given, f"{path}.{key}", group)
     for key, value in cfg.items():
         if key != "paramwise_cfg":
             yield from _typed(value, f"{path}.{key}")
@@ -118,6 +165,12 @@ def _typed(cfg: Any, path: str, extra: frozenset[str] = frozenset()) -> Iterator
 def _loader(cfg: dict, path: str) -> Iterator[str]:
     known = set(inspect.signature(DataLoader.__init__).parameters) - {"self"} | _LOADER
     yield from _group(cfg, path, known, "the data loader")
+    for key, least in (("batch_size", 1), ("num_workers", 0)):
+        value = cfg.get(key, least)
+        if not isinstance(value, int) or value < least:
+            yield f"{path}.{key} must be a whole number of at least {least}, not {value!r}"
+    if cfg.get("persistent_workers") and cfg.get("num_workers", 0) == 0:
+        yield f"{path}.persistent_workers=True needs num_workers of at least 1; set it to False for num_workers=0"
     for key, value in cfg.items():
         yield from _typed(value, f"{path}.{key}")
 
@@ -146,7 +199,7 @@ def _section(key: str, value: Any) -> Iterator[str]:
 
 
 def unknown_keys(cfg: Any) -> list[str]:
-    """A sentence for every key that nothing reads, with the nearest known name."""
+    """Return a sentence for every key that nothing reads, with the nearest known name, and for every unfit value."""
     from mmengine.registry import DefaultScope
 
     top = set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"} | _RUNNER_READS | _OTHERS_READ
@@ -171,4 +224,49 @@ def check_config(cfg: Any) -> None:
     """Raises ConfigError with all complaints."""
     if complaints := unknown_keys(cfg):
         lines = "\n  ".join(complaints)
-        raise ConfigError(f"{cfg.filename or 'config'}: keys that nothing reads\n  {lines}")
+        raise ConfigError(f"{cfg.filename or 'config'}: keys or values that cannot be used\n  {lines}")
+
+
+def merge_options(cfg: Any, options: Mapping[str, Any]) -> None:
+    """Apply `--cfg-options`; an option that does not fit the config is a ConfigError that names its key."""
+    for key, value in options.items():
+        before: Any = cfg._cfg_dict
+        parts = key.split(".")
+        for number, part in enumerate(parts):
+            place = ".".join(parts[:number])
+            if isinstance(before, list | tuple):
+                if not part.isdigit() or int(part) >= len(before):
+                    raise ConfigError(f"{key}: {part!r} is no item of {place}, which has 0 to {len(before) - 1}")
+                before = before[int(part)]
+            elif isinstance(before, Mapping):
+                before = before.get(part)
+            elif before is None:
+                break
+            else:
+                raise ConfigError(
+                    f"{key}: {place} is {before!r} here, which has no keys. Replace it as a whole in a config of your "
+                    f"own: {parts[number - 1]}=dict(...)"
+                )
+        else:
+            if isinstance(before, Mapping) and "type" in before and not isinstance(value, Mapping | None):
+                raise ConfigError(
+                    f"{key} is a dict (type={before['type']}), which {value!r} cannot replace. Change its keys, as in "
+                    f"{key}.KEY=VALUE, or replace it in a config of your own: "
+                    f"{parts[-1]}=dict(_delete_=True, type=..., ...)"
+                )
+    try:
+        cfg.merge_from_dict(dict(options))
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise ConfigError(f"--cfg-options {' '.join(options)}: {str(error).strip()}") from None
+
+
+def method_and_data(file: Any) -> tuple[str, str]:
+    """Return the model class and the training data of a config file, for lists: ("InstAlign", "gRefCOCO")."""
+    from refseg.apis.runner import read_config
+    from refseg.datasets.catalogue import SETS
+
+    titles = {f"data/{known.refs}": known.title for known in SETS.values()}
+    cfg = read_config(file)
+    dataset = cfg.train_dataloader.dataset
+    files = [part.annotations.get("refs") or part.annotations.file for part in dataset.get("datasets") or [dataset]]
+    return cfg.model.type, "; ".join(dict.fromkeys(titles.get(name, name) for name in files))

@@ -3,7 +3,11 @@
 Each names the file, record or key that is wrong, and the remedy. Anything else that is raised is a defect of refseg.
 """
 
-from collections.abc import Iterable
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -39,3 +43,29 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
     choices = tuple(choices)
     if value not in choices:
         raise ConfigError(f"Unknown {name} {value!r}. Valid values: {', '.join(map(str, choices))}.")
+
+
+# mmengine's registries put "class `InstAlign` in refseg/models/...py: " before a message, once per level.
+_BUILDING = re.compile(r"class `\w+` in [\w/.-]+\.py: ")
+
+
+def sentence(error: BaseException) -> str:
+    """Return the message of an error without what loader processes and registries put before it."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # An error from a data worker carries that worker's traceback; its last line is the message.
+    text = lines[-1] if lines[0].startswith("Caught ") else "\n".join(lines)
+    return _BUILDING.sub("", text)
+
+
+@contextmanager
+def config_errors(key: str) -> Iterator[None]:
+    """Turn errors of constructors into a ConfigError that names the key of the config that they were built from."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, TypeError, AssertionError, KeyError, ZeroDivisionError) as error:
+        raise ConfigError(
+            f"{key}: it cannot be built from this config ({type(error).__name__}: {sentence(error)}). Compare its keys "
+            "with those of the config that it is based on; REFSEG_TRACEBACK=1 shows where it failed"
+        ) from error

@@ -6,6 +6,8 @@ import difflib
 import os
 from pathlib import Path
 
+from refseg.errors import ConfigError
+
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -22,24 +24,37 @@ def tools_dir() -> Path:
     return _shipped("tools")
 
 
-def resolve_config(name_or_path: str | Path) -> Path:
-    """A path that exists, or a config that ships with refseg by name, with or without `configs/` and `.py`."""
-    path = Path(name_or_path)
-    if path.is_file():
-        return path
+def shipped_configs() -> dict[str, Path]:
+    """Return the configs that ship with refseg, by name ("instalign_swinb", "vipa_ablations/table5_vanilla")."""
     root = configs_dir()
-    shipped = {
+    return {
         str(found.relative_to(root).with_suffix("")): found
         for found in sorted(root.rglob("*.py"))
         if not any(part.startswith("_") for part in found.relative_to(root).parts)
     }
+
+
+def resolve_config(name_or_path: str | Path) -> Path:
+    """Return the file of a config: a path that exists, or the name of one that ships with refseg, with or without
+    `configs/` and `.py`."""
+    path = Path(name_or_path)
+    if path.is_file():
+        if path.suffix not in (".py", ".json", ".yaml", ".yml"):
+            kinds = {".jsonl": "a file of data", **dict.fromkeys((".pth", ".pt", ".safetensors"), "a checkpoint")}
+            raise ConfigError(
+                f"{path} is {kinds.get(path.suffix, 'no Python file')}, not a config. Name a config (.py), or one of "
+                "those that `refseg configs` lists"
+            )
+        return path
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder, not a config. Name the config file (.py) in it")
+    shipped = shipped_configs()
     name = str(name_or_path).removeprefix("configs/").removesuffix(".py")
     if name in shipped:
         return shipped[name]
-    close = difflib.get_close_matches(name, shipped, n=3, cutoff=0.4)
-    papers = [one for one in shipped if os.sep not in one]
-    hint = f"did you mean {', '.join(close)}?" if close else f"shipped: {', '.join(papers)}"
-    raise FileNotFoundError(f"no config {str(name_or_path)!r}, neither as a file nor among those of {root}; {hint}")
+    close = difflib.get_close_matches(name, shipped, n=3, cutoff=0.6)
+    hint = f"did you mean {', '.join(close)}?" if close else "`refseg configs` lists those that ship"
+    raise FileNotFoundError(f"no config {str(name_or_path)!r}: no such file, and none ships under that name; {hint}")
 
 
 def data_path(path: str | Path) -> Path:

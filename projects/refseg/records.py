@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 # polygons [[x, y, ...], ...] | RLE {"size", "counts"} | path of a mask image
 Segmentation = Sequence[Sequence[float]] | dict | str
 NoTargetRule = Literal["head", "head-or-empty", "area", "none"]  # when "nothing here" is the answer
+Crowds = Literal["include", "exclude"]  # whether crowd regions are part of a target's mask
 
 
 @dataclass(slots=True)
 class Instance:
-    """One annotated object. `box`: (x, y, width, height) as annotated, where the file has one."""
+    """One annotated object. `box`: (x, y, width, height) as annotated, where the file has one. `is_crowd`: a region of
+    many objects that were not annotated one by one (COCO's `iscrowd`)."""
 
     instance_id: str
     segmentation: Segmentation
     category: str | None = None
     box: tuple[float, float, float, float] | None = None
+    is_crowd: bool = False
 
 
 @dataclass(slots=True)
@@ -49,6 +52,12 @@ class Record:
     expressions: list[Expression]
 
 
+def without_crowds(expression: Expression, record: Record) -> Expression:
+    """The expression without the referents that are crowd regions; `referents` may be empty though it has a target."""
+    referents = tuple(index for index in expression.referents if not record.instances[index].is_crowd)
+    return expression if referents == expression.referents else replace(expression, referents=referents)
+
+
 UNKNOWN = "?"  # the split of an entry that does not say it
 
 
@@ -56,12 +65,14 @@ UNKNOWN = "?"  # the split of an entry that does not say it
 class Problem:
     """An entry that a reader had to leave out: where (file and record), and what.
 
-    `split`: the split that is the poorer for it; UNKNOWN; or "" for what no expression needs.
+    `split`: the split that is the poorer for it; UNKNOWN; or "" for what no expression needs. `is_notice`: nothing is
+    lost and nothing needs fixing, as with a ref without sentences; it is reported and never counts as a defect.
     """
 
     place: str
     message: str
     split: str = ""
+    is_notice: bool = False
 
     def __str__(self) -> str:
         return f"{self.place}: {self.message}"

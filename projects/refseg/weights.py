@@ -106,9 +106,10 @@ class _Fit:
         expected = model.state_dict()
         shared = [name for name in expected if name in state]
         mismatched = [name for name in shared if expected[name].shape != state[name].shape]
-        loaded = [name for name in shared if name not in set(mismatched)]
+        loaded = [name for name in shared if expected[name].shape == state[name].shape]
         missing = [name for name in expected if name not in state]
-        return cls(loaded, missing, [name for name in state if name not in expected], mismatched, expected, state)
+        unexpected = [name for name in state if name not in expected]
+        return cls(loaded, missing, unexpected, mismatched, expected, state)
 
     def load_into(self, model: nn.Module, path: str | Path) -> None:
         try:

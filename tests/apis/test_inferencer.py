@@ -409,6 +409,8 @@ def test_nothing_here_says_why() -> None:
     )
     assert one.to_row("1").mask == encode_mask(found), "prediction files have what the model drew"
     assert not other.nothing_here and other.in_words.endswith("; the model does not know: bus")
+    (empty_bus,) = answers_of(drawn_image([empty], ["the red bus"], unknown=(("bus",),)))
+    assert empty_bus.in_words == ("nothing here: no pixel reaches the threshold of 0.5; the model does not know: bus")
     assert other.to_dict()["unknown_words"] == ["bus"] and other.to_dict()["reason"] == ""
 
 

@@ -213,6 +213,7 @@ def test_what_a_journal_refuses(tmp_path: Path) -> None:
 # The command ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.smoke
 def test_the_command(
     work_dir: Callable[[str], Path], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

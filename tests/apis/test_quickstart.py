@@ -15,7 +15,7 @@ from refseg.cli import main
 from refseg.errors import TrainingError, UsageError
 
 
-@pytest.mark.timeout(300)  # two processes import everything anew
+@pytest.mark.slow
 def test_data_training_evaluation_and_report(
     tmp_path: Path, tiny_options: dict, capsys: pytest.CaptureFixture[str]
 ) -> None:

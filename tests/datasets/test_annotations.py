@@ -86,6 +86,17 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path, reads: list[str]) -> None
     assert open_annotations(**files).num_expressions == 1 and len(reads) == 2
 
 
+def test_a_cache_of_the_former_version_is_made_again(
+    tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Version 3 did not know which instances are crowds."""
+    files = write_refer(tmp_path, [ref(1, 1)], annotations=[annotation(1, iscrowd=1)])
+    monkeypatch.setattr(module, "VERSION", 3)
+    open_annotations(**files)
+    monkeypatch.undo()
+    assert open_annotations(**files).record(0).instances[0].is_crowd
+
+
 def test_images_that_gave_their_size_are_watched(tmp_path: Path) -> None:
     """Written before the images were copied, then with them, then with one of another size."""
     (tmp_path / "a.jsonl").write_text('{"image": "a.png", "text": "x", "targets": null}')
@@ -151,9 +162,10 @@ def test_errors_of_the_reader_come_through(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (dict(format="cvs"), r"annotations\.format must be one of \['jsonl', 'refer'\], not 'cvs'"),
+        (dict(format="cvs"), r"annotations\.format must be one of \['jsonl', 'refer', 'seqtr'\], not 'cvs'"),
         (dict(format="jsonl", path="x"), r"need \['file'\], not \['path'\]"),
         (dict(format="refer", refs="x"), r"need \['instances', 'refs'\], not \['refs'\]"),
+        (dict(format="seqtr", refs="x"), r"need \['file'\] \(and may have \['image_name'\]\), not \['refs'\]"),
     ],
 )
 def test_wrong_arguments(arguments: dict, says: str) -> None:
@@ -177,8 +189,8 @@ def test_several_processes_start_at_once(tmp_path: Path) -> None:
     for process in processes:
         process.start()
     start.set()
-    assert [out.get(timeout=30) for _ in processes] == [(300, True)] * 4
+    assert [out.get(timeout=300) for _ in processes] == [(300, True)] * 4
     for process in processes:
-        process.join(10)
+        process.join(300)
     names = sorted(path.suffix for path in (tmp_path / ".refseg_cache").iterdir())
     assert names in ([".columns"], [".columns", ".lock"]), "no unfinished files"

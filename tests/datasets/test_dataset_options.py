@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from refer_files import annotation, image, ref, write_refer
 from refseg.datasets.dataset import MixedDataset, ReferringDataset
@@ -151,6 +152,72 @@ def test_unreadable_annotations_are_counted_against_a_limit(tmp_path: Path) -> N
         dataset(files, split="train", max_bad_samples=1)
     data = dataset(files, split="train", max_bad_samples=2)
     assert len(data) == 1 and data.metainfo["unreadable_annotations"] == 2
+
+
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    messages: list[str] = []
+    monkeypatch.setattr("refseg.datasets.dataset.print_log", lambda message, *_: messages.append(message))
+    return messages
+
+
+def test_refs_without_sentences_count_against_no_limit(tmp_path: Path, logged: list[str]) -> None:
+    """The released gRefCOCO: no limit stops training or evaluation, and one line says how many there are."""
+    refs = [ref(1, [1]), *(ref(i, [1, 2], sentences=[]) for i in range(10, 30)), ref(2, [-1], split="val")]
+    files = write_refer(tmp_path, refs, name="grefs(unc).json")
+    for split in ("train", "val"):
+        data = dataset(files, split=split)
+        assert len(data) == 1 and data.metainfo["unreadable_annotations"] == 0
+    assert [": 20 refs without sentences are skipped (train 20)" in message for message in logged] == [True, True]
+
+
+PACKS = [dict(type="LoadImage"), dict(type="LoadText", tokenizer=dict(word_list="words.txt")), dict(type="PackSample")]
+
+
+class TestCrowds:
+    """Image 1: ref 1 of annotations 1 and 2, of which 2 is a crowd; ref 2 of the crowd alone; ref 3 of nothing."""
+
+    @pytest.fixture
+    def crowded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
+        monkeypatch.chdir(tmp_path)
+        Image.new("RGB", (10, 8)).save(tmp_path / image(1)["file_name"])
+        (tmp_path / "words.txt").write_text("a\nb\n")
+        # A crowd's mask: columns of 8, the last two of them.
+        crowd = annotation(2, iscrowd=1, bbox=[8, 0, 2, 8], segmentation={"size": [8, 10], "counts": [64, 16]})
+        return write_refer(tmp_path, [ref(1, [1, 2], "a"), ref(2, [2], "b"), ref(3, [-1], "a b")],
+                           annotations=[annotation(1), crowd], name="grefs(unc).json")  # fmt: skip
+
+    def test_training_leaves_them_out(self, crowded: dict, logged: list[str]) -> None:
+        data = dataset(crowded, pipeline=PACKS, image_root=".")
+        sample = data[0]
+        assert sample.meta.texts == ("a", "a b") and sample.referents.tolist() == [[True], [False]]
+        assert sample.instance_masks.sum() == 4 and not sample.instance_masks[..., 8:].any()
+        assert data.metainfo["crowd_targets"] == "exclude" and data.metainfo["crowd_only_expressions"] == 1
+        (warning,) = logged
+        assert warning.startswith("1 of 3 expressions of ") and warning.endswith("crowd_targets='include' keeps them")
+
+    def test_training_with_them(self, crowded: dict) -> None:
+        sample = dataset(crowded, pipeline=PACKS, image_root=".", crowd_targets="include")[0]
+        assert sample.meta.texts == ("a", "b", "a b")
+        assert sample.referents.tolist() == [[True, True], [False, True], [False, False]]
+        assert sample.instance_masks.sum((1, 2)).tolist() == [4, 16]
+
+    def test_evaluation_keeps_them_for_the_protocols(self, crowded: dict) -> None:
+        """And so does a data set without a pipeline, as scoring opens it."""
+        packs = [*PACKS[:2], dict(type="PackSample", with_ground_truth=True)]
+        truth = dataset(crowded, pipeline=packs, image_root=".")[0].ground_truth
+        assert truth.referents == [(0, 1), (1,), ()]
+        assert [instance.is_crowd for instance in truth.record.instances] == [False, True]
+        assert texts(dataset(crowded)) == [["a", "b", "a b"]]
+
+    def test_nothing_but_crowds(self, tmp_path: Path) -> None:
+        files = write_refer(tmp_path / "c", [ref(1, 1)], annotations=[annotation(1, iscrowd=1)])
+        with pytest.raises(DataError, match="nothing is left of it"):
+            dataset(files, pipeline=PACKS[::2])
+
+    def test_another_word_for_it(self, crowded: dict) -> None:
+        with pytest.raises(ConfigError, match="crowd_targets must be one of exclude, include, not 'drop'"):
+            dataset(crowded, crowd_targets="drop")
 
 
 def test_a_split_of_which_nothing_could_be_read(tmp_path: Path) -> None:

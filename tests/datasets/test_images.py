@@ -202,7 +202,7 @@ def test_another_size_than_annotated_is_an_error(tmp_path: Path) -> None:
 
 
 def mutated(file: bytes, rng: np.random.Generator) -> bytes:
-    """The file with one to eight bytes replaced, bits flipped, words overwritten or pieces cut out; most in the head."""
+    """The file with up to eight bytes replaced, bits flipped, words overwritten or pieces cut out; most in the head."""
     damaged = bytearray(file)
     for _ in range(rng.integers(1, 9)):
         at = int(rng.integers(len(damaged) if rng.random() < 0.5 else min(len(damaged), 160)))

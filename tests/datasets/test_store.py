@@ -17,7 +17,12 @@ segmentations = st.one_of(
     st.text("abc/.é", min_size=1),
 )
 instances = st.builds(
-    Instance, texts, segmentations, st.none() | st.sampled_from(["a", "b"]), st.none() | st.tuples(*[numbers] * 4)
+    Instance,
+    texts,
+    segmentations,
+    st.none() | st.sampled_from(["a", "b"]),
+    st.none() | st.tuples(*[numbers] * 4),
+    st.booleans(),
 )
 
 

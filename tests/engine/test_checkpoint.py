@@ -3,9 +3,11 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import torch
 
+from distributed import run_distributed
 from refseg.engine import latest_checkpoint
-from refseg.engine.checkpoint import SafeCheckpointHook, _LateRemovals
+from refseg.engine.checkpoint import SafeCheckpointHook, _LateRemovals, chosen_from
 from refseg.errors import ConfigError
 from refseg.evaluation.metrics import ReferringMetric
 from refseg.files import write_atomically
@@ -95,3 +97,21 @@ def test_the_best_checkpoint_is_the_one_with_the_highest_named_metric(tmp_path: 
         hook.after_val_epoch(runner, {"lavt/oIoU": oiou, "lavt/mIoU": miou})
     saved = [call.kwargs["filename"] for call in runner.save_checkpoint.call_args_list]
     assert saved == ["best_lavt_mIoU_epoch_1.pth", "best_lavt_mIoU_epoch_3.pth"]
+
+
+def ranks_validate_what_is_saved(rank: int, world_size: int) -> None:
+    """A function of its own: other processes call it."""
+    model = torch.nn.BatchNorm1d(2)
+    model.running_mean.fill_(rank)
+    model.num_batches_tracked.fill_(7 + rank)
+    SafeCheckpointHook(interval=1).before_val_epoch(mock.Mock(model=model))
+    assert model.running_mean.eq(0).all() and model.num_batches_tracked == 7
+
+
+def test_ranks_validate_what_is_saved() -> None:
+    run_distributed(ranks_validate_what_is_saved, 2)
+
+
+def test_what_best_means() -> None:
+    assert chosen_from(1).startswith("the weights at the only validation, not the best of several")
+    assert chosen_from(3) == "the best of 3 validations"

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from refseg.apis import RunOptions, build_runner, load_config, train
+from refseg.datasets.samplers import EpochSampler, SampleKey
+from refseg.engine.loop import ResumableTrainLoop, worker_death, worker_deaths_held_back
+from refseg.errors import ConfigError, TrainingError
 
 CONFIG = "baseline_tiny_refshapes"
 
@@ -90,3 +98,155 @@ def test_a_config_inside_a_checkpoint_is_not_run(whole: Path, tmp_path: Path, ti
     torch.save(content, tmp_path / "iter_12.pth")
     runner = train(CONFIG, RunOptions(work_dir=str(tmp_path), cfg_options=every_four_steps(tiny_options), resume=True))
     assert runner.iter == 12
+
+
+# Data-loading workers that die ----------------------------------------------------------------------------------------
+
+
+class DeadlyDataset(Dataset):
+    """12 items, one of which kills the process that loads it, the first `times` times that it comes."""
+
+    def __init__(self, folder: Path, deadly: int = 7, times: int = 0) -> None:
+        self.folder, self.deadly, self.times = folder, deadly, times
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, key: SampleKey) -> tuple[int, int, int]:
+        deaths = len(list(self.folder.glob("death_*")))
+        if key.item == self.deadly and deaths < self.times:
+            (self.folder / f"death_{deaths}").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.times < 0:
+            raise RuntimeError("no such thing")
+        return tuple(key)
+
+
+class ToyRunner:
+    """What the loop asks of a runner; a step notes its batch."""
+
+    seed = 5
+    optim_wrapper = None
+    val_loop: Any = None
+
+    def __init__(self) -> None:
+        self.model = self
+        self.batches: list = []
+
+    def call_hook(self, name: str, **kwargs: object) -> None:
+        pass
+
+    def train(self) -> None:
+        pass
+
+    def train_step(self, batch: list, optim_wrapper: None) -> dict:
+        self.batches.append([values.tolist() for values in batch])
+        return {}
+
+
+def toy_loop(dataset: DeadlyDataset, *, persistent: bool = True, num_workers: int = 2, **more: Any) -> Any:
+    loader = DataLoader(
+        dataset,
+        batch_size=2,
+        sampler=EpochSampler(dataset),
+        num_workers=num_workers,
+        persistent_workers=persistent and num_workers > 0,
+    )
+    return ResumableTrainLoop(ToyRunner(), loader, max_epochs=2, **more)
+
+
+@pytest.fixture
+def undisturbed(tmp_path: Path) -> list:
+    """The batches of 2 epochs of 6."""
+    loop = toy_loop(DeadlyDataset(tmp_path), num_workers=0)
+    loop.run()
+    return loop.runner.batches
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_a_loader_whose_worker_died_goes_on_with_the_same_data(
+    undisturbed: list, tmp_path: Path, persistent: bool
+) -> None:
+    """Two deaths: the same batches in the same order as a run without workers, none twice and none left out."""
+    dataset = DeadlyDataset(tmp_path, times=2)
+    loop = toy_loop(dataset, persistent=persistent, max_worker_restarts=2)
+    loop.run()
+    assert len(list(tmp_path.glob("death_*"))) == loop.worker_restarts == 2
+    assert len(undisturbed) == 12 and loop.runner.batches == undisturbed
+
+
+def test_a_worker_that_dies_between_epochs(undisturbed: list, tmp_path: Path) -> None:
+    """Persistent workers wait for the next epoch, whose start then fails."""
+    loop = toy_loop(DeadlyDataset(tmp_path), max_worker_restarts=1)
+    workers = []
+
+    def kill_one(name: str, **kwargs: object) -> None:
+        if name == "after_train_epoch" and not workers:
+            workers.extend(loop.dataloader._iterator._workers)
+            os.kill(workers[0].pid, signal.SIGKILL)
+
+    loop.runner.call_hook = kill_one
+    loop.run()
+    assert loop.worker_restarts == 1 and loop.runner.batches == undisturbed
+    assert not any(worker.is_alive() for worker in workers), "the other worker is stopped too"
+
+
+def test_a_dead_worker_ends_the_training_with_the_remedy(undisturbed: list, tmp_path: Path) -> None:
+    """What was trained with until then was right, and a new loop goes on from there."""
+    loop = toy_loop(DeadlyDataset(tmp_path, times=1))
+    with pytest.raises(TrainingError) as error:
+        loop.run()
+    assert re.match(
+        r"a data-loading worker \(pid \d+\) died: killed by SIGKILL, probably because main memory ran out "
+        r"\(iteration \d\)\. Continue from the last checkpoint with --resume\..*max_worker_restarts=3",
+        str(error.value),
+    )
+    resumed = toy_loop(DeadlyDataset(tmp_path))
+    resumed._iter = loop.iter
+    resumed.run()
+    assert loop.runner.batches + resumed.runner.batches == undisturbed
+
+
+def test_restarts_have_a_limit(tmp_path: Path) -> None:
+    loop = toy_loop(DeadlyDataset(tmp_path, times=9), max_worker_restarts=1)
+    with pytest.raises(TrainingError, match=r"after 1 restarts.*max_worker_restarts=4"):
+        loop.run()
+    assert len(list(tmp_path.glob("death_*"))) == 2
+
+
+def test_a_worker_of_the_validation_that_dies(tmp_path: Path) -> None:
+    class Validation:
+        def run(self) -> None:
+            dataset = DeadlyDataset(tmp_path, times=1)
+            list(DataLoader(dataset, sampler=EpochSampler(dataset), num_workers=1))
+
+    loop = toy_loop(DeadlyDataset(tmp_path), num_workers=0)
+    loop.runner.val_loop = Validation()
+    with pytest.raises(TrainingError, match=r"worker died.*\(validation after iteration 6\).*--resume"):
+        loop.run()
+
+
+def test_an_error_in_a_worker_is_no_death(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="no such thing"):
+        toy_loop(DeadlyDataset(tmp_path, times=-1), max_worker_restarts=5).run()
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, "many"])
+def test_the_number_of_restarts_is_whole(value: object, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="max_worker_restarts must be a whole number"):
+        toy_loop(DeadlyDataset(tmp_path), max_worker_restarts=value)
+
+
+def test_a_worker_that_dies_in_the_middle_of_a_step_raises_nothing_there(tmp_path: Path) -> None:
+    """PyTorch's handler of SIGCHLD raises wherever the main thread is, and would leave half a step."""
+    dataset = DeadlyDataset(tmp_path)
+    batches = iter(DataLoader(dataset, sampler=EpochSampler(dataset), num_workers=1))
+    next(batches)
+    handler = signal.getsignal(signal.SIGCHLD)
+    with worker_deaths_held_back(batches):
+        os.kill(batches._workers[0].pid, signal.SIGKILL)
+        batches._workers[0].join()
+    assert signal.getsignal(signal.SIGCHLD) is handler is not signal.SIG_DFL
+    assert "killed by SIGKILL" in worker_death(batches)
+    with worker_deaths_held_back(batches):
+        batches._shutdown_workers()

@@ -1,5 +1,6 @@
 """`MuonAdamW`: its steps, that it is restored, and which parameters its constructor chooses."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -65,6 +66,36 @@ def test_the_first_step_of_a_matrix():
     diagonal = -weight.diagonal() / (0.1 * 3.0 * 0.2 * 8**0.5)
     assert ((diagonal > 0.6) & (diagonal < 1.25)).all()
     assert torch.allclose(weight, torch.diag(weight.diagonal()), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(16, 4), (4, 16), (8, 8), (4, 4, 2, 2)])
+def test_the_size_of_a_step(shape):
+    """A matrix of singular values 1 with r rows and c columns, r <= c, has the root mean square sqrt(r / (r c)) =
+    1 / sqrt(c). Times 0.2 sqrt(c) it is 0.2, AdamW's size; a convolution counts as a matrix of 4 x 16.
+
+    The singular values are not exactly 1, so the step is compared with the size that they give.
+    """
+    rows, columns = shape[0], torch.Size(shape[1:]).numel()
+    generator = torch.Generator().manual_seed(0)
+    gradient = torch.randn(shape, generator=generator)
+    directions = orthogonalised(gradient.reshape(1, rows, columns))[0]
+    for lr, ratio in ((0.1, 1.0), (0.02, 5.0)):
+        weight = nn.Parameter(torch.zeros(shape))
+        weight.grad = gradient.clone()
+        MuonAdamW([dict(params=[weight], orthogonal=True)], lr=lr, muon_lr_ratio=ratio, weight_decay=0.0).step()
+        expected = -lr * ratio * 0.2 * max(rows, columns) ** 0.5 * directions.reshape(shape)
+        assert torch.allclose(weight, expected, atol=1e-5)
+        assert 0.15 < weight.square().mean().sqrt() / (lr * ratio) < 0.25
+
+
+@pytest.mark.parametrize("orthogonal", [True, False])
+def test_weight_decay_shrinks_by_the_rate_of_the_step(orthogonal):
+    """0.5 of weight decay at a rate of 0.1 leaves 0.95 of a weight; Muon's rate is 4 times that, which leaves 0.8."""
+    weight = nn.Parameter(torch.eye(4))
+    weight.grad = torch.zeros(4, 4)
+    group = dict(params=[weight], orthogonal=orthogonal)
+    MuonAdamW([group], lr=0.1, muon_lr_ratio=4.0, weight_decay=0.5).step()
+    assert torch.allclose(weight, torch.eye(4) * (0.8 if orthogonal else 0.95))
 
 
 def built(network, **settings):

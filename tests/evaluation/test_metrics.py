@@ -124,7 +124,7 @@ def test_a_diverged_model_is_told(field: str, tmp_path: Path) -> None:
 
 
 def test_protocols_that_share_a_view_share_its_rows() -> None:
-    metric = ReferringMetric(protocols=["refseg", "gsva", "lavt"])
+    metric = ReferringMetric(protocols=["deris", "refzom-score", "lavt"])
     assert len(metric.views) == 2
 
 

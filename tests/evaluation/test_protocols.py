@@ -52,6 +52,7 @@ def row(number: int, **changes: object) -> Row:
 GOLDEN = Rows.of(row(number) for number in SAMPLES)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("protocol", "expected"),
     [
@@ -215,7 +216,9 @@ def test_cautions() -> None:
     assert told["rec"] == ["2 expressions with no target or several are left out"]
     assert "no object has expressions with a target and such without" in told["rrefcoco-original"][0]
     assert "may have vanished" in told["rrefcoco"][1] and "may have vanished" in told["refzom"][0]
-    assert told["refseg"] == told["grec"] == []
+    assert told["grec"] == [] and told["refseg"] == told["gres"] == told["deris"] == [""]
+    without_pixels = Rows.of([row(1), row(5, target=0)])
+    assert "1 expressions have a target without a pixel" in PROTOCOLS["gres"].cautions[0](without_pixels, 0)
     one_object = Rows.of(row(number, image_id="i") for number in SAMPLES)
     assert [c(one_object, 0) for c in PROTOCOLS["rrefcoco"].cautions] == ["", ""]
     with_target = GOLDEN[GOLDEN.has_target]

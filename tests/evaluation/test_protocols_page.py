@@ -76,6 +76,11 @@ def test_every_protocol_is_described(protocol: Protocol) -> None:
         assert line in PAGE, "the line should be: " + line
 
 
+def test_the_page_names_the_protocols_without_crowds() -> None:
+    names = [f"`{name}`" for name, protocol in PROTOCOLS.items() if protocol.view.crowds == "exclude"]
+    assert f"{', '.join(names[:-1])} and {names[-1]} leave them out of the target's mask" in " ".join(PAGE.split())
+
+
 @pytest.mark.parametrize(
     "name", ["refseg", "gres", "deris", "gsva", "gsva-refzom", "refzom", "refzom-score", "lavt", "cgformer"]
 )

@@ -290,7 +290,8 @@ def test_chosen_expressions_only() -> None:
 
 
 def test_protocols_of_one_view_share_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
-    """refseg, gsva and cgformer's target differ in rules and in how logits become masks; cgformer's overlap too."""
+    """Only the target's overlap, crowds and grid need other measurements: gsva; refseg, which leaves crowds out;
+    rrefcoco-original with cgformer; deris with refzom-score."""
     calls: list[View] = []
     plain = scorer.measure
 
@@ -301,7 +302,7 @@ def test_protocols_of_one_view_share_the_measurement(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(scorer, "measure", counted)
     names = ["refseg", "gsva", "rrefcoco-original", "cgformer", "deris", "refzom-score"]
     found = score_predictions([full("0:0")], index(simple()), [get_protocol(name) for name in names])
-    assert len(calls) == 3 and list(found.rows) == names
+    assert len(calls) == 4 and list(found.rows) == names
     assert found.rows["refseg"] is not None and found.counts["deris"].resized == 1
 
 
@@ -395,3 +396,71 @@ def test_missing_ones_without_target_have_a_remedy() -> None:
         score_predictions([full("0:0")], index(simple(1, 2)), [REFSEG])
     with pytest.raises(DataError, match="1 expression without a prediction: 0:0"):
         score_predictions([full("0:1")], index(simple(1, 2)), [REFSEG])
+
+
+# Crowd regions --------------------------------------------------------------------------------------------------------
+
+
+def crowded(*referents: tuple[int, ...]) -> Record:
+    """8 x 10: instance 0 is a 4 x 4 square, instance 1 a crowd of 2 x 4 pixels beside it."""
+    instances = [
+        Instance("0", [square(0, 0, 4)]),
+        Instance("1", [[6.0, 0, 8, 0, 8, 4, 6, 4]], box=(6, 0, 2, 4), is_crowd=True),
+    ]
+    return Record("i", "i.jpg", (8, 10), instances, [Expression(str(k), "all", r) for k, r in enumerate(referents)])
+
+
+def the_square(expression_id: str, **more: Any) -> PredictionRow:
+    mask = np.zeros((8, 10))
+    mask[:4, :4] = 1
+    return PredictionRow(expression_id, encode(mask), no_target_prob=0.0, **more)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "target"),
+    [
+        ("refseg", 16),
+        ("gres", 480 * 480 * 16 / 80),
+        ("deris", 384 * 384 * 16 / 80),
+        ("refzom-score", 384 * 384 * 16 / 80),
+        ("gsva", 24),
+        ("lavt", 480 * 480 * 24 / 80),
+        ("refzom", 480 * 480 * 24 / 80),
+        ("grec", 24),
+    ],
+)
+def test_which_protocols_leave_crowds_out_of_the_target(protocol: str, target: float) -> None:
+    """An expression of both instances, of which the answer is the square: 16 pixels of 80, with the crowd 24."""
+    rows = score_predictions([the_square("0")], index([crowded((0, 1))]), [get_protocol(protocol)]).rows[protocol]
+    assert rows.target.tolist() == pytest.approx([target], rel=0.01) and rows.has_target.tolist() == [True]
+    excluded = get_protocol(protocol).view.crowds == "exclude"
+    assert rows.num_targets.tolist() == [2] and rows.target_area.tolist() == [16 if excluded else 24]
+
+
+def test_crowds_change_the_score() -> None:
+    """gres: the square is all of the target, IoU 1; gsva: 16 of 24 pixels."""
+    truths = index([crowded((0, 1))])
+    found = score_predictions([the_square("0")], truths, [get_protocol("gres"), get_protocol("gsva")]).rows
+    assert get_protocol("gres").score(found["gres"])["gIoU"] == pytest.approx(100)
+    assert get_protocol("gsva").score(found["gsva"])["gIoU"] == pytest.approx(100 * 16 / 24)
+
+
+def test_an_expression_of_a_crowd_alone_has_a_target_without_pixels() -> None:
+    """It is no "nothing here": IoU 0, a rejection counts in T-acc, and the caution says so. The second is a hit."""
+    rows = [the_square("0"), the_square("1")]
+    gres = get_protocol("gres")
+    found = score_predictions(rows, index([crowded((1,), (0,))]), [gres]).rows["gres"]
+    assert found.has_target.all() and found.target.tolist()[0] == 0 and found.target_area.tolist() == [0, 16]
+    assert gres.score(found)["gIoU"] == pytest.approx(50) and gres.score(found)["T-acc"] == 100
+    assert "N-acc" not in gres.score(found)
+    assert "1 expressions have a target without a pixel" in gres.cautions[0](found, 0)
+    assert gres.cautions[0](found[found.target > 0], 0) == ""
+
+
+def test_grec_keeps_the_box_of_a_crowd() -> None:
+    """As gRefCOCO's code: both boxes make F1 = 1, the square's alone does not."""
+    both = [[0.0, 0, 4, 4, 0.9], [6.0, 0, 2, 4, 0.9]]
+    rows = [the_square("0", boxes=both), the_square("1", boxes=both[:1])]
+    grec = get_protocol("grec")
+    found = score_predictions(rows, index([crowded((0, 1), (0, 1))]), [grec]).rows["grec"]
+    assert grec.score(found)["Pr@(F1=1)"] == 50 and found.boxes_target.tolist() == [2, 2]

@@ -26,7 +26,6 @@ def run_python(source: str, **environment: str) -> str:
         env=env,
         capture_output=True,
         text=True,
-        timeout=300,
         check=False,
     )
     assert result.returncode == 0, result.stderr[-4000:]

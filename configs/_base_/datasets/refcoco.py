@@ -21,6 +21,7 @@ _test_pipeline = [
 
 train_dataloader = dict(
     batch_size=8,
+    drop_last=True,  # whole batches only, as LAVT, CrossVLT, DMMI and CGFormer train
     num_workers=4,
     persistent_workers=True,
     sampler=dict(type='EpochSampler', shuffle=True),

@@ -15,6 +15,7 @@ import torch
 from mmengine.config import Config
 
 from refseg.apis.dummy import build_model, dummy_batch, input_size, vocabulary_size
+from refseg.apis.models import find_config, find_device
 from refseg.apis.runner import check_compile, load_config
 
 
@@ -65,7 +66,7 @@ def benchmark(
     compiled: bool = False,
 ) -> list[dict[str, Any]]:
     """One row for inference (to masks at the input's size) and one for a training step with AdamW."""
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = find_device(device)
     if compiled:
         check_compile(where.type)
     model = build_model(cfg).to(where)
@@ -101,7 +102,7 @@ def benchmark(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config")
+    parser.add_argument("model", help="config, checkpoint, or work directory")
     parser.add_argument("--shape", nargs=2, type=int, metavar=("H", "W"), help="default: the config's test size")
     parser.add_argument("--batch-size", type=int, default=1, help="images per step")
     parser.add_argument("--expressions", type=int, default=1, help="expressions per image")
@@ -115,7 +116,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     rows = benchmark(
-        load_config(args.config),
+        load_config(str(find_config(args.model))),
         shape=args.shape and tuple(args.shape),
         batch_size=args.batch_size,
         expressions=args.expressions,

@@ -103,15 +103,17 @@ def table(result: dict[str, Any]) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config")
+    parser.add_argument("model", help="config, checkpoint, or work directory")
     parser.add_argument("--shape", nargs=2, type=int, metavar=("H", "W"), help="default: the config's test size")
     parser.add_argument("--words", type=int, default=20, help="tokens of the phrase")
     parser.add_argument("--json", action="store_true", help="print JSON with params, macs, flops")
 
 
 def main(args: argparse.Namespace) -> int:
+    from refseg.apis.models import find_config
     from refseg.apis.runner import load_config
 
-    result = count(load_config(args.config), shape=args.shape and tuple(args.shape), num_words=args.words)
+    cfg = load_config(str(find_config(args.model)))
+    result = count(cfg, shape=args.shape and tuple(args.shape), num_words=args.words)
     print(json.dumps(result, indent=2) if args.json else table(result))
     return 0

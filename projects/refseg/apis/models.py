@@ -65,9 +65,19 @@ def find_model(model: str | Path, weights: str | Path | None = None) -> tuple[Pa
         raise UsageError(f"{str(model)!r} is neither a work directory nor a checkpoint, and there is {error}") from None
     if weights is None:
         raise UsageError(
-            f"{model} is a config, which has no weights: name a checkpoint too, or the work directory of a training"
+            f"{model} is a config, which has no weights: name a checkpoint too (MODEL WEIGHTS), or the work directory "
+            "of a training instead"
         )
     return config, find_weights(Path(weights))
+
+
+def find_config(model: str | Path) -> Path:
+    """Return the config of a model: `model` is a config (a file, or the name of one that ships), a checkpoint, or a
+    work directory, as for `find_model`, but no weights are needed."""
+    path = Path(model)
+    if path.is_dir():
+        return config_beside(path)
+    return config_beside(find_weights(path).parent) if path.suffix in WEIGHT_SUFFIXES else resolve_config(model)
 
 
 def find_weights(path: Path) -> Path:
@@ -160,5 +170,7 @@ def find_device(device: str | torch.device | None) -> torch.device:
     except RuntimeError:
         raise UsageError(f"no such device: {device!r}; there are 'cpu', 'cuda', 'cuda:1', ...") from None
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"device {device!r}: PyTorch sees {torch.cuda.device_count()} GPUs here")
+        raise UsageError(
+            f"device {device!r}: PyTorch sees {torch.cuda.device_count()} GPUs here. Use 'cpu', or see `refseg doctor`"
+        )
     return found

@@ -5,6 +5,7 @@ The model is whatever config is given; the report is that of `refseg report`.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shlex
@@ -23,8 +24,10 @@ from mmengine.runner import Runner
 from PIL import Image
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from tqdm import tqdm
 
 from refseg.apis.models import ALIGNMENT, LoadedModel, test_pipeline
+from refseg.apis.preflight import dicts_with
 from refseg.apis.runner import RunOptions, build_runner, load_config, load_weights
 from refseg.datasets.refshapes import generate
 from refseg.datasets.refshapes.output import EXPRESSIONS
@@ -46,7 +49,13 @@ from refseg.weights import describe_weights
 
 
 def use_data_root(cfg: Config, root: str) -> None:
-    """Points every data set of a RefShapes config at another folder."""
+    """Point every data set of a RefShapes config at another folder; a config of other data is a UsageError."""
+    files = [one["annotations"].get("file", "") for one in dicts_with(cfg._cfg_dict, "annotations")]
+    if any(Path(file).name != EXPRESSIONS for file in files):
+        raise UsageError(
+            f"{cfg.filename}: quickstart trains on RefShapes, and this config on other data. Use one whose name ends "
+            "in _refshapes (`refseg configs refshapes` lists them), or `refseg train` for this one"
+        )
     for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
         dataset = cfg[key].dataset
         dataset.annotations.file = str(Path(root, Path(dataset.annotations.file).name))
@@ -107,10 +116,12 @@ def _train_as_a_rank(cfg: Config) -> Training:
     warnings.filterwarnings("ignore", message="Multi-processing start method")  # mmengine, of data workers
     init_default_scope("refseg")
     try:
-        return train_here(cfg, launcher="pytorch")
+        training = train_here(cfg, launcher="pytorch")
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+    atexit.register(os._exit, 0)  # runs first at exit, when the result has been sent: see compat.exit_launched
+    return training
 
 
 def default_processes(batch_size: int) -> int:
@@ -125,7 +136,7 @@ def predict(runner: Runner, file: Path, header: dict[str, Any]) -> None:
     """Writes the model's answers to the runner's test set to a prediction file."""
     model = runner.model.eval()
     with PredictionWriter(file, header=header) as writer, torch.no_grad():
-        for data in runner.test_dataloader:
+        for data in tqdm(runner.test_dataloader, desc="test", unit="batch", ascii=True, ncols=80, mininterval=10):
             for result in model.test_step(data):
                 for row in predicted_rows(result):
                     writer.write(row)
@@ -152,10 +163,13 @@ def quickstart(
     """Makes RefShapes if it is not there, trains, evaluates the best checkpoint of val on test, writes the report.
     `processes`: that train, by default `default_processes`."""
     start = time.monotonic()
-    print(f"1/4 data: RefShapes {preset} in {data}")
-    generate(preset, data)
     cfg = load_config(config, RunOptions(work_dir=work_dir, cfg_options=cfg_options or {}))
     use_data_root(cfg, data)
+    # The training shows one bar, and nothing else.
+    hooks = [hook for hook in cfg.get("custom_hooks", []) if hook["type"] != "ProgressBarHook"]
+    cfg.custom_hooks = [*hooks, dict(type="ProgressBarHook", always=True)]
+    print(f"1/4 data: RefShapes {preset} in {data}")
+    generate(preset, data)
 
     print(f"2/4 training {config} (log and TensorBoard files: {work_dir})")
     training = train_in_processes(cfg, processes or default_processes(cfg.train_dataloader.batch_size))

@@ -232,11 +232,12 @@ class PhraseResult:
     @property
     def in_words(self) -> str:
         """The answer in a sentence, without the phrase."""
+        unknown = f"; the model does not know: {', '.join(self.unknown_words)}" if self.unknown_words else ""
         if self.nothing_here:
-            return f"{answers.NOTHING_HERE}: {self.reason}"
+            reason_is_unknown = all_unknown(self.text, self.unknown_words)
+            return f"{answers.NOTHING_HERE}: {self.reason}{'' if reason_is_unknown else unknown}"
         count = len(self.instances)
         objects = f"{count} object{'s' * (count > 1)}, " if count else ""
-        unknown = f"; the model does not know: {', '.join(self.unknown_words)}" if self.unknown_words else ""
         return f"{objects}{answers.percent(self.share)} of the image, score {self.score:.2f}{unknown}"
 
     def word_attention(self, size: Size | None = None) -> np.ndarray:
@@ -413,7 +414,7 @@ def answers_of(drawn: DrawnImage, *, aligned: bool = False) -> tuple[PhraseResul
         words = instance_words(drawn.chosen, drawn.word_of, meta)
         for k, (text, chosen) in enumerate(zip(meta.texts, drawn.chosen, strict=True)):
             phrases = own_phrases(text, words[k]) if aligned else [""] * len(words[k])
-            weights = [one and tuple(one) for one in words[k]]
+            weights = [None if one is None else tuple(one) for one in words[k]]
             drawn_masks = map(mask_of, chosen.mask_logits.float().cpu())
             queries[k] = tuple(map(FoundInstance, drawn_masks, chosen.relevance.tolist(), weights, phrases))
 

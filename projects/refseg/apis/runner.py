@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,8 +17,8 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from refseg.compat import find_shipped_bases, init_cpu_dist, wrap_on_cpu
-from refseg.config_check import check_config
-from refseg.datasets.tokenizers import with_files_of
+from refseg.config_check import check_config, merge_options
+from refseg.datasets.tokenizers import let_tokenizers_follow, with_files_of
 from refseg.engine import RefRunner, latest_checkpoint
 from refseg.errors import CheckpointError, ConfigError, UsageError, UserError
 from refseg.files import write_atomically
@@ -47,7 +48,8 @@ def load_config(config: str, options: RunOptions | None = None) -> Config:
     options = options or RunOptions()
     path = Path(resolve_config(config))
     cfg = read_config(path)
-    cfg.merge_from_dict(options.cfg_options)
+    merge_options(cfg, options.cfg_options)
+    let_tokenizers_follow(cfg)
     cfg.launcher = options.launcher
     cfg.work_dir = options.work_dir or cfg.get("work_dir") or f"work_dirs/{path.stem}"
     if options.amp:
@@ -189,9 +191,14 @@ def train(config: str, options: RunOptions | None = None) -> Runner:
     resume_from = take_resume(cfg, options.resume if options else False)
     if resume_from is None and cfg.get("load_from") and not Path(cfg.load_from).is_file():
         raise CheckpointError(f"load_from: no such checkpoint: {cfg.load_from}")
+    if int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0) == 0:
+        from refseg.apis.preflight import require_preflight
+
+        require_preflight(cfg)
     runner = build_runner(cfg, resume_from=resume_from)
-    line, agrees = batch_report(cfg, runner.world_size)
-    print_log(line, logger="current", level=20 if agrees else 30)
+    runner.batch_line, agrees = batch_report(cfg, runner.world_size)
+    if not agrees:
+        print_log(runner.batch_line, logger="current", level=30)
     try:
         runner.train()
     except ValueError as error:

@@ -27,7 +27,7 @@ from refseg.paths import data_path
 from refseg.records import Record
 
 logger = logging.getLogger("refseg.data")
-VERSION = 3  # raise it when a reader gives other records for the same files
+VERSION = 4  # raise it when a reader gives other records for the same files
 LOCK_SECONDS = 1800
 
 
@@ -80,9 +80,12 @@ def generated_by(annotations: dict[str, Any]) -> dict[str, Any] | None:
 def check_arguments(format: str, arguments: dict[str, Any]) -> None:
     if format not in READERS:
         raise ConfigError(f"annotations.format must be one of {sorted(READERS)}, not {format!r}")
-    accepted = set(inspect.signature(READERS[format].read).parameters)
-    if set(arguments) != accepted:
-        raise ConfigError(f"annotations of format {format!r} need {sorted(accepted)}, not {sorted(arguments)}")
+    accepted = inspect.signature(READERS[format].read).parameters
+    needed = {name for name, parameter in accepted.items() if parameter.default is parameter.empty}
+    if not needed <= set(arguments) <= set(accepted):
+        optional = f" (and may have {sorted(set(accepted) - needed)})" if needed != set(accepted) else ""
+        message = f"annotations of format {format!r} need {sorted(needed)}{optional}, not {sorted(arguments)}"
+        raise ConfigError(message)
 
 
 def _cache_name(format: str, arguments: dict[str, Any], files: list[Path]) -> str:

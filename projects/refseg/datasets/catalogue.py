@@ -40,7 +40,8 @@ class KnownSet:
 
     `annotations` and `image_root` are what a config has. `split_by`: what was dealt out to the splits; with "image" no
     image is in two of them, with "object" they share images, None is not known. `verified`: whether `counts` could be
-    traced to a source. `renamed`: how a download's file must be renamed.
+    traced to a source. `seen_unseen`: by split, the refs of COCO's seen and of its unseen classes that CGFormer's code
+    has. `renamed`: how a download's file must be renamed.
     """
 
     name: str
@@ -50,6 +51,7 @@ class KnownSet:
     split_by: Literal["image", "object"] | None
     source: str
     counts: dict[str, Counts]
+    seen_unseen: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
     verified: bool = True
     licence: str = "none stated that we know of: ask its authors"
     protocol: str = ""
@@ -117,6 +119,7 @@ _SETS = (
             testA=(1_975, 750, 5_657),
             testB=(1_810, 750, 5_095),
         ),
+        seen_unseen=dict(train=(35_473, None), val=(3_175, 445), test=(3_200, 394)),
         protocol=_RIS,
         notes=("testA is people, testB everything else", _ANNOTATION_ID),
     ),
@@ -146,6 +149,7 @@ _SETS = (
             testA=(1_975, 750, 5_726),
             testB=(1_798, 750, 4_889),
         ),
+        seen_unseen=dict(train=(35_375, None), val=(3_171, 444), test=(3_189, 394)),
         protocol=_RIS,
         notes=("its authors forbade words of location", _ANNOTATION_ID),
     ),
@@ -162,6 +166,7 @@ _SETS = (
             val=(2_573, 1_300, 4_896),
             test=(5_023, 2_600, 9_602),
         ),
+        seen_unseen=dict(train=(33_093, None), val=(2_000, 386), test=(3_935, 759)),
         protocol=_RIS,
         notes=("some papers call this split UNC's; it is UMD's",),
     ),
@@ -174,6 +179,7 @@ _SETS = (
         source=_REFER,
         licence=_REFER_LICENCE,
         counts=_table(train=(44_822, 24_698, 85_474), val=(5_000, 4_650, 9_536)),
+        seen_unseen=dict(train=(35_105, None), val=(3_923, 760)),
         protocol="RIS on 'val*'",
         notes=(_BY_OBJECT, "its test split was never released"),
     ),

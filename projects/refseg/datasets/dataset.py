@@ -23,11 +23,12 @@ from refseg.datasets.selection import (
     in_splits,
     of_categories,
     of_other_images,
+    refer_only_to,
 )
 from refseg.datasets.store import RecordStore
 from refseg.datasets.transforms import PackSample, TransformState
 from refseg.errors import ConfigError, DataError
-from refseg.records import UNKNOWN, Expression, Problem, Record
+from refseg.records import UNKNOWN, Crowds, Expression, Problem, Record, without_crowds
 from refseg.registry import DATASETS, TRANSFORMS
 from refseg.structures import Sample
 
@@ -48,6 +49,9 @@ class ReferringDataset(Dataset):
     `no_target`: 'drop' leaves out expressions that refer to nothing, R-RefCOCO's negatives among them.
     `negative_rate`: chance that an expression is replaced by one that belongs to another image and refers to objects of
     categories that this image has none of; it then refers to nothing. Unlike DeRIS's, the share stays what it is.
+    `crowd_targets`: 'exclude' leaves crowd regions (COCO's `iscrowd`) out of training targets, as ReLA does, and with
+    them expressions that refer to nothing else; 'include' keeps them as annotated. Data sets for evaluation, whose
+    pipeline packs ground truth, always keep them, because each protocol decides.
     `hold_out`: dict(share=0.02, use='rest' or 'held_out') for sets without a val split: a fixed part of the images.
     `exclude_images_of`: the leak filter: dicts of `annotations`, `split` and, if need be, `image_root`; images that
     occur in one of them are left out (COCO's are told by their ids, others by folder, name and size).
@@ -70,6 +74,7 @@ class ReferringDataset(Dataset):
         categories: str | Sequence[str] | None = None,
         no_target: Literal["keep", "drop"] = "keep",
         negative_rate: float = 0.0,
+        crowd_targets: Crowds = "exclude",
         hold_out: dict[str, Any] | None = None,
         exclude_images_of: Sequence[dict[str, Any]] = (),
         max_bad_samples: int | None = None,
@@ -77,6 +82,7 @@ class ReferringDataset(Dataset):
         _one_of("sentences", sentences, ("all", "one_per_object"))
         _one_of("text_field", text_field, ("raw", "sent"))
         _one_of("no_target", no_target, ("keep", "drop"))
+        _one_of("crowd_targets", crowd_targets, ("exclude", "include"))
         _count("expressions_per_image", expressions_per_image, 1)
         _count("max_bad_samples", max_bad_samples, 0)
         if not 0 <= negative_rate < 1:
@@ -98,10 +104,18 @@ class ReferringDataset(Dataset):
             "categories": categories if categories is None or isinstance(categories, str) else list(categories),
             "no_target": no_target,
             "negative_rate": negative_rate,
+            "crowd_targets": crowd_targets,
             "hold_out": hold_out and dict(hold_out),
         }
+        self.transforms = [TRANSFORMS.build(transform) for transform in pipeline]
+        packs = [transform for transform in self.transforms if isinstance(transform, PackSample)]
+        if pipeline and packs != self.transforms[-1:]:
+            raise ConfigError("a pipeline ends with PackSample, and has it only there")
+        self.excludes_crowds = crowd_targets == "exclude" and bool(packs) and not packs[0].with_ground_truth
         chosen = self._in_splits(split)
         self._note_problems(chosen)
+        if self.excludes_crowds:
+            chosen = self._without_crowds(chosen)
         if categories is not None:
             chosen &= of_categories(self.store, categories)
         if no_target == "drop":
@@ -116,10 +130,6 @@ class ReferringDataset(Dataset):
             self._donors = np.flatnonzero(chosen & (self.store.num_referents > 0))
             if (self.store.category_of_instance < 0).any() or not len(self._donors):
                 raise ConfigError(f"negative_rate needs the category of every instance; {_name(annotations)} lacks it")
-        self.transforms = [TRANSFORMS.build(transform) for transform in pipeline]
-        packs = [isinstance(transform, PackSample) for transform in self.transforms]
-        if pipeline and (not packs[-1] or sum(packs) > 1):
-            raise ConfigError("a pipeline ends with PackSample, and has it only there")
 
     @property
     def metainfo(self) -> dict[str, Any]:
@@ -150,6 +160,8 @@ class ReferringDataset(Dataset):
         record = self.record(key)
         rng = np.random.default_rng([key.seed, key.epoch, key.item])
         expressions = [self._maybe_negative(expression, record, rng) for expression in record.expressions]
+        if self.excludes_crowds:
+            expressions = [without_crowds(expression, record) for expression in expressions]
         state: Any = TransformState(record, expressions, rng)
         try:
             for transform in self.transforms:
@@ -226,9 +238,24 @@ class ReferringDataset(Dataset):
         except DataError as error:  # perhaps because nothing of that split could be read
             raise DataError("\n  ".join([str(error), *map(str, self.store.problems[:5])])) from None
 
+    def _without_crowds(self, chosen: np.ndarray) -> np.ndarray:
+        """Leave out expressions that refer to crowd regions only: without these they have a target but no mask."""
+        only_crowds = chosen & refer_only_to(self.store, self.store.is_crowd)
+        self._meta["crowd_only_expressions"] = int(only_crowds.sum())
+        if only_crowds.any():
+            print_log(
+                f"{only_crowds.sum()} of {chosen.sum()} expressions of {_name(self._meta['annotations'])} refer to "
+                "crowd regions (iscrowd 1) only and are left out of training; crowd_targets='include' keeps them",
+                "current",
+                logging.WARNING,
+            )
+        return chosen & ~only_crowds
+
     def _note_problems(self, chosen: np.ndarray) -> None:
-        """Unreadable annotations of the splits in use: logged up to the limit, an error beyond."""
+        """Log what was skipped in the splits in use. More unreadable annotations than the limit are an error."""
         names = {self.store.splits[code] for code in np.unique(self.store.split_of_expression[chosen])} | {UNKNOWN}
+        for notice in (problem for problem in self.store.problems if problem.is_notice):
+            print_log(str(notice), "current", logging.WARNING)
         problems: list[Problem] = [problem for problem in self.store.problems if problem.split in names]
         self._meta["unreadable_annotations"] = len(problems)
         if len(problems) > (self.max_bad_samples or 0):

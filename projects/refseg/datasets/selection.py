@@ -71,13 +71,19 @@ def of_categories(store: RecordStore, categories: str | Sequence[str]) -> np.nda
     if not allowed:
         there = ", ".join(store.categories[:10]) or "none"
         raise DataError(f"no instance has one of the categories {', '.join(names[:10])} ... (categories here: {there})")
-    good = np.isin(store.category_of_instance, allowed)
-    starts = store.arrays["referents.starts"]
-    first_instance = np.repeat(store.instance_starts[store.image_of_expression], np.diff(starts))
-    instances = first_instance + store.arrays["referents"]  # of the whole store
-    num_good = np.add.reduceat(np.append(good[instances], 0), starts[:-1]) if len(starts) > 1 else np.zeros(0, int)
-    counts = np.diff(starts)
-    return (counts > 0) & (num_good == counts)
+    return refer_only_to(store, np.isin(store.category_of_instance, allowed))
+
+
+def num_referents_among(store: RecordStore, instances: np.ndarray) -> np.ndarray:
+    """(X,) how many of each expression's referents are among these instances, a bool for each of the store's."""
+    first_instance = np.repeat(store.instance_starts[store.image_of_expression], store.num_referents)
+    among = instances[first_instance + store.arrays["referents"]]
+    return np.diff(np.concatenate([[0], np.cumsum(among)])[store.arrays["referents.starts"]])
+
+
+def refer_only_to(store: RecordStore, instances: np.ndarray) -> np.ndarray:
+    """(X,) bool: expressions with referents, all of them among these instances."""
+    return (store.num_referents > 0) & (num_referents_among(store, instances) == store.num_referents)
 
 
 def key_of(store: RecordStore, image: int, root: str | Path) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 from refseg.files import open_to_replace
 from refseg.records import Annotations, Expression, Instance, Problem, Record, Segmentation
 
-MAGIC = b"refseg columns 1\n"
+MAGIC = b"refseg columns 2\n"
 _ALIGN = 64
 _POLYGONS, _RLE, _PATH = range(3)
 _TEXTS = (
@@ -33,7 +33,7 @@ _TEXTS = (
 
 _NUMBERS = (
     "image_size", "image_instances", "image_expressions", "instance_kind", "instance_category", "instance_box",
-    "instance_rings", "expression_split", "expression_object", "has_sent", "numbers", "referents",
+    "instance_crowd", "instance_rings", "expression_split", "expression_object", "has_sent", "numbers", "referents",
 )  # fmt: skip
 
 
@@ -136,6 +136,11 @@ class RecordStore:
         """(instances,) index into `categories`, -1 for none."""
         return self.arrays["instance_category"]
 
+    @property
+    def is_crowd(self) -> np.ndarray:
+        """(instances,) bool"""
+        return self.arrays["instance_crowd"]
+
     def referents(self, expression: int) -> np.ndarray:
         starts = self.arrays["referents.starts"]
         return self.arrays["referents"][starts[expression] : starts[expression + 1]]
@@ -187,6 +192,7 @@ class RecordStore:
             segmentation=self._segmentation(index, size),
             category=self.categories[category] if category >= 0 else None,
             box=None if np.isnan(box[0]) else tuple(box.tolist()),
+            is_crowd=bool(self.is_crowd[index]),
         )
 
     def _segmentation(self, index: int, size: tuple[int, int]) -> Segmentation:
@@ -219,7 +225,7 @@ class RecordStore:
 def from_annotations(annotations: Annotations, **info: Any) -> RecordStore:
     """Puts records into columns. `info`: more to keep in the file's header, as JSON values."""
     columns = {name: _Rows() for name in (*_TEXTS, "numbers", "referents")}
-    sizes, kinds, boxes, rings = [], [], [], [0]
+    sizes, kinds, boxes, crowds, rings = [], [], [], [], [0]
     category_codes: dict[str, int] = {}
     split_codes: dict[str | None, int] = {}
     categories, splits, objects, has_sent = [], [], [], []
@@ -238,6 +244,7 @@ def from_annotations(annotations: Annotations, **info: Any) -> RecordStore:
                 columns["numbers"].add(polygon)
             rings.append(rings[-1] + len(polygons))
             boxes.append(instance.box or (np.nan,) * 4)
+            crowds.append(instance.is_crowd)
             known = instance.category is not None
             categories.append(category_codes.setdefault(instance.category, len(category_codes)) if known else -1)
         for expression in record.expressions:
@@ -259,6 +266,7 @@ def from_annotations(annotations: Annotations, **info: Any) -> RecordStore:
         "instance_kind": np.asarray(kinds, np.uint8),
         "instance_category": np.asarray(categories, np.int32),
         "instance_box": np.asarray(boxes, np.float64).reshape(-1, 4),
+        "instance_crowd": np.asarray(crowds, bool),
         "instance_rings": np.asarray(rings, np.int64),
         "expression_split": np.asarray(splits, np.int16),
         "expression_object": np.asarray(objects, np.int64),

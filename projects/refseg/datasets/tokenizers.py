@@ -39,14 +39,18 @@ def downloads_allowed() -> bool:
 
 
 def load_pretrained(auto_class: Any, name: str, **kwargs: Any) -> Any:
-    """`auto_class.from_pretrained` on a local folder, the local hub cache, or, on request, the hub."""
+    """`auto_class.from_pretrained` on a local folder, `data/weights/NAME`, the local hub cache, or, on request, the
+    hub."""
+    kept = data_path(f"data/weights/{Path(name).name}")
+    folder = str(kept) if kept.is_dir() and not Path(name).is_dir() else name
     try:
-        return auto_class.from_pretrained(name, local_files_only=not downloads_allowed(), **kwargs)
+        return auto_class.from_pretrained(folder, local_files_only=not downloads_allowed(), **kwargs)
     except (OSError, ValueError) as error:
         raise DataError(
             f"pretrained text model {name!r} is neither a folder nor in the local hub cache. Download it once with "
-            f"`hf download {name}`, or allow it here with --allow-download (REFSEG_ALLOW_DOWNLOAD=1), or put a "
-            f"folder's path in its place. (transformers says: {str(error)[:200]})"
+            f"`hf download {name}`, or allow it here with --allow-download (REFSEG_ALLOW_DOWNLOAD=1), or put its "
+            f"folder at {kept}, or name the folder in the model's text.pretrained. "
+            f"(transformers: {' '.join(str(error).split()).split('. ')[0][:150]})"
         ) from None
 
 
@@ -244,6 +248,25 @@ def read_word_list(path: str) -> list[str]:
             f"word list not found: {file}. RefShapes writes it: "
             f"`refseg data refshapes --preset mini --out {file.parent}`"
         ) from None
+
+
+def let_tokenizers_follow(cfg: Any) -> None:
+    """Give all `tokenizer=dict(pretrained=...)` of a config the `pretrained` of its text encoder, in place, so that
+    another text model is one change. A text encoder without one leaves the tokenizers as they are."""
+    names = {one.get("pretrained") for one in _dicts(cfg.get("model")) if one.get("type") == "TextEncoder"} - {None}
+    if len(names) == 1:
+        for one in _dicts([value for key, value in cfg.items() if key.endswith("_dataloader")]):
+            if isinstance(one.get("tokenizer"), dict) and one["tokenizer"].get("pretrained"):
+                one["tokenizer"]["pretrained"] = next(iter(names))
+
+
+def _dicts(config: Any) -> Iterator[dict]:
+    """Yield every dict inside."""
+    if isinstance(config, dict):
+        yield config
+        config = list(config.values())
+    for value in config if isinstance(config, list | tuple) else ():
+        yield from _dicts(value)
 
 
 # A model's words lie beside its weights: it can answer where its data is not ------------------------------------------

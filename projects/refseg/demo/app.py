@@ -25,6 +25,7 @@ MODEL_EVENT: dict[str, Any] = dict(
     preprocess=False, concurrency_id="model", concurrency_limit=1, api_visibility="private", show_progress="minimal"
 )
 LIGHT_EVENT: dict[str, Any] = dict(queue=False, api_visibility="private", show_progress="hidden")
+SESSIONS = 32  # page views of which Gradio keeps the state, about 0.7 MB each; it would keep 10,000
 SYSTEM_FONTS = ["system-ui", "sans-serif"]
 
 
@@ -139,6 +140,7 @@ def launch(
             server_port=port,
             root_path=root_path,
             max_file_size=page.limits.upload_bytes,
+            state_session_capacity=SESSIONS,
             app_kwargs={"middleware": [guard], "docs_url": None, "redoc_url": None},
             theme=gr.themes.Default(font=SYSTEM_FONTS, font_mono=["ui-monospace", "monospace"]),
             css=shown.STYLE,

@@ -6,6 +6,7 @@ from refseg.engine.loop import ResumableTrainLoop
 from refseg.engine.muon import MuonAdamW, MuonConstructor
 from refseg.engine.nonfinite import GuardedAmpOptimWrapper, GuardedOptimWrapper, NonFiniteLossHook
 from refseg.engine.runner import RefRunner
+from refseg.engine.screen import ScreenHook
 from refseg.engine.vis_backends import OptionalWandbBackend
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "RefRunner",
     "ResumableTrainLoop",
     "SafeCheckpointHook",
+    "ScreenHook",
     "StepSeedHook",
     "TextTruncationHook",
     "best_checkpoint",

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mmengine.dist import broadcast
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 
@@ -93,6 +94,11 @@ class SafeCheckpointHook(CheckpointHook):
             keep_files(runner.cfg.train_dataloader, self.out_dir)
             for leftover in Path(self.out_dir).glob(".*.pth.*.part"):
                 leftover.unlink(missing_ok=True)
+
+    def before_val_epoch(self, runner: Any) -> None:
+        """Give all ranks the buffers of rank 0, which are saved: BatchNorm's statistics differ by rank."""
+        for buffer in runner.model.buffers():
+            broadcast(buffer)  # does nothing in a single process
 
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict) -> None:
         with self._removals_last():

@@ -107,8 +107,11 @@ class TextTruncationHook(Hook):
 
 @HOOKS.register_module()
 class ProgressBarHook(Hook):
-    """One bar for the training and one for each evaluation, on rank 0; silent where stderr is not a terminal, unless
-    `always`, which prints a line now and then instead of redrawing."""
+    """One bar for the training and one for each evaluation, on rank 0, where stderr is a terminal.
+
+    `always`: the bar is all that a run shows, in place of lines of losses and tables of scores. Where stderr is not a
+    terminal, it is printed every 10 seconds instead of being redrawn.
+    """
 
     priority = "VERY_LOW"
 
@@ -118,7 +121,7 @@ class ProgressBarHook(Hook):
 
     def _start(self, runner: Any, what: str, total: int, initial: int = 0) -> None:
         terminal = sys.stderr.isatty()
-        if runner.rank == 0 and (terminal or self.always):
+        if runner.rank == 0 and (terminal or (self.always and not self.bars)):
             pace = {} if terminal else {"mininterval": 10.0, "ascii": True, "ncols": 80}
             self.bars[what] = tqdm(total=total, initial=initial, desc=what, unit="it", leave=what == "train", **pace)
 

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import wait
 from typing import Any
 
+from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop
 
+from refseg.errors import ConfigError, TrainingError
 from refseg.registry import LOOPS
+
+SIGCHLD = getattr(signal, "SIGCHLD", None)  # not on Windows
+LOST_CONNECTION = (EOFError, ConnectionError)  # raised where a batch is fetched from a worker that is gone
+REASONS = {"SIGKILL": ", probably because main memory ran out", "SIGBUS": ", probably for lack of shared memory"}
 
 
 @LOOPS.register_module()
@@ -17,6 +29,10 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
     Exactly one of `max_epochs` and `max_iters` is given. The sampler skips what was already trained (no decoding), and
     a validation that was due when the run was killed is made up for. Validation runs after every `val_interval` epochs,
     and after every `val_interval_iters` iterations where that is given.
+
+    A data-loading worker that dies (out of memory, mostly) ends the training with an error that says so. With
+    `max_worker_restarts`, the training data loader is restarted up to so many times instead. It goes on with the batch
+    that was to come next, so that the order of the data stays the same.
     """
 
     def __init__(
@@ -28,11 +44,18 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         val_begin: int = 1,
         val_interval: int = 1,
         val_interval_iters: int | None = None,
+        max_worker_restarts: int = 0,
     ) -> None:
         if (max_epochs is None) == (max_iters is None):
             raise ValueError("train_cfg needs either max_epochs or max_iters (and not both)")
         super().__init__(runner, dataloader, max_epochs=max_epochs or 1, val_begin=val_begin, val_interval=val_interval)
+        if not isinstance(max_worker_restarts, int) or max_worker_restarts < 0:
+            raise ConfigError(
+                f"train_cfg.max_worker_restarts must be a whole number of at least 0, not {max_worker_restarts!r}"
+            )
         self.val_interval_iters = val_interval_iters
+        self.max_worker_restarts = max_worker_restarts
+        self.worker_restarts = 0
         if len(self.dataloader) == 0:
             raise ValueError("the training data loader is empty: fewer samples than one batch with drop_last?")
         if max_iters is not None:
@@ -53,20 +76,66 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
 
     def run_epoch(self, start: int = 0) -> None:
         runner = self.runner
-        sampler = self.dataloader.sampler
-        sampler.set_position(seed=runner.seed, epoch=self._epoch, skip=start * self.dataloader.batch_size)
         runner.call_hook("before_train_epoch")
-        for index, data_batch in enumerate(self.dataloader, start=start):
+        for index, data_batch in self._batches(start):
             runner.model.train()
             self.run_iter(index, data_batch)
             if self.stop_training or self._iter >= self._max_iters:
                 break
             if index + 1 < len(self.dataloader):
                 self._validate_if_due()
-        sampler.set_position(seed=runner.seed, epoch=self._epoch, skip=0)
+        self._start_loader_at(0)
         runner.call_hook("after_train_epoch")
         self._epoch += 1
         self._validate_if_due()
+
+    def _start_loader_at(self, index: int) -> None:
+        """The loader's next pass begins with this batch of the epoch."""
+        skip = index * self.dataloader.batch_size
+        self.dataloader.sampler.set_position(seed=self.runner.seed, epoch=self._epoch, skip=skip)
+
+    def _batches(self, start: int) -> Iterator[tuple[int, Any]]:
+        """The epoch's batches from number `start` on, each with its number, over restarts of the loader."""
+        index = start
+        while True:
+            self._start_loader_at(index)
+            batches: Any = getattr(self.dataloader, "_iterator", None)  # of persistent workers, after the first epoch
+            try:
+                batches = iter(self.dataloader)
+                for batch in batches:
+                    with worker_deaths_held_back(batches):
+                        yield index, batch
+                    index += 1
+                    if death := worker_death(batches):
+                        break
+                else:
+                    return
+            except Exception as error:
+                death = worker_death(batches, error)
+                if not death:
+                    raise
+            self._restart_loader(batches, death)
+
+    def _restart_loader(self, batches: Any, death: str) -> None:
+        """Stop what is left of the workers, so that the next pass starts new ones; an error after too many restarts."""
+        if hasattr(batches, "_shutdown_workers"):
+            with worker_deaths_held_back(batches):
+                batches._shutdown_workers()
+        self.dataloader._iterator = None  # where PyTorch keeps persistent workers
+        if self.worker_restarts >= self.max_worker_restarts:
+            after = f", after {self.worker_restarts} restarts of the data loader" if self.worker_restarts else ""
+            raise TrainingError(
+                f"{death} (iteration {self._iter}{after}). Continue from the last checkpoint with --resume. If it "
+                "happens again, lower train_dataloader.num_workers, or let the data loader be restarted: "
+                f"train_cfg.max_worker_restarts={self.max_worker_restarts + 3}"
+            )
+        self.worker_restarts += 1
+        print_log(
+            f"{death} (iteration {self._iter}). Restarting the data loader where it was, with the same order of data "
+            f"({self.worker_restarts} of at most {self.max_worker_restarts} restarts)",
+            "current",
+            logging.WARNING,
+        )
 
     def _validate_if_due(self) -> None:
         epoch_ended = self._iter % len(self.dataloader) == 0
@@ -76,4 +145,48 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         )
         by_iter = self.val_interval_iters is not None and self._iter % self.val_interval_iters == 0
         if self.runner.val_loop is not None and (by_epoch or by_iter):
-            self.runner.val_loop.run()
+            try:
+                self.runner.val_loop.run()
+            except Exception as error:
+                if death := worker_death(None, error):
+                    raise TrainingError(
+                        f"{death} (validation after iteration {self._iter}). Continue from the last checkpoint with "
+                        "--resume, which makes up for the validation. If it happens again, lower "
+                        "val_dataloader.num_workers"
+                    ) from None
+                raise
+
+
+def worker_death(batches: Any, error: Exception | None = None) -> str:
+    """How a worker process of a data loader died, by its iterator or by what was raised; "" if none did."""
+    workers = getattr(batches, "_workers", ())
+    if isinstance(error, LOST_CONNECTION) and workers:
+        wait([worker.sentinel for worker in workers], timeout=5)  # it may still be dying
+    for worker in workers:
+        if worker.exitcode:
+            how = f"exit code {worker.exitcode}"
+            if worker.exitcode < 0:
+                name = signal.Signals(-worker.exitcode).name
+                how = f"killed by {name}{REASONS.get(name, '')}"
+            return f"a data-loading worker (pid {worker.pid}) died: {how}"
+    if str(error).startswith("DataLoader worker (pid"):
+        return f"a data-loading worker died: {str(error).strip()}"
+    return f"a data-loading worker died ({type(error).__name__})" if isinstance(error, LOST_CONNECTION) else ""
+
+
+@contextmanager
+def worker_deaths_held_back(batches: Any) -> Iterator[None]:
+    """Within it, a worker that dies raises nothing.
+
+    PyTorch raises in the main thread as soon as a worker dies, whatever that thread is doing. In the middle of a step,
+    this would leave some weights updated and others not.
+    """
+    has_workers = bool(getattr(batches, "_workers", ()))
+    if SIGCHLD is None or not has_workers or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(SIGCHLD, handler)

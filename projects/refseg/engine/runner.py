@@ -1,14 +1,20 @@
-"""mmengine's Runner with one way to load weights."""
+"""mmengine's Runner with one way to load weights and a quiet screen."""
 
 from __future__ import annotations
 
+import logging
+import sys
+import warnings
 from typing import Any
 
 import torch
+from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from refseg.errors import CheckpointError, UserError
+from refseg.engine.hooks import ProgressBarHook
+from refseg.engine.screen import ScreenHandler, ScreenHook
+from refseg.errors import CheckpointError, UserError, config_errors
 from refseg.weights import load_all, load_initial, origin_of, read_checkpoint, state_dict_of
 
 
@@ -16,8 +22,35 @@ class RefRunner(Runner):
     """mmengine's Runner (0.10.7), whose weights come from local files through `refseg.weights`.
 
     mmengine loads whatever fits, prints the rest, accepts a file in which nothing fits, and runs `meta["config"]` of a
-    checkpoint as Python when it resumes.
+    checkpoint as Python when it resumes. The screen shows what `refseg.engine.screen` prints; the log file has it all.
     """
+
+    batch_line = ""  # filled in by `refseg.apis.train`
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        # mmengine's own call of torch's wrapper is deprecated.
+        warnings.filterwarnings("ignore", category=FutureWarning, module="mmengine")
+        logger = super().build_logger(*args, **kwargs)
+        for number, handler in enumerate(logger.handlers):
+            if type(handler) is logging.StreamHandler:
+                logger.handlers[number] = screen = ScreenHandler(sys.stdout)
+                screen.setLevel(handler.level)
+                for duplicates in handler.filters:
+                    screen.addFilter(duplicates)
+        return logger
+
+    def register_hooks(self, *args: Any, **kwargs: Any) -> None:
+        super().register_hooks(*args, **kwargs)
+        if not any(isinstance(hook, ProgressBarHook) and hook.always for hook in self.hooks):
+            self.register_hook(ScreenHook())
+
+    def build_model(self, model: Any) -> Any:
+        with config_errors("model"):
+            return super().build_model(model)
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        with config_errors("optim_wrapper"):
+            return super().build_optim_wrapper(optim_wrapper)
 
     def dump_config(self) -> None:
         """Write nothing: `build_runner` writes the config as it was before this run changed it."""

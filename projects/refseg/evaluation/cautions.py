@@ -18,6 +18,16 @@ def one_target_only(rows: Rows, resized: int) -> str:
     return f"{others:,} expressions with no target or several are left out" if others else ""
 
 
+def targets_without_pixels(rows: Rows, resized: int) -> str:
+    empty = np.count_nonzero(rows.has_target & (rows.target == 0))
+    if not empty:
+        return ""
+    return (
+        f"{empty:,} expressions have a target without a pixel (crowd regions only, or too small for the grid): their "
+        "IoU is 0 whatever is answered"
+    )
+
+
 def objects_of_both_kinds(rows: Rows, resized: int) -> str:
     unit, target = rows.unit, rows.has_target
     if np.intersect1d(unit[target], unit[~target]).size or not len(rows):

@@ -167,7 +167,7 @@ def disagreements(
                 skill=str(expression.tags.get("skill", "")),
                 image=image,
                 image_problem=problem,
-                truth=decode(truth.mask(expression, View(), size)),
+                truth=decode(truth.mask(expression, View(crowds=comparison.protocol.view.crowds), size)),
                 answers=(
                     AnswerPicture(
                         mask_at(answers_a[name].mask, size), bool(rejected_a[i]), float(comparison.worth_a[i])

@@ -17,7 +17,7 @@ from refseg.evaluation.areas import areas_of_rles, union_rle
 from refseg.evaluation.boxes import Matches, best_box, match_boxes, surviving
 from refseg.evaluation.protocols import BoxRule, Nearest, View
 from refseg.evaluation.rows import Row
-from refseg.records import Expression, Record
+from refseg.records import Expression, Record, without_crowds
 
 Size = tuple[int, int]
 
@@ -39,7 +39,9 @@ class Truth:
         return self._instance_rles[key]
 
     def mask(self, expression: Expression, view: View, grid: Size) -> dict:
-        """RLE of the expression's referents, merged, on the grid."""
+        """RLE of the expression's referents, merged, on the grid; of crowd regions alone it may be empty."""
+        if view.crowds == "exclude":
+            expression = without_crowds(expression, self.record)
         key = (expression.referents, view.overlap, view.target_by, view.target_resize, view.grid == "original", grid)
         if key not in self._masks:  # expressions of one object share it
             self._masks[key] = self._mask(expression, view, grid)
@@ -159,7 +161,7 @@ def measure(answer: Answer, truth: Truth, expression: Expression, view: View) ->
         raise DataError(f"the answer to {expression.expression_id} does not fit: {problem}")
     target = truth.mask(expression, view, grid)
     areas = areas_of_rles(union_rle([], grid) if answer.mask is None else resize_rle(answer.mask, grid), target)
-    original = truth.mask(expression, _ORIGINAL, record.size)
+    original = truth.mask(expression, View(crowds=view.crowds), record.size)
     matches = Matches(0, 0, 0) if view.boxes is None else _match(answer, truth.boxes(expression), view.boxes)
     categories = {record.instances[i].category for i in expression.referents}
     return Row(
@@ -181,9 +183,6 @@ def measure(answer: Answer, truth: Truth, expression: Expression, view: View) ->
         boxes_predicted=matches.predicted,
         boxes_target=matches.target,
     )
-
-
-_ORIGINAL = View()
 
 
 def _match(answer: Answer, targets: np.ndarray, rule: BoxRule) -> Matches:

@@ -88,11 +88,10 @@ def header_line(header: dict[str, Any]) -> str:
     checkpoint, data = _inside(header, "checkpoint"), _inside(header, "data")
     annotations = _inside(data, "annotations")
     source = annotations.get("file") or annotations.get("refs") or data.get("set")
+    digest = checkpoint.get("weights_sha256") or checkpoint.get("sha256", "?")
     parts = [
         f"config {header['config']}" if "config" in header else "",
-        f"checkpoint {Path(str(checkpoint.get('file', '?'))).name} ({str(checkpoint.get('sha256', '?'))[:8]})"
-        if checkpoint
-        else "",
+        f"checkpoint {Path(str(checkpoint.get('file', '?'))).name} ({str(digest)[:8]})" if checkpoint else "",
         f"on {source}" if source else "",
         f"split {_listed(data['split'])}" if data.get("split") else "",
     ]

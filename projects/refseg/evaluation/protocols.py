@@ -20,7 +20,7 @@ from refseg.errors import ConfigError, UsageError
 from refseg.evaluation import cautions, terms
 from refseg.evaluation.rows import Rows
 from refseg.evaluation.terms import Terms
-from refseg.records import NoTargetRule
+from refseg.records import Crowds, NoTargetRule
 
 Grid = Literal["original"] | tuple[int, int]
 Nearest = Literal["pillow", "cv2"]  # two rules for "the nearest pixel"; see `refseg.evaluation.measure.resize_rle`
@@ -46,8 +46,10 @@ class View:
     there to the grid by `interpolation` (with `align_corners`), as logits or as probabilities (`resize`); a pixel
     belongs to the mask where its probability is >= `threshold` (`strict`: >). `overlap`, `target_by`: how the target's
     polygons become pixels. Those of two polygons of an instance are mask or are not; "original" resizes nearest from
-    the original size, "input" draws on the grid. `target_resize`: the library whose nearest that is. Predicted masks of
-    the original size are always resized by Pillow's, which samples pixel centers as resized logits do.
+    the original size, "input" draws on the grid. `target_resize`: the library whose nearest that is. Predicted masks
+    of the original size are always resized by Pillow's, which samples pixel centers as resized logits do. `crowds`:
+    whether crowd regions (COCO's `iscrowd`) are part of the target's mask. Their boxes always count, and an expression
+    that refers to crowd regions only still has a target.
     """
 
     grid: Grid = "original"
@@ -60,6 +62,7 @@ class View:
     overlap: Overlap = "union"
     target_by: Literal["original", "input"] = "original"
     target_resize: Nearest = "pillow"
+    crowds: Crowds = "include"
     boxes: BoxRule | None = None
 
     def grid_of(self, has_target: bool, original: tuple[int, int]) -> tuple[int, int]:
@@ -150,7 +153,7 @@ def _all(function: Callable[[Rows], Any], rows: Rows, rejected: np.ndarray) -> A
 
 
 _SQUASHED = View(grid=(480, 480))
-_DERIS = View(grid=(384, 384), target_resize="cv2")
+_DERIS = View(grid=(384, 384), target_resize="cv2", crowds="exclude")
 _NEVER = NoTarget("none")
 _BOXES = View(boxes=BoxRule())
 _EMPTIED, _KEPT = (partial(terms.worth, empties=empties) for empties in (True, False))
@@ -159,10 +162,11 @@ _PROTOCOLS = (
     Protocol(
         "refseg",
         "ours: original size, union masks, probability >= 0.5, a rejected expression has an empty mask and the reverse",
-        View(),
+        View(crowds="exclude"),
         NoTarget("head-or-empty"),
         terms.refseg_default,
         _EMPTIED,
+        (cautions.targets_without_pixels,),
     ),
     Protocol(
         "lavt",
@@ -185,10 +189,11 @@ _PROTOCOLS = (
     Protocol(
         "gres",
         "ReLA's evaluator (GRES): 480 x 480 squashed, polygons drawn there, argmax, the raw mask's union when rejected",
-        replace(_SQUASHED, strict=True, target_by="input"),
+        replace(_SQUASHED, strict=True, target_by="input", crowds="exclude"),
         NoTarget(),
         terms.generalized,
         _EMPTIED,
+        (cautions.targets_without_pixels,),
     ),
     Protocol(
         "deris",
@@ -197,6 +202,7 @@ _PROTOCOLS = (
         NoTarget(),
         partial(terms.generalized, rejected_target="emptied"),
         _EMPTIED,
+        (cautions.targets_without_pixels,),
     ),
     Protocol(
         "gsva",

@@ -172,7 +172,8 @@ def make_cases(
     for group, choice in chosen:
         position = truths.position[choice["expression_id"]]
         answer = answers[choice["expression_id"]]
-        case, problem = make_case(answer, truths.truth(position), truths.expression(position), choice, group)
+        view = View(crowds=protocol.view.crowds)
+        case, problem = make_case(answer, truths.truth(position), truths.expression(position), view, choice, group)
         cases.append(case)
         problems += [problem] if problem else []
     if problems:
@@ -205,13 +206,13 @@ def iou_of_answers(scored: Rows, protocol: Protocol) -> np.ndarray:
 
 
 def make_case(
-    row: PredictionRow, truth: Truth, expression: Expression, choice: Mapping[str, Any], group: str
+    row: PredictionRow, truth: Truth, expression: Expression, view: View, choice: Mapping[str, Any], group: str
 ) -> tuple[Case, str]:
     """The case, reduced to a thumbnail, and why its image is grey, if it is."""
     size = truth.record.size
     image, problem = image_or_grey(truth.record.image_path, size)
     instances = [one for one in row.instances or () if tuple(one.mask["size"]) == tuple(size)]
-    masks = [mask_at(row.mask, size), decode(truth.mask(expression, View(), size))]
+    masks = [mask_at(row.mask, size), decode(truth.mask(expression, view, size))]
     masks += [decode(one.mask) for one in instances]
     image, small = fit_for_display(image, np.stack(masks), REDUCED)
     num_words = len(expression.text.split())

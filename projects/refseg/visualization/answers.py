@@ -61,7 +61,8 @@ def answer_cell(
     panel = answer_panel(image, merged, shown, rejected=nothing, display=display)
     width = max(NARROWEST, panel.shape[1])
     in_words = in_words or (NOTHING_HERE if nothing else f"{percent(float(merged.mean()))} of the image")
-    captions = [caption(line, width) for line in (in_words, list_instances(text, shown)) if line]
+    scores = f"instances: {list_instances(text, shown)}" if shown else ""
+    captions = [caption(line, width) for line in (in_words, scores) if line]
     return stack([phrase_strip(text, shown, width), panel, *captions], width)
 
 

@@ -11,7 +11,6 @@ from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw
-from scipy import ndimage
 
 from refseg.datasets.tokenizers import is_content_word
 from refseg.visualization.captions import INK, caption, load_font
@@ -23,6 +22,7 @@ from refseg.visualization.overlay import (
     THUMBNAIL,
     Colour,
     Display,
+    distance_inside,
     fit_for_display,
     mask_panel,
     outline_width,
@@ -160,7 +160,7 @@ def _window(place: tuple[int, int], size: tuple[int, int], shape: tuple[int, ...
 
 def _inside(mask: np.ndarray, width: int, height: int) -> tuple[int, int]:
     """The left and top of a box around the mask's innermost pixel; of equals, the one in their middle."""
-    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    depth = distance_inside(np.pad(mask, 1))[1:-1, 1:-1]
     y, x = np.nonzero(depth >= depth.max() - 0.5)
     middle = np.argmin((y - y.mean()) ** 2 + (x - x.mean()) ** 2)
     return int(x[middle]) - width // 2, int(y[middle]) - height // 2

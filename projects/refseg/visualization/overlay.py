@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
@@ -288,9 +289,14 @@ def _signed_distance(mask: np.ndarray, *, closed: bool) -> np.ndarray:
     padded = np.pad(mask, 1, mode="constant" if closed else "edge")
     if padded.all():
         return np.full(mask.shape, np.inf, np.float32)
-    inside = ndimage.distance_transform_edt(padded) - 0.5
-    outside = ndimage.distance_transform_edt(~padded) - 0.5
+    inside = distance_inside(padded) - 0.5
+    outside = distance_inside(~padded) - 0.5
     return np.where(padded, inside, -outside)[1:-1, 1:-1].astype(np.float32)
+
+
+def distance_inside(mask: np.ndarray) -> np.ndarray:
+    """(H, W) float32: the Euclidean distance from each pixel of the mask to the nearest pixel outside it, 0 outside."""
+    return cv2.distanceTransform(mask.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
 
 
 def _rim_width(width: float) -> float:

@@ -134,6 +134,14 @@ def test_mistakes(tiny_config: Path, more: list[str], says: str, capsys: pytest.
     assert says in err and "Traceback" not in err
 
 
+def test_options_keep_their_blanks(tiny_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """mmengine deletes every blank of a value."""
+    option = f"val_dataloader.dataset.annotations.file={tmp_path}/my data/no such.jsonl"
+    command = ["data", "browse", str(tiny_config), "--loader", "val", "--out", str(tmp_path / "p.html")]
+    assert main([*command, "--cfg-options", option]) == 1
+    assert f"annotation file not found: {tmp_path}/my data/no such.jsonl" in capsys.readouterr().err
+
+
 def test_missing_data_are_one_message(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     root = str(tmp_path / "nowhere")
     assert main(["data", "browse", "baseline_tiny_refshapes", "--data-root", root]) == 1

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refer_files import annotation, square
+from refer_files import annotation, ref, square
 from refseg.cli import main
 from refseg.datasets import images as images_module
 from refseg.datasets.catalogue import Counts
@@ -258,6 +258,42 @@ def test_unverified_counts_make_no_defects(small_set: Any) -> None:
     assert report.verdict == "1 warning" and "unverified" in report.findings[0].remedy
 
 
+def test_refs_without_sentences_are_no_defect(small_set: Any) -> None:
+    small_set.change_refs(lambda refs: refs.append(ref(99, 10, sentences=[])))
+    report = check(small_set)
+    finding = only(report, "skipped entries", "note")
+    assert report.verdict == "OK" and finding.message.startswith("1 ref without sentences is skipped (train 1)")
+
+
+def test_crowds_that_are_referred_to(small_set: Any) -> None:
+    """Annotation 10 has two sentences of its own; then it stands beside annotation 11, too."""
+    small_set.change_instances(lambda content: content["annotations"][0].update(iscrowd=1))
+    finding = only(check(small_set), "crowd regions as targets", "warning")
+    assert finding.message.startswith("2 expressions refer to crowd regions (iscrowd 1), 2 of them to nothing else")
+    small_set.change_refs(lambda refs: refs[0].update(ann_id=[10, 11]))
+    report = check(small_set)
+    assert "0 of them" in only(report, "crowd regions as targets", "note").message and report.verdict == "OK"
+
+
+def test_refs_of_seen_and_unseen_classes(small_set: Any) -> None:
+    """Of 12 train refs one is a dog (unseen), one a dog and a person, and one a stop sign (neither). 9 are persons."""
+
+    def change(content: dict) -> None:
+        content["categories"] += [{"id": 3, "name": "stop sign"}]
+        content["annotations"][0]["category_id"] = 2  # annotation 10: the first ref of train
+        content["annotations"][3]["category_id"] = 3  # annotation 21: the second ref of image 2
+
+    small_set.change_instances(change)
+    small_set.change_refs(lambda refs: refs[1].update(ann_id=[10, 11]))
+    published = {"train": (9, 1), "val": (3, None), "test": (2, 0)}
+    note = only(check(small_set, seen_unseen=published), "refs of seen and unseen classes", "note")
+    assert note.message == (
+        "train 9 seen, val 3 seen, test 2 seen, train 1 unseen, test 0 unseen: as CGFormer's code has them"
+    )
+    report = check(small_set, seen_unseen={"train": (10, 1)})
+    assert "train 9 seen (not 10)" in only(report, "refs of seen and unseen classes", "warning").message
+
+
 def test_a_split_that_nobody_knows(small_set: Any) -> None:
     small_set.change_refs(lambda refs: [r.update(split="dev") for r in refs if r["split"] == "testA"])
     kinds = {(f.severity, f.kind) for f in check(small_set).findings}
@@ -322,9 +358,9 @@ def test_the_command_on_a_data_root(small_set: Any, capsys: pytest.CaptureFixtur
     out = tmp_path / "report.json"
     assert main(["data", "check", "--data-root", str(small_set.root), "--json", str(out)]) == 1
     printed = capsys.readouterr().out
-    assert "12 (not 42,404)" in printed and "refcoco  4 defects" in printed
+    assert "12 (not 42,404)" in printed and "refcoco  4 defects, 1 warning" in printed
     report = json.loads(out.read_text())
-    assert report["defects"] == 4 and report["sets"][0]["verdict"] == "4 defects"
+    assert report["defects"] == 4 and report["sets"][0]["verdict"] == "4 defects, 1 warning"
     assert report["sets"][0]["counts"]["train"] == {"refs": 12, "images": 6, "sentences": 18}
 
 
@@ -349,6 +385,65 @@ def test_a_jsonl_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["data", "check", str(file)]) == 1
     printed = capsys.readouterr().out
     assert "line 3" in printed and "b.png" in printed and "m.png" in printed and "3 defects" in printed
+
+
+def test_the_same_phrase_with_different_targets(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Two rows of one object are fine, also with another outline of the same pixels; two objects, or none and one, are
+    not."""
+    Image.new("RGB", (10, 8)).save(tmp_path / "a.png")
+    Image.new("RGB", (10, 8)).save(tmp_path / "b.png")
+    one, two = [square(1.0, 1.0)], [square(5.0, 4.0)]
+    again = [[1.0, 3.0, 1.0, 1.0, 3.0, 1.0, 3.0, 3.0]]
+    assert sorted(again[0]) == sorted(one[0]) and again != one
+
+    def rows(*pairs: tuple[str, list | None], image: str = "a.png") -> str:
+        made = [{"image": image, "size": [8, 10], "text": text, "targets": targets} for text, targets in pairs]
+        return "".join(json.dumps(row) + "\n" for row in made)
+
+    def check(content: str) -> str:
+        (tmp_path / "my.jsonl").write_text(content)
+        assert main(["data", "check", str(tmp_path / "my.jsonl")]) == 0
+        return capsys.readouterr().out
+
+    good = rows(
+        ("dog", [one]), ("Dog ", [again]), ("cat", None), ("cat", None), ("both", [one, two]), ("both", [two, one])
+    )
+    assert "OK" in check(good + rows(("dog", [two]), image="b.png"))
+    printed = check(rows(("the  dog", [one]), ("The dog", [two]), ("x", [one])))
+    assert "warning: the same phrase with different targets (1)" in printed and "1 warning" in printed
+    assert "image a.png, 'the  dog': stands in 2 rows with different targets (a.png:0, a.png:1)" in printed
+    printed = check(rows(("dog", [one]), ("x", [one]), ("dog", None)))
+    assert "warning: the same phrase with and without a target (1)" in printed
+    assert "(a.png:0, a.png:2)" in printed and "delete the row that is wrong" in printed
+
+
+def test_the_same_phrase_in_a_known_set_is_a_note(small_set: Any) -> None:
+    refs = pickle.loads(small_set.refs_file.read_bytes())
+    for entry in refs:
+        for sentence in entry["sentences"]:
+            sentence["raw"] = sentence["sent"] = "it"
+    small_set.refs_file.write_bytes(pickle.dumps(refs))
+    found = [
+        one
+        for one in check_target(small_set.target(), progress=False).findings
+        if one.kind == "the same phrase with different targets"
+    ]
+    assert len(found) == 6 and {one.severity for one in found} == {"note"}
+
+
+def test_a_file_that_holds_no_text_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "photo.jpg")
+    (tmp_path / "refs.p").write_bytes(pickle.dumps([{"ref_id": 1}]))
+    (tmp_path / "wide.jsonl").write_text("{}", encoding="utf-16")
+    for name in ("photo.jpg", "refs.p", "wide.jsonl"):
+        assert main(["data", "check", str(tmp_path / name)]) == 1
+        printed = capsys.readouterr()
+        assert printed.out == "" and printed.err.count("\n") == 1
+        assert f"{name} is no JSONL file: it does not hold text in UTF-8" in printed.err
+    (tmp_path / "long.jsonl").write_text(json.dumps({"image": "\u00e9" * 3000}, ensure_ascii=False), encoding="utf-8")
+    assert main(["data", "check", str(tmp_path / "long.jsonl")]) == 1
+    assert "field 'text' is missing" in capsys.readouterr().out, "a character that is cut off at 4096 bytes is text"
 
 
 def test_images_lie_beside_a_link_to_annotations(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -72,8 +72,79 @@ def test_texts(tmp_path: Path) -> None:
 
 
 def test_a_row_per_instance(tmp_path: Path) -> None:
-    found, _ = rows(tmp_path, [annotation(1), annotation(2), annotation(3, 2)], per="instance")
-    assert [(row["expression_id"], row["text"]) for row in found] == [("1-1", "dog"), ("1-2", "dog"), ("1-3", "cat")]
+    given = [annotation(1, caption="left dog"), annotation(2, caption="right dog"), annotation(3, 2, caption="cat")]
+    found, left_out = rows(tmp_path, given, per="instance", text_field="caption")
+    assert [(row["expression_id"], row["text"], row["instance_ids"]) for row in found] == [
+        ("1-1", "left dog", ["1"]),
+        ("1-2", "right dog", ["2"]),
+        ("1-3", "cat", ["3"]),
+    ]
+    assert not left_out.lines()
+
+
+def test_a_phrase_on_several_annotations_is_one_row(tmp_path: Path) -> None:
+    """As people annotate "both dogs". Case and blanks make no difference; the same on one annotation joins nothing."""
+    given = [
+        annotation(1, caption=["both dogs", "brown dog", "Brown  dog"]),
+        annotation(2, caption=["Both dogs", "white dog"]),
+        annotation(3, 2, caption=["cat"]),
+        annotation(4, 1, image=2, caption=["both dogs"]),
+    ]
+    images = [{"id": n, "file_name": "1.jpg", "height": 8, "width": 10} for n in (1, 2)]
+    found, left_out = rows(tmp_path, given, images, per="instance", text_field="caption")
+    assert [(row["text"], row["instance_ids"]) for row in found] == [
+        ("both dogs", ["1", "2"]),
+        ("brown dog", ["1"]),
+        ("white dog", ["2"]),
+        ("cat", ["3"]),
+        ("both dogs", ["4"]),
+    ]
+    assert found[0]["targets"] == [[square(1, 1.0)], [square(2, 1.0)]]
+    (line,) = left_out.lines()
+    assert "joined: 1 phrases that stand on" in line and "(first: 'both dogs' of image 1)" in line
+    assert len({row["expression_id"] for row in found}) == len(found)
+
+
+def test_category_names_of_several_instances_are_one_row(tmp_path: Path) -> None:
+    found, left_out = rows(tmp_path, [annotation(1), annotation(2), annotation(3, 2)], per="instance")
+    assert [(row["text"], row["instance_ids"]) for row in found] == [("dog", ["1", "2"]), ("cat", ["3"])]
+    assert left_out.joined == ["'dog' of image 1"]
+
+
+def test_a_phrase_that_refers_to_something_is_no_negative(tmp_path: Path) -> None:
+    """A dog is called "kite"; that the image has no kite of the category is no reason to say so."""
+    given = [annotation(1, caption="kite")]
+    found, left_out = rows(tmp_path, given, per="instance", text_field="caption", no_target=2)
+    assert [(row["text"], row["targets"] is None) for row in found] == [("kite", False), ("cat", True)]
+    assert left_out.numbers == {"phrases without target that refer to something in their image": 1}
+
+
+def test_cvat(tmp_path: Path) -> None:
+    """Its attributes are a dict of their own, and masks of its brush are RLEs with iscrowd 1."""
+    brush = {"size": list(SIZE), "counts": [5, 3, 72]}
+    more = {"iscrowd": 1, "segmentation": brush}
+    given = [
+        annotation(1, attributes={"occluded": False, "expression": "the dog"}),
+        annotation(2, attributes={"occluded": False, "expression": "the other dog"}, **more),
+        annotation(3, attributes={"occluded": False, "expression": ""}, **more),
+    ]
+    found, left_out = rows(tmp_path, given, per="instance", text_field="attributes.expression")
+    assert [(row["text"], row["instance_ids"], row.get("tags")) for row in found] == [
+        ("the dog", ["1"], None),
+        ("the other dog", ["2"], None),
+    ]
+    assert int(pixels(found[1]["targets"][0]).sum()) == 3
+    assert left_out.numbers == {"annotations without text in 'attributes.expression'": 1}
+    found, _ = rows(tmp_path, given)
+    assert [(row["text"], row["instance_ids"]) for row in found] == [("dog", ["1", "2", "3"])]
+
+
+def test_a_region_with_a_text_of_its_own_is_a_target(tmp_path: Path) -> None:
+    crowd = {"iscrowd": 1, "segmentation": {"size": list(SIZE), "counts": [5, 3, 72]}}
+    given = [annotation(1, caption="the dog", **crowd), annotation(2, **crowd)]
+    found, left_out = rows(tmp_path, given, per="instance", text_field="caption")
+    assert [(row["text"], row["instance_ids"]) for row in found] == [("the dog", ["1"])]
+    assert left_out.numbers == {"crowd regions": 1}
 
 
 def test_texts_from_a_field(tmp_path: Path) -> None:
@@ -253,7 +324,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main([*command, out, "--split", "train", "--no-target", "1"]) == 0
     assert "3 rows (1 without target), 2 targets" in capsys.readouterr().out
     assert main(["data", "check", out]) == 0
-    capsys.readouterr()
+    assert "OK" in capsys.readouterr().out
     assert main([*command, out]) == 1
     assert "--overwrite" in capsys.readouterr().err
     assert main([*command, out, "--overwrite"]) == 0

@@ -1,8 +1,11 @@
 import os
 import pickle
 import pickletools
+from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from refseg.datasets.readers.pickles import load_pickle
@@ -21,11 +24,63 @@ def test_plain_values_of_any_protocol(tmp_path: Path, protocol: int) -> None:
     assert load_pickle(tmp_path / "refs.p") == PLAIN
 
 
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (np.int64(7), 7),
+        (np.uint8(255), 255),
+        (np.float32(1.5), 1.5),
+        (np.bool_(True), True),
+        (np.str_("café"), "café"),
+        (np.bytes_(b"dog"), "dog"),
+        (np.arange(6).reshape(2, 3), [[0, 1, 2], [3, 4, 5]]),
+        (np.asfortranarray([[0.5, 1.5], [2.5, 3.5]]), [[0.5, 1.5], [2.5, 3.5]]),
+        (np.array([1, 2], ">i4"), [1, 2]),
+        (np.zeros((0, 3)), []),
+        (OrderedDict(b=1, a=[np.int32(2)]), {"b": 1, "a": [2]}),
+    ],
+    ids=repr,
+)
+def test_numpy_and_ordered_dicts_become_plain_values(tmp_path: Path, value: Any, plain: Any, protocol: int) -> None:
+    (tmp_path / "refs.p").write_bytes(pickle.dumps([{"x": value, "again": value}], protocol=protocol))
+    ((found),) = load_pickle(tmp_path / "refs.p")
+    assert found == {"x": plain, "again": plain}
+    assert isinstance(found["x"], type(plain)) and not isinstance(found["x"], np.generic | np.ndarray)
+
+
+def test_names_before_numpy_2(tmp_path: Path) -> None:
+    content = pickle.dumps([np.int64(7), np.arange(2)], protocol=2).replace(b"numpy._core", b"numpy.core")
+    assert b"numpy.core.multiarray" in content
+    (tmp_path / "refs.p").write_bytes(content)
+    assert load_pickle(tmp_path / "refs.p") == [7, [0, 1]]
+
+
+@pytest.mark.parametrize(
+    "value", [np.array([None]), np.datetime64("2020-01-01"), np.zeros(1, [("a", "i4")]), np.complex64(1)], ids=repr
+)
+def test_other_numpy_types_are_refused(tmp_path: Path, value: Any) -> None:
+    """Objects in arrays would bring every class back in."""
+    (tmp_path / "refs.p").write_bytes(pickle.dumps(value))
+    with pytest.raises(DataError, match="holds numpy values of type"):
+        load_pickle(tmp_path / "refs.p")
+
+
+def test_a_file_cannot_change_how_the_next_one_is_read(tmp_path: Path) -> None:
+    """BUILD sets attributes of what a name stands for; here the encoding of `_codecs.encode`."""
+    content = b"\x80\x02c_codecs\nencode\n}N}U\x0c__defaults__U\x04xxxx\x85s\x86b."
+    (tmp_path / "refs.p").write_bytes(content)
+    with pytest.raises(DataError):
+        load_pickle(tmp_path / "refs.p")
+    (tmp_path / "good.p").write_bytes(pickle.dumps([b"dog", np.int64(7)], protocol=2))
+    assert load_pickle(tmp_path / "good.p") == [b"dog", 7]
+
+
 def test_an_attack_is_refused_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     called = []
     monkeypatch.setattr(os, "system", called.append)
     (tmp_path / "refs.p").write_bytes(ATTACK)
-    with pytest.raises(DataError, match=r"refs\.p: asks for os\.system.*may be an attack"):
+    with pytest.raises(DataError, match=r"refs\.p: asks for os\.system.*may be an attack.*or JSON"):
         load_pickle(tmp_path / "refs.p")
     assert not called
     pickle.loads(ATTACK)

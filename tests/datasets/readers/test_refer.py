@@ -50,6 +50,43 @@ def test_grefcoco(tmp_path: Path) -> None:
     assert referents == [(0, 2), (), (1,), (), (2, 0)] and not found.problems
 
 
+def test_refs_without_sentences_are_skipped_and_counted(tmp_path: Path) -> None:
+    """gRefCOCO's released file holds some. They lose no expression, whatever else is in them."""
+    empty = [ref(i, [1, 2], sentences=[], split="val") for i in range(10, 17)]
+    found = read(tmp_path, [ref(1, [1]), *empty, ref(2, 77, sentences=[]), ref(3, [-1])], name="grefs(unc).json")
+    assert [e.object_id for e in found.records[0].expressions] == ["1", "3"]
+    (notice,) = found.problems
+    assert notice.is_notice and not notice.split and notice.place == str(tmp_path / "grefs(unc).json")
+    assert notice.message == (
+        "8 refs without sentences are skipped (val 7, train 1): ref_id 10, 11, 12, 13, 14, .... No expression is lost."
+    )
+
+
+def test_the_flag_no_target(tmp_path: Path) -> None:
+    """gRefCOCO sets it beside ann_id, which decides where they contradict each other."""
+    refs = [
+        ref(1, [-1], no_target=True),
+        ref(2, [1], no_target=False),
+        ref(3, None, no_target=1),
+        ref(4, 2, no_target=True),
+        ref(5, -1, no_target=0),
+    ]
+    found = read(tmp_path, refs, name="grefs(unc).json")
+    assert [e.referents for e in found.records[0].expressions] == [(), (0,), (), (1,), ()]
+    assert [(p.split, p.message) for p in found.problems] == [
+        ("", "no_target is True, but ann_id, which decides, is 2"),
+        ("", "no_target is 0, but ann_id, which decides, is -1"),
+    ]
+
+
+def test_crowds_are_marked(tmp_path: Path) -> None:
+    annotations = [annotation(1, iscrowd=1), annotation(2), annotation(3, iscrowd=None)]
+    del annotations[1]["iscrowd"]
+    found = read(tmp_path, [ref(1, [1, 2, 3])], annotations=[*annotations, annotation(5, iscrowd="yes")])
+    assert [instance.is_crowd for instance in found.records[0].instances] == [True, False, False]
+    assert [p.message for p in found.problems] == ["iscrowd is 'yes': it must be true, false, 1 or 0"]
+
+
 def test_ref_zom(tmp_path: Path) -> None:
     """`source` zero is "nothing", whatever ann_id is."""
     refs = [
@@ -84,6 +121,20 @@ def test_r_refcoco(tmp_path: Path) -> None:
     assert len({e.expression_id for e in expressions}) == 3 and {e.object_id for e in expressions} == {"1"}
     only_negatives = read(tmp_path, [ref(1, None, {"raw": "cat", "exist": False})])
     assert only_negatives.records[0].expressions[0].referents == ()
+
+
+@pytest.mark.parametrize("name", ["refs(unc).p", "refs(unc).json"])
+@pytest.mark.parametrize(("no", "yes"), [(False, True), (0, 1), (0.0, 1.0), (np.int64(0), np.float32(1))])
+def test_exist_of_any_numeric_type(tmp_path: Path, name: str, no: Any, yes: Any) -> None:
+    """The official code compares a tensor of it with 0, so that 0 and False are the same."""
+    if name.endswith("json"):
+        no, yes = (value.item() if isinstance(value, np.generic) else value for value in (no, yes))
+    sentences = [{"sent_id": 1, "raw": "dog", "exist": yes}, {"sent_id": 2, "raw": "cat", "exist": no}]
+    refs = [ref(1, 1, *sentences), ref(2, None, {"sent_id": 3, "raw": "cow", "exist": no})]
+    found = read(tmp_path, refs, name=name)
+    expressions = found.records[0].expressions
+    assert [(e.referents, e.tags["exist"]) for e in expressions] == [((0,), True), ((), False), ((), False)]
+    assert not found.problems and all(type(e.tags["exist"]) is bool for e in expressions)
 
 
 def test_one_annotation_of_several_refs_and_refs_that_come_twice(tmp_path: Path) -> None:
@@ -130,7 +181,11 @@ def test_masks_of_every_form(tmp_path: Path) -> None:
         (ref(9, [1, -1]), "-1 stands alone"),
         (ref(9, ["1"]), "ids are whole numbers"),
         (ref(9, None), "has no field 'ann_id'"),
-        (ref(9, 1, sentences=[]), "has no sentences"),
+        (ref(9, 1, {"raw": "a", "exist": "no"}), r"sentences\[0\]: exist is 'no': it must be true, false, 1 or 0"),
+        (ref(9, 1, {"raw": "a", "exist": 2}), r"sentences\[0\]: exist is 2"),
+        (ref(9, 1, {"raw": "a", "exist": None}), r"sentences\[0\]: exist is None"),
+        (ref(9, None, {"raw": "a", "exist": 0.5}), "exist is 0.5"),
+        (ref(9, [1], no_target="x"), "no_target is 'x'"),
         (ref(9, 1, {"sent_id": 1, "raw": "  "}), r"sentences\[0\] has no text"),
         (ref(9, 1, {"sent_id": 1, "raw": "\ud800"}), r"sentences\[0\] has no text"),
         (ref(9, 1, {"sent_id": 1, "raw": 3}), r"sentences\[0\] has no text"),

@@ -183,7 +183,8 @@ def test_fields(small, folder):
     annotations = {entry["id"]: entry for entry in instances[folder]["annotations"]}
     for ref in refs[folder]:
         fields = ["ann_id", "category_id", "file_name", "image_id", "ref_id", "sent_ids", "sentences", "split"]
-        assert sorted(ref) == sorted([*fields, *["source"] * (folder == "ref-zom")])
+        more = {"ref-zom": ["source"], "grefcoco": ["no_target"]}.get(folder, [])
+        assert sorted(ref) == sorted([*fields, *more])
         assert ref["sent_ids"] == [sentence["sent_id"] for sentence in ref["sentences"]]
         for sentence in ref["sentences"]:
             assert set(sentence) - {"exist"} == {"sent_id", "sent", "raw", "tokens"}
@@ -198,7 +199,7 @@ def test_fields(small, folder):
         assert len(set(ids)) == len(ids)
         assert max(ids) < 2**31
     for split, counts in meta["layouts"][folder].items():
-        own = [ref for ref in refs[folder] if ref["split"] == split]
+        own = [ref for ref in refs[folder] if ref["split"] == split and ref["sentences"]]
         assert counts["images"] == SMALL.images[split]
         assert (counts["refs"], counts["sentences"]) == (len(own), sum(len(ref["sentences"]) for ref in own))
 
@@ -210,6 +211,9 @@ def test_quirks(small):
     none = [ref for ref in refs["grefcoco"] if ref["ann_id"] == [-1]]
     assert none and all(ref["category_id"] == [-1] and len(ref["sentences"]) == 1 for ref in none)
     assert all(isinstance(ref["ann_id"], list) for ref in refs["grefcoco"])
+    assert all(ref["no_target"] is (ref["ann_id"] == [-1]) for ref in refs["grefcoco"])
+    empty = [ref for ref in refs["grefcoco"] if not ref["sentences"]]  # as in the released file
+    assert 0 < len(empty) < 0.1 * len(refs["grefcoco"]) and all(len(ref["ann_id"]) == 2 for ref in empty)
     kinds = {ref["source"]: type(ref["ann_id"]) for ref in refs["ref-zom"]}
     assert kinds == {"one": int, "many": list, "zero": list}
 

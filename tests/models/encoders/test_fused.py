@@ -167,6 +167,11 @@ def test_fusions_and_decoders_get_padding_masks() -> None:
     assert given[1] is None
 
 
+def test_an_image_encoder_without_stages_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"'mmdet\.ResNet' cannot be run stage by stage.*missing: embed, run_stage"):
+        FusedEncoder(vision=dict(type="mmdet.ResNet", depth=50), text={})
+
+
 def test_missing_stages_raise() -> None:
     with pytest.raises(ConfigError, match="fused_stages"):
         encoder(fusion=dict(type="PWAM"), fused_stages=(3, 4))

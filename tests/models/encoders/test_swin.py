@@ -1,4 +1,7 @@
-"""SwinEncoder and its fast window attention against mmdet's SwinTransformer with the same weights, at tiny widths."""
+"""SwinEncoder and its fast window attention against mmdet's SwinTransformer with the same weights, at tiny widths.
+
+mmdet takes seconds to import. It is imported where it is used, so that collecting the tests stays fast.
+"""
 
 import copy
 from pathlib import Path
@@ -8,17 +11,9 @@ import torch
 from mmengine.model import BaseModule
 from torch import nn
 
-import refseg  # noqa: F401  lets mmdet import without a compiled mmcv
-
-# isort: split
-from mmdet.models.backbones import SwinTransformer
-from mmdet.models.backbones.swin import ShiftWindowMSA
-
 from models.official_swin import swin_state_to_official
 from refseg.errors import CheckpointError, ConfigError
-from refseg.models.encoders import window_attention
 from refseg.models.encoders.swin import SwinEncoder
-from refseg.models.encoders.window_attention import FastShiftWindowMSA, use_fast_window_attention
 from refseg.registry import MODELS
 
 ARCH = dict(embed_dims=8, depths=(2, 2, 3, 2), num_heads=(1, 2, 2, 4))
@@ -44,7 +39,9 @@ def tiny(window_size: int = 7, **settings) -> SwinEncoder:
     return encoder
 
 
-def theirs(encoder: SwinEncoder, **settings) -> SwinTransformer:
+def theirs(encoder: SwinEncoder, **settings) -> nn.Module:
+    from mmdet.models.backbones import SwinTransformer
+
     swin = SwinTransformer(**ARCH, window_size=encoder.window_size, out_indices=encoder.out_stages, **settings)
     swin.load_state_dict(encoder.state_dict())
     swin.train(encoder.training)
@@ -53,6 +50,8 @@ def theirs(encoder: SwinEncoder, **settings) -> SwinTransformer:
 
 def attention(channels: int = 8, window: int = 4, shift: int = 2, **settings) -> tuple[nn.Module, nn.Module]:
     """mmdet's module, and a fast copy of it."""
+    from refseg.models.encoders.window_attention import ShiftWindowMSA, use_fast_window_attention
+
     torch.manual_seed(0)
     slow = ShiftWindowMSA(channels, 2, window, shift_size=shift, **settings).eval()
     with torch.no_grad():
@@ -231,6 +230,8 @@ def test_weight_changes_take_effect() -> None:
 
 
 def test_plans_made_in_inference_work_in_training() -> None:
+    from refseg.models.encoders import window_attention
+
     window_attention.cached_plan.cache_clear()
     _, fast = attention()
     tokens = torch.randn(1, 30, 8)
@@ -286,6 +287,12 @@ def test_compiles(derive: bool) -> None:
 
 
 def test_modules_change_class_in_place() -> None:
+    from refseg.models.encoders.window_attention import (
+        FastShiftWindowMSA,
+        ShiftWindowMSA,
+        use_fast_window_attention,
+    )
+
     encoder = tiny()
     swin = theirs(encoder)
     held = [part for part in swin.modules() if type(part) is ShiftWindowMSA]

@@ -7,11 +7,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-import refseg  # noqa: F401  lets mmdet import without a compiled mmcv
-
-# isort: split
-from mmdet.models.layers import PatchMerging
-
 from models.official_swin import swin_state_to_official
 from refseg.errors import CheckpointError
 from refseg.models.encoders.swin import SwinEncoder
@@ -107,6 +102,8 @@ def official_patch_merging(tokens: Tensor, size: tuple[int, int], weights: dict[
 
 
 def test_patch_merging_equals_the_official_one() -> None:
+    from mmdet.models.layers import PatchMerging  # takes seconds to import
+
     torch.manual_seed(0)
     weights = {"norm.weight": torch.randn(12), "norm.bias": torch.randn(12), "reduction.weight": torch.randn(6, 12)}
     merging = PatchMerging(3, 6)
@@ -183,3 +180,44 @@ def test_other_architectures_are_rejected(tmp_path: Path) -> None:
         load_official_swin(encoder(arch={**ARCH, "depths": (2, 2)}), str(tmp_path / "swin.pth"))
     with pytest.raises(CheckpointError, match="of another shape: patch_embed"):
         load_official_swin(encoder(arch={**ARCH, "embed_dims": 8}), str(tmp_path / "swin.pth"))
+
+
+@pytest.mark.parametrize("library", ["timm", "transformers"])
+def test_files_of_other_libraries_give_the_same_features(library: str, tmp_path: Path) -> None:
+    """Two stages on 16 x 16 tokens and windows of 4, where no padding tells the libraries apart."""
+    torch.manual_seed(0)
+    images = torch.randn(1, 3, 64, 64)
+    if library == "timm":
+        from timm.models.swin_transformer import SwinTransformer
+
+        other = SwinTransformer(
+            img_size=64, embed_dim=16, depths=(2, 2), num_heads=(1, 2), window_size=4, drop_path_rate=0.0
+        ).eval()
+        state = other.state_dict()
+        with torch.no_grad():
+            tokens = other.layers(other.patch_embed(images)).flatten(1, 2)  # (1, P, C), before the classifier's norm
+            norm = other.norm
+    else:
+        from transformers import SwinConfig, SwinForImageClassification
+
+        settings = SwinConfig(
+            image_size=64, embed_dim=16, depths=[2, 2], num_heads=[1, 2], window_size=4, drop_path_rate=0.0
+        )
+        other = SwinForImageClassification(settings).eval()
+        other.save_pretrained(tmp_path)
+        from safetensors.torch import load_file
+
+        state = load_file(tmp_path / "model.safetensors")  # the names of files, which modules need not have
+        with torch.no_grad():
+            tokens = other.swin.encoder(
+                *[other.swin.embeddings(images)[0], other.swin.embeddings(images)[1]]
+            ).last_hidden_state
+            norm = other.swin.layernorm
+    save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / "swin.safetensors")
+    arch = dict(embed_dims=16, depths=(2, 2), num_heads=(1, 2))
+    encoder = SwinEncoder(arch=arch, window_size=4, drop_path_rate=0.0, out_stages=(1,)).eval()
+    load_official_swin(encoder, str(tmp_path / "swin.safetensors"))
+    encoder.norm1.load_state_dict(norm.state_dict())
+    with torch.no_grad():
+        ours = encoder(images)[0].flatten(2).transpose(1, 2)
+        torch.testing.assert_close(ours, norm(tokens), atol=1e-4, rtol=1e-4)

@@ -8,17 +8,21 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from refseg.datasets.annotations import open_annotations
 from refseg.datasets.commands.check_images import ImageMode, Job, look_at_all
-from refseg.datasets.commands.counts import compare, count_splits, shared_images
-from refseg.datasets.commands.findings import Finding, Report, report_lines
+from refseg.datasets.commands.counts import compare, compare_seen_unseen, count_splits, crowd_targets, shared_images
+from refseg.datasets.commands.findings import Finding, Report, Severity, report_lines
+from refseg.datasets.commands.from_coco import plain_text
 from refseg.datasets.commands.output import write_whole
 from refseg.datasets.commands.targets import Target, resolve_all
+from refseg.datasets.masks import decode, to_rle
 from refseg.datasets.store import RecordStore
 from refseg.errors import DataError
 from refseg.files import sha256_of
 from refseg.paths import data_path
-from refseg.records import UNKNOWN
+from refseg.records import UNKNOWN, Expression, Record
 
 
 def main(args: argparse.Namespace) -> int:
@@ -51,8 +55,11 @@ def check_target(
         report.findings += entries(store, again)
         report.counts = count_splits(store, target)
         report.findings += compare(report.counts, store, target)
+        report.findings += compare_seen_unseen(store, target)
+        report.findings += crowd_targets(store, target)
         report.findings += shared_images(store, target)
         report.findings += repeated_ids(store, target)
+        report.findings += contradictions(store, target)
         if images != "none" and not target.images.is_dir():
             remedy = f"from {target.image_source}; see `refseg data layout`" if target.image_source else ""
             report.findings.append(Finding("defect", "image folder", str(target.images), "is not there", remedy))
@@ -90,6 +97,9 @@ def entries(store: RecordStore, again: str) -> Iterator[Finding]:
     if not store.num_expressions:
         yield Finding("defect", "no expressions", "", "there is no expression that can be used", again)
     for problem in store.problems:
+        if problem.is_notice:
+            yield Finding("note", "skipped entries", problem.place, problem.message)
+            continue
         lost = problem.split != ""
         where = f" (split {problem.split})" if lost and problem.split != UNKNOWN else ""
         yield Finding(
@@ -129,3 +139,53 @@ def repeated_ids(store: RecordStore, target: Target) -> Iterator[Finding]:
                 "give each ref an id of its own",
             )
             refs[expression.object_id] = (images[index], int(store.split_of_expression[index]))
+
+
+def contradictions(store: RecordStore, target: Target) -> Iterator[Finding]:
+    """Phrases that stand more than once with one image, and mean different things. Nobody can mend those of the known
+    sets, where they are a note."""
+    severity: Severity = "warning" if target.annotations["format"] == "jsonl" else "note"
+    for image in range(len(store)):
+        alike: dict[str, list[Expression]] = {}
+        for index in range(store.expression_starts[image], store.expression_starts[image + 1]):
+            expression = store.expression(index)
+            alike.setdefault(plain_text(expression.text), []).append(expression)
+        repeated = [expressions for expressions in alike.values() if len(expressions) > 1]
+        if not repeated:
+            continue
+        record = store.record(image, ())
+        for expressions in repeated:
+            try:
+                answers = {_answer(record, expression, target.images) for expression in expressions}
+            except (DataError, ValueError, TypeError):
+                continue  # unusable masks are reported with their instances
+            if len(answers) == 1:
+                continue
+            place = f"image {record.image_id}, {expressions[0].text!r}"
+            ids = ", ".join(expression.expression_id for expression in expressions[:5])
+            if None in answers:
+                yield Finding(
+                    severity,
+                    "the same phrase with and without a target",
+                    place,
+                    f"refers to something in one row and to nothing in another ({ids})",
+                    "delete the row that is wrong",
+                )
+            else:
+                yield Finding(
+                    severity,
+                    "the same phrase with different targets",
+                    place,
+                    f"stands in {len(expressions)} rows with different targets ({ids})",
+                    "make one row that refers to all of them, or phrases that tell them apart",
+                )
+
+
+def _answer(record: Record, expression: Expression, root: Path) -> bytes | None:
+    """The pixels that an expression refers to, None for nothing."""
+    masks = []
+    for index in expression.referents:
+        segmentation = record.instances[index].segmentation
+        segmentation = str(root / segmentation) if isinstance(segmentation, str) else segmentation
+        masks.append(decode(to_rle(segmentation, record.size)))
+    return np.any(masks, axis=0).tobytes() if masks else None

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from refseg.datasets.commands.targets import data_root
 
 PACKAGE = "refseg.datasets.commands"
-SET = "a name as `refseg data layout` lists them, a JSONL file, or a folder made by `refseg data refshapes`"
+SET = (
+    "a name as `refseg data layout` lists them, a JSONL file, a JSON file in SeqTR's layout, or a folder made by "
+    "`refseg data refshapes`"
+)
 
 
 def _layout(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +43,7 @@ def _leaks(parser: argparse.ArgumentParser) -> None:
 
 
 def _browse(parser: argparse.ArgumentParser) -> None:
-    from mmengine.config import DictAction
+    from refseg.compat import dict_action
 
     parser.add_argument("config", help="config file, or the name of one that ships with refseg")
     parser.add_argument("--loader", choices=["train", "val", "test"], default="train", help="whose data set (train)")
@@ -49,7 +52,12 @@ def _browse(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epoch", type=int, default=0, help="the epoch to look at: each augments anew (0)")
     parser.add_argument("--out", default="browse.html", metavar="FILE", help="the page to write (browse.html)")
     parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE", help="overrides of config keys"
+        "--cfg-options",
+        nargs="+",
+        action=dict_action(),
+        default={},
+        metavar="KEY=VALUE",
+        help="overrides of config keys",
     )
 
 
@@ -62,8 +70,8 @@ def _from_coco(parser: argparse.ArgumentParser) -> None:
         "--per",
         choices=["category", "instance"],
         default="category",
-        help="category: a row per image and category, which refers to all instances of it; instance: a row each "
-        "(default: category)",
+        help="category: a row per image and category, which refers to all instances of it; instance: a row each, or "
+        "one for all that have the same text (default: category)",
     )
     add("--text", default="{category}", help="text of a row; {category} and {count} are filled in ('{category}')")
     add(
@@ -72,8 +80,8 @@ def _from_coco(parser: argparse.ArgumentParser) -> None:
     add(
         "--text-field",
         metavar="NAME",
-        help="with --per instance: take the text from this field of the annotations, e.g. caption; a list gives a row "
-        "for each, and annotations without it are left out",
+        help="with --per instance: take the text from this field of the annotations, e.g. caption, or "
+        "attributes.expression of CVAT; a list gives a row for each, and annotations without it are left out",
     )
     add("--no-target", type=int, default=0, metavar="N", help="rows per image that name a category it has none of (0)")
     add("--seed", type=int, default=0, help="draws the categories of --no-target (0)")
@@ -132,8 +140,9 @@ COMMANDS = {
         _from_coco,
         f"{PACKAGE}.from_coco",
         "Writes a JSONL file with category names, or a field of the annotations, as phrases: a start that you edit. "
-        "Crowd regions (iscrowd = 1) are nobody's target; a row whose category also has such a region in the image is "
-        "tagged crowd.",
+        "Annotations of one image with the same text become one row that refers to all of them. Crowd regions "
+        "(iscrowd = 1) are no targets, unless they have a text of their own or CVAT's attributes; a row whose category "
+        "also has such a region in the image is tagged crowd.",
         has_root=False,
     ),
     "refshapes": _Command(

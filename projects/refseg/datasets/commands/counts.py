@@ -10,7 +10,7 @@ import numpy as np
 from refseg.datasets.catalogue import Counts
 from refseg.datasets.commands.findings import FIELDS, Finding
 from refseg.datasets.commands.targets import Target
-from refseg.datasets.selection import split_matches
+from refseg.datasets.selection import num_referents_among, refer_only_to, shipped_categories, split_matches
 from refseg.datasets.store import RecordStore
 
 UNSPLIT = "(no split)"
@@ -80,6 +80,44 @@ def compare(found: dict[str, Counts], store: RecordStore, target: Target) -> Ite
     for split in found.keys() - target.counts.keys() if target.counts else ():
         message = f"{split!r} is none of the set's splits ({', '.join(target.counts)})"
         yield Finding("warning", "unknown split", str(target.main_file), message, again)
+
+
+def compare_seen_unseen(store: RecordStore, target: Target) -> Iterator[Finding]:
+    """One finding: whether the refs of COCO's seen and unseen classes are as many as CGFormer's code says."""
+    if not target.seen_unseen or not store.categories:
+        return
+    found, differ = [], False
+    for number_of_part, part in enumerate(("seen", "unseen")):
+        codes = [code for code, name in enumerate(store.categories) if name in shipped_categories(part)]
+        of_part = refer_only_to(store, np.isin(store.category_of_instance, codes))
+        for split, published in target.seen_unseen.items():
+            if (wanted := published[number_of_part]) is None:
+                continue
+            tags = [code for code, tag in enumerate(store.splits) if split_matches(split, tag)]
+            refs = len(np.unique(store.object_of_expression[of_part & np.isin(store.split_of_expression, tags)]))
+            found.append(f"{split} {refs:,} {part}" + (f" (not {wanted:,})" if refs != wanted else ""))
+            differ |= refs != wanted
+    yield Finding(
+        "warning" if differ else "note",
+        "refs of seen and unseen classes",
+        str(target.main_file),
+        f"{', '.join(found)}: {'not as' if differ else 'as'} CGFormer's code has them",
+        "results with categories='seen' or 'unseen' are not comparable with CGFormer's" if differ else "",
+    )
+
+
+def crowd_targets(store: RecordStore, target: Target) -> Iterator[Finding]:
+    """One finding: how many expressions refer to crowd regions, and to nothing else."""
+    crowds = num_referents_among(store, store.is_crowd)
+    if crowds.any():
+        only = int(((crowds > 0) & (crowds == store.num_referents)).sum())
+        yield Finding(
+            "warning" if only else "note",
+            "crowd regions as targets",
+            str(target.main_file),
+            f"{(crowds > 0).sum():,} expressions refer to crowd regions (iscrowd 1), {only:,} of them to nothing else",
+            "training leaves their masks out (crowd_targets='include' keeps them), and so do some protocols",
+        )
 
 
 def exchanged(found: dict[str, Counts], expected: dict[str, Counts]) -> list[tuple[str, str]]:

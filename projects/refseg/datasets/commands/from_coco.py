@@ -1,7 +1,10 @@
 """`refseg data from-coco`: annotations in COCO's layout -> JSONL rows, as a start for one's own data.
 
 Crowd regions are no targets: they stand for many objects that nobody told apart. They still count as present, so that
-no row says that their category is absent, and a row whose category also has one in the image is tagged `crowd`.
+no row says that their category is absent, and a row whose category also has one in the image is tagged `crowd`. CVAT
+marks every mask of its brush as a crowd (`iscrowd` 1); these are targets.
+
+A phrase on several annotations of an image is one row that refers to all of them, as people annotate "both dogs".
 """
 
 from __future__ import annotations
@@ -56,17 +59,24 @@ class Wording:
 
 @dataclass
 class LeftOut:
-    """What could not be used: how often, and the first case of each kind."""
+    """What could not be used, and what was joined: how often, and the first case of each kind."""
 
     numbers: Counter = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
+    joined: list[str] = field(default_factory=list)  # phrases that several annotations of an image have
 
     def add(self, kind: str, where: str) -> None:
         self.numbers[kind] += 1
         self.first.setdefault(kind, where)
 
     def lines(self) -> list[str]:
-        return [f"left out: {number:,} {kind} (first: {self.first[kind]})" for kind, number in self.numbers.items()]
+        lines = [f"left out: {number:,} {kind} (first: {self.first[kind]})" for kind, number in self.numbers.items()]
+        if self.joined:
+            lines.append(
+                f"joined: {len(self.joined):,} phrases that several annotations of an image share; each is one row "
+                f"that refers to all of them (first: {self.joined[0]}). If one object is meant, change its text"
+            )
+        return lines
 
 
 def main(args: argparse.Namespace) -> int:
@@ -199,7 +209,7 @@ def _rows(
         category, where = annotation.get("category_id"), f"id {annotation.get('id')} of image {image_id}"
         if not _is_id(category):
             left_out.add("annotations of unknown categories", where)
-        elif annotation.get("iscrowd"):
+        elif _is_crowd(annotation, wording):
             crowds.add(category)
             left_out.add("crowd regions", where)
         elif category not in categories:
@@ -214,8 +224,9 @@ def _rows(
                 continue
             ids.add(str(annotation["id"]))
             usable.setdefault(category, []).append((annotation, target))
+    rows: dict[str, Row] = {}  # by text, without regard to case
+    joined: set[str] = set()
     for category, members in usable.items():
-        tags = {"tags": {"crowd": True}} if category in crowds else {}
         groups = [members] if wording.per == "category" else [[member] for member in members]
         for group in groups:
             name = f"{image_id}-c{category}" if wording.per == "category" else f"{image_id}-{group[0][0]['id']}"
@@ -223,25 +234,63 @@ def _rows(
             if not texts:
                 left_out.add(f"annotations without text in {wording.text_field!r}", f"id {group[0][0]['id']}")
             for number, text in enumerate(texts):
-                yield {
-                    "expression_id": name if len(texts) == 1 else f"{name}-{number}",
-                    "text": text,
-                    "targets": [target for _, target in group],
-                    "instance_ids": [str(annotation["id"]) for annotation, _ in group],
-                    **tags,
-                }
+                row = rows.setdefault(
+                    plain_text(text),
+                    {
+                        "expression_id": name if len(texts) == 1 else f"{name}-{number}",
+                        "text": text,
+                        "targets": [],
+                        "instance_ids": [],
+                    },
+                )
+                more = [(str(a["id"]), target) for a, target in group if str(a["id"]) not in row["instance_ids"]]
+                if more and row["targets"]:
+                    joined.add(plain_text(text))
+                row["instance_ids"] += [annotation_id for annotation_id, _ in more]
+                row["targets"] += [target for _, target in more]
+                if category in crowds:
+                    row["tags"] = {"crowd": True}
+    left_out.joined += [f"{rows[text]['text']!r} of image {image_id}" for text in rows if text in joined]
+    yield from rows.values()
     present = {annotation["category_id"] for annotation in annotations if _is_id(annotation.get("category_id"))}
     absent = [category for category in categories if category not in present]
     for category in sorted(rng.sample(absent, min(wording.no_target, len(absent))), key=str):
-        yield {"expression_id": f"{image_id}-n{category}", "text": wording.of(categories[category], 1), "targets": None}
+        text = wording.of(categories[category], 1)
+        if plain_text(text) in rows:
+            left_out.add("phrases without target that refer to something in their image", f"{text!r}, {image_id}")
+        else:
+            yield {"expression_id": f"{image_id}-n{category}", "text": text, "targets": None}
+
+
+def plain_text(text: str) -> str:
+    """The text by which two phrases of an image are the same: without regard to case and the number of blanks."""
+    return " ".join(text.casefold().split())
+
+
+def _is_crowd(annotation: dict, wording: Wording) -> bool:
+    """Whether it stands for many objects. Masks of CVAT's brush, which have `attributes`, and regions with a text of
+    their own do not, whatever `iscrowd` says."""
+    if not annotation.get("iscrowd") or isinstance(annotation.get("attributes"), dict):
+        return False
+    return wording.text_field is None or not _texts(annotation, "", 1, wording)
 
 
 def _texts(annotation: dict, category: str, count: int, wording: Wording) -> list[str]:
     if wording.text_field is None:
         return [wording.of(category, count)]
-    value = annotation.get(wording.text_field)
+    value = _field_of(annotation, wording.text_field)
     values = value if isinstance(value, list) else [value]
     return [text.strip() for text in values if is_text(text)]
+
+
+def _field_of(annotation: dict, name: str) -> Any:
+    """The value of a field; `attributes.expression` is `expression` of the dict `attributes`. None where it is not."""
+    if name in annotation:
+        return annotation[name]
+    value: Any = annotation
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def to_target(segmentation: Any, size: tuple[int, int]) -> Any:

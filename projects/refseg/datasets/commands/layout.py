@@ -12,6 +12,23 @@ from refseg.datasets.catalogue import IMAGE_FOLDERS, SETS, KnownSet, get_set
 from refseg.paths import data_path
 
 FOUND, MISSING = "found  ", "missing"
+SWIN = "https://github.com/microsoft/Swin-Transformer (its model hub; timm's and transformers' files are read too)"
+BEIT3 = "https://github.com/microsoft/unilm/tree/master/beit3"
+WEIGHTS = {  # file or folder -> what uses it, and its source
+    "data/weights/swin_base_patch4_window12_384_22k.pth": ("configs with swinb", SWIN),
+    "data/weights/swin_large_patch4_window12_384_22k.pth": ("instalign_swinl", SWIN),
+    "data/weights/swin_tiny_patch4_window7_224.pth": ("rela_swint", SWIN),
+    "data/weights/beit3_base_patch16_224.pth": ("configs with beit3b", BEIT3),
+    "data/weights/beit3.spm": ("their tokenizer", BEIT3),
+    "data/weights/bert-base-uncased": (
+        "text of configs with swinb",
+        "the hub: hf download bert-base-uncased --local-dir data/weights/bert-base-uncased",
+    ),
+    "data/weights/roberta-base": (
+        "instalign_swinb_roberta",
+        "the hub: hf download roberta-base --local-dir data/weights/roberta-base",
+    ),
+}
 WIDTH = 110
 
 
@@ -23,6 +40,7 @@ def main(args: argparse.Namespace) -> int:
         print()
         print("\n".join(details(known) if args.sets else summary(known)))
     if not args.sets:
+        print("\n" + "\n".join(weights()))
         print("\nMore about one of them: refseg data layout SET. Then: refseg data check")
     return 0
 
@@ -40,6 +58,14 @@ def tree(chosen: Iterable[KnownSet]) -> list[str]:
     for path in dict.fromkeys(known.image_root for known in chosen):
         lines.append(f"    {mark(path)}  {Path(path).name}/{_number_of_files(path)}")
     return lines
+
+
+def weights() -> Iterator[str]:
+    """Yield a line or two about each file of pretrained weights: whether it is there, what uses it, its source."""
+    yield "weights (`refseg doctor CONFIG` says which of them a config needs)"
+    for path, (used_by, source) in WEIGHTS.items():
+        yield f"  {mark(path)}  {path}: {used_by}"
+        yield f"           from {source}"
 
 
 def mark(path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from refseg.datasets.catalogue import IMAGE_FOLDERS, SETS, Counts, KnownSet, get_set
+from refseg.datasets.catalogue import IMAGE_FOLDERS, SETS, TRAIN2014, Counts, KnownSet, get_set
 from refseg.errors import DataError
 from refseg.paths import data_path
 
@@ -22,7 +23,8 @@ EXPRESSIONS = "refshapes.jsonl"
 class Target:
     """A data set as a command works on it. `annotations` and `image_root` are what a config has.
 
-    `counts` are what it should hold, `reference` says by whom. `files`: hashes that its files should have.
+    `counts` are what it should hold, `reference` says by whom. `seen_unseen`: the catalog's, see there. `files`: hashes
+    that its files should have.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Target:
     image_root: str | None = None
     split_by: Literal["image", "object"] | None = None
     counts: dict[str, Counts] = field(default_factory=dict)
+    seen_unseen: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
     verified: bool = True
     reference: str = ""
     source: str = ""
@@ -70,6 +73,7 @@ def of_catalogue(known: KnownSet) -> Target:
         image_root=known.image_root,
         split_by=known.split_by,
         counts=known.counts,
+        seen_unseen=known.seen_unseen,
         verified=known.verified,
         reference="published" if known.verified else "published, unverified",
         source=known.source,
@@ -80,6 +84,13 @@ def of_catalogue(known: KnownSet) -> Target:
 def of_jsonl(file: Path, **more: Any) -> Target:
     annotations = dict(format="jsonl", file=str(file))
     return Target(name=more.pop("name", file.name), title=more.pop("title", "JSONL"), annotations=annotations, **more)
+
+
+def of_seqtr(file: Path, name: str) -> Target:
+    """A JSON file in SeqTR's layout, with COCO's images."""
+    annotations = dict(format="seqtr", file=str(file))
+    source = IMAGE_FOLDERS[TRAIN2014].source
+    return Target(name, "SeqTR's layout", annotations, image_root=TRAIN2014, image_source=source)
 
 
 def _moved(known: KnownSet, root: Path, **changes: Any) -> Target:
@@ -95,11 +106,31 @@ def resolve(argument: str) -> list[Target]:
     path = Path(argument) if Path(argument).exists() else data_path(argument)
     if path.is_dir():
         return _of_folder(_absolute(path), argument.rstrip("/"))
+    if path.is_file() and path.suffix == ".json":
+        return [of_seqtr(_absolute(path), argument)]
     if path.is_file():
+        check_is_text(path)
         return [of_jsonl(_absolute(path), name=argument)]
     if "/" in argument or path.suffix:
         raise DataError(f"no such file or folder: {path}")
     return [of_catalogue(get_set(argument))]
+
+
+def check_is_text(path: Path) -> None:
+    """An image, a pickle or an archive is refused as a whole, not line by line."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # a character may be cut off at the end
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        head = b"\0"
+    if b"\0" in head:
+        raise DataError(
+            f"{path} is no JSONL file: it does not hold text in UTF-8. Give the file of annotations, the folder of a "
+            "set, or a name that `refseg data layout` lists"
+        )
 
 
 def _absolute(path: Path) -> Path:
@@ -182,6 +213,7 @@ def of_refshapes(folder: Path) -> list[Target]:
                     title=f"RefShapes in the layout of {known.title}",
                     image_root=str(folder / "images"),
                     counts=layouts.get(known.folder, {}),
+                    seen_unseen={},
                     files={name: digest for name, digest in hashes.items() if name in names},
                     **common,
                 )

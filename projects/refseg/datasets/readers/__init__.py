@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from refseg.datasets.readers.jsonl import read_jsonl
 from refseg.datasets.readers.refer import read_refer
+from refseg.datasets.readers.seqtr import read_seqtr
 from refseg.records import Annotations
 
-__all__ = ["READERS", "Reader", "read_jsonl", "read_refer"]
+__all__ = ["READERS", "Reader", "read_jsonl", "read_refer", "read_seqtr"]
 
 
 @dataclass(frozen=True)
@@ -27,4 +28,5 @@ class Reader:
 READERS = {
     "jsonl": Reader(read_jsonl, ("file",)),
     "refer": Reader(read_refer, ("refs", "instances")),
+    "seqtr": Reader(read_seqtr, ("file",)),
 }

@@ -1,34 +1,104 @@
-"""Python-2 pickles of lists and dicts, read without running what is in them."""
+"""Pickles of plain values, of Python 2 or 3, read without running what is in them.
+
+Scripts that rewrite annotation files with Python 3 often leave numpy scalars, numpy arrays and OrderedDicts in them.
+Stand-ins of this module read these as numbers, lists and dicts, so that neither numpy nor anything else is called with
+values of the file's choosing. Every other class or function is refused.
+"""
 
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal
+
+import numpy as np
 
 from refseg.errors import DataError
 
+_PLAIN_TYPES = re.compile(r"[biuf]\d{1,2}|[US]\d{1,6}")  # of bools, numbers and strings
+
+
+class _Dtype:
+    """Stand-in of `numpy.dtype`: its code and byte order."""
+
+    def __init__(self, code: str | bytes, align: bool = False, copy: bool = False) -> None:
+        self.code = _as_str(code)
+        self.order = "|"
+        if not _PLAIN_TYPES.fullmatch(self.code):
+            raise DataError(f"holds numpy values of type {self.code!r}, which annotations never need")
+
+    def __setstate__(self, state: tuple) -> None:
+        self.order = _as_str(state[1])
+
+    def values(self, content: str | bytes, shape: tuple[int, ...], order: Literal["C", "F"] = "C") -> Any:
+        """Numbers or strings in nested lists."""
+        if isinstance(content, str):  # bytes of Python 2
+            content = content.encode("latin-1")
+        values = np.frombuffer(content, np.dtype(self.order + self.code))
+        return _plain(values.reshape(shape, order=order).tolist())
+
+
+class _Array(list):
+    """Stand-in of a numpy array, filled when its state arrives."""
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, in_fortran_order, content = state
+        self.extend(dtype.values(content, shape, "F" if in_fortran_order else "C"))
+
+
+def _scalar(dtype: _Dtype, content: str | bytes) -> Any:
+    return dtype.values(content, ())
+
+
+def _array_of_buffer(content: bytes, dtype: _Dtype, shape: tuple[int, ...], order: Literal["C", "F"]) -> list:
+    return dtype.values(content, shape, order)
+
+
+def _encode(text: str, encoding: str = "utf-8") -> bytes:
+    """How protocol 2 writes bytes."""
+    if _as_str(encoding) not in ("latin1", "latin-1"):
+        raise DataError(f"asks for bytes in the encoding {encoding!r}")
+    return text.encode("latin-1")
+
+
+_STAND_INS: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): dict,
+    ("_codecs", "encode"): _encode,
+    ("__builtin__", "bytes"): lambda: b"",  # how protocol 2 writes no bytes
+    ("numpy", "dtype"): _Dtype,
+    ("numpy", "ndarray"): _Array,
+}
+for _core in ("numpy.core", "numpy._core"):  # before and since numpy 2
+    _STAND_INS[f"{_core}.multiarray", "scalar"] = _scalar
+    _STAND_INS[f"{_core}.multiarray", "_reconstruct"] = lambda kind, shape, code: _Array()
+    _STAND_INS[f"{_core}.numeric", "_frombuffer"] = _array_of_buffer
+
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Refuses every class and function: annotation pickles hold lists, dicts, strings and numbers, which need none."""
+    """Knows the stand-ins above and no other class or function."""
 
-    def find_class(self, module: str, name: str) -> NoReturn:
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _STAND_INS:
+            stand_in = _STAND_INS[module, name]
+            return lambda *arguments: stand_in(*arguments)  # a new one each time, as the file may set its attributes
         raise DataError(
             f"asks for {module}.{name}, which annotations never need. The file is not what it should be and may be an "
-            "attack: get it again from its authors. Nothing of it was run."
+            "attack: get it again from its authors. If you wrote it yourself, write lists, dicts, strings and numbers "
+            "only, or JSON (json.dump). Nothing of it was run."
         )
 
-    def persistent_load(self, pid: object) -> NoReturn:
+    def persistent_load(self, pid: object) -> Any:
         raise DataError(f"refers to an object outside the file ({str(pid)[:40]!r}), which annotations never do")
 
 
 def load_pickle(file: str | Path) -> Any:
-    """The content of a pickle of plain values. Byte strings of Python 2 become str: ASCII, UTF-8 or Latin-1."""
+    """The content of a pickle as plain values. Byte strings of Python 2 become str: ASCII, UTF-8 or Latin-1."""
     try:
         try:
             return _load(file, "ASCII")
         except UnicodeDecodeError:  # some string is not ASCII: find out string by string
-            return _to_str(_load(file, "bytes"))
+            return _plain(_load(file, "bytes"))
     except DataError as error:
         raise DataError(f"{file}: {error}") from None
     except (MemoryError, RecursionError, OSError):
@@ -42,12 +112,18 @@ def _load(file: str | Path, encoding: str) -> Any:
         return _PlainUnpickler(opened, encoding=encoding).load()
 
 
-def _to_str(value: Any) -> Any:
+def _as_str(value: str | bytes) -> str:
+    if isinstance(value, str):
+        return value
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
-        try:
-            return value.decode("utf-8")
-        except UnicodeDecodeError:
-            return value.decode("latin-1")
+        return _as_str(value)
     if isinstance(value, dict):
-        return {_to_str(key): _to_str(part) for key, part in value.items()}
-    return [_to_str(part) for part in value] if isinstance(value, list | tuple) else value
+        return {_plain(key): _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value

@@ -3,9 +3,11 @@
 RefCOCO, RefCOCO+, RefCOCOg, RefCLEF (ReferIt), gRefCOCO, Ref-ZOM and R-RefCOCO are all written in it. What differs is
 handled by what a record holds, never by the name of a set:
 
-- `ann_id` is an int or a list; -1 or [-1] is "refers to nothing" (gRefCOCO);
+- `ann_id` is an int or a list; -1 or [-1] is "refers to nothing" (gRefCOCO, which also sets `no_target`);
 - `source: 'zero'` is "refers to nothing" whatever `ann_id` says (Ref-ZOM);
-- a sentence with `exist: False` refers to nothing (R-RefCOCO's negatives);
+- a sentence with `exist: False` (or 0) refers to nothing (R-RefCOCO's negatives);
+- a ref without sentences is skipped: gRefCOCO's released file has some, and no expression is lost by it;
+- annotations with `iscrowd` are regions of many objects; some of gRefCOCO's refs name one;
 - `file_name` of a ref is not an image file: images are found by `image_id` in instances.json;
 - one annotation may be the target of several refs, and refs may come twice.
 """
@@ -13,6 +15,7 @@ handled by what a record holds, never by the name of a set:
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +23,12 @@ from typing import Any
 
 from refseg.datasets.readers.pickles import load_pickle
 from refseg.datasets.readers.segmentations import clean_segmentation
-from refseg.datasets.readers.values import is_side, is_text
+from refseg.datasets.readers.values import as_flag, as_xywh, is_side, is_text
 from refseg.errors import DataError
 from refseg.paths import data_path
 from refseg.records import UNKNOWN, Annotations, Expression, Instance, Problem, Record
+
+SHOWN = 5  # ids in a notice
 
 
 class _BadEntry(ValueError):
@@ -51,18 +56,28 @@ def read_refer(*, refs: str | Path, instances: str | Path) -> Annotations:
     problems: list[Problem] = []
     images, image_of_annotation = _read_instances(instances, problems)
     seen: dict[str, Any] = {}
+    without_sentences: list[dict] = []
     for number, ref in enumerate(entries):
+        if isinstance(ref, dict) and ref.get("sentences") == []:
+            without_sentences.append(ref)
+            continue
         place = f"{refs}, ref {number}"
         split = ref["split"] if isinstance(ref, dict) and isinstance(ref.get("split"), str) else UNKNOWN
         try:
             _check_ref(ref)
             place = f"{refs}, ref_id {ref['ref_id']}"
             image = _image_of(ref, images)
-            referents = tuple(dict.fromkeys(_referent(i, image, image_of_annotation) for i in _annotation_ids(ref)))
-        except _BadEntry as error:
+            ids = _annotation_ids(ref)
+            referents = tuple(dict.fromkeys(_referent(i, image, image_of_annotation) for i in ids))
+            if "no_target" in ref and as_flag("no_target", ref["no_target"]) == bool(ids):
+                message = f"no_target is {ref['no_target']!r}, but ann_id, which decides, is {ref.get('ann_id')!r}"
+                problems.append(Problem(place, message))
+        except ValueError as error:
             problems.append(Problem(place, str(error), split))
             continue
         _add_expressions(ref, image.record, referents, seen, place, problems)
+    if without_sentences:
+        problems.append(Problem(str(refs), _skipped(without_sentences), is_notice=True))
     return Annotations([image.record for image in images.values() if image.record.expressions], problems)
 
 
@@ -112,7 +127,8 @@ def _read_instances(file: Path, problems: list[Problem]) -> tuple[dict[int, _Ima
                 instance_id=str(entry["id"]),
                 segmentation=clean_segmentation(entry.get("segmentation"), image.record.size),
                 category=categories.get(entry.get("category_id")),
-                box=_box(entry.get("bbox")),
+                box=as_xywh(entry.get("bbox")),
+                is_crowd=as_flag("iscrowd", entry.get("iscrowd") or 0),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             image.bad[entry["id"]] = _reason(error)
@@ -132,14 +148,6 @@ def _image_record(entry: Any) -> tuple[int, Record]:
     return entry["id"], Record(str(entry["id"]), entry["file_name"], size, [], [])
 
 
-def _box(value: Any) -> tuple[float, float, float, float] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list) or len(value) != 4 or not all(isinstance(v, int | float) for v in value):
-        raise ValueError(f"bbox is {value!r}, not [x, y, width, height]")
-    return (float(value[0]), float(value[1]), float(value[2]), float(value[3]))
-
-
 def _reason(error: Exception) -> str:
     return f"no field {error.args[0]!r}" if isinstance(error, KeyError) else str(error)
 
@@ -155,16 +163,24 @@ def _check_ref(ref: Any) -> None:
             raise _BadEntry(f"has no field {name!r}")
         if not isinstance(ref[name], kinds):
             raise _BadEntry(f"field {name!r} is a {type(ref[name]).__name__}")
-    if not ref["sentences"]:
-        raise _BadEntry("has no sentences")
+
+
+def _skipped(refs: list[dict]) -> str:
+    """Count refs without sentences, with their splits and the ids of the first ones."""
+    splits = ", ".join(f"{split} {count}" for split, count in Counter(str(ref.get("split")) for ref in refs).items())
+    ids = ", ".join(str(ref.get("ref_id")) for ref in refs[:SHOWN]) + (", ..." if len(refs) > SHOWN else "")
+    noun = "ref without sentences is" if len(refs) == 1 else "refs without sentences are"
+    return f"{len(refs):,} {noun} skipped ({splits}): ref_id {ids}. No expression is lost."
 
 
 def _annotation_ids(ref: dict) -> list[int]:
     """Ids of the referents; none for "refers to nothing"."""
-    ids = ref.get("ann_id", -1 if "source" in ref else None)
+    ids = ref.get("ann_id")
+    if ids is None and ("source" in ref or ("no_target" in ref and as_flag("no_target", ref["no_target"]))):
+        ids = -1
     if ref.get("source") == "zero":
         return []
-    if ids is None and all(isinstance(s, dict) and s.get("exist") is False for s in ref["sentences"]):
+    if ids is None and all(isinstance(s, dict) and not _exists(s) for s in ref["sentences"]):
         return []
     if ids is None:
         raise _BadEntry("has no field 'ann_id'")
@@ -176,6 +192,10 @@ def _annotation_ids(ref: dict) -> list[int]:
     if not all(isinstance(i, int) and i >= 0 for i in ids):
         raise _BadEntry(f"ann_id is {ids!r}: ids are whole numbers; -1 stands alone and means that there is no target")
     return ids
+
+
+def _exists(sentence: dict) -> bool:
+    return as_flag("exist", sentence.get("exist", True))
 
 
 def _image_of(entry: dict, images: dict[int, _Image]) -> _Image:
@@ -209,8 +229,13 @@ def _add_expressions(
         if sentence is None:
             problems.append(Problem(place, f"sentences[{number}] has no text in 'raw' or 'sent'", ref["split"]))
             continue
+        try:
+            exists = _exists(sentence)
+        except ValueError as error:
+            problems.append(Problem(place, f"sentences[{number}]: {error}", ref["split"]))
+            continue
         expression_id = f"{ref['ref_id']}_{sentence.get('sent_id', number)}"
-        targets = () if sentence.get("exist") is False else referents
+        targets = referents if exists else ()
         content = (record.image_id, sentence["raw"], targets, ref["split"])
         if seen.get(expression_id) == content:
             problems.append(Problem(place, f"sent_id {sentence.get('sent_id', number)} comes twice; taken once"))
@@ -227,7 +252,7 @@ def _add_expressions(
                 object_id=str(ref["ref_id"]),
                 sent=sentence["sent"],
                 tags={
-                    **({"exist": bool(sentence["exist"])} if "exist" in sentence else {}),
+                    **({"exist": exists} if "exist" in sentence else {}),
                     **({"source": ref["source"]} if "source" in ref else {}),
                 },
             )

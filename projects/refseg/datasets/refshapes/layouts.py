@@ -28,6 +28,7 @@ CATEGORY_IDS = {kind: i + 1 for i, kind in enumerate(KINDS)}
 # Ids of sentences in one image: those of refshapes.jsonl count from 0.
 _PER_IMAGE, _LONG, _NEGATIVE = 1000, 300, 600
 _LONG_PER_OBJECT = 2
+_EMPTY_REF_EVERY = 12  # of so many images in a split, one has a ref without sentences in gRefCOCO's layout
 _NEGATIVES_PER_OBJECT = 2
 
 
@@ -75,6 +76,18 @@ def grefcoco_refs(preset: Preset, sample: Sample) -> list[Ref]:
         ref["category_id"] = [_category_id(sample, i) for i in ids] or [-1]
         refs.append(ref | {"file_name": _file_name(sample)})
     return refs
+
+
+def released_grefcoco_refs(preset: Preset, sample: Sample) -> list[Ref]:
+    """The same with `no_target` and, in a few images, a ref without sentences, both as in gRefCOCO's released file."""
+    refs = grefcoco_refs(preset, sample)
+    if sample.index % _EMPTY_REF_EVERY == 1 and len(sample.scene.shapes) > 1:
+        ref = _ref(sample, len(refs), 0, []) | {"file_name": _file_name(sample)}
+        ids = range(2)
+        ref["ann_id"] = [_annotation_id(sample, i) for i in ids]
+        ref["category_id"] = [_category_id(sample, i) for i in ids]
+        refs.append(ref)
+    return [ref | {"no_target": ref["ann_id"] == [-1]} for ref in refs]
 
 
 def refzom_refs(preset: Preset, sample: Sample) -> list[Ref]:
@@ -155,7 +168,7 @@ LAYOUTS = (
     Layout("refcoco", "refs(unc).p", _REFCOCO, refcoco_refs),
     Layout("refcoco+", "refs(unc).p", _REFCOCO, refcoco_plus_refs),
     Layout("refcocog", "refs(umd).p", ("train", "val", "test"), refcocog_refs),
-    Layout("grefcoco", "grefs(unc).json", _REFCOCO, grefcoco_refs),
+    Layout("grefcoco", "grefs(unc).json", _REFCOCO, released_grefcoco_refs),
     Layout("ref-zom", "refs(final).p", ("train", "test"), refzom_refs, lists_rles=True),
     Layout("rrefcoco", "refs(unc).p", ("train", "val"), rrefcoco_refs, lists_rles=True),
 )

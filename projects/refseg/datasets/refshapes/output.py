@@ -75,7 +75,9 @@ def make_fragments(preset: Preset, sample: Sample) -> Fragments:
         skills=Counter(expression.skill for expression in sample.expressions),
         layout_counts={
             layout.folder: Counter(
-                images=int(bool(found)), refs=len(found), sentences=sum(len(ref["sentences"]) for ref in found)
+                images=int(any(ref["sentences"] for ref in found)),
+                refs=sum(bool(ref["sentences"]) for ref in found),
+                sentences=sum(len(ref["sentences"]) for ref in found),
             )
             for layout, found in refs.items()
         },

@@ -18,6 +18,17 @@ from refseg.registry import MODELS
 from refseg.structures import Batch, EncodedFeatures, TextFeatures
 
 
+def check_stage_api(vision: str | type) -> None:
+    """Raise a ConfigError for an image encoder, such as `mmdet.ResNet`, that cannot be run stage by stage."""
+    encoder = MODELS.get(vision) if isinstance(vision, str) else vision
+    missing = [name for name in ("embed", "run_stage", "downsample", "norm") if not hasattr(encoder, name)]
+    if encoder is not None and missing:
+        raise ConfigError(
+            f"encoder.vision: {vision!r} cannot be run stage by stage, which FusedEncoder needs to read words between "
+            f"stages (missing: {', '.join(missing)}). Use SwinEncoder or ConvEncoder."
+        )
+
+
 @MODELS.register_module()
 class FusedEncoder(BaseModule):
     """Text encoder, vision encoder and fusion, stage by stage.
@@ -46,6 +57,7 @@ class FusedEncoder(BaseModule):
         super().__init__()
         if "out_stages" in vision:
             raise ConfigError("encoder.vision.out_stages is not allowed. Set encoder.out_stages instead.")
+        check_stage_api(vision["type"])
         self.vision = MODELS.build({**vision, "out_stages": tuple(out_stages)})
         self.text = MODELS.build(text)
         self.out_stages = tuple(sorted(out_stages))

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -23,6 +24,19 @@ WHERE = "https://github.com/microsoft/Swin-Transformer (its model hub has swin_b
 PREFIXES = ("module.", "backbone.", "encoder.")
 RENAMED = (("patch_embed.proj.", "patch_embed.projection."), ("layers.", "stages."))
 RENAMED_IN_BLOCKS = ((".attn.", ".attn.w_msa."), (".mlp.fc1.", ".ffn.layers.0.0."), (".mlp.fc2.", ".ffn.layers.1."))
+FROM_TRANSFORMERS = (
+    ("embeddings.patch_embeddings.projection.", "patch_embed.proj."),
+    ("embeddings.norm.", "patch_embed.norm."),
+    ("encoder.layers.", "layers."),
+    ("layernorm_before.", "norm1."),
+    ("layernorm_after.", "norm2."),
+    ("attention.self.", "attn."),
+    ("attention.output.dense.", "attn.proj."),
+    ("intermediate.dense.", "mlp.fc1."),
+    ("output.dense.", "mlp.fc2."),
+    ("layernorm.", "norm."),
+    ("classifier.", "head."),
+)
 BLOCK = r"layers\.\d+\.blocks\.\d+"
 LEARNED = re.compile(
     rf"(patch_embed\.(proj|norm)|{BLOCK}\.(norm1|norm2|attn\.(qkv|proj)|mlp\.fc[12])|norm\d)\.(weight|bias)"
@@ -52,7 +66,10 @@ def swin_state_from_official(
     known = {without_prefix(key): key for key in official}
     unknown = [key for short, key in known.items() if not is_swin_key(short)]
     if unknown:
-        raise CheckpointError(f"{len(unknown)} keys are not from Swin: {shown(unknown)}.")
+        raise CheckpointError(
+            f"{len(unknown)} keys are not Swin's: {shown(unknown)}. Files of the official code, timm, and transformers "
+            f"are read; the official one is at {WHERE}"
+        )
     check_complete(known)
     state = {}
     for short, key in known.items():
@@ -66,8 +83,38 @@ def swin_state_from_official(
     return state, [key for short, key in known.items() if LEFT_OUT.fullmatch(short)]
 
 
+def to_official_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return timm's or transformers' Swin weights under the official names; others as they are.
+
+    timm counts each patch merging to the stage after it, the official code to the one before. transformers has query,
+    key, and value apart, which the official code has in one matrix. The order of channels is the same in all three.
+    """
+    state = dict(state)
+    if any("attention.self.query" in key for key in state):
+        official: dict[str, Tensor] = {}
+        for key, value in state.items():
+            name = key.removeprefix("swin.")
+            for theirs, ours in FROM_TRANSFORMERS:
+                name = name.replace(theirs, ours)
+            if ".query." in name:  # (C, C) or (C,) each -> (3 C, C) or (3 C,)
+                parts = [state[key.replace(".query.", f".{part}.")] for part in ("query", "key", "value")]
+                official[name.replace("attn.query.", "attn.qkv.")] = torch.cat(parts)
+            elif ".key." not in name and ".value." not in name:
+                official[name] = value
+        return official
+    if (
+        "layers.0.downsample.norm.weight" not in state and "layers.1.downsample.norm.weight" in state
+    ):  # timm 0.9 and later
+        state = {
+            re.sub(r"^layers\.(\d+)\.downsample\.", lambda found: f"layers.{int(found[1]) - 1}.downsample.", key): value
+            for key, value in state.items()
+        }
+    return {key.replace("head.fc.", "head."): value for key, value in state.items()}
+
+
 def load_official_swin(encoder: Any, file: str) -> list[str]:
-    """Load a file into a `SwinEncoder`, except output norms that the file lacks. Return the keys left out."""
+    """Load a file of the official code, timm, or transformers into a `SwinEncoder`. Output norms that it lacks stay as
+    they are. Return the keys left out."""
     path = data_path(file)
     if not path.is_file():
         raise CheckpointError(
@@ -75,7 +122,8 @@ def load_official_swin(encoder: Any, file: str) -> list[str]:
             "random weights."
         )
     try:
-        state, left_out = swin_state_from_official(inner_state(read_checkpoint(path)), window_size=encoder.window_size)
+        official = to_official_names(inner_state(read_checkpoint(path)))
+        state, left_out = swin_state_from_official(official, window_size=encoder.window_size)
         expected = {k: v for k, v in encoder.state_dict().items() if not k.endswith("position_index")}
         state = {k: v for k, v in state.items() if k in expected or not k.startswith("norm")}  # unused output norms
         check_fits(state, expected, owner="Swin", optional="norm")

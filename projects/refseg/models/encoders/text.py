@@ -21,6 +21,7 @@ from refseg.structures import TextFeatures, TextTokens
 # The model types whose layers, run one by one, are known to give what transformers' own forward gives. Others, such as
 # DeBERTa and MPNet, also pass relative positions from layer to layer.
 SUPPORTED_TYPES = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert", "clip_text_model")
+SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 
 
 def build_text_model(pretrained: str | None, config: dict | None) -> nn.Module:
@@ -38,8 +39,48 @@ def build_text_model(pretrained: str | None, config: dict | None) -> nn.Module:
         raise ValueError("TextEncoder needs pretrained, config, or both")
     check_model_type(settings.model_type, pretrained)
     if pretrained is None:
-        return AutoModel.from_config(settings)
-    return load_pretrained(AutoModel, pretrained, config=settings)
+        model = AutoModel.from_config(settings)
+    else:
+        check_text_model(pretrained, config)
+        model = load_pretrained(AutoModel, pretrained, config=settings)
+    check_parts(model)
+    return model
+
+
+def check_parts(model: nn.Module) -> None:
+    """Raise a ConfigError for a model without the parts that `TextEncoder` runs one by one."""
+    layers = getattr(getattr(model, "encoder", None), "layer", None) or getattr(model, "encoder", None)
+    if not hasattr(model, "embeddings") or layers is None or not hasattr(model.config, "hidden_size"):
+        raise ConfigError(
+            f"TextEncoder cannot run {type(model).__name__}, which is not built like BERT (`embeddings`, `encoder`). "
+            "Use a model of the types bert, roberta, xlm-roberta, or clip_text_model"
+        )
+
+
+def check_text_model(pretrained: str, config: dict | None) -> str:
+    """Check, without reading weights, that a text model is there, can be run, and has the sizes that the config says.
+    Return a description of it."""
+    from transformers import AutoConfig, AutoModel
+
+    found = load_pretrained(AutoConfig, pretrained)
+    found = getattr(found, "text_config", None) or found
+    with torch.device("meta"):
+        check_parts(AutoModel.from_config(found))
+    if config is not None:
+        wanted = text_config(**config)
+        if wanted.model_type != found.model_type:
+            raise ConfigError(
+                f"{pretrained} is a {found.model_type} model, and text_encoder.config says {wanted.model_type!r}. "
+                f"Set config.model_type={found.model_type}"
+            )
+        differ = [name for name in SIZES if getattr(found, name, None) != getattr(wanted, name, None)]
+        if differ:
+            raise ConfigError(
+                f"{pretrained} has {', '.join(f'{name} {getattr(found, name)}' for name in differ)}; the config of the "
+                f"text model says {', '.join(str(getattr(wanted, name)) for name in differ)}. Set in the text model's "
+                f"config: {', '.join(f'{name}={getattr(found, name)}' for name in differ)}"
+            )
+    return f"{pretrained}: {found.model_type}, {found.num_hidden_layers} layers of {found.hidden_size}"
 
 
 def check_model_type(model_type: str, pretrained: str | None = None) -> None:

@@ -1,0 +1,186 @@
+"""Checks of a config before anything is built: tokenizer, weights, annotations, splits, images, and memory.
+
+`refseg doctor CONFIG` prints them all; a training prints those that failed, and stops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+
+from refseg.apis.dummy import input_size
+from refseg.datasets.annotations import image_root_of, open_annotations
+from refseg.datasets.images import read_image
+from refseg.datasets.selection import in_splits
+from refseg.datasets.tokenizers import TextTokenizer
+from refseg.doctor import FAIL, OK, WARN, Finding
+from refseg.errors import CheckpointError, ConfigError, DataError, UserError, sentence
+from refseg.models.encoders.swin import swin_arch
+from refseg.models.encoders.text import check_text_model, text_config
+from refseg.paths import data_path
+
+SAMPLED_IMAGES = 16
+OPTIMIZER_STATES = {"SGD": 1, "MuonAdamW": 2, "AdamW": 2, "Adam": 2}  # tensors of a parameter's size, at most
+
+
+def preflight(cfg: Config, *, batch_size: int | None = None) -> list[Finding]:
+    """Return a finding per check, in the order in which a training would meet them."""
+    findings: list[Finding] = []
+
+    def check(name: str, function: Callable[[], str], bad: str = FAIL) -> None:
+        try:
+            findings.append(Finding(name, OK, function()))
+        except (UserError, OSError) as error:
+            text, _, remedy = sentence(error).partition("\n")
+            if all(text != finding.text for finding in findings):  # a missing file is one finding
+                findings.append(Finding(name, bad, text, remedy.strip()))
+
+    # Text: each tokenizer once, then the weights of each text model.
+    loaders = {key: cfg[f"{key}_dataloader"] for key in ("train", "val", "test") if cfg.get(f"{key}_dataloader")}
+    tokenizers = {str(one): one for loader in loaders.values() for one in dicts_with(loader, "tokenizer")}
+    for one in tokenizers.values():
+        check("tokenizer", lambda one=one: describe_tokenizer(one["tokenizer"]))
+    for one in dicts_with(cfg.model, "pretrained"):
+        if one.get("type") == "TextEncoder" and one["pretrained"]:
+            check("text weights", lambda one=one: check_text_model(one["pretrained"], one.get("config")))
+        elif one["pretrained"]:
+            check("vision weights", lambda one=one: check_file(one["pretrained"], one["type"]))
+    if cfg.get("load_from"):
+        check("load_from", lambda: check_file(cfg.load_from, "checkpoint"))
+
+    # Data: every set of every loader, once.
+    seen: set[str] = set()
+    for key, loader in loaders.items():
+        for dataset in loader.dataset.get("datasets") or [loader.dataset]:
+            if dataset.get("annotations") and str(dataset) not in seen:
+                seen.add(str(dataset))
+                bad = WARN if key == "test" else FAIL  # a training does without
+                check(f"{key} data", lambda dataset=dataset: check_data(dataset), bad)
+
+    findings.append(memory_finding(cfg, batch_size or cfg.train_dataloader.batch_size))
+    return findings
+
+
+def require_preflight(cfg: Config) -> None:
+    """Print "preflight ok", or raise a ConfigError with the findings that failed, one a line."""
+    findings = preflight(cfg)
+    for finding in findings:
+        if finding.status == WARN:
+            print(f"preflight: {finding.name}: {finding.text}" + (f" -> {finding.remedy}" if finding.remedy else ""))
+    if failed := [finding for finding in findings if finding.status == FAIL]:
+        each = [
+            f"{finding.name}: {finding.text}" + f" -> {finding.remedy}" * bool(finding.remedy) for finding in failed
+        ]
+        raise ConfigError("\n  ".join(["this config cannot be trained here:", *each]))
+    print(f"preflight ok (memory: {findings[-1].text})", flush=True)
+
+
+def dicts_with(cfg: Any, key: str) -> Iterator[Mapping]:
+    """Yield every dict below a config that has the key."""
+    if isinstance(cfg, Mapping):
+        if key in cfg:
+            yield cfg
+        for value in cfg.values():
+            yield from dicts_with(value, key)
+    elif isinstance(cfg, list | tuple):
+        for value in cfg:
+            yield from dicts_with(value, key)
+
+
+def describe_tokenizer(settings: Mapping) -> str:
+    tokenizer = TextTokenizer(**settings)
+    name = next(str(settings[key]) for key in ("pretrained", "word_list", "sentencepiece") if settings.get(key))
+    return f"{name}: {len(tokenizer.tokenizer):,} tokens, phrases of at most {tokenizer.max_words}"
+
+
+def check_file(name: str, owner: str) -> str:
+    """Say how large a file of weights is. Its content is read when the model is built."""
+    path = data_path(name)
+    if not path.is_file():
+        raise CheckpointError(
+            f"no weights of {owner} at {path}\n`refseg data layout` says where to get them; to train from random "
+            "weights, set pretrained=None"
+        )
+    return f"{path}: {path.stat().st_size / 2**20:,.0f} MiB"
+
+
+def check_data(dataset: Mapping) -> str:
+    """Check that annotations can be read, that the split is there, and that some of its images can be decoded."""
+    store = open_annotations(**dataset["annotations"])
+    split = dataset.get("split")
+    images = np.unique(store.image_of_expression[in_splits(store, split)])
+    root = image_root_of(dataset["annotations"], dataset.get("image_root"))
+    sample = images[np.linspace(0, len(images) - 1, min(SAMPLED_IMAGES, len(images))).astype(int)]
+    missing = [store.image_path(int(image)) for image in sample if not (root / store.image_path(int(image))).is_file()]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(sample)} sampled images of split {split!r} are not in {root} ({missing[0]}, ...)\n"
+            "put the images there, or name their folder in image_root; `refseg data layout` says where to get them"
+        )
+    for image in sample[:4]:
+        read_image(str(root / store.image_path(int(image))))
+    name = dataset["annotations"].get("refs") or dataset["annotations"].get("file")
+    return f"{name}, {split or 'all splits'}: {len(images):,} images; {len(sample)} sampled, all there"
+
+
+def memory_finding(cfg: Config, batch_size: int) -> Finding:
+    """Compare the estimate of a training step with the GPU's memory, if there is one."""
+    parts = estimate_memory(cfg, batch_size)
+    if parts is None:
+        return Finding("memory", OK, "not estimated for this encoder; `refseg benchmark CONFIG` measures it")
+    total = sum(parts.values())
+    made_of = ", ".join(f"{name} {gib:.1f}" for name, gib in parts.items())
+    precision = "mixed precision" if cfg.optim_wrapper.get("dtype") else "fp32"
+    text = f"roughly {total:.0f} GiB per process for a batch of {batch_size} in {precision} ({made_of})"
+    if not torch.cuda.is_available():
+        return Finding("memory", OK, text)
+    available = torch.cuda.get_device_properties(0).total_memory / 2**30
+    text += f"; this GPU has {available:.0f} GiB"
+    if total < 0.95 * available:
+        return Finding("memory", OK, text)
+    remedy = (
+        "--amp, a smaller train_dataloader.batch_size with optim_wrapper.accumulative_counts, or checkpointing=True"
+    )
+    return Finding("memory", WARN, text, remedy)
+
+
+def estimate_memory(cfg: Config, batch_size: int) -> dict[str, float] | None:
+    """Estimate the memory of a training step per process, in GiB, by parts; None for encoders other than Swin.
+
+    Nothing is built: parameters and activations of Swin, and parameters of a BERT-like text model, follow from their
+    sizes. A Swin block keeps about 17 values per token and channel for its backward pass (two norms, query, key and
+    value, projection, an MLP of four times the width before and after its activation, residuals), and its attention
+    weights. Pixel and mask decoders are taken as 0.6 of the encoder's activations. That factor is calibrated on
+    InstAlign with Swin-B at 480 x 480: a batch of 8 in fp32 needs about 19 GB. Other decoders need less or more.
+    """
+    vision = next((one for one in dicts_with(cfg.model, "window_size") if one.get("type") == "SwinEncoder"), None)
+    if vision is None:
+        return None
+    arch, side = swin_arch(vision.get("arch", "base")), vision["window_size"]
+    height, width = input_size(cfg)
+    parameters = activations = 0.0
+    for stage, (depth, heads) in enumerate(zip(arch.depths, arch.num_heads, strict=True)):
+        channels, stride = arch.embed_dims * 2**stage, 4 * 2**stage
+        tokens = (height // stride) * (width // stride)
+        parameters += depth * 12 * channels**2 + 8 * channels**2  # blocks, and the merging after the stage
+        per_token = channels if vision.get("checkpointing") else 17 * channels + heads * side**2
+        activations += depth * tokens * per_token
+    for text in dicts_with(cfg.model, "text"):
+        settings = (text["text"] or {}).get("config") or {}
+        if settings.get("model_type"):
+            sizes = text_config(**settings)
+            parameters += 12 * sizes.num_hidden_layers * sizes.hidden_size**2 + sizes.vocab_size * sizes.hidden_size
+    parameters *= 1.1  # decoder and heads
+    states = OPTIMIZER_STATES.get(cfg.optim_wrapper.optimizer.type, 2)
+    bytes_each = 2 if cfg.optim_wrapper.get("dtype") else 4
+    gib = 2.0**30
+    return {
+        "weights": 4 * parameters / gib,
+        "gradients": 4 * parameters / gib,
+        "optimizer": 4 * states * parameters / gib,
+        "activations": 1.6 * activations * batch_size * bytes_each / gib,
+    }

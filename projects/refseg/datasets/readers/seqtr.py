@@ -1,0 +1,169 @@
+"""Reader of SeqTR's layout: one JSON file that maps each split to its entries. C3VG, SimVG, DeRIS and PropVG use it.
+
+Entry: `{"image_id", "width", "height", "expressions": [text, ...], "mask": polygons or RLE, "bbox": [x, y, w, h]}`, and
+in some files `id` (of COCO's annotation), `data_source` and `file_name`. Some files differ:
+
+- gRefCOCO's and Ref-ZOM's files have `annotations` instead of `mask`: `{"id", "segmentation", "bbox", "empty", ...}`
+  each. None, or only ones that are `empty`, mean "refers to nothing". A list of lists has one for each expression.
+- Their `expressions` may be `{"raw": text or [text, ...]}`.
+- R-RefCOCO's entries are lists of entries: the expressions of one ref.
+
+Training entries have several expressions of one object, those of other splits one.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from refseg.datasets.readers.segmentations import clean_segmentation
+from refseg.datasets.readers.values import as_flag, as_xywh, is_side, is_text
+from refseg.errors import ConfigError, DataError
+from refseg.paths import data_path
+from refseg.records import Annotations, Expression, Instance, Problem, Record
+
+COCO_NAME = "COCO_train2014_{image_id:012d}.jpg"
+
+
+class _BadEntry(ValueError):
+    """Why one entry cannot be used."""
+
+
+@dataclass
+class _Image:
+    """One image; `index_of`: annotation id, or mask where entries have none -> index of the instance."""
+
+    record: Record
+    index_of: dict[Any, int] = field(default_factory=dict)
+
+
+def read_seqtr(*, file: str | Path, image_name: str | dict[str, str] = COCO_NAME) -> Annotations:
+    """Records of all splits, one per image.
+
+    Expression ids are `<split>_<entry>_<number>`, and the expressions of an entry describe one object.
+
+    Args:
+        image_name: Path of an entry without `file_name` below the image root, with `{image_id}`. A dict has one for
+            each `data_source` of a mixed file.
+    """
+    file = data_path(file)
+    if not file.is_file():
+        raise DataError(f"annotation file not found: {file}. docs/data.md says where these files come from.")
+    try:
+        content = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}: truncated, or not JSON ({error})") from None
+    if not isinstance(content, dict) or not all(isinstance(entries, list) for entries in content.values()):
+        raise DataError(f"{file}: is not in SeqTR's layout, which maps the name of each split to a list of entries")
+    for template in image_name.values() if isinstance(image_name, dict) else [image_name]:
+        try:
+            template.format(image_id=1)
+        except (AttributeError, KeyError, IndexError, ValueError) as error:
+            message = f"annotations.image_name: {template!r} cannot be filled in ({error!r}); use {{image_id}}"
+            raise ConfigError(message) from None
+    images: dict[str, _Image] = {}
+    problems: list[Problem] = []
+    for split, entries in content.items():
+        for number, entry in enumerate(entries):
+            parts = entry if isinstance(entry, list) else [entry]
+            for position, part in enumerate(parts):
+                place = f"{file}, {split}[{number}]" + (f"[{position}]" if isinstance(entry, list) else "")
+                name = f"{split}_{number}" + (f"_{position}" if isinstance(entry, list) else "")
+                try:
+                    _add_entry(images, part, split, name, f"{split}_{number}", image_name)
+                except ValueError as error:
+                    problems.append(Problem(place, str(error), split))
+    return Annotations([image.record for image in images.values() if image.record.expressions], problems)
+
+
+def _add_entry(
+    images: dict[str, _Image], entry: Any, split: str, name: str, object_id: str, image_name: str | dict[str, str]
+) -> None:
+    """Add the expressions of one entry, or nothing where any of it is wrong."""
+    if not isinstance(entry, dict):
+        raise _BadEntry(f"is a {type(entry).__name__}, not an object")
+    path = _image_path(entry, image_name)
+    size = (entry.get("height"), entry.get("width"))
+    if not all(is_side(side) for side in size):
+        raise _BadEntry(f"height and width are {size[0]!r} and {size[1]!r}")
+    image = images.get(path) or _Image(Record(path, path, size, [], []))
+    record = image.record
+    if record.size != size:
+        raise _BadEntry(f"height and width are {list(size)}, but {list(record.size)} in an earlier entry of {path}")
+    texts = _texts(entry)
+    targets = [_targets(annotations, size) for annotations in _annotations(entry, len(texts))]
+
+    # The entry is good: only now is anything added.
+    images[path] = image
+    for number, (text, instances) in enumerate(zip(texts, targets, strict=True)):
+        for key, instance in instances:
+            if key not in image.index_of:
+                image.index_of[key] = len(record.instances)
+                instance.instance_id = instance.instance_id or f"mask {len(record.instances)}"
+                record.instances.append(instance)
+        referents = tuple(dict.fromkeys(image.index_of[key] for key, _ in instances))
+        tags = {"data_source": entry["data_source"]} if isinstance(entry.get("data_source"), str) else {}
+        record.expressions.append(Expression(f"{name}_{number}", text, referents, split, object_id, tags=tags))
+
+
+def _image_path(entry: dict, image_name: str | dict[str, str]) -> str:
+    if isinstance(entry.get("file_name"), str) and entry["file_name"]:
+        return entry["file_name"]
+    image_id, source = entry.get("image_id"), entry.get("data_source")
+    if not isinstance(image_id, int) or isinstance(image_id, bool):
+        raise _BadEntry(f"image_id is {image_id!r}, not a whole number, and there is no file_name")
+    if isinstance(image_name, dict):
+        if source not in image_name:
+            raise _BadEntry(f"data_source is {source!r}; image_name has {', '.join(sorted(image_name))}")
+        image_name = image_name[source]
+    return image_name.format(image_id=image_id)
+
+
+def _texts(entry: dict) -> list[str]:
+    texts = entry.get("expressions")
+    if isinstance(texts, dict):
+        texts = texts.get("raw")
+    texts = [texts] if isinstance(texts, str) else texts
+    if not isinstance(texts, list) or not texts or not all(is_text(text) for text in texts):
+        raise _BadEntry(f"expressions is {str(texts)[:60]!r}: it must be a list of texts")
+    return texts
+
+
+def _annotations(entry: dict, num_texts: int) -> list[list]:
+    """The annotations that each expression refers to."""
+    annotations = entry.get("annotations")
+    if annotations is None:
+        if "mask" not in entry:
+            raise _BadEntry("has neither a mask nor annotations; files with boxes only cannot be used")
+        one = {"id": entry.get("id"), "segmentation": entry["mask"], "bbox": entry.get("bbox")}
+        return [[one]] * num_texts
+    if not isinstance(annotations, list):
+        raise _BadEntry(f"annotations is a {type(annotations).__name__}, not a list")
+    if not any(isinstance(one, list) for one in annotations):
+        return [annotations] * num_texts
+    if len(annotations) != num_texts or not all(isinstance(one, list) for one in annotations):
+        raise _BadEntry(f"annotations has {len(annotations)} parts for {num_texts} expressions")
+    return annotations
+
+
+def _targets(annotations: list, size: tuple[int, int]) -> list[tuple[Any, Instance]]:
+    """Instances, each with its key for `index_of`. Annotations that are `empty` stand for no target."""
+    found = []
+    for one in annotations:
+        if not isinstance(one, dict):
+            raise _BadEntry(f"an annotation is a {type(one).__name__}, not an object")
+        annotation_id = one.get("id")
+        if as_flag("empty", one.get("empty", annotation_id == -1)):
+            continue
+        try:
+            segmentation = clean_segmentation(one.get("segmentation"), size)
+            box = as_xywh(one.get("bbox"))
+        except (TypeError, OverflowError) as error:
+            raise _BadEntry(str(error)) from None
+        is_crowd = as_flag("iscrowd", one.get("iscrowd") or 0)
+        name = "" if annotation_id is None else str(annotation_id)
+        key = name or json.dumps(one["segmentation"])  # entries about one object repeat its mask
+        found.append((key, Instance(name, segmentation, box=box, is_crowd=is_crowd)))
+    return found

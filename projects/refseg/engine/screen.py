@@ -1,0 +1,133 @@
+"""The screen of a run: a few lines for people.
+
+The log file keeps everything, mmengine's dumps (environment, config, hooks, parameter groups) among it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook, LoggerHook
+from mmengine.logging import MMLogger
+from tqdm import tqdm
+
+# Warnings of mmengine about its own calls, which no user can act on.
+_NOISE = ("will be deprecated", "is the alias of", "`save_param_scheduler` is True", "prefix is not set")
+
+
+def show(text: str) -> None:
+    """Print a line on the screen of rank 0, and write it to the log file."""
+    MMLogger.get_current_instance().info(text, extra={"screen": True})
+
+
+class ScreenHandler(logging.StreamHandler):
+    """Handler for records of `show` and for warnings. It writes above progress bars instead of into them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.levelno >= logging.WARNING:
+            if any(words in text for words in _NOISE):
+                return
+            text = f"{record.levelname.lower()}: {text}"
+        elif not getattr(record, "screen", False):
+            return
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+
+class ScreenHook(Hook):
+    """Data, model, and batch at the start; then losses and samples/s at LoggerHook's interval; then tables of scores.
+
+    `RefRunner` adds it to every run.
+    """
+
+    priority = "VERY_LOW"  # after the hooks that measure time and choose the best checkpoint
+
+    def before_train(self, runner: Any) -> None:
+        self.interval = next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 50)
+        loaders = {"train": runner.train_dataloader}
+        if runner.val_loop is not None:
+            loaders["val"] = runner.val_dataloader
+        for name, loader in loaders.items():
+            show(f"{name:6} {describe_data(loader.dataset)}")
+        show(f"model  {describe_model(runner.model)}")
+        optimizer = runner.optim_wrapper.optimizer
+        show(f"batch  {runner.batch_line.removeprefix('batch: ')}")
+        show(f"rate   {optimizer.param_groups[0]['lr']:.3g}, {type(optimizer).__name__}, {runner.max_iters:,} steps")
+        show(f"log    {runner.log_dir}")
+
+    def before_test(self, runner: Any) -> None:
+        show(f"test   {describe_data(runner.test_dataloader.dataset)}")
+        show(f"model  {describe_model(runner.model)}")
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        last = runner.iter + 1 == runner.max_iters
+        if not (self.every_n_inner_iters(batch_idx, self.interval) or last) or runner.rank != 0:
+            return
+        scalars = {
+            name.removeprefix("train/"): history.mean(self.interval)
+            for name, history in runner.message_hub.log_scalars.items()
+            if name.startswith("train/") and history.data[0].size
+        }
+        epoch_length = len(runner.train_dataloader)
+        parts = [f"epoch {runner.iter // epoch_length + 1}", f"step {runner.iter + 1}/{runner.max_iters}"]
+        parts += [f"loss {scalars['loss']:.4f}"] if "loss" in scalars else []
+        parts += [
+            f"{name.removeprefix('loss_')} {value:.3f}" for name, value in scalars.items() if name.startswith("loss_")
+        ]
+        if scalars.get("time"):
+            samples = runner.train_dataloader.batch_size * get_world_size()
+            parts.append(f"{samples / scalars['time']:.1f} samples/s")
+            seconds = int(scalars["time"] * (runner.max_iters - runner.iter - 1))
+            parts.append(f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left")
+        show("  ".join(parts))
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        title = f"validation after step {runner.iter}"
+        show("\n".join(score_table(title, metrics or {})))
+        best = runner.message_hub.runtime_info.get("best_ckpt")
+        if best is not None and runner.message_hub.runtime_info.get("best_score") is not None:
+            show(f"best so far: {best}")
+
+    def after_test_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        show("\n".join(score_table("test", metrics or {})))
+
+
+def describe_data(dataset: Any) -> str:
+    """Return "refshapes.jsonl train: 24 images, 144 phrases" for a data set, or for each part of a mixture."""
+    if hasattr(dataset, "datasets"):
+        return "; ".join(describe_data(part) for part in dataset.datasets)
+    if not hasattr(dataset, "items"):
+        return f"{len(dataset):,} samples"
+    annotations, split = dataset.metainfo["annotations"], dataset.metainfo["split"]
+    split = ",".join(split) if isinstance(split, list) else split or "all splits"
+    file = annotations.get("refs") or annotations.get("file") or ""
+    images = len(set(dataset.items.image.tolist()))
+    return f"{file} {split}: {images:,} images, {len(dataset.items.pool):,} phrases"
+
+
+def describe_model(model: Any) -> str:
+    """Return the class of a model, its parameters, and how many of them are trained."""
+    model = getattr(model, "module", model)
+    total = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return f"{type(model).__name__}: {total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M of them trained"
+
+
+def score_table(title: str, metrics: Mapping[str, float]) -> Iterator[str]:
+    """Yield the lines of a table: one row per metric, one column per protocol ("protocol/metric": value)."""
+    scores = {name: value for name, value in metrics.items() if name not in ("time", "data_time")}
+    protocols = list(dict.fromkeys(name.rpartition("/")[0] for name in scores))
+    rows = list(dict.fromkeys(name.rpartition("/")[2] for name in scores))
+    first = max(len(text) for text in [title, *rows])
+    widths = {protocol: max(len(protocol), 8) for protocol in protocols}
+    yield f"{title:{first}}" + "".join(f"  {protocol:>{widths[protocol]}}" for protocol in protocols)
+    for row in rows:
+        cells = [scores.get(f"{protocol}/{row}" if protocol else row) for protocol in protocols]
+        shown = ["-" if cell is None else f"{cell:.2f}" for cell in cells]
+        yield f"{row:{first}}" + "".join(
+            f"  {cell:>{widths[protocol]}}" for cell, protocol in zip(shown, protocols, strict=True)
+        )
