@@ -89,11 +89,11 @@ def test_a_sample_without_instances_can_be_drawn(arguments: dict[str, Any]) -> N
 def test_tokens(arguments: dict[str, Any]) -> None:
     """[CLS] 2, [SEP] 3, [UNK] 1; words from 4. Of 7 tokens 5 are kept, the end among them."""
     tokenizer = tokenizer_of(ReferringDataset(**arguments))
-    (ids,), *_ = tokenizer(["nothing at all of it"])
+    (ids,) = tokenizer(["nothing at all of it"]).token_ids
     assert cut_tokens(ids, [2, 5, 6, 7, 8, 9, 3]) == [8, 9]
     assert cut_tokens([2, 5], [2, 5, 3]) == [3]
     assert cut_tokens([2, 5, 3], [2, 5, 3]) == []
-    (ids,), *_ = tokenizer(["a <dog>"])
+    (ids,) = tokenizer(["a <dog>"]).token_ids
     shown = token_words(ids, "a <dog>", tokenizer)
     assert "<strong>[UNK]</strong>" in shown and "unknown to the tokenizer" in shown
     assert token_words([2, 5], "x", None) == "2 tokens: 2 5"

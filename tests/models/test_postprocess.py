@@ -93,14 +93,14 @@ def test_no_target_rules() -> None:
         dict(max_elements=0),
     ],
 )
-def test_bad_settings_are_errors(bad: dict) -> None:
+def test_invalid_settings_raise(bad: dict) -> None:
     with pytest.raises(ConfigError, match=f"postprocess.{next(iter(bad))} must"):
         PostProcess(**bad)
     with pytest.raises(TypeError):
         PostProcess(treshold=0.5)
 
 
-def test_probabilities_may_be_what_is_resized() -> None:
+def test_probabilities_can_be_resized() -> None:
     """A column of logits 9 beside one of -1, resized to 3 columns with aligned corners. The middle one has a logit of
     4, so it is in the mask; its probability is the mean of 0.99988 and 0.26894, 0.63, and not above 0.65."""
     settings = dict(input_size=(1, 2), meta=meta((1, 3), (1, 2)), align_corners=True, threshold=0.65)
@@ -169,7 +169,7 @@ def batch_of(texts: list[list[str]], word_of: list[list[int]] | None, text_of: l
     )
 
 
-def told(batch: Batch, predicted: list[InstancePrediction] | None, **settings: object) -> list:
+def instances_of(batch: Batch, predicted: list[InstancePrediction] | None, **settings: object) -> list:
     """Per image `instances`."""
     prediction = Prediction(torch.zeros(batch.num_expressions, 2, 4), instances=predicted)
     return [result.instances for result in finish(prediction, batch, PostProcess(**settings))]
@@ -197,7 +197,7 @@ def test_instances_by_hand() -> None:
     ]
     batch = batch_of([["a b", "c"], ["d  e"]], [[-1, 0, 1], [-1, 0, 0], [0, 1, 1]], text_of=[0, 2, 1])
     batch.image_of = torch.tensor([0, 1, 0])
-    first, second = told(batch, instances)
+    first, second = instances_of(batch, instances)
     ((half,), nothing), ((whole, right),) = first, second
     assert nothing == []
     assert (half.score, half.words) == (0.5, [0.25, 0.75])
@@ -208,44 +208,44 @@ def test_instances_by_hand() -> None:
     assert right.mask.all(0).tolist() == [False] * 4 + [True] * 4
 
 
-def test_how_many_and_from_which_relevance() -> None:
+def test_max_instances_and_threshold() -> None:
     """Of equal ones the first query; the best first."""
     one = queries([0.625, 0.75, 0.25, 0.75], [columns(c) for c in range(4)])
     batch = batch_of([["a"]], None)
 
     def found(**settings: object) -> list[tuple[float, list[int]]]:
-        (((*instances,),),) = told(batch, [one], **settings)
+        (((*instances,),),) = instances_of(batch, [one], **settings)
         return [(each.score, each.mask[0].nonzero().flatten().tolist()) for each in instances]
 
     third, first, last = (0.75, [2, 3]), (0.625, [0, 1]), (0.75, [6, 7])
     assert found() == [third, last, first]
     assert found(max_instances=2) == [third, last] and found(instance_threshold=0.75) == [third, last]
     assert found(instance_threshold=0.76) == [] and len(found(instance_threshold=0.0)) == 4
-    assert all(each.words is None for each in told(batch, [one])[0][0])
+    assert all(each.words is None for each in instances_of(batch, [one])[0][0])
 
 
-def test_the_threshold_of_pixels_and_masks_without_any() -> None:
+def test_pixel_threshold_and_empty_masks() -> None:
     """Probabilities of 3/4 everywhere: a mask at 0.7, none at 0.8, and then no instance."""
     batch = batch_of([["a"]], [[0]])
     one = queries([1.0], [torch.full((2, 4), math.log(3))], [[1.0]])
-    (((instance,),),) = told(batch, [one], threshold=0.7)
+    (((instance,),),) = instances_of(batch, [one], threshold=0.7)
     assert instance.mask.all()
-    assert told(batch, [one], threshold=0.8) == [[[]]]
+    assert instances_of(batch, [one], threshold=0.8) == [[[]]]
 
 
 def test_results_without_instances() -> None:
     """Models that do not tell any, and the setting; none of any expression; an empty text; weights without a map."""
     batch = batch_of([["a"], [""]], [[0], [-1]])
     attended = [queries([1.0], [columns(1)], [[0.5]]), queries([1.0], [columns(1)], [[0.5]])]
-    assert told(batch, None) == [None, None]
-    assert told(batch, attended, instances=False) == [None, None]
-    assert told(batch, [queries([0.1], [columns(0)], [[1.0]])] * 2) == [[[]], [[]]]
-    assert told(batch, [queries([], [], []), queries([], [])]) == [[[]], [[]]]
-    assert [found.words for ((found,),) in told(batch, attended)] == [[0.5], []]
-    assert [found.words for ((found,),) in told(batch_of([["a"], [""]], None), attended)] == [None, None]
+    assert instances_of(batch, None) == [None, None]
+    assert instances_of(batch, attended, instances=False) == [None, None]
+    assert instances_of(batch, [queries([0.1], [columns(0)], [[1.0]])] * 2) == [[[]], [[]]]
+    assert instances_of(batch, [queries([], [], []), queries([], [])]) == [[[]], [[]]]
+    assert [found.words for ((found,),) in instances_of(batch, attended)] == [[0.5], []]
+    assert [found.words for ((found,),) in instances_of(batch_of([["a"], [""]], None), attended)] == [None, None]
 
 
-def test_only_what_is_asked_for_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_instances_are_restored_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two images the first's instances are asked for, twice: once the one relevant query of three is restored."""
     restored = []
 
@@ -307,7 +307,7 @@ def test_choice_and_chunks_against_loops(sizes: list[int], threshold: int, most:
             assert torch.equal(each.mask, masks[i]) and torch.equal(each.mask, other.mask)
 
 
-def test_a_relevance_of_nan_counts() -> None:
+def test_nan_relevance_is_selected() -> None:
     """So that metrics find it; comparisons with it are false."""
     (chosen,) = choose_instances([queries([0.1, math.nan, 0.9], [columns(c) for c in range(3)])], PostProcess())
     assert math.isnan(chosen.relevance[0]) and chosen.relevance[1:].tolist() == pytest.approx([0.9])
@@ -333,7 +333,7 @@ def test_regions_of_words_by_hand() -> None:
     assert found.retrieved[:, 0].int().tolist() == [[1, 0], [0, 1], [1, 1], [0, 0]]
 
 
-def test_regions_are_made_when_asked_for_and_by_image() -> None:
+def test_regions_are_made_on_request_per_image() -> None:
     """Expression k of 4, two of each image, has scores of k."""
     batch = dummy_batch(shape=(8, 8), num_images=2, expressions_per_image=2, num_words=3)["batch"]
     scores = torch.arange(4.0)[:, None, None, None].expand(4, 3, 2, 2)

@@ -49,7 +49,7 @@ def test_shares_by_hand() -> None:
 
 
 def test_equal_attributes_stay_equal() -> None:
-    """Column normalisation is a competition: nobody wins against a copy."""
+    """Attributes compete for columns; equal attributes share them equally."""
     assert torch.equal(shares(torch.zeros(1, 3, 4), "columns"), torch.full((1, 3, 4), 0.25))
 
 

@@ -67,8 +67,8 @@ def swin_state_from_official(
     unknown = [key for short, key in known.items() if not is_swin_key(short)]
     if unknown:
         raise CheckpointError(
-            f"{len(unknown)} keys are not Swin's: {shown(unknown)}. Files of the official code, timm, and transformers "
-            f"are read; the official one is at {WHERE}"
+            f"{len(unknown)} keys are not from Swin: {shown(unknown)}. Use a file of the official code, timm, or "
+            f"transformers. The official one is at {WHERE}."
         )
     check_complete(known)
     state = {}
@@ -84,10 +84,10 @@ def swin_state_from_official(
 
 
 def to_official_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return timm's or transformers' Swin weights under the official names; others as they are.
+    """Rename timm's or transformers' Swin weights to official names; return others as they are.
 
-    timm counts each patch merging to the stage after it, the official code to the one before. transformers has query,
-    key, and value apart, which the official code has in one matrix. The order of channels is the same in all three.
+    In timm, a patch merging belongs to the stage after it; in the official code, to the stage before. transformers has
+    three matrices for query, key, and value, the official code one. All three have the same order of channels.
     """
     state = dict(state)
     if any("attention.self.query" in key for key in state):
@@ -102,9 +102,8 @@ def to_official_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             elif ".key." not in name and ".value." not in name:
                 official[name] = value
         return official
-    if (
-        "layers.0.downsample.norm.weight" not in state and "layers.1.downsample.norm.weight" in state
-    ):  # timm 0.9 and later
+    # timm 0.9 and later
+    if "layers.0.downsample.norm.weight" not in state and "layers.1.downsample.norm.weight" in state:
         state = {
             re.sub(r"^layers\.(\d+)\.downsample\.", lambda found: f"layers.{int(found[1]) - 1}.downsample.", key): value
             for key, value in state.items()

@@ -16,7 +16,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from refseg.errors import ConfigError
-from refseg.models.layers.levels import pixel_centers, sine_position
+from refseg.models.layers.levels import flatten_levels, pixel_centers, sine_position, split_levels
 from refseg.ops import use_fast_linear, use_refseg_deformable_attention
 from refseg.structures import EncodedFeatures
 
@@ -91,37 +91,28 @@ class PixelDecoder(BaseModule):
     def forward(self, features: EncodedFeatures, *, padded: bool) -> PixelFeatures:
         """Decode the levels; `padded` says whether the input has padding."""
         # Project the three coarser levels and flatten them into one sequence
+        decoder = self.mmdet_decoder
         maps, masks = features.levels[:0:-1], features.masks[:0:-1]  # coarse to fine, without the finest
         sizes = [(level.shape[-2], level.shape[-1]) for level in maps]
-        counts = [height * width for height, width in sizes]
-        pixels = torch.cat(
-            [
-                project(level).flatten(2).transpose(1, 2)
-                for project, level in zip(self.mmdet_decoder.input_convs, maps, strict=True)
-            ],
-            1,
+        pixels = flatten_levels(
+            [conv(level) for conv, level in zip(decoder.input_convs, maps, strict=True)]
         )  # (B, S, C)
         # Positions: sines plus an embedding of the level
         positions = [sine_position(mask, self.embed_dim).to(pixels.dtype) for mask in masks]
-        query_pos = torch.cat(
-            [
-                position + embed
-                for position, embed in zip(positions, self.mmdet_decoder.level_encoding.weight, strict=True)
-            ],
-            1,
-        )
+        embeds = decoder.level_encoding.weight
+        query_pos = torch.cat([position + embed for position, embed in zip(positions, embeds, strict=True)], 1)
         # Deformable self-attention over all levels
         valid = [mask.flatten(1) for mask in masks]
         padding = ~torch.cat(valid, 1) if padded else None
         centers = pixel_centers(sizes, pixels.device)[None, :, None].expand(len(pixels), -1, 3, -1)
-        for layer in self.mmdet_decoder.encoder.layers:
+        for layer in decoder.encoder.layers:
             pixels = layer(
                 pixels, query_pos=query_pos, key_padding_mask=padding, spatial_shapes=sizes, reference_points=centers
             )
         # Mask features: add the upsampled result to the finest encoder level
-        levels = list(pixels.split(counts, 1))
-        finest = levels[-1].transpose(1, 2).unflatten(2, sizes[-1])
-        lateral = self.mmdet_decoder.lateral_convs[0](features.levels[0])
+        lateral = decoder.lateral_convs[0](features.levels[0])
+        finest = split_levels(pixels, sizes)[-1]
         up = F.interpolate(finest, size=lateral.shape[-2:], mode="bilinear", align_corners=False)
-        mask_feats = self.mmdet_decoder.mask_feature(self.mmdet_decoder.output_convs[0](lateral + up))
+        mask_feats = decoder.mask_feature(decoder.output_convs[0](lateral + up))
+        levels = list(pixels.split([height * width for height, width in sizes], 1))
         return PixelFeatures(mask_feats, levels, positions, valid, sizes, padded)

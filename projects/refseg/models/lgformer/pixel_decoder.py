@@ -180,5 +180,5 @@ class LanguageGuidedPixelDecoder(BaseModule):
             stride4 = features.levels[0]
             up = F.interpolate(mask_feats, size=stride4.shape[-2:], mode="bilinear", align_corners=False)
             mask_feats = self.refine(F.relu(up + self.lateral(stride4)))
-        by_level = (list(x.split(counts, 1)) for x in (pixels, position, valid))
-        return Decoded(*by_level, mask_feats)
+        levels, positions, masks = (list(tensor.split(counts, 1)) for tensor in (pixels, position, valid))
+        return Decoded(levels, positions, masks, mask_feats)

@@ -6,7 +6,7 @@ an image, L tokens of the expression, P pixels, C channels of pixels, D of words
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.model import BaseModule
@@ -67,7 +67,7 @@ class VisualExpressionGenerator(BaseModule):
         super().__init__()
         self.retrieval = None
         if retrieve:
-            settings = dict(joint_dim=joint_dim, ratio=ratio, temperature=temperature, noise=noise)
+            settings: dict[str, Any] = dict(joint_dim=joint_dim, ratio=ratio, temperature=temperature, noise=noise)
             self.retrieval = TokenRetrieval(pixel_dim=pixel_dim, word_dim=word_dim, **settings)
         self.project = nn.Linear(pixel_dim, word_dim)
         self.norm = nn.LayerNorm(word_dim)
