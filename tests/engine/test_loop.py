@@ -104,10 +104,12 @@ def test_a_config_inside_a_checkpoint_is_not_run(whole: Path, tmp_path: Path, ti
 
 
 class DeadlyDataset(Dataset):
-    """12 items, one of which kills the process that loads it, the first `times` times that it comes."""
+    """12 items, one of which kills (or stops) the process that loads it, the first `times` times that it comes."""
 
-    def __init__(self, folder: Path, deadly: int = 7, times: int = 0) -> None:
-        self.folder, self.deadly, self.times = folder, deadly, times
+    def __init__(
+        self, folder: Path, deadly: int = 7, times: int = 0, signal_number: signal.Signals = signal.SIGKILL
+    ) -> None:
+        self.folder, self.deadly, self.times, self.signal_number = folder, deadly, times, signal_number
 
     def __len__(self) -> int:
         return 12
@@ -116,7 +118,7 @@ class DeadlyDataset(Dataset):
         deaths = len(list(self.folder.glob("death_*")))
         if key.item == self.deadly and deaths < self.times:
             (self.folder / f"death_{deaths}").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.signal_number)
         if self.times < 0:
             raise RuntimeError("no such thing")
         return tuple(key)
@@ -205,6 +207,15 @@ def test_a_dead_worker_ends_the_training_with_the_remedy(undisturbed: list, tmp_
     resumed._iter = loop.iter
     resumed.run()
     assert loop.runner.batches + resumed.runner.batches == undisturbed
+
+
+def test_a_loader_that_hangs_goes_on_with_the_same_data(undisturbed: list, tmp_path: Path) -> None:
+    """A worker stops without dying: PyTorch alone would wait for its batch forever."""
+    loop = toy_loop(DeadlyDataset(tmp_path, times=1, signal_number=signal.SIGSTOP), max_worker_restarts=1)
+    assert loop.dataloader.timeout > 0, "a loader without a timeout gets one"
+    loop.dataloader.timeout = 1
+    loop.run()
+    assert loop.worker_restarts == 1 and loop.runner.batches == undisturbed
 
 
 def test_restarts_have_a_limit(tmp_path: Path) -> None:

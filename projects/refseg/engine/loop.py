@@ -19,6 +19,7 @@ from refseg.registry import LOOPS
 
 SIGCHLD = getattr(signal, "SIGCHLD", None)  # not on Windows
 LOST_CONNECTION = (EOFError, ConnectionError)  # raised where a batch is fetched from a worker that is gone
+HANGING_S = 900.0  # without a batch; far above an image that times out
 REASONS = {"SIGKILL": ", probably because main memory ran out", "SIGBUS": ", probably for lack of shared memory"}
 
 
@@ -30,9 +31,10 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
     a validation that was due when the run was killed is made up for. Validation runs after every `val_interval` epochs,
     and after every `val_interval_iters` iterations where that is given.
 
-    A data-loading worker that dies (out of memory, mostly) ends the training with an error that says so. With
-    `max_worker_restarts`, the training data loader is restarted up to so many times instead. It goes on with the batch
-    that was to come next, so that the order of the data stays the same.
+    A data-loading worker that dies (out of memory, mostly), or a loader that hangs, ends the training with an error
+    that says so. A loader hangs if no batch comes for `train_dataloader.timeout` seconds, or HANGING_S if it has none.
+    With `max_worker_restarts`, the training data loader is restarted up to so many times instead. It goes on with the
+    batch that was to come next, so that the order of the data stays the same.
     """
 
     def __init__(
@@ -56,6 +58,8 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         self.val_interval_iters = val_interval_iters
         self.max_worker_restarts = max_worker_restarts
         self.worker_restarts = 0
+        if getattr(self.dataloader, "num_workers", 0) and not self.dataloader.timeout:
+            self.dataloader.timeout = HANGING_S
         if len(self.dataloader) == 0:
             raise ValueError("the training data loader is empty: fewer samples than one batch with drop_last?")
         if max_iters is not None:
@@ -169,6 +173,8 @@ def worker_death(batches: Any, error: Exception | None = None) -> str:
                 name = signal.Signals(-worker.exitcode).name
                 how = f"killed by {name}{REASONS.get(name, '')}"
             return f"a data-loading worker (pid {worker.pid}) died: {how}"
+    if str(error).startswith("DataLoader timed out"):
+        return f"the data-loading workers hang: {error}"
     if str(error).startswith("DataLoader worker (pid"):
         return f"a data-loading worker died: {str(error).strip()}"
     return f"a data-loading worker died ({type(error).__name__})" if isinstance(error, LOST_CONNECTION) else ""
