@@ -28,7 +28,7 @@ from refseg.evaluation.alignment import (
 from refseg.evaluation.measure import Truth
 from refseg.evaluation.prediction_file import PredictedInstance, PredictionRow
 from refseg.evaluation.scoring import open_data
-from refseg.records import Expression, Instance, Record
+from refseg.records import AnnotatedInstance, Expression, Record
 
 
 def rle(x: int, width: int) -> dict:
@@ -136,7 +136,7 @@ def test_instances_without_weights() -> None:
 
 def test_tags_of_refshapes() -> None:
     """Instance ids are texts in JSON, whatever order they come in."""
-    instances = [Instance("7", rle(0, 2)), Instance("3", rle(4, 2))]
+    instances = [AnnotatedInstance("7", rle(0, 2)), AnnotatedInstance("3", rle(4, 2))]
     tags = {"words": {"3": [0, 1], "7": [3]}}
     expression = Expression("e", "red star and box", (0, 1), tags=tags)
     truth = Truth(Record("i", "i.png", (10, 10), instances, [expression]))

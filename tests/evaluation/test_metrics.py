@@ -16,7 +16,7 @@ from refseg.evaluation.metrics import DumpPredictions, ReferringMetric, instance
 from refseg.evaluation.prediction_file import read_predictions
 from refseg.evaluation.protocols import View, get_protocol
 from refseg.models import RefSegmentor
-from refseg.records import Expression, Instance, Record
+from refseg.records import AnnotatedInstance, Expression, Record
 from refseg.structures import (
     Batch,
     GroundTruth,
@@ -41,7 +41,7 @@ def make_result(number: int) -> ImageResult:
     referents = [(0, 1), (), (1,)][:count]
     expressions = [Expression(name, f"text {name}", r, object_id="o") for name, r in zip(names, referents, strict=True)]
     record = Record(
-        str(number), "", (6, 7), [Instance(str(i), rle, None, None) for i, rle in enumerate(rles)], expressions
+        str(number), "", (6, 7), [AnnotatedInstance(str(i), rle, None, None) for i, rle in enumerate(rles)], expressions
     )
     meta = SampleMeta(str(number), "", (6, 7), (6, 7), names, names)
     probs = torch.tensor([0.1, 0.9, 0.2])[:count]

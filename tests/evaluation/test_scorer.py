@@ -24,7 +24,7 @@ from refseg.evaluation.measure import nearest_source, resize_rle
 from refseg.evaluation.prediction_file import PredictedInstance, PredictionRow, read_predictions
 from refseg.evaluation.protocols import PROTOCOLS, View, get_protocol
 from refseg.evaluation.scorer import TruthIndex, measured_on, score_predictions
-from refseg.records import Annotations, Expression, Instance, Record
+from refseg.records import AnnotatedInstance, Annotations, Expression, Record
 
 REFSEG, GRES, DERIS = (get_protocol(name) for name in ("refseg", "gres", "deris"))
 VIEWS = {measured_on(p.view): p for p in PROTOCOLS.values() if p.view.boxes is None}
@@ -50,7 +50,7 @@ def simple(num_images: int = 1, per_image: int = 1, size: tuple[int, int] = (8, 
             f"im{i}",
             f"{i}.jpg",
             size,
-            [Instance("0", [square(2, 2, 4)], "dog")],
+            [AnnotatedInstance("0", [square(2, 2, 4)], "dog")],
             [Expression(f"{i}:{k}", "the dog", (0,) if k % 2 == 0 else ()) for k in range(per_image)],
         )
         for i in range(num_images)
@@ -76,9 +76,9 @@ def scenes(draw: st.DrawFn) -> tuple[Record, list[np.ndarray]]:
             rings = [
                 rng.uniform(-3, 43, 2 * int(rng.integers(3, 7))).round(2).tolist() for _ in range(rng.integers(1, 3))
             ]
-            instances.append(Instance(str(number), rings))
+            instances.append(AnnotatedInstance(str(number), rings))
         else:
-            instances.append(Instance(str(number), encode(rng.random((height, width)) < rng.random())))
+            instances.append(AnnotatedInstance(str(number), encode(rng.random((height, width)) < rng.random())))
     choices = st.lists(st.integers(0, len(instances) - 1), unique=True)
     expressions = [Expression(str(k), "x", tuple(draw(choices))) for k in range(draw(st.integers(1, 3)))]
     masks = [rng.random((height, width)) < rng.choice([0, 0.1, 0.5, 1]) for _ in expressions]
@@ -211,7 +211,7 @@ def test_golden_target_of_640_x_480_on_the_grid(protocol: str, metric: str, expe
     rows 81 to 87 (floor(5 y / 4)), 35 pixels. By centers it is columns 61 to 64 and rows 81 to 86, 24 pixels, which a
     perfect prediction has: it is resized by centers. LAVT and DMMI resize the target by centers too."""
     record = Record(
-        "i", "i.jpg", (480, 640), [Instance("0", [square(101, 101, 8)])], [Expression("e", "the square", (0,))]
+        "i", "i.jpg", (480, 640), [AnnotatedInstance("0", [square(101, 101, 8)])], [Expression("e", "the square", (0,))]
     )
     mask = np.zeros((480, 640), np.uint8)
     mask[101:109, 101:109] = 1
@@ -338,7 +338,7 @@ def square_mask(x: int, y: int, size: tuple[int, int] = (8, 10)) -> dict:
 
 def two_squares() -> list[Record]:
     """One expression for the squares (0, 0, 4, 4) and (6, 4, 4, 4), one for nothing."""
-    instances = [Instance("0", [square(0, 0, 4)]), Instance("1", [square(6, 4, 4)])]
+    instances = [AnnotatedInstance("0", [square(0, 0, 4)]), AnnotatedInstance("1", [square(6, 4, 4)])]
     expressions = [Expression("both", "both", (0, 1)), Expression("none", "none", ())]
     return [Record("i", "i.jpg", (8, 10), instances, expressions)]
 
@@ -404,8 +404,8 @@ def test_missing_ones_without_target_have_a_remedy() -> None:
 def crowded(*referents: tuple[int, ...]) -> Record:
     """8 x 10: instance 0 is a 4 x 4 square, instance 1 a crowd of 2 x 4 pixels beside it."""
     instances = [
-        Instance("0", [square(0, 0, 4)]),
-        Instance("1", [[6.0, 0, 8, 0, 8, 4, 6, 4]], box=(6, 0, 2, 4), is_crowd=True),
+        AnnotatedInstance("0", [square(0, 0, 4)]),
+        AnnotatedInstance("1", [[6.0, 0, 8, 0, 8, 4, 6, 4]], box=(6, 0, 2, 4), is_crowd=True),
     ]
     return Record("i", "i.jpg", (8, 10), instances, [Expression(str(k), "all", r) for k, r in enumerate(referents)])
 
