@@ -21,9 +21,10 @@ from refseg.datasets.store import from_annotations
 from refseg.errors import DataError
 from refseg.evaluation import scorer
 from refseg.evaluation.measure import nearest_source, resize_rle
-from refseg.evaluation.prediction_file import PredictedInstance, PredictionRow, read_predictions
+from refseg.evaluation.prediction_file import PredictionRow, read_predictions
 from refseg.evaluation.protocols import PROTOCOLS, View, get_protocol
 from refseg.evaluation.scorer import TruthIndex, measured_on, score_predictions
+from refseg.instance import Instance
 from refseg.records import AnnotatedInstance, Annotations, Expression, Record
 
 REFSEG, GRES, DERIS = (get_protocol(name) for name in ("refseg", "gres", "deris"))
@@ -346,10 +347,10 @@ def two_squares() -> list[Record]:
 def test_instances_are_boxes() -> None:
     """The box around the union is the whole image, and of neither square; those of the instances are right. One of a
     score below 0.7 is none, and one without pixels neither."""
-    instances = [PredictedInstance(square_mask(0, 0), 0.9), PredictedInstance(square_mask(6, 4), 0.8)]
-    union = coco_mask.merge([one.mask for one in instances])
-    empty = PredictedInstance(encode(np.zeros((8, 10))), 0.95)
-    nothing = PredictionRow("none", encode(np.zeros((8, 10))), instances=[PredictedInstance(union, 0.6), empty])
+    instances = [Instance(square_mask(0, 0), 0.9), Instance(square_mask(6, 4), 0.8)]
+    union = coco_mask.merge([one.rle for one in instances])
+    empty = Instance(encode(np.zeros((8, 10))), 0.95)
+    nothing = PredictionRow("none", encode(np.zeros((8, 10))), instances=[Instance(union, 0.6), empty])
     protocol = get_protocol("grec")
     found = score_predictions([PredictionRow("both", union, instances=[*instances, empty]), nothing],
                               index(two_squares()), [protocol])  # fmt: skip
@@ -384,7 +385,7 @@ def test_boxes_need_no_mask() -> None:
 
 def test_instances_of_another_size() -> None:
     """Where they are boxes; masks alone are scored without them."""
-    row = full("0:0", instances=[PredictedInstance(square_mask(0, 0, (16, 20)), 0.9)])
+    row = full("0:0", instances=[Instance(square_mask(0, 0, (16, 20)), 0.9)])
     assert score_predictions([row], index(simple()), [REFSEG]).counts["refseg"].scored == 1
     with pytest.raises(DataError, match=r"0:0 \(instances\[0\] is 16 x 20, not 8 x 10 as the image\)"):
         score_predictions([row], index(simple()), [get_protocol("rec")])
