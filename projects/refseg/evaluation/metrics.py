@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from refseg.errors import CheckpointError
-from refseg.evaluation.measure import Answer, Truth, measure, scored_box
+from refseg.evaluation.measure import Truth, measure, scored_box
 from refseg.evaluation.prediction_file import (
     PredictionRow,
     PredictionWriter,
@@ -28,9 +28,8 @@ from refseg.evaluation.protocols import Protocol, View, get_protocol
 from refseg.evaluation.rows import Row, Rows
 from refseg.files import write_atomically
 from refseg.instance import Instance
-from refseg.models.postprocess import DrawnImage, restore_masks
+from refseg.models.postprocess import ImageResult, restore_masks
 from refseg.registry import METRICS
-from refseg.structures import ImageResult
 
 
 def encode_masks(masks: Tensor) -> list[dict]:
@@ -40,8 +39,6 @@ def encode_masks(masks: Tensor) -> list[dict]:
 
 def masks_on(result: ImageResult, view: View, size: tuple[int, int]) -> list[dict]:
     """RLEs (K) of a result's masks on a grid, brought there from the logits as the view says."""
-    if result.mask_logits is None or result.input_size is None:
-        raise ValueError(f"image {result.meta.image_id} has no mask logits, which protocols begin from")
     return encode_masks(
         restore_masks(
             result.mask_logits,
@@ -57,7 +54,7 @@ def masks_on(result: ImageResult, view: View, size: tuple[int, int]) -> list[dic
     )
 
 
-def check_finite(result: ImageResult | DrawnImage) -> None:
+def check_finite(result: ImageResult) -> None:
     """An answer that is not a number would be scored as an empty mask."""
     for what, values in (("mask logits", result.mask_logits), ("no-target probability", result.no_target_prob)):
         if values is not None and not (finite := values[:, None].isfinite().flatten(1).all(1)).all():
@@ -105,7 +102,7 @@ def rows_of(result: ImageResult, view: View, truth: Truth) -> list[Row]:
     probs = [None] * len(grids) if result.no_target_prob is None else result.no_target_prob.tolist()
     boxes = boxes_of(result, view)
     return [
-        measure(Answer(masks[grid][k], probs[k], boxes[k]), truth, expression, view)
+        measure(PredictionRow(expression.expression_id, masks[grid][k], probs[k], boxes[k]), truth, expression, view)
         for k, (grid, expression) in enumerate(zip(grids, expressions, strict=True))
     ]
 

@@ -17,7 +17,7 @@ from refseg.datasets.annotations import complete_paths
 from refseg.datasets.store import RecordStore, Strings
 from refseg.errors import DataError
 from refseg.evaluation.areas import union_rle
-from refseg.evaluation.measure import Answer, Truth, measure, misfit, scored_box
+from refseg.evaluation.measure import Truth, measure, misfit, scored_box
 from refseg.evaluation.prediction_file import PredictionRow
 from refseg.evaluation.protocols import Protocol, View
 from refseg.evaluation.rows import Rows
@@ -114,7 +114,7 @@ class _Table:
         grid = self.view.grid_of(bool(expression.referents), size)
         try:
             boxes = None if self.view.boxes is None else boxes_of(row, size)
-            answer = Answer(row.mask, row.no_target_prob, boxes)
+            answer = replace(row, boxes=boxes)
             problem = misfit(answer, size, grid, self.view)
         except ValueError as error:
             problem = str(error)
