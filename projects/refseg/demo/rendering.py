@@ -15,7 +15,7 @@ from refseg.instance import Instance
 from refseg.report.cases import data_uri
 from refseg.report.phrases import numbered_html, phrase_html, phrase_style
 from refseg.visualization.answers import ONE_OF_FEW
-from refseg.visualization.instances import INSTANCE_COLOURS
+from refseg.visualization.instances import INSTANCE_COLORS
 
 STYLE = """
 #timing .html-container, #answers .html-container { padding: 10px 0; }
@@ -80,7 +80,7 @@ def words_table(phrase: PhraseAnswer) -> str:
 
 
 def _words_row(number: int, one: Instance) -> str:
-    colour = INSTANCE_COLOURS[number % len(INSTANCE_COLOURS)]
+    colour = INSTANCE_COLORS[number % len(INSTANCE_COLORS)]
     weights = one.words or ()
     top = max(weights) or 1.0
     cells = "".join(
