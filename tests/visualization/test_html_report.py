@@ -6,13 +6,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from refseg.instance import Instance
 from refseg.report import report
 from refseg.report.cases import Case
 from refseg.report.curves import TrainingCurves
 from refseg.report.page import MOST_LINES, table
 from refseg.report.report import MOST_BYTES, Report, render_report, write_report
 from refseg.report.svg import Curve
-from refseg.visualization.instances import CaseInstance
 
 _VOID = {"meta", "img", "br", "link", "input", "hr"}
 _DATA = {"data set": "RefShapes", "split": "val"}
@@ -57,7 +57,7 @@ def _case(index=0, *, text="the red box", group="random", size=96, no_target=Fal
     truth[size // 4 : size // 2, size // 3 : size // 2] = not no_target
     image[truth] = (200, 40, 40)
     predicted = np.roll(truth, size // 20, 1)
-    return Case(image, text, predicted, truth, 0.6, rejected, f"e{index}", {"skill": "colour", "targets": 1}, group)
+    return Case(image, text, predicted, truth, 0.6, rejected, f"e{index}", {"skill": "color", "targets": 1}, group)
 
 
 def _report(**changes):
@@ -70,7 +70,7 @@ def _report(**changes):
             "bootstrap": {"resamples": 1000},
             "by": {
                 "skill": [
-                    {"skill": "colour", "gIoU": 80.0, "interval": {"of": "gIoU", "ends": [75.0, 85.0]}},
+                    {"skill": "color", "gIoU": 80.0, "interval": {"of": "gIoU", "ends": [75.0, 85.0]}},
                     {"skill": "size", "gIoU": None, "count": 3},
                 ]
             },
@@ -119,7 +119,7 @@ def _case_with_instances(text, weights):
     """Two instances on the halves of a case's mask."""
     case = _case(text=text, group="several")
     halves = [case.predicted & (np.arange(96) % 2 == part) for part in (0, 1)]
-    return replace(case, instances=[CaseInstance(*pair) for pair in zip(halves, (0.934, 0.5), weights, strict=True)])
+    return replace(case, instances=[Instance(*pair) for pair in zip(halves, (0.934, 0.5), weights, strict=True)])
 
 
 def test_words_stand_on_bars_of_their_instances():

@@ -17,8 +17,9 @@ from pycocotools import mask as coco_mask
 
 from refseg.errors import DataError
 from refseg.evaluation.measure import Truth
-from refseg.evaluation.prediction_file import PredictedInstance, PredictionRow
+from refseg.evaluation.prediction_file import PredictionRow
 from refseg.evaluation.scorer import TruthIndex, check_instances
+from refseg.instance import Instance
 from refseg.records import Expression
 
 
@@ -110,7 +111,7 @@ def average_precision(weights: Sequence[float], words: frozenset[int]) -> float:
 
 
 def align(
-    predicted: Sequence[PredictedInstance],
+    predicted: Sequence[Instance],
     true: Sequence[TrueInstance],
     *,
     num_words: int,
@@ -127,7 +128,7 @@ def align(
             raise ValueError("weights of words must be finite")
     true = distinguishing(true) if only_distinguishing else list(true)
     aligned = []
-    for p, t, iou in match_masks([i.mask for i in predicted], [i.mask for i in true], min_iou=min_iou):
+    for p, t, iou in match_masks([i.rle for i in predicted], [i.mask for i in true], min_iou=min_iou):
         weights, words = predicted[p].words, true[t].words
         if words:
             none = [0.0] * num_words
@@ -146,7 +147,7 @@ def align_predictions(
     """Of a prediction file. Expressions without the tag, rows of other expressions and second rows of one are passed
     over; a row without instances, or no row, has found none."""
 
-    def aligned(position: int, predicted: Sequence[PredictedInstance]) -> Iterator[AlignedPhrase]:
+    def aligned(position: int, predicted: Sequence[Instance]) -> Iterator[AlignedPhrase]:
         expression, truth = truths.expression(position), truths.truth(position)
         true = true_instances(expression, truth)
         if true is not None:

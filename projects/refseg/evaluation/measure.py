@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -15,6 +14,7 @@ from refseg.datasets.readers.segmentations import decode_runs
 from refseg.errors import DataError
 from refseg.evaluation.areas import areas_of_rles, union_rle
 from refseg.evaluation.boxes import Matches, best_box, match_boxes, surviving
+from refseg.evaluation.prediction_file import PredictionRow
 from refseg.evaluation.protocols import BoxRule, Nearest, View
 from refseg.evaluation.rows import Row
 from refseg.records import Expression, Record, without_crowds
@@ -71,21 +71,6 @@ class Truth:
         return np.array(boxes, np.float64).reshape(-1, 4)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a model says of one expression. `mask`: compressed RLE, raw: before any rule for "nothing here"; None where
-    only boxes are told. `boxes`: (x, y, width, height, score), or None where the mask's box stands in."""
-
-    mask: dict | None
-    no_target_prob: float | None = None
-    boxes: Sequence[Sequence[float]] | None = None
-
-    def scored_boxes(self) -> Sequence[Sequence[float]]:
-        if self.boxes is not None:
-            return self.boxes
-        return [] if self.mask is None else [scored_box(self.mask, 1.0)]
-
-
 def resize_rle(rle: dict, size: Size, rule: Nearest = "pillow") -> dict:
     """Resize a mask to the nearest pixels, on its run lengths, without decoding.
 
@@ -139,7 +124,7 @@ def scored_box(rle: dict, score: float) -> list[float]:
     return [*box_of(rle), score]
 
 
-def misfit(answer: Answer, size: Size, grid: Size, view: View) -> str:
+def misfit(answer: PredictionRow, size: Size, grid: Size, view: View) -> str:
     """Why a mask cannot be compared on the grid, in an image of this size; "" where it can."""
     if answer.mask is None:
         return "" if view.boxes is not None and answer.boxes is not None else "no mask"
@@ -150,7 +135,7 @@ def misfit(answer: Answer, size: Size, grid: Size, view: View) -> str:
     return f"{height} x {width}, not {wanted}"
 
 
-def measure(answer: Answer, truth: Truth, expression: Expression, view: View) -> Row:
+def measure(answer: PredictionRow, truth: Truth, expression: Expression, view: View) -> Row:
     """The answer's mask must have the grid's size, or the original one, from which it is then resized. Where boxes are
     scored there need not be one."""
     record = truth.record
@@ -185,7 +170,10 @@ def measure(answer: Answer, truth: Truth, expression: Expression, view: View) ->
     )
 
 
-def _match(answer: Answer, targets: np.ndarray, rule: BoxRule) -> Matches:
-    boxes = answer.scored_boxes()
+def _match(answer: PredictionRow, targets: np.ndarray, rule: BoxRule) -> Matches:
+    if answer.boxes is not None:
+        boxes = answer.boxes
+    else:  # the mask's box stands in
+        boxes = [] if answer.mask is None else [scored_box(answer.mask, 1.0)]
     found = best_box(boxes) if rule.min_score is None else surviving(boxes, rule.min_score)
     return match_boxes(found, targets, generalised=rule.generalised, threshold=rule.threshold)

@@ -17,9 +17,8 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from refseg.errors import CheckpointError
-from refseg.evaluation.measure import Answer, Truth, measure, scored_box
+from refseg.evaluation.measure import Truth, measure, scored_box
 from refseg.evaluation.prediction_file import (
-    PredictedInstance,
     PredictionRow,
     PredictionWriter,
     merge_parts,
@@ -28,9 +27,9 @@ from refseg.evaluation.prediction_file import (
 from refseg.evaluation.protocols import Protocol, View, get_protocol
 from refseg.evaluation.rows import Row, Rows
 from refseg.files import write_atomically
-from refseg.models.postprocess import DrawnImage, restore_masks
+from refseg.instance import Instance
+from refseg.models.postprocess import ImageResult, restore_masks
 from refseg.registry import METRICS
-from refseg.structures import ImageResult, InstanceResult
 
 
 def encode_masks(masks: Tensor) -> list[dict]:
@@ -40,8 +39,6 @@ def encode_masks(masks: Tensor) -> list[dict]:
 
 def masks_on(result: ImageResult, view: View, size: tuple[int, int]) -> list[dict]:
     """RLEs (K) of a result's masks on a grid, brought there from the logits as the view says."""
-    if result.mask_logits is None or result.input_size is None:
-        raise ValueError(f"image {result.meta.image_id} has no mask logits, which protocols begin from")
     return encode_masks(
         restore_masks(
             result.mask_logits,
@@ -57,7 +54,7 @@ def masks_on(result: ImageResult, view: View, size: tuple[int, int]) -> list[dic
     )
 
 
-def check_finite(result: ImageResult | DrawnImage) -> None:
+def check_finite(result: ImageResult) -> None:
     """An answer that is not a number would be scored as an empty mask."""
     for what, values in (("mask logits", result.mask_logits), ("no-target probability", result.no_target_prob)):
         if values is not None and not (finite := values[:, None].isfinite().flatten(1).all(1)).all():
@@ -71,22 +68,14 @@ def _diverged(what: str, expression: str) -> CheckpointError:
     )
 
 
-def instances_of(result: ImageResult) -> list[list[PredictedInstance]] | None:
-    """Per expression, as prediction files have them: words to 4 decimals."""
+def instances_of(result: ImageResult) -> list[list[Instance]] | None:
+    """Per expression, as prediction files have them: masks as RLEs, words to 4 decimals."""
     if result.instances is None:
         return None
-    told = []
     for expression, instances in zip(result.meta.expression_ids, result.instances, strict=True):
         if not all(math.isfinite(number) for one in instances for number in (one.score, *(one.words or ()))):
             raise _diverged("relevance or attention of an instance", expression)
-        told.append([_predicted(instance) for instance in instances])
-    return told
-
-
-def _predicted(instance: InstanceResult) -> PredictedInstance:
-    (rle,) = encode_masks(instance.mask[None])
-    words = None if instance.words is None else [round(weight, 4) for weight in instance.words]
-    return PredictedInstance(rle, instance.score, words)
+    return [[Instance(one.rle, one.score, one.rounded_words) for one in instances] for instances in result.instances]
 
 
 def boxes_of(result: ImageResult, view: View) -> Sequence[list[list[float]] | None]:
@@ -95,7 +84,7 @@ def boxes_of(result: ImageResult, view: View) -> Sequence[list[list[float]] | No
     instances = None if view.boxes is None else instances_of(result)
     if instances is None:
         return [None] * len(result.meta.expression_ids)
-    return [[scored_box(one.mask, one.score) for one in each] for each in instances]
+    return [[scored_box(one.rle, one.score) for one in each] for each in instances]
 
 
 def truth_of(result: ImageResult) -> Truth:
@@ -113,7 +102,7 @@ def rows_of(result: ImageResult, view: View, truth: Truth) -> list[Row]:
     probs = [None] * len(grids) if result.no_target_prob is None else result.no_target_prob.tolist()
     boxes = boxes_of(result, view)
     return [
-        measure(Answer(masks[grid][k], probs[k], boxes[k]), truth, expression, view)
+        measure(PredictionRow(expression.expression_id, masks[grid][k], probs[k], boxes[k]), truth, expression, view)
         for k, (grid, expression) in enumerate(zip(grids, expressions, strict=True))
     ]
 

@@ -17,11 +17,12 @@ from refseg.datasets.annotations import complete_paths
 from refseg.datasets.store import RecordStore, Strings
 from refseg.errors import DataError
 from refseg.evaluation.areas import union_rle
-from refseg.evaluation.measure import Answer, Truth, measure, misfit, scored_box
-from refseg.evaluation.prediction_file import PredictedInstance, PredictionRow
+from refseg.evaluation.measure import Truth, measure, misfit, scored_box
+from refseg.evaluation.prediction_file import PredictionRow
 from refseg.evaluation.protocols import Protocol, View
 from refseg.evaluation.rows import Rows
 from refseg.evaluation.suspicions import SHOWN, Found, Suspicions
+from refseg.instance import Instance
 from refseg.records import Expression
 
 CACHED_IMAGES = 64
@@ -113,7 +114,7 @@ class _Table:
         grid = self.view.grid_of(bool(expression.referents), size)
         try:
             boxes = None if self.view.boxes is None else boxes_of(row, size)
-            answer = Answer(row.mask, row.no_target_prob, boxes)
+            answer = replace(row, boxes=boxes)
             problem = misfit(answer, size, grid, self.view)
         except ValueError as error:
             problem = str(error)
@@ -136,13 +137,13 @@ def boxes_of(row: PredictionRow, size: tuple[int, int]) -> list[list[float]] | N
     if row.boxes is not None or row.instances is None:
         return row.boxes
     check_instances(row.instances, size)
-    return [scored_box(instance.mask, instance.score) for instance in row.instances]
+    return [scored_box(instance.rle, instance.score) for instance in row.instances]
 
 
-def check_instances(instances: Sequence[PredictedInstance], size: tuple[int, int]) -> None:
+def check_instances(instances: Sequence[Instance], size: tuple[int, int]) -> None:
     """Their masks have the image's size, or a ValueError says which has not."""
     for number, instance in enumerate(instances):
-        height, width = instance.mask["size"]
+        height, width = instance.rle["size"]
         if (height, width) != tuple(size):
             raise ValueError(f"instances[{number}] is {height} x {width}, not {size[0]} x {size[1]} as the image")
 

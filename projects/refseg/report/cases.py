@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, features
 
+from refseg.instance import Instance
 from refseg.visualization import instances
-from refseg.visualization.instances import CaseInstance, answer_panel, words_by_instance
-from refseg.visualization.overlay import GROUND_TRUTH_COLOUR, grid, mask_panel, two_panels
+from refseg.visualization.instances import answer_panel, words_by_instance
+from refseg.visualization.overlay import GROUND_TRUTH_COLOR, grid, mask_panel, two_panels
 from refseg.visualization.word_bars import Owners, owners_of_words
 
 RIGHT_IOU = 0.5  # a case counts as right from this IoU on; named wherever the report says "right"
@@ -44,7 +45,7 @@ class Case:
     expression_id: str
     tags: Mapping[str, Any] = field(default_factory=dict)
     group: str = "cases"
-    instances: Sequence[CaseInstance] = ()
+    instances: Sequence[Instance] = ()
 
     def __post_init__(self) -> None:
         size, num_words = self.image.shape[:2], len(self.text.split())
@@ -75,7 +76,7 @@ class Case:
         return not self.rejected and self.iou >= RIGHT_IOU
 
     @property
-    def shown_instances(self) -> Sequence[CaseInstance]:
+    def shown_instances(self) -> Sequence[Instance]:
         """None where the answer is "nothing here", or an empty mask."""
         return () if self.answers_nothing else self.instances
 
@@ -121,7 +122,7 @@ def choose_cases(
 
 def case_pictures(case: Case) -> tuple[np.ndarray, np.ndarray]:
     """The pictures of a case's prediction, with its instances where it has any, and of its ground truth."""
-    truth = mask_panel(case.image, case.ground_truth, colour=GROUND_TRUTH_COLOUR)
+    truth = mask_panel(case.image, case.ground_truth, color=GROUND_TRUTH_COLOR)
     return answer_panel(case.image, case.predicted, case.shown_instances, rejected=case.rejected), truth
 
 

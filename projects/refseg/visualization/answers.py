@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from refseg.instance import Instance
 from refseg.visualization.captions import caption, caption_size
-from refseg.visualization.instances import CaseInstance, answer_panel, own_phrases, phrase_strip
+from refseg.visualization.instances import answer_panel, own_phrases, phrase_strip
 from refseg.visualization.overlay import (
     NOTHING_HERE,
     THUMBNAIL,
@@ -28,7 +29,7 @@ FEW = 9
 NARROWEST = 320  # pixels, so that words have room below and above a thin image
 MOST_NAMED = 12  # instances whose words and scores are written out
 
-# From dark to light, and from blue to yellow, which every kind of colour vision tells apart.
+# From dark to light, and from blue to yellow, which every kind of color vision tells apart.
 HEAT = np.array([(8, 16, 64), (0, 84, 147), (0, 158, 160), (146, 205, 105), (250, 236, 90)], np.float32)
 HEAT_OPACITY = (0.4, 0.85)  # of the lowest value and of the highest
 WHITE = (255, 255, 255)
@@ -49,7 +50,7 @@ def answer_cell(
     image: np.ndarray,
     text: str,
     merged: np.ndarray,
-    instances: Sequence[CaseInstance] = (),
+    instances: Sequence[Instance] = (),
     in_words: str = "",
     *,
     display: Display = SINGLE,
@@ -71,7 +72,7 @@ def percent(share: float) -> str:
     return "less than 0.1 %" if share < 0.001 else f"{100 * share:.1f} %"
 
 
-def list_instances(text: str, instances: Sequence[CaseInstance]) -> str:
+def list_instances(text: str, instances: Sequence[Instance]) -> str:
     """The numbers, words and scores of instances, such as "1 “red star” 0.93; 2 0.88"."""
     phrases = own_phrases(text, [one.words for one in instances])
     named = [
@@ -97,21 +98,21 @@ def heat_cell(
     shown, fitted = fit_for_display(image, masks, display)
     picture = heat_overlay(shown, _resized(values, shown.shape[:2]), span)
     if fitted.any():
-        picture = overlay_masks(picture, fitted, colours=(WHITE,), alpha=0.0)
+        picture = overlay_masks(picture, fitted, colors=(WHITE,), alpha=0.0)
     width = max(NARROWEST, picture.shape[1])
     return stack([caption(title, width), picture, heat_scale(width, span)], width)
 
 
 def heat_overlay(image: np.ndarray, values: np.ndarray, span: tuple[float, float]) -> np.ndarray:
-    """Image (H, W, 3), without its colours, under the colours of values (H, W)."""
+    """Image (H, W, 3), without its colors, under the colors of values (H, W)."""
     grey = np.asarray(Image.fromarray(as_rgb(image)).convert("L"), np.float32)[..., None].repeat(3, 2)
     opacity = np.interp(_share(values, span), (0, 1), HEAT_OPACITY)[..., None]
     told = np.isfinite(values)[..., None]
-    return np.rint(grey + told * opacity * (heat_colours(values, span) - grey)).astype(np.uint8)
+    return np.rint(grey + told * opacity * (heat_colors(values, span) - grey)).astype(np.uint8)
 
 
-def heat_colours(values: np.ndarray, span: tuple[float, float]) -> np.ndarray:
-    """(...) -> (..., 3) float32; what lies beyond the span has its ends' colours."""
+def heat_colors(values: np.ndarray, span: tuple[float, float]) -> np.ndarray:
+    """(...) -> (..., 3) float32; what lies beyond the span has its ends' colors."""
     stops, share = np.linspace(0, 1, len(HEAT)), _share(values, span)
     return np.stack([np.interp(share, stops, HEAT[:, channel]) for channel in range(3)], -1).astype(np.float32)
 
@@ -123,8 +124,8 @@ def _share(values: np.ndarray, span: tuple[float, float]) -> np.ndarray:
 
 
 def heat_scale(width: int, span: tuple[float, float]) -> np.ndarray:
-    """A strip (h, width, 3): the colours from left to right, and the values at the ends."""
-    bar = heat_colours(np.linspace(*span, width)[None].repeat(10, 0), span)
+    """A strip (h, width, 3): the colors from left to right, and the values at the ends."""
+    bar = heat_colors(np.linspace(*span, width)[None].repeat(10, 0), span)
     size, left = caption_size(width), width // 2
     words = (
         caption(f"{span[0]:.3g}", left, size=size),
