@@ -3,6 +3,7 @@ training step and makes a prediction. A base file says how its model shrinks wit
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -14,36 +15,40 @@ from mmengine.registry import DefaultScope
 from conftest import REPOSITORY
 from refseg.analysis.synthetic import dummy_batch, vocabulary_size
 from refseg.engine.run import build_model, load_config
+from refseg.errors import ConfigError
+from refseg.paths import configs_dir, resolve_config, shipped_configs
 from refseg.registry import METRICS
 
+CONFIGS = REPOSITORY / "configs"
+
 LEAVES = sorted(
-    path.relative_to(REPOSITORY / "configs")
-    for path in (REPOSITORY / "configs").rglob("*.py")
-    if not any(part.startswith("_") for part in path.relative_to(REPOSITORY / "configs").parts)
+    path.relative_to(CONFIGS)
+    for path in CONFIGS.glob("*/**/*.py")
+    if not any(part.startswith("_") for part in path.relative_to(CONFIGS).parts)
 )
-# One config per method for `make check`.
-SMOKE = (
-    "baseline_tiny_refshapes instalign_swinb lgformer_swinb vipa_swinb latentvg_beit3b lavt_swinb rela_swinb "
-    "mask2former_swinb"
-).split()
+# The names that people type, each one line -> the leaf that it stands for. `make check` trains these: one per method.
+ENTRY_POINTS = {
+    path.stem: Path(re.fullmatch(r"_base_ = '(\S+)'\n", path.read_text())[1]) for path in sorted(CONFIGS.glob("*.py"))
+}
 
 
 def tiny(leaf: Path) -> Config:
-    cfg = load_config(str(REPOSITORY / "configs" / leaf))  # raises on unknown keys
+    cfg = load_config(str(CONFIGS / leaf))  # raises on unknown keys
     cfg.merge_from_dict(cfg.get("_tiny", {}))
     return cfg
 
 
-def test_there_are_leaves() -> None:
-    assert LEAVES
-
-
-def test_smoke_configs_exist() -> None:
-    assert {Path(f"{name}.py") for name in SMOKE} <= set(LEAVES)
+def test_entry_points_stand_for_leaves() -> None:
+    assert set(ENTRY_POINTS) == {
+        *("instalign_swinb", "lgformer_swinb", "vipa_swinb", "latentvg_beit3b", "lavt_swinb", "rela_swinb"),
+        *("mask2former_swinb", "instalign_tiny_refshapes", "baseline_tiny_refshapes"),
+    }
+    assert set(ENTRY_POINTS.values()) <= set(LEAVES)
 
 
 @pytest.mark.parametrize(
-    "leaf", [pytest.param(leaf, marks=[pytest.mark.smoke] * (leaf.stem in SMOKE), id=str(leaf)) for leaf in LEAVES]
+    "leaf",
+    [pytest.param(leaf, marks=[pytest.mark.smoke] * (leaf in ENTRY_POINTS.values()), id=str(leaf)) for leaf in LEAVES],
 )
 def test_a_leaf_takes_a_step_and_predicts(leaf: Path) -> None:
     cfg = tiny(leaf)
@@ -74,26 +79,70 @@ def test_leaves_of_a_data_set_choose_the_best_checkpoint_alike() -> None:
     The metric is one that validation gives."""
     chosen: dict[str, set[tuple]] = {}
     for leaf in LEAVES:
-        cfg = Config.fromfile(REPOSITORY / "configs" / leaf)
+        cfg = Config.fromfile(CONFIGS / leaf)
         assert cfg.default_hooks.checkpoint.save_best == "auto", leaf
         evaluator = cfg.val_evaluator
         assert evaluator.save_best in METRICS.build(evaluator).metric_names, leaf
         data = cfg.val_dataloader.dataset
         name = f"{data.annotations.to_dict()} {data.get('no_target')}"
         chosen.setdefault(name, set()).add((tuple(evaluator.protocols), evaluator.save_best))
-        source = (REPOSITORY / "configs" / leaf).read_text()
+        source = (CONFIGS / leaf).read_text()
         assert "val_evaluator" not in source and "save_best" not in source, leaf
     assert len(chosen) >= 8 and {name: found for name, found in chosen.items() if len(found) > 1} == {}
 
 
-@pytest.mark.parametrize("leaf", ["lgformer_swinb.py", "lgformer_ablations/table4_pwam.py", "lavt_swinb.py"])
+@pytest.mark.parametrize("leaf", ["lgformer_swinb.py", "lgformer/ablations/table4_pwam_baseline.py", "lavt_swinb.py"])
 def test_refcoco_configs_score_as_lavt_does(leaf: str) -> None:
-    cfg = Config.fromfile(REPOSITORY / "configs" / leaf)
+    cfg = Config.fromfile(CONFIGS / leaf)
     assert tuple(cfg.val_evaluator.protocols) == tuple(cfg.test_evaluator.protocols) == ("lavt", "refseg")
     assert cfg.val_evaluator.save_best == "lavt/oIoU"
 
 
 def test_leaves_are_short() -> None:
     for leaf in LEAVES:
-        lines = (REPOSITORY / "configs" / leaf).read_text().splitlines()
+        lines = (CONFIGS / leaf).read_text().splitlines()
         assert len(lines) <= 40, f"{leaf} has {len(lines)} lines: a leaf is four bases and a few overrides"
+
+
+class TestNames:
+    def test_a_name_needs_no_folder(self, capsys: pytest.CaptureFixture) -> None:
+        wanted = shipped_configs()["lavt/lavt_swinb_refcocog"]
+        for name in ("lavt_swinb_refcocog", "lavt_swinb_refcocog.py", "configs/lavt_swinb_refcocog.py"):
+            assert resolve_config(name) == wanted
+        assert capsys.readouterr().err == ""
+
+    def test_an_entry_point_comes_before_a_leaf_of_the_same_name(self) -> None:
+        assert resolve_config("instalign_tiny_refshapes") == configs_dir() / "instalign_tiny_refshapes.py"
+
+    def test_a_renamed_config_is_found_with_a_note(self, capsys: pytest.CaptureFixture) -> None:
+        new = "instalign/ablations/table3a_without_instance_supervision"
+        for old in ("instalign_ablations/table3a_none", "configs/instalign_ablations/table3a_none.py", "table3a_none"):
+            assert resolve_config(old) == shipped_configs()[new]
+            assert new in capsys.readouterr().err
+        assert resolve_config("instalign_swinb_640").stem == "instalign_swinb_grefcoco_640"
+
+    def test_a_renamed_config_is_found_as_a_base(self, tmp_path: Path) -> None:
+        file = tmp_path / "own.py"
+        file.write_text("_base_ = 'refseg::vipa_ablations/fig4_ratio_10.py'\n")
+        assert load_config(str(file)).model.generator.ratio == 0.1
+
+    def test_every_new_name_in_the_table_exists(self) -> None:
+        lines = (CONFIGS / "renamed.txt").read_text().splitlines()[1:]
+        shipped = shipped_configs()
+        for old, new in map(str.split, lines):
+            assert new in shipped and old not in shipped
+
+    def test_a_name_of_several_configs_is_an_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for folder in ("one", "two"):
+            (tmp_path / folder).mkdir()
+            (tmp_path / folder / "same.py").touch()
+        monkeypatch.setattr("refseg.paths.configs_dir", lambda: tmp_path)
+        with pytest.raises(ConfigError, match="one/same, two/same"):
+            resolve_config("same")
+
+
+def test_every_method_has_a_readme_that_names_its_configs() -> None:
+    for folder in {leaf.parts[0] for leaf in LEAVES}:
+        readme = (CONFIGS / folder / "README.md").read_text()
+        missing = [leaf.stem for leaf in LEAVES if leaf.parts[0] == folder and f"`{leaf.stem}`" not in readme]
+        assert not missing, f"configs/{folder}/README.md lacks {missing}"
