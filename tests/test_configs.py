@@ -14,7 +14,7 @@ from mmengine.registry import DefaultScope
 
 from conftest import REPOSITORY
 from refseg.analysis.synthetic import dummy_batch, vocabulary_size
-from refseg.engine.run import build_model, load_config
+from refseg.engine.run import RunOptions, build_model, load_config
 from refseg.errors import ConfigError
 from refseg.paths import configs_dir, resolve_config, shipped_configs
 from refseg.registry import METRICS
@@ -139,6 +139,84 @@ class TestNames:
         monkeypatch.setattr("refseg.paths.configs_dir", lambda: tmp_path)
         with pytest.raises(ConfigError, match="one/same, two/same"):
             resolve_config("same")
+
+
+def pipeline_steps(cfg: Config, kind: str) -> list[dict]:
+    """Return every step of a type, in all loaders and parts of mixtures."""
+    datasets = [cfg[f"{loader}_dataloader"].dataset for loader in ("train", "val", "test")]
+    parts = [part for dataset in datasets for part in dataset.get("datasets") or [dataset]]
+    return [step for part in parts for step in part.pipeline if step.type == kind]
+
+
+class TestInputs:
+    def load(self, name: str, **cfg_options: object) -> Config:
+        return load_config(name, RunOptions(cfg_options=cfg_options))
+
+    @pytest.mark.parametrize(
+        ("name", "tokenizer"),
+        [
+            ("lavt_swinb", dict(pretrained="bert-base-uncased", max_words=20)),
+            ("vipa_swinb_mixed", dict(pretrained="bert-base-uncased", max_words=21)),
+            ("instalign_swinb_roberta_grefcoco", dict(pretrained="roberta-base", max_words=20)),
+            ("latentvg_beit3b_mixed", dict(sentencepiece="data/weights/beit3.spm", max_words=20)),
+        ],
+    )
+    def test_the_model_gives_tokenizer_and_size(self, name: str, tokenizer: dict) -> None:
+        cfg = self.load(name)
+        assert [step.tokenizer.to_dict() for step in pipeline_steps(cfg, "LoadText")] in (
+            [tokenizer] * 3,
+            [tokenizer] * 5,
+        )
+        assert {step["size"] for step in pipeline_steps(cfg, "Resize")} == {(480, 480)}
+        assert "inputs" not in cfg
+
+    def test_one_change_of_the_text_encoder_changes_model_and_tokenizers(self) -> None:
+        cfg = self.load("rela_swinb", **{"model.encoder.text.pretrained": "/my/bert"})
+        assert cfg.model.encoder.text.pretrained == "/my/bert"
+        assert {step.tokenizer.pretrained for step in pipeline_steps(cfg, "LoadText")} == {"/my/bert"}
+
+    def test_without_weights_the_vocabulary_stays(self) -> None:
+        cfg = self.load("rela_swinb", **{"model.encoder.text.pretrained": None})
+        assert {step.tokenizer.pretrained for step in pipeline_steps(cfg, "LoadText")} == {"bert-base-uncased"}
+
+    def test_options_of_inputs_reach_every_pipeline(self) -> None:
+        cfg = self.load("lavt_swinb", **{"inputs.image_size": (64, 64), "inputs.tokenizer.max_words": 9})
+        assert {step["size"] for step in pipeline_steps(cfg, "Resize")} == {(64, 64)}
+        assert {step.tokenizer.max_words for step in pipeline_steps(cfg, "LoadText")} == {9}
+
+    def test_what_a_pipeline_says_itself_wins(self) -> None:
+        step = "test_dataloader.dataset.pipeline"
+        cfg = self.load("lavt_swinb", **{f"{step}.1.size": (64, 64), f"{step}.2.tokenizer.keep_end": False})
+        assert [one["size"] for one in pipeline_steps(cfg, "Resize")] == [(480, 480), (480, 480), (64, 64)]
+        tokenizer = dict(pretrained="bert-base-uncased", max_words=20, keep_end=False)
+        assert pipeline_steps(cfg, "LoadText")[2].tokenizer.to_dict() == tokenizer
+        cfg = self.load("lavt_swinb", **{f"{step}.2.tokenizer.word_list": "words.txt"})
+        assert pipeline_steps(cfg, "LoadText")[2].tokenizer.to_dict() == dict(word_list="words.txt", max_words=20)
+
+    @pytest.mark.parametrize(
+        ("name", "option", "message"),
+        [
+            ("lavt_swinb", "inputs.image_sise", "did you mean 'image_size'"),
+            ("lavt_tiny_refshapes", "inputs.image_size", "every pipeline has its own"),
+            ("lavt_tiny_refshapes", "inputs.tokenizer.max_words", "every pipeline has its own"),
+        ],
+    )
+    def test_an_option_of_inputs_that_changes_nothing_is_an_error(self, name: str, option: str, message: str) -> None:
+        with pytest.raises(ConfigError, match=f"{re.escape(option)}: .*{message}"):
+            self.load(name, **{option: 64})
+
+    def test_a_model_without_inputs_is_an_error(self, tmp_path: Path) -> None:
+        bases = ["datasets/refcoco.py", "models/lavt_tiny.py", "schedules/adamw_poly.py", "default_runtime.py"]
+        file = tmp_path / "own.py"
+        file.write_text(f"_base_ = {[f'refseg::_base_/{base}' for base in bases]}\n")
+        with pytest.raises(ConfigError, match=r"train_dataloader: Resize has no size; set inputs=dict\(image_size"):
+            load_config(str(file))
+
+    def test_a_dumped_config_is_complete(self, tmp_path: Path) -> None:
+        cfg = self.load("vipa_swinb")
+        cfg.dump(tmp_path / "dumped.py")
+        again = load_config(str(tmp_path / "dumped.py"))
+        assert again.test_dataloader == cfg.test_dataloader and again.train_dataloader == cfg.train_dataloader
 
 
 def test_every_method_has_a_readme_that_names_its_configs() -> None:

@@ -1,7 +1,3 @@
 # The published 0.235 TFLOPs are either true FLOPs at 480 x 480 or multiply-accumulates at about this size.
-_base_ = [
-    '../_base_/datasets/grefcoco_640.py',
-    '../_base_/models/instalign_swinb.py',
-    '../_base_/schedules/adamw_linear.py',
-    '../_base_/default_runtime.py',
-]
+_base_ = 'instalign_swinb_grefcoco.py'
+inputs = dict(image_size=(640, 640))
