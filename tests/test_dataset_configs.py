@@ -117,10 +117,12 @@ def data_root(refshapes_tiny: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.mark.parametrize("name", FILES)
 def test_batches_come_out(name: str, data_root: Path, refshapes_tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of each loader, with RefShapes' words in place of a tokenizer's, and its categories in place of COCO's."""
+    """Of each loader, with RefShapes' image size and words in place of a model's, and its categories in place of COCO's."""
     monkeypatch.setenv("REFSEG_DATA", str(data_root))
     for which, dataset in datasets(load(name)).items():
         for transform in dataset.pipeline:
+            if transform.type == "Resize":
+                transform.setdefault("size", (96, 96))
             if transform.type == "LoadText":
                 transform.tokenizer = dict(word_list=str(refshapes_tiny / "words.txt"), max_words=20)
         refs = dataset.annotations.get("refs")

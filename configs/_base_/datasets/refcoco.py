@@ -3,21 +3,11 @@
 # pixels and masks too: Resize(antialias=True) and PackSample(overlap='exclude', masks_at='original').
 _annotations = dict(format='refer', refs='data/refcoco/refs(unc).p', instances='data/refcoco/instances.json')
 _images = 'data/images/train2014'
-_tokenizer = dict(pretrained='bert-base-uncased', max_words=20)
-_image_size = (480, 480)
 
-_train_pipeline = [
-    dict(type='LoadImage'),
-    dict(type='Resize', size=_image_size),
-    dict(type='LoadText', tokenizer=_tokenizer),
-    dict(type='PackSample'),
-]
-_test_pipeline = [
-    dict(type='LoadImage'),
-    dict(type='Resize', size=_image_size),
-    dict(type='LoadText', tokenizer=_tokenizer),
-    dict(type='PackSample', with_ground_truth=True),
-]
+# The model's file gives the size and the tokenizer (`inputs`).
+_load = [dict(type='LoadImage'), dict(type='Resize'), dict(type='LoadText')]
+_train_pipeline = [*_load, dict(type='PackSample')]
+_test_pipeline = [*_load, dict(type='PackSample', with_ground_truth=True)]
 
 train_dataloader = dict(
     batch_size=8,

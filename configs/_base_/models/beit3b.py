@@ -1,4 +1,6 @@
-# BEiT-3-B at 480 x 480, patches of 16. Its pixels are in -1..1, as in its pretraining.
+# BEiT-3-B at 480 x 480, patches of 16. Its pixels are in -1..1, as in its pretraining. Its tokens are XLM-R's SentencePiece,
+# 20 of them, special ones counted, as most of the field has it on BEiT-3.
+inputs = dict(tokenizer=dict(sentencepiece='data/weights/beit3.spm', max_words=20), image_size=(480, 480))
 model = dict(
     data_preprocessor=dict(
         type='ReferringDataPreprocessor', mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5), size_divisor=16

@@ -2,6 +2,7 @@
 # layers, the last three dropped, embeddings as pretrained, dropout on. The paper tells r, eqs. 1-8, and no width or number
 # of heads; docs/models.md says what is taken and why.
 _base_ = 'swinb_bert.py'
+inputs = dict(tokenizer=dict(max_words=21))  # special ones counted: VIPA's and CrossVLT's length
 model = dict(
     type='VIPA',
     encoder=dict(

@@ -1,0 +1,8 @@
+# Table IV: trained on the categories that are seen, tested on the others; _base_/datasets/refcocog_seen.py.
+_base_ = [
+    '../_base_/datasets/refcocog_seen.py',
+    '../_base_/models/vipa_swinb.py',
+    '../_base_/schedules/adamw_poly_vipa.py',
+    '../_base_/default_runtime.py',
+]
+train_dataloader = dict(batch_size=4)
