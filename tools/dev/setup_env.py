@@ -76,6 +76,7 @@ def find_kept(base: str) -> tuple:
 def pip(python: Path, *arguments: str) -> None:
     log = f"{python.parents[1]}.log"
     command = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", "--log", log, *arguments]
+    command += [] if sys.stderr.isatty() else ["--progress-bar", "off"]
     if subprocess.run(command, stdout=sys.stderr).returncode:
         raise SetupError(
             f"pip failed: see its last lines above, or {log}. A proxy or mirror is set with HTTPS_PROXY or "
