@@ -36,7 +36,7 @@ def _some(scene: Scene, stream: Stream, *choices: tuple[str, ...]) -> Match:
 
 
 def _count(head: Head, scene: Scene, stream: Stream) -> int | None:
-    """Return the number in a phrase about several shapes: the true one, if there is a word for it, or None for "all"."""
+    """Return the number in a phrase about several shapes, if there is a word for it, or None for "all"."""
     number = len(head.judge(scene).ids)
     return number if 2 <= number <= 4 and stream.chance(30) else None
 
