@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from refseg.refshapes.draw import drop_hidden
 from refseg.refshapes.grammar import ExpressionSpec, make_expressions
-from refseg.refshapes.meaning import Expression, Match, Most, Phrase, Relative
+from refseg.refshapes.meaning import Match, Meaning, Most, Phrase, Relative
 from refseg.refshapes.placement import random_scene
 from refseg.refshapes.presets import PRESETS
 from refseg.refshapes.random_stream import Stream
 from refseg.refshapes.skills import SKILLS
 from refseg.refshapes.vocabulary import word_list
-from refseg.refshapes.wording import ground_words, realise, text_of
+from refseg.refshapes.wording import ground_words, realize, text_of
 from refshapes_reader import ANCHORED, MEANS, read
 
 
@@ -96,10 +96,10 @@ def test_grounding_by_hand(make_scene):
     """ "the star left of the red square": word 1 is the star's, words 5 and 6 are the anchor's; other wordings and
     synonyms move them, so the words at the indices are compared, not the indices."""
     scene = make_scene(("star", "blue", "small", 20, 50), ("square", "red", "large", 70, 50))
-    expression = Expression((Phrase(Relative(Match(kind="star"), "left", Phrase(Match("square", "red")))),))
+    expression = Meaning((Phrase(Relative(Match(kind="star"), "left", Phrase(Match("square", "red")))),))
     texts = set()
     for seed in range(60):
-        words = realise(expression, Stream(seed))
+        words = realize(expression, Stream(seed))
         texts.add(text_of(words))
         referents, anchors = ground_words(expression, words, scene)
         assert [words[i].text for i in referents[0]] == ["star"]
@@ -113,8 +113,8 @@ def test_grounding_of_a_union(make_scene):
     scene = make_scene(
         ("circle", "red", "small", 20, 20), ("circle", "red", "small", 20, 60), ("star", "blue", "small", 70, 60)
     )
-    expression = Expression((Phrase(Match("circle", "red"), 2), Phrase(Match("star"))))
-    words = realise(expression, Stream(3))
+    expression = Meaning((Phrase(Match("circle", "red"), 2), Phrase(Match("star"))))
+    words = realize(expression, Stream(3))
     referents, _ = ground_words(expression, words, scene)
     said = {instance: [words[i].text for i in indices] for instance, indices in referents.items()}
     assert said[0] == said[1]
@@ -124,8 +124,8 @@ def test_grounding_of_a_union(make_scene):
 
 def test_no_words_for_what_is_not_there(make_scene):
     scene = make_scene(("circle", "red", "small", 20, 20))
-    expression = Expression((Phrase(Most(Match("star"), "left")),))
-    assert ground_words(expression, realise(expression, Stream(0)), scene) == ({}, {})
+    expression = Meaning((Phrase(Most(Match("star"), "left")),))
+    assert ground_words(expression, realize(expression, Stream(0)), scene) == ({}, {})
 
 
 def test_word_list_is_sorted_and_clean():

@@ -23,10 +23,9 @@ from refseg.analysis.probes.pairs import KINDS
 from refseg.datasets.annotations import open_annotations
 from refseg.datasets.masks import decode
 from refseg.errors import DataError
-from refseg.refshapes.meaning import Expression, Match, Most, Ordinal, Phrase, Place, Relative
-from refseg.refshapes.presets import PRESETS
+from refseg.refshapes.meaning import Match, Meaning, Most, Ordinal, Phrase, Place, Relative
+from refseg.refshapes.presets import PRESETS, make_image
 from refseg.refshapes.random_stream import Stream
-from refseg.refshapes.sample import make_sample
 from refseg.refshapes.scene import Background, Scene, Shape
 from refshapes_reader import read
 
@@ -52,14 +51,14 @@ def test_mirrored_by_hand(head, axis, wanted) -> None:
 
 
 def _scene(*rows: tuple[str, str, int]) -> Scene:
-    """(kind, colour, x) in a line."""
-    shapes = [Shape(i, kind, colour, "small", "plain", x * 16, 768, 128, 0) for i, (kind, colour, x) in enumerate(rows)]
+    """(kind, color, x) in a line."""
+    shapes = [Shape(i, kind, color, "small", "plain", x * 16, 768, 128, 0) for i, (kind, color, x) in enumerate(rows)]
     return Scene(96, 96, Background(128, 0, 0, 0), tuple(shapes))
 
 
 def _change(head, kind: str, scene: Scene, count: int | None = 1, **options) -> set[tuple[int, ...]]:
     """What the changed meaning refers to, over 30 streams; None counts as ()."""
-    expression = Expression((Phrase(head, count),))
+    expression = Meaning((Phrase(head, count),))
     allows = options.get("allows", lambda _: True)
     found = [changed_meaning(expression, kind, scene, Stream(seed), allows) for seed in range(30)]
     return {changed.judge(scene).ids for changed in found if changed is not None}
@@ -71,7 +70,7 @@ def test_changes_by_hand() -> None:
     assert _change(Most(STAR, "left"), "left-right", scene) == {(1,)}
     assert _change(Match("star", "red"), "colour", scene) == {(1,)}
     assert _change(Match("star", "red"), "negation", scene) == {(1,), (2,)}, "a star not red, a red thing not a star"
-    assert _change(Match("star", without=("colour", "red")), "negation", scene) == {(0,)}
+    assert _change(Match("star", without=("color", "red")), "negation", scene) == {(0,)}
     assert _change(Match("star"), "number", scene, None) == {(0,), (1,)}, "the leftmost, the rightmost"
     assert _change(Most(STAR, "left"), "number", scene) == {(0, 1)}
     assert _change(Match("circle", "red"), "absent", scene) == {()}
@@ -82,7 +81,7 @@ def test_changes_by_hand() -> None:
 def test_numbers_of_joined_phrases() -> None:
     """ "the red star and the circle" loses one of them."""
     scene = _scene(("star", "red", 10), ("star", "blue", 48), ("circle", "red", 86))
-    both = Expression((Phrase(Match("star", "red")), Phrase(Match("circle"))))
+    both = Meaning((Phrase(Match("star", "red")), Phrase(Match("circle"))))
     found = {changed_meaning(both, "number", scene, Stream(s), lambda _: True).judge(scene).ids for s in range(20)}
     assert found == {(0,), (2,)}
 
@@ -94,7 +93,7 @@ def test_edits_by_hand() -> None:
 
 def test_the_nearest_wording_keeps_the_words() -> None:
     text = "leftmost violet box"
-    assert nearest_wording(Expression((Phrase(Most(Match("square", "purple"), "right")),)), text, Stream(0)) == (
+    assert nearest_wording(Meaning((Phrase(Most(Match("square", "purple"), "right")),)), text, Stream(0)) == (
         "rightmost violet box"
     )
 
@@ -103,7 +102,7 @@ def test_the_nearest_wording_keeps_the_words() -> None:
 @given(st.integers(0, 100), st.sampled_from(["mini", "base", "hard"]))
 def test_the_words_say_what_the_truth_is(index: int, preset: str) -> None:
     """Every changed phrase, read back, means its truth, which differs from that of the phrase as it was."""
-    sample = make_sample(PRESETS[preset], "val", index)
+    sample = make_image(PRESETS[preset], "val", index)
     for number, expression in enumerate(sample.expressions):
         for kind in KINDS if expression.referents else ():
             allows = PRESETS[preset].rule("val").allows
