@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from refseg.demo.guard import FILE, JOIN, POLICY, UPLOAD, Guard, is_inside, paths_in
+from refseg.demo.guard import FILE, JOIN, POLICY, UPLOAD, Guard, is_inside
 from refseg.demo.limits import Limits
 
 LIMITS = Limits(upload_mb=1, per_minute=2)
@@ -100,15 +100,11 @@ def test_requests_cannot_name_other_files(files: Path) -> None:
 
     inside, outside = {"path": str(files / "a.png")}, {"path": "/etc/passwd"}
     assert status([inside, "text", 0.5]) == status([{"path": None}]) == 200
-    for data in ([outside], [inside, {"deep": [[outside]]}], [{"path": 7}], [{"path": "http://example.org/a.png"}]):
+    deep: Any = outside
+    for _ in range(400):
+        deep = [{"x": deep}]
+    for data in ([outside], [inside, deep], [{"path": 7}], [{"path": {}}], [{"path": "http://example.org/a.png"}]):
         assert status(data) == 403
-
-
-def test_paths_at_any_depth() -> None:
-    deep: Any = {"path": "a"}
-    for _ in range(5000):
-        deep = [deep, {"x": {"path": None}}]
-    assert list(paths_in(deep)) == ["a"]
 
 
 def test_body_reaches_the_app_unchanged(client: TestClient) -> None:

@@ -114,7 +114,7 @@ class TestUploads:
             self.read(tmp_path, bytes(content))
 
     def test_deleted_uploads(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="a.png has been deleted.*Upload it again"):
+        with pytest.raises(DataError, match=r"a\.png has been deleted.*Upload it again"):
             read_upload(str(tmp_path / "gone"), "a.png", LIMITS)
 
 

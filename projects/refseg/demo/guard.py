@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -112,13 +112,17 @@ class Guard(BaseHTTPMiddleware):
             return
         if int(length) > JSON_BYTES:
             raise HTTPException(413, f"The request is too large (limit: {JSON_BYTES} bytes).")
-        # Files that the body names
+        # Files that the body names, at any depth
         try:
-            content = json.loads(await request.body() or b"null")
+            json.loads(await request.body() or b"null", object_hook=self.check_object)
         except (ValueError, RecursionError, ClientDisconnect):
             raise HTTPException(400, "The request body is incomplete or not valid JSON.") from None
-        if not all(isinstance(name, str) and is_inside(name, self.files) for name in paths_in(content)):
+
+    def check_object(self, content: dict[str, Any]) -> dict[str, Any]:
+        """Return an object of a JSON body unless it names a URL or a file outside of the folder (403)."""
+        if content.get("path") is not None and not is_inside(content["path"], self.files):
             raise HTTPException(403, "Forbidden.")
+        return content
 
     def seconds_to_wait(self, path: str, client: str) -> float:
         """Count a request. If the client must wait, do not count it and return the number of seconds."""
@@ -135,24 +139,10 @@ class Guard(BaseHTTPMiddleware):
         return 0.0
 
 
-def paths_in(content: Any) -> Iterator[Any]:
-    """Yield the values of all keys named "path", at any depth of decoded JSON."""
-    remaining = [content]
-    while remaining:
-        value = remaining.pop()
-        if isinstance(value, dict):
-            if value.get("path") is not None:
-                yield value["path"]
-            remaining += value.values()
-        elif isinstance(value, list):
-            remaining += value
-
-
-def is_inside(path: str, folder: Path) -> bool:
+def is_inside(path: Any, folder: Path) -> bool:
     """Return whether an absolute path lies below a folder, both as it is and with its percent escapes decoded."""
     try:
-        return all(
-            Path(form).is_absolute() and Path(form).resolve().is_relative_to(folder) for form in (path, unquote(path))
-        )
-    except (OSError, ValueError):  # a NUL byte, a loop of links
+        paths = Path(path), Path(unquote(path))
+        return all(one.is_absolute() and one.resolve().is_relative_to(folder) for one in paths)
+    except (OSError, ValueError, TypeError):  # a NUL byte, a loop of links, not a string
         return False

@@ -24,31 +24,18 @@ CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits for untrusted users.
+    """Limits for untrusted users."""
 
-    Args:
-        upload_mb: Size of a file.
-        megapixels: Size of an image.
-        answered_megapixels: Images with more pixels are reduced to this size.
-        phrases: Phrases per question.
-        letters: Characters per phrase.
-        objects: Objects per phrase in the answer.
-        per_minute: Questions per minute of one client, and also uploads.
-        waiting: Requests in the queue.
-        kept_images: Images whose encodings stay in memory.
-        kept_minutes: How long uploads and answers stay on disk.
-    """
-
-    upload_mb: float = 20
-    megapixels: float = 50
-    answered_megapixels: float = 4
-    phrases: int = 16
-    letters: int = 200
-    objects: int = 20
-    per_minute: int = 30
-    waiting: int = 20
-    kept_images: int = 8
-    kept_minutes: float = 60
+    upload_mb: float = 20  # size of a file
+    megapixels: float = 50  # size of an image
+    answered_megapixels: float = 4  # images with more pixels are reduced to this size
+    phrases: int = 16  # per question
+    letters: int = 200  # per phrase
+    objects: int = 20  # per phrase in the answer
+    per_minute: int = 30  # questions of one client, and also uploads
+    waiting: int = 20  # requests in the queue
+    kept_images: int = 8  # images whose encodings stay in memory
+    kept_minutes: float = 60  # how long uploads and answers stay on disk
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -111,16 +98,7 @@ def read_upload(path: str, name: str, limits: Limits) -> bytes:
 
 
 def delete_old_files(folder: Path, seconds: float, keep: Collection[Path] = ()) -> list[Path]:
-    """Delete old files below a folder, and the folders that become empty.
-
-    Args:
-        folder: Where to look.
-        seconds: Minimum age of the files.
-        keep: Files that stay.
-
-    Returns:
-        The deleted files.
-    """
+    """Delete and return the files below a folder that are older than some seconds, and delete empty folders."""
     deleted = []
     newest = time.time() - seconds
     for path in sorted(folder.rglob("*"), reverse=True):  # the content of a folder comes before the folder
