@@ -1,4 +1,4 @@
-"""A small set in the REFER layout with its images, whole, and the ways to damage it."""
+"""A complete small set in the REFER layout with its images, and ways to damage it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ NUMBER_OF_IMAGES = {"train": 6, "val": 3, "testA": 2}
 class SmallSet:
     """Images 1-6 are train, 7-9 val, 10-11 testA; image i has annotations 10 i and 10 i + 1.
 
-    Each image has a ref with two sentences on the first annotation, train images another one with one on the second:
-    train 12 refs, 18 sentences; val 3 refs, 6 sentences; testA 2 refs, 4 sentences.
+    Each image has a ref with two sentences on the first annotation. Train images also have a ref with one sentence on
+    the second. In total, train has 12 refs and 18 sentences, val has 3 and 6, and testA has 2 and 4.
     """
 
-    root: Path  # is what `data` stands for
+    root: Path  # replaces `data`
 
     @property
     def refs_file(self) -> Path:
@@ -56,7 +56,7 @@ class SmallSet:
         self.instances_file.write_text(json.dumps(content))
 
     def target(self, **changes: Any) -> Target:
-        """The set as a check works on it, with its own counts as the reference."""
+        """Return the set as a target of the check, with its counts as the reference."""
         return Target(
             **{
                 "name": "small",

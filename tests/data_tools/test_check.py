@@ -1,4 +1,4 @@
-"""`refseg data check`: a whole set is OK, and each kind of damage is named with its file or record."""
+"""`refseg data check`: a complete set is OK, and each kind of damage is reported with its file or record."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from refer_files import annotation, ref, square
 from refseg.cli import main
 from refseg.data_tools import check_images
 from refseg.data_tools.check import check_target
-from refseg.data_tools.check_images import box_fault, look_at_all
-from refseg.data_tools.counts import exchanged
-from refseg.data_tools.decoder_messages import damage_reported
-from refseg.data_tools.findings import Finding, Report, report_lines
+from refseg.data_tools.check_images import box_fault, damage_reported
+from refseg.data_tools.check_splits import swapped_splits
+from refseg.data_tools.issues import DataIssue, DataReport, report_lines
 from refseg.datasets import images as images_module
 from refseg.datasets.catalog import Counts
 from refseg.datasets.images import read_image
@@ -29,19 +28,19 @@ from refseg.datasets.targets import resolve
 from refseg.errors import UsageError
 
 
-def check(small_set: Any, images: Any = "quick", **changes: Any) -> Report:
+def check(small_set: Any, images: Any = "quick", **changes: Any) -> DataReport:
     return check_target(small_set.target(**changes), images, progress=False)
 
 
-def only(report: Report, kind: str, severity: str = "defect") -> Finding:
-    """The one finding of this kind and severity; there is nothing else of that severity."""
+def only(report: DataReport, kind: str, severity: str = "defect") -> DataIssue:
+    """Return the issue of this kind, which is the only one of its severity."""
     found = [finding for finding in report.findings if finding.severity == severity]
     assert [finding.kind for finding in found] == [kind], report.findings
     return found[0]
 
 
 @pytest.mark.parametrize("images", ["quick", "all", "none"])
-def test_a_whole_set_is_ok(small_set: Any, images: str) -> None:
+def test_complete_set_is_ok(small_set: Any, images: str) -> None:
     report = check(small_set, images)
     assert (report.verdict, report.findings) == ("OK", [])
     assert report.counts == small_set.target().counts
@@ -63,7 +62,7 @@ def dangling_annotation(small_set: Any) -> None:
     small_set.change_refs(lambda refs: refs[1].update(ann_id=999_999))
 
 
-def swapped_splits(small_set: Any) -> None:
+def swap_two_splits(small_set: Any) -> None:
     other = {"train": "val", "val": "train"}
     small_set.change_refs(lambda refs: [r.update(split=other.get(r["split"], r["split"])) for r in refs])
 
@@ -76,14 +75,14 @@ DAMAGE: dict[str, tuple[Callable[[Any], None], str, list[str]]] = {
     "missing image": (missing_image, "missing image", ["COCO_train2014_000000000007.jpg", "image 7", "not there"]),
     "truncated JPEG": (truncated_jpeg, "unreadable image", ["COCO_train2014_000000000003.jpg", "truncated"]),
     "dangling annotation id": (dangling_annotation, "annotation", ["refs(unc).p", "ref_id 11", "999999", "train"]),
-    "swapped splits": (swapped_splits, "swapped splits", ["refs(unc).p", "'train' and 'val'"]),
+    "swapped splits": (swap_two_splits, "swapped splits", ["refs(unc).p", "'train' and 'val'"]),
     "wrong count": (wrong_count, "wrong count", ["refs(unc).p", "'testA'", "1 refs instead of 2"]),
 }
 
 
 @pytest.mark.parametrize("name", DAMAGE)
 @pytest.mark.parametrize("images", ["quick", "all"])
-def test_each_damage_is_named(small_set: Any, name: str, images: str) -> None:
+def test_damage_is_reported(small_set: Any, name: str, images: str) -> None:
     damage, kind, words = DAMAGE[name]
     damage(small_set)
     report = check(small_set, images)
@@ -91,13 +90,13 @@ def test_each_damage_is_named(small_set: Any, name: str, images: str) -> None:
     assert len(found) == 1 and found[0].severity == "defect" and found[0].remedy
     text = f"{found[0].place}: {found[0].message}"
     assert all(word in text for word in words), text
-    # A ref that is left out is missing from its split, which is said too; nothing else is made up.
+    # A skipped ref also changes the counts of its split. Nothing else is reported.
     others = {finding.kind for finding in report.findings} - {kind}
     assert others <= ({"wrong count"} if kind == "annotation" else set())
 
 
-def test_all_at_once(small_set: Any, capsys: pytest.CaptureFixture) -> None:
-    """The count is wrong in testA only: what the swap alone does to train and val is said once, as a swap."""
+def test_all_damage_at_once(small_set: Any, capsys: pytest.CaptureFixture) -> None:
+    """The count is wrong in testA only. The swap of train and val is reported once, as a swap."""
     for damage, _, _ in DAMAGE.values():
         damage(small_set)
     report = check(small_set)
@@ -109,14 +108,14 @@ def test_all_at_once(small_set: Any, capsys: pytest.CaptureFixture) -> None:
     assert all(kind in printed for _, kind, _ in DAMAGE.values())
 
 
-def test_an_image_of_another_size(small_set: Any) -> None:
+def test_image_of_another_size(small_set: Any) -> None:
     Image.new("RGB", (4, 4)).save(small_set.image_file(2))
     finding = only(check(small_set), "unreadable image")
     assert "[4, 4]" in finding.message and "[8, 10]" in finding.message
 
 
-def test_damage_in_the_middle_of_a_png_is_seen_when_images_are_decoded(small_set: Any) -> None:
-    """Header and end are whole, so `quick` cannot know; `all` does."""
+def test_decoding_detects_damage_inside_a_png(small_set: Any) -> None:
+    """Header and end are intact, so `quick` misses the damage."""
     pixels = np.random.default_rng(0).integers(0, 255, (8, 10, 3), np.uint8)
     Image.fromarray(pixels).save(small_set.image_file(2), format="PNG")
     content = bytearray(small_set.image_file(2).read_bytes())
@@ -127,7 +126,7 @@ def test_damage_in_the_middle_of_a_png_is_seen_when_images_are_decoded(small_set
 
 
 def jpeg_damaged_in_the_middle() -> bytes:
-    """Noise of 80 x 60, of whose data the third quarter is 0; header and end are whole."""
+    """Return a JPEG of 80 x 60 whose third quarter of data is 0. Its header and end are intact."""
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)).save(buffer, "JPEG", quality=95)
     content = bytearray(buffer.getvalue())
@@ -137,10 +136,8 @@ def jpeg_damaged_in_the_middle() -> bytes:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_damage_in_the_middle_of_a_jpeg_is_seen_when_images_are_decoded(
-    tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The decoder makes half an image of it and says so on stderr only."""
+def test_decoding_detects_damage_inside_a_jpeg(tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decoder returns half an image and reports it on stderr only."""
     monkeypatch.setattr(check_images, "CHUNK", 1)
     (tmp_path / "half.jpg").write_bytes(jpeg_damaged_in_the_middle())
     Image.new("RGB", (80, 60)).save(tmp_path / "whole.jpg")
@@ -153,7 +150,7 @@ def test_damage_in_the_middle_of_a_jpeg_is_seen_when_images_are_decoded(
     assert finding.place.endswith("half.jpg") and "Corrupt JPEG data" in finding.message
 
 
-def test_what_else_is_written_to_stderr_gets_there(capfd: pytest.CaptureFixture) -> None:
+def test_other_output_reaches_stderr(capfd: pytest.CaptureFixture) -> None:
     with damage_reported() as messages:
         os.write(2, b"a warning\nPremature end of JPEG file\n")
     os.write(2, b"later\n")
@@ -161,8 +158,8 @@ def test_what_else_is_written_to_stderr_gets_there(capfd: pytest.CaptureFixture)
     assert capfd.readouterr().err == "a warning\nlater\n"
 
 
-def test_no_place_for_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That is not the image's fault."""
+def test_no_folder_for_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This is an error of the machine, not of the image."""
 
     def refuse() -> None:
         raise FileNotFoundError(2, "No usable temporary directory found")
@@ -173,8 +170,8 @@ def test_no_place_for_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("images", ["quick", "all"])
-def test_an_image_that_may_not_be_read(small_set: Any, images: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As root, who runs tests in containers, may read everything, the system's answer is made up."""
+def test_image_without_read_permission(small_set: Any, images: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is simulated, because root (in containers) may read everything."""
     name = str(small_set.image_file(4))
 
     def refuse(path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -188,7 +185,7 @@ def test_an_image_that_may_not_be_read(small_set: Any, images: str, monkeypatch:
     assert finding.place == name and "Permission denied" in finding.message and finding.remedy
 
 
-def test_a_generated_file_that_may_not_be_read(small_set: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generated_file_without_read_permission(small_set: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Any) -> str:
         raise PermissionError(13, "Permission denied", path)
 
@@ -197,8 +194,8 @@ def test_a_generated_file_that_may_not_be_read(small_set: Any, monkeypatch: pyte
     assert "Permission denied" in only(check(small_set, files=files), "unreadable file").message
 
 
-def test_an_image_in_two_splits(small_set: Any) -> None:
-    """One of image 1's two refs says val: the counts are wrong, and the image is named."""
+def test_image_in_two_splits(small_set: Any) -> None:
+    """One of the two refs of image 1 is in val: the counts are wrong, and the image is reported."""
     small_set.change_refs(lambda refs: refs[1].update(split="val"))
     report = check(small_set)
     found = [finding for finding in report.findings if finding.kind == "image in two splits"]
@@ -209,8 +206,8 @@ def test_an_image_in_two_splits(small_set: Any) -> None:
     assert check(small_set, split_by=None, counts={}).verdict == "1 warning"
 
 
-def test_an_empty_mask_is_a_defect_where_it_is_referred_to(small_set: Any) -> None:
-    """Annotation 10 lies outside of the image and is a target; 71 is not one."""
+def test_empty_mask_of_a_target_is_a_defect(small_set: Any) -> None:
+    """Annotations 10 and 71 lie outside of the image. Only 10 is a target."""
 
     def change(content: dict) -> None:
         for entry in content["annotations"]:
@@ -231,7 +228,7 @@ def test_boxes(small_set: Any) -> None:
     assert "no area" in box_fault((0, 0, 0, 8), (8, 10))
 
 
-def test_ref_ids_that_are_used_twice(small_set: Any) -> None:
+def test_ref_id_used_twice(small_set: Any) -> None:
     small_set.change_refs(lambda refs: refs[2].update(ref_id=refs[0]["ref_id"]))
     assert only(check(small_set), "ref_id used twice", "warning").place.endswith("ref_id 10")
 
@@ -247,26 +244,26 @@ def test_unusable_annotation_files(small_set: Any, content: bytes | None, words:
     assert words in only(check(small_set), "annotation file").message
 
 
-def test_a_missing_image_folder_is_said_once(small_set: Any) -> None:
+def test_missing_image_folder_is_reported_once(small_set: Any) -> None:
     finding = only(check(small_set, image_root=str(small_set.root / "nowhere")), "image folder")
     assert finding.place.endswith("nowhere") and "the image archive" in finding.remedy
 
 
-def test_unverified_counts_make_no_defects(small_set: Any) -> None:
+def test_unverified_counts_are_warnings(small_set: Any) -> None:
     counts = {**small_set.target().counts, "val": Counts(None, 3, 7)}
     report = check(small_set, counts=counts, verified=False)
     assert report.verdict == "1 warning" and "unverified" in report.findings[0].remedy
 
 
-def test_refs_without_sentences_are_no_defect(small_set: Any) -> None:
+def test_refs_without_sentences_are_a_note(small_set: Any) -> None:
     small_set.change_refs(lambda refs: refs.append(ref(99, 10, sentences=[])))
     report = check(small_set)
     finding = only(report, "skipped entries", "note")
     assert report.verdict == "OK" and finding.message.startswith("1 ref without sentences is skipped (train 1)")
 
 
-def test_crowds_that_are_referred_to(small_set: Any) -> None:
-    """Annotation 10 has two sentences of its own; then it stands beside annotation 11, too."""
+def test_crowds_as_targets(small_set: Any) -> None:
+    """Annotation 10 is first the only target of two sentences, and then a target beside annotation 11."""
     small_set.change_instances(lambda content: content["annotations"][0].update(iscrowd=1))
     finding = only(check(small_set), "crowd regions as targets", "warning")
     assert finding.message.startswith("2 expressions refer to crowd regions (iscrowd 1), 2 of them to nothing else")
@@ -276,7 +273,7 @@ def test_crowds_that_are_referred_to(small_set: Any) -> None:
 
 
 def test_refs_of_seen_and_unseen_classes(small_set: Any) -> None:
-    """Of 12 train refs one is a dog (unseen), one a dog and a person, and one a stop sign (neither). 9 are persons."""
+    """The 12 train refs are 9 persons, a dog (unseen), a dog with a person, and a stop sign (neither)."""
 
     def change(content: dict) -> None:
         content["categories"] += [{"id": 3, "name": "stop sign"}]
@@ -288,73 +285,73 @@ def test_refs_of_seen_and_unseen_classes(small_set: Any) -> None:
     published = {"train": (9, 1), "val": (3, None), "test": (2, 0)}
     note = only(check(small_set, seen_unseen=published), "refs of seen and unseen classes", "note")
     assert note.message == (
-        "train 9 seen, val 3 seen, test 2 seen, train 1 unseen, test 0 unseen: as CGFormer's code has them"
+        "train 9 seen, val 3 seen, test 2 seen, train 1 unseen, test 0 unseen: as in CGFormer's code"
     )
     report = check(small_set, seen_unseen={"train": (10, 1)})
     assert "train 9 seen (not 10)" in only(report, "refs of seen and unseen classes", "warning").message
 
 
-def test_a_split_that_nobody_knows(small_set: Any) -> None:
+def test_unknown_split(small_set: Any) -> None:
     small_set.change_refs(lambda refs: [r.update(split="dev") for r in refs if r["split"] == "testA"])
     kinds = {(f.severity, f.kind) for f in check(small_set).findings}
     assert kinds == {("defect", "wrong count"), ("warning", "unknown split")}
 
 
-def test_several_processes_find_the_same(small_set: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_give_the_same_result(small_set: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from refseg.datasets.annotations import open_annotations
 
     missing_image(small_set)
     truncated_jpeg(small_set)
     monkeypatch.setattr(check_images, "CHUNK", 4)
     target = small_set.target()
-    job = check_images.Job(open_annotations(**target.annotations), target.images, "all", "", "")
-    alone = look_at_all(job, workers=1, progress=False)
-    assert len(alone) == 2 and look_at_all(job, workers=2, progress=False) == alone
+    checker = check_images.ImageChecker(open_annotations(**target.annotations), target.images, "all", "", "")
+    alone = check_images.check_images(checker, workers=1, progress=False)
+    assert len(alone) == 2 and check_images.check_images(checker, workers=2, progress=False) == alone
 
 
-def test_an_empty_file_is_a_defect(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_empty_file_is_a_defect(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "my.jsonl").write_text("")
     assert main(["data", "check", str(tmp_path / "my.jsonl")]) == 1
-    assert "there is no expression" in capsys.readouterr().out
+    assert "there is no usable expression" in capsys.readouterr().out
 
 
-def test_names_from_files_cannot_move_the_cursor() -> None:
-    report = Report("a", "b", [], findings=[Finding("defect", "missing image", "x\x1b[2J\ud800.jpg", "gone")])
+def test_control_characters_of_names_are_replaced() -> None:
+    report = DataReport("a", "b", [], findings=[DataIssue("defect", "missing image", "x\x1b[2J\ud800.jpg", "gone")])
     (line,) = [line for line in report_lines(report, everything=True) if "gone" in line]
     assert line == "    x\ufffd[2J\ufffd.jpg: gone"
 
 
-class TestExchanged:
-    """Which splits look swapped, from counts alone."""
+class TestSwappedSplits:
+    """Detection of swapped splits from their counts."""
 
     EXPECTED = {"train": Counts(100, 50, 300), "val": Counts(10, 5, 30), "testA": Counts(9, 5, 28)}
 
-    def test_nothing_is(self) -> None:
-        assert exchanged(self.EXPECTED, self.EXPECTED) == []
+    def test_none(self) -> None:
+        assert swapped_splits(self.EXPECTED, self.EXPECTED) == []
 
-    def test_a_pair(self) -> None:
+    def test_pair(self) -> None:
         found = {**self.EXPECTED, "train": self.EXPECTED["val"], "val": self.EXPECTED["train"]}
-        assert exchanged(found, self.EXPECTED) == [("train", "val")]
+        assert swapped_splits(found, self.EXPECTED) == [("train", "val")]
 
     def test_similar_splits(self) -> None:
         found = {**self.EXPECTED, "testA": self.EXPECTED["val"], "val": self.EXPECTED["testA"]}
-        assert exchanged(found, self.EXPECTED) == [("val", "testA")]
+        assert swapped_splits(found, self.EXPECTED) == [("val", "testA")]
 
-    def test_a_pair_that_lacks_entries_besides(self) -> None:
+    def test_pair_with_missing_entries(self) -> None:
         found = {**self.EXPECTED, "train": Counts(9, 5, 29), "val": Counts(99, 50, 295)}
-        assert exchanged(found, self.EXPECTED) == [("train", "val")]
+        assert swapped_splits(found, self.EXPECTED) == [("train", "val")]
 
-    def test_one_split_that_comes_to_look_like_another(self) -> None:
-        """val lost a ref and now counts as testA should; testA is as it should be."""
+    def test_incomplete_split_that_resembles_another(self) -> None:
+        """Val lost a ref and has the expected counts of testA, which is complete."""
         found = {**self.EXPECTED, "val": Counts(9, 5, 28)}
-        assert exchanged(found, self.EXPECTED) == []
+        assert swapped_splits(found, self.EXPECTED) == []
 
 
 # The command ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_on_a_data_root(small_set: Any, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
-    """The folder `refcoco` is taken for RefCOCO, whose counts it does not have."""
+def test_command_on_a_data_root(small_set: Any, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    """The folder `refcoco` counts as RefCOCO, whose counts it does not have."""
     out = tmp_path / "report.json"
     assert main(["data", "check", "--data-root", str(small_set.root), "--json", str(out)]) == 1
     printed = capsys.readouterr().out
@@ -364,7 +361,7 @@ def test_the_command_on_a_data_root(small_set: Any, capsys: pytest.CaptureFixtur
     assert report["sets"][0]["counts"]["train"] == {"refs": 12, "images": 6, "sentences": 18}
 
 
-def test_long_lists_are_shortened(small_set: Any, capsys: pytest.CaptureFixture) -> None:
+def test_long_lists_are_truncated(small_set: Any, capsys: pytest.CaptureFixture) -> None:
     for number in range(1, 12):
         small_set.image_file(number).unlink()
     command = ["data", "check", str(small_set.root / "refcoco")]
@@ -374,7 +371,7 @@ def test_long_lists_are_shortened(small_set: Any, capsys: pytest.CaptureFixture)
     assert capsys.readouterr().out.count("is not there") == 11
 
 
-def test_a_jsonl_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_jsonl_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     Image.new("RGB", (10, 8)).save(tmp_path / "a.png")
     row = {"image": "a.png", "size": [8, 10], "text": "it", "targets": [[square(1.0, 1.0)]], "split": "train"}
     file = tmp_path / "my.jsonl"
@@ -388,8 +385,7 @@ def test_a_jsonl_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
 
 
 def test_the_same_phrase_with_different_targets(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """Two rows of one object are fine, also with another outline of the same pixels; two objects, or none and one, are
-    not."""
+    """Two rows of one object are fine, even if their outlines differ. Two objects, or none and one, are reported."""
     Image.new("RGB", (10, 8)).save(tmp_path / "a.png")
     Image.new("RGB", (10, 8)).save(tmp_path / "b.png")
     one, two = [square(1.0, 1.0)], [square(5.0, 4.0)]
@@ -411,7 +407,7 @@ def test_the_same_phrase_with_different_targets(tmp_path: Path, capsys: pytest.C
     assert "OK" in check(good + rows(("dog", [two]), image="b.png"))
     printed = check(rows(("the  dog", [one]), ("The dog", [two]), ("x", [one])))
     assert "warning: the same phrase with different targets (1)" in printed and "1 warning" in printed
-    assert "image a.png, 'the  dog': stands in 2 rows with different targets (a.png:0, a.png:1)" in printed
+    assert "image a.png, 'the  dog': is in 2 rows with different targets (a.png:0, a.png:1)" in printed
     printed = check(rows(("dog", [one]), ("x", [one]), ("dog", None)))
     assert "warning: the same phrase with and without a target (1)" in printed
     assert "(a.png:0, a.png:2)" in printed and "delete the row that is wrong" in printed
@@ -431,7 +427,7 @@ def test_the_same_phrase_in_a_known_set_is_a_note(small_set: Any) -> None:
     assert len(found) == 6 and {one.severity for one in found} == {"note"}
 
 
-def test_a_file_that_holds_no_text_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_binary_files_get_one_message(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "photo.jpg")
     (tmp_path / "refs.p").write_bytes(pickle.dumps([{"ref_id": 1}]))
@@ -446,8 +442,8 @@ def test_a_file_that_holds_no_text_is_one_sentence(tmp_path: Path, capsys: pytes
     assert "field 'text' is missing" in capsys.readouterr().out, "a character that is cut off at 4096 bytes is text"
 
 
-def test_images_lie_beside_a_link_to_annotations(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """That is where data sets look; the file that the link leads to has none beside it."""
+def test_images_beside_a_link_to_annotations(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Data sets look beside the link. The target of the link has no images beside it."""
     (tmp_path / "store").mkdir()
     (tmp_path / "used").mkdir()
     Image.new("RGB", (10, 8)).save(tmp_path / "used" / "a.png")
@@ -458,10 +454,10 @@ def test_images_lie_beside_a_link_to_annotations(tmp_path: Path, capsys: pytest.
     assert code == 0, capsys.readouterr().out
 
 
-def test_a_known_folder_that_is_a_link(
+def test_known_folder_that_is_a_link(
     small_set: Any, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It goes by its own name, and images lie beside it."""
+    """The name of the link counts, and images are beside the link."""
     (small_set.root / "refcoco").rename(tmp_path / "annotations-v1")
     (small_set.root / "refcoco").symlink_to(tmp_path / "annotations-v1")
     monkeypatch.chdir(small_set.root)
@@ -470,7 +466,7 @@ def test_a_known_folder_that_is_a_link(
     assert "12 (not 42,404)" in printed and "image folder" not in printed and "missing image" not in printed
 
 
-def test_a_generated_folder_that_is_a_link(refshapes_tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_generated_folder_that_is_a_link(refshapes_tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "shapes").symlink_to(refshapes_tiny)
     code = main(["data", "check", "--data-root", str(tmp_path / "data")])
@@ -488,7 +484,7 @@ def test_a_generated_folder_that_is_a_link(refshapes_tiny: Path, tmp_path: Path,
         (["."], "neither made by `refseg data refshapes`"),
     ],
 )
-def test_mistakes_are_one_message(
+def test_user_errors_are_one_message(
     arguments: list[str], says: str, capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -499,7 +495,7 @@ def test_mistakes_are_one_message(
 
 
 class TestRefShapes:
-    """A generated folder is checked in each of its layouts, against its own meta.json."""
+    """A generated folder is checked in each of its layouts against its meta.json."""
 
     @pytest.fixture
     def folder(self, refshapes_tiny: Path, tmp_path: Path) -> Path:
@@ -507,7 +503,7 @@ class TestRefShapes:
 
         return Path(shutil.copytree(refshapes_tiny, tmp_path / "rs", ignore=shutil.ignore_patterns(".refseg_cache")))
 
-    def test_whole(self, folder: Path, capsys: pytest.CaptureFixture) -> None:
+    def test_complete(self, folder: Path, capsys: pytest.CaptureFixture) -> None:
         code = main(["data", "check", str(folder), "--images", "all"])
         printed = capsys.readouterr().out
         assert code == 0, printed
@@ -532,5 +528,5 @@ class TestRefShapes:
 
 
 def test_annotations_helper_is_inside_its_image() -> None:
-    """The small set's own boxes are good: 2 x 2 at (id % 5, 1)."""
+    """The boxes of the small set are valid: 2 x 2 at (id % 5, 1)."""
     assert box_fault(tuple(annotation(4)["bbox"]), (8, 10)) == ""

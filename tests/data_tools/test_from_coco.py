@@ -1,4 +1,4 @@
-"""`refseg data from-coco`: what becomes a row, and that masks come back the same through the JSONL reader."""
+"""`refseg data from-coco`: rows, and masks that stay the same through the JSONL reader."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 
 from refer_files import square
 from refseg.cli import main
-from refseg.data_tools.from_coco import LeftOut, Wording, convert
+from refseg.data_tools.from_coco import Skipped, Wording, convert
 from refseg.datasets.masks import decode, to_rle
 from refseg.datasets.readers import read_jsonl
 from refseg.errors import UsageError
@@ -40,14 +40,14 @@ def write(folder: Path, annotations: list, images: list | None = None, categorie
     return file
 
 
-def rows(folder: Path, annotations: list, images: list | None = None, **wording: Any) -> tuple[list[dict], LeftOut]:
-    left_out = LeftOut()
+def rows(folder: Path, annotations: list, images: list | None = None, **wording: Any) -> tuple[list[dict], Skipped]:
+    skipped = Skipped()
     file = write(folder, annotations, images)
-    return list(convert(file, folder / "images", folder / "out", Wording(**wording), left_out)), left_out
+    return list(convert(file, folder / "images", folder / "out", Wording(**wording), skipped)), skipped
 
 
-def test_a_row_per_image_and_category(tmp_path: Path) -> None:
-    found, left_out = rows(tmp_path, [annotation(1), annotation(2), annotation(3, 2)], split="train")
+def test_row_per_image_and_category(tmp_path: Path) -> None:
+    found, skipped = rows(tmp_path, [annotation(1), annotation(2), annotation(3, 2)], split="train")
     assert [(row["text"], row["instance_ids"]) for row in found] == [("dog", ["1", "2"]), ("cat", ["3"])]
     assert found[0] == {
         "expression_id": "1-c1",
@@ -58,7 +58,7 @@ def test_a_row_per_image_and_category(tmp_path: Path) -> None:
         "instance_ids": ["1", "2"],
         "split": "train",
     }
-    assert not left_out.numbers
+    assert not skipped.numbers
 
 
 def test_texts(tmp_path: Path) -> None:
@@ -71,19 +71,19 @@ def test_texts(tmp_path: Path) -> None:
     assert [row["text"] for row in found] == ["all 2 dogs", "the cat"]
 
 
-def test_a_row_per_instance(tmp_path: Path) -> None:
+def test_row_per_instance(tmp_path: Path) -> None:
     given = [annotation(1, caption="left dog"), annotation(2, caption="right dog"), annotation(3, 2, caption="cat")]
-    found, left_out = rows(tmp_path, given, per="instance", text_field="caption")
+    found, skipped = rows(tmp_path, given, per="instance", text_field="caption")
     assert [(row["expression_id"], row["text"], row["instance_ids"]) for row in found] == [
         ("1-1", "left dog", ["1"]),
         ("1-2", "right dog", ["2"]),
         ("1-3", "cat", ["3"]),
     ]
-    assert not left_out.lines()
+    assert not skipped.lines()
 
 
-def test_a_phrase_on_several_annotations_is_one_row(tmp_path: Path) -> None:
-    """As people annotate "both dogs". Case and blanks make no difference; the same on one annotation joins nothing."""
+def test_phrase_on_several_annotations_is_one_row(tmp_path: Path) -> None:
+    """Such as "both dogs". Case and spaces are ignored. A phrase that one annotation has twice joins nothing."""
     given = [
         annotation(1, caption=["both dogs", "brown dog", "Brown  dog"]),
         annotation(2, caption=["Both dogs", "white dog"]),
@@ -91,7 +91,7 @@ def test_a_phrase_on_several_annotations_is_one_row(tmp_path: Path) -> None:
         annotation(4, 1, image=2, caption=["both dogs"]),
     ]
     images = [{"id": n, "file_name": "1.jpg", "height": 8, "width": 10} for n in (1, 2)]
-    found, left_out = rows(tmp_path, given, images, per="instance", text_field="caption")
+    found, skipped = rows(tmp_path, given, images, per="instance", text_field="caption")
     assert [(row["text"], row["instance_ids"]) for row in found] == [
         ("both dogs", ["1", "2"]),
         ("brown dog", ["1"]),
@@ -100,27 +100,27 @@ def test_a_phrase_on_several_annotations_is_one_row(tmp_path: Path) -> None:
         ("both dogs", ["4"]),
     ]
     assert found[0]["targets"] == [[square(1, 1.0)], [square(2, 1.0)]]
-    (line,) = left_out.lines()
+    (line,) = skipped.lines()
     assert line.startswith("joined: 1 phrases") and "(first: 'both dogs' of image 1)" in line
     assert len({row["expression_id"] for row in found}) == len(found)
 
 
 def test_category_names_of_several_instances_are_one_row(tmp_path: Path) -> None:
-    found, left_out = rows(tmp_path, [annotation(1), annotation(2), annotation(3, 2)], per="instance")
+    found, skipped = rows(tmp_path, [annotation(1), annotation(2), annotation(3, 2)], per="instance")
     assert [(row["text"], row["instance_ids"]) for row in found] == [("dog", ["1", "2"]), ("cat", ["3"])]
-    assert left_out.joined == ["'dog' of image 1"]
+    assert skipped.joined == ["'dog' of image 1"]
 
 
-def test_a_phrase_that_refers_to_something_is_no_negative(tmp_path: Path) -> None:
-    """A dog is called "kite"; that the image has no kite of the category is no reason to say so."""
+def test_phrase_with_a_target_is_not_a_negative(tmp_path: Path) -> None:
+    """A dog is called "kite", so "kite" is not absent although the image has no annotation of this category."""
     given = [annotation(1, caption="kite")]
-    found, left_out = rows(tmp_path, given, per="instance", text_field="caption", no_target=2)
+    found, skipped = rows(tmp_path, given, per="instance", text_field="caption", no_target=2)
     assert [(row["text"], row["targets"] is None) for row in found] == [("kite", False), ("cat", True)]
-    assert left_out.numbers == {"phrases without target that refer to something in their image": 1}
+    assert skipped.numbers == {"phrases without target that refer to something in their image": 1}
 
 
 def test_cvat(tmp_path: Path) -> None:
-    """Its attributes are a dict of their own, and masks of its brush are RLEs with iscrowd 1."""
+    """CVAT stores attributes in a dict, and masks of its brush are RLEs with iscrowd 1."""
     brush = {"size": list(SIZE), "counts": [5, 3, 72]}
     more = {"iscrowd": 1, "segmentation": brush}
     given = [
@@ -128,53 +128,53 @@ def test_cvat(tmp_path: Path) -> None:
         annotation(2, attributes={"occluded": False, "expression": "the other dog"}, **more),
         annotation(3, attributes={"occluded": False, "expression": ""}, **more),
     ]
-    found, left_out = rows(tmp_path, given, per="instance", text_field="attributes.expression")
+    found, skipped = rows(tmp_path, given, per="instance", text_field="attributes.expression")
     assert [(row["text"], row["instance_ids"], row.get("tags")) for row in found] == [
         ("the dog", ["1"], None),
         ("the other dog", ["2"], None),
     ]
     assert int(pixels(found[1]["targets"][0]).sum()) == 3
-    assert left_out.numbers == {"annotations without text in 'attributes.expression'": 1}
+    assert skipped.numbers == {"annotations without text in 'attributes.expression'": 1}
     found, _ = rows(tmp_path, given)
     assert [(row["text"], row["instance_ids"]) for row in found] == [("dog", ["1", "2", "3"])]
 
 
-def test_a_region_with_a_text_of_its_own_is_a_target(tmp_path: Path) -> None:
+def test_crowd_region_with_text_is_a_target(tmp_path: Path) -> None:
     crowd = {"iscrowd": 1, "segmentation": {"size": list(SIZE), "counts": [5, 3, 72]}}
     given = [annotation(1, caption="the dog", **crowd), annotation(2, **crowd)]
-    found, left_out = rows(tmp_path, given, per="instance", text_field="caption")
+    found, skipped = rows(tmp_path, given, per="instance", text_field="caption")
     assert [(row["text"], row["instance_ids"]) for row in found] == [("the dog", ["1"])]
-    assert left_out.numbers == {"crowd regions": 1}
+    assert skipped.numbers == {"crowd regions": 1}
 
 
 def test_texts_from_a_field(tmp_path: Path) -> None:
     given = [annotation(1, caption=["brown dog", " the dog "]), annotation(2, caption="white one"), annotation(3)]
-    found, left_out = rows(tmp_path, given, per="instance", text_field="caption")
+    found, skipped = rows(tmp_path, given, per="instance", text_field="caption")
     assert [(row["expression_id"], row["text"]) for row in found] == [
         ("1-1-0", "brown dog"),
         ("1-1-1", "the dog"),
         ("1-2", "white one"),
     ]
-    assert left_out.lines() == ["left out: 1 annotations without text in 'caption' (first: id 3)"]
+    assert skipped.lines() == ["skipped: 1 annotations without text in 'caption' (first: id 3)"]
 
 
-def test_crowds_are_no_targets_but_present(tmp_path: Path) -> None:
-    """The crowd of cats is left out; "cat" is not called absent; the dog's row next to a crowd of dogs is tagged."""
+def test_crowds_are_present_but_no_targets(tmp_path: Path) -> None:
+    """The crowd of cats is skipped, but "cat" is not absent. The row of the dog beside a crowd of dogs is tagged."""
     crowd = {"size": list(SIZE), "counts": [0, 80]}
     given = [
         annotation(1),
         annotation(2, 1, iscrowd=1, segmentation=crowd),
         annotation(3, 2, iscrowd=1, segmentation=crowd),
     ]
-    found, left_out = rows(tmp_path, given, no_target=3)
+    found, skipped = rows(tmp_path, given, no_target=3)
     assert [(row["text"], row["targets"] is None, row.get("tags")) for row in found] == [
         ("dog", False, {"crowd": True}),
         ("kite", True, None),
     ]
-    assert left_out.numbers == {"crowd regions": 2}
+    assert skipped.numbers == {"crowd regions": 2}
 
 
-def test_no_target_rows_depend_on_the_seed_only(tmp_path: Path) -> None:
+def test_seed_of_no_target_rows(tmp_path: Path) -> None:
     images = [{"id": n, "file_name": "1.jpg", "height": 8, "width": 10} for n in range(12)]
     first = [row["text"] for row in rows(tmp_path, [], images, no_target=1)[0]]
     assert first == [row["text"] for row in rows(tmp_path, [], images, no_target=1)[0]]
@@ -182,7 +182,7 @@ def test_no_target_rows_depend_on_the_seed_only(tmp_path: Path) -> None:
     assert len(first) == 12
 
 
-def test_what_cannot_be_used_is_counted(tmp_path: Path) -> None:
+def test_skipped_entries_are_counted(tmp_path: Path) -> None:
     images = [
         {"id": 1, "file_name": "1.jpg", "height": 8, "width": 10},
         {"id": 1, "file_name": "1.jpg", "height": 8, "width": 10},
@@ -198,18 +198,18 @@ def test_what_cannot_be_used_is_counted(tmp_path: Path) -> None:
         annotation(4, image=2),
         {"id": 5},
     ]
-    found, left_out = rows(tmp_path, given, images)
+    found, skipped = rows(tmp_path, given, images)
     assert [row["instance_ids"] for row in found] == [["1"]]
-    assert left_out.numbers == {
+    assert skipped.numbers == {
         "annotations without image_id": 1,
         "annotations without an id of their own": 1,
         "annotations of unknown categories": 1,
         "annotations with unusable masks": 1,
         "images with the id of an earlier one": 1,
         "images whose file is not there": 1,
-        "images with no height and width": 1,
-        "images with no id": 1,
-        "annotations of images that are left out": 1,
+        "images without height and width": 1,
+        "images without an id": 1,
+        "annotations of skipped images": 1,
     }
 
 
@@ -218,47 +218,47 @@ def test_categories_without_a_name_or_an_id(tmp_path: Path) -> None:
     categories: list = [{"id": number, "name": name} for number, name in enumerate(names)]
     categories += [{"id": 6}, {"id": [7], "name": "x"}, {"id": None, "name": "x"}, {"id": True, "name": "x"}, "x"]
     given = [annotation(n, n) for n in range(6)] + [annotation(8, [7]), annotation(9, [7], iscrowd=1)]
-    file, left_out = write(tmp_path, given, categories=categories), LeftOut()
-    found = list(convert(file, tmp_path / "images", tmp_path, Wording(no_target=9), left_out))
+    file, skipped = write(tmp_path, given, categories=categories), Skipped()
+    found = list(convert(file, tmp_path / "images", tmp_path, Wording(no_target=9), skipped))
     assert [(row["text"], row["instance_ids"]) for row in found] == [("dog", ["5"])]
-    assert left_out.numbers == {
+    assert skipped.numbers == {
         "categories without a name": 6,
         "categories without an id": 4,
         "annotations of unknown categories": 7,
     }
 
 
-def test_texts_that_cannot_be_written_down(tmp_path: Path) -> None:
+def test_texts_with_invalid_unicode(tmp_path: Path) -> None:
     given = [annotation(1, caption=["half \ud800", " whole "]), annotation(2, caption="half \ud800")]
-    found, left_out = rows(tmp_path, given, per="instance", text_field="caption")
+    found, skipped = rows(tmp_path, given, per="instance", text_field="caption")
     assert [row["text"] for row in found] == ["whole"]
-    assert left_out.numbers == {"annotations without text in 'caption'": 1}
+    assert skipped.numbers == {"annotations without text in 'caption'": 1}
 
 
 class TestLinks:
-    """Image paths go by the names that links have, and lead to the image."""
+    """Image paths keep the names of links and lead to the image."""
 
     def path(self, folder: Path, images: Path, base: Path) -> str:
         file = write(folder, [annotation(1)])
-        (row,) = convert(file, images, base, Wording(), LeftOut())
+        (row,) = convert(file, images, base, Wording(), Skipped())
         assert (base / row["image"]).samefile(folder / "images" / "1.jpg")
         return row["image"]
 
-    def test_an_image(self, tmp_path: Path) -> None:
+    def test_image(self, tmp_path: Path) -> None:
         (tmp_path / "named").mkdir()
         (tmp_path / "named" / "1.jpg").symlink_to(tmp_path / "images" / "1.jpg")
         assert self.path(tmp_path, tmp_path / "named", tmp_path) == "named/1.jpg"
 
-    def test_a_folder(self, tmp_path: Path) -> None:
+    def test_folder(self, tmp_path: Path) -> None:
         (tmp_path / "train2014").symlink_to(tmp_path / "images")
         assert self.path(tmp_path, tmp_path / "train2014", tmp_path) == "train2014/1.jpg"
 
-    def test_the_root_of_both(self, tmp_path: Path) -> None:
+    def test_common_root(self, tmp_path: Path) -> None:
         (tmp_path / "link").symlink_to(tmp_path)
         assert self.path(tmp_path, tmp_path / "link" / "images", tmp_path / "link") == "images/1.jpg"
 
-    def test_the_folder_of_the_rows(self, tmp_path: Path) -> None:
-        """The parent of a link is that of the folder that it leads to."""
+    def test_folder_of_the_rows(self, tmp_path: Path) -> None:
+        """The parent of a link is the parent of its target."""
         (tmp_path / "a" / "deep").mkdir(parents=True)
         (tmp_path / "rows").symlink_to(tmp_path / "a" / "deep")
         assert self.path(tmp_path, tmp_path / "images", tmp_path / "rows") == "../../images/1.jpg"
@@ -297,8 +297,8 @@ def pixels(segmentation: Any) -> np.ndarray:
 
 @settings(deadline=None, max_examples=60)
 @given(segmentations=st.lists(SEGMENTATIONS, min_size=1, max_size=3), per=st.sampled_from(["category", "instance"]))
-def test_masks_survive_the_round_trip(segmentations: list, per: str) -> None:
-    """Polygons and all kinds of RLE, through the JSONL file and its reader: the same pixels."""
+def test_masks_are_unchanged_by_a_round_trip(segmentations: list, per: str) -> None:
+    """Polygons and all kinds of RLE have the same pixels after the JSONL file and its reader."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         given = [annotation(n, segmentation=value) for n, value in enumerate(segmentations)]
@@ -317,7 +317,7 @@ def test_masks_survive_the_round_trip(segmentations: list, per: str) -> None:
 # The command ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     instances = write(tmp_path, [annotation(1), annotation(2, 2)])
     command = ["data", "from-coco", str(instances), "--images", str(tmp_path / "images"), "--out"]
     out = str(tmp_path / "new" / "my.jsonl")
@@ -336,7 +336,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         (None, [], "cannot be read"),
         ("{", [], "truncated, or not JSON"),
         ('{"images": []}', [], "has no list 'annotations'"),
-        ('{"images": [], "annotations": [], "categories": []}', [], "nothing can be made of it"),
+        ('{"images": [], "annotations": [], "categories": []}', [], "has no usable annotations"),
         ("{}", ["--text", "{colour}"], "only {category} and {count}"),
         ("{}", ["--text", "{category.name}"], "only {category} and {count}"),
         ("{}", ["--text", "{category[name]}"], "only {category} and {count}"),
@@ -346,7 +346,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         ("{}", ["--no-target", "-1"], "--no-target must be at least 0"),
     ],
 )
-def test_mistakes(
+def test_error_messages(
     tmp_path: Path, capsys: pytest.CaptureFixture, content: str | None, more: list[str], says: str
 ) -> None:
     if content is not None:
@@ -359,13 +359,13 @@ def test_mistakes(
     assert not out.exists() and not list(tmp_path.glob(".my.jsonl*"))
 
 
-def test_a_missing_folder_of_images(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_missing_folder_of_images(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     instances = write(tmp_path, [annotation(1)])
     assert main(["data", "from-coco", str(instances), "--images", "nowhere", "--out", str(tmp_path / "o.jsonl")]) == 1
     assert "no such folder of images: nowhere" in capsys.readouterr().err
 
 
-def test_an_interrupted_file_leaves_the_old_one(tmp_path: Path) -> None:
+def test_interrupted_run_keeps_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("old")
     with pytest.raises(KeyboardInterrupt), open_output(tmp_path / "a") as file:
         file.write(b"new")

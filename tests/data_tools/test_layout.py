@@ -1,4 +1,4 @@
-"""`refseg data layout`: what is expected where, and what of it is there."""
+"""`refseg data layout`: expected files, and which of them exist."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ def test_found_and_missing_are_marked(small_set: Any, capsys: pytest.CaptureFixt
     assert lines.count("refcoco/") == 1
 
 
-def test_all_sets_in_short(small_set: Any, capsys: pytest.CaptureFixture) -> None:
+def test_summary_of_all_sets(small_set: Any, capsys: pytest.CaptureFixture) -> None:
     assert main(["data", "layout", "--data-root", str(small_set.root)]) == 0
     printed = capsys.readouterr().out
     assert all(f"{name}: " in printed and known.source in printed for name, known in SETS.items())
     assert "refcoco: RefCOCO, UNC's splits, complete" in printed and "ref-zom: Ref-ZOM, not complete" in printed
 
 
-def test_one_set_in_full(capsys: pytest.CaptureFixture) -> None:
+def test_details_of_sets(capsys: pytest.CaptureFixture) -> None:
     assert main(["data", "layout", "grefcoco", "ref-zom"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    for words in ("209,344 sentences", "(unverified)", "Ref-ZOM(final).p -> refs(final).p", "used for", "licence"):
+    for words in ("209,344 sentences", "(unverified)", "Ref-ZOM(final).p -> refs(final).p", "used for", "license"):
         assert words in printed
 
 
-def test_an_unknown_set(capsys: pytest.CaptureFixture) -> None:
+def test_unknown_set(capsys: pytest.CaptureFixture) -> None:
     assert main(["data", "layout", "refcocg"]) == 1
     assert "did you mean refcocog" in capsys.readouterr().err
 

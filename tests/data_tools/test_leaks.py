@@ -1,4 +1,4 @@
-"""`refseg data leaks`: shared images, what of the training set they are, and the filter to paste."""
+"""`refseg data leaks`: shared images, their share of the training set, and the filter."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from refseg.datasets.targets import parse_target
 
 @pytest.fixture
 def other(small_set: Any) -> Path:
-    """A set whose val has images 1 and 2 of the small set's train, whose test has 3, and whose train has 7."""
+    """A set with images of the small set: 1 and 2 in val, 3 in test, and 7 in train."""
     folder = small_set.root / "refcoco+"
     places = {1: "val", 2: "val", 3: "test", 7: "train"}
     refs = [ref(number, number, image_id=number, split=split) for number, split in places.items()]
@@ -33,20 +33,20 @@ def run(capsys: pytest.CaptureFixture, *arguments: Any) -> tuple[int, list[str]]
     return code, capsys.readouterr().out.splitlines()
 
 
-def test_the_table(small_set: Any, other: Path, capsys: pytest.CaptureFixture) -> None:
-    """Of train's 6 images, 12 refs and 18 sentences: 2, 4 and 6 lie in val; 1, 2 and 3 in test; together 3, 6 and 9."""
+def test_table(small_set: Any, other: Path, capsys: pytest.CaptureFixture) -> None:
+    """Of 6 images, 12 refs, and 18 sentences of train, val shares 2, 4, and 6, and test shares 1, 2, and 3."""
     code, lines = run(capsys, "--train", small_set.root / "refcoco", "--test", other)
     assert code == 0
     val = next(line for line in lines if line.endswith(":val"))
     test = next(line for line in lines if line.endswith(":test"))
     assert "2 of 6 (33.3%)" in val and "4 of 12 (33.3%)" in val and "6 of 18 (33.3%)" in val
     assert "1 of 6 (16.7%)" in test and "2 of 12" in test and "3 of 18" in test
-    total = next(line for line in lines if "are left" in line)
-    assert "3 of 6 (50.0%)" in total and "9 of 18" in total and "3 images, 9 sentences are left" in total
+    total = next(line for line in lines if "remain" in line)
+    assert "3 of 6 (50.0%)" in total and "9 of 18" in total and "3 images, 9 sentences remain" in total
 
 
-def test_the_filter_can_be_pasted(small_set: Any, other: Path, capsys: pytest.CaptureFixture) -> None:
-    """The printed dict, given to the data set, drops what the table says: 9 of 18 sentences."""
+def test_filter_drops_the_shared_images(small_set: Any, other: Path, capsys: pytest.CaptureFixture) -> None:
+    """With the printed filter, the data set drops as many sentences as the table says: 9 of 18."""
     code, lines = run(capsys, "--train", small_set.root / "refcoco", "--test", other, "--fail")
     assert code == 1
     start = lines.index("exclude_images_of=[")
@@ -67,7 +67,7 @@ def test_no_overlap(small_set: Any, other: Path, capsys: pytest.CaptureFixture) 
     assert code == 0 and "No image is shared." in lines
 
 
-def test_catalogue_names_and_splits(small_set: Any, other: Path, capsys: pytest.CaptureFixture) -> None:
+def test_catalog_names_and_splits(small_set: Any, other: Path, capsys: pytest.CaptureFixture) -> None:
     arguments = ["--train", "refcoco:train,val", "--test", "refcoco+:train", "--data-root", small_set.root]
     code, lines = run(capsys, *arguments)
     assert code == 0 and any("1 of 9 (11.1%)" in line for line in lines)
@@ -84,7 +84,7 @@ def test_same_pixels_under_another_name(small_set: Any, capsys: pytest.CaptureFi
     assert run(capsys, *arguments)[0] == 0
     code, lines = run(capsys, *arguments, "--by-content")
     assert code == 1 and any("1 of 6 (16.7%)" in line for line in lines)
-    assert any("does not see" in line for line in lines)
+    assert any("misses" in line for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -95,14 +95,14 @@ def test_same_pixels_under_another_name(small_set: Any, capsys: pytest.CaptureFi
         ("refcoco:dev", "no expression has split 'dev'"),
     ],
 )
-def test_mistakes(small_set: Any, capsys: pytest.CaptureFixture, argument: str, says: str) -> None:
+def test_error_messages(small_set: Any, capsys: pytest.CaptureFixture, argument: str, says: str) -> None:
     root = str(small_set.root)
     assert main(["data", "leaks", "--train", "refcoco", "--test", argument, "--data-root", root]) == 1
     err = capsys.readouterr().err
     assert says in err and "Traceback" not in err
 
 
-def test_a_colon_in_a_path_is_no_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_path_with_a_colon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a:b").mkdir()
     file = tmp_path / "a:b" / "my.jsonl"
     file.write_text(json.dumps({"image": "a.png", "size": [2, 2], "text": "it", "targets": None}) + "\n")

@@ -1,4 +1,4 @@
-"""`refseg demo` as it runs: a server of its own, asked by a program and by a real Chromium without a window."""
+"""`refseg demo` as a running server, with requests from a program and from headless Chromium."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PATIENCE = 20_000  # milliseconds that a busy machine may take
 
 @dataclass
 class Phrases:
-    """Of the first image: one that the model finds, one of which it says "nothing here", and what lies between."""
+    """Two phrases about the first image: one that the model finds, and one that it rejects."""
 
     found: str
     nothing: str
@@ -47,7 +47,7 @@ class Phrases:
 
 @pytest.fixture(scope="module")
 def phrases(work_dir: Callable[[str], Path], refshapes_images: list[str]) -> Phrases:
-    """Random weights find something for every phrase, with some probability or other that there is nothing."""
+    """Phrases on both sides of a threshold. Random weights give every phrase a mask and some no-target probability."""
     inferencer = ReferringInferencer(work_dir(MODEL), device="cpu", postprocess={"no_target": "none"})
     answer = inferencer(refshapes_images[0], ["the red circle", "all <b>squares</b>"])
     found, nothing = sorted(answer, key=lambda phrase: phrase.no_target_prob)
@@ -72,7 +72,7 @@ def free_port() -> int:
 def server(
     work_dir: Callable[[str], Path], phrases: Phrases, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """With InstAlign and the test images of RefShapes."""
+    """A server with InstAlign and the test images of RefShapes."""
     no_target = f"model.postprocess.no_target_threshold={phrases.no_target_threshold}"
     options = ["--cfg-options", no_target, "model.postprocess.instance_threshold=0"]
     with serving(work_dir(MODEL), tmp_path_factory.mktemp("tmp"), "--max-upload", "1", *options) as started:
@@ -81,7 +81,7 @@ def server(
 
 @contextmanager
 def serving(model: Path, temporary: Path, *options: str) -> Iterator[Server]:
-    """`refseg demo`, ended as a service manager would."""
+    """Run `refseg demo`, and stop it with SIGTERM as a service manager does."""
     port = free_port()
     command = [sys.executable, "-m", "refseg.cli", "demo", str(model), "--device", "cpu", "--port", str(port), *options]
     environment = os.environ | {
@@ -102,12 +102,12 @@ def serving(model: Path, temporary: Path, *options: str) -> Iterator[Server]:
         yield Server(f"http://127.0.0.1:{port}", files, process)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0, log.read_text()
-        assert not files.exists(), "uploads stay"
+        assert not files.exists(), "uploads are still there"
     finally:
         process.kill()
 
 
-# Asked by a program ---------------------------------------------------------------------------------------------------
+# Requests from a program ----------------------------------------------------------------------------------------------
 
 
 def fetch(url: str, content: Any = None, **headers: str) -> tuple[int, bytes]:
@@ -121,15 +121,15 @@ def fetch(url: str, content: Any = None, **headers: str) -> tuple[int, bytes]:
         return error.code, error.read()
 
 
-def test_nothing_is_fetched_from_elsewhere(server: Server) -> None:
-    """The theme's fonts are the system's, and analytics are off."""
+def test_page_needs_no_other_server(server: Server) -> None:
+    """The theme uses system fonts, and analytics are off."""
     config = json.loads(fetch(f"{server.url}/config")[1])
     assert config["analytics_enabled"] is False
     style = fetch(f"{server.url}/theme.css")[1]
     assert not any(word in style for word in (b"@import", b"@font-face", b"url(http", b"url('http", b'url("http'))
 
 
-def test_files_outside_are_neither_served_nor_read(server: Server) -> None:
+def test_other_files_are_neither_served_nor_read(server: Server) -> None:
     (example,) = (server.files / "examples/0").glob("*.png")
     status, content = fetch(f"{server.url}/gradio_api/file={example}")
     assert (status, content) == (200, example.read_bytes())
@@ -139,16 +139,16 @@ def test_files_outside_are_neither_served_nor_read(server: Server) -> None:
         assert fetch(f"{server.url}/gradio_api/queue/join", dict(data=data, fn_index=0, session_hash="x"))[0] == 403
 
 
-def test_the_queue_cannot_be_passed_by(server: Server) -> None:
+def test_queue_cannot_be_bypassed(server: Server) -> None:
     config = json.loads(fetch(f"{server.url}/config")[1])
     (asking,) = (one["id"] for one in config["dependencies"] if len(one["inputs"]) == 3)
     content = dict(data=[None, "a square", 0.5], fn_index=asking, session_hash="x")
     assert fetch(f"{server.url}/gradio_api/run/predict", content)[0] != 200
-    assert fetch(f"{server.url}/gradio_api/call/asked", content)[0] == 404
+    assert fetch(f"{server.url}/gradio_api/call/on_ask", content)[0] == 404
 
 
-def test_a_proxys_word_counts_for_who_asks(server: Server) -> None:
-    """30 a minute of each address that a proxy on this machine names. The uploads have no content."""
+def test_clients_behind_a_trusted_proxy(server: Server) -> None:
+    """The limit of 30 per minute applies to each address that a local proxy forwards. The uploads are empty."""
 
     def status(address: str) -> int:
         return fetch(f"{server.url}/gradio_api/upload", b"", **{"X-Forwarded-For": address})[0]
@@ -157,9 +157,8 @@ def test_a_proxys_word_counts_for_who_asks(server: Server) -> None:
     assert (status("192.0.2.1"), status("192.0.2.2")) == (429, 400)
 
 
-def test_old_files_go_while_requests_come(work_dir: Callable[[str], Path], tmp_path: Path) -> None:
-    """Files are kept for 1.2 s. Gradio's own cleanup ends with the first change of a set that it walks over; here,
-    whatever was uploaded goes, folders and Gradio's notes of it too, and the examples stay."""
+def test_old_files_are_deleted_under_load(work_dir: Callable[[str], Path], tmp_path: Path) -> None:
+    """Files are kept for 1.2 s. Uploads and their folders are deleted while requests arrive, and the examples stay."""
     with serving(work_dir(MODEL), tmp_path, "--keep-minutes", "0.02", "--per-minute", "1000") as server:
         examples = set((server.files / "examples").rglob("*"))
         assert examples
@@ -171,7 +170,7 @@ def test_old_files_go_while_requests_come(work_dir: Callable[[str], Path], tmp_p
         (uploaded,) = json.loads(answer)
         end = time.monotonic() + 60
         while Path(uploaded).parent.exists():
-            assert time.monotonic() < end, "uploads stay"
+            assert time.monotonic() < end, "uploads are still there"
             time.sleep(0.2)
         assert examples <= set(server.files.rglob("*"))
 
@@ -185,7 +184,7 @@ def browser() -> Iterator[Any]:
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
     chromium = next(filter(None, map(shutil.which, names)), None)
     if chromium is None:
-        pytest.skip(f"no Chromium here: none of {', '.join(names)}")
+        pytest.skip(f"Chromium is not installed (tried {', '.join(names)})")
     as_root = ["--no-sandbox"] if os.geteuid() == 0 else []
     with playwright.sync_playwright() as running:
         started = running.chromium.launch(executable_path=chromium, args=[*as_root, "--disable-dev-shm-usage"])
@@ -195,7 +194,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, server: Server) -> Iterator[Any]:
-    """The page, loaded; at the end, no script of it may have failed, and none asked another server."""
+    """Load the page. At the end, check that no script failed and that it contacted no other server."""
     opened = browser.new_page(viewport={"width": 1280, "height": 900})
     opened.set_default_timeout(PATIENCE)
     trouble: list[str] = []
@@ -222,8 +221,8 @@ def ask(page: Any, texts: str, threshold: str) -> None:
     page.click("#ask")
 
 
-def test_phrases_about_an_upload(page: Any, phrases: Phrases, refshapes_images: list[str]) -> None:
-    """Upload, two phrases, masks on the page and in the zip, one of them empty; then another threshold."""
+def test_upload_and_ask(page: Any, phrases: Phrases, refshapes_images: list[str]) -> None:
+    """Upload an image, ask about two phrases, download the masks (one is empty), and change the threshold."""
     upload(page, Path(refshapes_images[0]))
     page.wait_for_selector("#about >> text=96 x 96 pixels")
     ask(page, f"{phrases.found}\n{phrases.nothing}", "0.1")
@@ -231,12 +230,12 @@ def test_phrases_about_an_upload(page: Any, phrases: Phrases, refshapes_images: 
     found, nothing = page.query_selector_all("#answers article")
     assert found.query_selector("h3 bdi") and phrases.found.split()[0] in found.query_selector("h3").inner_text()
     assert nothing.query_selector("h3").inner_text() == f"\u201c{phrases.nothing}\u201d"
-    assert not nothing.query_selector("img"), "there is nothing to be seen"
+    assert not nothing.query_selector("img"), "an empty answer has no picture"
     assert "of the image, score" in found.inner_text()
-    assert not found.query_selector("td"), "words of objects, which nobody measured"
+    assert not found.query_selector("td"), "words of objects, which are unmeasured"
     assert "Nothing here: no-target probability" in nothing.query_selector(".nothing").inner_text()
     assert page.evaluate("[...document.querySelectorAll('#answers img')].every(one => one.naturalWidth >= 320)")
-    assert "the image was encoded before" in page.inner_text("#timing")
+    assert "the image was already encoded" in page.inner_text("#timing")
 
     with page.expect_download() as download:
         page.click("#masks")
@@ -246,8 +245,8 @@ def test_phrases_about_an_upload(page: Any, phrases: Phrases, refshapes_images: 
     assert [mask.any() for name, mask in masks.items() if "object" not in name] == [True, False]
     with page.expect_download() as download:
         page.click("#json")
-    told = json.loads(Path(download.value.path()).read_text())["phrases"]
-    assert [phrase["nothing_here"] for phrase in told] == [False, True]
+    answers = json.loads(Path(download.value.path()).read_text())["phrases"]
+    assert [phrase["nothing_here"] for phrase in answers] == [False, True]
 
     before = found.inner_text()
     ask(page, phrases.found, "0.9")
@@ -255,8 +254,8 @@ def test_phrases_about_an_upload(page: Any, phrases: Phrases, refshapes_images: 
     assert page.inner_text("#answers article") != before
 
 
-def test_an_example_on_a_phone(page: Any) -> None:
-    """The whole page fits the width of a phone."""
+def test_example_on_a_phone(page: Any) -> None:
+    """The page fits the width of a phone."""
     page.set_viewport_size({"width": 390, "height": 844})
     page.click(".gallery-item >> nth=0")
     page.wait_for_function("document.querySelector('#phrases textarea').value != ''")
@@ -266,16 +265,16 @@ def test_an_example_on_a_phone(page: Any) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_mistakes_are_told(page: Any, tmp_path: Path, refshapes_images: list[str]) -> None:
-    """No image; a file that is none, which the page lets go of; no phrase."""
+def test_error_messages(page: Any, tmp_path: Path, refshapes_images: list[str]) -> None:
+    """No phrase, no image, and a file that is not an image, which the page removes."""
     page.click("#ask")
-    page.wait_for_selector("text=There is no phrase yet")
+    page.wait_for_selector("text=Write at least one phrase")
     page.fill("#phrases textarea", "a dog")
     page.click("#ask")
-    page.wait_for_selector("text=There is no image yet")
+    page.wait_for_selector("text=Upload one, or choose an example")
     (tmp_path / "bad.png").write_bytes(b"no image")
     upload(page, tmp_path / "bad.png")
-    page.wait_for_selector("text=bad.png is no image that can be read")
+    page.wait_for_selector("text=unknown format: bad.png")
     page.wait_for_selector("#image img", state="detached")
     upload(page, Path(refshapes_images[0]))
     page.wait_for_selector("#about >> text=96 x 96 pixels")
@@ -283,10 +282,10 @@ def test_mistakes_are_told(page: Any, tmp_path: Path, refshapes_images: list[str
 
 @pytest.fixture
 def behind_nginx(work_dir: Callable[[str], Path], tmp_path: Path) -> Iterator[str]:
-    """The page's address behind nginx, with the block that the docs have."""
+    """The address of the page behind nginx, configured as in the docs."""
     nginx = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
     if nginx is None:
-        pytest.skip("no nginx here")
+        pytest.skip("nginx is not installed")
     text = (Path(__file__).resolve().parents[2] / "docs" / "demo.md").read_text(encoding="utf-8")
     block = text[text.index("    location /refseg/ {") :].split("\n\n")[0]
     listening = free_port()
@@ -303,15 +302,15 @@ def behind_nginx(work_dir: Callable[[str], Path], tmp_path: Path) -> Iterator[st
             try:
                 end = time.monotonic() + 20
                 while not (tmp_path / "pid").exists():
-                    assert proxy.poll() is None and time.monotonic() < end, "nginx does not take the block"
+                    assert proxy.poll() is None and time.monotonic() < end, "nginx rejects its configuration"
                     time.sleep(0.1)
                 yield f"http://127.0.0.1:{listening}/refseg/"
             finally:
                 proxy.terminate()
 
 
-def test_behind_nginx_as_the_docs_have_it(behind_nginx: str, browser: Any, refshapes_images: list[str]) -> None:
-    """An upload, an answer as a stream, a download, and a file that nginx refuses."""
+def test_nginx_configuration_of_the_docs(behind_nginx: str, browser: Any, refshapes_images: list[str]) -> None:
+    """Upload, streamed answer, download, and a file that nginx rejects as too large."""
     opened = browser.new_page()
     opened.set_default_timeout(PATIENCE)
     opened.goto(behind_nginx)
@@ -328,8 +327,8 @@ def test_behind_nginx_as_the_docs_have_it(behind_nginx: str, browser: Any, refsh
 
 
 def test_large_files_are_refused(page: Any, tmp_path: Path) -> None:
-    """1 MB is the limit of this server."""
+    """The limit of this server is 1 MB."""
     noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "large.png")
     upload(page, tmp_path / "large.png")
-    page.wait_for_selector("text=/at most 1 MB|maximum allowed size/")
+    page.wait_for_selector("text=/limit: 1 MB|maximum allowed size/")

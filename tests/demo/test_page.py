@@ -1,4 +1,4 @@
-"""Images and phrases of the page, with a real model: sessions, limits, what is shown and given away."""
+"""Images and phrases of the web page with a real model: sessions, limits, HTML, and downloads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from refseg.datasets.masks import decode
-from refseg.demo import rendering as shown
+from refseg.demo import rendering
 from refseg.demo.limits import Limits
 from refseg.demo.page import Page, reduce_to
 from refseg.errors import DataError, UsageError
@@ -29,7 +29,7 @@ from refseg.visualization.heat import GridMap
 
 @pytest.fixture(scope="module")
 def inferencer(work_dir: Callable[[str], Path]) -> ReferringInferencer:
-    """InstAlign. Every query is an instance, or random weights might find none."""
+    """InstAlign, with every query as an instance, because random weights might find none."""
     options = {"instance_threshold": 0.0, "no_target": "none"}
     return ReferringInferencer(work_dir("instalign_tiny_refshapes"), device="cpu", postprocess=options)
 
@@ -41,7 +41,7 @@ def page(inferencer: ReferringInferencer) -> Page:
 
 class TestSessions:
     def encodings(self, page: Page, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-        """Grows by one with each image that is encoded."""
+        """Return a list that grows by one with each encoded image."""
         counted: list[int] = []
         encode = page.inferencer.encode
 
@@ -52,7 +52,7 @@ class TestSessions:
         monkeypatch.setattr(page.inferencer, "encode", counting)
         return counted
 
-    def test_an_image_is_encoded_once(
+    def test_image_is_encoded_once(
         self, page: Page, refshapes_images: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         counted = self.encodings(page, monkeypatch)
@@ -61,12 +61,12 @@ class TestSessions:
         second = page.ask(refshapes_images[0], "a.png", "a square\nthe red circle", 0.3)
         assert len(counted) == 1 and first.opened.seconds == second.opened.seconds == 0
         page.open(refshapes_images[1], "a.png")
-        assert len(counted) == 2, "the content counts, not the name"
+        assert len(counted) == 2, "images are identified by content and name"
 
-    def test_the_last_images_are_kept(
+    def test_most_recent_images_stay_open(
         self, page: Page, refshapes_images: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Two are. 0, 1, 0, 2 leaves 0 and 2: 0 was used after 1."""
+        """Two images stay open. After 0, 1, 0, 2 these are 0 and 2, because 0 was used after 1."""
         counted = self.encodings(page, monkeypatch)
         for number in (0, 1, 0, 2):
             page.open(refshapes_images[number], "a.png")
@@ -76,12 +76,12 @@ class TestSessions:
         page.open(refshapes_images[1], "a.png")
         assert len(counted) == 4
 
-    def test_names_stay_with_those_who_gave_them(self, page: Page, refshapes_images: list[str]) -> None:
+    def test_names_are_private(self, page: Page, refshapes_images: list[str]) -> None:
         page.open(refshapes_images[0], "private name.png")
         assert page.ask(refshapes_images[0], "other.png", "a square", 0.5).answer.name == "other.png"
 
 
-def test_answers_are_those_of_the_inferencer(page: Page, refshapes_images: list[str]) -> None:
+def test_same_answers_as_the_inferencer(page: Page, refshapes_images: list[str]) -> None:
     asked = page.ask(refshapes_images[0], "a.png", "the red circle\n\na small triangle", 0.5)
     expected = page.inferencer(refshapes_images[0], ["the red circle", "a small triangle"])
     assert [phrase.text for phrase in asked.answer] == ["the red circle", "a small triangle"]
@@ -89,13 +89,13 @@ def test_answers_are_those_of_the_inferencer(page: Page, refshapes_images: list[
         assert np.array_equal(found.mask, wanted.mask)
 
 
-def test_the_threshold_is_that_of_pixels(page: Page, refshapes_images: list[str]) -> None:
+def test_threshold_of_pixels(page: Page, refshapes_images: list[str]) -> None:
     areas = [page.ask(refshapes_images[0], "a", "a square", t).answer[0].mask.sum() for t in (0.05, 0.5, 0.95)]
     assert areas[0] > areas[2] and areas[0] >= areas[1] >= areas[2]
 
 
-def test_objects_are_limited(inferencer: ReferringInferencer, refshapes_images: list[str]) -> None:
-    """The best ones stay, and the mask of them all."""
+def test_number_of_objects(inferencer: ReferringInferencer, refshapes_images: list[str]) -> None:
+    """The best objects stay. The merged mask is that of all objects."""
     phrases = [
         Page(inferencer, Limits(objects=most)).ask(refshapes_images[0], "a", "a square", 0.5).answer[0]
         for most in (2, 100)
@@ -105,29 +105,29 @@ def test_objects_are_limited(inferencer: ReferringInferencer, refshapes_images: 
     assert np.array_equal(phrases[0].mask, phrases[1].mask)
 
 
-def test_photos_are_upright_and_large_ones_reduced(inferencer: ReferringInferencer, tmp_path: Path) -> None:
-    """300 x 200 pixels that are to be turned by 90 degrees, on a page that answers on 0.015 megapixels: a quarter."""
+def test_photos_are_turned_upright_and_reduced(inferencer: ReferringInferencer, tmp_path: Path) -> None:
+    """A photo of 300 x 200 pixels to be turned by 90 degrees, reduced to 0.015 megapixels (a quarter)."""
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (300, 200), "red").save(tmp_path / "a.jpg", exif=exif)
     opened = Page(inferencer, Limits(answered_megapixels=0.015)).open(str(tmp_path / "a.jpg"), "a.jpg")
     assert (opened.full_size, opened.size) == ((300, 200), (150, 100))
-    assert shown.told_of_image(opened).startswith(
-        "a.jpg: 200 x 300 pixels, reduced to 100 x 150: masks have that size;"
+    assert rendering.image_summary(opened).startswith(
+        "a.jpg: 200 x 300 pixels, reduced to 100 x 150 (also the size of its masks);"
     )
 
 
-def test_thin_images_keep_a_pixel() -> None:
+def test_reduced_images_have_at_least_one_pixel_per_side() -> None:
     assert reduce_to(np.zeros((1, 10_000, 3), np.uint8), 0.0001).shape == (1, 1000, 3)
     small = np.zeros((10, 10, 3), np.uint8)
     assert reduce_to(small, 0.0001) is small
 
 
-def test_mistakes_are_named(page: Page, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no image yet"):
+def test_error_messages(page: Page, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No image"):
         page.ask(None, None, "a square", 0.5)
     (tmp_path / "bad").write_bytes(b"nothing")
-    with pytest.raises(DataError, match=r"^b\.png is no image"):
+    with pytest.raises(DataError, match=r"unknown format: b\.png"):
         page.open(str(tmp_path / "bad"), "../b.png")
     buffer = io.BytesIO()
     Image.effect_noise((50, 50), 50).save(buffer, "PNG")
@@ -136,8 +136,8 @@ def test_mistakes_are_named(page: Page, tmp_path: Path) -> None:
         page.open(str(tmp_path / "cut"), "c.png")
 
 
-class TestShown:
-    """An answer with two instances on 4 x 4 pixels, and two answers of nothing."""
+class TestRendering:
+    """An answer with two instances on 4 x 4 pixels, and two empty answers."""
 
     @pytest.fixture
     def answer(self) -> ImageAnswer:
@@ -160,17 +160,17 @@ class TestShown:
         )
         return ImageAnswer("../a&b.png", np.zeros((4, 4, 3), np.uint8), phrases)
 
-    def test_each_phrase_has_its_answer_in_words(self, answer: ImageAnswer) -> None:
-        """5 of 16 pixels are 31.25 %."""
-        assert [shown.told_of(phrase) for phrase in answer] == [
+    def test_phrase_summaries(self, answer: ImageAnswer) -> None:
+        """Five of 16 pixels are 31.25 %."""
+        assert [rendering.phrase_summary(phrase) for phrase in answer] == [
             "2 objects, 31.2 % of the image, score 0.75.",
             "Nothing here: no-target probability 0.90, above 0.5.",
             "Nothing here: the model does not know: <cat>.",
         ]
 
-    def test_html_has_all_of_it_and_nothing_of_the_users(self, answer: ImageAnswer) -> None:
-        """The bar of the first object is under "<b>red</b>", 0.6 of 0.1, 0.6 and 0.3, and under "${7*7}"."""
-        html = shown.answers_html(answer)
+    def test_html_is_complete_and_escaped(self, answer: ImageAnswer) -> None:
+        """The first object has bars under "<b>red</b>", with 0.6 of 0.1, 0.6, and 0.3, and under "${7*7}"."""
+        html = rendering.answers_html(answer)
         assert html.count("<article>") == 3 and html.count("<img ") == 1
         assert html.count('class="nothing"') == 2 and html.count("Nothing here") == 2
         assert html.count('<i class="bar hue-0">') == 2 and "hue-1" not in html
@@ -178,21 +178,20 @@ class TestShown:
         assert "<b>" not in html and "&lt;b&gt;red&lt;/b&gt;" in html
         assert "http" not in html and "<cat>" not in html
 
-    def test_words_that_were_not_measured_are_not_shown(self, answer: ImageAnswer) -> None:
+    def test_unmeasured_words_are_not_shown(self, answer: ImageAnswer) -> None:
         unmeasured = replace(answer[0], aligned=False)
-        html = shown.answers_html(replace(answer, phrases=(unmeasured,)))
+        html = rendering.answers_html(replace(answer, phrases=(unmeasured,)))
         assert "bar hue" not in html and "<table" not in html and html.count("<img ") == 1
 
-    def test_words_have_their_weights(self, answer: ImageAnswer) -> None:
-        """The greatest weight has the strongest colour, 45 %; an object without weights has none."""
-        table = shown.words_table(answer[0])
-        assert '<td style="background: rgb(0 114 178 / 45%)">0.60</td>' in table
-        assert table.count("<tr>") == 3 and table.count("/ 0%)") == 3
-        assert shown.words_table(answer[1]) == shown.words_table(answer[2]) == ""
+    def test_table_of_word_weights(self, answer: ImageAnswer) -> None:
+        """The largest weight has the strongest color, 45 %. Weights of zero have no color."""
+        html = rendering.answers_html(answer)
+        assert '<td style="background: rgb(0 114 178 / 45%)">0.60</td>' in html
+        assert html.count("<table>") == 1 and html.count("<tr>") == 3 and html.count("/ 0%)") == 3
 
-    def test_downloads_are_the_masks_and_everything(self, answer: ImageAnswer, tmp_path: Path) -> None:
-        masks, told = shown.write_downloads(answer, tmp_path)
-        assert (masks.name, told.name) == ("a_b_masks.zip", "a_b.json")
+    def test_downloads(self, answer: ImageAnswer, tmp_path: Path) -> None:
+        masks, json_file = rendering.write_downloads(answer, tmp_path)
+        assert (masks.name, json_file.name) == ("a_b_masks.zip", "a_b.json")
         with zipfile.ZipFile(masks) as archive:
             assert archive.namelist() == [
                 "0_the_b_red_b_7_7.png", "0_the_b_red_b_7_7_object1.png", "0_the_b_red_b_7_7_object2.png",
@@ -201,20 +200,20 @@ class TestShown:
             first = np.asarray(Image.open(io.BytesIO(archive.read("0_the_b_red_b_7_7.png"))))
             assert np.array_equal(first, answer[0].mask)
             assert not np.asarray(Image.open(io.BytesIO(archive.read("1_a_dog.png")))).any()
-        found = json.loads(told.read_text())
+        found = json.loads(json_file.read_text())
         assert np.array_equal(decode(found["phrases"][0]["mask"]), answer[0].mask)
         assert [phrase["nothing_here"] for phrase in found["phrases"]] == [False, True, True]
 
-    def test_latency(self, page: Page, refshapes_images: list[str]) -> None:
+    def test_time_summary(self, page: Page, refshapes_images: list[str]) -> None:
         first = page.ask(refshapes_images[0], "a.png", "a square", 0.5)
-        assert "1 phrase in" in shown.told_of_time(first) and "image encoded in" in shown.told_of_time(first)
+        assert "1 phrase in" in rendering.time_summary(first) and "image encoded in" in rendering.time_summary(first)
         second = page.ask(refshapes_images[0], "a.png", "a square\na circle", 0.5)
-        assert shown.told_of_time(second).endswith("the image was encoded before.")
+        assert rendering.time_summary(second).endswith("the image was already encoded.")
 
-    def test_models_that_read_words_in_the_image_say_so(
+    def test_models_that_fuse_text_into_the_encoder(
         self, work_dir: Callable[[str], Path], refshapes_images: list[str]
     ) -> None:
         fused = Page(ReferringInferencer(work_dir("lavt_tiny_refshapes"), device="cpu"), Limits())
         asked = fused.ask(refshapes_images[0], "a.png", "a square", 0.5)
-        assert "reads the image anew" in shown.told_of_time(asked)
-        assert shown.words_table(asked.answer[0]) == ""
+        assert "encodes the image again" in rendering.time_summary(asked)
+        assert "<table" not in rendering.answers_html(asked.answer)

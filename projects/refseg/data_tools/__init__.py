@@ -1,1 +1,1 @@
-"""`refseg data`: what is there, whether it is right, what leaks, what a model sees, and how one's own data begin."""
+"""Commands of `refseg data`: layout, check, leaks, browse, and from-coco."""

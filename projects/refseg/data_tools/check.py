@@ -1,4 +1,4 @@
-"""`refseg data check`: is what lies there what should lie there? Every defect by name, with its place and remedy."""
+"""`refseg data check`: find missing, damaged, and contradictory data, each with its place and remedy."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from refseg.data_tools.check_images import ImageMode, Job, look_at_all
-from refseg.data_tools.counts import compare, compare_seen_unseen, count_splits, crowd_targets, shared_images
-from refseg.data_tools.findings import Finding, Report, Severity, report_lines
+from refseg.data_tools.check_images import ImageChecker, ImageMode, check_images
+from refseg.data_tools.check_splits import (
+    check_counts,
+    check_crowd_targets,
+    check_seen_unseen,
+    check_shared_images,
+    count_splits,
+)
 from refseg.data_tools.from_coco import plain_text
+from refseg.data_tools.issues import DataIssue, DataReport, Severity, report_lines
 from refseg.datasets.annotations import open_annotations
 from refseg.datasets.masks import decode, to_rle
 from refseg.datasets.store import RecordStore
@@ -42,121 +48,115 @@ def main(args: argparse.Namespace) -> int:
 
 def check_target(
     target: Target, images: ImageMode = "quick", *, workers: int | None = None, progress: bool = True
-) -> Report:
+) -> DataReport:
+    """Check one data set.
+
+    Args:
+        target: The set.
+        images: Decode all image files ("all"), check their headers and ends ("quick"), or skip them ("none").
+        workers: Number of processes, or None for a suitable number.
+        progress: Show a progress bar if stderr is a terminal.
+    """
     start = time.monotonic()
-    report = Report(target.name, target.title, _files(target, images), target.reference, expected=target.counts)
+    files = [str(data_path(value)) for key, value in target.annotations.items() if key != "format"]
+    how = {"quick": "header and end of each", "all": "each decoded", "none": "not checked"}[images]
+    files.append(f"images in {target.images} ({how})")
+    report = DataReport(target.name, target.title, files, target.reference, expected=target.counts)
     again = f"get it again from {target.source}" if target.source else "see docs/data.md for the format"
-    report.findings += changed_files(target)
+    report.findings += check_generated_files(target)
     try:
         store = open_annotations(**target.annotations)
     except DataError as error:
-        report.findings.append(Finding("defect", "annotation file", "", str(error), again))
+        report.findings.append(DataIssue("defect", "annotation file", "", str(error), again))
     else:
-        report.findings += entries(store, again)
+        report.findings += check_entries(store, again)
         report.counts = count_splits(store, target)
-        report.findings += compare(report.counts, store, target)
-        report.findings += compare_seen_unseen(store, target)
-        report.findings += crowd_targets(store, target)
-        report.findings += shared_images(store, target)
-        report.findings += repeated_ids(store, target)
-        report.findings += contradictions(store, target)
+        report.findings += check_counts(report.counts, store, target)
+        report.findings += check_seen_unseen(store, target)
+        report.findings += check_crowd_targets(store, target)
+        report.findings += check_shared_images(store, target)
+        report.findings += check_ids(store, target)
+        report.findings += check_repeated_phrases(store, target)
         if images != "none" and not target.images.is_dir():
             remedy = f"from {target.image_source}; see `refseg data layout`" if target.image_source else ""
-            report.findings.append(Finding("defect", "image folder", str(target.images), "is not there", remedy))
+            report.findings.append(DataIssue("defect", "image folder", str(target.images), "is not there", remedy))
             images = "none"
-        job = Job(store, target.images, images, target.image_source, target.source)
-        report.findings += look_at_all(job, workers=workers, progress=progress, title=target.name)
+        checker = ImageChecker(store, target.images, images, target.image_source, target.source)
+        report.findings += check_images(checker, workers=workers, progress=progress, title=target.name)
     report.seconds = time.monotonic() - start
     return report
 
 
-def _files(target: Target, images: ImageMode) -> list[str]:
-    names = [str(data_path(value)) for key, value in target.annotations.items() if key != "format"]
-    how = {"quick": "header and end of each", "all": "each decoded", "none": "not looked at"}[images]
-    return [*names, f"images in {target.images} ({how})"]
-
-
-def changed_files(target: Target) -> Iterator[Finding]:
-    """Files of a generated folder that are not as they were made."""
+def check_generated_files(target: Target) -> Iterator[DataIssue]:
+    """Yield files of a generated folder that have changed. The reader reports missing files."""
     for name, digest in target.files.items():
-        file = Path(name)
-        if not file.is_file():
-            continue  # the reader says so
-        try:
-            found = sha256_of(file)
-        except OSError as error:
-            yield Finding("defect", "unreadable file", name, str(error.strerror), "see to its permissions and its disk")
+        if not Path(name).is_file():
             continue
-        if found != digest:
-            message = f"is not as it was generated (sha256 {found[:12]}, not {digest[:12]})"
-            yield Finding("defect", "changed file", name, message, f"make it again: {target.source}")
+        try:
+            current = sha256_of(Path(name))
+        except OSError as error:
+            remedy = "check its permissions and the disk"
+            yield DataIssue("defect", "unreadable file", name, str(error.strerror), remedy)
+            continue
+        if current != digest:
+            message = f"has changed since it was generated (sha256 {current[:12]}, not {digest[:12]})"
+            yield DataIssue("defect", "changed file", name, message, f"generate it again: {target.source}")
 
 
-def entries(store: RecordStore, again: str) -> Iterator[Finding]:
-    """What the reader had to leave out: a defect where an expression is lost by it. And whether anything is left."""
+def check_entries(store: RecordStore, again: str) -> Iterator[DataIssue]:
+    """Yield entries that the reader skipped, as defects if an expression is lost, and sets without expressions."""
     if not store.num_expressions:
-        yield Finding("defect", "no expressions", "", "there is no expression that can be used", again)
+        yield DataIssue("defect", "no expressions", "", "there is no usable expression", again)
     for problem in store.problems:
         if problem.is_notice:
-            yield Finding("note", "skipped entries", problem.place, problem.message)
+            yield DataIssue("note", "skipped entries", problem.place, problem.message)
             continue
-        lost = problem.split != ""
-        where = f" (split {problem.split})" if lost and problem.split != UNKNOWN else ""
-        yield Finding(
-            "defect" if lost else "warning",
-            "annotation" if lost else "annotation that no expression needs",
-            problem.place,
-            f"{problem.message}{where}",
-            f"mend the entry, or {again}",
-        )
+        remedy = f"correct the entry, or {again}"
+        if problem.split:
+            split = f" (split {problem.split})" if problem.split != UNKNOWN else ""
+            yield DataIssue("defect", "annotation", problem.place, f"{problem.message}{split}", remedy)
+        else:
+            kind = "annotation that no expression needs"
+            yield DataIssue("warning", kind, problem.place, problem.message, remedy)
 
 
-def repeated_ids(store: RecordStore, target: Target) -> Iterator[Finding]:
-    """Ids by which results are told apart: of expressions, and, as REFER has them, of refs."""
-    seen: dict[str, int] = {}
+def check_ids(store: RecordStore, target: Target) -> Iterator[DataIssue]:
+    """Yield ids that are used twice: of expressions, and of refs in REFER's layout."""
+    seen: set[str] = set()
+    places: dict[str, tuple[int, int]] = {}  # ref_id -> image and split
     images = store.image_of_expression.tolist()
-    refs: dict[str, tuple[int, int]] = {}
     for index in range(store.num_expressions):
         expression = store.expression(index)
         if expression.expression_id in seen:
-            yield Finding(
-                "defect",
-                "expression id used twice",
-                str(target.main_file),
-                f"{expression.expression_id!r} in image {store.record(images[index], ()).image_id}",
-                "give each expression an id of its own",
-            )
-        seen[expression.expression_id] = index
+            message = f"{expression.expression_id!r} in image {store.record(images[index], ()).image_id}"
+            remedy = "give each expression its own id"
+            yield DataIssue("defect", "expression id used twice", str(target.main_file), message, remedy)
+        seen.add(expression.expression_id)
         if target.annotations["format"] != "refer":
             continue
-        first = refs.setdefault(expression.object_id, (images[index], int(store.split_of_expression[index])))
-        if first != (images[index], int(store.split_of_expression[index])):
-            yield Finding(
-                "warning",
-                "ref_id used twice",
-                f"{target.main_file}, ref_id {expression.object_id}",
-                "stands for refs of several images or splits; their sentences are kept apart",
-                "give each ref an id of its own",
-            )
-            refs[expression.object_id] = (images[index], int(store.split_of_expression[index]))
+        place = (images[index], int(store.split_of_expression[index]))
+        if places.setdefault(expression.object_id, place) != place:
+            where = f"{target.main_file}, ref_id {expression.object_id}"
+            message = "belongs to refs of several images or splits, whose sentences are kept apart"
+            yield DataIssue("warning", "ref_id used twice", where, message, "give each ref its own id")
+            places[expression.object_id] = place
 
 
-def contradictions(store: RecordStore, target: Target) -> Iterator[Finding]:
-    """Phrases that stand more than once with one image, and mean different things. Nobody can mend those of the known
-    sets, where they are a note."""
+def check_repeated_phrases(store: RecordStore, target: Target) -> Iterator[DataIssue]:
+    """Yield phrases that an image has several times with different targets. In published sets, they are only noted."""
     severity: Severity = "warning" if target.annotations["format"] == "jsonl" else "note"
     for image in range(len(store)):
-        alike: dict[str, list[Expression]] = {}
+        by_text: dict[str, list[Expression]] = {}
         for index in range(store.expression_starts[image], store.expression_starts[image + 1]):
             expression = store.expression(index)
-            alike.setdefault(plain_text(expression.text), []).append(expression)
-        repeated = [expressions for expressions in alike.values() if len(expressions) > 1]
+            by_text.setdefault(plain_text(expression.text), []).append(expression)
+        repeated = [expressions for expressions in by_text.values() if len(expressions) > 1]
         if not repeated:
             continue
         record = store.record(image, ())
         for expressions in repeated:
             try:
-                answers = {_answer(record, expression, target.images) for expression in expressions}
+                answers = {_merged_mask(record, expression, target.images) for expression in expressions}
             except (DataError, ValueError, TypeError):
                 continue  # unusable masks are reported with their instances
             if len(answers) == 1:
@@ -164,25 +164,18 @@ def contradictions(store: RecordStore, target: Target) -> Iterator[Finding]:
             place = f"image {record.image_id}, {expressions[0].text!r}"
             ids = ", ".join(expression.expression_id for expression in expressions[:5])
             if None in answers:
-                yield Finding(
-                    severity,
-                    "the same phrase with and without a target",
-                    place,
-                    f"refers to something in one row and to nothing in another ({ids})",
-                    "delete the row that is wrong",
-                )
+                kind = "the same phrase with and without a target"
+                message = f"refers to something in one row and to nothing in another ({ids})"
+                remedy = "delete the row that is wrong"
             else:
-                yield Finding(
-                    severity,
-                    "the same phrase with different targets",
-                    place,
-                    f"stands in {len(expressions)} rows with different targets ({ids})",
-                    "make one row that refers to all of them, or phrases that tell them apart",
-                )
+                kind = "the same phrase with different targets"
+                message = f"is in {len(expressions)} rows with different targets ({ids})"
+                remedy = "use one row that refers to all of them, or different phrases"
+            yield DataIssue(severity, kind, place, message, remedy)
 
 
-def _answer(record: Record, expression: Expression, root: Path) -> bytes | None:
-    """The pixels that an expression refers to, None for nothing."""
+def _merged_mask(record: Record, expression: Expression, root: Path) -> bytes | None:
+    """Return the pixels that an expression refers to, or None if it has no target."""
     masks = []
     for index in expression.referents:
         segmentation = record.instances[index].segmentation

@@ -1,10 +1,12 @@
-"""The part of a check that looks at every image: its file, its masks and its boxes; over processes where it pays."""
+"""Checks of every image: its file, its masks, and its boxes. Large sets use several processes."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
+import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -16,88 +18,86 @@ from typing import Any, Literal
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from refseg.data_tools.decoder_messages import damage_reported
-from refseg.data_tools.findings import Finding
+from refseg.data_tools.issues import DataIssue
 from refseg.datasets.images import ends_as_it_should, header_size, read_image
 from refseg.datasets.masks import to_rle
 from refseg.datasets.store import RecordStore
-from refseg.errors import DataError
+from refseg.errors import DataError, UsageError
 from refseg.records import AnnotatedInstance, Record
 
 ImageMode = Literal["quick", "all", "none"]
-HEAD = 1 << 16  # bytes in which a JPEG's frame header nearly always lies
-TAIL = 32  # bytes in which the end marker lies
-CHUNK = 64
-FEW_INSTANCES = 20_000  # checked in less time than processes take to start
-OUTSIDE = 1.0  # pixels by which an annotated box may overhang its image: annotators' tools round
+HEAD = 1 << 16  # bytes that nearly always contain a JPEG's frame header
+TAIL = 32  # bytes that contain the end marker
+CHUNK = 64  # images per task of a worker
+FEW_INSTANCES = 20_000  # checking these takes less time than starting processes
+OUTSIDE = 1.0  # pixels by which a box may extend beyond its image, because annotation tools round
+STDERR = 2
+SIGNS_OF_DAMAGE = ("Corrupt JPEG data", "Premature end of JPEG")  # libjpeg prints these and continues
 
 
 @dataclass
-class Job:
-    """What a worker needs; pickled once per process, and the store then only as its path."""
+class ImageChecker:
+    """The checks of one data set. Workers receive it once. Its store is pickled as a path."""
 
     store: RecordStore
     root: Path
     images: ImageMode
-    fetch: str  # where image files come from, for remedies
-    source: str  # where annotations come from
+    image_source: str  # for remedies
+    source: str  # of the annotations, for remedies
 
-    def chunk(self, images: range) -> list[Finding]:
-        return [finding for image in images for finding in self.one(image)]
+    def check(self, images: range) -> list[DataIssue]:
+        issues: list[DataIssue] = []
+        for image in images:
+            record = self.store.record(image)
+            if self.images != "none":
+                issues += self.check_file(record)
+            referents = {index for expression in record.expressions for index in expression.referents}
+            for index, instance in enumerate(record.instances):
+                issues += self.check_instance(record, instance, index in referents)
+        return issues
 
-    def one(self, image: int) -> Iterator[Finding]:
-        record = self.store.record(image)
-        if self.images != "none":
-            yield from self.image_file(record)
-        referred = {index for expression in record.expressions for index in expression.referents}
-        for index, instance in enumerate(record.instances):
-            yield from self.instance(record, instance, index in referred)
-
-    def image_file(self, record: Record) -> Iterator[Finding]:
+    def check_file(self, record: Record) -> Iterator[DataIssue]:
         path = str(self.root / record.image_path)
-        remedy = f"from {self.fetch}" if self.fetch else f"image paths are relative to {self.root}"
+        remedy = f"from {self.image_source}" if self.image_source else f"image paths are relative to {self.root}"
         if not os.path.isfile(path):
-            yield Finding("defect", "missing image", path, f"image {record.image_id} is not there", remedy)
+            yield DataIssue("defect", "missing image", path, f"image {record.image_id} is not there", remedy)
             return
-        fetch = f"fetch the file again, {remedy}" if self.fetch else "replace the file"
+        again = f"get the file again, {remedy}" if self.image_source else "replace the file"
         try:
-            if (self.images == "all" or not looks_whole(path, record.size)) and (damage := decode(path, record.size)):
-                yield Finding("defect", "damaged image", path, f"the decoder says: {damage}", fetch)
+            if self.images == "all" or not looks_whole(path, record.size):
+                with damage_reported() as messages:
+                    read_image(path, record.size)
+                if messages:
+                    message = f"the decoder reports: {'; '.join(messages)}"
+                    yield DataIssue("defect", "damaged image", path, message, again)
         except DataError as error:
-            remedy = fetch if self.fetch else f"{fetch}, or its size in the rows"
-            yield Finding("defect", "unreadable image", path, str(error), remedy)
+            remedy = again if self.image_source else f"{again}, or correct its size in the rows"
+            yield DataIssue("defect", "unreadable image", path, str(error), remedy)
         except OSError as error:
-            remedy = "see to its permissions and its disk"
-            yield Finding("defect", "unreadable image", path, str(error.strerror or error), remedy)
+            message, remedy = str(error.strerror or error), "check its permissions and the disk"
+            yield DataIssue("defect", "unreadable image", path, message, remedy)
 
-    def instance(self, record: Record, instance: AnnotatedInstance, referred: bool) -> Iterator[Finding]:
-        severity: Any = "defect" if referred else "warning"
-        who = "" if referred else ", no expression refers to it"
+    def check_instance(self, record: Record, instance: AnnotatedInstance, is_target: bool) -> Iterator[DataIssue]:
+        severity: Any = "defect" if is_target else "warning"
+        suffix = "" if is_target else ", no expression refers to it"
         place = f"image {record.image_id} ({record.image_path}), instance {instance.instance_id}"
-        mend = "mend the annotation" + (f", or get the file again from {self.source}" if self.source else "")
+        remedy = "correct the annotation" + (f", or get the file again from {self.source}" if self.source else "")
         segmentation = instance.segmentation
         if isinstance(segmentation, str):
             segmentation = str(self.root / segmentation)
         try:
             area = int(coco_mask.area(to_rle(segmentation, record.size)))
         except (DataError, ValueError, TypeError) as error:
-            yield Finding(severity, "unusable mask", place, f"{error}{who}", mend)
+            yield DataIssue(severity, "unusable mask", place, f"{error}{suffix}", remedy)
             return
         if not area:
-            yield Finding(severity, "empty mask", place, f"no pixel of the image is in it{who}", mend)
-        if instance.box is not None and (wrong := box_fault(instance.box, record.size)):
-            yield Finding(severity, "box", place, f"{wrong}{who}", mend)
-
-
-def decode(path: str, size: tuple[int, int]) -> str:
-    """Decodes an image; what the decoder said about damage that it went over, "" where there is none."""
-    with damage_reported() as messages:
-        read_image(path, size)
-    return "; ".join(messages)
+            yield DataIssue(severity, "empty mask", place, f"it contains no pixel of the image{suffix}", remedy)
+        if instance.box is not None and (fault := box_fault(instance.box, record.size)):
+            yield DataIssue(severity, "box", place, f"{fault}{suffix}", remedy)
 
 
 def looks_whole(path: str, size: tuple[int, int]) -> bool:
-    """Whether header and end of a JPEG or PNG are as they should be; where not, only decoding can tell."""
+    """Return whether the header and the end of a JPEG or PNG are as expected. If not, it must be decoded."""
     with open(path, "rb") as file:
         head = file.read(HEAD)
         file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
@@ -106,63 +106,99 @@ def looks_whole(path: str, size: tuple[int, int]) -> bool:
 
 
 def box_fault(box: tuple[float, float, float, float], size: tuple[int, int]) -> str:
-    """What is wrong with x, y, width, height in an image of (height, width)."""
+    """Return what is wrong with a box (x, y, width, height) in an image (height, width), or "" if it is valid."""
     x, y, width, height = box
-    shown = f"box {[round(value, 1) for value in box]}"
+    rounded = f"box {[round(value, 1) for value in box]}"
     if not np.isfinite(box).all() or width <= 0 or height <= 0:
-        return f"{shown} has no area"
+        return f"{rounded} has no area"
     if x < -OUTSIDE or y < -OUTSIDE or x + width > size[1] + OUTSIDE or y + height > size[0] + OUTSIDE:
-        return f"{shown} is not inside the image of {size[1]} x {size[0]} pixels"
+        return f"{rounded} is not inside the image of {size[1]} x {size[0]} pixels"
     return ""
 
 
-def look_at_all(job: Job, *, workers: int | None = None, progress: bool = True, title: str = "") -> list[Finding]:
+@contextmanager
+def damage_reported() -> Iterator[list[str]]:
+    """Collect the decoder's messages about damage from stderr. They are the only sign of damage inside a JPEG.
+
+    The list is filled at the end of the context. Other output goes on to stderr. File descriptor 2 belongs to the whole
+    process, so use this only in processes that do nothing else.
+    """
+    messages: list[str] = []
+    try:
+        stderr, file = os.dup(STDERR), tempfile.TemporaryFile()  # noqa: SIM115
+    except OSError as error:
+        raise UsageError(
+            f"decoding images needs stderr and a temporary file to detect damage: {error}. Set TMPDIR, or skip image "
+            "files with --images none"
+        ) from None
+    with file:
+        sys.stderr.flush()
+        os.dup2(file.fileno(), STDERR)
+        try:
+            yield messages
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, STDERR)
+            os.close(stderr)
+            file.seek(0)
+            for line in file.read().splitlines(keepends=True):
+                if any(sign.encode() in line for sign in SIGNS_OF_DAMAGE):
+                    messages.append(line.decode(errors="replace").strip())
+                else:
+                    os.write(STDERR, line)
+
+
+def check_images(
+    checker: ImageChecker, *, workers: int | None = None, progress: bool = True, title: str = ""
+) -> list[DataIssue]:
+    """Check all images of a set.
+
+    Args:
+        checker: The checks.
+        workers: Number of processes. By default, large sets use all cores and small ones a single process.
+        progress: Show a progress bar if stderr is a terminal.
+        title: Title of the progress bar.
+    """
     from tqdm import tqdm
 
-    num_images = len(job.store)
+    num_images = len(checker.store)
     chunks = [range(first, min(first + CHUNK, num_images)) for first in range(0, num_images, CHUNK)]
     if workers is None:
-        few = job.store.num_instances < FEW_INSTANCES and (job.images != "all" or num_images < 1000)
+        few = checker.store.num_instances < FEW_INSTANCES and (checker.images != "all" or num_images < 1000)
         workers = 1 if few else usable_cores()
-    findings: list[Finding] = []
-    # disable=None: no bar where nobody looks at a terminal
-    bar = tqdm(total=num_images, desc=title, unit="image", leave=False, disable=None if progress else True)
-    with bar, _mapper(job, min(workers, len(chunks))) as mapped:
-        for chunk, found in zip(chunks, mapped(chunks), strict=True):
-            findings += found
-            bar.update(len(chunk))
-    return findings
+    pool = None
+    if (workers := min(workers, len(chunks))) > 1:
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(checker,))
+    issues: list[DataIssue] = []
+    try:
+        results = pool.map(_check_in_worker, chunks) if pool else map(checker.check, chunks)
+        disable = None if progress else True  # None: no bar unless stderr is a terminal
+        with tqdm(total=num_images, desc=title, unit="image", leave=False, disable=disable) as bar:
+            for chunk, found in zip(chunks, results, strict=True):
+                issues += found
+                bar.update(len(chunk))
+    except BrokenProcessPool:
+        raise DataError("a worker process died (out of memory?); try --workers 1") from None
+    finally:
+        if pool:
+            pool.shutdown(cancel_futures=True)
+    return issues
 
 
 def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_job: Job | None = None  # a worker's own
+_checker: ImageChecker | None = None  # set in workers
 
 
-def _start_worker(job: Job) -> None:
-    global _job
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C
-    _job = job
+def _start_worker(checker: ImageChecker) -> None:
+    global _checker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    _checker = checker
 
 
-def _run_chunk(images: range) -> list[Finding]:
-    assert _job is not None
-    return _job.chunk(images)
-
-
-@contextmanager
-def _mapper(job: Job, workers: int) -> Iterator[Any]:
-    """Maps chunks to findings, in order and lazily."""
-    if workers <= 1:
-        yield lambda chunks: map(job.chunk, chunks)
-        return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(job,))
-    try:
-        yield lambda chunks: pool.map(_run_chunk, chunks)
-    except BrokenProcessPool:
-        raise DataError("a checking process died, perhaps for want of memory; try --workers 1") from None
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _check_in_worker(images: range) -> list[DataIssue]:
+    assert _checker is not None
+    return _checker.check(images)

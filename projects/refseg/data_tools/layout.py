@@ -1,20 +1,20 @@
-"""`refseg data layout`: which files each known set needs, where they are expected, and which of them are there."""
+"""`refseg data layout`: list the files of each known set, their places, and their sources."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from refseg.datasets.catalog import IMAGE_FOLDERS, SETS, KnownSet, get_set
 from refseg.paths import data_path
 
 FOUND, MISSING = "found  ", "missing"
-SWIN = "https://github.com/microsoft/Swin-Transformer (its model hub; timm's and transformers' files are read too)"
+SWIN = "https://github.com/microsoft/Swin-Transformer (its model hub; files of timm and transformers work too)"
 BEIT3 = "https://github.com/microsoft/unilm/tree/master/beit3"
-WEIGHTS = {  # file or folder -> what uses it, and its source
+WEIGHTS = {  # file or folder -> what uses it, source
     "data/weights/swin_base_patch4_window12_384_22k.pth": ("configs with swinb", SWIN),
     "data/weights/swin_large_patch4_window12_384_22k.pth": ("instalign_swinl_grefcoco", SWIN),
     "data/weights/swin_tiny_patch4_window7_224.pth": ("rela_swint_grefcoco", SWIN),
@@ -34,56 +34,45 @@ WIDTH = 110
 
 def main(args: argparse.Namespace) -> int:
     chosen = [get_set(name) for name in args.sets] or list(SETS.values())
-    print(f"data root: {data_path('data')} (another one: --data-root, or $REFSEG_DATA)\n")
+    print(f"data root: {data_path('data')} (set another one with --data-root or $REFSEG_DATA)\n")
     print("\n".join(tree(chosen)))
     for known in chosen:
         print()
         print("\n".join(details(known) if args.sets else summary(known)))
     if not args.sets:
-        print("\n" + "\n".join(weights()))
-        print("\nMore about one of them: refseg data layout SET. Then: refseg data check")
+        print("\nweights (`refseg doctor CONFIG` lists those that a config needs)")
+        for path, (used_by, source) in WEIGHTS.items():
+            print(f"  {mark(path)}  {path}: {used_by}\n           from {source}")
+        print("\nMore about a set: refseg data layout SET. Then run: refseg data check")
     return 0
 
 
 def tree(chosen: Iterable[KnownSet]) -> list[str]:
-    """The expected files of all of them, each once, marked."""
+    """Return the expected files of some sets as a tree, each marked as found or missing."""
     chosen = list(chosen)
     lines = ["data/"]
-    folders = {known.folder: [one for one in chosen if one.folder == known.folder] for known in chosen}
-    for folder, members in folders.items():
+    for folder in dict.fromkeys(known.folder for known in chosen):
         lines.append(f"  {folder}/")
-        names = [f"{Path(known.refs).name}" for known in members] + ["instances.json"]
+        names = [Path(known.refs).name for known in chosen if known.folder == folder] + ["instances.json"]
         lines += [f"    {mark(f'data/{folder}/{name}')}  {name}" for name in names]
     lines.append("  images/")
     for path in dict.fromkeys(known.image_root for known in chosen):
-        lines.append(f"    {mark(path)}  {Path(path).name}/{_number_of_files(path)}")
+        line, expected = f"    {mark(path)}  {Path(path).name}/", IMAGE_FOLDERS[path].files
+        if data_path(path).is_dir():
+            line += f"  {len(os.listdir(data_path(path))):,} files"
+            line += f" (the whole download has {expected:,})" if expected else ""
+        lines.append(line)
     return lines
-
-
-def weights() -> Iterator[str]:
-    """Yield a line or two about each file of pretrained weights: whether it is there, what uses it, its source."""
-    yield "weights (`refseg doctor CONFIG` says which of them a config needs)"
-    for path, (used_by, source) in WEIGHTS.items():
-        yield f"  {mark(path)}  {path}: {used_by}"
-        yield f"           from {source}"
 
 
 def mark(path: str) -> str:
     return FOUND if data_path(path).exists() else MISSING
 
 
-def _number_of_files(path: str) -> str:
-    folder, expected = data_path(path), IMAGE_FOLDERS[path].files
-    if not folder.is_dir():
-        return ""
-    with os.scandir(folder) as entries:
-        number = sum(1 for _ in entries)
-    return f"  {number:,} files" + (f" (the whole download has {expected:,})" if expected else "")
-
-
 def summary(known: KnownSet) -> list[str]:
-    there = all(data_path(path).exists() for path in (*list(known.annotations.values())[1:], known.image_root))
-    return [f"{known.name}: {known.title}, {'complete' if there else 'not complete'}", f"  from {known.source}"]
+    paths = [value for key, value in known.annotations.items() if key != "format"] + [known.image_root]
+    complete = all(data_path(path).exists() for path in paths)
+    return [f"{known.name}: {known.title}, {'complete' if complete else 'not complete'}", f"  from {known.source}"]
 
 
 def details(known: KnownSet) -> list[str]:
@@ -91,33 +80,20 @@ def details(known: KnownSet) -> list[str]:
         f"{split} {', '.join(f'{n:,} {what}' for what, n in vars(counts).items() if n is not None)}"
         for split, counts in known.counts.items()
     ]
+    annotations = ", ".join(f"{key}={value!r}" for key, value in known.annotations.items())
     facts = {
         "annotations": known.source + (f"; rename {known.renamed}" if known.renamed else ""),
         "images": IMAGE_FOLDERS[known.image_root].source,
-        "licence": f"annotations: {known.licence}. Images: {IMAGE_FOLDERS[known.image_root].terms}",
+        "license": f"annotations: {known.licence}. Images: {IMAGE_FOLDERS[known.image_root].terms}",
         "splits": "; ".join(splits) + ("" if known.verified else " (unverified)") if splits else "no counts known",
-        "split by": known.split_by or "not known",
+        "split by": known.split_by or "unknown",
         "used for": known.protocol,
-        "in a config": f"annotations={_as_call(known)}, image_root={known.image_root!r}",
+        "in a config": f"annotations=dict({annotations}), image_root={known.image_root!r}",
     }
     lines = [f"{known.name}: {known.title}"]
-    for name, text in facts.items():
-        lines += _wrapped(f"  {name:12}", text)
-    for note in known.notes:
-        lines += _wrapped("  note        ", note)
+    for name, text in [*facts.items(), *(("note", note) for note in known.notes)]:
+        head = f"  {name:12}"
+        lines += textwrap.wrap(
+            head + text, WIDTH, subsequent_indent=" " * len(head), break_long_words=False, break_on_hyphens=False
+        )
     return lines
-
-
-def _as_call(known: KnownSet) -> str:
-    return f"dict({', '.join(f'{key}={value!r}' for key, value in known.annotations.items())})"
-
-
-def _wrapped(head: str, text: str) -> Iterator[str]:
-    yield from textwrap.wrap(
-        head + text,
-        WIDTH,
-        subsequent_indent=" " * len(head),
-        break_long_words=False,
-        break_on_hyphens=False,
-        drop_whitespace=True,
-    )

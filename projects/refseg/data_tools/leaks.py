@@ -1,4 +1,4 @@
-"""`refseg data leaks`: which training images are also images of test sets, and the filter that drops them."""
+"""`refseg data leaks`: find training images that are also in test sets, and print the filter that drops them."""
 
 from __future__ import annotations
 
@@ -22,57 +22,75 @@ from refseg.terminal import aligned
 
 @dataclass
 class Part:
-    """Splits of a data set. `keys[i]`: what tells image i of the store from others."""
+    """Some splits of a data set."""
 
     target: Target
     splits: list[str] | None
     store: RecordStore
-    keys: dict[int, str]
-
-    def chosen(self, split: str | None = None) -> np.ndarray:
-        """(X,) bool over the store's expressions."""
-        return in_splits(self.store, self.splits if split is None else split)
-
-    def key_set(self, chosen: np.ndarray) -> set[str]:
-        if not self.keys:
-            return image_keys(self.store, chosen, self.target.images)
-        return {self.keys[image] for image in np.unique(self.store.image_of_expression[chosen]).tolist()}
+    keys: dict[int, str]  # image -> hash of its content; empty if images are identified by id, or by name and size
 
     @property
     def name(self) -> str:
         return self.target.name + (f":{','.join(self.splits)}" if self.splits else "")
 
+    def image_keys(self, split: str | None = None) -> set[str]:
+        """Return what identifies the images of a split, or of all splits of this part."""
+        chosen = in_splits(self.store, self.splits if split is None else split)
+        if not self.keys:
+            return image_keys(self.store, chosen, self.target.images)
+        return {self.keys[image] for image in np.unique(self.store.image_of_expression[chosen]).tolist()}
 
-@dataclass(frozen=True)
-class Overlap:
-    """What of a training part lies on shared images."""
-
-    images: int
-    refs: int
-    sentences: int
+    def count(self, keys: set[str] | None = None) -> tuple[int, int, int]:
+        """Count the images, refs, and sentences of this part: all of them, or those on images with certain keys."""
+        store, chosen = self.store, in_splits(self.store, self.splits)
+        images = np.unique(store.image_of_expression[chosen])
+        if keys is not None:
+            key_by_image = self.keys or {i: key_of(store, i, self.target.images) for i in images.tolist()}
+            images = np.array([i for i in images.tolist() if key_by_image[i] in keys], np.int64)
+            chosen &= np.isin(store.image_of_expression, images)
+        return len(images), len(np.unique(store.object_of_expression[chosen])), int(chosen.sum())
 
 
 def main(args: argparse.Namespace) -> int:
-    train = [part for argument in args.train for part in open_part(argument, ("train",), args.by_content)]
-    test = [part for argument in args.test for part in open_part(argument, None, args.by_content)]
+    train = [part for argument in args.train for part in open_parts(argument, ("train",), args.by_content)]
+    test = [part for argument in args.test for part in open_parts(argument, None, args.by_content)]
+    # A row per training part and test split
     rows = [["train set", "images", "refs", "sentences", "test set"]]
-    rows += overlap_rows(train, test)
+    for part in train:
+        for other in test:
+            for split in other.splits or [None]:
+                name = other.target.name + (f":{split}" if split else "")
+                rows.append([part.name, *_cells(part.count(other.image_keys(split)), part.count()), name])
     print("\n".join(aligned(rows)))
+    # A row per training part for all test sets together
     print("\nAll test sets together:")
-    totals = [total_row(part, test) for part in train]
-    print("\n".join(aligned([["train set", "images", "refs", "sentences", ""], *(row for row, _ in totals)])))
-    any_overlap = any(overlap.images for _, overlap in totals)
-    if any_overlap:
-        print("\nTo leave them out, in the config's training data set:\n")
+    keys = set().union(*(other.image_keys() for other in test))
+    rows, any_shared = [["train set", "images", "refs", "sentences", ""]], False
+    for part in train:
+        shared, whole = part.count(keys), part.count()
+        any_shared |= shared[0] > 0
+        remaining = f"{whole[0] - shared[0]:,} images, {whole[2] - shared[2]:,} sentences remain"
+        rows.append([part.name, *_cells(shared, whole), remaining])
+    print("\n".join(aligned(rows)))
+    # The filter
+    if any_shared:
+        print("\nTo drop them, add this to the training data set of the config:\n")
         print("\n".join(filter_lines(test)))
         if args.by_content:
-            print("\nThis filter goes by COCO ids, names and sizes: it does not see what only --by-content finds.")
+            print("\nThis filter compares COCO ids, names, and sizes. It misses what only --by-content finds.")
     else:
         print("\nNo image is shared.")
-    return 1 if any_overlap and args.fail else 0
+    return 1 if any_shared and args.fail else 0
 
 
-def open_part(argument: str, default: Sequence[str] | None, by_content: bool) -> list[Part]:
+def open_parts(argument: str, default: Sequence[str] | None, by_content: bool) -> list[Part]:
+    """Open the data sets of an argument SET[:SPLIT].
+
+    Args:
+        argument: The argument.
+        default: Splits to use if it names none. None stands for all splits except train.
+        by_content: Identify images by their pixels.
+    """
     targets, splits = parse_target(argument)
     parts = []
     for target in targets:
@@ -81,64 +99,21 @@ def open_part(argument: str, default: Sequence[str] | None, by_content: bool) ->
         if chosen is None and default is not None:
             chosen = [split for split in default if split in store.splits] or None
         elif chosen is None:
-            chosen = _evaluation_splits(target, store)
-        in_splits(store, chosen)  # says which split is missing
+            # Published names of splits, then tags that belong to none of them
+            known = [s for s in target.counts if s != "train" and any(split_matches(s, tag) for tag in store.splits)]
+            tags = {tag for tag in store.splits if not any(split_matches(s, tag) for s in known)}
+            chosen = [*known, *sorted(tag for tag in tags if tag not in (None, "train"))] or None  # type: ignore[type-var]
+        in_splits(store, chosen)  # raises if a split is missing
         parts.append(Part(target, chosen, store, content_keys(store, target, chosen) if by_content else {}))
     return parts
 
 
-def _evaluation_splits(target: Target, store: RecordStore) -> list[str] | None:
-    """All splits that are there but train, by the names that are used for them; None where there is no other."""
-    known = [s for s in target.counts if s != "train" and any(split_matches(s, tag) for tag in store.splits)]
-    tags = [tag for tag in store.splits if tag not in (None, "train") and not any(split_matches(s, tag) for s in known)]
-    return [*known, *sorted(tags)] or None  # type: ignore[type-var]
-
-
-def overlap_of(part: Part, keys: set[str]) -> Overlap:
-    chosen = part.chosen()
-    images = np.unique(part.store.image_of_expression[chosen])
-    own = part.keys or {i: key_of(part.store, i, part.target.images) for i in images.tolist()}
-    shared = [i for i in images.tolist() if own[i] in keys]
-    hit = chosen & np.isin(part.store.image_of_expression, shared)
-    return Overlap(len(shared), len(np.unique(part.store.object_of_expression[hit])), int(hit.sum()))
-
-
-def size_of(part: Part) -> Overlap:
-    chosen = part.chosen()
-    images, objects = part.store.image_of_expression[chosen], part.store.object_of_expression[chosen]
-    return Overlap(len(np.unique(images)), len(np.unique(objects)), int(chosen.sum()))
-
-
-def overlap_rows(train: Sequence[Part], test: Sequence[Part]) -> list[list[str]]:
-    rows = []
-    for part in train:
-        whole = size_of(part)
-        for other in test:
-            for split in other.splits or [None]:
-                found = overlap_of(part, other.key_set(other.chosen(split)))
-                name = other.target.name + (f":{split}" if split else "")
-                rows.append([part.name, *_cells(found, whole), name])
-    return rows
-
-
-def total_row(part: Part, test: Sequence[Part]) -> tuple[list[str], Overlap]:
-    keys: set[str] = set()
-    for other in test:
-        keys |= other.key_set(other.chosen())
-    whole, found = size_of(part), overlap_of(part, keys)
-    left = f"{whole.images - found.images:,} images, {whole.sentences - found.sentences:,} sentences are left"
-    return [part.name, *_cells(found, whole), left], found
-
-
-def _cells(found: Overlap, whole: Overlap) -> list[str]:
-    return [
-        f"{part:,} of {total:,} ({part / max(total, 1):.1%})"
-        for part, total in zip(vars(found).values(), vars(whole).values(), strict=True)
-    ]
+def _cells(numbers: Sequence[int], totals: Sequence[int]) -> list[str]:
+    return [f"{n:,} of {total:,} ({n / max(total, 1):.1%})" for n, total in zip(numbers, totals, strict=True)]
 
 
 def filter_lines(test: Sequence[Part]) -> list[str]:
-    """`exclude_images_of`, to be pasted into a config."""
+    """Return `exclude_images_of` as it is written in a config."""
     lines = ["exclude_images_of=["]
     for part in test:
         annotations = ", ".join(f"{key}={value!r}" for key, value in part.target.annotations.items())
@@ -149,7 +124,7 @@ def filter_lines(test: Sequence[Part]) -> list[str]:
 
 
 def content_keys(store: RecordStore, target: Target, splits: list[str] | None) -> dict[int, str]:
-    """A hash of the decoded pixels of each image that has expressions of these splits."""
+    """Return a hash of the decoded pixels of each image that has expressions of these splits."""
     from tqdm import tqdm
 
     images = np.unique(store.image_of_expression[in_splits(store, splits)]).tolist()

@@ -1,1 +1,1 @@
-"""The web page of `refseg demo`. Only `app` needs Gradio; what the page does and refuses is in the other modules."""
+"""The web page of `refseg demo`. Only `app` and `guard` need Gradio."""

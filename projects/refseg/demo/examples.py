@@ -1,4 +1,4 @@
-"""Images and phrases that the page offers to try: from the data that the model was tested on, or from a file."""
+"""Examples on the web page: images and phrases of the model's test split or of a file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Example:
 
 
 def of_test_split(config: Path) -> list[Example]:
-    """Of the test split that a config names, if that is JSONL, as RefShapes is, and here; none otherwise."""
+    """Choose examples from the test split of a config. There are none unless it is a JSONL file that exists."""
     dataset = (load_config(str(config), RunOptions()).get("test_dataloader") or {}).get("dataset") or {}
     annotations = dataset.get("annotations") or {}
     if annotations.get("format") != "jsonl":
@@ -33,8 +33,7 @@ def of_test_split(config: Path) -> list[Example]:
 
 
 def choose(records: Iterable[Record], split: str | None, root: Path) -> list[Example]:
-    """The first images of the split. Of each, a phrase for one object, one for several and one for none, if there are
-    such."""
+    """Choose the first images of a split, each with a single-target, a multi-target, and a no-target phrase."""
     examples: list[Example] = []
     for record in records:
         by_kind: dict[int, Expression] = {}
@@ -48,18 +47,18 @@ def choose(records: Iterable[Record], split: str | None, root: Path) -> list[Exa
 
 
 def examples_in(file: str) -> list[Example]:
-    """Of lines {"image", "texts"} or {"image", "text"}, as `refseg predict --jsonl` reads them."""
-    of_image: dict[str, list[str]] = {}
+    """Read examples from a file of the same format as `refseg predict --jsonl`."""
+    texts_by_image: dict[str, list[str]] = {}
     for image, text, _ in read_tasks(file):
-        of_image.setdefault(image, []).append(text)
-    return [Example(Path(image), tuple(texts)) for image, texts in of_image.items()]
+        texts_by_image.setdefault(image, []).append(text)
+    return [Example(Path(image), tuple(texts)) for image, texts in texts_by_image.items()]
 
 
 def copied(examples: Iterable[Example], folder: Path) -> list[Example]:
-    """With copies of the images that are there: the page serves files of its own folder only."""
-    found = []
-    for number, one in enumerate(examples):
-        if one.image.is_file():
+    """Copy the images that exist into the page's folder, because it serves no other files."""
+    copies = []
+    for number, example in enumerate(examples):
+        if example.image.is_file():
             (folder / str(number)).mkdir(parents=True)
-            found.append(Example(Path(shutil.copy(one.image, folder / str(number))), one.phrases))
-    return found
+            copies.append(Example(Path(shutil.copy(example.image, folder / str(number))), example.phrases))
+    return copies

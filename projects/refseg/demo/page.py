@@ -1,4 +1,4 @@
-"""What the page does with an upload and phrases: one session of the inferencer per image, the last ones kept."""
+"""Images and phrases of the web page: one inferencer session per image. The most recent sessions are kept."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ from refseg.inference.results import ImageAnswer
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An image that can be asked about. `full_size` (height, width): of the upload, which may have been reduced.
-    `seconds` that opening it took; 0 where it was open already."""
+    """An image that is ready for questions."""
 
     session: ImageSession
-    full_size: tuple[int, int]
-    seconds: float = 0.0
+    full_size: tuple[int, int]  # height and width of the upload, which may be larger than the image of the session
+    seconds: float = 0.0  # time to open the image, or 0 if it was already open
 
     @property
     def size(self) -> tuple[int, int]:
@@ -35,7 +34,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """An answer, the image that it is about, and the seconds between."""
+    """An answer, its image, and the time that the answer took."""
 
     answer: ImageAnswer
     opened: Opened
@@ -43,46 +42,59 @@ class Asked:
 
 
 class Page:
-    """Opens images, and asks the model about them."""
+    """Open images and answer questions about them."""
 
     def __init__(self, inferencer: ReferringInferencer, limits: Limits) -> None:
         self.inferencer, self.limits = inferencer, limits
-        self._kept: OrderedDict[str, Opened] = OrderedDict()
+        self._sessions: OrderedDict[str, Opened] = OrderedDict()  # the most recently used one comes last
 
     def open(self, path: str | None, name: Any) -> Opened:
-        """The image in a file. `name` is what its owner calls it. The same content is opened once, while it is kept."""
+        """Open an uploaded image, or return its session if there is one.
+
+        Args:
+            path: The uploaded file.
+            name: The user's name for it.
+        """
         if not path:
-            raise UsageError("There is no image yet: upload one, or take an example.")
+            raise UsageError("No image. Upload one, or choose an example.")
         name = display_name(name)
         content = read_upload(path, name, self.limits)
-        key = hashlib.sha256(f"{name}\n".encode() + content).hexdigest()  # nobody sees what others call it
-        known = self._kept.pop(key, None)
-        opened = self._open(content, name) if known is None else Opened(known.session, known.full_size)
-        self._kept[key] = opened
-        while len(self._kept) > self.limits.kept_images:
-            self._kept.popitem(last=False)
+        # The name is part of the key, so that users never see each other's names for the same image.
+        key = hashlib.sha256(f"{name}\n".encode() + content).hexdigest()
+        known = self._sessions.pop(key, None)
+        if known is not None:
+            opened = Opened(known.session, known.full_size)
+        else:
+            start = time.perf_counter()
+            pixels = decode_upright(content, name)
+            reduced = reduce_to(pixels, self.limits.answered_megapixels)
+            session = ImageSession(self.inferencer, ImageInput(name, reduced))
+            opened = Opened(session, (pixels.shape[0], pixels.shape[1]), time.perf_counter() - start)
+        self._sessions[key] = opened
+        while len(self._sessions) > self.limits.kept_images:
+            self._sessions.popitem(last=False)
         return opened
 
-    def _open(self, content: bytes, name: str) -> Opened:
-        start = time.perf_counter()
-        pixels = decode_upright(content, name)
-        reduced = reduce_to(pixels, self.limits.answered_megapixels)
-        session = ImageSession(self.inferencer, ImageInput(name, reduced))
-        return Opened(session, (pixels.shape[0], pixels.shape[1]), time.perf_counter() - start)
-
     def ask(self, path: str | None, name: Any, text: Any, threshold: Any) -> Asked:
-        """`text` has a phrase on each line; `threshold` is the probability from which on a pixel is mask."""
+        """Segment what phrases refer to.
+
+        Args:
+            path: The uploaded file.
+            name: The user's name for it.
+            text: Phrases, one per line.
+            threshold: Probability above which a pixel belongs to the mask.
+        """
         phrases = check_phrases(text, self.limits)
-        most = min(self.limits.objects, self.inferencer.postprocess.max_instances)
-        changes = {"threshold": check_threshold(threshold), "max_instances": most}
+        max_instances = min(self.limits.objects, self.inferencer.postprocess.max_instances)
+        options = {"threshold": check_threshold(threshold), "max_instances": max_instances}
         opened = self.open(path, name)
         start = time.perf_counter()
-        answer = opened.session(phrases, postprocess=changes)
+        answer = opened.session(phrases, postprocess=options)
         return Asked(answer, opened, time.perf_counter() - start)
 
 
 def reduce_to(pixels: np.ndarray, megapixels: float) -> np.ndarray:
-    """An image (H, W, 3) of at most so many pixels; a smaller one as it is."""
+    """Scale an image (H, W, 3) down to a number of megapixels. Smaller images are returned unchanged."""
     height, width = pixels.shape[:2]
     scale = (megapixels * 1e6 / (height * width)) ** 0.5
     if scale >= 1:

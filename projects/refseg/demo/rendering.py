@@ -1,17 +1,16 @@
-"""Answers as the page shows them and gives them away: HTML, a zip of masks, JSON."""
+"""HTML, summaries, and downloads for the answers on the web page."""
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
-from html import escape
 from pathlib import Path
+
+from jinja2 import Environment
 
 from refseg.demo.page import Asked, Opened
 from refseg.inference.predict import counted, output_names, phrase_files
 from refseg.inference.results import ImageAnswer, PhraseAnswer, mask_png
-from refseg.instance import Instance
 from refseg.report.cases import data_uri
 from refseg.report.phrases import numbered_html, phrase_html, phrase_style
 from refseg.visualization.answers import ONE_OF_FEW
@@ -36,106 +35,113 @@ STYLE = """
 .refseg .chip { display: inline-block; width: .8em; height: .8em; border: 1px solid #6e6e6e; border-radius: 50%; }
 """ + phrase_style(".refseg")
 
+# A card per phrase. It has no picture if nothing was found, and no table of words if the model does not measure them.
+CARDS = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""
+<div class="refseg">
+{% for phrase in answer %}
+<article>
+<h3>\u201c<bdi>{{ phrase_html(phrase.text, phrase.owners)|safe }}</bdi>\u201d</h3>
+{% if phrase.nothing_here %}
+<p class="nothing" role="status">{{ phrase_summary(phrase) }}</p>
+{% else %}
+{% set picture = answer.panel(loop.index0, ONE_OF_FEW) %}
+<p>{{ phrase_summary(phrase) }}</p>
+<img src="{{ data_uri(picture) }}" width="{{ picture.shape[1] }}" height="{{ picture.shape[0] }}"
+  alt="\u201c{{ phrase.text }}\u201d: {{ phrase_summary(phrase) }}">
+{% if phrase.instances %}
+<p>{{ numbered_html(phrase.instances|map(attribute="phrase")|list,
+  phrase.instances|map(attribute="score")|list)|safe }}</p>
+{% endif %}
+{% if phrase.aligned and phrase.instances|selectattr("words")|list %}
+<details><summary>Words of each object</summary>
+<div class="scroll" tabindex="0" role="region" aria-label="Words of each object"><table>
+<thead><tr><th scope="col">object</th><th scope="col">score</th>
+{% for word in phrase.text.split() %}
+<th scope="col"><bdi>{{ word }}</bdi></th>
+{% endfor %}
+</tr></thead>
+<tbody>
+{% for instance in phrase.instances %}
+{% if instance.words %}
+<tr><th scope="row"><span class="chip" style="background: rgb{{ COLORS[loop.index0 % COLORS|length] }}"></span>
+{{ loop.index }}</th><td>{{ "%.2f"|format(instance.score) }}</td>
+{% set top = (instance.words|max) or 1.0 %}
+{% for weight in instance.words %}
+{% set percent = "%.0f"|format(45 * ([weight, 0.0]|max) / top) %}
+<td style="background: rgb(0 114 178 / {{ percent }}%)">{{ "%.2f"|format(weight) }}</td>
+{% endfor %}
+</tr>
+{% endif %}
+{% endfor %}
+</tbody></table></div></details>
+{% endif %}
+{% endif %}
+</article>
+{% endfor %}
+</div>
+""")
+
 
 def answers_html(answer: ImageAnswer) -> str:
-    """A card for each phrase: what was found, the picture, and what each object takes from the words."""
-    return f'<div class="refseg">{"".join(_card(answer, number) for number in range(len(answer)))}</div>'
-
-
-def _card(answer: ImageAnswer, number: int) -> str:
-    phrase = answer[number]
-    head = f"<h3>\u201c<bdi>{phrase_html(phrase.text, phrase.owners)}</bdi>\u201d</h3>"
-    told = told_of(phrase)
-    if phrase.nothing_here:  # the image is beside the cards: there is nothing to show in it
-        return f'<article>{head}<p class="nothing" role="status">{escape(told)}</p></article>'
-    picture = answer.panel(number, ONE_OF_FEW)
-    height, width = picture.shape[:2]
-    alt = escape(f"\u201c{phrase.text}\u201d: {told}")
-    found = phrase.instances
-    objects = f"<p>{numbered_html([one.phrase for one in found], [one.score for one in found])}</p>" if found else ""
-    return (
-        f'<article>{head}<p>{escape(told)}</p><img src="{data_uri(picture)}" width="{width}" height="{height}" '
-        f'alt="{alt}">{objects}{words_table(phrase)}</article>'
+    """Return a card per phrase: the answer, the picture, and the words of each object."""
+    return CARDS.render(
+        answer=answer,
+        phrase_summary=phrase_summary,
+        phrase_html=phrase_html,
+        numbered_html=numbered_html,
+        data_uri=data_uri,
+        ONE_OF_FEW=ONE_OF_FEW,
+        COLORS=INSTANCE_COLORS,
     )
 
 
-def told_of(phrase: PhraseAnswer) -> str:
-    """An answer in a sentence."""
+def phrase_summary(phrase: PhraseAnswer) -> str:
+    """Return the answer to a phrase as a sentence."""
     return f"{phrase.in_words[:1].upper()}{phrase.in_words[1:]}."
 
 
-def words_table(phrase: PhraseAnswer) -> str:
-    """The weight of each word for each object; nothing where the weights were not measured to find the right words."""
-    rows = [(k, one) for k, one in enumerate(phrase.instances) if one.words and phrase.aligned]
-    if not rows:
-        return ""
-    head = "".join(f'<th scope="col"><bdi>{escape(word)}</bdi></th>' for word in phrase.text.split())
-    body = "".join(_words_row(k, one) for k, one in rows)
-    return (
-        "<details><summary>Words of each object</summary>"
-        f'<div class="scroll" tabindex="0" role="region" aria-label="Words of each object"><table><thead><tr>'
-        f'<th scope="col">object</th><th scope="col">score</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        "</details>"
-    )
-
-
-def _words_row(number: int, one: Instance) -> str:
-    colour = INSTANCE_COLORS[number % len(INSTANCE_COLORS)]
-    weights = one.words or ()
-    top = max(weights) or 1.0
-    cells = "".join(
-        f'<td style="background: rgb(0 114 178 / {45 * max(0.0, weight) / top:.0f}%)">{weight:.2f}</td>'
-        for weight in weights
-    )
-    return (
-        f'<tr><th scope="row"><span class="chip" style="background: rgb{colour}"></span> {number + 1}</th>'
-        f"<td>{one.score:.2f}</td>{cells}</tr>"
-    )
-
-
-def told_of_image(opened: Opened) -> str:
-    """For people who just uploaded it."""
+def image_summary(opened: Opened) -> str:
+    """Return the name and size of an uploaded image, and the time it took to encode."""
     height, width = opened.full_size
     text = f"{opened.session.source.name}: {width} x {height} pixels"
     if opened.size != opened.full_size:
-        text += f", reduced to {opened.size[1]} x {opened.size[0]}: masks have that size"
-    return f"{text}; {_opening(opened)}."
+        text += f", reduced to {opened.size[1]} x {opened.size[0]} (also the size of its masks)"
+    return f"{text}; {_encoding_summary(opened)}."
 
 
-def told_of_time(asked: Asked) -> str:
-    """What the answer cost, and whether the image had to be encoded for it."""
-    parts = ", ".join(f"{name} {_milliseconds(seconds)}" for name, seconds in asked.answer.seconds.items())
-    text = f"{counted(len(asked.answer), 'phrase')} in {_milliseconds(asked.seconds)} ({parts})"
+def time_summary(asked: Asked) -> str:
+    """Return the time that an answer took, and whether the image was encoded for it."""
+    parts = ", ".join(f"{name} {_format_seconds(seconds)}" for name, seconds in asked.answer.seconds.items())
+    text = f"{counted(len(asked.answer), 'phrase')} in {_format_seconds(asked.seconds)} ({parts})"
     if asked.answer.num_cut:
-        text += f"; {asked.answer.num_cut} of them longer than the model reads, and cut"
-    return f"{text}; {_opening(asked.opened)}."
+        text += f"; {counted(asked.answer.num_cut, 'phrase')} too long for the model and truncated"
+    return f"{text}; {_encoding_summary(asked.opened)}."
 
 
-def _opening(opened: Opened) -> str:
+def _encoding_summary(opened: Opened) -> str:
     if not opened.session.inferencer.shares_images:
-        return "this model reads the image anew for each phrase"
-    return f"image encoded in {_milliseconds(opened.seconds)}" if opened.seconds else "the image was encoded before"
+        return "this model encodes the image again for each phrase"
+    return f"image encoded in {_format_seconds(opened.seconds)}" if opened.seconds else "the image was already encoded"
 
 
-def _milliseconds(seconds: float) -> str:
+def _format_seconds(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
-def masks_zip(answer: ImageAnswer) -> bytes:
-    """K_PHRASE.png: the mask of phrase K, white on black, and K_PHRASE_objectN.png: its objects one by one."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:  # PNG is compressed already
+def write_downloads(answer: ImageAnswer, folder: Path) -> tuple[Path, Path]:
+    """Write the masks and the JSON of an answer.
+
+    The zip file holds K_PHRASE.png, the mask of phrase K in white on black, and K_PHRASE_objectN.png for each object.
+
+    Returns:
+        The paths of NAME_masks.zip and NAME.json.
+    """
+    name = output_names([answer.name])[answer.name]
+    zip_file, json_file = folder / f"{name}_masks.zip", folder / f"{name}.json"
+    with zipfile.ZipFile(zip_file, "w", zipfile.ZIP_STORED) as archive:  # PNG is already compressed
         for file, phrase in zip(phrase_files(Path(), [phrase.text for phrase in answer]), answer, strict=True):
             archive.writestr(str(file), phrase.png())
-            for number, one in enumerate(phrase.instances, start=1):
-                archive.writestr(f"{file.stem}_object{number}.png", mask_png(one.mask))
-    return buffer.getvalue()
-
-
-def write_downloads(answer: ImageAnswer, folder: Path) -> tuple[Path, Path]:
-    """NAME_masks.zip and NAME.json in a folder."""
-    name = output_names([answer.name])[answer.name]
-    masks, told = folder / f"{name}_masks.zip", folder / f"{name}.json"
-    masks.write_bytes(masks_zip(answer))
-    told.write_text(json.dumps(answer.to_dict(), indent=1, allow_nan=False), encoding="utf-8")
-    return masks, told
+            for number, instance in enumerate(phrase.instances, start=1):
+                archive.writestr(f"{file.stem}_object{number}.png", mask_png(instance.mask))
+    json_file.write_text(json.dumps(answer.to_dict(), indent=1, allow_nan=False), encoding="utf-8")
+    return zip_file, json_file
