@@ -27,7 +27,7 @@ from refseg.evaluation.alignment import (
 )
 from refseg.evaluation.measure import Truth
 from refseg.evaluation.prediction_file import PredictedInstance, PredictionRow
-from refseg.evaluation.scoring import open_data
+from refseg.evaluation.scorer import open_data
 from refseg.records import Expression, Instance, Record
 
 

@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from refseg.analysis.probes.run import probe_data
-    from refseg.evaluation.scoring import open_data
+    from refseg.evaluation.scorer import open_data
     from refseg.inference.loading import load_model
     from refseg.weights import describe_weights
 

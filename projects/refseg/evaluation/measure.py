@@ -13,9 +13,8 @@ from pycocotools import mask as coco_mask
 from refseg.datasets.masks import Overlap, to_rle
 from refseg.datasets.readers.segmentations import decode_runs
 from refseg.errors import DataError
-from refseg.evaluation.areas import areas_of_rles, union_rle
-from refseg.evaluation.boxes import Matches, best_box, match_boxes, surviving
-from refseg.evaluation.protocols import BoxRule, Nearest, View
+from refseg.evaluation.overlap import BoxMatches, areas_of_rles, match_boxes, select_boxes, union_rle
+from refseg.evaluation.protocols import Nearest, View
 from refseg.evaluation.rows import Row
 from refseg.records import Expression, Record, without_crowds
 
@@ -162,7 +161,11 @@ def measure(answer: Answer, truth: Truth, expression: Expression, view: View) ->
     target = truth.mask(expression, view, grid)
     areas = areas_of_rles(union_rle([], grid) if answer.mask is None else resize_rle(answer.mask, grid), target)
     original = truth.mask(expression, View(crowds=view.crowds), record.size)
-    matches = Matches(0, 0, 0) if view.boxes is None else _match(answer, truth.boxes(expression), view.boxes)
+    matches, rule = BoxMatches(0, 0, 0), view.boxes
+    if rule is not None:
+        predicted = select_boxes(answer.scored_boxes(), rule.min_score)
+        targets = truth.boxes(expression)
+        matches = match_boxes(predicted, targets, generalized=rule.generalised, threshold=rule.threshold)
     categories = {record.instances[i].category for i in expression.referents}
     return Row(
         expression_id=expression.expression_id,
@@ -183,9 +186,3 @@ def measure(answer: Answer, truth: Truth, expression: Expression, view: View) ->
         boxes_predicted=matches.predicted,
         boxes_target=matches.target,
     )
-
-
-def _match(answer: Answer, targets: np.ndarray, rule: BoxRule) -> Matches:
-    boxes = answer.scored_boxes()
-    found = best_box(boxes) if rule.min_score is None else surviving(boxes, rule.min_score)
-    return match_boxes(found, targets, generalised=rule.generalised, threshold=rule.threshold)

@@ -15,8 +15,7 @@ from pycocotools import mask as coco_mask
 
 from refseg.datasets.masks import mask_of_image
 from refseg.errors import DataError
-from refseg.evaluation.areas import union_rle
-from refseg.evaluation.boxes import with_area
+from refseg.evaluation.overlap import union_rle, with_area
 from refseg.evaluation.prediction_file import (
     BOX,
     BadField,
@@ -102,7 +101,7 @@ def read_coco_results(file: str | Path, *, min_score: float | None = None) -> It
     instances of one answer: their masks are merged, without those of a score below `min_score` (1 if an entry has
     none). Each is a box too, its `bbox` or the one around its mask, with its score. An expression to which the answer
     is "nothing here" has an entry with an empty mask or, where there are boxes only, one without area. Where it has
-    none, `refseg.evaluation.scorer.with_absent` adds the answer.
+    none, `refseg.evaluation.scorer.answers_of` can add the answer.
     """
     entries = _load_list(file)
     first = entries[0] if entries and isinstance(entries[0], dict) else {}

@@ -18,7 +18,7 @@ from refseg.analysis.probes.run import _same_truth, probe_data, probed_images
 from refseg.cli import main
 from refseg.datasets.masks import decode
 from refseg.engine.run import RunOptions, build_model, load_config
-from refseg.evaluation.scoring import open_data
+from refseg.evaluation.scorer import open_data
 from refseg.inference.loading import LoadedModel
 from refseg.inference.loading import test_pipeline as pipeline_of
 from refseg.models.postprocess import PostProcess

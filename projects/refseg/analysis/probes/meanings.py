@@ -16,8 +16,8 @@ import torch
 
 from refseg.analysis.probes.pairs import KINDS, Pair
 from refseg.errors import DataError
-from refseg.evaluation.areas import union_rle
 from refseg.evaluation.metrics import encode_masks
+from refseg.evaluation.overlap import union_rle
 from refseg.records import Record
 from refseg.refshapes.changes import change_attribute
 from refseg.refshapes.generate import META

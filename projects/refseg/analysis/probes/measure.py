@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from refseg.analysis.probes.pairs import KINDS, Pair
-from refseg.evaluation.areas import areas_of_rles
+from refseg.evaluation.overlap import areas_of_rles
 from refseg.evaluation.statistics import bootstrap
 from refseg.evaluation.terms import Terms, values
 from refseg.report.cases import RIGHT_IOU

@@ -20,7 +20,7 @@ from refseg.datasets.collate import collate_samples
 from refseg.datasets.transforms import TransformState
 from refseg.errors import DataError
 from refseg.evaluation.metrics import check_finite, encode_masks
-from refseg.evaluation.scoring import Data
+from refseg.evaluation.scorer import Data
 from refseg.inference.loading import LoadedModel, build_transforms
 from refseg.records import Expression, Record
 from refseg.structures import Sample

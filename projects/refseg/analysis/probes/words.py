@@ -8,8 +8,8 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 
 from refseg.analysis.probes.pairs import KINDS, Pair
-from refseg.evaluation.areas import union_rle
 from refseg.evaluation.measure import Truth
+from refseg.evaluation.overlap import union_rle
 from refseg.records import Expression
 
 _PAIRS = {
