@@ -13,7 +13,7 @@ Crowds = Literal["include", "exclude"]  # whether crowd regions are part of a ta
 
 
 @dataclass(slots=True)
-class Instance:
+class AnnotatedInstance:
     """One annotated object. `box`: (x, y, width, height) as annotated, where the file has one. `is_crowd`: a region of
     many objects that were not annotated one by one (COCO's `iscrowd`)."""
 
@@ -48,7 +48,7 @@ class Record:
     image_id: str
     image_path: str  # as in the file, relative to the image root, from a reader; complete from a data set
     size: tuple[int, int]  # (height, width) of the file
-    instances: list[Instance]
+    instances: list[AnnotatedInstance]
     expressions: list[Expression]
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from refseg.instance import Instance
 from refseg.records import Record
 
 if TYPE_CHECKING:
@@ -245,19 +246,6 @@ class Prediction(Movable):
 
 
 @dataclass(slots=True)
-class InstanceResult(Movable):
-    """One of the objects that an expression means.
-
-    `mask` (height, width) bool, on the CPU, at the image's original size. `score`: its relevance. `words`: a weight for
-    each word of `text.split()`, or None.
-    """
-
-    mask: Tensor
-    score: float
-    words: list[float] | None = None
-
-
-@dataclass(slots=True)
 class WordRegions(Movable):
     """Where in the image an expression and its words were found, on a grid of (h, w) cells, on the CPU.
 
@@ -290,11 +278,11 @@ class ImageResult(Movable):
     ground_truth: GroundTruth | None = None
     mask_logits: Tensor | None = None
     input_size: tuple[int, int] | None = None
-    lazy_instances: list[list[InstanceResult]] | Callable[[], list[list[InstanceResult]]] | None = None
+    lazy_instances: list[list[Instance]] | Callable[[], list[list[Instance]]] | None = None
     lazy_regions: list[WordRegions] | Callable[[], list[WordRegions]] | None = None
 
     @property
-    def instances(self) -> list[list[InstanceResult]] | None:
+    def instances(self) -> list[list[Instance]] | None:
         """Per expression, best first, whatever `rejected` says; None from models that do not tell instances apart.
         Masks are brought to the original size when this is first asked for."""
         if callable(self.lazy_instances):

@@ -12,9 +12,10 @@ from pycocotools import mask as coco_mask
 
 from refseg.analysis.objects import ObjectTable, covered
 from refseg.datasets.annotations import open_annotations
-from refseg.evaluation.prediction_file import PredictedInstance, PredictionRow
+from refseg.evaluation.prediction_file import PredictionRow
 from refseg.evaluation.protocols import get_protocol
 from refseg.evaluation.scorer import TruthIndex, score_predictions
+from refseg.instance import Instance
 
 SIZE = (40, 40)
 BOXES = ((0, 0), (20, 0), (0, 20), (20, 20))  # left, top
@@ -91,8 +92,8 @@ def test_outcomes_by_hand(truths: TruthIndex) -> None:
 def test_scores_are_calibrated_one_to_one(truths: TruthIndex) -> None:
     """Two instances on one referent: one of them counts. Both referents found, and nothing more, is all."""
 
-    def instance(box: int, score: float) -> PredictedInstance:
-        return PredictedInstance(boxes(box), score)
+    def instance(box: int, score: float) -> Instance:
+        return Instance(boxes(box), score)
 
     table = ObjectTable(truths)
     answers = {

@@ -21,8 +21,8 @@ def test_relative_entropy() -> None:
 
 
 def test_attention_spread() -> None:
-    """Two pixels, two tokens, one head. If each pixel attends to a different token, both spreads are 0. If both attend to
-    both tokens equally, they are 1. The third pixel and token are padding and do not count."""
+    """Two pixels, two tokens, one head. If each pixel attends to a different token, both spreads are 0. If both
+    attend to both tokens equally, they are 1. The third pixel and token are padding and do not count."""
     attention = torch.full((2, 1, 3, 3), 0.3)
     attention[0, 0, :2, :2] = torch.eye(2)
     attention[1, 0, :2, :2] = 0.5

@@ -19,14 +19,14 @@ from refseg.datasets.selection import (
 )
 from refseg.datasets.store import RecordStore, from_annotations
 from refseg.errors import ConfigError, DataError
-from refseg.records import Annotations, Expression, Instance, Record
+from refseg.records import AnnotatedInstance, Annotations, Expression, Record
 
 BOX = [[0.0, 0, 2, 0, 2, 2]]
 
 
 def store_of(*images: list[Expression], categories: tuple[str | None, ...] = ("cat", "dog", None)) -> RecordStore:
     """Each image has one instance of each category."""
-    instances = [Instance(str(i), BOX, category) for i, category in enumerate(categories)]
+    instances = [AnnotatedInstance(str(i), BOX, category) for i, category in enumerate(categories)]
     return from_annotations(
         Annotations([Record(str(i), f"{i}.png", (4, 4), instances, list(e)) for i, e in enumerate(images)])
     )

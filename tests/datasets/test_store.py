@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from refseg.datasets.store import from_annotations, open_store
-from refseg.records import Annotations, Expression, Instance, Problem, Record
+from refseg.records import AnnotatedInstance, Annotations, Expression, Problem, Record
 
 texts = st.text(max_size=8)
 numbers = st.floats(-50, 50, allow_nan=False)
@@ -17,7 +17,7 @@ segmentations = st.one_of(
     st.text("abc/.é", min_size=1),
 )
 instances = st.builds(
-    Instance,
+    AnnotatedInstance,
     texts,
     segmentations,
     st.none() | st.sampled_from(["a", "b"]),
@@ -57,8 +57,8 @@ def test_records_come_back_as_they_were(tmp_path: Path, given_records: list[Reco
 
 
 def small() -> Annotations:
-    one = Instance("1", [[0.0, 0, 2, 0, 2, 2]], "cat")
-    two = Instance("2", [[0.0, 0, 2, 0, 2, 2]])
+    one = AnnotatedInstance("1", [[0.0, 0, 2, 0, 2, 2]], "cat")
+    two = AnnotatedInstance("2", [[0.0, 0, 2, 0, 2, 2]])
     first = [Expression("a", "x", (0,), "train", "o"), Expression("b", "y", (0, 1), "val", "o")]
     second = [Expression("c", "z", (), "train", "o")]
     return Annotations([Record("i", "i.png", (3, 4), [one, two], first), Record("j", "j.png", (5, 6), [], second)])

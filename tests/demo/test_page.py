@@ -20,7 +20,8 @@ from refseg.demo.limits import Limits
 from refseg.demo.page import Page, reduce_to
 from refseg.errors import DataError, UsageError
 from refseg.inference.inferencer import ReferringInferencer
-from refseg.inference.results import DrawnMask, FoundInstance, ImageAnswer, PhraseResult
+from refseg.inference.results import DrawnMask, ImageAnswer, PhraseResult
+from refseg.instance import Instance
 from refseg.structures import SampleMeta
 from refseg.visualization.heat import GridMap
 
@@ -147,8 +148,8 @@ class TestShown:
             return DrawnMask(torch.where(torch.from_numpy(mask), 4.0, -4.0), (4, 4), meta)
 
         instances = (
-            FoundInstance(drawn(one), 0.9, (0.1, 0.6, 0.3), "<b>red</b> ${7*7}"),
-            FoundInstance(drawn(other), 0.8, (0.0, 0.0, 0.0)),
+            Instance(drawn(one), 0.9, (0.1, 0.6, 0.3), "<b>red</b> ${7*7}"),
+            Instance(drawn(other), 0.8, (0.0, 0.0, 0.0)),
         )
         grid = GridMap(np.full((4, 4), 0.75), (4, 4))
         phrases = (

@@ -26,9 +26,10 @@ from refseg.evaluation.alignment import (
     true_instances,
 )
 from refseg.evaluation.measure import Truth
-from refseg.evaluation.prediction_file import PredictedInstance, PredictionRow
+from refseg.evaluation.prediction_file import PredictionRow
 from refseg.evaluation.scorer import open_data
-from refseg.records import Expression, Instance, Record
+from refseg.instance import Instance
+from refseg.records import AnnotatedInstance, Expression, Record
 
 
 def rle(x: int, width: int) -> dict:
@@ -80,8 +81,8 @@ def test_one_expression() -> None:
     the star, and ranks and (2), red (0), box (3), star (1): no hit, AP (1/2 + 2/4) / 2. Chance: 1/4 and, for the one
     word, (1 + 1/2 + 1/3 + 1/4) / 4; for the star's two words 2/4."""
     predicted = [
-        PredictedInstance(rle(5, 5), 0.9, [0.0, 0.0, 0.1, 0.9]),
-        PredictedInstance(rle(0, 4), 0.9, [0.3, 0.1, 0.4, 0.2]),
+        Instance(rle(5, 5), 0.9, [0.0, 0.0, 0.1, 0.9]),
+        Instance(rle(0, 4), 0.9, [0.3, 0.1, 0.4, 0.2]),
     ]
     true = [TrueInstance(rle(0, 5), frozenset({0, 1})), TrueInstance(rle(5, 5), frozenset({3}))]
     phrase = align(predicted, true, num_words=4)
@@ -108,35 +109,35 @@ def test_distinguishing_words() -> None:
     assert [shape.words for shape in distinguishing(shapes)] == [circles, circles, star]
     red = [TrueInstance(rle(0, 2), frozenset({1, 2})), TrueInstance(rle(2, 2), frozenset({1, 2, 3}))]
     assert [shape.words for shape in distinguishing(red)] == [frozenset(), frozenset({3})]
-    phrase = align([PredictedInstance(rle(0, 2), 0.9, [1, 0, 0, 0])], red, num_words=4, only_distinguishing=True)
+    phrase = align([Instance(rle(0, 2), 0.9, [1, 0, 0, 0])], red, num_words=4, only_distinguishing=True)
     assert phrase == AlignedPhrase(1, [])
     assert distinguishing([]) == [] and align([], red[:1], num_words=4, only_distinguishing=True).instances == 0
 
 
 def test_no_instances() -> None:
-    assert align([PredictedInstance(rle(0, 2), 0.9, [1.0])], [], num_words=1) == AlignedPhrase(0, [])
+    assert align([Instance(rle(0, 2), 0.9, [1.0])], [], num_words=1) == AlignedPhrase(0, [])
     scores = alignment_scores([])
     assert scores["coverage"] is None and scores["pointing"] is None and scores["instances"] == 0
 
 
 def test_weights_must_be_of_the_words() -> None:
     with pytest.raises(ValueError, match="3 weights for 4 words"):
-        align([PredictedInstance(rle(0, 2), 0.9, [1, 2, 3])], [], num_words=4)
+        align([Instance(rle(0, 2), 0.9, [1, 2, 3])], [], num_words=4)
     with pytest.raises(ValueError, match="finite"):
-        align([PredictedInstance(rle(0, 2), 0.9, [1, float("nan")])], [], num_words=2)
+        align([Instance(rle(0, 2), 0.9, [1, float("nan")])], [], num_words=2)
 
 
 def test_instances_without_weights() -> None:
     """They cannot be judged, and do not take a shape from one that can."""
     true = [TrueInstance(rle(0, 5), frozenset({0}))]
-    without, weighted = PredictedInstance(rle(0, 5), 0.9), PredictedInstance(rle(0, 4), 0.5, [1.0])
+    without, weighted = Instance(rle(0, 5), 0.9), Instance(rle(0, 4), 0.5, [1.0])
     assert [one.iou for one in align([without, weighted], true, num_words=1).aligned] == pytest.approx([0.8])
     assert align([without], true, num_words=1) == AlignedPhrase(1, [])
 
 
 def test_tags_of_refshapes() -> None:
     """Instance ids are texts in JSON, whatever order they come in."""
-    instances = [Instance("7", rle(0, 2)), Instance("3", rle(4, 2))]
+    instances = [AnnotatedInstance("7", rle(0, 2)), AnnotatedInstance("3", rle(4, 2))]
     tags = {"words": {"3": [0, 1], "7": [3]}}
     expression = Expression("e", "red star and box", (0, 1), tags=tags)
     truth = Truth(Record("i", "i.png", (10, 10), instances, [expression]))
@@ -157,7 +158,7 @@ def test_a_prediction_file(tmp_path: Path) -> None:
     lines = [line("found"), line("missed"), line("untagged", tags={})]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
     truths = open_data(str(tmp_path / "data.jsonl")).truths
-    found = [PredictedInstance(rle(0, 5), 0.9, [0.2, 0.8])]
+    found = [Instance(rle(0, 5), 0.9, [0.2, 0.8])]
     rows = [PredictionRow("missed", rle(0, 5)), PredictionRow("found", rle(0, 5), instances=found)]
     rows += [PredictionRow("untagged", rle(0, 5), instances=found), PredictionRow("other", rle(0, 5), instances=found)]
     scores = alignment_scores(align_predictions(rows, truths))
@@ -165,9 +166,9 @@ def test_a_prediction_file(tmp_path: Path) -> None:
     found_once = alignment_scores(align_predictions([*rows[1:], rows[1]], truths))
     assert found_once == scores, "a second row does not count, a missing one is a miss"
     other_size = coco_mask.encode(np.zeros((5, 5), np.uint8, order="F"))
-    wrong = PredictionRow("found", rle(0, 5), instances=[PredictedInstance(other_size, 0.9, [0.2, 0.8])])
+    wrong = PredictionRow("found", rle(0, 5), instances=[Instance(other_size, 0.9, [0.2, 0.8])])
     with pytest.raises(DataError, match=r"prediction of found: instances\[0\] is 5 x 5, not 10 x 10"):
         list(align_predictions([wrong], truths))
-    short = PredictionRow("found", rle(0, 5), instances=[PredictedInstance(rle(0, 5), 0.9, [0.2])])
+    short = PredictionRow("found", rle(0, 5), instances=[Instance(rle(0, 5), 0.9, [0.2])])
     with pytest.raises(DataError, match="prediction of found: an instance has 1 weights for 2 words"):
         list(align_predictions([short], truths))

@@ -15,14 +15,14 @@ from refseg.errors import CheckpointError, ConfigError, UsageError
 from refseg.evaluation.metrics import DumpPredictions, ReferringMetric, instances_of, masks_on
 from refseg.evaluation.prediction_file import read_predictions
 from refseg.evaluation.protocols import View, get_protocol
+from refseg.instance import Instance
 from refseg.models import RefSegmentor
-from refseg.records import Expression, Instance, Record
+from refseg.records import AnnotatedInstance, Expression, Record
 from refseg.structures import (
     Batch,
     GroundTruth,
     ImageResult,
     InstancePrediction,
-    InstanceResult,
     Prediction,
     SampleMeta,
 )
@@ -41,7 +41,7 @@ def make_result(number: int) -> ImageResult:
     referents = [(0, 1), (), (1,)][:count]
     expressions = [Expression(name, f"text {name}", r, object_id="o") for name, r in zip(names, referents, strict=True)]
     record = Record(
-        str(number), "", (6, 7), [Instance(str(i), rle, None, None) for i, rle in enumerate(rles)], expressions
+        str(number), "", (6, 7), [AnnotatedInstance(str(i), rle, None, None) for i, rle in enumerate(rles)], expressions
     )
     meta = SampleMeta(str(number), "", (6, 7), (6, 7), names, names)
     probs = torch.tensor([0.1, 0.9, 0.2])[:count]
@@ -235,7 +235,7 @@ def test_instances_from_the_model_to_every_score(shapes: Path) -> None:
     both, box, none = read_predictions("p.jsonl")
     assert [one.score for one in both.instances] == [0.875, 0.75]
     assert [one.words for one in both.instances] == [[0.1, 0.4, 0.1], [0.5, 0.2, 0.25]]
-    left, right = (coco_mask.decode(one.mask).astype(bool) for one in both.instances)
+    left, right = (one.mask for one in both.instances)
     assert left[:, :5].all() and not left[:, 5:].any() and np.array_equal(right, ~left)
     assert [(one.score, one.words) for one in box.instances] == [(0.625, [0.25])] and none.instances == []
     assert coco_mask.area(none.mask) == 100
@@ -277,10 +277,10 @@ def test_instances_are_made_only_where_something_reads_them() -> None:
 
 def test_words_of_instances_are_rounded_and_may_be_missing() -> None:
     result = make_result(0)
-    mask = torch.ones(6, 7, dtype=torch.bool)
-    result.lazy_instances = [[InstanceResult(mask, 2 / 3, [1 / 3, 0.00004]), InstanceResult(~mask, 0.5)]]
+    mask = np.ones((6, 7), bool)
+    result.lazy_instances = [[Instance(mask, 2 / 3, [1 / 3, 0.00004]), Instance(~mask, 0.5)]]
     ((first, second),) = instances_of(result)
-    assert (first.score, first.words, coco_mask.area(first.mask)) == (2 / 3, [0.3333, 0.0], 42)
+    assert (first.score, first.words, first.mask.sum()) == (2 / 3, [0.3333, 0.0], 42)
     assert (second.score, second.words) == (0.5, None)
     result.lazy_instances = None
     assert instances_of(result) is None
@@ -290,6 +290,6 @@ def test_words_of_instances_are_rounded_and_may_be_missing() -> None:
 def test_instances_of_a_diverged_model_are_told(found: tuple, tmp_path: Path) -> None:
     for metric in (ReferringMetric(protocols=["grec"]), DumpPredictions(file=str(tmp_path / "p.jsonl"))):
         result = make_result(1)
-        result.lazy_instances = [[], [InstanceResult(torch.ones(6, 7, dtype=torch.bool), *found)]]
+        result.lazy_instances = [[], [Instance(np.ones((6, 7), bool), *found)]]
         with pytest.raises(CheckpointError, match=r"instance for expression 1:1 is not finite"):
             metric.process(None, [result])

@@ -12,7 +12,6 @@ from pycocotools import mask as coco_mask
 
 from refseg.errors import DataError
 from refseg.evaluation.prediction_file import (
-    PredictedInstance,
     PredictionRow,
     PredictionWriter,
     merge_parts,
@@ -22,6 +21,7 @@ from refseg.evaluation.prediction_file import (
     row_to_json,
     write_predictions,
 )
+from refseg.instance import Instance
 
 
 def rle(seed: int = 0, size: tuple[int, int] = (6, 7)) -> dict:
@@ -33,7 +33,7 @@ FULL = PredictionRow(
     rle(1),
     0.25,
     [[0.0, 1.5, 3.0, 2.0, 0.75]],
-    [PredictedInstance(rle(2), 0.5, [0.125, 1.0]), PredictedInstance(rle(3), 1.0)],
+    [Instance(rle(2), 0.5, [0.125, 1.0]), Instance(rle(3), 1.0)],
 )
 BARE = PredictionRow("b", rle(4))
 NO_BOX = PredictionRow("c", rle(5), 1.0, [], [])

@@ -21,10 +21,11 @@ from refseg.datasets.store import from_annotations
 from refseg.errors import DataError
 from refseg.evaluation import scorer
 from refseg.evaluation.measure import nearest_source, resize_rle
-from refseg.evaluation.prediction_file import PredictedInstance, PredictionRow, read_predictions
+from refseg.evaluation.prediction_file import PredictionRow, read_predictions
 from refseg.evaluation.protocols import PROTOCOLS, View, get_protocol
 from refseg.evaluation.scorer import TruthIndex, score_predictions
-from refseg.records import Annotations, Expression, Instance, Record
+from refseg.instance import Instance
+from refseg.records import AnnotatedInstance, Annotations, Expression, Record
 
 REFSEG, GRES, DERIS = (get_protocol(name) for name in ("refseg", "gres", "deris"))
 VIEWS = {p.view.for_masks(): p for p in PROTOCOLS.values() if p.view.boxes is None}
@@ -50,7 +51,7 @@ def simple(num_images: int = 1, per_image: int = 1, size: tuple[int, int] = (8, 
             f"im{i}",
             f"{i}.jpg",
             size,
-            [Instance("0", [square(2, 2, 4)], "dog")],
+            [AnnotatedInstance("0", [square(2, 2, 4)], "dog")],
             [Expression(f"{i}:{k}", "the dog", (0,) if k % 2 == 0 else ()) for k in range(per_image)],
         )
         for i in range(num_images)
@@ -76,9 +77,9 @@ def scenes(draw: st.DrawFn) -> tuple[Record, list[np.ndarray]]:
             rings = [
                 rng.uniform(-3, 43, 2 * int(rng.integers(3, 7))).round(2).tolist() for _ in range(rng.integers(1, 3))
             ]
-            instances.append(Instance(str(number), rings))
+            instances.append(AnnotatedInstance(str(number), rings))
         else:
-            instances.append(Instance(str(number), encode(rng.random((height, width)) < rng.random())))
+            instances.append(AnnotatedInstance(str(number), encode(rng.random((height, width)) < rng.random())))
     choices = st.lists(st.integers(0, len(instances) - 1), unique=True)
     expressions = [Expression(str(k), "x", tuple(draw(choices))) for k in range(draw(st.integers(1, 3)))]
     masks = [rng.random((height, width)) < rng.choice([0, 0.1, 0.5, 1]) for _ in expressions]
@@ -211,7 +212,7 @@ def test_golden_target_of_640_x_480_on_the_grid(protocol: str, metric: str, expe
     rows 81 to 87 (floor(5 y / 4)), 35 pixels. By centers it is columns 61 to 64 and rows 81 to 86, 24 pixels, which a
     perfect prediction has: it is resized by centers. LAVT and DMMI resize the target by centers too."""
     record = Record(
-        "i", "i.jpg", (480, 640), [Instance("0", [square(101, 101, 8)])], [Expression("e", "the square", (0,))]
+        "i", "i.jpg", (480, 640), [AnnotatedInstance("0", [square(101, 101, 8)])], [Expression("e", "the square", (0,))]
     )
     mask = np.zeros((480, 640), np.uint8)
     mask[101:109, 101:109] = 1
@@ -338,7 +339,7 @@ def square_mask(x: int, y: int, size: tuple[int, int] = (8, 10)) -> dict:
 
 def two_squares() -> list[Record]:
     """One expression for the squares (0, 0, 4, 4) and (6, 4, 4, 4), one for nothing."""
-    instances = [Instance("0", [square(0, 0, 4)]), Instance("1", [square(6, 4, 4)])]
+    instances = [AnnotatedInstance("0", [square(0, 0, 4)]), AnnotatedInstance("1", [square(6, 4, 4)])]
     expressions = [Expression("both", "both", (0, 1)), Expression("none", "none", ())]
     return [Record("i", "i.jpg", (8, 10), instances, expressions)]
 
@@ -346,10 +347,10 @@ def two_squares() -> list[Record]:
 def test_instances_are_boxes() -> None:
     """The box around the union is the whole image, and of neither square; those of the instances are right. One of a
     score below 0.7 is none, and one without pixels neither."""
-    instances = [PredictedInstance(square_mask(0, 0), 0.9), PredictedInstance(square_mask(6, 4), 0.8)]
-    union = coco_mask.merge([one.mask for one in instances])
-    empty = PredictedInstance(encode(np.zeros((8, 10))), 0.95)
-    nothing = PredictionRow("none", encode(np.zeros((8, 10))), instances=[PredictedInstance(union, 0.6), empty])
+    instances = [Instance(square_mask(0, 0), 0.9), Instance(square_mask(6, 4), 0.8)]
+    union = coco_mask.merge([one.rle for one in instances])
+    empty = Instance(encode(np.zeros((8, 10))), 0.95)
+    nothing = PredictionRow("none", encode(np.zeros((8, 10))), instances=[Instance(union, 0.6), empty])
     protocol = get_protocol("grec")
     found = score_predictions([PredictionRow("both", union, instances=[*instances, empty]), nothing],
                               index(two_squares()), [protocol])  # fmt: skip
@@ -384,7 +385,7 @@ def test_boxes_need_no_mask() -> None:
 
 def test_instances_of_another_size() -> None:
     """Where they are boxes; masks alone are scored without them."""
-    row = full("0:0", instances=[PredictedInstance(square_mask(0, 0, (16, 20)), 0.9)])
+    row = full("0:0", instances=[Instance(square_mask(0, 0, (16, 20)), 0.9)])
     assert score_predictions([row], index(simple()), [REFSEG]).counts["refseg"].scored == 1
     with pytest.raises(DataError, match=r"0:0 \(instances\[0\] is 16 x 20, not 8 x 10 as the image\)"):
         score_predictions([row], index(simple()), [get_protocol("rec")])
@@ -404,8 +405,8 @@ def test_missing_ones_without_target_have_a_remedy() -> None:
 def crowded(*referents: tuple[int, ...]) -> Record:
     """8 x 10: instance 0 is a 4 x 4 square, instance 1 a crowd of 2 x 4 pixels beside it."""
     instances = [
-        Instance("0", [square(0, 0, 4)]),
-        Instance("1", [[6.0, 0, 8, 0, 8, 4, 6, 4]], box=(6, 0, 2, 4), is_crowd=True),
+        AnnotatedInstance("0", [square(0, 0, 4)]),
+        AnnotatedInstance("1", [[6.0, 0, 8, 0, 8, 4, 6, 4]], box=(6, 0, 2, 4), is_crowd=True),
     ]
     return Record("i", "i.jpg", (8, 10), instances, [Expression(str(k), "all", r) for k, r in enumerate(referents)])
 

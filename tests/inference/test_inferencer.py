@@ -16,14 +16,15 @@ import torch
 import refseg
 from refseg.cli import main
 from refseg.datasets.images import read_image
-from refseg.datasets.masks import decode
+from refseg.datasets.masks import decode, encode
 from refseg.engine.run import test as run_test
 from refseg.errors import CheckpointError, ConfigError, DataError, UsageError
 from refseg.evaluation.prediction_file import PredictionRow, read_predictions
 from refseg.inference import results
 from refseg.inference.inferencer import ReferringInferencer, segment
 from refseg.inference.inputs import ImageInput
-from refseg.inference.results import DrawnMask, FoundInstance, ImageAnswer, PhraseResult, answers_of, encode_mask
+from refseg.inference.results import DrawnMask, ImageAnswer, PhraseResult, answers_of
+from refseg.instance import Instance
 from refseg.models.postprocess import DrawnImage, PostProcess
 from refseg.structures import InstancePrediction, SampleMeta
 from refseg.visualization import answers
@@ -295,13 +296,13 @@ def _mask() -> np.ndarray:
 
 def test_nothing_here() -> None:
     """A rejected answer has an empty mask and no instances, and keeps what was drawn for prediction files."""
-    instance = FoundInstance(drawn(_mask()), 0.9, (0.2, 0.4, 0.4), "red dogs")
+    instance = Instance(drawn(_mask()), 0.9, (0.2, 0.4, 0.4), "red dogs")
     found = _phrase(_mask(), instances=(instance,))
     assert not found.nothing_here and found.mask.sum() == 6 and found.objects == (instance,)
     refused = _phrase(_mask(), reason="no-target probability 0.90, above 0.5", instances=(instance,))
     assert refused.nothing_here and not refused.mask.any() and refused.instances == refused.objects == ()
     assert refused.score == 0 and refused.to_row("7").instances[0].score == 0.9
-    assert refused.to_row("7").mask == encode_mask(_mask())
+    assert refused.to_row("7").mask == encode(_mask())
     empty = _phrase(np.zeros((4, 6), bool), reason="no pixel reaches the threshold of 0.5")
     assert empty.nothing_here and empty.to_dict()["nothing_here"] and empty.objects == ()
 
@@ -407,7 +408,7 @@ def test_nothing_here_says_why() -> None:
         and not one.mask.any()
         and one.in_words == ("nothing here: the model does not know: zorbled, bus")
     )
-    assert one.to_row("1").mask == encode_mask(found), "prediction files have what the model drew"
+    assert one.to_row("1").mask == encode(found), "prediction files have what the model drew"
     assert not other.nothing_here and other.in_words.endswith("; the model does not know: bus")
     (empty_bus,) = answers_of(drawn_image([empty], ["the red bus"], unknown=(("bus",),)))
     assert empty_bus.in_words == ("nothing here: no pixel reaches the threshold of 0.5; the model does not know: bus")

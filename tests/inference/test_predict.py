@@ -11,13 +11,12 @@ import pytest
 from PIL import Image
 
 from refseg.cli import main
-from refseg.datasets.masks import decode
+from refseg.datasets.masks import decode, encode
 from refseg.errors import DataError, UsageError
 from refseg.evaluation.prediction_file import read_header, read_predictions
 from refseg.inference.inferencer import ReferringInferencer
 from refseg.inference.journal import Journal
 from refseg.inference.predict import JOURNAL, ImageTask, Output, output_names, phrase_files, predict, tasks_of
-from refseg.inference.results import encode_mask
 
 CONFIG = "instalign_tiny_refshapes"
 TEXTS = ("the red circle", "a square")
@@ -115,7 +114,7 @@ def test_all_that_comes_out(inferencer: ReferringInferencer, photos: Path, tmp_p
     answer = inferencer(str(photos / "b.png"), TEXTS)
     for k, phrase in enumerate(answer):
         row = next(row for row in rows if row.expression_id == f"{photos}/b.png#{k}")
-        assert row.mask == encode_mask(phrase.raw_mask) and len(row.instances) == len(phrase.raw_instances) > 0
+        assert row.mask == encode(phrase.raw_mask) and len(row.instances) == len(phrase.raw_instances) > 0
         (file,) = (out / "masks" / "b").glob(f"{k}_*.png")
         assert (np.asarray(Image.open(file)) == phrase.mask).all()
     assert (out / "masks" / "b" / "0_the_red_circle.png").is_file()

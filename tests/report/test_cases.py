@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from refseg.instance import Instance
 from refseg.report.cases import (
     GROUPS,
     Case,
@@ -19,7 +20,6 @@ from refseg.report.cases import (
     phrase_strip,
 )
 from refseg.visualization.captions import caption
-from refseg.visualization.instances import CaseInstance
 from refseg.visualization.overlay import side_by_side
 
 
@@ -158,7 +158,7 @@ def _two_instances():
     masks = np.zeros((2, 40, 60), bool)
     masks[0, 5:20, 5:20] = masks[1, 20:35, 30:50] = True
     weights = [[0.5, 0.4, 0.0, 0.1], [0.1, 0.1, 0.1, 0.7]]
-    return [CaseInstance(mask, 0.9, words) for mask, words in zip(masks, weights, strict=True)]
+    return [Instance(mask, 0.9, words) for mask, words in zip(masks, weights, strict=True)]
 
 
 def test_instances_are_in_the_picture_and_under_the_words():
@@ -167,7 +167,7 @@ def test_instances_are_in_the_picture_and_under_the_words():
     pictures = [case_pictures(c) for c in (plain, case)]
     assert (pictures[0][0] != pictures[1][0]).any() and (pictures[0][1] == pictures[1][1]).all()
     assert phrase_strip(case, 400).shape[0] > phrase_strip(plain, 400).shape[0]
-    wordless = _case_with([CaseInstance(instance.mask, 0.9) for instance in case.instances])
+    wordless = _case_with([Instance(instance.mask, 0.9) for instance in case.instances])
     assert (phrase_strip(wordless, 400) == caption(case.text, 400, quoted=True)).all()
     assert (case_pictures(wordless)[0] == pictures[1][0]).all()
 
@@ -188,9 +188,9 @@ def test_without_instances_a_cell_is_the_pair_of_panels():
 def test_wrong_instance_names_the_expression():
     mask = np.zeros((40, 60), bool)
     with pytest.raises(ValueError, match="expression e: the mask of instance 1 must be bool \\(40, 60\\), not uint8"):
-        _case_with([CaseInstance(mask, 0.5), CaseInstance(mask.astype(np.uint8), 0.5)])
+        _case_with([Instance(mask, 0.5), Instance(mask.astype(np.uint8), 0.5)])
     with pytest.raises(ValueError, match="expression e: instance 0 has 3 weights for 4 words"):
-        _case_with([CaseInstance(mask, 0.5, [0.1, 0.2, 0.3])])
+        _case_with([Instance(mask, 0.5, [0.1, 0.2, 0.3])])
 
 
 def test_pictures_tell_the_answers_apart():

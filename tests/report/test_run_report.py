@@ -11,9 +11,10 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from refseg.cli import main
-from refseg.evaluation.prediction_file import PredictedInstance, PredictionRow, write_predictions
+from refseg.evaluation.prediction_file import PredictionRow, write_predictions
 from refseg.evaluation.protocols import get_protocol
 from refseg.evaluation.scorer import open_data
+from refseg.instance import Instance
 from refseg.report.report import render_report
 from refseg.report.run_report import REDUCED, Settings, score_run
 
@@ -46,9 +47,7 @@ def files(tmp_path: Path) -> Path:
             shared = {"image": f"{i}.png", "size": [SIDE, SIDE], "split": "val", "tags": {"skill": text[:4]}}
             lines.append(shared | {"expression_id": name, "text": text, "targets": targets, "instance_ids": ids})
             found = text == "both" and i % 2 == 0
-            instances = [
-                PredictedInstance(rle(x), 0.9, [1.0] * len(text.split())) for x in ((20, 220) if found else (20,))
-            ]
+            instances = [Instance(rle(x), 0.9, [1.0] * len(text.split())) for x in ((20, 220) if found else (20,))]
             rows.append(
                 PredictionRow(name, both if found else rle(20), 0.9 if text == "none" else 0.1, None, instances)
             )
@@ -109,7 +108,7 @@ def test_words_are_shown_where_they_point(
         shared = {"image": f"{i}.png", "size": [SIDE, SIDE], "split": "val", "tags": tags}
         text = "a red and a blue"
         lines.append(shared | {"expression_id": f"{i}", "text": text, "targets": boxes, "instance_ids": [0, 1]})
-        instances = [PredictedInstance(rle(x), 0.9, words) for x, words in ((20, left), (220, right))]
+        instances = [Instance(rle(x), 0.9, words) for x, words in ((20, left), (220, right))]
         rows.append(PredictionRow(f"{i}", coco_mask.merge([rle(20), rle(220)]), 0.1, None, instances))
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     write_predictions(tmp_path / "p.jsonl", rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from refseg.instance import Instance
 from refseg.visualization.answers import (
     HEAT,
     NARROWEST,
@@ -16,7 +17,7 @@ from refseg.visualization.answers import (
     percent,
 )
 from refseg.visualization.heat import GridMap
-from refseg.visualization.instances import INSTANCE_COLOURS, CaseInstance, phrase_strip
+from refseg.visualization.instances import INSTANCE_COLOURS, phrase_strip
 from refseg.visualization.overlay import Display, frame_with_words, grid, stack
 
 SIZES = [(1, 1), (16, 16), (16, 2000), (2000, 16), (96, 96), (480, 640), (3000, 4000)]
@@ -32,7 +33,7 @@ def scene(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("size", SIZES)
 def test_any_size(size: tuple[int, int]) -> None:
     image, mask = scene(size)
-    instances = [CaseInstance(mask, 0.9, [0.1, 0.8, 0.1])]
+    instances = [Instance(mask, 0.9, [0.1, 0.8, 0.1])]
     for found in ((), instances):
         cell = answer_cell(image, "the red box", mask, found)
         assert cell.dtype == np.uint8 and NARROWEST <= cell.shape[1] <= 1280 and cell.shape[0] < 1600
@@ -42,16 +43,14 @@ def test_any_size(size: tuple[int, int]) -> None:
 
 def test_an_instance_has_one_colour_on_the_image_and_in_the_phrase() -> None:
     image, mask = scene((300, 300))
-    cell = answer_cell(
-        image, "the red box", mask, [CaseInstance(mask, 0.9, [0.1, 0.8, 0.1])], display=Display(300, 300)
-    )
+    cell = answer_cell(image, "the red box", mask, [Instance(mask, 0.9, [0.1, 0.8, 0.1])], display=Display(300, 300))
     rows = np.flatnonzero((cell == INSTANCE_COLOURS[0]).all(2).any(1))
     assert rows.min() < 60 and rows.max() > 100, "under the word, and around the mask"
 
 
 def test_the_answer_in_words() -> None:
     mask = scene((10, 10))[1]
-    instances = [CaseInstance(mask, 0.904, [0.1, 0.8, 0.1]), CaseInstance(mask, 0.5)]
+    instances = [Instance(mask, 0.904, [0.1, 0.8, 0.1]), Instance(mask, 0.5)]
     assert list_instances("the red box", instances) == "1 \u201cred\u201d 0.90; 2 0.50"
     assert list_instances("the red box", []) == ""
     assert list_instances("the red box", instances * 10).endswith("; and 8 more")
@@ -62,7 +61,7 @@ def test_an_empty_mask_says_one_thing() -> None:
     """The picture and the line below it both say "nothing here", and instances do not count."""
     image, mask = scene((320, 320))
     shown = [answer_cell(image, "a box", mask & False, found, display=Display(320, 320))
-             for found in ((), [CaseInstance(mask, 0.9)])]  # fmt: skip
+             for found in ((), [Instance(mask, 0.9)])]  # fmt: skip
     top = phrase_strip("a box", (), 320).shape[0]
     assert np.array_equal(shown[0], shown[1]) and np.array_equal(shown[0][top : top + 320], frame_with_words(image))
 

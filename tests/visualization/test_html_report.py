@@ -6,13 +6,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from refseg.instance import Instance
 from refseg.report import report
 from refseg.report.cases import Case
 from refseg.report.curves import TrainingCurves
 from refseg.report.page import MOST_LINES, table
 from refseg.report.report import MOST_BYTES, Report, render_report, write_report
 from refseg.report.svg import Curve
-from refseg.visualization.instances import CaseInstance
 
 _VOID = {"meta", "img", "br", "link", "input", "hr"}
 _DATA = {"data set": "RefShapes", "split": "val"}
@@ -119,7 +119,7 @@ def _case_with_instances(text, weights):
     """Two instances on the halves of a case's mask."""
     case = _case(text=text, group="several")
     halves = [case.predicted & (np.arange(96) % 2 == part) for part in (0, 1)]
-    return replace(case, instances=[CaseInstance(*pair) for pair in zip(halves, (0.934, 0.5), weights, strict=True)])
+    return replace(case, instances=[Instance(*pair) for pair in zip(halves, (0.934, 0.5), weights, strict=True)])
 
 
 def test_words_stand_on_bars_of_their_instances():

@@ -34,7 +34,7 @@ from torch import Tensor
 from refseg.datasets.collate import collate_samples
 from refseg.datasets.transforms import LoadImage, LoadText, PackSample, Resize, TransformState
 from refseg.models.preprocessor import IMAGENET_MEAN, IMAGENET_STD
-from refseg.records import Expression, Instance, Record
+from refseg.records import AnnotatedInstance, Expression, Record
 from refseg.structures import Sample
 
 HEIGHT, WIDTH, INPUT, MAX_WORDS, BATCH = 480, 640, 480, 20, 16
@@ -92,7 +92,7 @@ def make_records(folder: Path, images: int) -> list[Record]:
             referents = (k % 7, (k + 1) % 7) if k % 7 == 6 else (k % 7,)
             text = " ".join(rng.choice(words, int(rng.integers(2, 10))))
             expressions.append(Expression(f"{number}_{k}", text, referents))
-        instances = [Instance(str(i), [polygon.ravel().tolist()]) for i, polygon in enumerate(polygons)]
+        instances = [AnnotatedInstance(str(i), [polygon.ravel().tolist()]) for i, polygon in enumerate(polygons)]
         records.append(Record(str(number), path, (HEIGHT, WIDTH), instances, expressions))
     return records
 

@@ -78,9 +78,9 @@ class ObjectTable:
         if row.instances is None:
             return
         self.tells_instances = True
-        found = [one for one in row.instances if tuple(one.mask["size"]) == tuple(truth.record.size)]
+        found = [one for one in row.instances if tuple(one.rle["size"]) == tuple(truth.record.size)]
         targets = [objects[index] for index in expression.referents]
-        pairs = match_masks([one.mask for one in found], targets)
+        pairs = match_masks([one.rle for one in found], targets)
         self.found_all[position] = len(pairs) == len(targets) == len(row.instances)
         if targets:
             right = {number for number, _, _ in pairs}

@@ -22,7 +22,7 @@ from refseg.datasets.images import ends_as_it_should, header_size, read_image
 from refseg.datasets.masks import to_rle
 from refseg.datasets.store import RecordStore
 from refseg.errors import DataError
-from refseg.records import Instance, Record
+from refseg.records import AnnotatedInstance, Record
 
 ImageMode = Literal["quick", "all", "none"]
 HEAD = 1 << 16  # bytes in which a JPEG's frame header nearly always lies
@@ -70,7 +70,7 @@ class Job:
             remedy = "see to its permissions and its disk"
             yield Finding("defect", "unreadable image", path, str(error.strerror or error), remedy)
 
-    def instance(self, record: Record, instance: Instance, referred: bool) -> Iterator[Finding]:
+    def instance(self, record: Record, instance: AnnotatedInstance, referred: bool) -> Iterator[Finding]:
         severity: Any = "defect" if referred else "warning"
         who = "" if referred else ", no expression refers to it"
         place = f"image {record.image_id} ({record.image_path}), instance {instance.instance_id}"

@@ -44,6 +44,11 @@ def to_rle(segmentation: Segmentation, size: Size, overlap: Overlap = "union") -
     return coco_mask.merge(rles)
 
 
+def encode(mask: np.ndarray) -> dict:
+    """(h, w) bool -> compressed COCO RLE."""
+    return coco_mask.encode(np.asfortranarray(mask.view(np.uint8)))
+
+
 def decode(rle: dict) -> np.ndarray:
     """(h, w) bool."""
     return coco_mask.decode(rle).astype(bool)

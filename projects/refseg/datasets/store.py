@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from refseg.files import open_to_replace
-from refseg.records import Annotations, Expression, Instance, Problem, Record, Segmentation
+from refseg.records import AnnotatedInstance, Annotations, Expression, Problem, Record, Segmentation
 
 MAGIC = b"refseg columns 2\n"
 _ALIGN = 64
@@ -185,9 +185,9 @@ class RecordStore:
             tags=json.loads(tags) if tags else {},
         )
 
-    def _instance(self, index: int, size: tuple[int, int]) -> Instance:
+    def _instance(self, index: int, size: tuple[int, int]) -> AnnotatedInstance:
         category, box = self.category_of_instance[index], self.arrays["instance_box"][index]
-        return Instance(
+        return AnnotatedInstance(
             instance_id=self._texts["instance_id"][index],
             segmentation=self._segmentation(index, size),
             category=self.categories[category] if category >= 0 else None,

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from refseg.demo.page import Asked, Opened
 from refseg.inference.predict import counted, output_names, phrase_files
-from refseg.inference.results import FoundInstance, ImageAnswer, PhraseResult, mask_png
+from refseg.inference.results import ImageAnswer, PhraseResult, mask_png
+from refseg.instance import Instance
 from refseg.report.cases import data_uri
 from refseg.report.phrases import numbered_html, phrase_html, phrase_style
 from refseg.visualization.answers import ONE_OF_FEW
@@ -78,7 +79,7 @@ def words_table(phrase: PhraseResult) -> str:
     )
 
 
-def _words_row(number: int, one: FoundInstance) -> str:
+def _words_row(number: int, one: Instance) -> str:
     colour = INSTANCE_COLOURS[number % len(INSTANCE_COLOURS)]
     weights = one.words or ()
     top = max(weights) or 1.0

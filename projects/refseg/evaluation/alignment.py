@@ -17,8 +17,9 @@ from pycocotools import mask as coco_mask
 from refseg.errors import DataError
 from refseg.evaluation.measure import Truth
 from refseg.evaluation.other_formats import open_predictions
-from refseg.evaluation.prediction_file import PredictedInstance, PredictionRow
+from refseg.evaluation.prediction_file import PredictionRow
 from refseg.evaluation.scorer import TruthIndex, check_instances
+from refseg.instance import Instance
 from refseg.records import Expression
 
 
@@ -119,7 +120,7 @@ def average_precision(weights: Sequence[float], words: frozenset[int]) -> float:
 
 
 def align(
-    predicted: Sequence[PredictedInstance],
+    predicted: Sequence[Instance],
     true: Sequence[TrueInstance],
     *,
     num_words: int,
@@ -142,7 +143,7 @@ def align(
             raise ValueError("weights of words must be finite")
     true = distinguishing(true) if only_distinguishing else list(true)
     aligned = []
-    for p, t, iou in match_masks([i.mask for i in predicted], [i.mask for i in true], min_iou=min_iou):
+    for p, t, iou in match_masks([i.rle for i in predicted], [i.mask for i in true], min_iou=min_iou):
         weights, words = predicted[p].words, true[t].words
         if words:
             equal = [0.0] * num_words
@@ -164,7 +165,7 @@ def align_predictions(
     missing row, or one without instances, counts as no instance.
     """
 
-    def aligned(position: int, predicted: Sequence[PredictedInstance]) -> Iterator[AlignedPhrase]:
+    def aligned(position: int, predicted: Sequence[Instance]) -> Iterator[AlignedPhrase]:
         expression, truth = truths.expression(position), truths.truth(position)
         true = true_instances(expression, truth)
         if true is not None:
@@ -228,8 +229,6 @@ def alignment_lines(report: dict[str, Any]) -> list[str]:
     """Format `alignment_report` for people."""
     lines = []
     for name, scores in report.items():
-        numbers = [
-            f"{key} {value:.1f}" if isinstance(value, float) else f"{key} {value}" for key, value in scores.items()
-        ]
-        lines.append(f"words of instances, {name}: {', '.join(numbers)}")
+        numbers = {key: f"{value:.1f}" if isinstance(value, float) else value for key, value in scores.items()}
+        lines.append(f"words of instances, {name}: {', '.join(f'{key} {value}' for key, value in numbers.items())}")
     return lines

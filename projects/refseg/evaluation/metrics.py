@@ -19,7 +19,6 @@ from torch import Tensor
 from refseg.errors import CheckpointError
 from refseg.evaluation.measure import Answer, Truth, measure, scored_box
 from refseg.evaluation.prediction_file import (
-    PredictedInstance,
     PredictionRow,
     PredictionWriter,
     merge_parts,
@@ -28,9 +27,10 @@ from refseg.evaluation.prediction_file import (
 from refseg.evaluation.protocols import Protocol, View, get_protocol
 from refseg.evaluation.rows import Row, Rows
 from refseg.files import write_atomically
+from refseg.instance import Instance
 from refseg.models.postprocess import DrawnImage, restore_masks
 from refseg.registry import METRICS
-from refseg.structures import ImageResult, InstanceResult
+from refseg.structures import ImageResult
 
 
 def encode_masks(masks: Tensor) -> list[dict]:
@@ -71,22 +71,14 @@ def _diverged(what: str, expression: str) -> CheckpointError:
     )
 
 
-def instances_of(result: ImageResult) -> list[list[PredictedInstance]] | None:
-    """Per expression, as prediction files have them: words to 4 decimals."""
+def instances_of(result: ImageResult) -> list[list[Instance]] | None:
+    """Per expression, as prediction files have them: masks as RLEs, words to 4 decimals."""
     if result.instances is None:
         return None
-    told = []
     for expression, instances in zip(result.meta.expression_ids, result.instances, strict=True):
         if not all(math.isfinite(number) for one in instances for number in (one.score, *(one.words or ()))):
             raise _diverged("relevance or attention of an instance", expression)
-        told.append([_predicted(instance) for instance in instances])
-    return told
-
-
-def _predicted(instance: InstanceResult) -> PredictedInstance:
-    (rle,) = encode_masks(instance.mask[None])
-    words = None if instance.words is None else [round(weight, 4) for weight in instance.words]
-    return PredictedInstance(rle, instance.score, words)
+    return [[Instance(one.rle, one.score, one.rounded_words) for one in instances] for instances in result.instances]
 
 
 def boxes_of(result: ImageResult, view: View) -> Sequence[list[list[float]] | None]:
@@ -95,7 +87,7 @@ def boxes_of(result: ImageResult, view: View) -> Sequence[list[list[float]] | No
     instances = None if view.boxes is None else instances_of(result)
     if instances is None:
         return [None] * len(result.meta.expression_ids)
-    return [[scored_box(one.mask, one.score) for one in each] for each in instances]
+    return [[scored_box(one.rle, one.score) for one in each] for each in instances]
 
 
 def truth_of(result: ImageResult) -> Truth:

@@ -28,17 +28,9 @@ from typing import Any, BinaryIO
 from refseg.datasets.readers.segmentations import clean_rle
 from refseg.errors import DataError
 from refseg.files import open_to_replace
+from refseg.instance import Instance
 
 HEADER = "refseg"
-
-
-@dataclass(frozen=True, slots=True)
-class PredictedInstance:
-    """One of several objects that an expression means. `words`: (number of words,) or None."""
-
-    mask: dict
-    score: float
-    words: list[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +46,7 @@ class PredictionRow:
     mask: dict | None
     no_target_prob: float | None = None
     boxes: list[list[float]] | None = None
-    instances: list[PredictedInstance] | None = None
+    instances: list[Instance] | None = None
     levels: int = 2
     absent: bool = False
 
@@ -90,8 +82,8 @@ def row_to_json(row: PredictionRow) -> dict[str, Any]:
     return out
 
 
-def _instance_to_json(instance: PredictedInstance) -> dict[str, Any]:
-    out = {"mask": rle_to_json(instance.mask), "score": float(instance.score)}
+def _instance_to_json(instance: Instance) -> dict[str, Any]:
+    out = {"mask": rle_to_json(instance.rle), "score": float(instance.score)}
     return out if instance.words is None else {**out, "words": [float(weight) for weight in instance.words]}
 
 
@@ -163,7 +155,7 @@ def box_from_json(value: Any, field: str, parts: Sequence[str]) -> list[float]:
     raise BadField(f"{field}: a box is [{', '.join(parts)}], not {_short(value)}")
 
 
-def _instance(index: int, value: Any) -> PredictedInstance:
+def _instance(index: int, value: Any) -> Instance:
     place = f"instances[{index}]"
     if not isinstance(value, dict) or set(value) - {"mask", "score", "words"}:
         raise BadField(f"{place} is an object with mask, score and words, not {_short(value)}")
@@ -173,7 +165,7 @@ def _instance(index: int, value: Any) -> PredictedInstance:
     if words is not None and not (isinstance(words, list) and all(map(is_number, words))):
         raise BadField(f"{place}.words are numbers, not {_short(words)}")
     mask = rle_from_json(value.get("mask"), f"{place}.mask")
-    return PredictedInstance(mask, float(value["score"]), None if words is None else [float(word) for word in words])
+    return Instance(mask, float(value["score"]), None if words is None else [float(word) for word in words])
 
 
 def _list(value: Any, field: str) -> list:

@@ -25,11 +25,12 @@ from refseg.evaluation.measure import Answer, Truth, measure, misfit, scored_box
 from refseg.evaluation.notes import MAX_IDS, IdList, SuspiciousFields
 from refseg.evaluation.other_formats import SUFFIXES, entries_below, is_coco_results, open_predictions
 from refseg.evaluation.overlap import union_rle
-from refseg.evaluation.prediction_file import PredictedInstance, PredictionRow, read_header
+from refseg.evaluation.prediction_file import PredictionRow, read_header
 from refseg.evaluation.protocols import Protocol, View
 from refseg.evaluation.rows import Rows
 from refseg.evaluation.statistics import bootstrap
 from refseg.files import sha256_of
+from refseg.instance import Instance
 from refseg.records import UNKNOWN, Expression
 
 CACHED_IMAGES = 64
@@ -274,13 +275,13 @@ def boxes_of(row: PredictionRow, size: tuple[int, int]) -> list[list[float]] | N
     if row.boxes is not None or row.instances is None:
         return row.boxes
     check_instances(row.instances, size)
-    return [scored_box(instance.mask, instance.score) for instance in row.instances]
+    return [scored_box(instance.rle, instance.score) for instance in row.instances]
 
 
-def check_instances(instances: Sequence[PredictedInstance], size: tuple[int, int]) -> None:
+def check_instances(instances: Sequence[Instance], size: tuple[int, int]) -> None:
     """Their masks have the image's size, or a ValueError says which has not."""
     for number, instance in enumerate(instances):
-        height, width = instance.mask["size"]
+        height, width = instance.rle["size"]
         if (height, width) != tuple(size):
             raise ValueError(f"instances[{number}] is {height} x {width}, not {size[0]} x {size[1]} as the image")
 

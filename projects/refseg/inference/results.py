@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from refseg.datasets.geometry import Size, box_of_mask
+from refseg.datasets.geometry import Size
+from refseg.datasets.masks import encode
 from refseg.datasets.tokenizers import all_unknown
-from refseg.evaluation.prediction_file import PredictedInstance, PredictionRow, rle_to_json
+from refseg.evaluation.prediction_file import PredictionRow, rle_to_json
 from refseg.files import write_atomically
+from refseg.instance import Instance
 from refseg.models.postprocess import (
     DrawnImage,
     PostProcess,
@@ -36,16 +37,11 @@ from refseg.models.postprocess import (
 from refseg.structures import SampleMeta, WordRegions
 from refseg.visualization import answers
 from refseg.visualization.heat import GridMap
-from refseg.visualization.instances import CaseInstance, answer_panel, own_phrases, words_by_instance
+from refseg.visualization.instances import answer_panel, own_phrases, words_by_instance
 from refseg.visualization.overlay import Display, grid, reduce_image, reduced_size
 from refseg.visualization.word_bars import Owners, owners_of_words
 
 SAME_OBJECT_IOU = 0.8  # of two instances that overlap more, the one with the better score is shown
-
-
-def encode_mask(mask: np.ndarray) -> dict:
-    """(H, W) bool -> compressed COCO RLE."""
-    return coco_mask.encode(np.asfortranarray(mask.view(np.uint8)))
 
 
 def mask_png(mask: np.ndarray) -> bytes:
@@ -93,45 +89,6 @@ class DrawnMask:
 
 
 @dataclass(frozen=True, eq=False)
-class FoundInstance:
-    """One of the objects that a phrase refers to.
-
-    `score`: its relevance, 0..1. `words`: a weight for each word of the phrase's `split()`, or None from models that
-    do not say. `phrase`: the content words that weigh most, where the model's weights were measured to find the right
-    words (`LoadedModel.aligned`); empty otherwise.
-    """
-
-    drawn: DrawnMask
-    score: float
-    words: tuple[float, ...] | None = None
-    phrase: str = ""
-
-    @property
-    def mask(self) -> np.ndarray:
-        """(H, W) bool."""
-        return self.drawn.full
-
-    @cached_property
-    def box(self) -> tuple[float, float, float, float]:
-        """x0, y0, x1, y1 around the mask, in pixels."""
-        return box_of_mask(self.mask)
-
-    @property
-    def rounded(self) -> list[float] | None:
-        """`words` as files have them."""
-        return None if self.words is None else [round(weight, 4) for weight in self.words]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "score": self.score,
-            "box": list(self.box),
-            "words": self.rounded,
-            "phrase": self.phrase,
-            "mask": rle_to_json(encode_mask(self.mask)),
-        }
-
-
-@dataclass(frozen=True, eq=False)
 class PhraseResult:
     """The answer to one phrase.
 
@@ -146,7 +103,7 @@ class PhraseResult:
     drawn: DrawnMask
     reason: str
     no_target_prob: float | None
-    queries: tuple[FoundInstance, ...] | None
+    queries: tuple[Instance, ...] | None
     probability: GridMap
     regions: WordRegions | None = None
     unknown_words: tuple[str, ...] = ()
@@ -163,7 +120,7 @@ class PhraseResult:
         return self.drawn.full
 
     @cached_property
-    def raw_instances(self) -> tuple[FoundInstance, ...] | None:
+    def raw_instances(self) -> tuple[Instance, ...] | None:
         """All instances with a pixel, whatever `nothing_here` says; None from models that do not tell them apart."""
         return None if self.queries is None else tuple(one for one in self.queries if one.mask.any())
 
@@ -177,30 +134,30 @@ class PhraseResult:
         return np.zeros(size, bool) if self.nothing_here else self.drawn.at(size)
 
     @cached_property
-    def instances(self) -> tuple[FoundInstance, ...]:
+    def instances(self) -> tuple[Instance, ...]:
         """The objects one by one, best first; none where nothing is here, and none from models that do not tell them
         apart.
 
         Left out is an instance of which less than one cell of the model's grid lies in the answer, and one that
         overlaps a better one with an IoU above `SAME_OBJECT_IOU`.
         """
-        shown: list[FoundInstance] = []
+        shown: list[Instance] = []
         if self.nothing_here:
             return ()
         answer = self.drawn.small
         cell = answer.size / (self.probability.extent[0] * self.probability.extent[1])
         for one in self.queries or ():
-            is_in_answer = np.count_nonzero(one.drawn.small & answer) >= cell
-            if is_in_answer and all(_iou(one.drawn.small, o.drawn.small) <= SAME_OBJECT_IOU for o in shown):
+            is_in_answer = np.count_nonzero(one.source.small & answer) >= cell
+            if is_in_answer and all(_iou(one.source.small, o.source.small) <= SAME_OBJECT_IOU for o in shown):
                 shown.append(one)
         return tuple(shown)
 
     @property
-    def objects(self) -> tuple[FoundInstance, ...]:
+    def objects(self) -> tuple[Instance, ...]:
         """The instances, or the whole mask as one object where there are none of them."""
         if self.nothing_here or self.instances:
             return self.instances
-        return (FoundInstance(self.drawn, self.score),)
+        return (Instance(self.drawn, self.score),)
 
     @property
     def words(self) -> list[tuple[float, ...] | None]:
@@ -212,10 +169,10 @@ class PhraseResult:
         """The instances of each word of `text.split()`."""
         return owners_of_words(len(self.text.split()), words_by_instance(self.text, self.words))
 
-    def cases(self, size: Size) -> list[CaseInstance]:
+    def cases(self, size: Size) -> list[Instance]:
         """The instances as pictures take them, for the image scaled to `size`."""
-        masks = [one.drawn.at(size) for one in self.instances]
-        return list(map(CaseInstance, masks, [one.score for one in self.instances], self.words))
+        masks = [one.source.at(size) for one in self.instances]
+        return list(map(Instance, masks, [one.score for one in self.instances], self.words))
 
     @cached_property
     def share(self) -> float:
@@ -248,12 +205,12 @@ class PhraseResult:
         for one in self.instances:
             weights = np.asarray(one.words or (), np.float32)
             if weights.size and weights.sum() > 0:
-                np.maximum(shares, (weights / weights.sum())[:, None, None] * one.drawn.at(size), out=shares)
+                np.maximum(shares, (weights / weights.sum())[:, None, None] * one.source.at(size), out=shares)
         return shares
 
     def rle(self) -> dict[str, Any]:
         """`mask` as COCO's compressed RLE, ready for JSON."""
-        return rle_to_json(encode_mask(self.mask))
+        return rle_to_json(encode(self.mask))
 
     def png(self) -> bytes:
         """`mask` as a PNG, white on black."""
@@ -271,15 +228,24 @@ class PhraseResult:
             "no_target_prob": self.no_target_prob,
             "score": self.score,
             "mask": self.rle(),
-            "instances": [instance.to_dict() for instance in self.instances],
+            "instances": [
+                {
+                    "score": one.score,
+                    "box": list(one.box),
+                    "words": one.rounded_words,
+                    "phrase": one.phrase,
+                    "mask": rle_to_json(one.rle),
+                }
+                for one in self.instances
+            ],
         }
 
     def to_row(self, expression_id: str) -> PredictionRow:
         """As prediction files have it: what the model drew, whatever its rule for "nothing here" says."""
         instances = None
         if self.raw_instances is not None:
-            instances = [PredictedInstance(encode_mask(one.mask), one.score, one.rounded) for one in self.raw_instances]
-        return PredictionRow(expression_id, encode_mask(self.raw_mask), self.no_target_prob, instances=instances)
+            instances = [Instance(one.rle, one.score, one.rounded_words) for one in self.raw_instances]
+        return PredictionRow(expression_id, encode(self.raw_mask), self.no_target_prob, instances=instances)
 
 
 @dataclass(frozen=True, eq=False)
@@ -409,14 +375,14 @@ def answers_of(drawn: DrawnImage, *, aligned: bool = False) -> tuple[PhraseResul
     masks = [mask_of(one) for one in logits]
 
     # Instances of each phrase, with their words
-    queries: list[tuple[FoundInstance, ...] | None] = [None] * len(masks)
+    queries: list[tuple[Instance, ...] | None] = [None] * len(masks)
     if drawn.chosen is not None:
         words = instance_words(drawn.chosen, drawn.word_of, meta)
         for k, (text, chosen) in enumerate(zip(meta.texts, drawn.chosen, strict=True)):
             phrases = own_phrases(text, words[k]) if aligned else [""] * len(words[k])
             weights = [None if one is None else tuple(one) for one in words[k]]
             drawn_masks = map(mask_of, chosen.mask_logits.float().cpu())
-            queries[k] = tuple(map(FoundInstance, drawn_masks, chosen.relevance.tolist(), weights, phrases))
+            queries[k] = tuple(map(Instance, drawn_masks, chosen.relevance.tolist(), weights, phrases))
 
     regions = None
     if drawn.regions is not None and drawn.word_of is not None:

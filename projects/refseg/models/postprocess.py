@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from refseg.errors import ConfigError
+from refseg.instance import Instance
 from refseg.records import NoTargetRule
 from refseg.structures import (
     Batch,
     GroundTruth,
     ImageResult,
     InstancePrediction,
-    InstanceResult,
     Prediction,
     RegionPrediction,
     SampleMeta,
@@ -172,7 +172,7 @@ def restore_instances(
     input_size: tuple[int, int],
     meta: SampleMeta,
     settings: PostProcess,
-) -> list[list[InstanceResult]]:
+) -> list[list[Instance]]:
     """Restore the instances of an image's K expressions, without those that are empty. `word_of` is (K, L)."""
     counts = [len(queries.relevance) for queries in chosen]
     masks = restore_masks(
@@ -185,7 +185,7 @@ def restore_instances(
     results = []
     words = instance_words(chosen, word_of, meta)
     for queries, restored, weights in zip(chosen, masks.split(counts), words, strict=True):
-        found = map(InstanceResult, restored, queries.relevance.tolist(), weights)
+        found = map(Instance, restored.numpy(), queries.relevance.tolist(), weights)
         shown = restored.flatten(1).any(1).tolist()
         results.append([instance for instance, show in zip(found, shown, strict=True) if show])
     return results

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, features
 
+from refseg.instance import Instance
 from refseg.visualization import instances
-from refseg.visualization.instances import CaseInstance, answer_panel, words_by_instance
+from refseg.visualization.instances import answer_panel, words_by_instance
 from refseg.visualization.overlay import GROUND_TRUTH_COLOUR, grid, mask_panel, two_panels
 from refseg.visualization.word_bars import Owners, owners_of_words
 
@@ -44,7 +45,7 @@ class Case:
     expression_id: str
     tags: Mapping[str, Any] = field(default_factory=dict)
     group: str = "cases"
-    instances: Sequence[CaseInstance] = ()
+    instances: Sequence[Instance] = ()
 
     def __post_init__(self) -> None:
         size, num_words = self.image.shape[:2], len(self.text.split())
@@ -75,7 +76,7 @@ class Case:
         return not self.rejected and self.iou >= RIGHT_IOU
 
     @property
-    def shown_instances(self) -> Sequence[CaseInstance]:
+    def shown_instances(self) -> Sequence[Instance]:
         """None where the answer is "nothing here", or an empty mask."""
         return () if self.answers_nothing else self.instances
 

@@ -35,11 +35,11 @@ from refseg.evaluation.scorer import (
     score_predictions,
 )
 from refseg.evaluation.statistics import beats_chance
+from refseg.instance import Instance
 from refseg.records import Expression
 from refseg.report.cases import Case, choose_cases
 from refseg.report.report import Report
 from refseg.report.rows import chosen_rows, image_or_grey, mask_at
-from refseg.visualization.instances import CaseInstance
 from refseg.visualization.overlay import Display, fit_for_display
 
 BY = ("skill", "length", "targets", "size")
@@ -219,9 +219,9 @@ def make_case(
     """The case, reduced to a thumbnail, and why its image is grey, if it is."""
     size = truth.record.size
     image, problem = image_or_grey(truth.record.image_path, size)
-    instances = [one for one in row.instances or () if tuple(one.mask["size"]) == tuple(size)]
+    instances = [one for one in row.instances or () if tuple(one.rle["size"]) == tuple(size)]
     masks = [mask_at(row.mask, size), decode(truth.mask(expression, view, size))]
-    masks += [decode(one.mask) for one in instances]
+    masks += [one.mask for one in instances]
     image, small = fit_for_display(image, np.stack(masks), REDUCED)
     num_words = len(expression.text.split())
     weights = [one.words if one.words and len(one.words) == num_words else None for one in instances]
@@ -236,7 +236,7 @@ def make_case(
         tags={"skill": expression.tags["skill"]} if expression.tags.get("skill") else {},
         group=group,
         instances=[
-            CaseInstance(mask, one.score, words) for mask, one, words in zip(small[2:], instances, weights, strict=True)
+            Instance(mask, one.score, words) for mask, one, words in zip(small[2:], instances, weights, strict=True)
         ],
     )
     return case, problem

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from refseg.instance import Instance
 from refseg.visualization.captions import caption, caption_size
-from refseg.visualization.instances import CaseInstance, answer_panel, own_phrases, phrase_strip
+from refseg.visualization.instances import answer_panel, own_phrases, phrase_strip
 from refseg.visualization.overlay import (
     NOTHING_HERE,
     THUMBNAIL,
@@ -49,7 +50,7 @@ def answer_cell(
     image: np.ndarray,
     text: str,
     merged: np.ndarray,
-    instances: Sequence[CaseInstance] = (),
+    instances: Sequence[Instance] = (),
     in_words: str = "",
     *,
     display: Display = SINGLE,
@@ -71,7 +72,7 @@ def percent(share: float) -> str:
     return "less than 0.1 %" if share < 0.001 else f"{100 * share:.1f} %"
 
 
-def list_instances(text: str, instances: Sequence[CaseInstance]) -> str:
+def list_instances(text: str, instances: Sequence[Instance]) -> str:
     """The numbers, words and scores of instances, such as "1 “red star” 0.93; 2 0.88"."""
     phrases = own_phrases(text, [one.words for one in instances])
     named = [

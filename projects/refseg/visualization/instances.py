@@ -6,13 +6,13 @@ Letters: N instances, H x W pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from refseg.datasets.tokenizers import is_content_word
+from refseg.instance import Instance
 from refseg.visualization.captions import INK, caption, load_font
 from refseg.visualization.overlay import (
     EMPTY_MASK,
@@ -36,16 +36,6 @@ INSTANCE_COLOURS: tuple[Colour, ...] = PALETTE[2:] + PALETTE[:2]
 _ROOMY = 6  # a mask of this many times a number's area has the number on it, others beside them
 
 
-@dataclass(frozen=True)
-class CaseInstance:
-    """One of the objects that the model means: `mask` (H, W) bool; `words`: a weight for each word of `text.split()`,
-    or None."""
-
-    mask: np.ndarray
-    score: float
-    words: Sequence[float] | None = None
-
-
 def words_by_instance(text: str, weights: Sequence[Sequence[float] | None]) -> list[list[int]]:
     """The content words that belong to each instance, by its weights of the words; none to one without weights."""
     is_content = [is_content_word(word) for word in text.split()]
@@ -63,7 +53,7 @@ def own_phrases(text: str, weights: Sequence[Sequence[float] | None]) -> list[st
     return [" ".join(words[word] for word in own) for own in words_by_instance(text, weights)]
 
 
-def phrase_strip(text: str, instances: Sequence[CaseInstance], width: int) -> np.ndarray:
+def phrase_strip(text: str, instances: Sequence[Instance], width: int) -> np.ndarray:
     """The quoted phrase (h, width, 3), with bars under the words that belong to instances."""
     owners = owners_of_words(len(text.split()), words_by_instance(text, [one.words for one in instances]))
     if any(owners):
@@ -74,7 +64,7 @@ def phrase_strip(text: str, instances: Sequence[CaseInstance], width: int) -> np
 def answer_panel(
     image: np.ndarray,
     merged: np.ndarray,
-    instances: Sequence[CaseInstance],
+    instances: Sequence[Instance],
     *,
     rejected: bool = False,
     display: Display = THUMBNAIL,

@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 
 from refseg.analysis.probes.words import RULES, name_absent, pairs_by_rule
 from refseg.evaluation.measure import Truth
-from refseg.records import Expression, Instance, Record
+from refseg.records import AnnotatedInstance, Expression, Record
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_pairs_and_what_is_known_of_them() -> None:
     """Two dogs: "right dog" is an expression of the image, so the truth of the changed "left dog" is known; so is that
     of a cat, which the image lacks; "first dog" is unknown. "dog on left" in other words means the same, and is left
     out."""
-    instances = [Instance("0", box(0), "dog"), Instance("1", box(6), "dog")]
+    instances = [AnnotatedInstance("0", box(0), "dog"), AnnotatedInstance("1", box(6), "dog")]
     left, right = Expression("l", "left dog", (0,)), Expression("r", "Right dog!", (1,))
     nothing = Expression("n", "left bus", ())
     first, second = Expression("f", "first dog", (0,)), Expression("s", "second dog", (0,))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from refseg.datasets.transforms import TransformState
-from refseg.records import Expression, Instance, Record
+from refseg.records import AnnotatedInstance, Expression, Record
 
 
 def make_state(
@@ -19,7 +19,9 @@ def make_state(
 ) -> TransformState:
     """A loaded image with instances and expressions (text, referents), and tokens in place of a tokenizer's."""
     boxes = boxes or [None] * len(segmentations)
-    instances = [Instance(str(i), s, None, box) for i, (s, box) in enumerate(zip(segmentations, boxes, strict=True))]
+    instances = [
+        AnnotatedInstance(str(i), s, None, box) for i, (s, box) in enumerate(zip(segmentations, boxes, strict=True))
+    ]
     made = [Expression(str(i), text, referents) for i, (text, referents) in enumerate(expressions)]
     record = Record("image", "image.png", image.shape[:2], instances, made)
     return TransformState(record, list(made), np.random.default_rng(seed), image=image)

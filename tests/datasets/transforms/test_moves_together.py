@@ -24,7 +24,7 @@ from refseg.datasets.transforms import (
     ScaleJitter,
     TransformState,
 )
-from refseg.records import Expression, Instance, Record
+from refseg.records import AnnotatedInstance, Expression, Record
 
 SIZE = (120, 160)
 BOX = (20.0, 70.0, 50.0, 36.0)  # x, y, w, h of the rectangle
@@ -42,9 +42,9 @@ def painted_state(seed: int) -> TransformState:
     """The disc's annotation is an RLE, the others' are polygons. One expression for each."""
     image = np.stack([decode(to_rle(shape, SIZE)) for shape in PAINTED], -1).astype(np.uint8) * 255
     instances = [
-        Instance("rectangle", RECTANGLE, None, BOX),
-        Instance("two parts", TWO_PARTS),
-        Instance("disc", to_rle(DISC, SIZE)),
+        AnnotatedInstance("rectangle", RECTANGLE, None, BOX),
+        AnnotatedInstance("two parts", TWO_PARTS),
+        AnnotatedInstance("disc", to_rle(DISC, SIZE)),
     ]
     expressions = [Expression(str(i), "the left one", (i,)) for i in range(3)]
     record = Record("image", "image.png", SIZE, instances, expressions)

@@ -26,7 +26,7 @@ from refseg.datasets.transforms import (
     TransformState,
 )
 from refseg.errors import ConfigError
-from refseg.records import Expression, Instance, Record
+from refseg.records import AnnotatedInstance, Expression, Record
 
 OVERLAPPING = [[2, 2, 10, 2, 10, 10, 2, 10], [5, 5, 15, 5, 15, 15, 5, 15]]  # 139 pixels, 114 of them covered once
 MakeState = Callable[..., TransformState]
@@ -146,7 +146,7 @@ def test_wrong_pipelines_and_arguments(state_of: MakeState) -> None:
 def test_one_pixel_through_everything(masks_at: str, tmp_path: Path) -> None:
     Image.new("RGB", (1, 1), (10, 20, 30)).save(tmp_path / "dot.png")
     (tmp_path / "words.txt").write_text("left dot")
-    instance = Instance("0", [[0, 0, 1, 0, 1, 1, 0, 1]], None, (0, 0, 1, 1))
+    instance = AnnotatedInstance("0", [[0, 0, 1, 0, 1, 1, 0, 1]], None, (0, 0, 1, 1))
     expressions = [Expression("0", "the left dot", (0,)), Expression("1", "nothing", ())]
     record = Record("dot", str(tmp_path / "dot.png"), (1, 1), [instance], expressions)
     transforms = [

@@ -21,7 +21,7 @@ from refseg.datasets.transforms import (
 from refseg.datasets.transforms.crop import choose_window
 from refseg.datasets.transforms.referents import all_keep_a_referent, instance_mask
 from refseg.errors import ConfigError
-from refseg.records import Expression, Instance, Record
+from refseg.records import AnnotatedInstance, Expression, Record
 
 HEIGHT, WIDTH = 40, 60
 
@@ -55,7 +55,9 @@ def test_every_expression_keeps_a_visible_referent(shapes: list, chain: list, se
     indices = st.sets(st.integers(0, len(shapes) - 1)).map(lambda chosen: tuple(sorted(chosen)))
     referents = data.draw(st.lists(indices, min_size=1, max_size=4))
     expressions = [Expression(str(i), "x", indices) for i, indices in enumerate(referents)]
-    record = Record("i", "i.png", (HEIGHT, WIDTH), [Instance(str(i), s) for i, s in enumerate(shapes)], expressions)
+    record = Record(
+        "i", "i.png", (HEIGHT, WIDTH), [AnnotatedInstance(str(i), s) for i, s in enumerate(shapes)], expressions
+    )
     image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     state = TransformState(record, list(expressions), np.random.default_rng(seed), image=image)
     for transform in chain:
@@ -135,7 +137,7 @@ def test_the_last_referent_stays_as_one_pixel(state_of: Callable[..., TransformS
 
 def test_specks_get_a_pixel() -> None:
     """0.2 pixels about (3.1, 5.1) cover no centre; an annotation without area stays empty; out of sight is empty."""
-    speck, nothing = Instance("a", square(3, 5, 0.2)), Instance("b", [])
+    speck, nothing = AnnotatedInstance("a", square(3, 5, 0.2)), AnnotatedInstance("b", [])
     assert instance_mask(speck, (8, 8), np.eye(3), (8, 8)).nonzero() == (np.array([5]), np.array([3]))
     assert not instance_mask(nothing, (8, 8), np.eye(3), (8, 8), must_show=True).any()
     assert not instance_mask(speck, (8, 8), np.eye(3), (5, 8)).any()

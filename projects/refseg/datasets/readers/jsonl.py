@@ -15,7 +15,7 @@ from refseg.datasets.readers.segmentations import clean_segmentation
 from refseg.datasets.readers.values import is_side, is_text
 from refseg.errors import DataError
 from refseg.paths import data_path
-from refseg.records import UNKNOWN, Annotations, Expression, Instance, Problem, Record, Segmentation
+from refseg.records import UNKNOWN, AnnotatedInstance, Annotations, Expression, Problem, Record, Segmentation
 
 _KINDS: dict[str, Any] = {
     "image": str,
@@ -127,7 +127,7 @@ def _add_row(
         segmentation = _segmentation(target, record.size)
         if name not in known_masks:
             known_masks[name] = segmentation
-            instances.append(Instance(name, segmentation))
+            instances.append(AnnotatedInstance(name, segmentation))
         elif known_masks[name] != segmentation:
             raise _BadRow(f"instance_id {name!r} stands for two different masks of {image}")
 

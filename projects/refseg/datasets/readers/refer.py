@@ -26,7 +26,7 @@ from refseg.datasets.readers.segmentations import clean_segmentation
 from refseg.datasets.readers.values import as_flag, as_xywh, is_side, is_text
 from refseg.errors import DataError
 from refseg.paths import data_path
-from refseg.records import UNKNOWN, Annotations, Expression, Instance, Problem, Record
+from refseg.records import UNKNOWN, AnnotatedInstance, Annotations, Expression, Problem, Record
 
 SHOWN = 5  # ids in a notice
 
@@ -123,7 +123,7 @@ def _read_instances(file: Path, problems: list[Problem]) -> tuple[dict[int, _Ima
             problems.append(Problem(f"{file}, annotations[{number}]", _reason(error)))
             continue
         try:
-            instance = Instance(
+            instance = AnnotatedInstance(
                 instance_id=str(entry["id"]),
                 segmentation=clean_segmentation(entry.get("segmentation"), image.record.size),
                 category=categories.get(entry.get("category_id")),

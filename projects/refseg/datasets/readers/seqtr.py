@@ -22,7 +22,7 @@ from refseg.datasets.readers.segmentations import clean_segmentation
 from refseg.datasets.readers.values import as_flag, as_xywh, is_side, is_text
 from refseg.errors import ConfigError, DataError
 from refseg.paths import data_path
-from refseg.records import Annotations, Expression, Instance, Problem, Record
+from refseg.records import AnnotatedInstance, Annotations, Expression, Problem, Record
 
 COCO_NAME = "COCO_train2014_{image_id:012d}.jpg"
 
@@ -148,7 +148,7 @@ def _annotations(entry: dict, num_texts: int) -> list[list]:
     return annotations
 
 
-def _targets(annotations: list, size: tuple[int, int]) -> list[tuple[Any, Instance]]:
+def _targets(annotations: list, size: tuple[int, int]) -> list[tuple[Any, AnnotatedInstance]]:
     """Instances, each with its key for `index_of`. Annotations that are `empty` stand for no target."""
     found = []
     for one in annotations:
@@ -165,5 +165,5 @@ def _targets(annotations: list, size: tuple[int, int]) -> list[tuple[Any, Instan
         is_crowd = as_flag("iscrowd", one.get("iscrowd") or 0)
         name = "" if annotation_id is None else str(annotation_id)
         key = name or json.dumps(one["segmentation"])  # entries about one object repeat its mask
-        found.append((key, Instance(name, segmentation, box=box, is_crowd=is_crowd)))
+        found.append((key, AnnotatedInstance(name, segmentation, box=box, is_crowd=is_crowd)))
     return found

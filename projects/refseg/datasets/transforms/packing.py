@@ -23,7 +23,7 @@ from refseg.datasets.masks import MasksAt, Overlap, to_rle
 from refseg.datasets.transforms.referents import instance_mask
 from refseg.datasets.transforms.state import TransformState
 from refseg.errors import ConfigError
-from refseg.records import Expression, Instance
+from refseg.records import AnnotatedInstance, Expression
 from refseg.registry import TRANSFORMS
 from refseg.structures import GroundTruth, Sample, SampleMeta
 
@@ -154,7 +154,7 @@ def relation(expressions: list[Expression], instances: list[int]) -> np.ndarray:
     return refers
 
 
-def input_box(instance: Instance, mask: np.ndarray, matrix: np.ndarray, size: Size) -> Box:
+def input_box(instance: AnnotatedInstance, mask: np.ndarray, matrix: np.ndarray, size: Size) -> Box:
     """x0, y0, x1, y1 in the input: the annotated box where it stays a box, else the box around the mask."""
     if instance.box is not None and is_axis_aligned(matrix):
         x, y, w, h = instance.box
@@ -164,7 +164,7 @@ def input_box(instance: Instance, mask: np.ndarray, matrix: np.ndarray, size: Si
     return box_of_mask(mask)
 
 
-def original_box(instance: Instance, rle: dict) -> Box:
+def original_box(instance: AnnotatedInstance, rle: dict) -> Box:
     """x, y, width, height in the original image."""
     if instance.box is not None:
         return instance.box

@@ -9,11 +9,11 @@ import numpy as np
 from refseg.datasets.geometry import Size, move_box
 from refseg.datasets.masks import MasksAt, Overlap, box_of_segmentation, rasterise
 from refseg.datasets.transforms.state import TransformState
-from refseg.records import Expression, Instance
+from refseg.records import AnnotatedInstance, Expression
 
 
 def instance_mask(
-    instance: Instance,
+    instance: AnnotatedInstance,
     original_size: Size,
     matrix: np.ndarray,
     size: Size,
