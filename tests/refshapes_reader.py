@@ -8,7 +8,7 @@ from refseg.refshapes.draw import full_masks
 ATTRIBUTES = {
     "kind": "circle:circle circles disc discs;square:square squares box boxes;triangle:triangle triangles;"
     "star:star stars;diamond:diamond diamonds rhombus rhombuses;cross:cross crosses plus pluses",
-    "colour": "red:red;green:green;blue:blue;yellow:yellow;purple:purple violet;orange:orange;white:white;black:black",
+    "color": "red:red;green:green;blue:blue;yellow:yellow;purple:purple violet;orange:orange;white:white;black:black",
     "size": "small:small tiny little;large:large big",
     "texture": "plain:plain;striped:striped stripy",
     "pose": "upright:upright;tilted:tilted slanted rotated",

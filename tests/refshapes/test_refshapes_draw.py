@@ -20,7 +20,7 @@ from refseg.refshapes.draw import (
 )
 from refseg.refshapes.placement import random_scene
 from refseg.refshapes.random_stream import Stream
-from refseg.refshapes.scene import COLOURS, KINDS, UNIT, Background, Blob, Scene, SceneSpec
+from refseg.refshapes.scene import COLORS, KINDS, UNIT, Background, Blob, Scene, SceneSpec
 
 
 def test_sine_table():
@@ -28,8 +28,8 @@ def test_sine_table():
     assert all(abs(sine(i) - 4096 * math.sin(math.radians(3 * i))) <= 0.5001 for i in range(-150, 300))
 
 
-def test_every_colour_has_paint():
-    assert set(PAINT) == set(STRIPE_PAINT) == set(COLOURS)
+def test_every_color_has_paint():
+    assert set(PAINT) == set(STRIPE_PAINT) == set(COLORS)
 
 
 def test_inside_polygon_by_hand():
@@ -91,7 +91,7 @@ def test_hidden_shape_is_dropped(make_scene):
 
 
 def test_background_by_hand():
-    """A blob of radius 10 adds 12 at its centre, 12 * (100 - 25) / 100 = 9 five pixels away, and nothing from 10 on.
+    """A blob of radius 10 adds 12 at its center, 12 * (100 - 25) / 100 = 9 five pixels away, and nothing from 10 on.
     Without noise and slopes the rest is the level. Grain is the same in blocks of 4 x 4 pixels and at most 3."""
     background = Background(level=128, slope_x=0, slope_y=0, noise=0, blobs=(Blob(x=20, y=10, radius=10, change=12),))
     row = render(Scene(32, 48, background, ()), Stream(0))[10, :, 0]

@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 from pycocotools import mask as mask_tools
 
-from refseg.cli.refshapes import add_arguments, main
+from refseg.cli.data import COMMANDS
 from refseg.errors import UsageError
 from refseg.refshapes import PRESETS, generate, word_list
+from refseg.refshapes.generate import main
 from refseg.refshapes.output import annotation_files
 from refseg.refshapes.sample import draw_sample, make_sample
 
@@ -257,7 +258,7 @@ def test_mini_is_what_it_promises():
 
 def test_command_line(tmp_path, capsys):
     parser = argparse.ArgumentParser()
-    add_arguments(parser)
+    COMMANDS["refshapes"].add_arguments(parser)
     out = str(tmp_path / "out")
     assert main(parser.parse_args(["--preset", "tiny", "--out", out, "--workers", "1"])) == 0
     assert "train: 24 images, 144 expressions" in capsys.readouterr().out

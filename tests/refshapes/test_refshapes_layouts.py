@@ -21,7 +21,7 @@ from refseg.refshapes.polygons import encode_masks, segmentation, trace
 from refseg.refshapes.random_stream import Stream
 from refseg.refshapes.rules import NO_RULE, named_pairs
 from refseg.refshapes.sample import make_sample
-from refseg.refshapes.scene import COLOURS, KINDS
+from refseg.refshapes.scene import COLORS, KINDS
 from refseg.refshapes.vocabulary import ADJECTIVES, KIND_NOUNS
 
 # A small preset with all skills, both families and pairs kept apart.
@@ -134,9 +134,9 @@ def test_negatives_of_a_color_and_a_kind_are_absent():
     """A red circle and a blue star: of the pairs with one of the first's attributes, all are absent but its own."""
     sample = make_sample(SMALL, "val", 0)
     shape = sample.scene.shapes[0]
-    shown = {(other.colour, other.kind) for other in sample.scene.shapes}
+    shown = {(other.color, other.kind) for other in sample.scene.shapes}
     nouns = {word: kind for kind, forms in KIND_NOUNS.items() for form in forms for word in form}
-    colors = {word: color for color, words in ADJECTIVES["colour"].items() for word in words}
+    colors = {word: color for color, words in ADJECTIVES["color"].items() for word in words}
     found, texts = set(), set()
     for seed in range(150):
         text = _absent_pair(sample, shape.id, Stream(seed), SMALL.rule("val"), texts)
@@ -144,15 +144,15 @@ def test_negatives_of_a_color_and_a_kind_are_absent():
         texts |= {text} if seed < 5 else set()
         words = text.split()
         (color,), (kind,) = ([table[word] for word in words if word in table] for table in (colors, nouns))
-        assert (color, kind) not in shown and (color == shape.colour) != (kind == shape.kind)
+        assert (color, kind) not in shown and (color == shape.color) != (kind == shape.kind)
         found.add((color, kind))
     assert not found & set(SMALL.held_out) and len(found) > 5
 
 
 def test_a_scene_that_shows_every_pair_has_no_negative(make_scene):
-    rows = [(kind, color, "small", 20, 50) for kind in KINDS for color in COLOURS if "red" in color or kind == "star"]
+    rows = [(kind, color, "small", 20, 50) for kind in KINDS for color in COLORS if "red" in color or kind == "star"]
     sample = replace(make_sample(SMALL, "val", 0), scene=make_scene(*rows))
-    star = next(shape.id for shape in sample.scene.shapes if (shape.colour, shape.kind) == ("red", "star"))
+    star = next(shape.id for shape in sample.scene.shapes if (shape.color, shape.kind) == ("red", "star"))
     with pytest.raises(ValueError, match="val_000000 shows every"):
         _absent_pair(sample, star, Stream(0), NO_RULE, set())
 
@@ -240,7 +240,7 @@ def test_instances(small, folder):
             x, y, w, h = map(int, entry["bbox"])
             assert mask[y : y + h, x : x + w].sum() == mask.sum()
             assert mask[y].any() and mask[y + h - 1].any() and mask[:, x].any() and mask[:, x + w - 1].any()
-            assert entry["attributes"]["colour"] == shape.colour
+            assert entry["attributes"]["colour"] == shape.color
 
 
 def test_two_workers_write_the_same_bytes(small, tmp_path):
@@ -261,18 +261,18 @@ def test_held_out_pairs_are_in_no_other_split(small):
     for split, count in SMALL.images.items():
         for index in range(count):
             sample = make_sample(SMALL, split, index)
-            shown = {(shape.colour, shape.kind) for shape in sample.scene.shapes}
+            shown = {(shape.color, shape.kind) for shape in sample.scene.shapes}
             assert bool(shown & pairs) == (split == "heldout")
             for expression in sample.expressions:
                 named = set(named_pairs(expression.meaning))
                 assert bool(named & pairs) == (split == "heldout")
                 for i in expression.referents if split == "heldout" else ():
                     shape = sample.scene.shapes[i]
-                    assert (shape.colour, shape.kind) in pairs & named
+                    assert (shape.color, shape.kind) in pairs & named
 
 
 def test_held_out_pairs_are_in_no_text_of_the_layouts(small):
-    """By the words: a colour right before the noun of its kind."""
+    """By the words: a color right before the noun of its kind."""
     _, rows, refs, _ = small
     texts = [row["text"] for row in rows if row["split"] != "heldout"]
     texts += [sentence["raw"] for table in refs.values() for ref in table for sentence in ref["sentences"]]

@@ -20,7 +20,7 @@ from refseg.refshapes.placement import random_scene
 from refseg.refshapes.random_stream import Stream
 from refseg.refshapes.scene import SceneSpec
 
-RED_CIRCLE = Match(kind="circle", colour="red")
+RED_CIRCLE = Match(kind="circle", color="red")
 
 
 @pytest.fixture
@@ -39,12 +39,12 @@ def scene(make_scene):
     [
         (Match(), (0, 1, 2, 3, 4)),
         (RED_CIRCLE, (0,)),
-        (Match(colour="red"), (0, 2, 3)),
+        (Match(color="red"), (0, 2, 3)),
         (Match(texture="striped"), (2,)),
         (Match(kind="star", size="small"), (3,)),
         (Match(kind="cross"), ()),
-        (Match(kind="circle", without=("colour", "red")), (1,)),
-        (Match(colour="red", without=("kind", "circle")), (2, 3)),
+        (Match(kind="circle", without=("color", "red")), (1,)),
+        (Match(color="red", without=("kind", "circle")), (2, 3)),
         (Most(Match(kind="circle"), "right"), (1,)),
         (Most(Match(), "right"), UNCLEAR),  # 78 against 75: less than the margin
         (Most(Match(kind="star"), "large"), (4,)),
@@ -53,11 +53,11 @@ def scene(make_scene):
         (Most(Match(kind="square"), "left"), (2,)),  # the only one
         (Place(Match(kind="circle"), "left"), (0,)),
         (Place(Match(kind="star"), "right"), UNCLEAR),  # 3 is 2 pixels right of the middle
-        (Place(Match(colour="red"), "top"), (0,)),
-        (Place(Match(colour="blue"), "right"), (1, 4)),
-        (Place(Match(colour="blue"), "bottom right"), (4,)),
+        (Place(Match(color="red"), "top"), (0,)),
+        (Place(Match(color="blue"), "right"), (1, 4)),
+        (Place(Match(color="blue"), "bottom right"), (4,)),
         (Place(Match(kind="square"), "right"), ()),  # one square, clearly on the left
-        (Place(Match(colour="blue"), "left"), UNCLEAR),  # two, none there: perhaps the leftmost is meant
+        (Place(Match(color="blue"), "left"), UNCLEAR),  # two, none there: perhaps the leftmost is meant
     ],
 )
 def test_heads(scene, head, ids):
@@ -68,15 +68,15 @@ def test_heads(scene, head, ids):
 @pytest.mark.parametrize(
     "of, side, anchor, ids",
     [
-        (Match(kind="circle"), "left", Match(kind="circle", colour="blue"), (0,)),  # the anchor is left out
+        (Match(kind="circle"), "left", Match(kind="circle", color="blue"), (0,)),  # the anchor is left out
         (Match(kind="star"), "right", Match(kind="square"), (3, 4)),
         (Match(kind="star"), "left", Match(kind="square"), ()),
         (Match(kind="square"), "bottom", RED_CIRCLE, (2,)),
         (Match(kind="star"), "bottom", RED_CIRCLE, UNCLEAR),  # 4 is 58 to the right and only 55 below
         (Match(kind="star"), "right", Match(kind="cross"), ()),  # no cross at all
         (Match(kind="star"), "right", Match(kind="circle"), UNCLEAR),  # which circle?
-        (Match(colour="red"), "right", Match(kind="star", colour="blue"), ()),
-        (Match(colour="blue", kind="circle"), "top", Match(colour="blue", kind="star"), (1,)),
+        (Match(color="red"), "right", Match(kind="star", color="blue"), ()),
+        (Match(color="blue", kind="circle"), "top", Match(color="blue", kind="star"), (1,)),
     ],
 )
 def test_relations(scene, of, side, anchor, ids):
@@ -91,15 +91,15 @@ def check(verdict, ids):
 @pytest.mark.parametrize(
     "of, rank, side, ids",
     [
-        (Match(colour="red"), 1, "bottom", UNCLEAR),  # 72 against 70: less than the margin
-        (Match(colour="red"), 3, "bottom", (0,)),  # the tie is among those before it
+        (Match(color="red"), 1, "bottom", UNCLEAR),  # 72 against 70: less than the margin
+        (Match(color="red"), 3, "bottom", (0,)),  # the tie is among those before it
         (Match(kind="star"), 2, "left", (4,)),
         (Match(kind="star"), 2, "right", (3,)),
         (Match(kind="star"), 3, "right", ()),  # there are two
         (Match(kind="cross"), 1, "left", ()),
         (Match(size="small"), 2, "left", (3,)),  # 20, 50, 75
-        (Match(colour="red"), 2, "left", UNCLEAR),  # 20, 20, 50: of the first two, neither is the second
-        (Match(colour="red"), 3, "left", (3,)),
+        (Match(color="red"), 2, "left", UNCLEAR),  # 20, 20, 50: of the first two, neither is the second
+        (Match(color="red"), 3, "left", (3,)),
         (Match(), 3, "left", (3,)),
         (Match(), 4, "left", UNCLEAR),  # 75 against 78
     ],
@@ -111,7 +111,7 @@ def test_ordinals(scene, of, rank, side, ids):
 @pytest.mark.parametrize(
     "of, anchor, ids",
     [
-        (Match(colour="red"), Match(kind="star", colour="blue"), (3,)),  # 28 away; the square 58
+        (Match(color="red"), Match(kind="star", color="blue"), (3,)),  # 28 away; the square 58
         (Match(kind="circle"), Match(kind="square"), (0,)),  # 50 away; the other 74
         (Match(kind="star"), Match(kind="square"), (3,)),
         (Match(size="small"), RED_CIRCLE, UNCLEAR),  # 50 and 55: less than the margin of 5.76
@@ -127,7 +127,7 @@ def test_nearest(scene, of, anchor, ids):
 
 @pytest.mark.parametrize("x, ids", [(63, UNCLEAR), (67, (1,))])
 def test_nearest_by_gap_as_well(make_scene, x, ids):
-    """The small star's centre is 34 from the circle's, and its edge 26. The large one's are 39 and 25 at x = 63, within
+    """The small star's center is 34 from the circle's, and its edge 26. The large one's are 39 and 25 at x = 63, within
     the margin of 5.76; at x = 67 they are 43 and 29, farther in both."""
     scene = make_scene(
         ("circle", "red", "small", 24, 48), ("star", "blue", "small", 24, 82), ("star", "red", "large", x, 48)
@@ -136,7 +136,7 @@ def test_nearest_by_gap_as_well(make_scene, x, ids):
 
 
 def test_a_larger_gap_is_not_nearest(make_scene):
-    """The huge star's centre is 42 away and its edge 18; the small one's 34 and 26: it leads by its centre only."""
+    """The huge star's center is 42 away and its edge 18; the small one's 34 and 26: it leads by its center only."""
     scene = make_scene(
         ("circle", "red", "small", 24, 48), ("star", "blue", "small", 24, 82), ("star", "red", "huge", 66, 48)
     )
@@ -159,7 +159,7 @@ def test_a_larger_gap_is_not_nearest(make_scene):
     ],
 )
 def test_depths(make_scene, row, depth, ids):
-    """A circle of radius 24 at (48, 48); the later shape lies on it. The large square reaches 11.9 from its centre: at
+    """A circle of radius 24 at (48, 48); the later shape lies on it. The large square reaches 11.9 from its center: at
     x = 28 it covers the circle's columns from 24 to 39.9, far more than a tenth of it. The small one, 6.8, at x = 21
     covers columns 24 to 27.8 where the circle has few pixels."""
     scene = make_scene(("circle", "red", "huge", 48, 48), row)
@@ -178,7 +178,7 @@ def test_depths_the_other_way_round(make_scene):
 
 
 def test_no_side_of_what_lies_around(make_scene):
-    """The star in the circle is 14 left of its centre, and yet it is not "left of the circle"."""
+    """The star in the circle is 14 left of its center, and yet it is not "left of the circle"."""
     scene = make_scene(("circle", "red", "huge", 48, 48), ("star", "blue", "small", 34, 48))
     check(Relative(Match(kind="star"), "left", Phrase(Match(kind="circle"))).judge(scene), UNCLEAR)
     check(Nearest(Match(kind="star"), Phrase(Match(kind="circle"))).judge(scene), UNCLEAR)
@@ -203,11 +203,11 @@ def test_pose(make_scene, kind, angle, pose):
     "match, sensible",
     [
         (Match(kind="star", pose="upright"), True),
-        (Match(colour="red", pose="tilted"), True),
-        (Match(colour="red", pose="upright"), False),  # are circles upright?
+        (Match(color="red", pose="tilted"), True),
+        (Match(color="red", pose="upright"), False),  # are circles upright?
         (Match(kind="circle", pose="tilted"), False),
         (Match(kind="circle", without=("pose", "tilted")), False),
-        (Match(kind="circle", without=("colour", "red")), True),
+        (Match(kind="circle", without=("color", "red")), True),
     ],
 )
 def test_sensible_poses(match, sensible):
@@ -216,8 +216,8 @@ def test_sensible_poses(match, sensible):
 
 @pytest.mark.parametrize("x, ids", [(27, (0,)), (25, UNCLEAR), (25.9, UNCLEAR)])
 def test_most_by_edge_as_well(make_scene, x, ids):
-    """The small circle's centre is at 20 and its edge at 12. A large one at 27 has its edge at 13: second in both. At
-    25 its centre is within the margin of 5.76; at 25.9 it is not, but its edge, at 11.9, is then the first."""
+    """The small circle's center is at 20 and its edge at 12. A large one at 27 has its edge at 13: second in both. At
+    25 its center is within the margin of 5.76; at 25.9 it is not, but its edge, at 11.9, is then the first."""
     scene = make_scene(("circle", "red", "small", 20, 20), ("circle", "blue", "large", x, 60))
     verdict = Most(Match(), "left").judge(scene)
     assert verdict == ids if ids is UNCLEAR else verdict.ids == ids
@@ -229,14 +229,14 @@ def test_most_by_edge_as_well(make_scene, x, ids):
         ([Phrase(RED_CIRCLE)], (0,)),
         ([Phrase(Match(kind="circle"))], UNCLEAR),  # "the circle": there are two
         ([Phrase(Match(kind="circle"), 2)], (0, 1)),
-        ([Phrase(Match(colour="red"), 2)], UNCLEAR),  # "the two red shapes": there are three
+        ([Phrase(Match(color="red"), 2)], UNCLEAR),  # "the two red shapes": there are three
         ([Phrase(Match(kind="cross"), 2)], ()),
         ([Phrase(Match(kind="star"), None)], (3, 4)),
         ([Phrase(Match(kind="square"), None)], UNCLEAR),  # "all squares": there is one
         ([Phrase(Match(kind="circle"), 2), Phrase(Match(kind="square"))], (0, 1, 2)),
         ([Phrase(Match(kind="circle"), 2), Phrase(Match(kind="cross"))], UNCLEAR),  # half of it is there
         ([Phrase(Match(kind="diamond")), Phrase(Match(kind="cross"))], ()),
-        ([Phrase(RED_CIRCLE), Phrase(Match(colour="red"), 3)], UNCLEAR),  # overlap
+        ([Phrase(RED_CIRCLE), Phrase(Match(color="red"), 3)], UNCLEAR),  # overlap
     ],
 )
 def test_expressions(scene, phrases, ids):
@@ -299,7 +299,7 @@ def test_changes(scene, name, head, changed):
 @pytest.mark.parametrize("seed", range(5))
 def test_attribute_change_changes_one_attribute(scene, seed):
     changed = CHANGES["attribute"](RED_CIRCLE, scene, Stream(seed))
-    assert (changed.kind == "circle") != (changed.colour == "red")
+    assert (changed.kind == "circle") != (changed.color == "red")
     assert (changed.size, changed.texture, changed.without) == (None, None, None)
 
 
@@ -326,9 +326,9 @@ def test_skills_run_on_the_poorest_scene(make_scene, skill):
 
 
 def test_crowding():
-    """Few kinds and colours per scene: most scenes have two shapes of one kind and colour."""
+    """Few kinds and colors per scene: most scenes have two shapes of one kind and color."""
     twins = 0
     for seed in range(50):
-        looks = [(shape.kind, shape.colour) for shape in random_scene(96, 96, SceneSpec(), Stream(seed)).shapes]
+        looks = [(shape.kind, shape.color) for shape in random_scene(96, 96, SceneSpec(), Stream(seed)).shapes]
         twins += len(set(looks)) < len(looks)
     assert twins >= 35

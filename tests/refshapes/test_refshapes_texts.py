@@ -15,7 +15,7 @@ from refseg.refshapes.presets import PRESETS
 from refseg.refshapes.random_stream import Stream
 from refseg.refshapes.skills import SKILLS
 from refseg.refshapes.vocabulary import word_list
-from refseg.refshapes.wording import ground_words, realise, text_of
+from refseg.refshapes.wording import ground_words, realize, text_of
 from refshapes_reader import ANCHORED, MEANS, read
 
 
@@ -99,7 +99,7 @@ def test_grounding_by_hand(make_scene):
     expression = Expression((Phrase(Relative(Match(kind="star"), "left", Phrase(Match("square", "red")))),))
     texts = set()
     for seed in range(60):
-        words = realise(expression, Stream(seed))
+        words = realize(expression, Stream(seed))
         texts.add(text_of(words))
         referents, anchors = ground_words(expression, words, scene)
         assert [words[i].text for i in referents[0]] == ["star"]
@@ -114,7 +114,7 @@ def test_grounding_of_a_union(make_scene):
         ("circle", "red", "small", 20, 20), ("circle", "red", "small", 20, 60), ("star", "blue", "small", 70, 60)
     )
     expression = Expression((Phrase(Match("circle", "red"), 2), Phrase(Match("star"))))
-    words = realise(expression, Stream(3))
+    words = realize(expression, Stream(3))
     referents, _ = ground_words(expression, words, scene)
     said = {instance: [words[i].text for i in indices] for instance, indices in referents.items()}
     assert said[0] == said[1]
@@ -125,7 +125,7 @@ def test_grounding_of_a_union(make_scene):
 def test_no_words_for_what_is_not_there(make_scene):
     scene = make_scene(("circle", "red", "small", 20, 20))
     expression = Expression((Phrase(Most(Match("star"), "left")),))
-    assert ground_words(expression, realise(expression, Stream(0)), scene) == ({}, {})
+    assert ground_words(expression, realize(expression, Stream(0)), scene) == ({}, {})
 
 
 def test_word_list_is_sorted_and_clean():

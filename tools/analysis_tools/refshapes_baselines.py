@@ -30,8 +30,12 @@ TRAIN_ROWS = 20_000  # the first ones; enough for these features
 TUNING_ROWS = 2_000  # of these, held back for the two thresholds
 THRESHOLDS = np.linspace(0.04, 0.8, 20)
 
+FIELDS = {"color": "colour"}  # attributes under another name in instances.json
 MEANS = {
-    word: (name, value) for name, table in ADJECTIVES.items() for value, words in table.items() for word in words
+    word: (FIELDS.get(name, name), value)
+    for name, table in ADJECTIVES.items()
+    for value, words in table.items()
+    for word in words
 } | {word: ("kind", kind) for kind, nouns in KIND_NOUNS.items() for noun in nouns for word in noun}
 
 

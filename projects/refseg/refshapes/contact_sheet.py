@@ -68,13 +68,13 @@ def sheet(preset: Preset, split: str = "train", *, count: int = 12, columns: int
     return whole
 
 
-def few_colours(picture: np.ndarray) -> Image.Image:
-    """The picture in greys, the paints, and these half mixed with grey: small in spite of noise, and true in hue."""
+def few_colors(picture: np.ndarray) -> Image.Image:
+    """The picture in grays, the paints, and these half mixed with gray: small in spite of noise, and true in hue."""
     paints = [*PAINT.values(), *STRIPE_PAINT.values(), SKY_BLUE]
     mixed = [tuple((part + 130) // 2 for part in paint) for paint in paints]
-    colours = [*((level, level, level) for level in range(0, 256, 6)), *paints, *mixed]
+    colors = [*((level, level, level) for level in range(0, 256, 6)), *paints, *mixed]
     palette = Image.new("P", (1, 1))
-    palette.putpalette([part for colour in colours for part in colour])
+    palette.putpalette([part for color in colors for part in color])
     return Image.fromarray(picture).quantize(palette=palette, dither=Image.Dither.NONE)
 
 
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     picture = sheet(PRESETS[args.preset], args.split, count=args.count, columns=args.columns, skills=args.skills)
-    few_colours(picture).save(args.out, optimize=True)
+    few_colors(picture).save(args.out, optimize=True)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ class Contact:
     upper_within: bool  # the upper one's full mask lies wholly in that of the lower
     lower_within: bool
     hidden_percent: int
-    told_apart: bool  # of different colours, so that one can see which is in front
+    told_apart: bool  # of different colors, so that one can see which is in front
 
 
 @lru_cache(maxsize=8)
@@ -42,7 +42,7 @@ def contacts(scene: Scene) -> dict[tuple[int, int], Contact]:
                     upper_within=shared == int(np.count_nonzero(full[upper.id])),
                     lower_within=shared == area,
                     hidden_percent=int(np.count_nonzero(full[lower.id] & visible[upper.id])) * 100 // area,
-                    told_apart=lower.colour != upper.colour,
+                    told_apart=lower.color != upper.color,
                 )
     return found
 

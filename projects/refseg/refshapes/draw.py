@@ -31,7 +31,7 @@ PAINT = {
     "white": (244, 244, 244),
     "black": (20, 20, 20),
 }
-# Every second stripe: paler or darker than the colour, and unlike any background.
+# Every second stripe: paler or darker than the color, and unlike any background.
 STRIPE_PAINT = {
     "red": (240, 160, 160),
     "green": (164, 220, 176),
@@ -164,7 +164,7 @@ def drop_hidden(scene: Scene, spec: SceneSpec) -> tuple[Scene, np.ndarray]:
 
 def _surface(shape: Shape, box: tuple[slice, slice]) -> np.ndarray:
     """(h, w, 3) int64: the paint of a shape at each pixel of its box."""
-    paint = np.array(PAINT[shape.colour], dtype=np.int64)
+    paint = np.array(PAINT[shape.color], dtype=np.int64)
     rows, cols = box
     xs = np.arange(cols.start, cols.stop, dtype=np.int64)[None, :] * UNIT + UNIT // 2 - shape.x  # (1, w)
     ys = np.arange(rows.start, rows.stop, dtype=np.int64)[:, None] * UNIT + UNIT // 2 - shape.y  # (h, 1)
@@ -173,13 +173,13 @@ def _surface(shape: Shape, box: tuple[slice, slice]) -> np.ndarray:
     turn = shape.angle + 15  # stripes run at 45 degrees to the shape's own upright
     along = (xs * cosine(turn) + ys * sine(turn)) // TABLE_UNIT  # (h, w), 1/16 pixel
     odd = (along // max(2 * UNIT, shape.radius // 4)) % 2 == 1
-    return np.where(odd[..., None], np.array(STRIPE_PAINT[shape.colour], dtype=np.int64), paint)
+    return np.where(odd[..., None], np.array(STRIPE_PAINT[shape.color], dtype=np.int64), paint)
 
 
 def render(scene: Scene, stream: Stream) -> np.ndarray:
     """(H, W, 3) uint8 RGB: the background, shapes in order with soft edges, then noise over all."""
     height, width = scene.height, scene.width
-    pixels = np.repeat(_grey(scene)[..., None], 3, axis=2)  # (H, W, 3)
+    pixels = np.repeat(_gray_levels(scene)[..., None], 3, axis=2)  # (H, W, 3)
     if scene.background.grain:
         blocks = (-(-height // GRAIN_PIXELS), -(-width // GRAIN_PIXELS), 3)
         grain = _noise(blocks, scene.background.grain, stream)
@@ -192,16 +192,16 @@ def render(scene: Scene, stream: Stream) -> np.ndarray:
     return np.clip(pixels + _noise(pixels.shape, scene.background.noise, stream), 0, 255).astype(np.uint8)
 
 
-def _grey(scene: Scene) -> np.ndarray:
+def _gray_levels(scene: Scene) -> np.ndarray:
     """(H, W) int64: the background's level, slopes and blobs."""
     height, width, background = scene.height, scene.width, scene.background
     ys, xs = np.arange(height, dtype=np.int64)[:, None], np.arange(width, dtype=np.int64)[None, :]  # (H, 1), (1, W)
-    grey = background.level + (2 * ys - height) * background.slope_y // (2 * height)
-    grey = grey + (2 * xs - width) * background.slope_x // (2 * width)
+    gray = background.level + (2 * ys - height) * background.slope_y // (2 * height)
+    gray = gray + (2 * xs - width) * background.slope_x // (2 * width)
     for blob in background.blobs:
         distance = (xs - blob.x) ** 2 + (ys - blob.y) ** 2  # squared, as the radius below
-        grey += np.maximum(blob.radius**2 - distance, 0) * blob.change // blob.radius**2
-    return grey
+        gray += np.maximum(blob.radius**2 - distance, 0) * blob.change // blob.radius**2
+    return gray
 
 
 def _noise(shape: tuple[int, ...], largest: int, stream: Stream) -> np.ndarray:

@@ -13,7 +13,7 @@ from refseg.refshapes.random_stream import Stream
 from refseg.refshapes.rules import NO_RULE, Rule
 from refseg.refshapes.scene import Scene
 from refseg.refshapes.skills import SKILLS
-from refseg.refshapes.wording import ground_words, realise, text_of
+from refseg.refshapes.wording import ground_words, realize, text_of
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _one_expression(scene: Scene, spec: ExpressionSpec, stream: Stream, rule: Ru
             expression, change = break_expression(expression, scene, stream, rule.allows)
         if expression is None:
             continue
-        words = realise(expression, stream)
+        words = realize(expression, stream)
         referents, anchors = ground_words(expression, words, scene)
         skill = "no_target" if want == "none" else form
         ids = expression.judge(scene).ids

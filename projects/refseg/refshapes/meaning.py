@@ -37,11 +37,11 @@ class Match:
     """Shapes with the attributes that are given, and, for a negation, without the one attribute named last."""
 
     kind: str | None = None
-    colour: str | None = None
+    color: str | None = None
     size: str | None = None
     texture: str | None = None
     pose: str | None = None
-    without: tuple[str, str] | None = None  # ("colour", "red"): not red
+    without: tuple[str, str] | None = None  # ("color", "red"): not red
 
     @cached_property
     def given(self) -> dict[str, str]:
@@ -71,7 +71,7 @@ class Match:
 class Most:
     """The one match farthest to a side of SIDES, or the largest or smallest ("large", "small") by radius.
 
-    It is the farthest by its centre, by the margin, and by its outer edge too; its radius must differ by a quarter.
+    It is the farthest by its center, by the margin, and by its outer edge too; its radius must differ by a quarter.
     """
 
     of: Match
@@ -113,7 +113,7 @@ class Place:
 class Ordinal:
     """The match that is number ``rank`` (1 is the first) from a side (SIDES); where there are fewer, there is none.
 
-    Each other match is before or after it by its centre, by the margin, and by its outer edge too.
+    Each other match is before or after it by its center, by the margin, and by its outer edge too.
     """
 
     of: Match
@@ -159,7 +159,7 @@ class Relative:
 
 @dataclass(frozen=True)
 class Nearest:
-    """The match with the centre nearest to the anchor's, by the margin and a tenth, and with the smallest gap too.
+    """The match with the center nearest to the anchor's, by the margin and a tenth, and with the smallest gap too.
 
     It is unclear where a match and the anchor lie over each other, by a tenth of their radii.
     """
@@ -226,7 +226,7 @@ def match_of(head: Head) -> Match:
 
 
 def _reach(shape: Shape, end: str) -> int:
-    """How far a shape's centre is towards a side, or how large or small the shape is."""
+    """How far a shape's center is towards a side, or how large or small the shape is."""
     return {
         "left": -shape.x,
         "right": shape.x,
@@ -254,9 +254,9 @@ def _squared_distance(one: Shape, other: Shape) -> int:
 
 
 def _beside(shape: Shape, side: str, anchor: Shape, margin: int) -> int:
-    """1 by the margin and at most 45 degrees off the axis, -1 on the far side of the anchor's centre, else 0.
+    """1 by the margin and at most 45 degrees off the axis, -1 on the far side of the anchor's center, else 0.
 
-    0 too where one lies inside or nearly inside the other: 3/4 of the larger radius or less between the centres.
+    0 too where one lies inside or nearly inside the other: 3/4 of the larger radius or less between the centers.
     """
     if _squared_distance(shape, anchor) * 16 <= 9 * max(shape.radius, anchor.radius) ** 2:
         return 0

@@ -19,8 +19,8 @@ from refseg.refshapes.presets import Preset
 from refseg.refshapes.random_stream import Stream
 from refseg.refshapes.rules import Rule
 from refseg.refshapes.sample import LONG_WORDS, NEGATIVES, Sample, stream_of
-from refseg.refshapes.scene import COLOURS, KINDS, UNIT
-from refseg.refshapes.wording import realise, text_of
+from refseg.refshapes.scene import COLORS, KINDS, UNIT
+from refseg.refshapes.wording import realize, text_of
 
 Ref = dict[str, Any]
 CATEGORY_IDS = {kind: i + 1 for i, kind in enumerate(KINDS)}
@@ -123,7 +123,7 @@ def rrefcoco_refs(preset: Preset, sample: Sample) -> list[Ref]:
         right = [sample.expressions[i % _PER_IMAGE].meaning for i in ref["sent_ids"]]
         for _ in range(_NEGATIVES_PER_OBJECT):
             broken, _change = break_expression(stream.choice(right), sample.scene, stream, rule.allows)
-            text = text_of(realise(broken, stream)) if broken is not None else ""
+            text = text_of(realize(broken, stream)) if broken is not None else ""
             if text and text not in texts:
                 texts.add(text)
                 _add_negative(ref, sample, number, text)
@@ -142,11 +142,11 @@ def rrefcoco_refs(preset: Preset, sample: Sample) -> list[Ref]:
 def _absent_pair(sample: Sample, instance: int, stream: Stream, rule: Rule, texts: set[str]) -> str:
     """A new text for a color and a kind, one of them the instance's, that no shape of the image has together."""
     shape = sample.scene.shapes[instance]
-    pairs = [(color, shape.kind) for color in COLOURS] + [(shape.colour, kind) for kind in KINDS]
-    wrong = [Expression((Phrase(Match(kind=kind, colour=color)),)) for color, kind in pairs]
+    pairs = [(color, shape.kind) for color in COLORS] + [(shape.color, kind) for kind in KINDS]
+    wrong = [Expression((Phrase(Match(kind=kind, color=color)),)) for color, kind in pairs]
     wrong = [each for each in wrong if each.judge(sample.scene) == Verdict() and rule.allows(each)]  # clearly none
     for _ in range(100):
-        text = text_of(realise(stream.choice(wrong), stream)) if wrong else ""
+        text = text_of(realize(stream.choice(wrong), stream)) if wrong else ""
         if text and text not in texts:
             return text
     raise ValueError(f"image {sample.name} shows every color and kind, so that nothing is absent: allow fewer shapes")
@@ -211,7 +211,7 @@ def annotation_entries(sample: Sample, rles: list[dict[str, Any]]) -> list[dict[
                 "iscrowd": 0,
                 "attributes": {
                     "kind": shape.kind,
-                    "colour": shape.colour,
+                    "colour": shape.color,
                     "size": shape.size,
                     "texture": shape.texture,
                     "pose": shape.pose,

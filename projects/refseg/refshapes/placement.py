@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from refseg.refshapes.random_stream import Stream
 from refseg.refshapes.rules import NO_RULE, Rule
 from refseg.refshapes.scene import (
-    COLOURS,
+    COLORS,
     KINDS,
     TILTED_STEPS,
     UNIT,
@@ -70,11 +70,11 @@ class _Layout:
     def __post_init__(self) -> None:
         stream, spec = self.stream, self.spec
         self.kinds = stream.sample(KINDS, stream.between(*spec.kinds_per_scene))
-        self.colours = stream.sample(COLOURS, stream.between(*spec.colours_per_scene))
+        self.colors = stream.sample(COLORS, stream.between(*spec.colors_per_scene))
         self.wanted = stream.choice(self.rule.wanted) if self.rule.wanted else None
         if self.wanted is not None:
-            colour, kind = self.wanted
-            self.colours = [colour, *(other for other in self.colours if other != colour)]
+            color, kind = self.wanted
+            self.colors = [color, *(other for other in self.colors if other != color)]
             self.kinds = [kind, *(other for other in self.kinds if other != kind)]
         self.number = stream.between(*spec.num_shapes)
 
@@ -90,14 +90,14 @@ class _Layout:
             self._add(look, size, place, radius)
 
     def add_container(self) -> None:
-        """A very large shape with one or two small ones of other colours on it, away from its edge."""
+        """A very large shape with one or two small ones of other colors on it, away from its edge."""
         stream = self.stream
         look = self._look(kinds=[kind for kind in self.kinds if kind in CONTAINERS])
         radius = self._radius(self.spec.container_radius)
         place = self._free_place(radius, self.shapes)
         if look is None or place is None:
             return
-        kind, colour, *_ = look
+        kind, color, *_ = look
         self._add(look, "large", place, radius)
         # Where the small ones go, in hundredths of the radius: one near the middle, or two side by side.
         places = [(stream.between(-15, 15), stream.between(-15, 15) + 15 * (kind == "triangle"))]
@@ -106,13 +106,13 @@ class _Layout:
             if stream.chance(50):
                 places = [(y, x) for x, y in places]
         for x, y in places:
-            inner = self._look(not_colour=colour)
+            inner = self._look(not_color=color)
             if inner is not None:
                 small = self._radius(self.spec.small_radius)
                 self._add(inner, "small", (place[0] + radius * x // 100, place[1] + radius * y // 100), small)
 
     def add_overlap(self) -> None:
-        """Two shapes of different colours, the later one over a part of the earlier one."""
+        """Two shapes of different colors, the later one over a part of the earlier one."""
         before = len(self.shapes)
         self.add_apart()
         if len(self.shapes) == before:
@@ -120,7 +120,7 @@ class _Layout:
         lower = self.shapes[-1]
         size = "large" if self.stream.chance(50) else "small"
         radius = self._radius(self.spec.large_radius if size == "large" else self.spec.small_radius)
-        look = self._look(not_colour=lower.colour)
+        look = self._look(not_color=lower.color)
         if look is None:
             return
         for _ in range(40):
@@ -136,22 +136,22 @@ class _Layout:
         side = min(self.height, self.width) * UNIT
         return self.stream.between(side * thousandths[0] // 1000, side * thousandths[1] // 1000)
 
-    def _look(self, kinds: list[str] | None = None, not_colour: str = "") -> tuple[str, str, str, int] | None:
-        """Kind, colour, texture and angle; None where the scene has no such thing."""
+    def _look(self, kinds: list[str] | None = None, not_color: str = "") -> tuple[str, str, str, int] | None:
+        """Kind, color, texture and angle; None where the scene has no such thing."""
         kinds = self.kinds if kinds is None else kinds
-        colours = [colour for colour in self.colours if colour != not_colour]
-        if not kinds or not colours:
+        colors = [color for color in self.colors if color != not_color]
+        if not kinds or not colors:
             return None
-        kind, colour = self.stream.choice(kinds), self.stream.choice(colours)
-        if self.wanted and self.wanted[1] in kinds and self.wanted[0] in colours and self.stream.chance(WANTED_PERCENT):
-            colour, kind = self.wanted
-        while (colour, kind) in self.rule.banned:
-            colours = [other for other in colours if other != colour]
-            if not colours:
+        kind, color = self.stream.choice(kinds), self.stream.choice(colors)
+        if self.wanted and self.wanted[1] in kinds and self.wanted[0] in colors and self.stream.chance(WANTED_PERCENT):
+            color, kind = self.wanted
+        while (color, kind) in self.rule.banned:
+            colors = [other for other in colors if other != color]
+            if not colors:
                 return None
-            colour = self.stream.choice(colours)
+            color = self.stream.choice(colors)
         texture = "striped" if self.stream.chance(self.spec.striped_percent) else "plain"
-        return kind, colour, texture, self._angle()
+        return kind, color, texture, self._angle()
 
     def _angle(self) -> int:
         if not self.spec.tilted_percent:
@@ -160,8 +160,8 @@ class _Layout:
         return self.stream.between(low, high) * self.stream.choice((-1, 1))
 
     def _add(self, look: tuple[str, str, str, int], size: str, place: tuple[int, int], radius: int) -> None:
-        kind, colour, texture, angle = look
-        self.shapes.append(Shape(len(self.shapes), kind, colour, size, texture, *place, radius, angle))
+        kind, color, texture, angle = look
+        self.shapes.append(Shape(len(self.shapes), kind, color, size, texture, *place, radius, angle))
 
     def _free_place(self, radius: int, shapes: list[Shape]) -> tuple[int, int] | None:
         border = radius + 2 * UNIT

@@ -16,7 +16,7 @@ MOST_IMAGES = 100_000  # in one split: ids of images are counted on from multipl
 # RefCOCO's testA is about people and its testB about all other things; here, what is referred to is of these kinds.
 REFERENT_KINDS = {"testA": ("triangle", "star", "diamond"), "testB": ("circle", "square", "cross")}
 
-# Each kind and each colour but two once, so that all of them are learnt, only never together.
+# Each kind and each color but two once, so that all of them are learned, only never together.
 HELD_OUT = (
     ("red", "star"),
     ("blue", "square"),
@@ -39,7 +39,7 @@ class Preset:
     expressions: ExpressionSpec = field(default_factory=ExpressionSpec)
     train_per_image: int | None = None  # expressions per image of the split "train", in place of ``expressions``'s
     side_range: tuple[int, int] | None = None  # height and width vary in this range, in place of ``image_size``
-    held_out: tuple[Pair, ...] = ()  # (colour, kind) seen in the split "heldout" only
+    held_out: tuple[Pair, ...] = ()  # (color, kind) seen in the split "heldout" only
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.images) - set(SPLIT_IDS))
@@ -66,13 +66,13 @@ class Preset:
         return self.expressions
 
     def identity(self) -> dict[str, Any]:
-        """What a folder on disk is recognised by, as JSON values."""
+        """What a folder on disk is recognized by, as JSON values."""
         return _json_values({"preset": asdict(self), "generator_version": GENERATOR_VERSION})
 
 
 def _json_values(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _json_values(part) for key, part in value.items()}
+    if isinstance(value, dict):  # "colours": the spelling in meta.json is fixed, as a part of the file format
+        return {key.replace("colors", "colours"): _json_values(part) for key, part in value.items()}
     return [_json_values(part) for part in value] if isinstance(value, tuple | list) else value
 
 
@@ -125,7 +125,7 @@ _PRESETS = (
         scene=SceneSpec(
             num_shapes=(9, 14),
             kinds_per_scene=(3, 5),
-            colours_per_scene=(2, 4),
+            colors_per_scene=(2, 4),
             small_radius=(66, 86),
             striped_percent=35,
             spacing_percent=102,

@@ -1,4 +1,4 @@
-"""What the scenes and phrases of one split are held to: colour-kind pairs kept apart, and what may be referred to."""
+"""What the scenes and phrases of one split are held to: color-kind pairs kept apart, and what may be referred to."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from refseg.refshapes.meaning import Expression, Match, Nearest, Phrase, Relative, match_of
 from refseg.refshapes.scene import Scene
 
-Pair = tuple[str, str]  # colour, kind
+Pair = tuple[str, str]  # color, kind
 
 
 @dataclass(frozen=True)
@@ -50,15 +50,15 @@ def _is_its_own_anchor(phrase: Phrase) -> bool:
 
 
 def _pair(match: Match) -> tuple[str | None, str | None]:
-    return match.colour, match.kind
+    return match.color, match.kind
 
 
 def named_pairs(expression: Expression) -> Iterator[tuple[str | None, str | None]]:
-    """The colour-kind pairs that phrases and anchors name; "a circle that is not red" names red and circle too."""
+    """The color-kind pairs that phrases and anchors name; "a circle that is not red" names red and circle too."""
     for phrase in expression.phrases:
         matches = [match_of(phrase.head)]
         if isinstance(phrase.head, Relative | Nearest):
             matches.append(match_of(phrase.head.anchor.head))
         for match in matches:
             named = match.given | (dict([match.without]) if match.without else {})
-            yield named.get("colour"), named.get("kind")
+            yield named.get("color"), named.get("kind")

@@ -1,4 +1,4 @@
-"""What is in a RefShapes image: coloured shapes on a background. arrange.py makes random ones.
+"""What is in a RefShapes image: colored shapes on a background. arrange.py makes random ones.
 
 All lengths are whole numbers of 1/16 pixel (``UNIT``) and all angles are whole steps of 3 degrees, so that a scene is
 made, drawn and judged with integers only and is the same on every machine.
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 UNIT = 16  # lengths are counted in 1/16 pixel
 
 KINDS = ("circle", "square", "triangle", "star", "diamond", "cross")
-COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "white", "black")
+COLORS = ("red", "green", "blue", "yellow", "purple", "orange", "white", "black")
 SIZES = ("small", "large")
 TEXTURES = ("plain", "striped")
 POSES = ("upright", "tilted")
-VALUES = {"kind": KINDS, "colour": COLOURS, "size": SIZES, "texture": TEXTURES, "pose": POSES}
+VALUES = {"kind": KINDS, "color": COLORS, "size": SIZES, "texture": TEXTURES, "pose": POSES}
 
 # Angles either way, in steps of 3 degrees. The kinds look the same again after 72 (star) or more degrees, so that from
 # 18 to 24 degrees nothing is close to another upright look of its own, nor a square to a diamond.
@@ -27,11 +27,11 @@ class Shape:
 
     id: int
     kind: str
-    colour: str
+    color: str
     size: str
     texture: str
-    x: int  # centre, 1/16 pixel from the left edge of the image
-    y: int  # centre, 1/16 pixel from the top edge of the image
+    x: int  # center, 1/16 pixel from the left edge of the image
+    y: int  # center, 1/16 pixel from the top edge of the image
     radius: int  # 1/16 pixel
     angle: int  # steps of 3 degrees
 
@@ -46,7 +46,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Blob:
-    """A soft round patch of the background, ``change`` grey levels off at its centre; lengths in pixels."""
+    """A soft round patch of the background, ``change`` gray levels off at its center; lengths in pixels."""
 
     x: int
     y: int
@@ -56,7 +56,7 @@ class Blob:
 
 @dataclass(frozen=True)
 class Background:
-    """Grey ``level`` at the centre, changed by ``slope_x``/``slope_y`` grey levels from edge to edge, plus noise."""
+    """Gray ``level`` at the center, changed by ``slope_x``/``slope_y`` gray levels from edge to edge, plus noise."""
 
     level: int
     slope_x: int
@@ -84,13 +84,13 @@ class SceneSpec:
     """How crowded and how varied scenes are; ranges include both ends."""
 
     num_shapes: tuple[int, int] = (5, 9)
-    kinds_per_scene: tuple[int, int] = (2, 4)  # few kinds and colours per scene: phrases then fit several shapes
-    colours_per_scene: tuple[int, int] = (2, 4)
+    kinds_per_scene: tuple[int, int] = (2, 4)  # few kinds and colors per scene: phrases then fit several shapes
+    colors_per_scene: tuple[int, int] = (2, 4)
     small_radius: tuple[int, int] = (73, 90)  # thousandths of the shorter side
     large_radius: tuple[int, int] = (132, 160)
     large_percent: int = 42
     striped_percent: int = 25
-    spacing_percent: int = 84  # centres stay this part of the sum of two radii apart
+    spacing_percent: int = 84  # centers stay this part of the sum of two radii apart
     max_tilt: int = 4  # steps of 3 degrees
     noise: int = 4
     min_visible_percent: int = 60

@@ -46,10 +46,10 @@ def _single_phrase(head: Head, scene: Scene, stream: Stream, several: bool) -> E
 
 
 def attribute(scene: Scene, stream: Stream, several: bool) -> Expression | None:
-    """ "the red circle": kind, colour and texture."""
+    """ "the red circle": kind, color and texture."""
     match = _some(
-        scene, stream, ("kind",), ("colour",), ("kind", "colour"), ("kind", "colour"), ("kind", "texture"),
-        ("colour", "texture"), ("kind", "colour", "texture"),
+        scene, stream, ("kind",), ("color",), ("kind", "color"), ("kind", "color"), ("kind", "texture"),
+        ("color", "texture"), ("kind", "color", "texture"),
     )  # fmt: skip
     return _single_phrase(match, scene, stream, several)
 
@@ -57,17 +57,17 @@ def attribute(scene: Scene, stream: Stream, several: bool) -> Expression | None:
 def size(scene: Scene, stream: Stream, several: bool) -> Expression | None:
     """ "small blue star", "the biggest circle"."""
     if not several and stream.chance(30):
-        of = _some(scene, stream, ("kind",), ("colour",), ("kind", "colour"))
+        of = _some(scene, stream, ("kind",), ("color",), ("kind", "color"))
         if len(of.shapes(scene)) < 2:
             return None
         return Expression((Phrase(Most(of, stream.choice(("large", "small")))),))
-    match = _some(scene, stream, ("size", "kind"), ("size", "colour"), ("size", "kind", "colour"), ("size", "kind"))
+    match = _some(scene, stream, ("size", "kind"), ("size", "color"), ("size", "kind", "color"), ("size", "kind"))
     return _single_phrase(match, scene, stream, several)
 
 
 def position(scene: Scene, stream: Stream, several: bool) -> Expression | None:
     """ "the circle on the left", "leftmost square", "top right shape"."""
-    of = _some(scene, stream, ("kind",), ("colour",), ("kind", "colour"), ("kind",), ("colour",), ())
+    of = _some(scene, stream, ("kind",), ("color",), ("kind", "color"), ("kind",), ("color",), ())
     if not several and len(of.shapes(scene)) >= 2 and stream.chance(50):
         return Expression((Phrase(Most(of, stream.choice(SIDES))),))
     region = stream.choice(SIDES if several or stream.chance(65) else CORNERS)
@@ -76,19 +76,19 @@ def position(scene: Scene, stream: Stream, several: bool) -> Expression | None:
 
 def relation(scene: Scene, stream: Stream, several: bool) -> Expression | None:
     """ "the star left of the red square"; the anchor is the only one of its description."""
-    of = _some(scene, stream, ("kind",), ("colour",), ("kind", "colour"), ("kind",), ("size", "kind"), ())
-    anchor = Phrase(_some(scene, stream, ("kind",), ("kind", "colour"), ("kind", "colour"), ("size", "kind")))
+    of = _some(scene, stream, ("kind",), ("color",), ("kind", "color"), ("kind",), ("size", "kind"), ())
+    anchor = Phrase(_some(scene, stream, ("kind",), ("kind", "color"), ("kind", "color"), ("size", "kind")))
     return _single_phrase(Relative(of, stream.choice(SIDES), anchor), scene, stream, several)
 
 
 def group(scene: Scene, stream: Stream, several: bool) -> Expression | None:
     """ "all red shapes", "every square", "the two circles and the star"."""
-    choices = (("kind",), ("colour",), ("kind", "colour"), ("kind", "texture"), ("colour", "texture"))
+    choices = (("kind",), ("color",), ("kind", "color"), ("kind", "texture"), ("color", "texture"))
     if stream.chance(55):
         return _single_phrase(_some(scene, stream, *choices), scene, stream, True)
     phrases = []
     for _ in range(3 if stream.chance(15) else 2):
-        match = _some(scene, stream, ("kind",), ("kind", "colour"), ("kind", "colour"), ("colour",), ("size", "kind"))
+        match = _some(scene, stream, ("kind",), ("kind", "color"), ("kind", "color"), ("color",), ("size", "kind"))
         found = len(match.shapes(scene))
         phrases.append(Phrase(match, 1 if found == 1 else _count(match, scene, stream)))
     return Expression(tuple(phrases))
@@ -97,7 +97,7 @@ def group(scene: Scene, stream: Stream, several: bool) -> Expression | None:
 def negation(scene: Scene, stream: Stream, several: bool) -> Expression | None:
     """ "circle that is not red", where there are red ones too."""
     name, unlike = stream.choice(
-        (("kind", "colour"), ("kind", "colour"), ("colour", "kind"), ("kind", "texture"), ("kind", "size"))
+        (("kind", "color"), ("kind", "color"), ("color", "kind"), ("kind", "texture"), ("kind", "size"))
     )
     shape = stream.choice(scene.shapes)
     if unlike == "texture" and shape.texture == "plain":
@@ -111,11 +111,11 @@ def pose(scene: Scene, stream: Stream, several: bool) -> Expression | None:
     shape = stream.choice(scene.shapes)
     if shape.pose is None:
         return None
-    names = stream.choice((("kind",), ("kind",), ("kind", "colour"), ("kind", "size")))
+    names = stream.choice((("kind",), ("kind",), ("kind", "color"), ("kind", "size")))
     if shape.pose == "upright" and stream.chance(40):
         match = Match(kind=shape.kind, without=("pose", "tilted"))
     elif shape.pose == "tilted" and stream.chance(25):
-        match = _match(shape, stream.choice((("pose",), ("pose", "colour"))))
+        match = _match(shape, stream.choice((("pose",), ("pose", "color"))))
     else:
         match = _match(shape, ("pose", *names))
     return _single_phrase(match, scene, stream, several)
@@ -123,7 +123,7 @@ def pose(scene: Scene, stream: Stream, several: bool) -> Expression | None:
 
 def ordinal(scene: Scene, stream: Stream, several: bool) -> Expression | None:
     """ "the second star from the left"; for single shapes only, as is the next."""
-    of = _some(scene, stream, ("kind",), ("kind",), ("colour",), ("kind", "colour"), ("size", "kind"), ())
+    of = _some(scene, stream, ("kind",), ("kind",), ("color",), ("kind", "color"), ("size", "kind"), ())
     found = len(of.shapes(scene))
     if several or found < 2:
         return None
@@ -133,7 +133,7 @@ def ordinal(scene: Scene, stream: Stream, several: bool) -> Expression | None:
 
 def nearest(scene: Scene, stream: Stream, several: bool) -> Expression | None:
     """ "the circle nearest to the red square"."""
-    of = _some(scene, stream, ("kind",), ("kind",), ("colour",), ("kind", "colour"), ("size", "kind"), ())
+    of = _some(scene, stream, ("kind",), ("kind",), ("color",), ("kind", "color"), ("size", "kind"), ())
     return None if several else Expression((Phrase(Nearest(of, _anchor(stream.choice(scene.shapes), stream))),))
 
 
@@ -152,12 +152,12 @@ def _depth(scene: Scene, stream: Stream, several: bool, depth: str) -> Expressio
     if not pairs:
         return None
     i, anchor = stream.choice(pairs)
-    of = _match(scene.shapes[i], stream.choice((("kind",), ("kind",), ("colour",), ("kind", "colour"), ())))
+    of = _match(scene.shapes[i], stream.choice((("kind",), ("kind",), ("color",), ("kind", "color"), ())))
     return _single_phrase(Relative(of, depth, _anchor(scene.shapes[anchor], stream)), scene, stream, several)
 
 
 def _anchor(shape: Shape, stream: Stream) -> Phrase:
-    return Phrase(_match(shape, stream.choice((("kind",), ("kind", "colour"), ("kind", "colour"), ("size", "kind")))))
+    return Phrase(_match(shape, stream.choice((("kind",), ("kind", "color"), ("kind", "color"), ("size", "kind")))))
 
 
 SKILLS: dict[str, Skill] = {

@@ -20,7 +20,7 @@ ADJECTIVES = {
     "size": {"small": ("small", "tiny", "little"), "large": ("large", "big")},
     "texture": {"plain": ("plain",), "striped": ("striped", "stripy")},
     "pose": {"upright": ("upright",), "tilted": ("tilted", "slanted", "rotated")},
-    "colour": {
+    "color": {
         "red": ("red",),
         "green": ("green",),
         "blue": ("blue",),

@@ -13,7 +13,7 @@ from refseg.refshapes.meaning import Expression, Match, Most, Nearest, Ordinal, 
 from refseg.refshapes.random_stream import Stream
 from refseg.refshapes.scene import Scene
 
-ADJECTIVE_ORDER = ("size", "pose", "texture", "colour")
+ADJECTIVE_ORDER = ("size", "pose", "texture", "color")
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Word:
     anchor: bool = False  # it describes that phrase's anchor instead
 
 
-def realise(expression: Expression, stream: Stream) -> tuple[Word, ...]:
+def realize(expression: Expression, stream: Stream) -> tuple[Word, ...]:
     """Put an expression into words; the stream decides the wording only, never the meaning."""
     words: list[Word] = []
     joined = len(expression.phrases) > 1
@@ -138,7 +138,7 @@ class _Wording:
             excluded = f"{one} {v.PRONOUN[1]}"
         if self.determiner.startswith("all") and self.phrase.count is None and self.stream.chance(40):
             return self._group(match) + _plain(f"{v.EXCEPT} {excluded}")
-        if name in ("colour", "texture") and set(match.given) == {"kind"} and self.stream.chance(30):
+        if name in ("color", "texture") and set(match.given) == {"kind"} and self.stream.chance(30):
             words = self._group(match)
             at = len(self.determiner.split())
             return words[:at] + _plain(f"{v.NOT_BEFORE} {one}") + words[at:]

@@ -52,8 +52,8 @@ def test_mirrored_by_hand(head, axis, wanted) -> None:
 
 
 def _scene(*rows: tuple[str, str, int]) -> Scene:
-    """(kind, colour, x) in a line."""
-    shapes = [Shape(i, kind, colour, "small", "plain", x * 16, 768, 128, 0) for i, (kind, colour, x) in enumerate(rows)]
+    """(kind, color, x) in a line."""
+    shapes = [Shape(i, kind, color, "small", "plain", x * 16, 768, 128, 0) for i, (kind, color, x) in enumerate(rows)]
     return Scene(96, 96, Background(128, 0, 0, 0), tuple(shapes))
 
 
@@ -71,7 +71,7 @@ def test_changes_by_hand() -> None:
     assert _change(Most(STAR, "left"), "left-right", scene) == {(1,)}
     assert _change(Match("star", "red"), "colour", scene) == {(1,)}
     assert _change(Match("star", "red"), "negation", scene) == {(1,), (2,)}, "a star not red, a red thing not a star"
-    assert _change(Match("star", without=("colour", "red")), "negation", scene) == {(0,)}
+    assert _change(Match("star", without=("color", "red")), "negation", scene) == {(0,)}
     assert _change(Match("star"), "number", scene, None) == {(0,), (1,)}, "the leftmost, the rightmost"
     assert _change(Most(STAR, "left"), "number", scene) == {(0, 1)}
     assert _change(Match("circle", "red"), "absent", scene) == {()}

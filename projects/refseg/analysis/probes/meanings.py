@@ -41,9 +41,9 @@ from refseg.refshapes.output import EXPRESSIONS
 from refseg.refshapes.presets import PRESETS, Preset
 from refseg.refshapes.random_stream import Stream
 from refseg.refshapes.sample import Sample, make_sample
-from refseg.refshapes.scene import COLOURS, Scene
+from refseg.refshapes.scene import COLORS, Scene
 from refseg.refshapes.vocabulary import UNSAID
-from refseg.refshapes.wording import realise, text_of
+from refseg.refshapes.wording import realize, text_of
 
 TRIES = 30  # changes of a kind that are proposed
 WORDINGS = 80  # of a changed meaning, of which the nearest to the phrase is taken
@@ -76,17 +76,17 @@ def change_sides(axis: tuple[str, str]) -> Propose:
     return change
 
 
-def change_colour(expression: Expression, scene: Scene, stream: Stream) -> Expression | None:
-    """Of one phrase: its own colour, or, if it has none, its anchor's."""
+def change_color(expression: Expression, scene: Scene, stream: Stream) -> Expression | None:
+    """Of one phrase: its own color, or, if it has none, its anchor's."""
     at = stream.below(len(expression.phrases))
     head = expression.phrases[at].head
     match = match_of(head)
-    if match.colour is not None:
-        return _with_head(expression, at, _with_match(head, _recoloured(match, stream)), scene)
+    if match.color is not None:
+        return _with_head(expression, at, _with_match(head, _recolored(match, stream)), scene)
     if isinstance(head, Relative | Nearest):
         anchor = match_of(head.anchor.head)
-        if anchor.colour is not None:
-            return _with_head(expression, at, replace(head, anchor=Phrase(_recoloured(anchor, stream))), scene)
+        if anchor.color is not None:
+            return _with_head(expression, at, replace(head, anchor=Phrase(_recolored(anchor, stream))), scene)
     return None
 
 
@@ -134,7 +134,7 @@ def change_to_absent(expression: Expression, scene: Scene, stream: Stream) -> Ex
 PROPOSALS: dict[str, Propose] = {
     "left-right": change_sides(("left", "right")),
     "above-below": change_sides(("top", "bottom")),
-    "colour": change_colour,
+    "colour": change_color,
     "number": change_number,
     "negation": change_negation,
     "absent": change_to_absent,
@@ -165,8 +165,8 @@ def _with_match(head: Head, match: Match) -> Head:
     return match if isinstance(head, Match) else replace(head, of=match)
 
 
-def _recoloured(match: Match, stream: Stream) -> Match:
-    return replace(match, colour=stream.choice([colour for colour in COLOURS if colour != match.colour]))
+def _recolored(match: Match, stream: Stream) -> Match:
+    return replace(match, color=stream.choice([color for color in COLORS if color != match.color]))
 
 
 def changed_meaning(
@@ -192,7 +192,7 @@ def changed_meaning(
 def nearest_wording(expression: Expression, text: str, stream: Stream) -> str:
     """Of many wordings the one that differs from the text in the fewest words."""
     words = text.split()
-    wordings = dict.fromkeys(text_of(realise(expression, stream)) for _ in range(WORDINGS))
+    wordings = dict.fromkeys(text_of(realize(expression, stream)) for _ in range(WORDINGS))
     return min(wordings, key=lambda wording: edits(words, wording.split()))
 
 
