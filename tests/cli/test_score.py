@@ -391,7 +391,7 @@ def test_bad_predictions_and_bad_data(files: Path, capsys: pytest.CaptureFixture
     with open("p.jsonl", "a") as file:
         file.write("{}\n")
     assert main(["score", "p.jsonl", "--data", "data.jsonl:val"]) == 1
-    assert "p.jsonl, line 7: expression_id is" in capsys.readouterr().err
+    assert "p.jsonl, line 7: expression_id must be" in capsys.readouterr().err
     assert main(["score", "none.jsonl", "--data", "data.jsonl:val"]) == 1
     assert "no such file or folder of predictions: none.jsonl" in capsys.readouterr().err
     write_predictions("p.jsonl", (answer(name, name) for name in SAMPLES))
