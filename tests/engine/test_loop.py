@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from refseg.datasets.samplers import EpochSampler, SampleKey
-from refseg.engine.loop import ResumableTrainLoop, worker_death, worker_deaths_held_back
+from refseg.engine.loop import ResumableTrainLoop, hold_back_worker_deaths, worker_death
 from refseg.engine.run import RunOptions, build_runner, load_config, train
 from refseg.errors import ConfigError, TrainingError
 
@@ -243,10 +243,10 @@ def test_a_worker_that_dies_in_the_middle_of_a_step_raises_nothing_there(tmp_pat
     batches = iter(DataLoader(dataset, sampler=EpochSampler(dataset), num_workers=1))
     next(batches)
     handler = signal.getsignal(signal.SIGCHLD)
-    with worker_deaths_held_back(batches):
+    with hold_back_worker_deaths(batches):
         os.kill(batches._workers[0].pid, signal.SIGKILL)
         batches._workers[0].join()
     assert signal.getsignal(signal.SIGCHLD) is handler is not signal.SIG_DFL
     assert "killed by SIGKILL" in worker_death(batches)
-    with worker_deaths_held_back(batches):
+    with hold_back_worker_deaths(batches):
         batches._shutdown_workers()

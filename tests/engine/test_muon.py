@@ -8,7 +8,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from refseg.engine.muon import MuonAdamW, orthogonalised
+from refseg.engine.muon import MuonAdamW, orthogonalized
 
 
 def model():
@@ -32,7 +32,7 @@ def test_singular_values_are_about_one(rows, columns, seed):
     right, _ = torch.linalg.qr(torch.randn(2, columns, kept, generator=generator))
     values = torch.rand(2, 1, kept, generator=generator) * 0.9 + 0.1
     x = (left * values) @ right.transpose(1, 2)
-    y = orthogonalised(x)
+    y = orthogonalized(x)
     assert y.shape == x.shape
     inner = left.transpose(1, 2) @ y @ right  # diagonal: the singular vectors stay
     diagonal = torch.diagonal(inner, dim1=1, dim2=2)
@@ -41,7 +41,7 @@ def test_singular_values_are_about_one(rows, columns, seed):
 
 
 def test_a_gradient_of_zero_is_no_step():
-    assert torch.equal(orthogonalised(torch.zeros(1, 4, 6)), torch.zeros(1, 4, 6))
+    assert torch.equal(orthogonalized(torch.zeros(1, 4, 6)), torch.zeros(1, 4, 6))
 
 
 def test_adamw_is_pytorchs():
@@ -78,7 +78,7 @@ def test_the_size_of_a_step(shape):
     rows, columns = shape[0], torch.Size(shape[1:]).numel()
     generator = torch.Generator().manual_seed(0)
     gradient = torch.randn(shape, generator=generator)
-    directions = orthogonalised(gradient.reshape(1, rows, columns))[0]
+    directions = orthogonalized(gradient.reshape(1, rows, columns))[0]
     for lr, ratio in ((0.1, 1.0), (0.02, 5.0)):
         weight = nn.Parameter(torch.zeros(shape))
         weight.grad = gradient.clone()

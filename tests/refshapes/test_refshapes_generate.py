@@ -15,9 +15,8 @@ from pycocotools import mask as mask_tools
 from refseg.cli.data import COMMANDS
 from refseg.errors import UsageError
 from refseg.refshapes import PRESETS, generate, word_list
-from refseg.refshapes.generate import main
-from refseg.refshapes.output import annotation_files
-from refseg.refshapes.sample import draw_sample, make_sample
+from refseg.refshapes.generate import annotation_files, main
+from refseg.refshapes.presets import draw_image, make_image
 
 # These change only together with GENERATOR_VERSION; TINY_ANNOTATIONS changes with the official layouts too. The first
 # two are of the splits that version 1 had, and have not changed since: 38 images, 228 rows.
@@ -114,11 +113,11 @@ def test_rows(tiny):
 
 
 def test_masks_survive_their_encoding(tiny):
-    sample = make_sample(PRESETS["tiny"], "train", 0)
+    sample = make_image(PRESETS["tiny"], "train", 0)
     for row in read_rows(tiny / "refshapes.jsonl")[:6]:
         for target, i in zip(row["targets"] or [], row["instance_ids"], strict=True):
             assert (mask_tools.decode(target) == sample.masks[i]).all()
-    assert (read_image(tiny / "images/train_000000.png") == draw_sample(PRESETS["tiny"], sample)).all()
+    assert (read_image(tiny / "images/train_000000.png") == draw_image(PRESETS["tiny"], sample)).all()
 
 
 def test_images_are_distinct(tiny):
@@ -176,10 +175,10 @@ def test_interruption_leaves_a_folder_that_can_be_resumed(tmp_path, monkeypatch)
     def stop_at_third(preset, split, index):
         if index == 3:
             raise KeyboardInterrupt
-        return make_sample(preset, split, index)
+        return make_image(preset, split, index)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "make_sample", stop_at_third)
+        patch.setattr(module, "make_image", stop_at_third)
         with pytest.raises(KeyboardInterrupt):
             generate("tiny", tmp_path / "out", workers=1, progress=False)
     assert not (tmp_path / "out/meta.json").exists()
@@ -226,14 +225,14 @@ def test_image_size_is_the_presets(tmp_path):
 def test_impossible_preset_says_so():
     poor = replace(PRESETS["tiny"], expressions=replace(PRESETS["tiny"].expressions, per_image=99))
     poor = replace(poor, scene=replace(poor.scene, num_shapes=(0, 0)))
-    with pytest.raises(ValueError, match="allow more shapes"):
-        make_sample(poor, "train", 0)
+    with pytest.raises(ValueError, match="Allow more shapes"):
+        make_image(poor, "train", 0)
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"images": {"testC": 1}}, "no split 'testC'; there are: train, val"),
+        ({"images": {"testC": 1}}, "split 'testC'. Valid: train, val"),
         ({"images": {"heldout": 1}}, "needs held_out pairs"),
         ({"images": {"train": 100_001}}, "more than 100000 images"),
     ],
@@ -244,7 +243,7 @@ def test_wrong_presets_are_refused(change, message):
 
 
 def test_unknown_preset(tmp_path):
-    with pytest.raises(ValueError, match=r"no preset 'maxi'; there are: base, hard, mini, tiny"):
+    with pytest.raises(ValueError, match=r"preset 'maxi'\. Valid presets: base, hard, mini, tiny"):
         generate("maxi", tmp_path / "out")
 
 
@@ -252,8 +251,8 @@ def test_mini_is_what_it_promises():
     mini = PRESETS["mini"]
     assert mini.images == {"train": 2400, "val": 101, "test": 101, "testA": 51, "testB": 51}
     assert mini.expressions_of("train").per_image == 18 and mini.expressions_of("val").per_image == 6
-    assert len(make_sample(mini, "train", 3).expressions) == 18
-    assert len(make_sample(mini, "test", 3).expressions) == 6
+    assert len(make_image(mini, "train", 3).expressions) == 18
+    assert len(make_image(mini, "test", 3).expressions) == 6
 
 
 def test_command_line(tmp_path, capsys):
@@ -262,11 +261,11 @@ def test_command_line(tmp_path, capsys):
     out = str(tmp_path / "out")
     assert main(parser.parse_args(["--preset", "tiny", "--out", out, "--workers", "1"])) == 0
     assert "train: 24 images, 144 expressions" in capsys.readouterr().out
-    assert main(parser.parse_args(["--preset", "maxi", "--out", out])) == 1
-    assert "there are: base, hard, mini, tiny" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="Valid presets: base, hard, mini, tiny"):
+        main(parser.parse_args(["--preset", "maxi", "--out", out]))
 
 
-def test_a_script_without_a_main_guard_gets_an_answer(tmp_path):
+def test_a_script_without_a_main_guard_gets_an_error(tmp_path):
     """Each spawned worker runs the script again; that must end in an error, not in workers without end."""
     script = tmp_path / "script.py"
     call = f"generate('tiny', {str(tmp_path / 'out')!r}, workers=2)"

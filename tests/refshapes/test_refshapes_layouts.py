@@ -14,15 +14,13 @@ from hypothesis.extra import numpy as arrays
 from pycocotools import mask as mask_tools
 
 from refseg.refshapes import PRESETS, generate, word_list
-from refseg.refshapes.long_sentences import long_sentence
-from refseg.refshapes.meaning import Expression, Match, Phrase
-from refseg.refshapes.official_layouts import _absent_pair, uses_position
-from refseg.refshapes.polygons import encode_masks, segmentation, trace
+from refseg.refshapes.meaning import NO_RULE, Match, Meaning, Phrase, named_pairs
+from refseg.refshapes.official_layouts import _absent_pair, encode_masks, segmentation, trace, uses_position
+from refseg.refshapes.presets import make_image
 from refseg.refshapes.random_stream import Stream
-from refseg.refshapes.rules import NO_RULE, named_pairs
-from refseg.refshapes.sample import make_sample
 from refseg.refshapes.scene import COLORS, KINDS
 from refseg.refshapes.vocabulary import ADJECTIVES, KIND_NOUNS
+from refseg.refshapes.wording import long_sentence
 
 # A small preset with all skills, both families and pairs kept apart.
 SMALL = replace(
@@ -132,7 +130,7 @@ def test_negatives_refer_to_nothing(small):
 
 def test_negatives_of_a_color_and_a_kind_are_absent():
     """A red circle and a blue star: of the pairs with one of the first's attributes, all are absent but its own."""
-    sample = make_sample(SMALL, "val", 0)
+    sample = make_image(SMALL, "val", 0)
     shape = sample.scene.shapes[0]
     shown = {(other.color, other.kind) for other in sample.scene.shapes}
     nouns = {word: kind for kind, forms in KIND_NOUNS.items() for form in forms for word in form}
@@ -151,7 +149,7 @@ def test_negatives_of_a_color_and_a_kind_are_absent():
 
 def test_a_scene_that_shows_every_pair_has_no_negative(make_scene):
     rows = [(kind, color, "small", 20, 50) for kind in KINDS for color in COLORS if "red" in color or kind == "star"]
-    sample = replace(make_sample(SMALL, "val", 0), scene=make_scene(*rows))
+    sample = replace(make_image(SMALL, "val", 0), scene=make_scene(*rows))
     star = next(shape.id for shape in sample.scene.shapes if (shape.color, shape.kind) == ("red", "star"))
     with pytest.raises(ValueError, match="val_000000 shows every"):
         _absent_pair(sample, star, Stream(0), NO_RULE, set())
@@ -231,7 +229,7 @@ def test_instances(small, folder):
     assert sum(SMALL.images[split] for split in REFS[folder][1]) == len(table["images"]) == len(by_image)
     for image in table["images"]:
         split, index = image["file_name"].removesuffix(".png").split("_")
-        sample = make_sample(SMALL, split, int(index))
+        sample = make_image(SMALL, split, int(index))
         assert image["id"] == sample.image_id
         entries = by_image[image["id"]]
         for entry, mask, shape in zip(entries, sample.masks, sample.scene.shapes, strict=True):
@@ -260,7 +258,7 @@ def test_held_out_pairs_are_in_no_other_split(small):
     pairs = set(SMALL.held_out)
     for split, count in SMALL.images.items():
         for index in range(count):
-            sample = make_sample(SMALL, split, index)
+            sample = make_image(SMALL, split, index)
             shown = {(shape.color, shape.kind) for shape in sample.scene.shapes}
             assert bool(shown & pairs) == (split == "heldout")
             for expression in sample.expressions:
@@ -285,7 +283,7 @@ def test_held_out_pairs_are_in_no_text_of_the_layouts(small):
 def test_splits_by_kind_of_referent(small):
     """testA is about triangles, stars and diamonds, testB about circles, squares and crosses."""
     for split, kinds in (("testA", {"triangle", "star", "diamond"}), ("testB", {"circle", "square", "cross"})):
-        samples = [make_sample(SMALL, split, index) for index in range(SMALL.images[split])]
+        samples = [make_image(SMALL, split, index) for index in range(SMALL.images[split])]
         found = {s.scene.shapes[i].kind for s in samples for e in s.expressions for i in e.referents}
         assert found <= kinds and len(found) >= 2
 
@@ -329,7 +327,7 @@ def test_words_about_places(make_scene):
     """Of the skills of base, positions and ordinals tell a place in the image; relations and sizes do not."""
     found = {}
     for index in range(12):
-        for expression in make_sample(SMALL, "train", index).expressions:
+        for expression in make_image(SMALL, "train", index).expressions:
             found.setdefault(uses_position(expression), set()).add(expression.form)
     assert found[True] == {"position", "ordinal"}
     assert not found[False] & found[True]
@@ -338,9 +336,7 @@ def test_words_about_places(make_scene):
 def test_a_long_sentence_by_hand(make_scene):
     """The only star, left of the only other shape: all it can be told from is the square on its right."""
     scene = make_scene(("star", "blue", "small", 20, 50, "striped"), ("square", "red", "large", 70, 50))
-    texts = {
-        long_sentence(Expression((Phrase(Match(kind="star")),)), scene, Stream(seed), NO_RULE) for seed in range(60)
-    }
+    texts = {long_sentence(Meaning((Phrase(Match(kind="star")),)), scene, Stream(seed), NO_RULE) for seed in range(60)}
     assert all(re.fullmatch(r"the [a-z ]*star (that|which) .+", text) for text in texts)
     assert any(re.search("star .* to the left of the [a-z ]*(square|box)$", text) for text in texts)
     assert not any("right" in text for text in texts)

@@ -3,12 +3,11 @@ halves end at 48 -+ 7.68 pixels. Small radii are 8, large ones 14."""
 
 import pytest
 
-from refseg.refshapes.changes import CHANGES, break_expression
-from refseg.refshapes.grammar import SKILLS, redundant
+from refseg.refshapes.grammar import CHANGES, SKILLS, break_meaning, redundant
 from refseg.refshapes.meaning import (
     UNCLEAR,
-    Expression,
     Match,
+    Meaning,
     Most,
     Nearest,
     Ordinal,
@@ -240,13 +239,13 @@ def test_most_by_edge_as_well(make_scene, x, ids):
     ],
 )
 def test_expressions(scene, phrases, ids):
-    verdict = Expression(tuple(phrases)).judge(scene)
+    verdict = Meaning(tuple(phrases)).judge(scene)
     assert verdict == ids if ids is UNCLEAR else (verdict.ids, verdict.unclear) == (ids, False)
 
 
 def test_redundant(scene):
     def is_redundant(head, count=1):
-        return redundant(Expression((Phrase(head, count),)), scene)
+        return redundant(Meaning((Phrase(head, count),)), scene)
 
     assert is_redundant(Place(RED_CIRCLE, "left"))
     assert not is_redundant(Place(Match(kind="circle"), "left"))
@@ -305,8 +304,8 @@ def test_attribute_change_changes_one_attribute(scene, seed):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_broken_expressions_are_empty(scene, seed):
-    right = Expression((Phrase(Relative(Match(kind="square"), "bottom", Phrase(RED_CIRCLE))),))
-    broken, name = break_expression(right, scene, Stream(seed))
+    right = Meaning((Phrase(Relative(Match(kind="square"), "bottom", Phrase(RED_CIRCLE))),))
+    broken, name = break_meaning(right, scene, Stream(seed))
     assert name in CHANGES
     assert broken.judge(scene).ids == ()
     assert not broken.judge(scene).unclear
@@ -314,8 +313,8 @@ def test_broken_expressions_are_empty(scene, seed):
 
 def test_what_cannot_be_broken(make_scene):
     """ "The leftmost shape" asks for nothing that could be missing."""
-    expression = Expression((Phrase(Most(Match(), "left")),))
-    assert break_expression(expression, make_scene(("star", "red", "small", 20, 20)), Stream(0)) == (None, None)
+    expression = Meaning((Phrase(Most(Match(), "left")),))
+    assert break_meaning(expression, make_scene(("star", "red", "small", 20, 20)), Stream(0)) == (None, None)
 
 
 @pytest.mark.parametrize("skill", SKILLS)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from refseg.refshapes.draw import drop_hidden
 from refseg.refshapes.grammar import ExpressionSpec, make_expressions
-from refseg.refshapes.meaning import Expression, Match, Most, Phrase, Relative
+from refseg.refshapes.meaning import Match, Meaning, Most, Phrase, Relative
 from refseg.refshapes.placement import random_scene
 from refseg.refshapes.presets import PRESETS
 from refseg.refshapes.random_stream import Stream
@@ -96,7 +96,7 @@ def test_grounding_by_hand(make_scene):
     """ "the star left of the red square": word 1 is the star's, words 5 and 6 are the anchor's; other wordings and
     synonyms move them, so the words at the indices are compared, not the indices."""
     scene = make_scene(("star", "blue", "small", 20, 50), ("square", "red", "large", 70, 50))
-    expression = Expression((Phrase(Relative(Match(kind="star"), "left", Phrase(Match("square", "red")))),))
+    expression = Meaning((Phrase(Relative(Match(kind="star"), "left", Phrase(Match("square", "red")))),))
     texts = set()
     for seed in range(60):
         words = realize(expression, Stream(seed))
@@ -113,7 +113,7 @@ def test_grounding_of_a_union(make_scene):
     scene = make_scene(
         ("circle", "red", "small", 20, 20), ("circle", "red", "small", 20, 60), ("star", "blue", "small", 70, 60)
     )
-    expression = Expression((Phrase(Match("circle", "red"), 2), Phrase(Match("star"))))
+    expression = Meaning((Phrase(Match("circle", "red"), 2), Phrase(Match("star"))))
     words = realize(expression, Stream(3))
     referents, _ = ground_words(expression, words, scene)
     said = {instance: [words[i].text for i in indices] for instance, indices in referents.items()}
@@ -124,7 +124,7 @@ def test_grounding_of_a_union(make_scene):
 
 def test_no_words_for_what_is_not_there(make_scene):
     scene = make_scene(("circle", "red", "small", 20, 20))
-    expression = Expression((Phrase(Most(Match("star"), "left")),))
+    expression = Meaning((Phrase(Most(Match("star"), "left")),))
     assert ground_words(expression, realize(expression, Stream(0)), scene) == ({}, {})
 
 

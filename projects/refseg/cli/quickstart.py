@@ -40,7 +40,7 @@ from refseg.evaluation.scorer import describe_predictions, open_data
 from refseg.files import write_atomically
 from refseg.inference.loading import ALIGNMENT, LoadedModel, test_pipeline
 from refseg.refshapes import generate
-from refseg.refshapes.output import EXPRESSIONS
+from refseg.refshapes.generate import EXPRESSIONS
 from refseg.report.cases import Case, contact_sheet
 from refseg.report.curves import read_scalars, training_curves
 from refseg.report.report import write_report

@@ -1,4 +1,4 @@
-"""Training machinery on mmengine's runner: loop, hooks, optimisers and their wrappers, visualisation backends."""
+"""Training with mmengine's runner: loop, hooks, optimizers and their wrappers, visualization backends."""
 
 from refseg.engine.checkpoint import SafeCheckpointHook, best_checkpoint, latest_checkpoint
 from refseg.engine.hooks import ProgressBarHook, StepSeedHook, TextTruncationHook

@@ -1,7 +1,7 @@
 """Checkpoints that survive a kill at any moment.
 
-A file is written under a temporary name, synced and renamed, so that a name ending in `.pth` is always complete; an old
-checkpoint is removed only after the new one is there.
+A file is written under a temporary name, synced, and renamed, so a file that ends in `.pth` is always complete. An old
+checkpoint is removed only after the new one has been written.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _STEP = re.compile(r"(epoch|iter)_(\d+)\.pth")
 
 
 class AtomicLocalBackend(LocalBackend):
-    """mmengine's local files, written atomically."""
+    """mmengine's backend for local files, with atomic writes."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         write_atomically(filepath, obj)
@@ -36,7 +36,7 @@ register_backend("refseg_atomic", AtomicLocalBackend, force=True)
 
 
 class _LateRemovals:
-    """A file backend whose `remove` only notes the path."""
+    """A file backend whose `remove` only records the path."""
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
@@ -51,11 +51,11 @@ class _LateRemovals:
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
-    """mmengine's CheckpointHook (0.10.7) with atomic files, and with removals after the write instead of before it.
-    Beside the weights lie the files of the training's tokenizers.
+    """mmengine's CheckpointHook (0.10.7) with atomic files, which removes old files after the write, not before.
 
-    `save_best='auto'` takes the metric that the evaluator names in its own `save_best`, so that the data set's config
-    file chooses it. Without one it is mmengine's: the first metric.
+    It also copies the files of the training's tokenizers into the folder of the weights. `save_best='auto'` takes the
+    metric that the evaluator names in `save_best`, so the config file of the data set chooses it. By default it is the
+    first metric, as in mmengine.
     """
 
     def __init__(self, *args: Any, backend_args: dict | None = None, **kwargs: Any) -> None:
@@ -64,7 +64,7 @@ class SafeCheckpointHook(CheckpointHook):
     @contextmanager
     def _removals_last(self) -> Iterator[None]:
         backend = self.file_backend
-        if isinstance(backend, _LateRemovals):  # nested: the outermost one removes
+        if isinstance(backend, _LateRemovals):  # nested; the outermost call removes
             yield
             return
         self.file_backend = late = _LateRemovals(backend)
@@ -76,7 +76,7 @@ class SafeCheckpointHook(CheckpointHook):
             backend.remove(path)
 
     def before_train(self, runner: Any) -> None:
-        """Resolve and check the metric of the best checkpoint, and sweep up the temporary files of killed writes."""
+        """Resolve and check the metric of the best checkpoint, and remove the temporary files of killed writes."""
         if self.save_best and runner.val_loop is not None:
             metrics = runner.val_evaluator.metrics
             if self.save_best == ["auto"]:
@@ -96,7 +96,7 @@ class SafeCheckpointHook(CheckpointHook):
                 leftover.unlink(missing_ok=True)
 
     def before_val_epoch(self, runner: Any) -> None:
-        """Give all ranks the buffers of rank 0, which are saved: BatchNorm's statistics differ by rank."""
+        """Give all ranks the buffers of rank 0, which are the ones saved. BatchNorm's statistics differ by rank."""
         for buffer in runner.model.buffers():
             broadcast(buffer)  # does nothing in a single process
 
@@ -111,7 +111,7 @@ class SafeCheckpointHook(CheckpointHook):
             super()._save_best_checkpoint(runner, metrics)
 
     def after_train(self, runner: Any) -> None:
-        """Log out of how many validations the best checkpoint was chosen."""
+        """Log the number of validations from which the best checkpoint was chosen."""
         super().after_train(runner)
         best = best_checkpoint(self.out_dir) if self.save_best else None
         if best is not None:
@@ -119,21 +119,21 @@ class SafeCheckpointHook(CheckpointHook):
 
 
 def chosen_from(validations: int) -> str:
-    """Say what "best" means after so many validations."""
+    """Describe what "best" means after a number of validations."""
     if validations == 1:
         return "the weights at the only validation, not the best of several (train_cfg.val_interval sets how many)"
     return f"the best of {validations} validations"
 
 
 def latest_checkpoint(work_dir: str | Path) -> Path | None:
-    """The newest `epoch_N.pth` / `iter_N.pth` of a work directory.
+    """Return the newest `epoch_N.pth` or `iter_N.pth` of a work directory.
 
-    mmengine's `last_checkpoint` file is not asked: a kill can leave it empty, while a `.pth` is always whole.
+    mmengine's `last_checkpoint` file is not used, because a kill can leave it empty. A `.pth` file is always complete.
     """
     candidates = [path for path in Path(work_dir).glob("*.pth") if _STEP.fullmatch(path.name)]
     return max(candidates, key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)
 
 
 def best_checkpoint(work_dir: str | Path) -> Path | None:
-    """The newest file that `save_best` left in a work directory."""
+    """Return the newest file that `save_best` wrote into a work directory."""
     return max(Path(work_dir).glob("best_*.pth"), key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)

@@ -1,4 +1,4 @@
-"""Small hooks: randomness by step, report on texts that the model cannot read in full, progress bar."""
+"""Small hooks: a random seed per step, a report on texts that the model cannot read in full, progress bars."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from refseg.registry import HOOKS
 
 
 def step_seed(seed: int, iteration: int, rank: int) -> int:
-    """A 32-bit seed that depends on all three."""
+    """Return a 32-bit seed that depends on all three."""
     return int(np.random.SeedSequence([seed, iteration, rank]).generate_state(1)[0])
 
 
 @HOOKS.register_module()
 class StepSeedHook(Hook):
-    """Seeds dropout, point sampling and the like from (seed, iteration, rank) before every step.
+    """Seed dropout, point sampling, and other randomness from (seed, iteration, rank) before every step.
 
-    Nothing random is carried from step to step, so a resumed run continues as the run that was never killed.
+    No random state is carried from step to step, so a resumed run has the losses of an uninterrupted one.
     """
 
     priority = "VERY_HIGH"
@@ -40,11 +40,11 @@ class StepSeedHook(Hook):
 
 @HOOKS.register_module()
 class TextTruncationHook(Hook):
-    """Counts expressions that the model cannot read in full, and warns about them.
+    """Count expressions that the model cannot read in full, and warn about them.
 
     Expressions longer than the tokenizer's limit are reported once per epoch or evaluation. Expressions with words
-    that the tokenizer does not know are reported after the first epoch and the first evaluation, with these words.
-    They are trained on and scored like all others.
+    unknown to the tokenizer are reported after the first epoch and the first evaluation, with these words. Both are
+    trained on and scored like all others.
     """
 
     priority = "LOW"
@@ -107,10 +107,11 @@ class TextTruncationHook(Hook):
 
 @HOOKS.register_module()
 class ProgressBarHook(Hook):
-    """One bar for the training and one for each evaluation, on rank 0, where stderr is a terminal.
+    """One progress bar for the training and one for each evaluation, on rank 0, if stderr is a terminal.
 
-    `always`: the bar is all that a run shows, in place of lines of losses and tables of scores. Where stderr is not a
-    terminal, it is printed every 10 seconds instead of being redrawn.
+    Args:
+        always: Show nothing but the bar: no lines of losses and no tables of scores. If stderr is no terminal, the bar
+            is printed every 10 seconds.
     """
 
     priority = "VERY_LOW"

@@ -1,4 +1,4 @@
-"""The training loop: epochs or iterations, resumable at any step without reading data twice."""
+"""The training loop: epochs or iterations, resumable at any step without repeating data."""
 
 from __future__ import annotations
 
@@ -18,21 +18,25 @@ from refseg.errors import ConfigError, TrainingError
 from refseg.registry import LOOPS
 
 SIGCHLD = getattr(signal, "SIGCHLD", None)  # not on Windows
-LOST_CONNECTION = (EOFError, ConnectionError)  # raised where a batch is fetched from a worker that is gone
+LOST_CONNECTION = (EOFError, ConnectionError)  # raised when a batch is fetched from a dead worker
 REASONS = {"SIGKILL": ", probably because main memory ran out", "SIGBUS": ", probably for lack of shared memory"}
 
 
 @LOOPS.register_module()
 class ResumableTrainLoop(EpochBasedTrainLoop):
-    """mmengine's epoch loop that can end after `max_iters` and start in the middle of an epoch.
+    """mmengine's epoch loop, which can also end after `max_iters` and start in the middle of an epoch.
 
-    Exactly one of `max_epochs` and `max_iters` is given. The sampler skips what was already trained (no decoding), and
-    a validation that was due when the run was killed is made up for. Validation runs after every `val_interval` epochs,
-    and after every `val_interval_iters` iterations where that is given.
+    A resumed run skips the samples that were already used, without decoding them, and runs a validation that was due
+    when the run was killed. If a data-loading worker dies (mostly out of memory), the training ends with an error that
+    says so, or restarts the loader at the next batch, so the order of the data stays the same.
 
-    A data-loading worker that dies (out of memory, mostly) ends the training with an error that says so. With
-    `max_worker_restarts`, the training data loader is restarted up to so many times instead. It goes on with the batch
-    that was to come next, so that the order of the data stays the same.
+    Args:
+        max_epochs: Length of the training in epochs. Exactly one of `max_epochs` and `max_iters` is needed.
+        max_iters: Length of the training in iterations.
+        val_begin: First epoch after which validation may run.
+        val_interval: Number of epochs between validations.
+        val_interval_iters: If given, validation also runs every so many iterations.
+        max_worker_restarts: Maximum number of restarts of the training data loader.
     """
 
     def __init__(
@@ -66,7 +70,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         runner = self.runner
         runner.call_hook("before_train")
         epoch_length = len(self.dataloader)
-        if self._iter:  # resumed; a checkpoint of the epoch's end already counts that epoch
+        if self._iter:  # resumed; a checkpoint from the end of an epoch already counts that epoch
             self._epoch = self._iter // epoch_length
             self._validate_if_due()
         while self._iter < self._max_iters and not self.stop_training:
@@ -90,12 +94,12 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         self._validate_if_due()
 
     def _start_loader_at(self, index: int) -> None:
-        """The loader's next pass begins with this batch of the epoch."""
+        """Let the next pass of the loader begin with this batch of the epoch."""
         skip = index * self.dataloader.batch_size
         self.dataloader.sampler.set_position(seed=self.runner.seed, epoch=self._epoch, skip=skip)
 
     def _batches(self, start: int) -> Iterator[tuple[int, Any]]:
-        """The epoch's batches from number `start` on, each with its number, over restarts of the loader."""
+        """Yield the batches of the epoch from number `start` on with their numbers, across restarts of the loader."""
         index = start
         while True:
             self._start_loader_at(index)
@@ -103,7 +107,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
             try:
                 batches = iter(self.dataloader)
                 for batch in batches:
-                    with worker_deaths_held_back(batches):
+                    with hold_back_worker_deaths(batches):
                         yield index, batch
                     index += 1
                     if death := worker_death(batches):
@@ -117,9 +121,9 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
             self._restart_loader(batches, death)
 
     def _restart_loader(self, batches: Any, death: str) -> None:
-        """Stop what is left of the workers, so that the next pass starts new ones; an error after too many restarts."""
+        """Stop the remaining workers, so that the next pass starts new ones; raise an error after too many restarts."""
         if hasattr(batches, "_shutdown_workers"):
-            with worker_deaths_held_back(batches):
+            with hold_back_worker_deaths(batches):
                 batches._shutdown_workers()
         self.dataloader._iterator = None  # where PyTorch keeps persistent workers
         if self.worker_restarts >= self.max_worker_restarts:
@@ -151,14 +155,13 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
                 if death := worker_death(None, error):
                     raise TrainingError(
                         f"{death} (validation after iteration {self._iter}). Continue from the last checkpoint with "
-                        "--resume, which makes up for the validation. If it happens again, lower "
-                        "val_dataloader.num_workers"
+                        "--resume, which repeats the validation. If it happens again, lower val_dataloader.num_workers"
                     ) from None
                 raise
 
 
 def worker_death(batches: Any, error: Exception | None = None) -> str:
-    """How a worker process of a data loader died, by its iterator or by what was raised; "" if none did."""
+    """Describe how a worker of a data loader died, by the loader's iterator or the error; "" if none did."""
     workers = getattr(batches, "_workers", ())
     if isinstance(error, LOST_CONNECTION) and workers:
         wait([worker.sentinel for worker in workers], timeout=5)  # it may still be dying
@@ -175,11 +178,11 @@ def worker_death(batches: Any, error: Exception | None = None) -> str:
 
 
 @contextmanager
-def worker_deaths_held_back(batches: Any) -> Iterator[None]:
-    """Within it, a worker that dies raises nothing.
+def hold_back_worker_deaths(batches: Any) -> Iterator[None]:
+    """Hold back errors about dead workers.
 
-    PyTorch raises in the main thread as soon as a worker dies, whatever that thread is doing. In the middle of a step,
-    this would leave some weights updated and others not.
+    PyTorch raises them in the main thread as soon as a worker dies. In the middle of a step, this would leave some
+    weights updated and others not.
     """
     has_workers = bool(getattr(batches, "_workers", ()))
     if SIGCHLD is None or not has_workers or threading.current_thread() is not threading.main_thread():

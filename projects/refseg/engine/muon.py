@@ -1,10 +1,12 @@
 """Muon (Jordan et al. 2024), for training from random weights.
 
-A linear map or convolution that starts from random numbers learns a few directions first, because its gradient is much
-larger along them. Muon steps along all directions alike: the matrix nearest to the momentum whose singular values are
-all 1. torch.optim.Muon takes matrices only, one after another, and needs PyTorch 2.9; here convolutions count as
-matrices, those of one shape go together, and what is no matrix takes AdamW's step, in the same optimiser, so that one
-schedule and one checkpoint hold everything.
+The gradient of a random linear map or convolution is much larger along a few directions, which are therefore learned
+first. Muon steps along all directions alike: its step is the matrix nearest to the momentum whose singular values are
+all 1.
+
+torch.optim.Muon needs PyTorch 2.9, takes matrices only, one after another, and computes in bf16. Here, convolutions
+count as matrices, and matrices of one shape are computed together, in fp32. All other parameters take AdamW's step in
+the same optimizer, so one schedule and one checkpoint cover everything.
 """
 
 from __future__ import annotations
@@ -19,15 +21,15 @@ from torch import Tensor, nn
 
 from refseg.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # of the quintic whose slope at 0 is steep: singular values of 0.7 to 1.2
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of a quintic; singular values become 0.7 to 1.2
 ORTHOGONAL = (nn.Linear, nn.Conv2d)
 
 
-def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:
-    """(n, rows, columns) -> matrices with the same singular vectors and singular values of about 1.
+def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Return matrices (n, rows, columns) with the same singular vectors, and with singular values of about 1.
 
-    All but the first and the last product are of the smaller of the two sizes: the polynomials are multiplied with each
-    other, and their product with the matrix.
+    The polynomials are multiplied with each other first, and their product with the matrix. All but the first and the
+    last product are thus square, of the smaller of the two sizes.
     """
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[1] > matrices.shape[2]
@@ -46,13 +48,15 @@ def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:
 
 @OPTIMIZERS.register_module(name="MuonAdamW")
 class MuonAdamW(torch.optim.Optimizer):
-    """Groups with `orthogonal` take Muon's steps, with Nesterov momentum, the others AdamW's.
+    """Muon with Nesterov momentum for parameter groups with `orthogonal`, and AdamW for the others.
 
     Args:
-        lr: of both. An orthogonal step is scaled to the size of an AdamW step with `muon_lr_ratio` times this rate.
-        muon_lr_ratio: what Muon's steps are larger by; 5 was better than 12 (docs/results/refshapes.md).
-        momentum: of Muon.
-        betas, eps: of AdamW.
+        lr: Learning rate of both. A step of Muon has the size of an AdamW step with `muon_lr_ratio` times this rate.
+        muon_lr_ratio: Size of Muon's steps relative to AdamW's; 5 was better than 12 (docs/results/refshapes.md).
+        momentum: Momentum of Muon.
+        betas: Decay rates of AdamW.
+        eps: Constant of AdamW that avoids division by zero.
+        weight_decay: Weight decay of both.
     """
 
     def __init__(
@@ -99,7 +103,7 @@ class MuonAdamW(torch.optim.Optimizer):
         return loss
 
     def _muon(self, members: list[tuple[dict, nn.Parameter]]) -> None:
-        """Parameters of one shape, together."""
+        """Update parameters of one shape together."""
         momenta = []
         for group, parameter in members:
             state = self.state[parameter]
@@ -107,7 +111,7 @@ class MuonAdamW(torch.optim.Optimizer):
                 state["momentum"] = torch.zeros_like(parameter)
             state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
             momenta.append(parameter.grad.lerp(state["momentum"], group["momentum"]).flatten(1))
-        steps = orthogonalised(torch.stack(momenta).float())
+        steps = orthogonalized(torch.stack(momenta).float())
         size = 0.2 * max(steps.shape[1:]) ** 0.5  # the root mean square of AdamW's steps is about 0.2
         for (group, parameter), step in zip(members, steps, strict=True):
             lr = group["lr"] * group["muon_lr_ratio"]
@@ -129,16 +133,16 @@ class MuonAdamW(torch.optim.Optimizer):
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class MuonConstructor(DefaultOptimWrapperConstructor):
-    """mmengine's constructor, for `MuonAdamW`: weights of linear maps and convolutions are `orthogonal`. Learnable
-    queries, embeddings, biases and norms are not."""
+    """mmengine's constructor for `MuonAdamW`. Weights of linear maps and convolutions are `orthogonal`; learnable
+    queries, embeddings, biases, and norms are not."""
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
-        # mmengine makes groups only where there is a setting; this one changes nothing
+        # mmengine makes parameter groups only if there is a setting; this one changes nothing
         super().__init__(optim_wrapper_cfg, paramwise_cfg or dict(bias_lr_mult=1.0))
 
     def add_params(self, params: list[dict], module: nn.Module, prefix: str = "", **kwargs: Any) -> None:
         super().add_params(params, module, prefix=prefix, **kwargs)
-        if prefix:  # called once per module, from the inside out; the outermost has no prefix
+        if prefix:  # called once per module, the outermost last; only that one has no prefix
             return
         weights = {id(part.weight) for part in module.modules() if isinstance(part, ORTHOGONAL)}
         for group in params:

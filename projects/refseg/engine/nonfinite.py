@@ -1,5 +1,7 @@
-"""What happens when a loss is not finite: the step is skipped on every rank, counted and reported; after a given
-number in a row the run stops. The weights never see such a gradient."""
+"""Handling of losses that are not finite. The step is skipped on every rank, counted, and reported.
+
+After a given number in a row the run stops. Such a gradient never reaches the weights.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from refseg.registry import HOOKS, OPTIM_WRAPPERS
 
 
 def finite_everywhere(loss: Tensor) -> bool:
-    """Whether the loss is finite on every rank; every rank gets the same answer."""
+    """Return whether the loss is finite on all ranks; every rank gets the same answer."""
     finite = torch.isfinite(loss.detach()).all().to(torch.uint8)
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(finite, op=dist.ReduceOp.MIN)
@@ -26,11 +28,11 @@ def finite_everywhere(loss: Tensor) -> bool:
 
 
 class _Guard:
-    """Mixed into an OptimWrapper: leaves out updates of non-finite losses."""
+    """A mixin for an OptimWrapper that skips updates of non-finite losses."""
 
     skipped_in_a_row = 0
     skipped_total = 0
-    _inner_count: int  # OptimWrapper's
+    _inner_count: int  # of OptimWrapper
 
     def update_params(self, loss: Tensor, step_kwargs: dict | None = None, zero_kwargs: dict | None = None) -> None:
         if finite_everywhere(loss):
@@ -41,7 +43,7 @@ class _Guard:
         self.skipped_total += 1
         self._inner_count += 1
         if self.should_update():  # type: ignore[attr-defined]
-            # With accumulation the other micro-batches of this step are dropped too: their scale assumed this one.
+            # With accumulation, the other micro-batches of this step are dropped too: their scale counts this one.
             self.zero_grad(**(zero_kwargs or {}))  # type: ignore[attr-defined]
 
 
@@ -57,7 +59,7 @@ class GuardedAmpOptimWrapper(_Guard, AmpOptimWrapper):
 
 @HOOKS.register_module()
 class NonFiniteLossHook(Hook):
-    """Reports each skipped batch, and stops the run after `max_in_a_row` of them (None: never stops, only counts)."""
+    """Report each skipped batch, and stop the run after `max_in_a_row` of them (None: never stop, only count)."""
 
     priority = "NORMAL"
 
@@ -88,14 +90,14 @@ class NonFiniteLossHook(Hook):
         print_log(message, logger="current", level=logging.WARNING)
         if self.max_in_a_row is not None and wrapper.skipped_in_a_row >= self.max_in_a_row:
             raise NonFiniteLossError(
-                f"{wrapper.skipped_in_a_row} non-finite losses in a row: stopping. The weights were not touched by "
-                f"them; the last checkpoint is good. Last batch:\n{report}\nLower the learning rate, clip gradients, "
-                "train in fp32 or bf16; set NonFiniteLossHook.max_in_a_row=None to skip and count instead."
+                f"{wrapper.skipped_in_a_row} non-finite losses in a row: stopping. They did not change the weights, "
+                f"and the last checkpoint is good. Last batch:\n{report}\nLower the learning rate, clip gradients, or "
+                "train in fp32 or bf16. NonFiniteLossHook.max_in_a_row=None skips and counts instead."
             )
 
 
 def describe_batch(data_batch: Any, outputs: Any) -> str:
-    """The losses by name, and the images and phrases of a batch, as text."""
+    """Return the losses by name, and the images and phrases of a batch, as text."""
     lines = []
     if isinstance(outputs, dict):
         lines.append(

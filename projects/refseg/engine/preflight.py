@@ -1,6 +1,6 @@
-"""Checks of a config before anything is built: tokenizer, weights, annotations, splits, images, and memory.
+"""Checks of a config before anything is built: tokenizers, weights, annotations, splits, images, and memory.
 
-`refseg doctor CONFIG` prints them all; a training prints those that failed, and stops.
+`refseg doctor CONFIG` prints all of them. A training prints those that failed, and stops.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from refseg.paths import data_path
 from refseg.terminal import FAIL, OK, WARN, Check
 
 SAMPLED_IMAGES = 16
-OPTIMIZER_STATES = {"SGD": 1, "MuonAdamW": 2, "AdamW": 2, "Adam": 2}  # tensors of a parameter's size, at most
+OPTIMIZER_STATES = {"SGD": 1, "MuonAdamW": 2, "AdamW": 2, "Adam": 2}  # most tensors of the size of a parameter
 
 
 def preflight(cfg: Config, *, batch_size: int | None = None) -> list[Check]:
@@ -58,7 +58,7 @@ def preflight(cfg: Config, *, batch_size: int | None = None) -> list[Check]:
         for dataset in loader.dataset.get("datasets") or [loader.dataset]:
             if dataset.get("annotations") and str(dataset) not in seen:
                 seen.add(str(dataset))
-                bad = WARN if key == "test" else FAIL  # a training does without
+                bad = WARN if key == "test" else FAIL  # training does not need test data
                 run(f"{key} data", lambda dataset=dataset: check_data(dataset), bad)
 
     checks.append(memory_check(cfg, batch_size or cfg.train_dataloader.batch_size))
@@ -96,7 +96,7 @@ def describe_tokenizer(settings: Mapping) -> str:
 
 
 def check_file(name: str, owner: str) -> str:
-    """Say how large a file of weights is. Its content is read when the model is built."""
+    """Return the size of a file of weights. Its content is read when the model is built."""
     path = data_path(name)
     if not path.is_file():
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""From a config file to a running mmengine Runner: the options of train and test, applied in one place."""
+"""From a config file to a running mmengine Runner, read from top to bottom: config, model, runner, train, test."""
 
 from __future__ import annotations
 
@@ -32,7 +32,11 @@ _runner_numbers = itertools.count(1)
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """The options that mmdet's and mmseg's tools know, under their names. `resume=True` finds the newest."""
+    """Options of training and testing, with the names that they have in mmdet's and mmseg's tools.
+
+    Args:
+        resume: A checkpoint to continue from, or True for the newest one in the work directory.
+    """
 
     work_dir: str | None = None
     cfg_options: dict[str, Any] = field(default_factory=dict)
@@ -43,9 +47,19 @@ class RunOptions:
     compile: bool = False
 
 
+# Config ---------------------------------------------------------------------------------------------------------------
+
+
 def load_config(config: str, options: RunOptions | None = None) -> Config:
-    """The config with the options applied, every key of it known to be read by something. `resume` is not a part of the
-    config: `train` applies it."""
+    """Read a config, apply the options, and check every key. `train` applies `resume`, which is no part of the config.
+
+    Args:
+        config: A path, or the name of a config that ships.
+        options: Options to apply.
+
+    Raises:
+        UserError: The config cannot be read, has keys that nothing reads, or the options do not fit it.
+    """
     options = options or RunOptions()
     path = Path(resolve_config(config))
     cfg = read_config(path)
@@ -53,8 +67,15 @@ def load_config(config: str, options: RunOptions | None = None) -> Config:
     let_tokenizers_follow(cfg)
     cfg.launcher = options.launcher
     cfg.work_dir = options.work_dir or cfg.get("work_dir") or f"work_dirs/{path.stem}"
+
+    # Mixed precision: bf16 if the GPU has it, else fp16 with loss scaling.
     if options.amp:
-        use_amp(cfg)
+        if not torch.cuda.is_available():
+            raise UsageError("--amp needs a GPU. Omit it to train in fp32 on the CPU")
+        bf16 = torch.cuda.is_bf16_supported()
+        cfg.optim_wrapper.type = "GuardedAmpOptimWrapper"
+        cfg.optim_wrapper.dtype = "bfloat16" if bf16 else "float16"
+        cfg.optim_wrapper.setdefault("loss_scale", 1.0 if bf16 else "dynamic")
     if options.compile:
         check_compile("cuda" if torch.cuda.is_available() else "cpu")
         cfg.compile = True
@@ -63,16 +84,18 @@ def load_config(config: str, options: RunOptions | None = None) -> Config:
             raise UsageError(f"{config}: --auto-scale-lr needs auto_scale_lr.base_batch_size in the config")
         cfg.auto_scale_lr.enable = True
     check_config(cfg)
-    if cfg.get("wandb", {}).get("enable") and not any(  # a work directory's config has the backend already
+
+    # wandb.enable adds a backend, unless the config is one that an earlier run wrote with it.
+    if cfg.get("wandb", {}).get("enable") and not any(
         backend.type == "OptionalWandbBackend" for backend in cfg.visualizer.vis_backends
     ):
-        start = {key: value for key, value in cfg.wandb.to_dict().items() if key != "enable"}
-        cfg.visualizer.vis_backends.append(ConfigDict(type="OptionalWandbBackend", init_kwargs=start))
+        init_kwargs = {key: value for key, value in cfg.wandb.to_dict().items() if key != "enable"}
+        cfg.visualizer.vis_backends.append(ConfigDict(type="OptionalWandbBackend", init_kwargs=init_kwargs))
     return cfg
 
 
 def read_config(path: Path) -> Config:
-    """The file with its bases, after the import of what its `custom_imports` name."""
+    """Read a config file and its bases, and import the modules of its `custom_imports`."""
     find_shipped_bases()
     try:
         return Config.fromfile(path)
@@ -81,8 +104,8 @@ def read_config(path: Path) -> Config:
         while cause.__cause__ or cause.__context__:
             cause = cause.__cause__ or cause.__context__
         raise ConfigError(
-            f"{path}: an import of the config failed ({cause}). custom_imports finds packages that pip installed, and "
-            "modules of folders that the environment variable PYTHONPATH names"
+            f"{path}: an import of the config failed ({cause}). custom_imports finds packages installed with pip, and "
+            "modules in folders of the environment variable PYTHONPATH"
         ) from error
     except UserError:
         raise
@@ -90,26 +113,39 @@ def read_config(path: Path) -> Config:
         raise ConfigError(f"{path} cannot be read as a config ({type(error).__name__}: {error})") from error
 
 
-def use_amp(cfg: Config) -> None:
-    """Mixed precision: bf16 where the GPU has it, else fp16 with loss scaling."""
-    if not torch.cuda.is_available():
-        raise UsageError("--amp needs a GPU; leave it out to train in fp32 on the CPU")
-    bf16 = torch.cuda.is_bf16_supported()
-    cfg.optim_wrapper.type = "GuardedAmpOptimWrapper"
-    cfg.optim_wrapper.dtype = "bfloat16" if bf16 else "float16"
-    cfg.optim_wrapper.setdefault("loss_scale", 1.0 if bf16 else "dynamic")
-
-
 def check_compile(device: str) -> None:
-    """Refuses torch.compile on the CPU: with torch 2.14.1 the compiled backward pass of a convolutional stem of ours
-    corrupts the heap there (`aot_eager` does not, and its numbers agree)."""
+    """Refuse torch.compile on the CPU.
+
+    With torch 2.14.1, the compiled backward pass of a convolutional stem corrupts the heap there. (`aot_eager` does
+    not, and its numbers agree.)
+    """
     if device == "cpu":
         raise UsageError("--compile needs a GPU: torch's compiler for CPUs crashes in backward passes of these models")
 
 
+def input_size(cfg: Config) -> tuple[int, int]:
+    """Return the (height, width) of the config's test pipeline."""
+    loader = cfg.get("test_dataloader") or cfg.get("val_dataloader") or cfg.get("train_dataloader")
+    for transform in (loader or {}).get("dataset", {}).get("pipeline", []):
+        if transform["type"] == "Resize":
+            return tuple(transform["size"])
+    raise ValueError("the pipeline of this config has no Resize. Pass --shape H W")
+
+
+# Model and runner -----------------------------------------------------------------------------------------------------
+
+
+def build_model(cfg: Config) -> torch.nn.Module:
+    """Build the config's model with random weights."""
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", SCOPE)):
+        return MODELS.build(without_weights(cfg.model.to_dict()))
+
+
 def without_weights(cfg: Any) -> Any:
-    """The same config where every `pretrained` beside an architecture (`config`, `arch`), and every `init_cfg`, is
-    None: for weights that come from a checkpoint anyway, or do not matter."""
+    """Return a config without initial weights, for models whose weights come from a checkpoint or do not matter.
+
+    Every `init_cfg`, and every `pretrained` beside an architecture (`config`, `arch`), becomes None.
+    """
     if isinstance(cfg, dict):
         plain = {key: without_weights(value) for key, value in cfg.items()}
         if plain.get("pretrained") and (plain.get("config") or plain.get("arch")):
@@ -122,74 +158,31 @@ def without_weights(cfg: Any) -> Any:
     return cfg
 
 
-def take_resume(cfg: Config, resume: bool | str) -> Path | None:
-    """Return the checkpoint to go on from; None to start from the beginning.
-
-    `resume=True` in the config means what `--resume` does (from its `load_from`, if set). Both leave the config here:
-    they belong to one run, and the config that a run writes into its work directory must not repeat them.
-    """
-    if cfg.get("resume"):
-        resume = resume or cfg.get("load_from") or True
-        cfg.resume, cfg.load_from = False, None
-    if not resume:
-        return None
-    found = Path(resume) if isinstance(resume, str) else latest_checkpoint(cfg.work_dir)
-    if found is None:
-        print(f"--resume: no checkpoint in {cfg.work_dir}, starting from the beginning")
-    elif not found.is_file():
-        raise CheckpointError(f"--resume: no such checkpoint: {found}")
-    return found
-
-
-def build_model(cfg: Config) -> torch.nn.Module:
-    """Build the config's model with random weights."""
-    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", SCOPE)):
-        return MODELS.build(without_weights(cfg.model.to_dict()))
-
-
-def input_size(cfg: Config) -> tuple[int, int]:
-    """Return the (height, width) of the config's test pipeline."""
-    loader = cfg.get("test_dataloader") or cfg.get("val_dataloader") or cfg.get("train_dataloader")
-    for transform in (loader or {}).get("dataset", {}).get("pipeline", []):
-        if transform["type"] == "Resize":
-            return tuple(transform["size"])
-    raise ValueError("the config's pipeline has no Resize: pass --shape H W")
-
-
-def batch_report(cfg: Config, world_size: int) -> tuple[str, bool]:
-    """ "per GPU x GPUs x accumulation = total", beside the paper's total; whether they agree."""
-    per_gpu = cfg.train_dataloader.batch_size
-    accumulation = cfg.optim_wrapper.get("accumulative_counts", 1)
-    total = per_gpu * world_size * accumulation
-    what = "GPU" if torch.cuda.is_available() else "process"
-    line = f"batch: {per_gpu} per {what} x {world_size} x {accumulation} accumulation = {total} images"
-    paper = (cfg.get("auto_scale_lr") or {}).get("base_batch_size")
-    if paper is None:
-        return line, True
-    line += f" (the learning rate belongs to {paper})"
-    if paper != total and not cfg.auto_scale_lr.get("enable"):
-        return line + ". They differ: pass --auto-scale-lr, or change batch_size or accumulative_counts", False
-    return line, True
-
-
 def build_runner(cfg: Config, *, resume_from: Path | None = None) -> RefRunner:
-    """The runner; processes are joined first where there is no GPU, and accumulation counts in --auto-scale-lr.
+    """Build the runner of a config, and join the processes first if there is no GPU.
 
-    A runner that can train writes `cfg` into its work directory, without what is changed here for this run alone.
+    A runner that can train writes `cfg` into its work directory, without the changes that this function makes.
 
-    mmengine keeps loggers and visualisers by experiment name, which has a resolution of one second: a process's second
-    runner gets a name of its own, or its curves could go to the first one's files.
+    Args:
+        cfg: A config from `load_config`.
+        resume_from: The checkpoint that the training continues from.
     """
     dist_cfg = (cfg.get("env_cfg") or {}).get("dist_cfg") or {}
     init_cpu_dist(cfg.launcher, dist_cfg.get("timeout"))
     this_run = deepcopy(cfg)
+
+    # mmengine keeps loggers and visualizers by experiment name, which is the time in seconds. The second runner of a
+    # process needs another name, or its curves could go into the files of the first one.
     number = next(_runner_numbers)
     if number > 1 and not cfg.get("experiment_name"):
         this_run.experiment_name = f"{Path(cfg.filename or 'run').stem}_{number}"
     wrap_on_cpu(this_run)
+
+    # --auto-scale-lr: mmengine compares the base batch size with a batch that does not count accumulation.
     accumulation = (cfg.get("optim_wrapper") or {}).get("accumulative_counts", 1)
     if (cfg.get("auto_scale_lr") or {}).get("enable") and accumulation > 1:
-        this_run.auto_scale_lr.base_batch_size /= accumulation  # mmengine's real batch leaves accumulation out
+        this_run.auto_scale_lr.base_batch_size /= accumulation
+
     if resume_from is not None:
         this_run.model = without_weights(cfg.model.to_dict())
     runner = RefRunner.from_cfg(this_run)
@@ -201,8 +194,16 @@ def build_runner(cfg: Config, *, resume_from: Path | None = None) -> RefRunner:
     return runner
 
 
+# Train and test -------------------------------------------------------------------------------------------------------
+
+
 def train(config: str, options: RunOptions | None = None) -> Runner:
-    """Trains; returns the runner when it is done."""
+    """Train a model, and return the runner at the end.
+
+    Args:
+        config: A path, or the name of a config that ships.
+        options: Options that are applied to the config.
+    """
     cfg = load_config(config, options)
     resume_from = take_resume(cfg, options.resume if options else False)
     if resume_from is None and cfg.get("load_from") and not Path(cfg.load_from).is_file():
@@ -214,17 +215,52 @@ def train(config: str, options: RunOptions | None = None) -> Runner:
     runner = build_runner(cfg, resume_from=resume_from)
     runner.batch_line, agrees = batch_report(cfg, runner.world_size)
     if not agrees:
-        print_log(runner.batch_line, logger="current", level=30)
+        print_log(runner.batch_line, logger="current", level=logging.WARNING)
     try:
         runner.train()
     except ValueError as error:
         if "end should be larger than begin" not in str(error):
             raise
         raise ConfigError(
-            f"the run is shorter than a part of its schedule ({error}): train longer, or give it another, such as "
-            "--cfg-options param_scheduler=None"
+            f"the run is shorter than a part of its schedule ({error}). Train longer, or change the schedule, for "
+            "example with --cfg-options param_scheduler=None"
         ) from None
     return runner
+
+
+def take_resume(cfg: Config, resume: bool | str) -> Path | None:
+    """Return the checkpoint to continue from; None to start from the beginning.
+
+    `resume=True` in the config means the same as `--resume` (from its `load_from`, if set). Both are removed from the
+    config: they belong to one run, and the config in the work directory must not repeat them.
+    """
+    if cfg.get("resume"):
+        resume = resume or cfg.get("load_from") or True
+        cfg.resume, cfg.load_from = False, None
+    if not resume:
+        return None
+    checkpoint = Path(resume) if isinstance(resume, str) else latest_checkpoint(cfg.work_dir)
+    if checkpoint is None:
+        print(f"--resume: no checkpoint in {cfg.work_dir}, starting from the beginning")
+    elif not checkpoint.is_file():
+        raise CheckpointError(f"--resume: no such checkpoint: {checkpoint}")
+    return checkpoint
+
+
+def batch_report(cfg: Config, world_size: int) -> tuple[str, bool]:
+    """Describe the total batch size, and return whether it is the one that the learning rate is for."""
+    per_gpu = cfg.train_dataloader.batch_size
+    accumulation = cfg.optim_wrapper.get("accumulative_counts", 1)
+    total = per_gpu * world_size * accumulation
+    device = "GPU" if torch.cuda.is_available() else "process"
+    line = f"batch: {per_gpu} per {device} x {world_size} x {accumulation} accumulation = {total} images"
+    paper = (cfg.get("auto_scale_lr") or {}).get("base_batch_size")
+    if paper is None:
+        return line, True
+    line += f" (the learning rate belongs to {paper})"
+    if paper != total and not cfg.auto_scale_lr.get("enable"):
+        return line + ". They differ: pass --auto-scale-lr, or change batch_size or accumulative_counts", False
+    return line, True
 
 
 def test(
@@ -235,35 +271,51 @@ def test(
     out: str | None = None,
     predictions: str | None = None,
 ) -> dict[str, float]:
-    """Evaluates a checkpoint on the config's test set; `out`: a JSON file for the metrics; `predictions`: a prediction
-    file for the answers. No other weights are loaded, whatever `load_from` and `resume` say."""
+    """Evaluate a checkpoint on the config's test set, whatever `load_from` and `resume` of the config say.
+
+    Args:
+        config: A path, or the name of a config that ships.
+        checkpoint: The weights of exactly this model.
+        options: Options that are applied to the config.
+        out: A JSON file to write for the metrics.
+        predictions: A prediction file to write.
+
+    Returns:
+        The metrics by name.
+    """
+    # Remove all that belongs to training and validation.
     cfg = load_config(config, options)
     for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "load_from"):
         cfg[key] = None
-    cfg.resume = False
     for key in ("val_dataloader", "val_cfg", "val_evaluator"):
         cfg[key] = None
+    cfg.resume = False
     cfg.model = without_weights(cfg.model.to_dict())
     cfg.custom_hooks = [
         hook for hook in cfg.get("custom_hooks", []) if hook["type"] in ("TextTruncationHook", "ProgressBarHook")
     ]
     cfg.test_dataloader = with_files_of(Path(checkpoint).parent, cfg.test_dataloader)
+
+    # Build, load the weights, and compare what they were trained on with the test data.
     runner = build_runner(cfg)
     model = runner.model.module if hasattr(runner.model, "module") else runner.model
     meta = load_weights(model, checkpoint)
-    trained, tested = generator_versions(meta), generator_versions(runner.test_dataloader.dataset.metainfo)
-    if trained and tested and trained != tested:
+    data = runner.test_dataloader.dataset.metainfo
+    trained_versions, tested_versions = generator_versions(meta), generator_versions(data)
+    if trained_versions and tested_versions and trained_versions != tested_versions:
         print_log(
-            f"{checkpoint} was {origin_of(meta)}, and is tested on generator version {', '.join(tested)}. Scores on "
-            "other versions cannot be compared: train again, or test on data of the same version",
+            f"{checkpoint} was {origin_of(meta)}, and is tested on generator version {', '.join(tested_versions)}. "
+            "Scores on different versions cannot be compared. Train again, or test on data of the same version",
             logger="current",
             level=logging.WARNING,
         )
+
+    # Evaluate, and write the results with what they were made with.
     made_with = {
         "config": config,
         "cfg_options": (options or RunOptions()).cfg_options,
         "checkpoint": describe_weights(model, checkpoint),
-        "data": runner.test_dataloader.dataset.metainfo,
+        "data": data,
         "trained_on": meta.get("dataset_meta"),  # with the leak filter; null for weights without it
         "postprocess": asdict(model.postprocess),
     }

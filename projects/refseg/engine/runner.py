@@ -21,22 +21,22 @@ from refseg.weights import load_all, load_initial, origin_of, read_checkpoint, s
 class RefRunner(Runner):
     """mmengine's Runner (0.10.7), whose weights come from local files through `refseg.weights`.
 
-    mmengine loads whatever fits, prints the rest, accepts a file in which nothing fits, and runs `meta["config"]` of a
-    checkpoint as Python when it resumes. The screen shows what `refseg.engine.screen` prints; the log file has it all.
+    mmengine itself loads whatever fits, accepts a file in which nothing fits, and runs `meta["config"]` of a checkpoint
+    as Python when it resumes. The screen shows what `refseg.engine.screen` prints; the log file has everything.
     """
 
-    batch_line = ""  # filled in by `refseg.engine.run.train`
+    batch_line = ""  # set by `refseg.engine.run.train`
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
-        # mmengine's own call of torch's wrapper is deprecated.
+        # mmengine's call of torch's DistributedDataParallel is deprecated.
         warnings.filterwarnings("ignore", category=FutureWarning, module="mmengine")
         logger = super().build_logger(*args, **kwargs)
+        # Replace the handler that prints everything by one that prints a few lines.
         for number, handler in enumerate(logger.handlers):
             if type(handler) is logging.StreamHandler:
                 logger.handlers[number] = screen = ScreenHandler(sys.stdout)
                 screen.setLevel(handler.level)
-                for duplicates in handler.filters:
-                    screen.addFilter(duplicates)
+                screen.filters = handler.filters
         return logger
 
     def register_hooks(self, *args: Any, **kwargs: Any) -> None:
@@ -56,13 +56,16 @@ class RefRunner(Runner):
         """Write nothing: `build_runner` writes the config as it was before this run changed it."""
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Load the weights of a checkpoint to start from, or all of it to resume. Returns its content."""
+        """Load the weights of a checkpoint, or all of it to resume, and return its content."""
+        # Read the file, without anything that mmengine would run.
         content = read_checkpoint(filename)
         checkpoint = content | {"state_dict": state_dict_of(content, filename)}
         if self._resume:
             _check_state(checkpoint, filename)
             checkpoint["meta"].pop("config", None)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+
+        # Resuming needs all tensors; a new training starts from those that fit.
         model = self.model.module if is_model_wrapper(self.model) else self.model
         meta = checkpoint.get("meta")
         if self._resume:
@@ -77,7 +80,7 @@ class RefRunner(Runner):
         return checkpoint
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """Go on from a checkpoint: weights, optimizer, schedule, position in the data."""
+        """Continue from a checkpoint: weights, optimizer, schedule, and position in the data."""
         try:
             super().resume(filename, *args, **kwargs)
         except (UserError, torch.OutOfMemoryError):
@@ -91,7 +94,7 @@ class RefRunner(Runner):
 
 
 def _check_state(checkpoint: dict[str, Any], filename: str) -> None:
-    """Raise an error if a file has no position in a training."""
+    """Raise an error if a checkpoint lacks the state of a training."""
     meta = checkpoint.get("meta")
     position = [meta.get(key) for key in ("epoch", "iter")] if isinstance(meta, dict) else [None]
     lacks = [] if all(isinstance(count, int) and count >= 0 for count in position) else ["meta.epoch and meta.iter"]

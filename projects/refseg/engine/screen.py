@@ -1,6 +1,7 @@
-"""The screen of a run: a few lines for people.
+"""The screen of a run, which shows a few lines.
 
-The log file keeps everything, mmengine's dumps (environment, config, hooks, parameter groups) among it."""
+The log file has everything, including mmengine's dumps of environment, config, hooks, and parameter groups.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from mmengine.hooks import Hook, LoggerHook
 from mmengine.logging import MMLogger
 from tqdm import tqdm
 
-# Warnings of mmengine about its own calls, which no user can act on.
+# Warnings of mmengine about its own calls. Users cannot act on them.
 _NOISE = ("will be deprecated", "is the alias of", "`save_param_scheduler` is True", "prefix is not set")
 
 
@@ -97,7 +98,7 @@ class ScreenHook(Hook):
 
 
 def describe_data(dataset: Any) -> str:
-    """Return "refshapes.jsonl train: 24 images, 144 phrases" for a data set, or for each part of a mixture."""
+    """Describe a data set, or each part of a mixture: "refshapes.jsonl train: 24 images, 144 phrases"."""
     if hasattr(dataset, "datasets"):
         return "; ".join(describe_data(part) for part in dataset.datasets)
     if not hasattr(dataset, "items"):
@@ -110,7 +111,7 @@ def describe_data(dataset: Any) -> str:
 
 
 def describe_model(model: Any) -> str:
-    """Return the class of a model, its parameters, and how many of them are trained."""
+    """Describe a model: its class, its number of parameters, and how many of them are trained."""
     model = getattr(model, "module", model)
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -127,7 +128,7 @@ def score_table(title: str, metrics: Mapping[str, float]) -> Iterator[str]:
     yield f"{title:{first}}" + "".join(f"  {protocol:>{widths[protocol]}}" for protocol in protocols)
     for row in rows:
         cells = [scores.get(f"{protocol}/{row}" if protocol else row) for protocol in protocols]
-        shown = ["-" if cell is None else f"{cell:.2f}" for cell in cells]
+        texts = ["-" if cell is None else f"{cell:.2f}" for cell in cells]
         yield f"{row:{first}}" + "".join(
-            f"  {cell:>{widths[protocol]}}" for cell, protocol in zip(shown, protocols, strict=True)
+            f"  {text:>{width}}" for text, width in zip(texts, widths.values(), strict=True)
         )

@@ -1,4 +1,4 @@
-"""Weights & Biases that can be switched on by one key and can never stop or hang a run."""
+"""Weights & Biases, which one config key enables and which can never stop or block a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _TookTooLong(RuntimeError):
 
 
 def call_with_limit(function: Callable[[], Any], limit_s: float) -> Any:
-    """The function's result or exception; `_TookTooLong` after `limit_s` seconds, leaving it behind in its thread."""
+    """Return a function's result or raise its exception; after `limit_s` seconds, abandon its thread."""
     outcome: dict[str, Any] = {}
 
     def target() -> None:
@@ -41,10 +41,10 @@ def call_with_limit(function: Callable[[], Any], limit_s: float) -> Any:
 
 @VISBACKENDS.register_module()
 class OptionalWandbBackend(BaseVisBackend):
-    """Logs scalars, images and the config to wandb; the first failure of any kind is reported once, then it is silent.
+    """Log scalars, images, and the config to wandb. After the first failure it warns once and does nothing more.
 
-    Without an API key in the environment or netrc it logs offline, to `<save_dir>`, for `wandb sync`.
-    Switched on by `wandb.enable=True` in a config; the other keys of `wandb` are arguments of `wandb.init`.
+    `wandb.enable=True` in a config adds it; the other keys of `wandb` are arguments of `wandb.init`. Without an API key
+    in the environment or in netrc, it logs offline into `<save_dir>`, for `wandb sync`.
     """
 
     def __init__(self, save_dir: str, init_kwargs: dict | None = None, limit_s: float = 60.0) -> None:

@@ -1,4 +1,4 @@
-"""Scene -> pixels and visible instance masks, in integer arithmetic only: the same values on every machine.
+"""Scene -> pixels and visible instance masks. Integer arithmetic gives the same values on every machine.
 
 Letters: H, W image height and width; h, w those of the box around one shape; S samples per pixel side.
 """
@@ -11,7 +11,7 @@ import numpy as np
 from refseg.refshapes.random_stream import Stream
 from refseg.refshapes.scene import UNIT, Scene, SceneSpec, Shape
 
-SAMPLES = 4  # S: samples per pixel and direction; a pixel belongs to a shape when at least half of the S * S are inside
+SAMPLES = 4  # S: samples per pixel and direction. A pixel belongs to a shape if at least half of the S * S are inside
 GRAIN_PIXELS = 4  # side of the blocks of a grainy background
 TABLE_UNIT = 4096  # one, in SINES and in the outlines below
 
@@ -31,7 +31,7 @@ PAINT = {
     "white": (244, 244, 244),
     "black": (20, 20, 20),
 }
-# Every second stripe: paler or darker than the color, and unlike any background.
+# Every second stripe is paler or darker than the color, and differs from any background.
 STRIPE_PAINT = {
     "red": (240, 160, 160),
     "green": (164, 220, 176),
@@ -45,7 +45,7 @@ STRIPE_PAINT = {
 
 
 def sine(step: int) -> int:
-    """4096 * sin(3 degrees * step), rounded."""
+    """Return 4096 * sin(3 degrees * step), rounded."""
     step %= 120
     if step >= 60:
         return -sine(step - 60)
@@ -57,7 +57,7 @@ def cosine(step: int) -> int:
 
 
 def _star() -> tuple[tuple[int, int], ...]:
-    """Ten corners, in turn on the circle of the radius and on one of half of it; the first points up."""
+    """Return ten corners, alternately at the radius and at half of it; the first points up."""
     lengths = (TABLE_UNIT * 21 // 20, TABLE_UNIT * 10 // 19)
     return tuple(
         (lengths[i % 2] * sine(12 * i) // TABLE_UNIT, -lengths[i % 2] * cosine(12 * i) // TABLE_UNIT) for i in range(10)
@@ -65,7 +65,7 @@ def _star() -> tuple[tuple[int, int], ...]:
 
 
 def _corners(*points: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-    """Corners given in hundredths of the radius."""
+    """Scale corners from hundredths of the radius."""
     return tuple((x * TABLE_UNIT // 100, y * TABLE_UNIT // 100) for x, y in points)
 
 
@@ -83,7 +83,7 @@ OUTLINES = {
 
 
 def outline(shape: Shape) -> list[tuple[int, int]]:
-    """Corners of a polygon shape in the image, rounded to 1/16 pixel."""
+    """Return the corners of a polygon shape in the image, rounded to 1/16 pixel."""
     cos, sin = cosine(shape.angle), sine(shape.angle)
     unit = TABLE_UNIT * TABLE_UNIT
     return [
@@ -96,7 +96,7 @@ def outline(shape: Shape) -> list[tuple[int, int]]:
 
 
 def inside_polygon(xs: np.ndarray, ys: np.ndarray, corners: list[tuple[int, int]]) -> np.ndarray:
-    """Even-odd rule for the grid of integer points ys (h, 1) by xs (1, w) -> (h, w) bool."""
+    """Apply the even-odd rule to the grid of integer points ys (h, 1) by xs (1, w) -> (h, w) bool."""
     inside = np.zeros((ys.shape[0], xs.shape[1]), dtype=bool)
     for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1], strict=True):
         if y0 > y1:
@@ -107,9 +107,9 @@ def inside_polygon(xs: np.ndarray, ys: np.ndarray, corners: list[tuple[int, int]
     return inside
 
 
-@lru_cache(maxsize=128)  # the judge, the masks and the picture ask for the same shapes
+@lru_cache(maxsize=128)  # masks, pictures, and judgments need the same shapes
 def coverage(shape: Shape, height: int, width: int) -> tuple[tuple[slice, slice], np.ndarray]:
-    """The box of the image that holds a shape, and how many of each pixel's S * S samples it covers: (h, w) uint8."""
+    """Return the box of a shape in the image, and how many of each pixel's S * S samples it covers: (h, w) uint8."""
     reach = shape.radius * 5 // 4 + UNIT
     left, right = max(0, (shape.x - reach) // UNIT), min(width, (shape.x + reach) // UNIT + 1)
     top, bottom = max(0, (shape.y - reach) // UNIT), min(height, (shape.y + reach) // UNIT + 1)
@@ -128,7 +128,7 @@ def coverage(shape: Shape, height: int, width: int) -> tuple[tuple[slice, slice]
 
 
 def full_masks(scene: Scene) -> np.ndarray:
-    """(N, H, W) bool: each shape as if nothing were in front of it."""
+    """Return (N, H, W) bool masks of the shapes, each as if nothing were in front of it."""
     masks = np.zeros((len(scene.shapes), scene.height, scene.width), dtype=bool)
     for mask, shape in zip(masks, scene.shapes, strict=True):
         box, counts = coverage(shape, scene.height, scene.width)
@@ -137,7 +137,7 @@ def full_masks(scene: Scene) -> np.ndarray:
 
 
 def visible_masks(full: np.ndarray) -> np.ndarray:
-    """Take from each shape's full mask what the later ones hide: (N, H, W) bool, disjoint."""
+    """Remove from each full mask the pixels that later shapes hide: (N, H, W) bool, disjoint."""
     visible = full.copy()
     hidden = np.zeros(full.shape[1:], dtype=bool)
     for i in reversed(range(len(full))):
@@ -147,7 +147,7 @@ def visible_masks(full: np.ndarray) -> np.ndarray:
 
 
 def drop_hidden(scene: Scene, spec: SceneSpec) -> tuple[Scene, np.ndarray]:
-    """Leave out shapes too little of which can be seen; returns the scene, renumbered, and its visible masks."""
+    """Drop shapes that are mostly hidden; return the scene with new ids, and its visible masks."""
     full = full_masks(scene)
     shapes = list(scene.shapes)
     while True:
@@ -163,21 +163,21 @@ def drop_hidden(scene: Scene, spec: SceneSpec) -> tuple[Scene, np.ndarray]:
 
 
 def _surface(shape: Shape, box: tuple[slice, slice]) -> np.ndarray:
-    """(h, w, 3) int64: the paint of a shape at each pixel of its box."""
+    """Return the paint of a shape at each pixel of its box: (h, w, 3) int64."""
     paint = np.array(PAINT[shape.color], dtype=np.int64)
     rows, cols = box
     xs = np.arange(cols.start, cols.stop, dtype=np.int64)[None, :] * UNIT + UNIT // 2 - shape.x  # (1, w)
     ys = np.arange(rows.start, rows.stop, dtype=np.int64)[:, None] * UNIT + UNIT // 2 - shape.y  # (h, 1)
     if shape.texture == "plain":
         return np.broadcast_to(paint, (ys.shape[0], xs.shape[1], 3))
-    turn = shape.angle + 15  # stripes run at 45 degrees to the shape's own upright
+    turn = shape.angle + 15  # stripes are at 45 degrees to the shape
     along = (xs * cosine(turn) + ys * sine(turn)) // TABLE_UNIT  # (h, w), 1/16 pixel
     odd = (along // max(2 * UNIT, shape.radius // 4)) % 2 == 1
     return np.where(odd[..., None], np.array(STRIPE_PAINT[shape.color], dtype=np.int64), paint)
 
 
 def render(scene: Scene, stream: Stream) -> np.ndarray:
-    """(H, W, 3) uint8 RGB: the background, shapes in order with soft edges, then noise over all."""
+    """Draw a scene as (H, W, 3) uint8 RGB: the background, the shapes in order with soft edges, then noise."""
     height, width = scene.height, scene.width
     pixels = np.repeat(_gray_levels(scene)[..., None], 3, axis=2)  # (H, W, 3)
     if scene.background.grain:
@@ -193,7 +193,7 @@ def render(scene: Scene, stream: Stream) -> np.ndarray:
 
 
 def _gray_levels(scene: Scene) -> np.ndarray:
-    """(H, W) int64: the background's level, slopes and blobs."""
+    """Return the level, slopes, and blobs of the background: (H, W) int64."""
     height, width, background = scene.height, scene.width, scene.background
     ys, xs = np.arange(height, dtype=np.int64)[:, None], np.arange(width, dtype=np.int64)[None, :]  # (H, 1), (1, W)
     gray = background.level + (2 * ys - height) * background.slope_y // (2 * height)
@@ -205,6 +205,6 @@ def _gray_levels(scene: Scene) -> np.ndarray:
 
 
 def _noise(shape: tuple[int, ...], largest: int, stream: Stream) -> np.ndarray:
-    """int64 numbers from -largest to largest."""
+    """Draw int64 numbers from -largest to largest."""
     count = int(np.prod(shape))
     return stream.bytes(count).reshape(shape).astype(np.int64) * (2 * largest + 1) // 256 - largest

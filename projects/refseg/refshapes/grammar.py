@@ -1,24 +1,37 @@
-"""Expressions for a scene: a function of skills.py proposes a meaning, the judge decides whether it may be used.
+"""Expressions for a scene: a skill proposes a meaning, and the judge decides whether it may be used.
 
-A proposal is used when it is clear and refers to as many shapes as wanted: one, several, or none. An expression
-without referents begins as a right one of any skill and is made wrong by one change, with the same wording rules, so
-that the text alone tells little about whether something is there.
+A proposal is used if it is clear and refers to as many shapes as wanted: one, several, or none. An expression without
+referents starts as one with referents, of any skill. One change in each of its phrases makes it refer to nothing, and
+the wording rules are the same, so the text alone says little about whether something is there.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from refseg.refshapes.changes import break_expression
-from refseg.refshapes.meaning import Expression, Head, Match
+from refseg.refshapes.meaning import (
+    LAST_RANK,
+    NO_RULE,
+    OPPOSITE,
+    Head,
+    Match,
+    Meaning,
+    Nearest,
+    Ordinal,
+    Phrase,
+    Place,
+    Relative,
+    Rule,
+    match_of,
+)
 from refseg.refshapes.random_stream import Stream
-from refseg.refshapes.rules import NO_RULE, Rule
-from refseg.refshapes.scene import Scene
+from refseg.refshapes.scene import VALUES, Scene
 from refseg.refshapes.skills import SKILLS
 from refseg.refshapes.wording import ground_words, realize, text_of
 
 
 @dataclass(frozen=True)
 class ExpressionSpec:
-    """How many expressions an image has and of what sort; weights are whole numbers."""
+    """Number and kinds of the expressions of an image; weights are whole numbers."""
 
     per_image: int = 6
     none_percent: int = 15
@@ -29,7 +42,7 @@ class ExpressionSpec:
     several_skills: dict[str, int] = field(
         default_factory=lambda: {"group": 10, "size": 2, "position": 4, "relation": 8, "negation": 3}
     )
-    redundant_percent: int = 25  # of phrases whose size, place or relation could be left out
+    redundant_percent: int = 25  # share of redundant phrases that are kept
     distinct_anchors: bool = False  # no "red star left of the star", which never refers to anything
 
 
@@ -41,79 +54,174 @@ class GroundedExpression:
     referents: tuple[int, ...]  # instance ids
     skill: str
     words: dict[int, list[int]]  # instance id -> indices of the words that describe it
-    anchors: dict[int, list[int]]  # the same for what a relation is told from
+    anchors: dict[int, list[int]]  # the same for the anchors of relations
     form: str  # the skill that it looks like; differs from ``skill`` for no_target only
-    meaning: Expression
-    change: str | None = None  # what was changed to make it refer to nothing
-
-
-def redundant(expression: Expression, scene: Scene) -> bool:
-    """Whether each phrase means the same shapes without its place, rank or relation, or else its size and pose."""
-    return all(_without_extras(phrase.head).judge(scene) == phrase.judge(scene) for phrase in expression.phrases)
-
-
-def _without_extras(head: Head) -> Match:
-    """Without size and pose; for a match with neither this is everything, which is never redundant."""
-    if not isinstance(head, Match):
-        return head.of
-    return replace(head, size=None, pose=None) if head.size or head.pose else Match()
-
-
-def _propose(
-    scene: Scene, stream: Stream, skill: str, several: bool, redundant_percent: int, rule: Rule
-) -> Expression | None:
-    """A clear expression of a skill for one shape or for several; None when 40 proposals fail."""
-    for _ in range(40):
-        expression = SKILLS[skill](scene, stream, several)
-        if expression is None:
-            continue
-        verdict = expression.judge(scene)
-        if verdict.unclear or (len(verdict.ids) >= 2) != several or not verdict.ids:
-            continue
-        if not rule.allows(expression) or not rule.allows_referents(verdict.ids, scene):
-            continue
-        if not redundant(expression, scene) or stream.chance(redundant_percent):
-            return expression
-    return None
-
-
-def _one_expression(scene: Scene, spec: ExpressionSpec, stream: Stream, rule: Rule) -> GroundedExpression | None:
-    """Draw what is wanted and a skill; None when the scene has nothing of that kind."""
-    want = stream.weighted(
-        {
-            "none": spec.none_percent,
-            "several": spec.several_percent,
-            "one": 100 - spec.none_percent - spec.several_percent,
-        }
-    )
-    # What refers to nothing is to read like the rest: singular and plural in the same proportion.
-    several = want == "several" or (want == "none" and stream.below(100 - spec.none_percent) < spec.several_percent)
-    for _ in range(30):
-        form = stream.weighted(spec.several_skills if several else spec.single_skills)
-        # A right expression that is to be broken may be redundant: "circle on the left" of the only circle.
-        redundant_percent = 100 if want == "none" else spec.redundant_percent
-        expression, change = _propose(scene, stream, form, several, redundant_percent, rule), None
-        if expression is not None and want == "none":
-            expression, change = break_expression(expression, scene, stream, rule.allows)
-        if expression is None:
-            continue
-        words = realize(expression, stream)
-        referents, anchors = ground_words(expression, words, scene)
-        skill = "no_target" if want == "none" else form
-        ids = expression.judge(scene).ids
-        return GroundedExpression(text_of(words), ids, skill, referents, anchors, form, expression, change)
-    return None
+    meaning: Meaning
+    change: str | None = None  # the change that made it refer to nothing
 
 
 def make_expressions(
     scene: Scene, spec: ExpressionSpec, stream: Stream, rule: Rule = NO_RULE
 ) -> list[GroundedExpression] | None:
-    """``spec.per_image`` expressions with different texts; None when the scene is too poor for that."""
-    found: dict[str, GroundedExpression] = {}
+    """Return ``spec.per_image`` expressions with different texts; None if the scene is too poor for that."""
+    by_text: dict[str, GroundedExpression] = {}
     for _ in range(20 * spec.per_image):
-        if len(found) == spec.per_image:
-            return list(found.values())
-        expression = _one_expression(scene, spec, stream, rule)
+        if len(by_text) == spec.per_image:
+            return list(by_text.values())
+        expression = _make_expression(scene, spec, stream, rule)
         if expression is not None:
-            found.setdefault(expression.text, expression)
+            by_text.setdefault(expression.text, expression)
     return None
+
+
+def _make_expression(scene: Scene, spec: ExpressionSpec, stream: Stream, rule: Rule) -> GroundedExpression | None:
+    """Draw the number of referents and a skill; None if the scene has nothing that fits them."""
+    one_percent = 100 - spec.none_percent - spec.several_percent
+    want = stream.weighted({"none": spec.none_percent, "several": spec.several_percent, "one": one_percent})
+    # No-target expressions are singular and plural in the same proportion as the others.
+    several = want == "several" or (want == "none" and stream.below(100 - spec.none_percent) < spec.several_percent)
+    for _ in range(30):
+        form = stream.weighted(spec.several_skills if several else spec.single_skills)
+        # A phrase that is going to be changed may be redundant: "circle on the left" of the only circle.
+        redundant_percent = 100 if want == "none" else spec.redundant_percent
+        meaning, change = _propose(scene, stream, form, several, redundant_percent, rule), None
+        if meaning is not None and want == "none":
+            meaning, change = break_meaning(meaning, scene, stream, rule.allows)
+        if meaning is None:
+            continue
+        words = realize(meaning, stream)
+        referents, anchors = ground_words(meaning, words, scene)
+        skill = "no_target" if want == "none" else form
+        ids = meaning.judge(scene).ids
+        return GroundedExpression(text_of(words), ids, skill, referents, anchors, form, meaning, change)
+    return None
+
+
+def _propose(
+    scene: Scene, stream: Stream, skill: str, several: bool, redundant_percent: int, rule: Rule
+) -> Meaning | None:
+    """Return a clear meaning of a skill about one shape or several; None after 40 proposals without one."""
+    for _ in range(40):
+        meaning = SKILLS[skill](scene, stream, several)
+        if meaning is None:
+            continue
+        verdict = meaning.judge(scene)
+        if verdict.unclear or (len(verdict.ids) >= 2) != several or not verdict.ids:
+            continue
+        if not rule.allows(meaning) or not rule.allows_referents(verdict.ids, scene):
+            continue
+        if not redundant(meaning, scene) or stream.chance(redundant_percent):
+            return meaning
+    return None
+
+
+def redundant(meaning: Meaning, scene: Scene) -> bool:
+    """Return whether each phrase refers to the same shapes without its place, rank, relation, size, or pose."""
+
+    def without_extras(head: Head) -> Match:
+        if not isinstance(head, Match):
+            return head.of
+        # Without size and pose. A match that has neither becomes "everything", which is never redundant.
+        return replace(head, size=None, pose=None) if head.size or head.pose else Match()
+
+    return all(without_extras(phrase.head).judge(scene) == phrase.judge(scene) for phrase in meaning.phrases)
+
+
+# Changes that make an expression refer to nothing ---------------------------------------------------------------------
+
+Change = Callable[[Head, Scene, Stream], Head | None]  # None where there is nothing to change
+
+
+def break_meaning(
+    meaning: Meaning, scene: Scene, stream: Stream, allows: Callable[[Meaning], bool] = lambda _: True
+) -> tuple[Meaning, str] | tuple[None, None]:
+    """Change each phrase once, all in the same way, so that the whole clearly refers to nothing.
+
+    The shapes that the changed phrases ask for stay within one change of those in the scene.
+
+    Returns:
+        The changed meaning and the name of the change; (None, None) after 60 failed tries.
+    """
+    ordinal = any(isinstance(phrase.head, Ordinal) for phrase in meaning.phrases)
+    for _ in range(60):
+        name = stream.weighted(ORDINAL_WEIGHTS if ordinal else CHANGE_WEIGHTS)
+        heads = [CHANGES[name](phrase.head, scene, stream) for phrase in meaning.phrases]
+        pairs = zip(meaning.phrases, heads, strict=True)
+        broken = Meaning(tuple(replace(phrase, head=head) for phrase, head in pairs if head is not None))
+        if len(broken.phrases) < len(heads):
+            continue
+        verdict = broken.judge(scene)
+        if not verdict.unclear and not verdict.ids and allows(broken):
+            return broken, name
+    return None, None
+
+
+def change_attribute(head: Head, scene: Scene, stream: Stream) -> Head | None:
+    """ "the red circle" -> "the blue circle"."""
+    match = _change_match(match_of(head), scene, stream)
+    return match if match is None or isinstance(head, Match) else replace(head, of=match)
+
+
+def change_side(head: Head, scene: Scene, stream: Stream) -> Head | None:
+    """ "the star left of the square" -> "the star right of the square"; the same for places."""
+    if isinstance(head, Place):
+        sides = head.region.split()
+        at = stream.below(len(sides))
+        sides[at] = OPPOSITE[sides[at]]
+        return replace(head, region=" ".join(sides))
+    if isinstance(head, Relative):
+        return replace(head, side=OPPOSITE[head.side]) if head.side in OPPOSITE else None
+    return None
+
+
+def change_order(head: Head, scene: Scene, stream: Stream) -> Head | None:
+    """ "the star left of the square" -> "the square left of the star": the same words in another order."""
+    if not isinstance(head, Relative) or not head.of.given:
+        return None
+    return replace(head, of=match_of(head.anchor.head), anchor=Phrase(head.of))
+
+
+def change_anchor(head: Head, scene: Scene, stream: Stream) -> Head | None:
+    """ "the star left of the red square" -> "the star left of the blue square"."""
+    if not isinstance(head, Relative | Nearest):
+        return None
+    match = _change_match(match_of(head.anchor.head), scene, stream)
+    return replace(head, anchor=Phrase(match)) if match else None
+
+
+def change_rank(head: Head, scene: Scene, stream: Stream) -> Head | None:
+    """ "the second star from the left" -> "the third star from the left", where there are two."""
+    if not isinstance(head, Ordinal):
+        return None
+    return replace(head, rank=stream.between(head.rank + 1, LAST_RANK)) if head.rank < LAST_RANK else None
+
+
+CHANGES: dict[str, Change] = {
+    "attribute": change_attribute,
+    "side": change_side,
+    "order": change_order,
+    "anchor": change_anchor,
+    "rank": change_rank,
+}
+# Side and order keep the words and change the meaning only, and seldom leave a clear case: they are tried most.
+CHANGE_WEIGHTS = {"attribute": 2, "side": 10, "order": 8, "anchor": 1}
+ORDINAL_WEIGHTS = {"attribute": 2, "rank": 1}  # few ranks are too high for the scene, or "fourth" would give it away
+
+
+def _change_match(match: Match, scene: Scene, stream: Stream) -> Match | None:
+    """Change the value of one attribute, or of the excluded one."""
+    names = list(match.given) + (["without"] if match.without else [])
+    if not names:
+        return None
+    name = stream.choice(names)
+    excluded = match.without if name == "without" else None
+    attribute, value = excluded or (name, match.given[name])
+    # Mostly another value that the scene shows, so that its mere presence decides nothing.
+    others = [other for other in VALUES[attribute] if other != value]
+    shown = {getattr(shape, attribute) for shape in scene.shapes}
+    present = [other for other in others if other in shown]
+    other = stream.choice(present if present and stream.chance(75) else others)
+    if excluded:
+        return replace(match, without=(attribute, other))
+    changed = replace(match, **{attribute: other})
+    return changed if changed.sensible else None

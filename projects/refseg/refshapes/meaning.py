@@ -1,29 +1,34 @@
-"""What an expression means: small typed forms that are judged on a scene and, in wording.py, put into words.
+"""Meanings of expressions: typed forms that are judged on a scene and, in wording.py, put into words.
 
-Judging is three-valued. Each shape is referred to, is not, or is a borderline case ("left of" when it is hardly
-further left). A form with a borderline case is ``unclear`` on that scene and is never used, so that every expression
-that is used has exactly one right answer.
+Judging is three-valued. A shape is referred to (1), is not (-1), or is a borderline case (0), such as "left of" when it
+is hardly farther left. A meaning with a borderline case is ``unclear`` on that scene and is never used, so every
+expression that is used has exactly one right answer.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import isqrt
 
-from refseg.refshapes.depth import DEPTHS, judge_depth
+import numpy as np
+
+from refseg.refshapes.draw import full_masks, visible_masks
 from refseg.refshapes.scene import UNIT, VALUES, Scene, Shape
 
 SIDES = ("left", "right", "top", "bottom")
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
+DEPTHS = ("inside", "behind", "front")
 LAST_RANK = 4  # "the fourth star from the left"
 OPPOSITE = {
     "left": "right", "right": "left", "top": "bottom", "bottom": "top", "large": "small", "small": "large",
     "behind": "front", "front": "behind",
 }  # fmt: skip
+HIDDEN_PERCENT = 10  # of the lower shape that the upper one must hide
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The shapes referred to, in scene order; ``unclear``: people could disagree about them."""
+    """The ids of the shapes referred to, in scene order. It is ``unclear`` where people could disagree about them."""
 
     ids: tuple[int, ...] = ()
     unclear: bool = False
@@ -34,7 +39,7 @@ UNCLEAR = Verdict(unclear=True)
 
 @dataclass(frozen=True)
 class Match:
-    """Shapes with the attributes that are given, and, for a negation, without the one attribute named last."""
+    """Shapes with the given attributes and, for a negation, without one attribute."""
 
     kind: str | None = None
     color: str | None = None
@@ -45,21 +50,21 @@ class Match:
 
     @cached_property
     def given(self) -> dict[str, str]:
-        """The attributes that are asked for, by name."""
+        """The required attributes, by name."""
         return {name: value for name in VALUES if (value := getattr(self, name)) is not None}
 
     def shapes(self, scene: Scene) -> list[Shape]:
-        found = list(scene.shapes)
-        for name, value in self.given.items():
-            found = [shape for shape in found if getattr(shape, name) == value]
-        if self.without is not None:
-            name, value = self.without
-            found = [shape for shape in found if getattr(shape, name) != value]
-        return found
+        """Return the shapes that match."""
+        return [
+            shape
+            for shape in scene.shapes
+            if all(getattr(shape, name) == value for name, value in self.given.items())
+            and (self.without is None or getattr(shape, self.without[0]) != self.without[1])
+        ]
 
     @property
     def sensible(self) -> bool:
-        """Circles have no pose, and whether "upright shapes" takes them in, people could disagree about."""
+        """False for the pose of a circle, which has none, and for "upright shapes", which may or may not include it."""
         pose = dict([self.without]).get("pose", self.pose) if self.without else self.pose
         return pose is None or (self.kind != "circle" and (self.kind is not None or pose == "tilted"))
 
@@ -71,7 +76,7 @@ class Match:
 class Most:
     """The one match farthest to a side of SIDES, or the largest or smallest ("large", "small") by radius.
 
-    It is the farthest by its center, by the margin, and by its outer edge too; its radius must differ by a quarter.
+    Its center must be the farthest by the margin, and its outer edge the farthest too. Radii must differ by a quarter.
     """
 
     of: Match
@@ -92,9 +97,9 @@ class Most:
 
 @dataclass(frozen=True)
 class Place:
-    """Matches in one half (SIDES) or quarter (CORNERS) of the image; the middle 16 % belong clearly to neither half.
+    """Matches in one half (SIDES) or quarter (CORNERS) of the image; the middle 16 % are a borderline case.
 
-    When several shapes match and none is there, "on the left" may be understood as the leftmost: unclear.
+    If several shapes match and none is there, "on the left" could mean the leftmost, so the verdict is unclear.
     """
 
     of: Match
@@ -111,9 +116,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Ordinal:
-    """The match that is number ``rank`` (1 is the first) from a side (SIDES); where there are fewer, there is none.
+    """The match number ``rank`` (1 is the first) from a side (SIDES); none if there are fewer matches.
 
-    Each other match is before or after it by its center, by the margin, and by its outer edge too.
+    Every other match must be before or after it by the margin between centers, and by its outer edge too.
     """
 
     of: Match
@@ -145,7 +150,7 @@ class Relative:
     def judge(self, scene: Scene) -> Verdict:
         anchor = self.anchor.judge(scene)
         if anchor.unclear or not anchor.ids:
-            return anchor  # without an anchor there is nothing beside it
+            return anchor  # without an anchor, nothing is beside it
         fixed = scene.shapes[anchor.ids[0]]
         shapes = [shape for shape in self.of.shapes(scene) if shape.id != fixed.id]
         if self.side in DEPTHS:
@@ -159,9 +164,9 @@ class Relative:
 
 @dataclass(frozen=True)
 class Nearest:
-    """The match with the center nearest to the anchor's, by the margin and a tenth, and with the smallest gap too.
+    """The match whose center is nearest to the anchor's, by the margin and a tenth, and whose gap is the smallest too.
 
-    It is unclear where a match and the anchor lie over each other, by a tenth of their radii.
+    Unclear if a match and the anchor overlap by a tenth of their radii.
     """
 
     of: Match
@@ -190,9 +195,9 @@ Head = Match | Most | Place | Relative | Ordinal | Nearest
 
 @dataclass(frozen=True)
 class Phrase:
-    """A noun phrase: "the ..." (count 1), "the two ..." (count 2, 3, 4) or "all ..." (None: any number above one).
+    """A noun phrase: "the ..." (count 1), "the two ..." (count 2, 3, 4), or "all ..." (None: two or more).
 
-    Nothing there is a clear answer; another number than the words say is not.
+    No match at all is a clear answer. Any other number than the words say is unclear.
     """
 
     head: Head
@@ -200,14 +205,14 @@ class Phrase:
 
     def judge(self, scene: Scene) -> Verdict:
         verdict = self.head.judge(scene)
-        found = len(verdict.ids)
-        right = found >= 2 if self.count is None else found == self.count
-        return verdict if verdict.unclear or not found or right else UNCLEAR
+        number = len(verdict.ids)
+        fits = number >= 2 if self.count is None else number == self.count
+        return verdict if verdict.unclear or not number or fits else UNCLEAR
 
 
 @dataclass(frozen=True)
-class Expression:
-    """One noun phrase, or several joined by "and": these must all be found, or none, and must not overlap."""
+class Meaning:
+    """One noun phrase, or several joined by "and": all or none of them must have referents, and no two the same one."""
 
     phrases: tuple[Phrase, ...]
 
@@ -221,12 +226,12 @@ class Expression:
 
 
 def match_of(head: Head) -> Match:
-    """The attributes that a head asks of its own shapes."""
+    """Return the attributes that a head requires of the shapes that it refers to."""
     return head if isinstance(head, Match) else head.of
 
 
 def _reach(shape: Shape, end: str) -> int:
-    """How far a shape's center is towards a side, or how large or small the shape is."""
+    """Return how far a shape's center is towards a side, or how large or small the shape is."""
     return {
         "left": -shape.x,
         "right": shape.x,
@@ -238,7 +243,7 @@ def _reach(shape: Shape, end: str) -> int:
 
 
 def _in_half(shape: Shape, side: str, scene: Scene) -> int:
-    """1 in that half of the image, -1 in the other, 0 within 8 % of the middle line."""
+    """Return 1 in that half of the image, -1 in the other, 0 within 8 % of the middle line."""
     horizontal = side in ("left", "right")
     place, length = (shape.x, scene.width) if horizontal else (shape.y, scene.height)
     part = place * 100 - 50 * length * UNIT  # from the middle line, in hundredths
@@ -254,9 +259,9 @@ def _squared_distance(one: Shape, other: Shape) -> int:
 
 
 def _beside(shape: Shape, side: str, anchor: Shape, margin: int) -> int:
-    """1 by the margin and at most 45 degrees off the axis, -1 on the far side of the anchor's center, else 0.
+    """Return 1 by the margin and at most 45 degrees off the axis, -1 beyond the anchor's center, else 0.
 
-    0 too where one lies inside or nearly inside the other: 3/4 of the larger radius or less between the centers.
+    Also 0 where one lies (nearly) inside the other: their centers are within 3/4 of the larger radius.
     """
     if _squared_distance(shape, anchor) * 16 <= 9 * max(shape.radius, anchor.radius) ** 2:
         return 0
@@ -268,3 +273,114 @@ def _beside(shape: Shape, side: str, anchor: Shape, margin: int) -> int:
     if along <= 0:
         return -1
     return 1 if along >= max(margin, across) else 0
+
+
+# Depth: from the full masks of the shapes and the order in which they are drawn ---------------------------------------
+
+
+@dataclass(frozen=True)
+class Contact:
+    """Two shapes that overlap."""
+
+    upper_within: bool  # the upper one's full mask lies in the lower one's
+    lower_within: bool
+    hidden_percent: int  # share of the lower one that the visible part of the upper one hides
+    distinct: bool  # of different colors, so that one can see which is in front
+
+
+@lru_cache(maxsize=8)
+def contacts(scene: Scene) -> dict[tuple[int, int], Contact]:
+    """Return each two shapes that share pixels, by the ids of the lower and the upper one."""
+    full = full_masks(scene)
+    visible = visible_masks(full)
+    by_ids = {}
+    for upper in scene.shapes:
+        for lower in scene.shapes[: upper.id]:
+            both = full[lower.id] & full[upper.id]
+            shared = int(np.count_nonzero(both))
+            if shared:
+                area = int(np.count_nonzero(full[lower.id]))
+                by_ids[lower.id, upper.id] = Contact(
+                    upper_within=shared == int(np.count_nonzero(full[upper.id])),
+                    lower_within=shared == area,
+                    hidden_percent=int(np.count_nonzero(full[lower.id] & visible[upper.id])) * 100 // area,
+                    distinct=lower.color != upper.color,
+                )
+    return by_ids
+
+
+def judge_depth(i: int, depth: str, anchor: int, scene: Scene) -> int:
+    """Return whether shape ``i`` is inside, behind, or in front ("front") of the anchor (1, 0, or -1)."""
+    contact = contacts(scene).get((min(i, anchor), max(i, anchor)))
+    if contact is None:
+        return -1
+    if depth == "inside":
+        if not contact.upper_within or not contact.distinct:
+            return 0
+        return 1 if i > anchor else -1  # a shape around the anchor is not inside it
+    clear = contact.distinct and contact.hidden_percent >= HIDDEN_PERCENT
+    if not clear or contact.upper_within or contact.lower_within:
+        return 0
+    return 1 if (i < anchor) == (depth == "behind") else -1
+
+
+def clear_pairs(scene: Scene, depth: str) -> list[tuple[int, int]]:
+    """Return the (shape, anchor) pairs that clearly have a depth relation."""
+    pairs = [pair for lower, upper in contacts(scene) for pair in ((lower, upper), (upper, lower))]
+    return [(i, anchor) for i, anchor in pairs if judge_depth(i, depth, anchor, scene) == 1]
+
+
+# Rules of a split ---------------------------------------------------------------------------------------------------
+
+Pair = tuple[str, str]  # color, kind
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Restrictions on the scenes and phrases of a split; none by default.
+
+    Args:
+        banned: Pairs that are in no scene and no phrase.
+        wanted: If given, each phrase refers to something that it describes by one of these pairs.
+        kinds: If given, all referents are of these kinds. A no-target phrase started as such a phrase.
+        distinct_anchors: No "red star left of the star": its words alone reveal that it refers to nothing.
+    """
+
+    banned: tuple[Pair, ...] = ()
+    wanted: tuple[Pair, ...] = ()
+    kinds: tuple[str, ...] = ()
+    distinct_anchors: bool = False
+
+    def allows(self, meaning: Meaning) -> bool:
+        """Return whether this meaning may be used, in any scene."""
+        heads = [phrase.head for phrase in meaning.phrases]
+        if self.wanted and any((m.color, m.kind) not in self.wanted for m in map(match_of, heads)):
+            return False
+        for head in heads if self.distinct_anchors else ():
+            # Everything that the phrase could refer to also fits its anchor's description.
+            if isinstance(head, Relative | Nearest) and (
+                match_of(head.anchor.head).given.items() <= head.of.given.items()
+            ):
+                return False
+        return not self.banned or not any(pair in self.banned for pair in named_pairs(meaning))
+
+    def fits(self, scene: Scene) -> bool:
+        """Return whether a scene has enough shapes to refer to: three of the kinds."""
+        return not self.kinds or sum(shape.kind in self.kinds for shape in scene.shapes) >= 3
+
+    def allows_referents(self, ids: tuple[int, ...], scene: Scene) -> bool:
+        return not self.kinds or all(scene.shapes[i].kind in self.kinds for i in ids)
+
+
+NO_RULE = Rule()
+
+
+def named_pairs(meaning: Meaning) -> Iterator[tuple[str | None, str | None]]:
+    """Yield the color-kind pairs of phrases and anchors; "a circle that is not red" names red and circle too."""
+    for phrase in meaning.phrases:
+        matches = [match_of(phrase.head)]
+        if isinstance(phrase.head, Relative | Nearest):
+            matches.append(match_of(phrase.head.anchor.head))
+        for match in matches:
+            named = match.given | (dict([match.without]) if match.without else {})
+            yield named.get("color"), named.get("kind")

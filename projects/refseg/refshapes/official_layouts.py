@@ -1,7 +1,7 @@
 """The annotations of one image in the official layouts of the field, as plain values.
 
-Each layout has the splits that the real set has and the fields of its refs file: lists in a pickle (REFER) or in JSON
-(gRefCOCO). All have an instances.json in COCO's form, with every instance of their images.
+Each layout has the splits of the real data set and the fields of its refs file: a list in a pickle (REFER) or in JSON
+(gRefCOCO). Each has an instances.json in COCO's form, with every instance of its images.
 """
 
 from collections.abc import Callable, Iterable
@@ -9,158 +9,155 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as mask_tools
 
-from refseg.refshapes.changes import break_expression
-from refseg.refshapes.grammar import GroundedExpression
-from refseg.refshapes.long_sentences import long_sentence
-from refseg.refshapes.meaning import SIDES, Expression, Match, Most, Ordinal, Phrase, Place, Verdict
-from refseg.refshapes.polygons import segmentation
-from refseg.refshapes.presets import Preset
+from refseg.refshapes.grammar import GroundedExpression, break_meaning
+from refseg.refshapes.meaning import SIDES, Match, Meaning, Most, Ordinal, Phrase, Place, Rule, Verdict
+from refseg.refshapes.presets import LONG_WORDS, NEGATIVES, GeneratedImage, Preset, stream_of
 from refseg.refshapes.random_stream import Stream
-from refseg.refshapes.rules import Rule
-from refseg.refshapes.sample import LONG_WORDS, NEGATIVES, Sample, stream_of
 from refseg.refshapes.scene import COLORS, KINDS, UNIT
-from refseg.refshapes.wording import realize, text_of
+from refseg.refshapes.wording import long_sentence, realize, text_of
 
 Ref = dict[str, Any]
 CATEGORY_IDS = {kind: i + 1 for i, kind in enumerate(KINDS)}
 
-# Ids of sentences in one image: those of refshapes.jsonl count from 0.
+# Ids of sentences in one image. Those of refshapes.jsonl start at 0.
 _PER_IMAGE, _LONG, _NEGATIVE = 1000, 300, 600
 _LONG_PER_OBJECT = 2
-_EMPTY_REF_EVERY = 12  # of so many images in a split, one has a ref without sentences in gRefCOCO's layout
+_EMPTY_REF_EVERY = 12  # one image in 12 has a ref without sentences in gRefCOCO's layout
 _NEGATIVES_PER_OBJECT = 2
 
 
-def refcoco_refs(preset: Preset, sample: Sample) -> list[Ref]:
-    """Expressions about one instance, grouped by the instance."""
-    return _by_object(sample, _single(sample))
+def refcoco_refs(preset: Preset, image: GeneratedImage) -> list[Ref]:
+    """Return the expressions about one instance, grouped by instance."""
+    return _by_object(image, _single(image))
 
 
-def refcoco_plus_refs(preset: Preset, sample: Sample) -> list[Ref]:
-    """The same without words about a place in the image; places beside other shapes may be told."""
-    return _by_object(sample, [(k, e) for k, e in _single(sample) if not uses_position(e)])
+def refcoco_plus_refs(preset: Preset, image: GeneratedImage) -> list[Ref]:
+    """Return RefCOCO's refs without expressions about a place in the image; relations to other shapes remain."""
+    return _by_object(image, [(k, e) for k, e in _single(image) if not uses_position(e)])
 
 
-def refcocog_refs(preset: Preset, sample: Sample) -> list[Ref]:
-    """Long sentences, two at most for each instance that an expression refers to."""
-    stream = stream_of(preset, sample.split, sample.index, LONG_WORDS)
-    rule = preset.rule(sample.split)
+def refcocog_refs(preset: Preset, image: GeneratedImage) -> list[Ref]:
+    """Return long sentences, at most two for each instance that an expression refers to."""
+    stream = stream_of(preset, image.split, image.index, LONG_WORDS)
+    rule = preset.rule(image.split)
     texts: dict[int, list[str]] = {}
-    for _, expression in _single(sample):
+    for _, expression in _single(image):
         (target,) = expression.referents
-        said = texts.setdefault(target, [])
-        text = long_sentence(expression.meaning, sample.scene, stream, rule) if len(said) < _LONG_PER_OBJECT else None
-        if text is not None and text not in said:
-            said.append(text)
+        of_target = texts.setdefault(target, [])
+        if len(of_target) < _LONG_PER_OBJECT:
+            text = long_sentence(expression.meaning, image.scene, stream, rule)
+            if text is not None and text not in of_target:
+                of_target.append(text)
     refs: list[Ref] = []
     number = _LONG
-    for target, said in texts.items():
-        if said:
-            sentences = [_sentence(sample, number + i, text) for i, text in enumerate(said)]
-            refs.append(_ref(sample, len(refs), target, sentences))
-            number += len(said)
+    for target, of_target in texts.items():
+        if of_target:
+            sentences = [_sentence(image, number + i, text) for i, text in enumerate(of_target)]
+            refs.append(_ref(image, len(refs), target, sentences))
+            number += len(of_target)
     return refs
 
 
-def grefcoco_refs(preset: Preset, sample: Sample) -> list[Ref]:
-    """All expressions: one, several or no instances; those about the same instances share a ref."""
+def grefcoco_refs(preset: Preset, image: GeneratedImage) -> list[Ref]:
+    """Return all expressions, about one, several, or no instances; those about the same instances share a ref."""
     groups: dict[Any, list[tuple[int, GroundedExpression]]] = {}
-    for k, expression in enumerate(sample.expressions):
+    for k, expression in enumerate(image.expressions):
         groups.setdefault(expression.referents or f"nothing {k}", []).append((k, expression))
     refs: list[Ref] = []
     for group in groups.values():
         ids = group[0][1].referents
-        ref = _ref(sample, len(refs), -1, [_sentence(sample, k, e.text) for k, e in group])
-        ref["ann_id"] = [_annotation_id(sample, i) for i in ids] or [-1]
-        ref["category_id"] = [_category_id(sample, i) for i in ids] or [-1]
-        refs.append(ref | {"file_name": _file_name(sample)})
+        ref = _ref(image, len(refs), -1, [_sentence(image, k, e.text) for k, e in group])
+        ref["ann_id"] = [_annotation_id(image, i) for i in ids] or [-1]
+        ref["category_id"] = [_category_id(image, i) for i in ids] or [-1]
+        refs.append(ref | {"file_name": _file_name(image)})
     return refs
 
 
-def released_grefcoco_refs(preset: Preset, sample: Sample) -> list[Ref]:
-    """The same with `no_target` and, in a few images, a ref without sentences, both as in gRefCOCO's released file."""
-    refs = grefcoco_refs(preset, sample)
-    if sample.index % _EMPTY_REF_EVERY == 1 and len(sample.scene.shapes) > 1:
-        ref = _ref(sample, len(refs), 0, []) | {"file_name": _file_name(sample)}
+def released_grefcoco_refs(preset: Preset, image: GeneratedImage) -> list[Ref]:
+    """Return the same with `no_target` and, in a few images, a ref without sentences, as in gRefCOCO's file."""
+    refs = grefcoco_refs(preset, image)
+    if image.index % _EMPTY_REF_EVERY == 1 and len(image.scene.shapes) > 1:
+        ref = _ref(image, len(refs), 0, []) | {"file_name": _file_name(image)}
         ids = range(2)
-        ref["ann_id"] = [_annotation_id(sample, i) for i in ids]
-        ref["category_id"] = [_category_id(sample, i) for i in ids]
+        ref["ann_id"] = [_annotation_id(image, i) for i in ids]
+        ref["category_id"] = [_category_id(image, i) for i in ids]
         refs.append(ref)
     return [ref | {"no_target": ref["ann_id"] == [-1]} for ref in refs]
 
 
-def refzom_refs(preset: Preset, sample: Sample) -> list[Ref]:
-    """The same, with ``source``, and a bare id where there is one instance.
+def refzom_refs(preset: Preset, image: GeneratedImage) -> list[Ref]:
+    """Return the same with ``source``, and with a bare id if there is one instance.
 
-    The official reader looks up the annotations of every ref and then decides by ``source``. Refs to nothing therefore
-    name an annotation too: the image's first.
+    The official reader looks up the annotations of every ref before it checks ``source``. No-target refs therefore name
+    an annotation too: the image's first.
     """
-    refs = grefcoco_refs(preset, sample)
+    refs = grefcoco_refs(preset, image)
     for ref in refs:
         ref["source"] = "zero" if ref["ann_id"] == [-1] else "one" if len(ref["ann_id"]) == 1 else "many"
         if ref["source"] == "zero":
-            ref |= {"ann_id": [_annotation_id(sample, 0)], "category_id": [_category_id(sample, 0)]}
+            ref |= {"ann_id": [_annotation_id(image, 0)], "category_id": [_category_id(image, 0)]}
         if ref["source"] == "one":
             ref |= {"ann_id": ref["ann_id"][0], "category_id": ref["category_id"][0]}
     return refs
 
 
-def rrefcoco_refs(preset: Preset, sample: Sample) -> list[Ref]:
-    """RefCOCO's refs, each with one or two sentences that refer to nothing in the image: true ones with one change.
+def rrefcoco_refs(preset: Preset, image: GeneratedImage) -> list[Ref]:
+    """Return RefCOCO's refs, each with one or two negatives: true sentences with one change that refer to nothing.
 
-    Where no true sentence of a ref can be changed so, its object's kind and color are ("the red circle" -> "the blue
-    circle"): the official evaluator divides by the number of a ref's negatives.
+    If no true sentence of a ref can be changed, the negative changes its object's kind or color ("the red circle" ->
+    "the blue circle"), because the official evaluator divides by the number of a ref's negatives.
     """
-    stream = stream_of(preset, sample.split, sample.index, NEGATIVES)
-    rule = preset.rule(sample.split)
-    refs = refcoco_refs(preset, sample)
-    texts = {expression.text for expression in sample.expressions}
+    stream = stream_of(preset, image.split, image.index, NEGATIVES)
+    rule = preset.rule(image.split)
+    refs = refcoco_refs(preset, image)
+    texts = {expression.text for expression in image.expressions}
     number = _NEGATIVE
     for ref in refs:
         for sentence in ref["sentences"]:
             sentence["exist"] = True
-        right = [sample.expressions[i % _PER_IMAGE].meaning for i in ref["sent_ids"]]
+        true_meanings = [image.expressions[i % _PER_IMAGE].meaning for i in ref["sent_ids"]]
         for _ in range(_NEGATIVES_PER_OBJECT):
-            broken, _change = break_expression(stream.choice(right), sample.scene, stream, rule.allows)
+            broken, _change = break_meaning(stream.choice(true_meanings), image.scene, stream, rule.allows)
             text = text_of(realize(broken, stream)) if broken is not None else ""
             if text and text not in texts:
                 texts.add(text)
-                _add_negative(ref, sample, number, text)
+                _add_negative(ref, image, number, text)
                 number += 1
-    # A stream of their own for the rest, so that they leave the negatives above alone.
+    # The remaining refs have their own streams, so that they leave the negatives above alone.
     for n, ref in enumerate(refs):
         if all(sentence["exist"] for sentence in ref["sentences"]):
-            rest = stream_of(preset, sample.split, sample.index, NEGATIVES, n)
-            text = _absent_pair(sample, ref["ann_id"] - _annotation_id(sample, 0), rest, rule, texts)
+            stream = stream_of(preset, image.split, image.index, NEGATIVES, n)
+            text = _absent_pair(image, ref["ann_id"] - _annotation_id(image, 0), stream, rule, texts)
             texts.add(text)
-            _add_negative(ref, sample, number, text)
+            _add_negative(ref, image, number, text)
             number += 1
     return refs
 
 
-def _absent_pair(sample: Sample, instance: int, stream: Stream, rule: Rule, texts: set[str]) -> str:
-    """A new text for a color and a kind, one of them the instance's, that no shape of the image has together."""
-    shape = sample.scene.shapes[instance]
+def _absent_pair(image: GeneratedImage, instance: int, stream: Stream, rule: Rule, texts: set[str]) -> str:
+    """Return a new text for a color and a kind, one of them the instance's, that no shape of the image combines."""
+    shape = image.scene.shapes[instance]
     pairs = [(color, shape.kind) for color in COLORS] + [(shape.color, kind) for kind in KINDS]
-    wrong = [Expression((Phrase(Match(kind=kind, color=color)),)) for color, kind in pairs]
-    wrong = [each for each in wrong if each.judge(sample.scene) == Verdict() and rule.allows(each)]  # clearly none
+    meanings = [Meaning((Phrase(Match(kind=kind, color=color)),)) for color, kind in pairs]
+    absent = [meaning for meaning in meanings if meaning.judge(image.scene) == Verdict() and rule.allows(meaning)]
     for _ in range(100):
-        text = text_of(realize(stream.choice(wrong), stream)) if wrong else ""
+        text = text_of(realize(stream.choice(absent), stream)) if absent else ""
         if text and text not in texts:
             return text
-    raise ValueError(f"image {sample.name} shows every color and kind, so that nothing is absent: allow fewer shapes")
+    raise ValueError(f"image {image.name} shows every color and kind, so nothing is absent. Allow fewer shapes")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One folder: its refs file, the splits that the real set has, and what goes into it."""
+    """The folder of one official layout."""
 
     folder: str
     refs_file: str
-    splits: tuple[str, ...]
-    refs: Callable[[Preset, Sample], list[Ref]]
-    lists_rles: bool = False  # an RLE stands in a list of one, as its official reader needs it
+    splits: tuple[str, ...]  # those of the real data set
+    refs: Callable[[Preset, GeneratedImage], list[Ref]]
+    lists_rles: bool = False  # its official reader needs each RLE in a list of one
 
 
 _REFCOCO = ("train", "val", "testA", "testB")
@@ -175,18 +172,18 @@ LAYOUTS = (
 
 
 def uses_position(expression: GroundedExpression) -> bool:
-    """Whether it tells a place in the image, or a rank from a side of it."""
+    """Return whether an expression names a place in the image, or a rank from one of its sides."""
     heads = [phrase.head for phrase in expression.meaning.phrases]
     return any(isinstance(h, Place | Ordinal) or (isinstance(h, Most) and h.end in SIDES) for h in heads)
 
 
-def image_entry(sample: Sample) -> dict[str, Any]:
-    """The image's entry in instances.json."""
+def image_entry(image: GeneratedImage) -> dict[str, Any]:
+    """Return the image's entry in instances.json."""
     return {
-        "id": sample.image_id,
-        "file_name": _file_name(sample),
-        "height": sample.scene.height,
-        "width": sample.scene.width,
+        "id": image.image_id,
+        "file_name": _file_name(image),
+        "height": image.scene.height,
+        "width": image.scene.width,
         "license": 1,
         "coco_url": "",
         "flickr_url": "",
@@ -194,16 +191,16 @@ def image_entry(sample: Sample) -> dict[str, Any]:
     }
 
 
-def annotation_entries(sample: Sample, rles: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The entries of all instances of the image; ``attributes`` is ours."""
+def annotation_entries(image: GeneratedImage, rles: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the entries of all instances of the image in instances.json; COCO has no ``attributes``."""
     entries = []
-    for shape, mask, rle in zip(sample.scene.shapes, sample.masks, rles, strict=True):
+    for shape, mask, rle in zip(image.scene.shapes, image.masks, rles, strict=True):
         ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         box = (xs[0], ys[0], xs[-1] - xs[0] + 1, ys[-1] - ys[0] + 1)
         entries.append(
             {
-                "id": _annotation_id(sample, shape.id),
-                "image_id": sample.image_id,
+                "id": _annotation_id(image, shape.id),
+                "image_id": image.image_id,
                 "category_id": CATEGORY_IDS[shape.kind],
                 "bbox": [float(value) for value in box],
                 "segmentation": segmentation(mask, rle),
@@ -224,7 +221,7 @@ def annotation_entries(sample: Sample, rles: list[dict[str, Any]]) -> list[dict[
 
 
 def instances_head() -> dict[str, Any]:
-    """What instances.json says before its annotations and images."""
+    """Return the content of instances.json before its annotations and images."""
     return {
         "info": {"description": "RefShapes, a generated benchmark for referring segmentation"},
         "licenses": [{"id": 1, "name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"}],
@@ -235,49 +232,110 @@ def instances_head() -> dict[str, Any]:
 # Parts of a ref -------------------------------------------------------------------------------------------------------
 
 
-def _single(sample: Sample) -> list[tuple[int, GroundedExpression]]:
-    """The expressions about one instance, with their places in the image's list."""
-    return [(k, expression) for k, expression in enumerate(sample.expressions) if len(expression.referents) == 1]
+def _single(image: GeneratedImage) -> list[tuple[int, GroundedExpression]]:
+    """Return the expressions about one instance, with their indices in the image's list."""
+    return [(k, expression) for k, expression in enumerate(image.expressions) if len(expression.referents) == 1]
 
 
-def _by_object(sample: Sample, expressions: Iterable[tuple[int, GroundedExpression]]) -> list[Ref]:
+def _by_object(image: GeneratedImage, expressions: Iterable[tuple[int, GroundedExpression]]) -> list[Ref]:
     sentences: dict[int, list[dict[str, Any]]] = {}
     for k, expression in expressions:
-        sentences.setdefault(expression.referents[0], []).append(_sentence(sample, k, expression.text))
-    return [_ref(sample, n, target, said) for n, (target, said) in enumerate(sentences.items())]
+        sentences.setdefault(expression.referents[0], []).append(_sentence(image, k, expression.text))
+    return [_ref(image, n, target, of_target) for n, (target, of_target) in enumerate(sentences.items())]
 
 
-def _sentence(sample: Sample, number: int, text: str) -> dict[str, Any]:
-    return {"sent_id": sample.image_id * _PER_IMAGE + number, "sent": text, "raw": text, "tokens": text.split()}
+def _sentence(image: GeneratedImage, number: int, text: str) -> dict[str, Any]:
+    return {"sent_id": image.image_id * _PER_IMAGE + number, "sent": text, "raw": text, "tokens": text.split()}
 
 
-def _ref(sample: Sample, number: int, target: int, sentences: list[dict[str, Any]]) -> Ref:
-    """``file_name`` imitates REFER's, which is that of no file; ``image_id`` tells the image."""
-    annotation = _annotation_id(sample, target)
+def _ref(image: GeneratedImage, number: int, target: int, sentences: list[dict[str, Any]]) -> Ref:
+    """Return a ref. As in REFER, ``file_name`` is the name of no file; ``image_id`` identifies the image."""
+    annotation = _annotation_id(image, target)
     return {
-        "ref_id": sample.image_id * 100 + number,
+        "ref_id": image.image_id * 100 + number,
         "ann_id": annotation,
-        "image_id": sample.image_id,
-        "category_id": _category_id(sample, target),
-        "split": sample.split,
-        "file_name": f"{sample.name}_{annotation}.png",
+        "image_id": image.image_id,
+        "category_id": _category_id(image, target),
+        "split": image.split,
+        "file_name": f"{image.name}_{annotation}.png",
         "sent_ids": [sentence["sent_id"] for sentence in sentences],
         "sentences": sentences,
     }
 
 
-def _add_negative(ref: Ref, sample: Sample, number: int, text: str) -> None:
-    ref["sentences"].append(_sentence(sample, number, text) | {"exist": False})
+def _add_negative(ref: Ref, image: GeneratedImage, number: int, text: str) -> None:
+    ref["sentences"].append(_sentence(image, number, text) | {"exist": False})
     ref["sent_ids"].append(ref["sentences"][-1]["sent_id"])
 
 
-def _file_name(sample: Sample) -> str:
-    return f"{sample.name}.png"
+def _file_name(image: GeneratedImage) -> str:
+    return f"{image.name}.png"
 
 
-def _annotation_id(sample: Sample, instance: int) -> int:
-    return sample.image_id * 100 + instance
+def _annotation_id(image: GeneratedImage, instance: int) -> int:
+    return image.image_id * 100 + instance
 
 
-def _category_id(sample: Sample, instance: int) -> int:
-    return CATEGORY_IDS[sample.scene.shapes[instance].kind]
+def _category_id(image: GeneratedImage, instance: int) -> int:
+    return CATEGORY_IDS[image.scene.shapes[instance].kind]
+
+
+# Masks as COCO stores them ------------------------------------------------------------------------------------------
+
+Polygon = list[float]  # x, y, x, y, ...: corners of pixels
+
+
+def trace(mask: np.ndarray) -> list[Polygon]:
+    """Return the closed outlines of a mask (H, W): one for each part whose pixels share sides, and one for each hole.
+
+    In each row of pixel corners, a horizontal side joins the first turning point to the second, the third to the
+    fourth, and so on. Vertical sides do the same in each column. Where two pixels touch only at a corner, the corner
+    is two turning points, ordered so that each belongs to one of the pixels.
+    """
+    padded = np.pad(mask, 1).astype(np.int8)
+    nw, ne, sw, se = padded[:-1, :-1], padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]
+    touching = (nw == se) & (ne == sw) & (nw != ne)  # (H + 1, W + 1)
+    ys, xs = np.nonzero(((nw + ne + sw + se) % 2 == 1) | touching)
+    twice = touching[ys, xs]
+    ys, xs = np.repeat(ys, 1 + twice), np.repeat(xs, 1 + twice)
+    # Nodes are sorted by y, then x: the order along rows. Of two equal ones, the second comes first in its column if
+    # the pixels are NE and SW.
+    second = np.zeros(len(ys), dtype=bool)
+    second[1:] = (ys[1:] == ys[:-1]) & (xs[1:] == xs[:-1])
+    place = np.where(second != (ne[ys, xs] == 1) & touching[ys, xs], 1, 0)
+    columns = np.lexsort((place, ys, xs))
+    beside = np.arange(len(ys)) ^ 1  # the partner in the row
+    below = np.empty_like(beside)  # the partner in the column
+    below[columns[0::2]], below[columns[1::2]] = columns[1::2], columns[0::2]
+    xs, ys, beside, below = (nodes.tolist() for nodes in (xs, ys, beside, below))
+
+    # Follow the sides, horizontal and vertical in turn, from each node that was not passed yet.
+    passed = [False] * len(xs)
+    loops = []
+    for start in range(len(xs)):
+        loop: Polygon = []
+        node = start
+        while not passed[node]:
+            other = beside[node]
+            passed[node] = passed[other] = True
+            loop += [xs[node], ys[node], xs[other], ys[other]]
+            node = below[other]
+        if loop:
+            loops.append(loop)
+    return loops
+
+
+def encode_masks(masks: np.ndarray) -> list[dict[str, Any]]:
+    """Encode (N, H, W) bool masks as compressed COCO run lengths, with counts as str."""
+    encoded = mask_tools.encode(np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8)))
+    return [{"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")} for rle in encoded]
+
+
+def segmentation(mask: np.ndarray, rle: dict[str, Any]) -> list[Polygon] | dict[str, Any]:
+    """Return polygons if pycocotools makes exactly the mask of them, else run lengths (for masks with holes)."""
+    height, width = mask.shape
+    polygons = trace(mask)
+    if not polygons:
+        return rle
+    drawn = mask_tools.merge(mask_tools.frPyObjects(polygons, height, width))
+    return polygons if drawn["counts"].decode("ascii") == rle["counts"] else rle

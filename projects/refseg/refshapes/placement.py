@@ -1,9 +1,9 @@
-"""How a random scene is laid out: first what is to lie inside or behind something, then the rest one by one."""
+"""Random scenes: first the shapes inside or behind others, then the rest one by one."""
 
 from dataclasses import dataclass, field
 
+from refseg.refshapes.meaning import NO_RULE, Rule
 from refseg.refshapes.random_stream import Stream
-from refseg.refshapes.rules import NO_RULE, Rule
 from refseg.refshapes.scene import (
     COLORS,
     KINDS,
@@ -18,11 +18,11 @@ from refseg.refshapes.scene import (
 )
 
 CONTAINERS = ("circle", "square", "diamond", "triangle")  # kinds with room inside for a small shape
-WANTED_PERCENT = 45  # of the shapes of a scene that is to show a wanted pair
+WANTED_PERCENT = 45  # of the shapes, if the scene must show a wanted pair
 
 
 def random_scene(height: int, width: int, spec: SceneSpec, stream: Stream, rule: Rule = NO_RULE) -> Scene:
-    """Lay out shapes one by one; a shape that finds no free place in 40 tries is left out."""
+    """Lay out shapes one by one. A shape without a free place after 40 tries is omitted."""
     layout = _Layout(height, width, spec, stream, rule)
     if spec.inside_percent and stream.chance(spec.inside_percent):
         layout.add_container()
@@ -58,7 +58,7 @@ def _blobs(height: int, width: int, spec: SceneSpec, stream: Stream) -> tuple[Bl
 
 @dataclass
 class _Layout:
-    """A scene in the making; lengths in 1/16 pixel."""
+    """An unfinished scene; lengths in 1/16 pixel."""
 
     height: int
     width: int
@@ -79,7 +79,7 @@ class _Layout:
         self.number = stream.between(*spec.num_shapes)
 
     def add_apart(self) -> None:
-        """Draw a shape and find it a place away from the others."""
+        """Add a shape at a place away from the others."""
         size = "large" if self.stream.chance(self.spec.large_percent) else "small"
         radius = self._radius(self.spec.large_radius if size == "large" else self.spec.small_radius)
         look = self._look()
@@ -90,7 +90,7 @@ class _Layout:
             self._add(look, size, place, radius)
 
     def add_container(self) -> None:
-        """A very large shape with one or two small ones of other colors on it, away from its edge."""
+        """Add a very large shape, with one or two small ones of other colors inside."""
         stream = self.stream
         look = self._look(kinds=[kind for kind in self.kinds if kind in CONTAINERS])
         radius = self._radius(self.spec.container_radius)
@@ -99,7 +99,7 @@ class _Layout:
             return
         kind, color, *_ = look
         self._add(look, "large", place, radius)
-        # Where the small ones go, in hundredths of the radius: one near the middle, or two side by side.
+        # Places of the small ones in hundredths of the radius: one near the middle, or two side by side.
         places = [(stream.between(-15, 15), stream.between(-15, 15) + 15 * (kind == "triangle"))]
         if kind in ("circle", "square") and stream.chance(40):
             places = [(42 * sign, stream.between(-8, 8)) for sign in (-1, 1)]
@@ -112,7 +112,7 @@ class _Layout:
                 self._add(inner, "small", (place[0] + radius * x // 100, place[1] + radius * y // 100), small)
 
     def add_overlap(self) -> None:
-        """Two shapes of different colors, the later one over a part of the earlier one."""
+        """Add two shapes of different colors; the later one covers a part of the earlier one."""
         before = len(self.shapes)
         self.add_apart()
         if len(self.shapes) == before:
@@ -137,7 +137,7 @@ class _Layout:
         return self.stream.between(side * thousandths[0] // 1000, side * thousandths[1] // 1000)
 
     def _look(self, kinds: list[str] | None = None, not_color: str = "") -> tuple[str, str, str, int] | None:
-        """Kind, color, texture and angle; None where the scene has no such thing."""
+        """Draw kind, color, texture, and angle; None if the rule or ``kinds`` leave no choice."""
         kinds = self.kinds if kinds is None else kinds
         colors = [color for color in self.colors if color != not_color]
         if not kinds or not colors:

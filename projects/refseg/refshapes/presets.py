@@ -1,22 +1,31 @@
-"""The named data sets that RefShapes can generate. A new one is an entry in ``_PRESETS``; no code asks for names."""
+"""The named data sets that RefShapes can generate, and the images of a data set as values.
+
+To add a preset, add an entry to ``_PRESETS``. No other code depends on the names.
+"""
 
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from refseg.refshapes.grammar import ExpressionSpec
-from refseg.refshapes.rules import Pair, Rule
-from refseg.refshapes.scene import SceneSpec
+import numpy as np
+
+from refseg.errors import UsageError
+from refseg.refshapes.draw import drop_hidden, render
+from refseg.refshapes.grammar import ExpressionSpec, GroundedExpression, make_expressions
+from refseg.refshapes.meaning import Pair, Rule
+from refseg.refshapes.placement import random_scene
+from refseg.refshapes.random_stream import Stream
+from refseg.refshapes.scene import Scene, SceneSpec
 
 GENERATOR_VERSION = 4  # raise it with every change that alters pixels or annotation files of any preset
 
-# Fixed numbers: they seed the images of a split. Never renumber; add at the end.
+# These numbers seed the images of a split. Never renumber; add at the end.
 SPLIT_IDS = {"train": 0, "val": 1, "test": 2, "testA": 3, "testB": 4, "heldout": 5}
-MOST_IMAGES = 100_000  # in one split: ids of images are counted on from multiples of it
+MOST_IMAGES = 100_000  # in one split; the image ids of a split start at a multiple of this
 
-# RefCOCO's testA is about people and its testB about all other things; here, what is referred to is of these kinds.
+# RefCOCO's testA refers to people and its testB to other things. Here, the two refer to these kinds of shapes.
 REFERENT_KINDS = {"testA": ("triangle", "star", "diamond"), "testB": ("circle", "square", "cross")}
 
-# Each kind and each color but two once, so that all of them are learned, only never together.
+# Each kind and six of the colors occur once, so all of them are learned, but never together.
 HELD_OUT = (
     ("red", "star"),
     ("blue", "square"),
@@ -29,7 +38,7 @@ HELD_OUT = (
 
 @dataclass(frozen=True)
 class Preset:
-    """All that decides what is generated."""
+    """All settings of a data set."""
 
     name: str
     seed: int
@@ -44,7 +53,7 @@ class Preset:
     def __post_init__(self) -> None:
         unknown = sorted(set(self.images) - set(SPLIT_IDS))
         if unknown:
-            raise ValueError(f"preset {self.name!r}: no split {unknown[0]!r}; there are: {', '.join(SPLIT_IDS)}")
+            raise ValueError(f"preset {self.name!r}: unknown split {unknown[0]!r}. Valid: {', '.join(SPLIT_IDS)}")
         if (
             max(self.images.values(), default=0) > MOST_IMAGES
             or max(self.expressions_of(split).per_image for split in ("train", "val")) > 99
@@ -54,7 +63,7 @@ class Preset:
             raise ValueError(f"preset {self.name!r}: the split 'heldout' needs held_out pairs")
 
     def rule(self, split: str) -> Rule:
-        """What the scenes and phrases of a split are held to."""
+        """Return the restrictions on the scenes and phrases of a split."""
         distinct = self.expressions.distinct_anchors
         if split == "heldout":
             return Rule(wanted=self.held_out, distinct_anchors=distinct)
@@ -66,7 +75,7 @@ class Preset:
         return self.expressions
 
     def identity(self) -> dict[str, Any]:
-        """What a folder on disk is recognized by, as JSON values."""
+        """Return the JSON values that identify a folder on disk."""
         return _json_values({"preset": asdict(self), "generator_version": GENERATOR_VERSION})
 
 
@@ -146,5 +155,60 @@ PRESETS = {preset.name: preset for preset in _PRESETS}
 
 def get_preset(name: str) -> Preset:
     if name not in PRESETS:
-        raise ValueError(f"RefShapes has no preset {name!r}; there are: {', '.join(sorted(PRESETS))}")
+        raise UsageError(f"Unknown RefShapes preset {name!r}. Valid presets: {', '.join(sorted(PRESETS))}")
     return PRESETS[name]
+
+
+# Images of a preset ---------------------------------------------------------------------------------------------------
+
+# Each image has its own random streams, one per purpose. A change of the grammar therefore leaves the pictures alone,
+# and a change of the long sentences leaves the short ones alone. Never renumber; add at the end.
+LAYOUT, PIXELS, WORDS, SIZE, LONG_WORDS, NEGATIVES = range(6)
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """One image with its expressions; ``draw_image`` makes its pixels."""
+
+    name: str
+    split: str
+    index: int
+    scene: Scene
+    masks: np.ndarray  # (N, H, W) bool, visible parts, disjoint
+    expressions: list[GroundedExpression]
+
+    @property
+    def image_id(self) -> int:
+        """A unique id of at least MOST_IMAGES, small enough that all ids made from it are below 2**31."""
+        return (SPLIT_IDS[self.split] + 1) * MOST_IMAGES + self.index
+
+
+def stream_of(preset: Preset, split: str, index: int, purpose: int, *more: int) -> Stream:
+    return Stream(preset.seed, SPLIT_IDS[split], index, purpose, *more)
+
+
+def make_image(preset: Preset, split: str, index: int) -> GeneratedImage:
+    """Make scene, masks, and expressions of one image; a scene that is too poor for its expressions is replaced."""
+    height, width = preset.image_size
+    if preset.side_range is not None:
+        sides = stream_of(preset, split, index, SIZE)
+        height, width = sides.between(*preset.side_range), sides.between(*preset.side_range)
+    rule, spec = preset.rule(split), preset.expressions_of(split)
+    for attempt in range(100):
+        stream = stream_of(preset, split, index, LAYOUT, attempt)
+        scene, masks = drop_hidden(random_scene(height, width, preset.scene, stream, rule), preset.scene)
+        if not scene.shapes or not rule.fits(scene):
+            continue
+        stream = stream_of(preset, split, index, WORDS, attempt)
+        expressions = make_expressions(scene, spec, stream, rule)
+        if expressions is not None:
+            return GeneratedImage(f"{split}_{index:06d}", split, index, scene, masks, expressions)
+    raise ValueError(
+        f"preset {preset.name!r}: none of 100 scenes for image {index} of {split} has {spec.per_image} expressions. "
+        "Allow more shapes per scene, or ask for fewer expressions"
+    )
+
+
+def draw_image(preset: Preset, image: GeneratedImage) -> np.ndarray:
+    """Return the pixels of an image: (H, W, 3) uint8 RGB."""
+    return render(image.scene, stream_of(preset, image.split, image.index, PIXELS))

@@ -1,7 +1,7 @@
-"""What is in a RefShapes image: colored shapes on a background. arrange.py makes random ones.
+"""The content of a RefShapes image: colored shapes on a background. placement.py makes random scenes.
 
-All lengths are whole numbers of 1/16 pixel (``UNIT``) and all angles are whole steps of 3 degrees, so that a scene is
-made, drawn and judged with integers only and is the same on every machine.
+All lengths are whole numbers of 1/16 pixel (``UNIT``), and all angles are whole steps of 3 degrees. A scene is made, drawn,
+and judged with integers only, so it is the same on every machine.
 """
 
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ TEXTURES = ("plain", "striped")
 POSES = ("upright", "tilted")
 VALUES = {"kind": KINDS, "color": COLORS, "size": SIZES, "texture": TEXTURES, "pose": POSES}
 
-# Angles either way, in steps of 3 degrees. The kinds look the same again after 72 (star) or more degrees, so that from
-# 18 to 24 degrees nothing is close to another upright look of its own, nor a square to a diamond.
+# Angles in both directions, in steps of 3 degrees. A kind looks the same again after 72 (star) or more degrees, so at
+# 18 to 24 degrees no shape is close to another upright pose, nor a square to a diamond.
 UPRIGHT_STEPS = (0, 1)
 TILTED_STEPS = (6, 8)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One instance. ``id`` is its place in the scene and its depth: a higher id is drawn over a lower one."""
+    """One instance. ``id`` is its index in the scene and its depth: a higher id is drawn over a lower one."""
 
     id: int
     kind: str
@@ -37,7 +37,7 @@ class Shape:
 
     @property
     def pose(self) -> str | None:
-        """ "upright", "tilted", or None: circles have no pose, and angles between the two are not spoken of."""
+        """ "upright", "tilted", or None for circles and for angles in between."""
         for pose, (low, high) in zip(POSES, (UPRIGHT_STEPS, TILTED_STEPS), strict=True):
             if low <= abs(self.angle) <= high and self.kind != "circle":
                 return pose
@@ -46,7 +46,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Blob:
-    """A soft round patch of the background, ``change`` gray levels off at its center; lengths in pixels."""
+    """A soft round patch of the background, which adds ``change`` gray levels at its center; lengths in pixels."""
 
     x: int
     y: int
@@ -75,27 +75,27 @@ class Scene:
 
     @property
     def margin(self) -> int:
-        """The least difference, in 1/16 pixel, that a word about position may rest on: 6 % of the shorter side."""
+        """The smallest difference in position that words may rely on, in 1/16 pixel: 6 % of the shorter side."""
         return min(self.height, self.width) * UNIT * 6 // 100
 
 
 @dataclass(frozen=True)
 class SceneSpec:
-    """How crowded and how varied scenes are; ranges include both ends."""
+    """Number and variety of the shapes of a scene. Ranges include both ends."""
 
     num_shapes: tuple[int, int] = (5, 9)
-    kinds_per_scene: tuple[int, int] = (2, 4)  # few kinds and colors per scene: phrases then fit several shapes
+    kinds_per_scene: tuple[int, int] = (2, 4)  # with few kinds and colors, phrases fit several shapes
     colors_per_scene: tuple[int, int] = (2, 4)
     small_radius: tuple[int, int] = (73, 90)  # thousandths of the shorter side
     large_radius: tuple[int, int] = (132, 160)
     large_percent: int = 42
     striped_percent: int = 25
-    spacing_percent: int = 84  # centers stay this part of the sum of two radii apart
+    spacing_percent: int = 84  # smallest distance of two centers, in percent of the sum of the radii
     max_tilt: int = 4  # steps of 3 degrees
     noise: int = 4
     min_visible_percent: int = 60
     min_visible_pixels: int = 30
-    # What is off by default draws no random numbers, so that the presets without it keep their bytes.
+    # Options that are off draw no random numbers, so presets without them keep their bytes.
     tilted_percent: int = 0  # of shapes; above 0, every angle is clearly upright or clearly tilted
     inside_percent: int = 0  # of scenes with one or two small shapes on a very large one
     behind_percent: int = 0  # of scenes with a shape partly hidden by another on purpose

@@ -1,29 +1,29 @@
-"""One function per skill: each proposes a meaning for a scene, which grammar.py uses where the judge allows it.
+"""Skills: each function proposes a meaning about a scene, which grammar.py uses if it is clear there.
 
-A new skill is a function here and a line in ``SKILLS``.
+To add a skill, add a function and a line in ``SKILLS``.
 """
 
 from collections.abc import Callable
 
-from refseg.refshapes.depth import clear_pairs
 from refseg.refshapes.meaning import (
     CORNERS,
     LAST_RANK,
     SIDES,
-    Expression,
     Head,
     Match,
+    Meaning,
     Most,
     Nearest,
     Ordinal,
     Phrase,
     Place,
     Relative,
+    clear_pairs,
 )
 from refseg.refshapes.random_stream import Stream
 from refseg.refshapes.scene import Scene, Shape
 
-Skill = Callable[[Scene, Stream, bool], Expression | None]
+Skill = Callable[[Scene, Stream, bool], Meaning | None]
 
 
 def _match(shape: Shape, names: tuple[str, ...]) -> Match:
@@ -31,21 +31,21 @@ def _match(shape: Shape, names: tuple[str, ...]) -> Match:
 
 
 def _some(scene: Scene, stream: Stream, *choices: tuple[str, ...]) -> Match:
-    """A few attributes of a random shape; ``choices`` are the combinations to draw from."""
+    """Return a few attributes of a random shape. One of the ``choices`` names them."""
     return _match(stream.choice(scene.shapes), stream.choice(choices))
 
 
 def _count(head: Head, scene: Scene, stream: Stream) -> int | None:
-    """A number for a phrase about several shapes: what is there, where words have it, or "all"."""
-    found = len(head.judge(scene).ids)
-    return found if 2 <= found <= 4 and stream.chance(30) else None
+    """Return the number in a phrase about several shapes, if there is a word for it, or None for "all"."""
+    number = len(head.judge(scene).ids)
+    return number if 2 <= number <= 4 and stream.chance(30) else None
 
 
-def _single_phrase(head: Head, scene: Scene, stream: Stream, several: bool) -> Expression:
-    return Expression((Phrase(head, _count(head, scene, stream) if several else 1),))
+def _single_phrase(head: Head, scene: Scene, stream: Stream, several: bool) -> Meaning:
+    return Meaning((Phrase(head, _count(head, scene, stream) if several else 1),))
 
 
-def attribute(scene: Scene, stream: Stream, several: bool) -> Expression | None:
+def attribute(scene: Scene, stream: Stream, several: bool) -> Meaning | None:
     """ "the red circle": kind, color and texture."""
     match = _some(
         scene, stream, ("kind",), ("color",), ("kind", "color"), ("kind", "color"), ("kind", "texture"),
@@ -54,34 +54,34 @@ def attribute(scene: Scene, stream: Stream, several: bool) -> Expression | None:
     return _single_phrase(match, scene, stream, several)
 
 
-def size(scene: Scene, stream: Stream, several: bool) -> Expression | None:
+def size(scene: Scene, stream: Stream, several: bool) -> Meaning | None:
     """ "small blue star", "the biggest circle"."""
     if not several and stream.chance(30):
         of = _some(scene, stream, ("kind",), ("color",), ("kind", "color"))
         if len(of.shapes(scene)) < 2:
             return None
-        return Expression((Phrase(Most(of, stream.choice(("large", "small")))),))
+        return Meaning((Phrase(Most(of, stream.choice(("large", "small")))),))
     match = _some(scene, stream, ("size", "kind"), ("size", "color"), ("size", "kind", "color"), ("size", "kind"))
     return _single_phrase(match, scene, stream, several)
 
 
-def position(scene: Scene, stream: Stream, several: bool) -> Expression | None:
+def position(scene: Scene, stream: Stream, several: bool) -> Meaning | None:
     """ "the circle on the left", "leftmost square", "top right shape"."""
     of = _some(scene, stream, ("kind",), ("color",), ("kind", "color"), ("kind",), ("color",), ())
     if not several and len(of.shapes(scene)) >= 2 and stream.chance(50):
-        return Expression((Phrase(Most(of, stream.choice(SIDES))),))
+        return Meaning((Phrase(Most(of, stream.choice(SIDES))),))
     region = stream.choice(SIDES if several or stream.chance(65) else CORNERS)
     return _single_phrase(Place(of, region), scene, stream, several)
 
 
-def relation(scene: Scene, stream: Stream, several: bool) -> Expression | None:
-    """ "the star left of the red square"; the anchor is the only one of its description."""
+def relation(scene: Scene, stream: Stream, several: bool) -> Meaning | None:
+    """ "the star left of the red square"; only one shape matches the anchor."""
     of = _some(scene, stream, ("kind",), ("color",), ("kind", "color"), ("kind",), ("size", "kind"), ())
     anchor = Phrase(_some(scene, stream, ("kind",), ("kind", "color"), ("kind", "color"), ("size", "kind")))
     return _single_phrase(Relative(of, stream.choice(SIDES), anchor), scene, stream, several)
 
 
-def group(scene: Scene, stream: Stream, several: bool) -> Expression | None:
+def group(scene: Scene, stream: Stream, several: bool) -> Meaning | None:
     """ "all red shapes", "every square", "the two circles and the star"."""
     choices = (("kind",), ("color",), ("kind", "color"), ("kind", "texture"), ("color", "texture"))
     if stream.chance(55):
@@ -89,13 +89,12 @@ def group(scene: Scene, stream: Stream, several: bool) -> Expression | None:
     phrases = []
     for _ in range(3 if stream.chance(15) else 2):
         match = _some(scene, stream, ("kind",), ("kind", "color"), ("kind", "color"), ("color",), ("size", "kind"))
-        found = len(match.shapes(scene))
-        phrases.append(Phrase(match, 1 if found == 1 else _count(match, scene, stream)))
-    return Expression(tuple(phrases))
+        phrases.append(Phrase(match, 1 if len(match.shapes(scene)) == 1 else _count(match, scene, stream)))
+    return Meaning(tuple(phrases))
 
 
-def negation(scene: Scene, stream: Stream, several: bool) -> Expression | None:
-    """ "circle that is not red", where there are red ones too."""
+def negation(scene: Scene, stream: Stream, several: bool) -> Meaning | None:
+    """ "circle that is not red", if there are red ones too."""
     name, unlike = stream.choice(
         (("kind", "color"), ("kind", "color"), ("color", "kind"), ("kind", "texture"), ("kind", "size"))
     )
@@ -106,7 +105,7 @@ def negation(scene: Scene, stream: Stream, several: bool) -> Expression | None:
     return _single_phrase(match, scene, stream, several)
 
 
-def pose(scene: Scene, stream: Stream, several: bool) -> Expression | None:
+def pose(scene: Scene, stream: Stream, several: bool) -> Meaning | None:
     """ "the tilted square", "star that is not tilted"; circles have no pose."""
     shape = stream.choice(scene.shapes)
     if shape.pose is None:
@@ -121,33 +120,33 @@ def pose(scene: Scene, stream: Stream, several: bool) -> Expression | None:
     return _single_phrase(match, scene, stream, several)
 
 
-def ordinal(scene: Scene, stream: Stream, several: bool) -> Expression | None:
-    """ "the second star from the left"; for single shapes only, as is the next."""
+def ordinal(scene: Scene, stream: Stream, several: bool) -> Meaning | None:
+    """ "the second star from the left"; for single shapes only."""
     of = _some(scene, stream, ("kind",), ("kind",), ("color",), ("kind", "color"), ("size", "kind"), ())
-    found = len(of.shapes(scene))
-    if several or found < 2:
+    number = len(of.shapes(scene))
+    if several or number < 2:
         return None
     first = 1 if stream.chance(15) else 2
-    return Expression((Phrase(Ordinal(of, stream.between(first, min(found, LAST_RANK)), stream.choice(SIDES))),))
+    return Meaning((Phrase(Ordinal(of, stream.between(first, min(number, LAST_RANK)), stream.choice(SIDES))),))
 
 
-def nearest(scene: Scene, stream: Stream, several: bool) -> Expression | None:
-    """ "the circle nearest to the red square"."""
+def nearest(scene: Scene, stream: Stream, several: bool) -> Meaning | None:
+    """ "the circle nearest to the red square"; for single shapes only."""
     of = _some(scene, stream, ("kind",), ("kind",), ("color",), ("kind", "color"), ("size", "kind"), ())
-    return None if several else Expression((Phrase(Nearest(of, _anchor(stream.choice(scene.shapes), stream))),))
+    return None if several else Meaning((Phrase(Nearest(of, _anchor(stream.choice(scene.shapes), stream))),))
 
 
-def inside(scene: Scene, stream: Stream, several: bool) -> Expression | None:
+def inside(scene: Scene, stream: Stream, several: bool) -> Meaning | None:
     """ "the star inside the circle"."""
     return _depth(scene, stream, several, "inside")
 
 
-def behind(scene: Scene, stream: Stream, several: bool) -> Expression | None:
+def behind(scene: Scene, stream: Stream, several: bool) -> Meaning | None:
     """ "the square behind the triangle", "the triangle in front of the square"."""
     return _depth(scene, stream, several, stream.choice(("behind", "behind", "front")))
 
 
-def _depth(scene: Scene, stream: Stream, several: bool, depth: str) -> Expression | None:
+def _depth(scene: Scene, stream: Stream, several: bool, depth: str) -> Meaning | None:
     pairs = clear_pairs(scene, depth)
     if not pairs:
         return None

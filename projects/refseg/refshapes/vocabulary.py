@@ -1,5 +1,7 @@
-"""Every word that an expression may hold. Phrases are in lower case and without punctuation: a word is what stands
-between two spaces. wording.py takes all its words from the tables here, so that ``word_list`` is closed."""
+"""All words of RefShapes. wording.py takes its words from these tables only, so ``word_list`` is complete.
+
+Phrases are in lower case and have no punctuation; spaces separate the words.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -31,11 +33,11 @@ ADJECTIVES = {
         "black": ("black",),
     },
 }
-UNSAID = ("plain", "upright")  # nobody says so without need
+UNSAID = ("plain", "upright")  # not said without need
 TEXTURE_TAILS = {"striped": "with stripes", "plain": "without stripes"}
 
-# By count; None is "all". The second table is for phrases joined by "and", where a leading adjective must not be
-# understood to reach over the next phrase.
+# By count; None is "all". The second table is for phrases joined by "and", where a leading adjective must not seem to
+# apply to the next phrase too.
 DETERMINERS = {
     1: ("the", "the", ""),
     2: ("the two", "two", "both"),
@@ -50,7 +52,7 @@ JOINED_DETERMINERS = {
     4: ("the four",),
     None: ("all the", "the", "every"),
 }
-SINGULAR_DETERMINERS = ("every", "each")  # these take a singular noun though several are meant
+SINGULAR_DETERMINERS = ("every", "each")  # followed by a singular noun, though several are meant
 JOINTS = ("and", "and also", "as well as")
 
 MOST_BEFORE = {
@@ -88,7 +90,7 @@ PLACE_AFTER = {
     "bottom right": ("at the bottom right", "at lower right"),
 }
 
-ANCHOR = "{anchor}"  # where a relation's words take in the anchor's phrase
+ANCHOR = "{anchor}"  # replaced by the anchor's phrase
 RELATIONS = {
     "left": ("left of {anchor}", "to the left of {anchor}"),
     "right": ("right of {anchor}", "to the right of {anchor}"),
@@ -99,7 +101,7 @@ RELATIONS = {
     "front": ("in front of {anchor}", "partly covering {anchor}"),
     "nearest": ("nearest to {anchor}", "closest to {anchor}", "nearest {anchor}"),
 }
-# The same relation told from the other end; singular targets only.
+# The same relations, worded from the other end; singular targets only.
 TURNED_RELATIONS = {
     "left": ("with {anchor} to its right", "that has {anchor} on its right"),
     "right": ("with {anchor} to its left", "that has {anchor} on its left"),
@@ -113,14 +115,14 @@ NEAREST_BEFORE = ("nearest", "closest")  # "the closest star to the red square"
 NEAREST_JOINT = "to"
 
 RANKS = {1: ("first",), 2: ("second",), 3: ("third",), 4: ("fourth",)}
-FROM_SIDES = {  # what stands between a rank and a side
+FROM_SIDES = {  # between a rank and a noun
     "left": ("from the left", "from left", "counting from the left"),
     "right": ("from the right", "from right", "counting from the right"),
     "top": ("from the top", "from top", "counting from the top"),
     "bottom": ("from the bottom", "from bottom", "counting from the bottom"),
 }
 
-# Long sentences (verbose.py): a full clause after the noun.
+# Long sentences: a full clause after the noun.
 LONG_CLAUSES = ("that is", "which is")
 LONG_SEEN = ("that is", "which is", "that can be seen", "that is located")  # before places and sides
 LONG_MOST = {
@@ -153,7 +155,7 @@ LONG_RELATIONS = {
 LONG_NEAREST = ("the closest one to {anchor}", "the one nearest to {anchor}")
 LONG_RANK = "the {rank} one {side}"
 
-# (singular, plural) words before an attribute told after the noun
+# (singular, plural) words before an attribute that follows the noun
 CLAUSES = (("that is", "that are"), ("which is", "which are"))
 NOT_CLAUSES = (("that is not", "that are not"), ("which is not", "which are not"))
 NOT_BEFORE = "non"
@@ -170,7 +172,7 @@ def _strings(table: Any) -> Iterator[str]:
 
 
 def word_list() -> list[str]:
-    """Every word the grammar can say, sorted."""
+    """Return all words, sorted."""
     tables = (
         KIND_NOUNS, ANY_NOUNS, PRONOUN, ADJECTIVES, TEXTURE_TAILS, DETERMINERS, JOINED_DETERMINERS, JOINTS,
         MOST_BEFORE, MOST_AFTER, PLACE_BEFORE, PLACE_AFTER, RELATIONS, TURNED_RELATIONS, CLAUSES, NOT_CLAUSES,

@@ -1,17 +1,34 @@
 """Meaning -> words. Each word knows which phrase it describes, so that words can be tied to instances.
 
-Variety comes from synonyms, dropped articles, the order of attributes and where a place or relation is told. Two
-rules keep the words as clear as the meaning: what follows the noun is said only where nothing else follows, and phrases
-joined by "and" begin with an article.
+Synonyms, dropped articles, the order of attributes, and the position of a place or relation make the wording vary. Two
+rules keep the words as clear as the meaning. An attribute follows the noun only if nothing else does. Phrases joined by
+"and" begin with an article.
+
+``realize`` words every expression. ``long_sentence`` is for RefCOCOg's layout: it words what an expression refers to
+again, with more attributes and full clauses: "the star by the square" becomes "the small striped red star that is to
+the left of the large blue square".
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from refseg.refshapes import vocabulary as v
-from refseg.refshapes.meaning import Expression, Match, Most, Nearest, Ordinal, Phrase, Place, Relative
+from refseg.refshapes.meaning import (
+    SIDES,
+    Head,
+    Match,
+    Meaning,
+    Most,
+    Nearest,
+    Ordinal,
+    Phrase,
+    Place,
+    Relative,
+    Rule,
+    match_of,
+)
 from refseg.refshapes.random_stream import Stream
-from refseg.refshapes.scene import Scene
+from refseg.refshapes.scene import Scene, Shape
 
 ADJECTIVE_ORDER = ("size", "pose", "texture", "color")
 
@@ -23,14 +40,14 @@ class Word:
     anchor: bool = False  # it describes that phrase's anchor instead
 
 
-def realize(expression: Expression, stream: Stream) -> tuple[Word, ...]:
-    """Put an expression into words; the stream decides the wording only, never the meaning."""
+def realize(meaning: Meaning, stream: Stream) -> tuple[Word, ...]:
+    """Put a meaning into words; the stream decides only the wording."""
     words: list[Word] = []
-    joined = len(expression.phrases) > 1
+    joined = len(meaning.phrases) > 1
     joint = stream.choice(v.JOINTS)
-    for i, phrase in enumerate(expression.phrases):
+    for i, phrase in enumerate(meaning.phrases):
         if i:
-            words += _plain(joint if i == len(expression.phrases) - 1 else "and")
+            words += _plain(joint if i == len(meaning.phrases) - 1 else "and")
         words += _Wording(phrase, i, joined, stream).words()
     return tuple(words)
 
@@ -40,19 +57,20 @@ def text_of(words: tuple[Word, ...]) -> str:
 
 
 def ground_words(
-    expression: Expression, words: tuple[Word, ...], scene: Scene
+    meaning: Meaning, words: tuple[Word, ...], scene: Scene
 ) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
-    """Instance id -> indices of the words that describe it: for the referents, and for the anchors of relations."""
-    if not expression.judge(scene).ids:
-        return {}, {}
+    """Return instance id -> indices of the words that describe it, for the referents and for the anchors."""
     referents: dict[int, list[int]] = {}
     anchors: dict[int, list[int]] = {}
-    for i, phrase in enumerate(expression.phrases):
-        own = [k for k, word in enumerate(words) if word.phrase == i and not word.anchor]
-        referents.update(dict.fromkeys(phrase.judge(scene).ids, own))
+    if not meaning.judge(scene).ids:
+        return referents, anchors
+    for i, phrase in enumerate(meaning.phrases):
+        of_phrase = [(k, word.anchor) for k, word in enumerate(words) if word.phrase == i]
+        described = [k for k, of_anchor in of_phrase if not of_anchor]
+        referents.update(dict.fromkeys(phrase.judge(scene).ids, described))
         if isinstance(phrase.head, Relative | Nearest):
-            told = [k for k, word in enumerate(words) if word.phrase == i and word.anchor]
-            anchors.update(dict.fromkeys(phrase.head.anchor.judge(scene).ids, told))
+            described = [k for k, of_anchor in of_phrase if of_anchor]
+            anchors.update(dict.fromkeys(phrase.head.anchor.judge(scene).ids, described))
     return dict(sorted(referents.items())), anchors
 
 
@@ -74,60 +92,69 @@ class _Wording:
         self.plural = phrase.count != 1 and self.determiner not in v.SINGULAR_DETERMINERS
 
     def words(self) -> list[Word]:
-        head = self.phrase.head
+        head, stream, single = self.phrase.head, self.stream, self.phrase.count == 1
         if isinstance(head, Match):
-            return self._match(head)
+            return self._match(head) if head.without is None else self._negation(head, *head.without)
         if isinstance(head, Most):
-            return self._most(head)
+            if head.end in v.MOST_AFTER and stream.chance(25):
+                return self._group(head.of) + self._describing(stream.choice(v.MOST_AFTER[head.end]))
+            return self._group(head.of, before=stream.choice(v.MOST_BEFORE[head.end]))
         if isinstance(head, Place):
-            return self._place(head)
+            if single and stream.chance(40):
+                return self._group(head.of, before=stream.choice(v.PLACE_BEFORE[head.region]))
+            return self._group(head.of) + self._describing(stream.choice(v.PLACE_AFTER[head.region]))
         if isinstance(head, Ordinal):
-            return self._ordinal(head)
+            rank = stream.choice(v.RANKS[head.rank])
+            side = self._describing(stream.choice(v.FROM_SIDES[head.side]))
+            if stream.chance(25):
+                return self._group(head.of) + self._describing(rank) + side
+            return self._group(head.of, before=rank) + side
         if isinstance(head, Nearest):
-            return self._nearest(head)
-        return self._relative(head)
+            if stream.chance(30):
+                before = stream.choice(v.NEAREST_BEFORE)
+                return self._with_anchor(f"{v.NEAREST_JOINT} {v.ANCHOR}", head.of, head.anchor, before=before)
+            return self._with_anchor(stream.choice(v.RELATIONS["nearest"]), head.of, head.anchor)
+        table: Mapping[str, tuple[str, ...]] = v.RELATIONS
+        if single and stream.chance(35):
+            table = v.TURNED_RELATIONS
+        return self._with_anchor(stream.choice(table[head.side]), head.of, head.anchor)
 
-    def _own(self, text: str) -> list[Word]:
+    def _describing(self, text: str) -> list[Word]:
+        """Words that describe what this phrase refers to."""
         return [Word(text, self.index, self.anchor) for text in text.split()]
 
-    def _group(self, match: Match, before: str = "", told_later: str | None = None) -> list[Word]:
-        """Determiner, adjectives and noun; ``before`` goes first of the adjectives, ``told_later`` is left out."""
+    def _group(self, match: Match, before: str = "", omitted: str | None = None) -> list[Word]:
+        """Determiner, adjectives, and noun. ``before`` comes first of the adjectives; ``omitted`` is an attribute."""
+        stream = self.stream
         adjectives = [
-            self.stream.choice(v.ADJECTIVES[name][match.given[name]])
+            stream.choice(v.ADJECTIVES[name][match.given[name]])
             for name in ADJECTIVE_ORDER
-            if name in match.given and name != told_later
+            if name in match.given and name != omitted
         ]
-        if len(adjectives) == 2 and not before and self.stream.chance(15):
+        if len(adjectives) == 2 and not before and stream.chance(15):
             adjectives.reverse()
-        words = _plain(self.determiner) + self._own(before)
-        for adjective in adjectives:
-            words += self._own(adjective)
-        return words + self._own(self._noun(match, bool(adjectives or before)))
-
-    def _noun(self, match: Match, described: bool) -> str:
-        if match.kind is not None:
-            nouns = v.KIND_NOUNS[match.kind]
-        else:
-            nouns = v.ANY_NOUNS
-            if described and not self.joined and self.determiner == "the" and self.stream.chance(30):
+        # The noun: that of the kind, a general one, or "one".
+        nouns = v.ANY_NOUNS if match.kind is None else v.KIND_NOUNS[match.kind]
+        if match.kind is None:
+            if (adjectives or before) and not self.joined and self.determiner == "the" and stream.chance(30):
                 nouns = (v.PRONOUN,)
             elif self.determiner in v.SINGULAR_DETERMINERS:
                 nouns = v.ANY_NOUNS[:2]  # not "every thing"
-        return self.stream.choice(nouns)[self.plural]
+        noun = stream.choice(nouns)[self.plural]
+        return _plain(self.determiner) + self._describing(" ".join([before, *adjectives, noun]))
 
     def _match(self, match: Match) -> list[Word]:
-        if match.without is not None:
-            return self._negation(match, *match.without)
         names = [name for name in ADJECTIVE_ORDER if name in match.given]
         if self.joined or self.anchor or not names or not self.stream.chance(25):
             return self._group(match)
+        # One attribute follows the noun.
         name = self.stream.choice(names)
-        group = self._group(match, told_later=name)
+        group = self._group(match, omitted=name)
         value = match.given[name]
         if name == "texture" and self.stream.chance(60):
-            return group + self._own(v.TEXTURE_TAILS[value])
+            return group + self._describing(v.TEXTURE_TAILS[value])
         clause = self.stream.choice(v.CLAUSES)[self.plural]
-        return group + _plain(clause) + self._own(self.stream.choice(v.ADJECTIVES[name][value]))
+        return group + _plain(clause) + self._describing(self.stream.choice(v.ADJECTIVES[name][value]))
 
     def _negation(self, match: Match, name: str, value: str) -> list[Word]:
         if name == "kind":
@@ -136,6 +163,7 @@ class _Wording:
         else:
             one = many = self.stream.choice(v.ADJECTIVES[name][value])
             excluded = f"{one} {v.PRONOUN[1]}"
+        # "all circles except red ones", "the non red circle", or "the circle that is not red"
         if self.determiner.startswith("all") and self.phrase.count is None and self.stream.chance(40):
             return self._group(match) + _plain(f"{v.EXCEPT} {excluded}")
         if name in ("color", "texture") and set(match.given) == {"kind"} and self.stream.chance(30):
@@ -145,37 +173,83 @@ class _Wording:
         clause = self.stream.choice(v.NOT_CLAUSES)[self.plural]
         return self._group(match) + _plain(f"{clause} {many if self.plural else one}")
 
-    def _most(self, most: Most) -> list[Word]:
-        if most.end in v.MOST_AFTER and self.stream.chance(25):
-            return self._group(most.of) + self._own(self.stream.choice(v.MOST_AFTER[most.end]))
-        return self._group(most.of, before=self.stream.choice(v.MOST_BEFORE[most.end]))
-
-    def _place(self, place: Place) -> list[Word]:
-        if self.phrase.count == 1 and self.stream.chance(40):
-            return self._group(place.of, before=self.stream.choice(v.PLACE_BEFORE[place.region]))
-        return self._group(place.of) + self._own(self.stream.choice(v.PLACE_AFTER[place.region]))
-
-    def _relative(self, relative: Relative) -> list[Word]:
-        table: Mapping[str, tuple[str, ...]] = v.RELATIONS
-        if self.phrase.count == 1 and self.stream.chance(35):
-            table = v.TURNED_RELATIONS
-        return self._with_anchor(self.stream.choice(table[relative.side]), relative.of, relative.anchor)
-
-    def _nearest(self, nearest: Nearest) -> list[Word]:
-        if self.stream.chance(30):
-            before = self.stream.choice(v.NEAREST_BEFORE)
-            return self._with_anchor(f"{v.NEAREST_JOINT} {v.ANCHOR}", nearest.of, nearest.anchor, before=before)
-        return self._with_anchor(self.stream.choice(v.RELATIONS["nearest"]), nearest.of, nearest.anchor)
-
     def _with_anchor(self, words: str, of: Match, anchor: Phrase, before: str = "") -> list[Word]:
-        """What is referred to, and a relation's words with the anchor's in their place."""
+        """The referents' words, and the relation's, with the anchor's in their place."""
         start, end = words.split(v.ANCHOR)
-        told = _Wording(anchor, self.index, self.joined, self.stream, anchor=True)
-        return self._group(of, before=before) + _plain(start) + told.words() + _plain(end)
+        of_anchor = _Wording(anchor, self.index, self.joined, self.stream, anchor=True)
+        return self._group(of, before=before) + _plain(start) + of_anchor.words() + _plain(end)
 
-    def _ordinal(self, ordinal: Ordinal) -> list[Word]:
-        rank = self.stream.choice(v.RANKS[ordinal.rank])
-        side = self._own(self.stream.choice(v.FROM_SIDES[ordinal.side]))
-        if self.stream.chance(25):
-            return self._group(ordinal.of) + self._own(rank) + side
-        return self._group(ordinal.of, before=rank) + side
+
+# Long sentences -------------------------------------------------------------------------------------------------------
+
+
+def long_sentence(meaning: Meaning, scene: Scene, stream: Stream, rule: Rule) -> str | None:
+    """Return a long sentence for the referent of a meaning about one shape; None after 20 tries without a clear one."""
+    verdict = meaning.judge(scene)
+    (target,) = verdict.ids
+    (phrase,) = meaning.phrases
+    for _ in range(20):
+        head = _enriched(phrase.head, scene.shapes[target], scene, stream)
+        if isinstance(head, Match) and head.without is None and len(head.given) < 2:
+            continue  # nothing to make a clause of
+        richer = Meaning((Phrase(head),))
+        if richer.judge(scene) != verdict or not rule.allows(richer):
+            continue
+        if isinstance(head, Match) and head.without is None:  # the last attribute goes into the clause
+            name = [name for name in ADJECTIVE_ORDER if name in head.given][-1]
+            clause = f"{stream.choice(v.LONG_CLAUSES)} {stream.choice(v.ADJECTIVES[name][head.given[name]])}"
+            return f"{_long_group(replace(head, **{name: None}), stream)} {clause}"
+        return f"{_long_group(match_of(head), stream)} {_long_clause(head, stream)}"
+    return None
+
+
+def _enriched(head: Head, target: Shape, scene: Scene, stream: Stream) -> Head:
+    """Return the head with more attributes; a head of attributes alone mostly gets a place beside another shape."""
+    match = _described(match_of(head), target, stream)
+    if isinstance(head, Match):
+        others = [shape for shape in scene.shapes if shape.id != target.id]
+        if match.without or not others or stream.chance(10):
+            return match
+        anchor = stream.choice(others)
+        return Relative(match, stream.choice(SIDES), Phrase(_described(Match(), anchor, stream)))
+    if isinstance(head, Relative | Nearest):
+        anchor = scene.shapes[head.anchor.judge(scene).ids[0]]
+        return replace(head, of=match, anchor=Phrase(_described(match_of(head.anchor.head), anchor, stream)))
+    return replace(head, of=match)
+
+
+def _described(match: Match, shape: Shape, stream: Stream) -> Match:
+    """Return the match with the shape's kind and one or two more of its attributes."""
+    more = ["kind", *stream.sample(ADJECTIVE_ORDER, stream.between(1, 2))]
+    excluded = match.without[0] if match.without else None
+    values = {name: getattr(shape, name) for name in more if name != excluded}
+    values = {name: value for name, value in values.items() if value not in v.UNSAID}
+    return Match(**(values | match.given), without=match.without)
+
+
+def _long_group(match: Match, stream: Stream) -> str:
+    words = ["the"]
+    words += [stream.choice(v.ADJECTIVES[name][match.given[name]]) for name in ADJECTIVE_ORDER if name in match.given]
+    noun = stream.choice(v.KIND_NOUNS[match.kind] if match.kind else v.ANY_NOUNS)[0]
+    return " ".join([*words, noun])
+
+
+def _long_clause(head: Head, stream: Stream) -> str:
+    """Return the words after the noun."""
+    if isinstance(head, Match):
+        name, value = head.without or ("", "")
+        excluded = f"{v.A_KIND} {stream.choice(v.KIND_NOUNS[value])[0]}" if name == "kind" else ""
+        excluded = excluded or stream.choice(v.ADJECTIVES[name][value])
+        return f"{stream.choice(v.NOT_CLAUSES)[0]} {excluded}"
+    if isinstance(head, Most):
+        return f"{stream.choice(v.LONG_CLAUSES)} {stream.choice(v.LONG_MOST[head.end])}"
+    if isinstance(head, Place):
+        return f"{stream.choice(v.LONG_SEEN)} {stream.choice(v.LONG_PLACES[head.region])}"
+    if isinstance(head, Ordinal):
+        rank, side = stream.choice(v.RANKS[head.rank]), stream.choice(v.FROM_SIDES[head.side])
+        return f"{stream.choice(v.LONG_CLAUSES)} {v.LONG_RANK.format(rank=rank, side=side)}"
+    table = v.LONG_NEAREST if isinstance(head, Nearest) else v.LONG_RELATIONS[head.side]
+    lead = stream.choice(v.LONG_CLAUSES)
+    if isinstance(head, Relative) and head.side in SIDES:
+        lead = stream.choice(v.LONG_SEEN)
+    return f"{lead} {stream.choice(table).format(anchor=_long_group(match_of(head.anchor.head), stream))}"

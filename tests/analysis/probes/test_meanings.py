@@ -23,10 +23,9 @@ from refseg.analysis.probes.pairs import KINDS
 from refseg.datasets.annotations import open_annotations
 from refseg.datasets.masks import decode
 from refseg.errors import DataError
-from refseg.refshapes.meaning import Expression, Match, Most, Ordinal, Phrase, Place, Relative
-from refseg.refshapes.presets import PRESETS
+from refseg.refshapes.meaning import Match, Meaning, Most, Ordinal, Phrase, Place, Relative
+from refseg.refshapes.presets import PRESETS, make_image
 from refseg.refshapes.random_stream import Stream
-from refseg.refshapes.sample import make_sample
 from refseg.refshapes.scene import Background, Scene, Shape
 from refshapes_reader import read
 
@@ -59,7 +58,7 @@ def _scene(*rows: tuple[str, str, int]) -> Scene:
 
 def _change(head, kind: str, scene: Scene, count: int | None = 1, **options) -> set[tuple[int, ...]]:
     """What the changed meaning refers to, over 30 streams; None counts as ()."""
-    expression = Expression((Phrase(head, count),))
+    expression = Meaning((Phrase(head, count),))
     allows = options.get("allows", lambda _: True)
     found = [changed_meaning(expression, kind, scene, Stream(seed), allows) for seed in range(30)]
     return {changed.judge(scene).ids for changed in found if changed is not None}
@@ -82,7 +81,7 @@ def test_changes_by_hand() -> None:
 def test_numbers_of_joined_phrases() -> None:
     """ "the red star and the circle" loses one of them."""
     scene = _scene(("star", "red", 10), ("star", "blue", 48), ("circle", "red", 86))
-    both = Expression((Phrase(Match("star", "red")), Phrase(Match("circle"))))
+    both = Meaning((Phrase(Match("star", "red")), Phrase(Match("circle"))))
     found = {changed_meaning(both, "number", scene, Stream(s), lambda _: True).judge(scene).ids for s in range(20)}
     assert found == {(0,), (2,)}
 
@@ -94,7 +93,7 @@ def test_edits_by_hand() -> None:
 
 def test_the_nearest_wording_keeps_the_words() -> None:
     text = "leftmost violet box"
-    assert nearest_wording(Expression((Phrase(Most(Match("square", "purple"), "right")),)), text, Stream(0)) == (
+    assert nearest_wording(Meaning((Phrase(Most(Match("square", "purple"), "right")),)), text, Stream(0)) == (
         "rightmost violet box"
     )
 
@@ -103,7 +102,7 @@ def test_the_nearest_wording_keeps_the_words() -> None:
 @given(st.integers(0, 100), st.sampled_from(["mini", "base", "hard"]))
 def test_the_words_say_what_the_truth_is(index: int, preset: str) -> None:
     """Every changed phrase, read back, means its truth, which differs from that of the phrase as it was."""
-    sample = make_sample(PRESETS[preset], "val", index)
+    sample = make_image(PRESETS[preset], "val", index)
     for number, expression in enumerate(sample.expressions):
         for kind in KINDS if expression.referents else ():
             allows = PRESETS[preset].rule("val").allows

@@ -19,16 +19,15 @@ from refseg.errors import DataError
 from refseg.evaluation.metrics import encode_masks
 from refseg.evaluation.overlap import union_rle
 from refseg.records import Record
-from refseg.refshapes.changes import change_attribute
-from refseg.refshapes.generate import META
-from refseg.refshapes.grammar import GroundedExpression
+from refseg.refshapes.generate import EXPRESSIONS, META
+from refseg.refshapes.grammar import GroundedExpression, change_attribute
 from refseg.refshapes.meaning import (
     LAST_RANK,
     OPPOSITE,
     SIDES,
-    Expression,
     Head,
     Match,
+    Meaning,
     Most,
     Nearest,
     Ordinal,
@@ -37,10 +36,8 @@ from refseg.refshapes.meaning import (
     Relative,
     match_of,
 )
-from refseg.refshapes.output import EXPRESSIONS
-from refseg.refshapes.presets import PRESETS, Preset
+from refseg.refshapes.presets import PRESETS, GeneratedImage, Preset, make_image
 from refseg.refshapes.random_stream import Stream
-from refseg.refshapes.sample import Sample, make_sample
 from refseg.refshapes.scene import COLORS, Scene
 from refseg.refshapes.vocabulary import UNSAID
 from refseg.refshapes.wording import realize, text_of
@@ -48,7 +45,7 @@ from refseg.refshapes.wording import realize, text_of
 TRIES = 30  # changes of a kind that are proposed
 WORDINGS = 80  # of a changed meaning, of which the nearest to the phrase is taken
 
-Propose = Callable[[Expression, Scene, Stream], Expression | None]
+Propose = Callable[[Meaning, Scene, Stream], Meaning | None]
 
 
 # Changes of meaning: None where there is nothing to change ------------------------------------------------------------
@@ -69,14 +66,14 @@ def mirrored(head: Head, axis: tuple[str, str]) -> Head | None:
 
 
 def change_sides(axis: tuple[str, str]) -> Propose:
-    def change(expression: Expression, scene: Scene, stream: Stream) -> Expression | None:
+    def change(expression: Meaning, scene: Scene, stream: Stream) -> Meaning | None:
         heads = [mirrored(phrase.head, axis) or phrase.head for phrase in expression.phrases]
         return with_heads(expression, heads, scene)
 
     return change
 
 
-def change_color(expression: Expression, scene: Scene, stream: Stream) -> Expression | None:
+def change_color(expression: Meaning, scene: Scene, stream: Stream) -> Meaning | None:
     """Of one phrase: its own color, or, if it has none, its anchor's."""
     at = stream.below(len(expression.phrases))
     head = expression.phrases[at].head
@@ -90,12 +87,12 @@ def change_color(expression: Expression, scene: Scene, stream: Stream) -> Expres
     return None
 
 
-def change_number(expression: Expression, scene: Scene, stream: Stream) -> Expression | None:
+def change_number(expression: Meaning, scene: Scene, stream: Stream) -> Meaning | None:
     """All instead of the extreme one, the extreme one instead of all, another rank, or one phrase fewer."""
     phrases = expression.phrases
     if len(phrases) > 1:
         at = stream.below(len(phrases))
-        return Expression(phrases[:at] + phrases[at + 1 :])
+        return Meaning(phrases[:at] + phrases[at + 1 :])
     head = phrases[0].head
     if isinstance(head, Most):
         return _with_head(expression, 0, head.of, scene)
@@ -106,7 +103,7 @@ def change_number(expression: Expression, scene: Scene, stream: Stream) -> Expre
     return None
 
 
-def change_negation(expression: Expression, scene: Scene, stream: Stream) -> Expression | None:
+def change_negation(expression: Meaning, scene: Scene, stream: Stream) -> Meaning | None:
     """ "the red circle" to "the circle that is not red", and back."""
     at = stream.below(len(expression.phrases))
     head = expression.phrases[at].head
@@ -123,12 +120,12 @@ def change_negation(expression: Expression, scene: Scene, stream: Stream) -> Exp
     return _with_head(expression, at, _match(rest, without=(name, head.given[name])), scene)
 
 
-def change_to_absent(expression: Expression, scene: Scene, stream: Stream) -> Expression | None:
+def change_to_absent(expression: Meaning, scene: Scene, stream: Stream) -> Meaning | None:
     """An attribute of each phrase, as the expressions of RefShapes that refer to nothing have it."""
     heads = [change_attribute(phrase.head, scene, stream) for phrase in expression.phrases]
     pairs = zip(expression.phrases, heads, strict=True)
     kept = tuple(replace(phrase, head=head) for phrase, head in pairs if head is not None)
-    return Expression(kept) if len(kept) == len(heads) else None
+    return Meaning(kept) if len(kept) == len(heads) else None
 
 
 PROPOSALS: dict[str, Propose] = {
@@ -141,18 +138,18 @@ PROPOSALS: dict[str, Propose] = {
 }
 
 
-def with_heads(expression: Expression, heads: Sequence[Head], scene: Scene) -> Expression | None:
+def with_heads(expression: Meaning, heads: Sequence[Head], scene: Scene) -> Meaning | None:
     """The expression with other heads, and with the numbers that fit them: "the star" stays one where it is one."""
     phrases = []
     for phrase, head in zip(expression.phrases, heads, strict=True):
         found = len(head.judge(scene).ids)
         fits = found >= 2 if phrase.count is None else found == phrase.count
         phrases.append(Phrase(head, phrase.count if fits else 1 if found == 1 else None))
-    changed = Expression(tuple(phrases))
+    changed = Meaning(tuple(phrases))
     return changed if changed != expression else None
 
 
-def _with_head(expression: Expression, at: int, head: Head, scene: Scene) -> Expression | None:
+def _with_head(expression: Meaning, at: int, head: Head, scene: Scene) -> Meaning | None:
     heads = [head if i == at else phrase.head for i, phrase in enumerate(expression.phrases)]
     return with_heads(expression, heads, scene)
 
@@ -170,8 +167,8 @@ def _recolored(match: Match, stream: Stream) -> Match:
 
 
 def changed_meaning(
-    expression: Expression, kind: str, scene: Scene, stream: Stream, allows: Callable[[Expression], bool]
-) -> Expression | None:
+    expression: Meaning, kind: str, scene: Scene, stream: Stream, allows: Callable[[Meaning], bool]
+) -> Meaning | None:
     """A clear meaning on the scene that differs from the expression's: nothing for the kind "absent", others for all
     other kinds; None where TRIES proposals give none."""
     before = expression.judge(scene).ids
@@ -189,7 +186,7 @@ def changed_meaning(
 # Words ----------------------------------------------------------------------------------------------------------------
 
 
-def nearest_wording(expression: Expression, text: str, stream: Stream) -> str:
+def nearest_wording(expression: Meaning, text: str, stream: Stream) -> str:
     """Of many wordings the one that differs from the text in the fewest words."""
     words = text.split()
     wordings = dict.fromkeys(text_of(realize(expression, stream)) for _ in range(WORDINGS))
@@ -232,7 +229,7 @@ def pairs_of_scenes(preset: Preset, record: Record) -> Iterator[Pair]:
     name = _NAME.fullmatch(Path(record.image_path).name)
     if name is None or name[1] not in preset.images:
         raise DataError(f"{record.image_path} is no image of RefShapes {preset.name}")
-    sample = make_sample(preset, name[1], int(name[2]))
+    sample = make_image(preset, name[1], int(name[2]))
     known = {expression.text: expression for expression in sample.expressions}
     rles = encode_masks(torch.from_numpy(sample.masks))
     for expression in record.expressions:
@@ -246,11 +243,11 @@ def pairs_of_scenes(preset: Preset, record: Record) -> Iterator[Pair]:
 
 
 def _pairs(
-    grounded: GroundedExpression, expression_id: str, sample: Sample, preset: Preset, rles: list[dict]
+    grounded: GroundedExpression, expression_id: str, sample: GeneratedImage, preset: Preset, rles: list[dict]
 ) -> Iterator[Pair]:
     size = (sample.scene.height, sample.scene.width)
 
-    def truth(meaning: Expression) -> dict:
+    def truth(meaning: Meaning) -> dict:
         return union_rle([rles[i] for i in meaning.judge(sample.scene).ids], size)
 
     for number, kind in enumerate(KINDS):

@@ -1,6 +1,6 @@
-"""A picture of examples: scenes of a preset with a phrase each, what it refers to outlined.
+"""Draw examples of a RefShapes preset: scenes with one phrase each and an outline around its referents.
 
-python -m refseg.refshapes.contact_sheet --preset base --out docs/images/refshapes_base.png
+python tools/dev/refshapes_sheet.py --preset base --out docs/images/refshapes_base.png
 """
 
 import argparse
@@ -12,23 +12,24 @@ from PIL import Image
 
 from refseg.refshapes.draw import PAINT, STRIPE_PAINT
 from refseg.refshapes.grammar import GroundedExpression
-from refseg.refshapes.presets import PRESETS, Preset
-from refseg.refshapes.sample import Sample, draw_sample, make_sample
+from refseg.refshapes.presets import PRESETS, GeneratedImage, Preset, draw_image, make_image
 from refseg.visualization.captions import caption
 from refseg.visualization.overlay import SKY_BLUE, Display, fit_for_display, overlay_masks
 
 GAP = 10
 CAPTION_LINES = 3
-PATIENCE = 30  # scenes without a skill after which it is the next one's turn
+PATIENCE = 30  # scenes without a skill before the next skill is looked for
 
 
-def examples(preset: Preset, split: str, count: int, skills: Sequence[str] = ()) -> Iterator[tuple[Sample, int]]:
-    """``count`` scenes with the place of one of their expressions, the skills in turn."""
+def examples(
+    preset: Preset, split: str, count: int, skills: Sequence[str] = ()
+) -> Iterator[tuple[GeneratedImage, int]]:
+    """Yield ``count`` images, each with the index of one of its expressions. The skills take turns."""
     spec = preset.expressions
     wanted = list(skills) or list(dict.fromkeys([*spec.single_skills, *spec.several_skills, "no_target"]))
     turn = missed = 0
     for index in range(preset.images[split]):
-        sample = make_sample(preset, split, index)
+        sample = make_image(preset, split, index)
         places = [k for k, e in enumerate(sample.expressions) if e.skill == wanted[turn % len(wanted)]]
         if places:
             yield sample, places[0]
@@ -39,10 +40,10 @@ def examples(preset: Preset, split: str, count: int, skills: Sequence[str] = ())
             return
 
 
-def panel(preset: Preset, sample: Sample, expression: GroundedExpression, width: int) -> np.ndarray:
-    """(H, width, 3): the scene, the referents outlined, and below it the phrase with its skill."""
+def panel(preset: Preset, sample: GeneratedImage, expression: GroundedExpression, width: int) -> np.ndarray:
+    """Return a picture (H, width, 3) of the scene and its outlined referents, with skill and phrase below."""
     chosen = np.logical_or.reduce(sample.masks[list(expression.referents)], axis=0)  # (H, W)
-    pixels, masks = fit_for_display(draw_sample(preset, sample), chosen[None], Display(width, width))
+    pixels, masks = fit_for_display(draw_image(preset, sample), chosen[None], Display(width, width))
     picture = np.full((width, width, 3), 255, np.uint8)
     shown = overlay_masks(pixels, masks, colours=(SKY_BLUE,), alpha=0.0)
     top, left = (width - shown.shape[0]) // 2, (width - shown.shape[1]) // 2
@@ -54,7 +55,7 @@ def panel(preset: Preset, sample: Sample, expression: GroundedExpression, width:
 
 def sheet(preset: Preset, split: str = "train", *, count: int = 12, columns: int = 4, width: int = 192,
           skills: Sequence[str] = ()) -> np.ndarray:  # fmt: skip
-    """(H, W, 3) uint8: examples side by side, row by row."""
+    """Return the examples in a grid: (H, W, 3) uint8."""
     cells = [
         panel(preset, sample, sample.expressions[place], width)
         for sample, place in examples(preset, split, count, skills)
@@ -69,7 +70,7 @@ def sheet(preset: Preset, split: str = "train", *, count: int = 12, columns: int
 
 
 def few_colors(picture: np.ndarray) -> Image.Image:
-    """The picture in grays, the paints, and these half mixed with gray: small in spite of noise, and true in hue."""
+    """Reduce a picture to grays, the paints, and their mixtures with gray, so that its file is small despite noise."""
     paints = [*PAINT.values(), *STRIPE_PAINT.values(), SKY_BLUE]
     mixed = [tuple((part + 130) // 2 for part in paint) for paint in paints]
     colors = [*((level, level, level) for level in range(0, 256, 6)), *paints, *mixed]
