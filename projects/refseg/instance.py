@@ -49,6 +49,14 @@ class Instance:
             return self.source
         return decode(self.source) if isinstance(self.source, dict) else self.source.full
 
+    def mask_at(self, size: Size) -> np.ndarray:
+        """(h, w) bool: the mask of the image scaled to `size`. Only a lazy mask can be scaled."""
+        if not isinstance(self.source, np.ndarray | dict):
+            return self.source.at(size)
+        if self.mask.shape != size:
+            raise ValueError(f"the mask is {self.mask.shape}, not {size}, and has no logits to scale")
+        return self.mask
+
     @cached_property
     def rle(self) -> dict:
         """`mask` as a compressed COCO RLE, without decoding one that is given."""

@@ -6,14 +6,12 @@ Every class has slots: a misspelt field is an error, not a new attribute. `x.to(
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from refseg.instance import Instance
 from refseg.records import Record
 
 if TYPE_CHECKING:
@@ -258,44 +256,3 @@ class WordRegions(Movable):
     scores: Tensor
     retrieved: Tensor
     extent: tuple[float, float]
-
-
-@dataclass(slots=True)
-class ImageResult(Movable):
-    """Final answers for one image at its original size, one entry per expression.
-
-    `masks` (K, height, width) bool: thresholded merged masks as the mask head gave them. `rejected` (K,) bool: the
-    no-target rule says "nothing here". Protocols differ in how they combine the two; `final_masks()` is ours.
-    `no_target_prob` (K,) or None. `mask_logits` (K, h, w) on the model's device, for an input of `input_size`: what
-    protocols that score on another grid begin from. `lazy_instances`, `lazy_regions`: what `instances` and `regions`
-    are, or what makes them.
-    """
-
-    meta: SampleMeta
-    masks: Tensor
-    rejected: Tensor
-    no_target_prob: Tensor | None = None
-    ground_truth: GroundTruth | None = None
-    mask_logits: Tensor | None = None
-    input_size: tuple[int, int] | None = None
-    lazy_instances: list[list[Instance]] | Callable[[], list[list[Instance]]] | None = None
-    lazy_regions: list[WordRegions] | Callable[[], list[WordRegions]] | None = None
-
-    @property
-    def instances(self) -> list[list[Instance]] | None:
-        """Per expression, best first, whatever `rejected` says; None from models that do not tell instances apart.
-        Masks are brought to the original size when this is first asked for."""
-        if callable(self.lazy_instances):
-            self.lazy_instances = self.lazy_instances()
-        return self.lazy_instances
-
-    @property
-    def regions(self) -> list[WordRegions] | None:
-        """One per expression; None from models whose words retrieve nothing. Made when this is first asked for."""
-        if callable(self.lazy_regions):
-            self.lazy_regions = self.lazy_regions()
-        return self.lazy_regions
-
-    def final_masks(self) -> Tensor:
-        """(K, height, width) bool: the masks, empty where the expression is rejected."""
-        return self.masks & ~self.rejected[:, None, None]

@@ -20,8 +20,9 @@ from refseg.demo.limits import Limits
 from refseg.demo.page import Page, reduce_to
 from refseg.errors import DataError, UsageError
 from refseg.inference.inferencer import ReferringInferencer
-from refseg.inference.results import DrawnMask, ImageAnswer, PhraseResult
+from refseg.inference.results import ImageAnswer, PhraseAnswer
 from refseg.instance import Instance
+from refseg.models.postprocess import LogitMask
 from refseg.structures import SampleMeta
 from refseg.visualization.heat import GridMap
 
@@ -144,8 +145,8 @@ class TestShown:
         one[:2, :2], other[3, 3] = True, True
         meta = SampleMeta("a", "a.png", (4, 4), (4, 4), (), ())
 
-        def drawn(mask: np.ndarray) -> DrawnMask:
-            return DrawnMask(torch.where(torch.from_numpy(mask), 4.0, -4.0), (4, 4), meta)
+        def drawn(mask: np.ndarray) -> LogitMask:
+            return LogitMask(torch.where(torch.from_numpy(mask), 4.0, -4.0), (4, 4), meta)
 
         instances = (
             Instance(drawn(one), 0.9, (0.1, 0.6, 0.3), "<b>red</b> ${7*7}"),
@@ -153,9 +154,9 @@ class TestShown:
         )
         grid = GridMap(np.full((4, 4), 0.75), (4, 4))
         phrases = (
-            PhraseResult("the <b>red</b> ${7*7}", drawn(one | other), "", 0.25, instances, grid, aligned=True),
-            PhraseResult("a dog", drawn(one), "no-target probability 0.90, above 0.5", 0.9, (), grid),
-            PhraseResult("a <cat>", drawn(none), "the model does not know: <cat>", None, None, grid, None, ("<cat>",)),
+            PhraseAnswer("the <b>red</b> ${7*7}", drawn(one | other), "", 0.25, instances, grid, aligned=True),
+            PhraseAnswer("a dog", drawn(one), "no-target probability 0.90, above 0.5", 0.9, (), grid),
+            PhraseAnswer("a <cat>", drawn(none), "the model does not know: <cat>", None, None, grid, None, ("<cat>",)),
         )
         return ImageAnswer("../a&b.png", np.zeros((4, 4, 3), np.uint8), phrases)
 

@@ -17,11 +17,11 @@ from refseg.evaluation.prediction_file import read_predictions
 from refseg.evaluation.protocols import View, get_protocol
 from refseg.instance import Instance
 from refseg.models import RefSegmentor
+from refseg.models.postprocess import ImageResult
 from refseg.records import AnnotatedInstance, Expression, Record
 from refseg.structures import (
     Batch,
     GroundTruth,
-    ImageResult,
     InstancePrediction,
     Prediction,
     SampleMeta,
@@ -45,7 +45,7 @@ def make_result(number: int) -> ImageResult:
     )
     meta = SampleMeta(str(number), "", (6, 7), (6, 7), names, names)
     probs = torch.tensor([0.1, 0.9, 0.2])[:count]
-    return ImageResult(meta, logits > 0, probs > 0.5, probs, GroundTruth(record, rles), logits, (6, 7))
+    return ImageResult(meta, GroundTruth(record, rles), logits, (6, 7), probs)
 
 
 def evaluate(rank: int, world_size: int, size: int, out: str) -> None:
@@ -266,10 +266,10 @@ def test_without_instances_boxes_are_of_the_mask(shapes: Path) -> None:
     assert all(row.instances is None for row in read_predictions("p.jsonl"))
 
 
-def test_instances_are_made_only_where_something_reads_them() -> None:
+def test_instances_are_made_only_where_something_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """By protocols of boxes, and by the dump."""
     result = make_result(0)
-    result.lazy_instances = lambda: pytest.fail("made")
+    monkeypatch.setattr(ImageResult, "instances", property(lambda _: pytest.fail("made")))
     ReferringMetric(protocols=PROTOCOLS).process(None, [result])
     with pytest.raises(pytest.fail.Exception, match="made"):
         ReferringMetric(protocols=["grec"]).process(None, [result])
@@ -278,11 +278,11 @@ def test_instances_are_made_only_where_something_reads_them() -> None:
 def test_words_of_instances_are_rounded_and_may_be_missing() -> None:
     result = make_result(0)
     mask = np.ones((6, 7), bool)
-    result.lazy_instances = [[Instance(mask, 2 / 3, [1 / 3, 0.00004]), Instance(~mask, 0.5)]]
+    result.instances = [[Instance(mask, 2 / 3, [1 / 3, 0.00004]), Instance(~mask, 0.5)]]
     ((first, second),) = instances_of(result)
     assert (first.score, first.words, first.mask.sum()) == (2 / 3, [0.3333, 0.0], 42)
     assert (second.score, second.words) == (0.5, None)
-    result.lazy_instances = None
+    result.instances = None
     assert instances_of(result) is None
 
 
@@ -290,6 +290,6 @@ def test_words_of_instances_are_rounded_and_may_be_missing() -> None:
 def test_instances_of_a_diverged_model_are_told(found: tuple, tmp_path: Path) -> None:
     for metric in (ReferringMetric(protocols=["grec"]), DumpPredictions(file=str(tmp_path / "p.jsonl"))):
         result = make_result(1)
-        result.lazy_instances = [[], [Instance(np.ones((6, 7), bool), *found)]]
+        result.instances = [[], [Instance(np.ones((6, 7), bool), *found)]]
         with pytest.raises(CheckpointError, match=r"instance for expression 1:1 is not finite"):
             metric.process(None, [result])

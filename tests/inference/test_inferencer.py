@@ -23,9 +23,10 @@ from refseg.evaluation.prediction_file import PredictionRow, read_predictions
 from refseg.inference import results
 from refseg.inference.inferencer import ReferringInferencer, segment
 from refseg.inference.inputs import ImageInput
-from refseg.inference.results import DrawnMask, ImageAnswer, PhraseResult, answers_of
+from refseg.inference.results import ImageAnswer, PhraseAnswer, answers_of
 from refseg.instance import Instance
-from refseg.models.postprocess import DrawnImage, PostProcess
+from refseg.models import postprocess
+from refseg.models.postprocess import ImageResult, LogitMask, PostProcess
 from refseg.structures import InstancePrediction, SampleMeta
 from refseg.visualization import answers
 from refseg.visualization.heat import GridMap
@@ -273,19 +274,19 @@ def test_importing_the_package_stays_light() -> None:
 # Results --------------------------------------------------------------------------------------------------------------
 
 
-def drawn(mask: np.ndarray) -> DrawnMask:
+def drawn(mask: np.ndarray) -> LogitMask:
     """A mask that is drawn at the image's size."""
-    return DrawnMask(torch.where(torch.from_numpy(mask), 4.0, -4.0), mask.shape, meta_of(mask.shape))
+    return LogitMask(torch.where(torch.from_numpy(mask), 4.0, -4.0), mask.shape, meta_of(mask.shape))
 
 
 def meta_of(size: tuple[int, int], *texts: str) -> SampleMeta:
     return SampleMeta("a", "a.jpg", size, size, texts, texts)
 
 
-def _phrase(raw: np.ndarray, *, reason: str = "", instances: tuple | None = None) -> PhraseResult:
+def _phrase(raw: np.ndarray, *, reason: str = "", instances: tuple | None = None) -> PhraseAnswer:
     """Instances are those of 4 x 6 pixels, the cells are pixels."""
     probability = GridMap(np.where(raw, 0.8, 0.1).astype(np.float32), raw.shape)
-    return PhraseResult("two red dogs", drawn(raw), reason, 0.25, instances, probability)
+    return PhraseAnswer("two red dogs", drawn(raw), reason, 0.25, instances, probability)
 
 
 def _mask() -> np.ndarray:
@@ -339,7 +340,7 @@ def drawn_image(
     prob: list[float] | None = None,
     unknown: tuple[tuple[str, ...], ...] = (),
     **settings: object,
-) -> DrawnImage:
+) -> ImageResult:
     """Masks of one size, on an image and an input of that size, with word weights that favor the first word."""
     size = merged[0].shape
 
@@ -360,7 +361,7 @@ def drawn_image(
     meta.unknown_words = unknown
     word_of = torch.tensor([[-1, 0, 1, 2, -1]] * len(texts))
     probs = None if prob is None else torch.tensor(prob)
-    return DrawnImage(meta, None, logits(merged), size, probs, chosen, word_of, None, PostProcess(**settings))
+    return ImageResult(meta, None, logits(merged), size, probs, chosen, word_of, None, PostProcess(**settings))
 
 
 def square(top: int, left: int, side: int) -> np.ndarray:
@@ -386,7 +387,7 @@ def test_an_instance_below_a_cell_of_the_models_grid_is_not_shown() -> None:
     answer, small, cell = square(0, 0, 10), square(0, 0, 5), square(4, 4, 4)
     small[3:] = False
     (phrase,) = answers_of(drawn_image([answer], ["the red dog"], instances=[[(small, 0.9), (cell, 0.8)]]))
-    coarse = PhraseResult(phrase.text, phrase.drawn, "", None, phrase.queries, GridMap(np.ones((5, 5)), (5, 5)))
+    coarse = PhraseAnswer(phrase.text, phrase.lazy_mask, "", None, phrase.queries, GridMap(np.ones((5, 5)), (5, 5)))
     assert [one.score for one in coarse.instances] == pytest.approx([0.8])
 
 
@@ -447,7 +448,7 @@ def test_a_large_image_costs_no_more_than_a_small_one(
     """Words, pictures and heat maps ask for no mask at the image's size, and reduce the image once each."""
     pixels = np.random.default_rng(0).integers(0, 255, (900, 1200, 3), np.uint8)
     sizes, reduced = [], []
-    restore, reduce_ = results.restore_masks, results.reduce_image
+    restore, reduce_ = postprocess.restore_masks, results.reduce_image
 
     def restore_masks(*args: Any, size: tuple[int, int], **more: Any) -> torch.Tensor:
         sizes.append(size)
@@ -457,7 +458,7 @@ def test_a_large_image_costs_no_more_than_a_small_one(
         reduced.append(size)
         return reduce_(image, size)
 
-    monkeypatch.setattr(results, "restore_masks", restore_masks)
+    monkeypatch.setattr(postprocess, "restore_masks", restore_masks)
     monkeypatch.setattr(results, "reduce_image", reduce_image)
     answer = shared(pixels, TEXTS, postprocess={"no_target": "none"})
     assert all(phrase.in_words for phrase in answer) and answer.picture().shape[0] > 400

@@ -167,7 +167,7 @@ def test_files_and_pillow_images_of_any_mode_agree(mode: str, tmp_path: Path) ->
 
 
 def test_of_an_animation_the_first_frame(tmp_path: Path) -> None:
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert (ImageInput("a", str(tmp_path / "a.gif")).load(Loading())[0, 0] == (255, 0, 0)).all()
 

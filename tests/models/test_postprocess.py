@@ -12,11 +12,11 @@ from refseg.analysis.synthetic import dummy_batch
 from refseg.errors import ConfigError
 from refseg.evaluation.protocols import get_protocol
 from refseg.models.postprocess import (
+    ImageResult,
     PostProcess,
     choose_instances,
     finish,
     reject,
-    restore_instances,
     restore_masks,
     restore_regions,
     word_weights,
@@ -257,8 +257,9 @@ def test_instances_are_restored_on_request(monkeypatch: pytest.MonkeyPatch) -> N
     instances = [queries([0.1, 0.9, 0.1], [columns(0)] * 3)] * 2
     batch = batch_of([["a"], ["b"]], None)
     first, _ = finish(Prediction(torch.zeros(2, 2, 4), instances=instances), batch, PostProcess())
-    assert restored == [1, 1]  # the merged masks
-    assert first.instances is first.instances and restored == [1, 1, 1]
+    assert restored == []
+    assert first.masks is first.masks and restored == [1]
+    assert first.instances is first.instances and restored == [1, 1]
 
 
 def test_results_can_be_pickled_and_moved_before_and_after() -> None:
@@ -273,9 +274,8 @@ def test_results_can_be_pickled_and_moved_before_and_after() -> None:
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=4), st.integers(0, 9), st.integers(1, 3), st.integers(0, 99))
-def test_choice_and_chunks_against_loops(sizes: list[int], threshold: int, most: int, seed: int) -> None:
-    """Expressions with different numbers of queries and equal relevances among them; chunks of one mask change
-    nothing."""
+def test_choice_against_loops(sizes: list[int], threshold: int, most: int, seed: int) -> None:
+    """Expressions with different numbers of queries and equal relevances among them."""
     draw = torch.Generator().manual_seed(seed)
     instances = [
         InstancePrediction(
@@ -296,15 +296,15 @@ def test_choice_and_chunks_against_loops(sizes: list[int], threshold: int, most:
         input_size=(2, 4), meta=SampleMeta("i", "", (3, 5), (2, 3), ("e",) * len(sizes), ("a b",) * len(sizes))
     )
     words = torch.tensor([[0, 1, -1]] * len(sizes))
-    whole = restore_instances(chosen, words, settings=how, **where)
-    parts = restore_instances(chosen, words, settings=replace(how, max_elements=1), **where)
-    for found, same, query in zip(whole, parts, chosen, strict=True):
+    result = ImageResult(
+        where["meta"], None, torch.zeros(1, 2, 4), where["input_size"], chosen=chosen, word_of=words, settings=how
+    )
+    for found, query in zip(result.instances, chosen, strict=True):
         masks = restore_masks(query.mask_logits, **where)
         shown = [i for i, mask in enumerate(masks) if mask.any()]
         assert [each.score for each in found] == query.relevance[shown].tolist()
         assert [each.words for each in found] == query.word_attention[shown, :2].tolist()
-        for each, other, i in zip(found, same, shown, strict=True):
-            assert (each.mask == masks[i].numpy()).all() and (each.mask == other.mask).all()
+        assert all((each.mask == masks[i].numpy()).all() for each, i in zip(found, shown, strict=True))
 
 
 def test_nan_relevance_is_selected() -> None:
@@ -339,7 +339,7 @@ def test_regions_are_made_on_request_per_image() -> None:
     scores = torch.arange(4.0)[:, None, None, None].expand(4, 3, 2, 2)
     prediction = Prediction(torch.zeros(4, 8, 8), regions=RegionPrediction(scores, scores > 1))
     results = finish(prediction, batch, PostProcess())
-    assert all(callable(result.lazy_regions) for result in results)
+    assert not any("regions" in vars(result) for result in results)
     assert [one.scores.unique().item() for result in results for one in result.regions] == [0, 1, 2, 3]
     assert [one.retrieved.all().item() for one in results[1].regions] == [True, True]
     unknown = replace(batch, tokens=replace(batch.tokens, word_of=None))

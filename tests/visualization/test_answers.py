@@ -11,13 +11,13 @@ from refseg.visualization.answers import (
     NARROWEST,
     answer_cell,
     heat_cell,
-    heat_colours,
+    heat_colors,
     heat_overlay,
     list_instances,
     percent,
 )
 from refseg.visualization.heat import GridMap
-from refseg.visualization.instances import INSTANCE_COLOURS, phrase_strip
+from refseg.visualization.instances import INSTANCE_COLORS, phrase_strip
 from refseg.visualization.overlay import Display, frame_with_words, grid, stack
 
 SIZES = [(1, 1), (16, 16), (16, 2000), (2000, 16), (96, 96), (480, 640), (3000, 4000)]
@@ -41,10 +41,10 @@ def test_any_size(size: tuple[int, int]) -> None:
     assert heat.dtype == np.uint8 and NARROWEST <= heat.shape[1] <= 640
 
 
-def test_an_instance_has_one_colour_on_the_image_and_in_the_phrase() -> None:
+def test_an_instance_has_one_color_on_the_image_and_in_the_phrase() -> None:
     image, mask = scene((300, 300))
     cell = answer_cell(image, "the red box", mask, [Instance(mask, 0.9, [0.1, 0.8, 0.1])], display=Display(300, 300))
-    rows = np.flatnonzero((cell == INSTANCE_COLOURS[0]).all(2).any(1))
+    rows = np.flatnonzero((cell == INSTANCE_COLORS[0]).all(2).any(1))
     assert rows.min() < 60 and rows.max() > 100, "under the word, and around the mask"
 
 
@@ -66,17 +66,17 @@ def test_an_empty_mask_says_one_thing() -> None:
     assert np.array_equal(shown[0], shown[1]) and np.array_equal(shown[0][top : top + 320], frame_with_words(image))
 
 
-def test_heat_colours_by_hand() -> None:
+def test_heat_colors_by_hand() -> None:
     """Of a span from 2 to 4: its ends, its middle, and what lies beyond."""
-    colours = heat_colours(np.array([2.0, 4.0, 3.0, 9.0, np.nan]), (2.0, 4.0))
-    assert colours.tolist() == [
+    colors = heat_colors(np.array([2.0, 4.0, 3.0, 9.0, np.nan]), (2.0, 4.0))
+    assert colors.tolist() == [
         HEAT[0].tolist(),
         HEAT[-1].tolist(),
         HEAT[2].tolist(),
         HEAT[-1].tolist(),
         HEAT[0].tolist(),
     ]
-    assert heat_colours(np.zeros(3), (0.0, 0.0)).tolist() == [HEAT[0].tolist()] * 3, "all values the same"
+    assert heat_colors(np.zeros(3), (0.0, 0.0)).tolist() == [HEAT[0].tolist()] * 3, "all values the same"
     lightness = HEAT @ (0.299, 0.587, 0.114)
     assert (np.diff(lightness) > 25).all(), "so that it reads in grey too"
 

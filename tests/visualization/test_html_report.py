@@ -57,7 +57,7 @@ def _case(index=0, *, text="the red box", group="random", size=96, no_target=Fal
     truth[size // 4 : size // 2, size // 3 : size // 2] = not no_target
     image[truth] = (200, 40, 40)
     predicted = np.roll(truth, size // 20, 1)
-    return Case(image, text, predicted, truth, 0.6, rejected, f"e{index}", {"skill": "colour", "targets": 1}, group)
+    return Case(image, text, predicted, truth, 0.6, rejected, f"e{index}", {"skill": "color", "targets": 1}, group)
 
 
 def _report(**changes):
@@ -70,7 +70,7 @@ def _report(**changes):
             "bootstrap": {"resamples": 1000},
             "by": {
                 "skill": [
-                    {"skill": "colour", "gIoU": 80.0, "interval": {"of": "gIoU", "ends": [75.0, 85.0]}},
+                    {"skill": "color", "gIoU": 80.0, "interval": {"of": "gIoU", "ends": [75.0, 85.0]}},
                     {"skill": "size", "gIoU": None, "count": 3},
                 ]
             },

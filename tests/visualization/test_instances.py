@@ -7,7 +7,7 @@ import pytest
 
 from refseg.visualization import overlay
 from refseg.visualization.instances import (
-    INSTANCE_COLOURS,
+    INSTANCE_COLORS,
     chip_places,
     instances_panel,
     number_chip,
@@ -23,24 +23,24 @@ def _boxes(size, *boxes):
     return masks
 
 
-def _has(picture, colour):
-    return (picture == colour).all(2)
+def _has(picture, color):
+    return (picture == color).all(2)
 
 
-def test_colours_are_the_palette():
-    assert set(INSTANCE_COLOURS) == set(overlay.PALETTE)
-    assert overlay.PREDICTION_COLOUR not in INSTANCE_COLOURS[:5], "few instances look like the merged answer"
+def test_colors_are_the_palette():
+    assert set(INSTANCE_COLORS) == set(overlay.PALETTE)
+    assert overlay.PREDICTION_COLOR not in INSTANCE_COLORS[:5], "few instances look like the merged answer"
 
 
-def test_each_instance_has_its_colour():
+def test_each_instance_has_its_color():
     masks = _boxes((300, 300), (20, 20, 120, 120), (180, 180, 280, 280))
     image = np.full((300, 300, 3), 120, np.uint8)
     picture = instances_panel(image, masks.any(0), masks)
-    for mask, colour in zip(masks, INSTANCE_COLOURS, strict=False):
-        rows, columns = np.nonzero(_has(picture, colour))
+    for mask, color in zip(masks, INSTANCE_COLORS, strict=False):
+        rows, columns = np.nonzero(_has(picture, color))
         assert len(rows) > 300 and mask[rows.min() + 8 : rows.max() - 8, columns.min() + 8 : columns.max() - 8].all()
-    assert not _has(picture, overlay.PREDICTION_COLOUR).any(), "the union is the answer: its line is covered"
-    assert tuple(picture[40, 40]) == (120, 120, 120), "what is picked keeps its colour"
+    assert not _has(picture, overlay.PREDICTION_COLOR).any(), "the union is the answer: its line is covered"
+    assert tuple(picture[40, 40]) == (120, 120, 120), "what is picked keeps its color"
     assert (picture[150, 150] > 120).all(), "the rest is faded"
 
 
@@ -92,7 +92,7 @@ def test_empty_mask_has_a_place():
 
 
 @pytest.mark.parametrize("size", [14, 18, 28])
-def test_chip_reads_without_colour(size):
+def test_chip_reads_without_color(size):
     """Dark on white in the middle; numbers of one digit are round, longer ones are wider; two numbers differ."""
     one, other, long = (number_chip(text, size, (240, 228, 66)) for text in ("1", "2", "18"))
     assert one.size == other.size and one.width == one.height and long.width > one.width

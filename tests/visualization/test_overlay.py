@@ -39,17 +39,17 @@ def test_no_outline_changes_exactly_the_mask():
 
 
 def test_tint_by_hand():
-    """alpha 0.5 between 100 and the colour (200, 0, 50): (150, 50, 75)."""
+    """alpha 0.5 between 100 and the color (200, 0, 50): (150, 50, 75)."""
     image = np.full((4, 4, 3), 100, np.uint8)
-    result = overlay.overlay_masks(image, np.ones((1, 4, 4), bool), colours=[(200, 0, 50)], alpha=0.5, outline=0)
+    result = overlay.overlay_masks(image, np.ones((1, 4, 4), bool), colors=[(200, 0, 50)], alpha=0.5, outline=0)
     assert (result == (150, 50, 75)).all()
 
 
-def test_outline_has_soft_edges_and_full_colour():
+def test_outline_has_soft_edges_and_full_color():
     image = np.full((64, 64, 3), 255, np.uint8)
     y, x = np.mgrid[:64, :64]
     mask = (y - 32) ** 2 + (x - 32) ** 2 < 400
-    result = overlay.overlay_masks(image, mask[None], colours=[(0, 0, 255)], alpha=0, outline=4)
+    result = overlay.overlay_masks(image, mask[None], colors=[(0, 0, 255)], alpha=0, outline=4)
     assert (result == (0, 0, 255)).all(2).sum() > 100  # about 2 pi 20 * 4 pixels of pure line
     assert len(np.unique(result[:, :, 0])) > 20  # and many shades at its edges
 
@@ -74,8 +74,8 @@ def test_full_mask_on_one_pixel():
     assert result.shape == (1, 1, 3) and result.any()
 
 
-def test_more_masks_than_colours():
-    """One column per mask: the eighth mask has the first colour again."""
+def test_more_masks_than_colors():
+    """One column per mask: the eighth mask has the first color again."""
     masks = np.eye(8, dtype=bool)[:, None, :].repeat(4, axis=1)  # (8, 4, 8)
     result = overlay.overlay_masks(np.zeros((4, 8, 3), np.uint8), masks, outline=0, alpha=1.0)
     assert [tuple(pixel) for pixel in result[0].tolist()] == [*overlay.PALETTE, overlay.PALETTE[0]]
@@ -101,7 +101,7 @@ def test_wrong_input_is_named(image, masks, error, words):
         overlay.overlay_masks(image, masks)
 
 
-def test_upscale_keeps_flat_colours_and_lone_pixels():
+def test_upscale_keeps_flat_colors_and_lone_pixels():
     image = np.full((10, 12, 3), 77, np.uint8)
     assert (overlay.upscale(image, 3) == 77).all() and overlay.upscale(image, 3).shape == (30, 36, 3)
     masks = np.zeros((3, 10, 12), bool)
@@ -141,13 +141,13 @@ def test_fit_for_display(size, shown):
     assert masks.any(), "a single pixel survives any change of size"
 
 
-def test_panel_keeps_the_colours_of_what_is_picked():
-    """A tint would change "the red circle" into another colour; the middle of the mask must stay as it is."""
+def test_panel_keeps_the_colors_of_what_is_picked():
+    """A tint would change "the red circle" into another color; the middle of the mask must stay as it is."""
     image = np.zeros((300, 300, 3), np.uint8)
     image[:] = (220, 40, 40)
     mask = np.zeros((300, 300), bool)
     mask[100:200, 100:200] = True
-    panel = overlay.mask_panel(image, mask, colour=overlay.ORANGE)
+    panel = overlay.mask_panel(image, mask, color=overlay.ORANGE)
     assert tuple(panel[150, 150]) == (220, 40, 40)
     assert (panel[10, 10] > image[10, 10]).all(), "the rest is faded"
 
@@ -156,12 +156,12 @@ def test_panels_of_nothing_are_told_apart():
     image, empty = np.full((96, 96, 3), 120, np.uint8), np.zeros((96, 96), bool)
     full = ~empty
     pictures = [
-        overlay.mask_panel(image, empty, colour=overlay.ORANGE),
-        overlay.mask_panel(image, empty, colour=overlay.ORANGE, empty=overlay.EMPTY_MASK),
-        overlay.mask_panel(image, full, colour=overlay.ORANGE),
+        overlay.mask_panel(image, empty, color=overlay.ORANGE),
+        overlay.mask_panel(image, empty, color=overlay.ORANGE, empty=overlay.EMPTY_MASK),
+        overlay.mask_panel(image, full, color=overlay.ORANGE),
     ]
     assert len({picture.tobytes() for picture in pictures}) == 3
-    rejected = overlay.mask_panel(image, full, colour=overlay.ORANGE, rejected=True)
+    rejected = overlay.mask_panel(image, full, color=overlay.ORANGE, rejected=True)
     assert rejected.tobytes() == pictures[0].tobytes(), "a rejected answer shows nothing, whatever its mask"
 
 
@@ -191,6 +191,6 @@ def test_wrap_breaks_long_words_and_stops():
     assert wrap("wide", 1, font) == list("wide")
 
 
-def test_caption_marks_differ_without_colour():
+def test_caption_marks_differ_without_color():
     strips = [caption("IoU 0.50", 200, mark=mark).mean(2) < 128 for mark in (True, False)]
     assert strips[0].shape == strips[1].shape and (strips[0] != strips[1]).sum() > 20

@@ -7,7 +7,7 @@ import pytest
 
 from refseg.visualization.word_bars import bars, glossed_caption, numbers, owners_of_words, words_of_instances
 
-COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+COLORS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 
 
 @pytest.mark.parametrize(
@@ -44,58 +44,58 @@ def test_numbers_count_from_one_and_join_neighbours():
     assert {instances: numbers(instances) for instances in cases} == cases
 
 
-def test_bars_are_no_more_than_colours():
+def test_bars_are_no_more_than_colors():
     assert bars((0, 2), 7) == [0, 2]
-    assert bars((2, 7, 9), 7) == [2, 0], "instances 2 and 9 share a colour"
+    assert bars((2, 7, 9), 7) == [2, 0], "instances 2 and 9 share a color"
     assert len(bars(tuple(range(18)), 7)) == 7
 
 
-def _rows_of(strip, colour):
-    """The first and the last column of a colour, by row."""
+def _rows_of(strip, color):
+    """The first and the last column of a color, by row."""
     rows = {}
-    for row in np.flatnonzero((strip == colour).all(2).any(1)):
-        columns = np.flatnonzero((strip[row] == colour).all(1))
+    for row in np.flatnonzero((strip == color).all(2).any(1)):
+        columns = np.flatnonzero((strip[row] == color).all(1))
         rows[int(row)] = (int(columns[0]), int(columns[-1]))
     return rows
 
 
 def test_bars_lie_below_their_words():
     """ "red star" is one run of instance 0, "circle" of 0 and 1: there the second bar lies below the first."""
-    strip = glossed_caption("red star and circle", [(0,), (0,), (), (0, 1)], 600, colours=COLOURS)
-    red, green = _rows_of(strip, COLOURS[0]), _rows_of(strip, COLOURS[1])
+    strip = glossed_caption("red star and circle", [(0,), (0,), (), (0, 1)], 600, colors=COLORS)
+    red, green = _rows_of(strip, COLORS[0]), _rows_of(strip, COLORS[1])
     assert len({*red.values()}) == 1, "both runs of the first bar are on one level"
     (first, last), (left, right) = next(iter(red.values())), next(iter(green.values()))
     assert right == last and left > first
     row = strip[min(red)]
     assert (row[left - 10 : left - 2] == 255).all(), "no bar below the space before the word"
-    assert not _rows_of(strip, COLOURS[2])
+    assert not _rows_of(strip, COLORS[2])
     assert min(green) > max(red)
 
 
 def test_bars_wrap_with_their_words():
     """50 pixels of 62 are left: "a red" and "star" on a line each."""
-    wide = glossed_caption("a red star", [(0,)] * 3, 600, colours=COLOURS)
-    narrow = glossed_caption("a red star", [(0,)] * 3, 62, colours=COLOURS)
-    levels = [np.diff([-9, *_rows_of(strip, COLOURS[0])]) > 1 for strip in (wide, narrow)]
+    wide = glossed_caption("a red star", [(0,)] * 3, 600, colors=COLORS)
+    narrow = glossed_caption("a red star", [(0,)] * 3, 62, colors=COLORS)
+    levels = [np.diff([-9, *_rows_of(strip, COLORS[0])]) > 1 for strip in (wide, narrow)]
     assert [level.sum() for level in levels] == [1, 2]
 
 
 def test_a_line_without_owners_is_no_higher():
-    with_gloss = glossed_caption("a b", [(0,), ()], 300, colours=COLOURS)
-    assert glossed_caption("a b", [(), ()], 300, colours=COLOURS).shape[0] < with_gloss.shape[0]
+    with_gloss = glossed_caption("a b", [(0,), ()], 300, colors=COLORS)
+    assert glossed_caption("a b", [(), ()], 300, colors=COLORS).shape[0] < with_gloss.shape[0]
 
 
 @pytest.mark.parametrize("width", [1, 20, 160, 900])
 @pytest.mark.parametrize("text", ["", "a", "x" * 300, "the " * 200, "القط الأسود", "🐱 e\u0301 \u200f\u2067z"])
 def test_any_text_at_any_width(text, width):
     owners = [tuple(range(18)) if index % 2 else (index % 3,) for index in range(len(text.split()))]
-    strip = glossed_caption(text, owners, width, colours=COLOURS)
+    strip = glossed_caption(text, owners, width, colors=COLORS)
     assert strip.shape[1:] == (width, 3) and strip.dtype == np.uint8
 
 
 def test_long_text_stops():
     heights = [
-        glossed_caption("word " * count, [(0,)] * count, 100, colours=COLOURS, max_lines=3).shape[0]
+        glossed_caption("word " * count, [(0,)] * count, 100, colors=COLORS, max_lines=3).shape[0]
         for count in (30, 300)
     ]
     assert heights[0] == heights[1]
@@ -103,4 +103,4 @@ def test_long_text_stops():
 
 def test_owners_must_fit_the_words():
     with pytest.raises(ValueError):
-        glossed_caption("two words", [(0,)], 100, colours=COLOURS)
+        glossed_caption("two words", [(0,)], 100, colors=COLORS)

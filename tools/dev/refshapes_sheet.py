@@ -45,7 +45,7 @@ def panel(preset: Preset, sample: GeneratedImage, expression: GroundedExpression
     chosen = np.logical_or.reduce(sample.masks[list(expression.referents)], axis=0)  # (H, W)
     pixels, masks = fit_for_display(draw_image(preset, sample), chosen[None], Display(width, width))
     picture = np.full((width, width, 3), 255, np.uint8)
-    shown = overlay_masks(pixels, masks, colours=(SKY_BLUE,), alpha=0.0)
+    shown = overlay_masks(pixels, masks, colors=(SKY_BLUE,), alpha=0.0)
     top, left = (width - shown.shape[0]) // 2, (width - shown.shape[1]) // 2
     picture[top : top + shown.shape[0], left : left + shown.shape[1]] = shown
     tag = f"{expression.skill}: {expression.change}" if expression.change else expression.skill

@@ -80,7 +80,8 @@ def benchmark(
 
     def infer() -> None:
         with torch.no_grad(), context():
-            forward(**model.data_preprocessor(data, False), mode="predict")
+            for result in forward(**model.data_preprocessor(data, False), mode="predict"):
+                result.final_masks()  # restored on request
 
     def step() -> None:
         with context():

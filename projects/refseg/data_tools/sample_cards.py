@@ -14,7 +14,7 @@ from refseg.report.page import figure
 from refseg.report.text import markup_text as _text
 from refseg.structures import Sample
 from refseg.visualization.captions import load_font
-from refseg.visualization.overlay import NOTHING_HERE, PALETTE, Colour, fit_for_display, outline_width, overlay_masks
+from refseg.visualization.overlay import NOTHING_HERE, PALETTE, Color, fit_for_display, outline_width, overlay_masks
 
 MAX_TAG = 60  # letters of a tag's value
 TINT = 0.1  # no more: "the red square" must still look red
@@ -42,7 +42,7 @@ def error_card(record: Record, message: str, *, item: int) -> str:
 # The picture ----------------------------------------------------------------------------------------------------------
 
 
-def colour_of(instance: int) -> Colour:
+def colour_of(instance: int) -> Color:
     return PALETTE[instance % len(PALETTE)]
 
 
@@ -52,7 +52,7 @@ def draw_sample(sample: Sample) -> np.ndarray:
     masks = sample.instance_masks.numpy().astype(bool)
     shown, shown_masks = fit_for_display(image, masks)
     colours = [colour_of(index) for index in range(len(masks))] or [PALETTE[0]]
-    canvas = Image.fromarray(overlay_masks(shown, shown_masks, colours=colours, alpha=TINT))
+    canvas = Image.fromarray(overlay_masks(shown, shown_masks, colors=colours, alpha=TINT))
     draw = ImageDraw.Draw(canvas)
     scale = np.array([shown.shape[1] / image.shape[1], shown.shape[0] / image.shape[0]] * 2)
     line = max(2, round(outline_width(*shown.shape[:2]) / 2))
@@ -85,7 +85,7 @@ def _number(draw: ImageDraw.ImageDraw, index: int, mask: np.ndarray) -> None:
     draw.text((x, y), str(index + 1), font=font, anchor="mm", fill=ink_on(colour_of(index)))
 
 
-def ink_on(colour: Colour) -> Colour:
+def ink_on(colour: Color) -> Color:
     """Black or white, whichever is easier to read on the colour."""
     red, green, blue = ((value / 255) ** 2.2 for value in colour)
     return (0, 0, 0) if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.18 else (255, 255, 255)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from refseg.demo.page import Asked, Opened
 from refseg.inference.predict import counted, output_names, phrase_files
-from refseg.inference.results import ImageAnswer, PhraseResult, mask_png
+from refseg.inference.results import ImageAnswer, PhraseAnswer, mask_png
 from refseg.instance import Instance
 from refseg.report.cases import data_uri
 from refseg.report.phrases import numbered_html, phrase_html, phrase_style
 from refseg.visualization.answers import ONE_OF_FEW
-from refseg.visualization.instances import INSTANCE_COLOURS
+from refseg.visualization.instances import INSTANCE_COLORS
 
 STYLE = """
 #timing .html-container, #answers .html-container { padding: 10px 0; }
@@ -59,12 +59,12 @@ def _card(answer: ImageAnswer, number: int) -> str:
     )
 
 
-def told_of(phrase: PhraseResult) -> str:
+def told_of(phrase: PhraseAnswer) -> str:
     """An answer in a sentence."""
     return f"{phrase.in_words[:1].upper()}{phrase.in_words[1:]}."
 
 
-def words_table(phrase: PhraseResult) -> str:
+def words_table(phrase: PhraseAnswer) -> str:
     """The weight of each word for each object; nothing where the weights were not measured to find the right words."""
     rows = [(k, one) for k, one in enumerate(phrase.instances) if one.words and phrase.aligned]
     if not rows:
@@ -80,7 +80,7 @@ def words_table(phrase: PhraseResult) -> str:
 
 
 def _words_row(number: int, one: Instance) -> str:
-    colour = INSTANCE_COLOURS[number % len(INSTANCE_COLOURS)]
+    colour = INSTANCE_COLORS[number % len(INSTANCE_COLORS)]
     weights = one.words or ()
     top = max(weights) or 1.0
     cells = "".join(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -14,6 +13,7 @@ from refseg.datasets.masks import Overlap, to_rle
 from refseg.datasets.readers.segmentations import decode_runs
 from refseg.errors import DataError
 from refseg.evaluation.overlap import BoxMatches, areas_of_rles, match_boxes, select_boxes, union_rle
+from refseg.evaluation.prediction_file import PredictionRow
 from refseg.evaluation.protocols import Nearest, View
 from refseg.evaluation.rows import Row
 from refseg.records import Expression, Record, without_crowds
@@ -72,25 +72,6 @@ class Truth:
         return np.array(boxes, np.float64).reshape(-1, 4)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A model's answer to one expression.
-
-    Args:
-        mask: Compressed RLE before any rule for "nothing here". None if there are only boxes.
-        boxes: Scored boxes (x, y, width, height, score). None to use the box around the mask.
-    """
-
-    mask: dict | None
-    no_target_prob: float | None = None
-    boxes: Sequence[Sequence[float]] | None = None
-
-    def scored_boxes(self) -> Sequence[Sequence[float]]:
-        if self.boxes is not None:
-            return self.boxes
-        return [] if self.mask is None else [scored_box(self.mask, 1.0)]
-
-
 def resize_rle(rle: dict, size: Size, rule: Nearest = "pillow") -> dict:
     """Resize a compressed RLE to the nearest pixels, on its run lengths, without decoding.
 
@@ -143,7 +124,7 @@ def scored_box(rle: dict, score: float) -> list[float]:
     return [*coco_mask.toBbox(rle).tolist(), score]
 
 
-def misfit(answer: Answer, size: Size, grid: Size, view: View) -> str:
+def misfit(answer: PredictionRow, size: Size, grid: Size, view: View) -> str:
     """Say why the answer's mask cannot be compared on the grid, for an image of this size. "" if it can."""
     if answer.mask is None:
         return "" if view.boxes is not None and answer.boxes is not None else "no mask"
@@ -154,7 +135,7 @@ def misfit(answer: Answer, size: Size, grid: Size, view: View) -> str:
     return f"{height} x {width}, not {wanted}"
 
 
-def measure(answer: Answer, truth: Truth, expression: Expression, view: View) -> Row:
+def measure(answer: PredictionRow, truth: Truth, expression: Expression, view: View) -> Row:
     """Measure an answer on the grid of a view.
 
     The mask must have the size of the grid, or that of the image, from which it is resized. Views with a box rule need
@@ -171,7 +152,10 @@ def measure(answer: Answer, truth: Truth, expression: Expression, view: View) ->
     original = truth.mask(expression, View(crowds=view.crowds), record.size)
     matches, rule = BoxMatches(0, 0, 0), view.boxes
     if rule is not None:
-        predicted = select_boxes(answer.scored_boxes(), rule.min_score)
+        boxes = answer.boxes
+        if boxes is None:  # fall back to the box around the mask
+            boxes = [] if answer.mask is None else [scored_box(answer.mask, 1.0)]
+        predicted = select_boxes(boxes, rule.min_score)
         targets = truth.boxes(expression)
         matches = match_boxes(predicted, targets, generalized=rule.generalised, threshold=rule.threshold)
     categories = {record.instances[i].category for i in expression.referents}

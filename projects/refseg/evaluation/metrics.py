@@ -19,7 +19,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from refseg.errors import CheckpointError
-from refseg.evaluation.measure import Answer, Truth, measure, scored_box
+from refseg.evaluation.measure import Truth, measure, scored_box
 from refseg.evaluation.prediction_file import (
     PredictionRow,
     PredictionWriter,
@@ -30,9 +30,8 @@ from refseg.evaluation.protocols import Protocol, View, get_protocol
 from refseg.evaluation.rows import Row, Rows
 from refseg.files import write_atomically
 from refseg.instance import Instance
-from refseg.models.postprocess import DrawnImage, restore_masks
+from refseg.models.postprocess import ImageResult, restore_masks
 from refseg.registry import METRICS
-from refseg.structures import ImageResult
 
 
 def encode_masks(masks: Tensor) -> list[dict]:
@@ -42,8 +41,6 @@ def encode_masks(masks: Tensor) -> list[dict]:
 
 def masks_on(result: ImageResult, view: View, size: tuple[int, int]) -> list[dict]:
     """Return the K masks of a result as RLEs on a grid, restored from the logits by the rules of the view."""
-    if result.mask_logits is None or result.input_size is None:
-        raise ValueError(f"image {result.meta.image_id} has no mask logits, which every protocol starts from")
     return encode_masks(
         restore_masks(
             result.mask_logits,
@@ -59,7 +56,7 @@ def masks_on(result: ImageResult, view: View, size: tuple[int, int]) -> list[dic
     )
 
 
-def check_finite(result: ImageResult | DrawnImage) -> None:
+def check_finite(result: ImageResult) -> None:
     """Raise an error for NaN or infinite outputs, which would be scored as empty masks."""
     for what, values in (("mask logits", result.mask_logits), ("no-target probability", result.no_target_prob)):
         if values is not None and not (finite := values[:, None].isfinite().flatten(1).all(1)).all():
@@ -110,7 +107,7 @@ def rows_of(result: ImageResult, view: View, truth: Truth) -> list[Row]:
     probs = [None] * len(grids) if result.no_target_prob is None else result.no_target_prob.tolist()
     boxes = boxes_of(result, view)
     return [
-        measure(Answer(masks[grid][k], probs[k], boxes[k]), truth, expression, view)
+        measure(PredictionRow(expression.expression_id, masks[grid][k], probs[k], boxes[k]), truth, expression, view)
         for k, (grid, expression) in enumerate(zip(grids, expressions, strict=True))
     ]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from refseg.datasets.store import RecordStore, Strings
 from refseg.datasets.targets import Target, parse_target
 from refseg.errors import DataError, UsageError
 from refseg.evaluation.breakdowns import breakdown
-from refseg.evaluation.measure import Answer, Truth, measure, misfit, scored_box
+from refseg.evaluation.measure import Truth, measure, misfit, scored_box
 from refseg.evaluation.notes import MAX_IDS, IdList, SuspiciousFields
 from refseg.evaluation.other_formats import SUFFIXES, entries_below, is_coco_results, open_predictions
 from refseg.evaluation.overlap import union_rle
@@ -252,7 +252,7 @@ class _ViewRows:
         grid = self.view.grid_of(bool(expression.referents), size)
         try:
             boxes = None if self.view.boxes is None else boxes_of(row, size)
-            answer = Answer(row.mask, row.no_target_prob, boxes)
+            answer = replace(row, boxes=boxes)
             problem = misfit(answer, size, grid, self.view)
         except ValueError as error:
             problem = str(error)

@@ -27,7 +27,7 @@ from refseg.inference.batching import Clock, join_predictions, split_phrases
 from refseg.inference.inputs import ImageInput, Loading, check_phrases, find_images, pair_phrases
 from refseg.inference.loading import LoadedModel, build_transforms, find_model, load_model
 from refseg.inference.results import ImageAnswer, answers_of
-from refseg.models.postprocess import PostProcess, draw
+from refseg.models.postprocess import PostProcess, finish
 from refseg.records import Expression, Record
 from refseg.structures import Batch, Sample
 
@@ -206,10 +206,10 @@ class ReferringInferencer:
             ]
             prediction = join_predictions(parts)
             clock.note("decode")
-            drawn = draw(prediction, batch, settings)
-            for one in drawn:
-                check_finite(one)
-            found = [answers_of(one, aligned=self.loaded.aligned) for one in drawn]
+            results = finish(prediction, batch, settings)
+            for result in results:
+                check_finite(result)
+            found = [answers_of(result.to("cpu"), aligned=self.loaded.aligned) for result in results]
         clock.note("finish")
         shares = {name: seconds / len(group) for name, seconds in clock.seconds.items()}
         answers = []

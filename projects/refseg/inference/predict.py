@@ -24,7 +24,7 @@ from refseg.inference.exports import write_coco, write_labelstudio
 from refseg.inference.inferencer import ReferringInferencer, Task
 from refseg.inference.inputs import ImageInput, check_phrases, find_images, is_url, pair_phrases
 from refseg.inference.journal import Journal
-from refseg.inference.results import ImageAnswer, PhraseResult, write_picture
+from refseg.inference.results import ImageAnswer, PhraseAnswer, write_picture
 from refseg.terminal import printable
 from refseg.weights import describe_weights
 
@@ -155,7 +155,7 @@ def rows_of_answer(answer: ImageAnswer, ids: Iterable[str]) -> list[dict[str, An
     return rows
 
 
-def described(phrase: PhraseResult) -> str:
+def described(phrase: PhraseAnswer) -> str:
     """One answer for people."""
     return f"\u201c{phrase.text}\u201d: {phrase.in_words}"
 

@@ -9,8 +9,8 @@ Letters: H x W pixels of the image, (h, w) cells of a model's own grid, N instan
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from refseg.datasets.geometry import Size
 from refseg.datasets.masks import encode
@@ -26,15 +25,8 @@ from refseg.datasets.tokenizers import all_unknown
 from refseg.evaluation.prediction_file import PredictionRow, rle_to_json
 from refseg.files import write_atomically
 from refseg.instance import Instance
-from refseg.models.postprocess import (
-    DrawnImage,
-    PostProcess,
-    instance_words,
-    reject,
-    restore_masks,
-    restore_regions,
-)
-from refseg.structures import SampleMeta, WordRegions
+from refseg.models.postprocess import ImageResult, LogitMask, PostProcess, reject
+from refseg.structures import WordRegions
 from refseg.visualization import answers
 from refseg.visualization.heat import GridMap
 from refseg.visualization.instances import answer_panel, own_phrases, words_by_instance
@@ -59,40 +51,10 @@ def write_picture(file: str | Path, picture: np.ndarray) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class DrawnMask:
-    """A mask as the model drew it: its `logits` (h, w) for an input of `input_size`, restored on request."""
-
-    logits: Tensor
-    input_size: Size
-    meta: SampleMeta
-    threshold: float = 0.5
-
-    def at(self, size: Size) -> np.ndarray:
-        """(H, W) bool: the mask of the image, scaled to `size`."""
-        if size == self.meta.original_size and "full" in self.__dict__:
-            return self.full
-        restored = restore_masks(
-            self.logits[None], input_size=self.input_size, meta=self.meta, size=size, threshold=self.threshold
-        )
-        return restored[0].numpy()
-
-    @cached_property
-    def full(self) -> np.ndarray:
-        """(H, W) bool: the mask at the image's size."""
-        return self.at(self.meta.original_size)
-
-    @cached_property
-    def small(self) -> np.ndarray:
-        """The mask at the working size: that of the model's input, or the image's if that is smaller."""
-        content, original = self.meta.content_size, self.meta.original_size
-        return self.at(content) if content[0] * content[1] < original[0] * original[1] else self.full
-
-
-@dataclass(frozen=True, eq=False)
-class PhraseResult:
+class PhraseAnswer:
     """The answer to one phrase.
 
-    `drawn` and `queries` (best first; None from models that do not tell instances apart) are what the model drew.
+    `lazy_mask` and `queries` (best first; None from models that do not tell instances apart) are what the model drew.
     `reason`: why nothing is here, in words; empty where the phrase refers to something. `no_target_prob`: None from
     models that cannot say. `probability`: of each cell, that the phrase refers to it. `regions`: what the words
     retrieved (VIPA), or None. `unknown_words`: parts of the phrase that the model does not know. `aligned`: whether
@@ -100,7 +62,7 @@ class PhraseResult:
     """
 
     text: str
-    drawn: DrawnMask
+    lazy_mask: LogitMask
     reason: str
     no_target_prob: float | None
     queries: tuple[Instance, ...] | None
@@ -117,7 +79,7 @@ class PhraseResult:
     @property
     def raw_mask(self) -> np.ndarray:
         """(H, W) bool: what the model drew, whatever `nothing_here` says."""
-        return self.drawn.full
+        return self.lazy_mask.full
 
     @cached_property
     def raw_instances(self) -> tuple[Instance, ...] | None:
@@ -127,11 +89,11 @@ class PhraseResult:
     @property
     def mask(self) -> np.ndarray:
         """(H, W) bool: everything that the phrase refers to."""
-        return np.zeros(self.drawn.meta.original_size, bool) if self.nothing_here else self.drawn.full
+        return np.zeros(self.lazy_mask.meta.original_size, bool) if self.nothing_here else self.lazy_mask.full
 
     def mask_at(self, size: Size) -> np.ndarray:
         """`mask` for the image scaled to `size`."""
-        return np.zeros(size, bool) if self.nothing_here else self.drawn.at(size)
+        return np.zeros(size, bool) if self.nothing_here else self.lazy_mask.at(size)
 
     @cached_property
     def instances(self) -> tuple[Instance, ...]:
@@ -141,26 +103,27 @@ class PhraseResult:
         Left out is an instance of which less than one cell of the model's grid lies in the answer, and one that
         overlaps a better one with an IoU above `SAME_OBJECT_IOU`.
         """
-        shown: list[Instance] = []
         if self.nothing_here:
             return ()
-        answer = self.drawn.small
+        answer = self.lazy_mask.small
         cell = answer.size / (self.probability.extent[0] * self.probability.extent[1])
+        shown: list[tuple[Instance, np.ndarray]] = []
         for one in self.queries or ():
-            is_in_answer = np.count_nonzero(one.source.small & answer) >= cell
-            if is_in_answer and all(_iou(one.source.small, o.source.small) <= SAME_OBJECT_IOU for o in shown):
-                shown.append(one)
-        return tuple(shown)
+            mask = one.mask_at(answer.shape)
+            is_in_answer = np.count_nonzero(mask & answer) >= cell
+            if is_in_answer and all(_iou(mask, better) <= SAME_OBJECT_IOU for _, better in shown):
+                shown.append((one, mask))
+        return tuple(one for one, _ in shown)
 
     @property
     def objects(self) -> tuple[Instance, ...]:
         """The instances, or the whole mask as one object where there are none of them."""
         if self.nothing_here or self.instances:
             return self.instances
-        return (Instance(self.drawn, self.score),)
+        return (Instance(self.lazy_mask, self.score),)
 
     @property
-    def words(self) -> list[tuple[float, ...] | None]:
+    def words(self) -> list[Sequence[float] | None]:
         """The weights of words that are shown of each instance: None where `aligned` is False."""
         return [one.words if self.aligned else None for one in self.instances]
 
@@ -171,20 +134,20 @@ class PhraseResult:
 
     def cases(self, size: Size) -> list[Instance]:
         """The instances as pictures take them, for the image scaled to `size`."""
-        masks = [one.source.at(size) for one in self.instances]
+        masks = [one.mask_at(size) for one in self.instances]
         return list(map(Instance, masks, [one.score for one in self.instances], self.words))
 
     @cached_property
     def share(self) -> float:
         """The share of the image that the phrase refers to."""
-        return 0.0 if self.nothing_here else float(self.drawn.small.mean())
+        return 0.0 if self.nothing_here else float(self.lazy_mask.small.mean())
 
     @cached_property
     def score(self) -> float:
         """The mean probability of the mask's pixels; 0 where nothing is here."""
         if self.nothing_here:
             return 0.0
-        return float(self.probability.at(self.drawn.small.shape)[self.drawn.small].mean())
+        return float(self.probability.at(self.lazy_mask.small.shape)[self.lazy_mask.small].mean())
 
     @property
     def in_words(self) -> str:
@@ -200,12 +163,12 @@ class PhraseResult:
     def word_attention(self, size: Size | None = None) -> np.ndarray:
         """(W, H, W) float32: for each word of `text.split()`, the share of attention that it has in each pixel's
         instance; where instances overlap, the greatest."""
-        size = size or self.drawn.meta.original_size
+        size = size or self.lazy_mask.meta.original_size
         shares = np.zeros((len(self.text.split()), *size), np.float32)
         for one in self.instances:
             weights = np.asarray(one.words or (), np.float32)
             if weights.size and weights.sum() > 0:
-                np.maximum(shares, (weights / weights.sum())[:, None, None] * one.source.at(size), out=shares)
+                np.maximum(shares, (weights / weights.sum())[:, None, None] * one.mask_at(size), out=shares)
         return shares
 
     def rle(self) -> dict[str, Any]:
@@ -259,7 +222,7 @@ class ImageAnswer:
 
     name: str
     image: np.ndarray
-    phrases: tuple[PhraseResult, ...]
+    phrases: tuple[PhraseAnswer, ...]
     num_cut: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     _reduced: dict[Size, np.ndarray] = field(default_factory=dict, init=False, repr=False)
@@ -267,10 +230,10 @@ class ImageAnswer:
     def __len__(self) -> int:
         return len(self.phrases)
 
-    def __iter__(self) -> Iterator[PhraseResult]:
+    def __iter__(self) -> Iterator[PhraseAnswer]:
         return iter(self.phrases)
 
-    def __getitem__(self, number: int) -> PhraseResult:
+    def __getitem__(self, number: int) -> PhraseAnswer:
         return self.phrases[number]
 
     @property
@@ -334,7 +297,7 @@ class ImageAnswer:
             ]
         return grid(cells)
 
-    def _region_cell(self, phrase: PhraseResult, row: int) -> np.ndarray:
+    def _region_cell(self, phrase: PhraseAnswer, row: int) -> np.ndarray:
         """`row` 0 is the phrase as a whole, 1 + i its word i."""
         assert phrase.regions is not None
         scores, retrieved = phrase.regions.scores[row].numpy(), phrase.regions.retrieved[row].numpy()
@@ -361,52 +324,42 @@ class ImageAnswer:
         }
 
 
-def answers_of(drawn: DrawnImage, *, aligned: bool = False) -> tuple[PhraseResult, ...]:
-    """The answers to the phrases of one image. `aligned`: see `PhraseResult`."""
-    meta, settings = drawn.meta, drawn.settings
+def answers_of(result: ImageResult, *, aligned: bool = False) -> tuple[PhraseAnswer, ...]:
+    """Return the answers to the phrases of one image. `aligned`: see `PhraseAnswer`."""
+    meta, texts = result.meta, result.meta.texts
+    masks = [result.lazy_mask(logits) for logits in result.mask_logits]
 
-    def mask_of(logits: Tensor) -> DrawnMask:
-        return DrawnMask(logits, drawn.input_size, meta, settings.threshold)
-
-    logits = drawn.mask_logits.float().cpu()  # (K, h, w)
-    probs = logits.sigmoid().numpy()
-    sides = zip(meta.content_size, drawn.input_size, probs.shape[1:], strict=True)
+    # Probabilities on the model's grid, of which the image covers the upper left part
+    probs = result.mask_logits.float().sigmoid().numpy()
+    sides = zip(meta.content_size, result.input_size, probs.shape[1:], strict=True)
     rows, columns = (content / whole * cells for content, whole, cells in sides)
-    masks = [mask_of(one) for one in logits]
 
-    # Instances of each phrase, with their words
-    queries: list[tuple[Instance, ...] | None] = [None] * len(masks)
-    if drawn.chosen is not None:
-        words = instance_words(drawn.chosen, drawn.word_of, meta)
-        for k, (text, chosen) in enumerate(zip(meta.texts, drawn.chosen, strict=True)):
-            phrases = own_phrases(text, words[k]) if aligned else [""] * len(words[k])
-            weights = [None if one is None else tuple(one) for one in words[k]]
-            drawn_masks = map(mask_of, chosen.mask_logits.float().cpu())
-            queries[k] = tuple(map(Instance, drawn_masks, chosen.relevance.tolist(), weights, phrases))
+    # Instances with their phrases
+    queries: list[tuple[Instance, ...] | None] = [None] * len(texts)
+    for k, of_text in enumerate(result.queries or ()):
+        phrases = own_phrases(texts[k], [one.words if aligned else None for one in of_text])
+        queries[k] = tuple(replace(one, phrase=phrase) for one, phrase in zip(of_text, phrases, strict=True))
 
-    regions = None
-    if drawn.regions is not None and drawn.word_of is not None:
-        regions = restore_regions(drawn.regions, drawn.word_of, input_size=drawn.input_size, meta=meta)
-    no_target_prob = [None] * len(masks) if drawn.no_target_prob is None else drawn.no_target_prob.tolist()
-    unknown_words = meta.unknown_words or ((),) * len(masks)
+    no_target_prob = [None] * len(texts) if result.no_target_prob is None else result.no_target_prob.tolist()
+    unknown_words = meta.unknown_words or ((),) * len(texts)
     return tuple(
-        PhraseResult(
+        PhraseAnswer(
             text=text,
-            drawn=masks[k],
-            reason=_reason(text, masks[k], no_target_prob[k], unknown_words[k], settings),
+            lazy_mask=masks[k],
+            reason=_reason(text, masks[k], no_target_prob[k], unknown_words[k], result.settings),
             no_target_prob=no_target_prob[k],
             queries=queries[k],
             probability=GridMap(probs[k], (rows, columns)),
-            regions=None if regions is None else regions[k],
+            regions=None if result.regions is None else result.regions[k],
             unknown_words=unknown_words[k],
             aligned=aligned,
         )
-        for k, text in enumerate(meta.texts)
+        for k, text in enumerate(texts)
     )
 
 
 def _reason(
-    text: str, mask: DrawnMask, no_target_prob: float | None, unknown_words: tuple[str, ...], settings: PostProcess
+    text: str, mask: LogitMask, no_target_prob: float | None, unknown_words: tuple[str, ...], settings: PostProcess
 ) -> str:
     """Why nothing is here; empty where something is."""
     if all_unknown(text, unknown_words):

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,8 +22,8 @@ from refseg.records import NoTargetRule
 from refseg.structures import (
     Batch,
     GroundTruth,
-    ImageResult,
     InstancePrediction,
+    Movable,
     Prediction,
     RegionPrediction,
     SampleMeta,
@@ -165,32 +166,6 @@ def word_weights(attention: Tensor, word_of: Tensor, num_words: int) -> Tensor:
     return attention.new_zeros(len(attention), num_words).index_add_(1, word_of[of_text], attention[:, of_text])
 
 
-def restore_instances(
-    chosen: Sequence[InstancePrediction],
-    word_of: Tensor | None,
-    *,
-    input_size: tuple[int, int],
-    meta: SampleMeta,
-    settings: PostProcess,
-) -> list[list[Instance]]:
-    """Restore the instances of an image's K expressions, without those that are empty. `word_of` is (K, L)."""
-    counts = [len(queries.relevance) for queries in chosen]
-    masks = restore_masks(
-        torch.cat([queries.mask_logits for queries in chosen]),
-        input_size=input_size,
-        meta=meta,
-        threshold=settings.threshold,
-        max_elements=settings.max_elements,
-    )
-    results = []
-    words = instance_words(chosen, word_of, meta)
-    for queries, restored, weights in zip(chosen, masks.split(counts), words, strict=True):
-        found = map(Instance, restored.numpy(), queries.relevance.tolist(), weights)
-        shown = restored.flatten(1).any(1).tolist()
-        results.append([instance for instance, show in zip(found, shown, strict=True) if show])
-    return results
-
-
 def instance_words(
     chosen: Sequence[InstancePrediction], word_of: Tensor | None, meta: SampleMeta
 ) -> list[list[list[float] | None]]:
@@ -229,27 +204,76 @@ def restore_regions(
     return results
 
 
-@dataclass(frozen=True, slots=True)
-class DrawnImage:
-    """Predictions for the K expressions of an image, before masks are resized to the image.
+@dataclass(frozen=True, eq=False)
+class LogitMask:
+    """A mask that is kept as logits and restored on request.
 
-    `mask_logits` (K, h, w), for an input of `input_size`. `no_target_prob` (K,) on the CPU. `chosen`: the instances of
-    each expression (`choose_instances`); `word_of` (K, L).
+    Args:
+        logits: (h, w), for an input of `input_size`.
+        input_size: Size of the padded input.
+        meta: The sample's content size and original size.
+        threshold: A pixel belongs to the mask if its probability is at least this value.
+    """
+
+    logits: Tensor
+    input_size: tuple[int, int]
+    meta: SampleMeta
+    threshold: float = 0.5
+
+    def at(self, size: tuple[int, int]) -> np.ndarray:
+        """(H, W) bool: the mask of the image scaled to `size`."""
+        return self.full if size == self.meta.original_size else self._restored(size)
+
+    @cached_property
+    def full(self) -> np.ndarray:
+        """(H, W) bool: the mask at the image's size."""
+        return self._restored(self.meta.original_size)
+
+    @cached_property
+    def small(self) -> np.ndarray:
+        """The mask at the working size: that of the model's input, or the image's if that is smaller."""
+        content, original = self.meta.content_size, self.meta.original_size
+        return self.at(content) if content[0] * content[1] < original[0] * original[1] else self.full
+
+    def _restored(self, size: tuple[int, int]) -> np.ndarray:
+        masks = restore_masks(
+            self.logits[None], input_size=self.input_size, meta=self.meta, size=size, threshold=self.threshold
+        )
+        return masks[0].numpy()
+
+
+@dataclass(eq=False)
+class ImageResult(Movable):
+    """The answers for the K expressions of one image. Masks are restored when they are first read.
+
+    Protocols differ in how they combine `masks` and `rejected`. `final_masks()` applies our rule.
+
+    Args:
+        meta: The image's sizes and expressions.
+        ground_truth: For metrics, where the data set has it.
+        mask_logits: (K, h, w) on the model's device, for an input of `input_size`.
+        input_size: Size of the padded input.
+        no_target_prob: (K,) on the CPU, or None for models without a no-target head.
+        chosen: The instances of each expression (`choose_instances`), or None.
+        word_of: (K, L), the word that each token is part of.
+        token_regions: For models whose words retrieve places.
+        settings: Thresholds and the no-target rule.
     """
 
     meta: SampleMeta
     ground_truth: GroundTruth | None
     mask_logits: Tensor
     input_size: tuple[int, int]
-    no_target_prob: Tensor | None
-    chosen: list[InstancePrediction] | None
-    word_of: Tensor | None
-    regions: RegionPrediction | None
-    settings: PostProcess
+    no_target_prob: Tensor | None = None
+    chosen: list[InstancePrediction] | None = None
+    word_of: Tensor | None = None
+    token_regions: RegionPrediction | None = None
+    settings: PostProcess = field(default_factory=PostProcess)
 
-    def finish(self) -> ImageResult:
-        """Return the results at the original size. Instances and regions are made when they are asked for."""
-        masks = restore_masks(
+    @cached_property
+    def masks(self) -> Tensor:
+        """(K, height, width) bool: thresholded merged masks at the original size, whatever `rejected` says."""
+        return restore_masks(
             self.mask_logits,
             input_size=self.input_size,
             meta=self.meta,
@@ -257,33 +281,47 @@ class DrawnImage:
             max_elements=self.settings.max_elements,
         )
 
-        instances = regions = None
-        if self.chosen is not None:
-            instances = partial(
-                restore_instances,
-                self.chosen,
-                self.word_of,
-                input_size=self.input_size,
-                meta=self.meta,
-                settings=self.settings,
-            )
-        if self.regions is not None and self.word_of is not None:
-            regions = partial(restore_regions, self.regions, self.word_of, input_size=self.input_size, meta=self.meta)
-        return ImageResult(
-            self.meta,
-            masks,
-            reject(masks, self.no_target_prob, self.settings),
-            self.no_target_prob,
-            self.ground_truth,
-            self.mask_logits,
-            self.input_size,
-            instances,
-            regions,
-        )
+    @cached_property
+    def rejected(self) -> Tensor:
+        """(K,) bool: the no-target rule says "nothing here"."""
+        return reject(self.masks, self.no_target_prob, self.settings)
+
+    def final_masks(self) -> Tensor:
+        """(K, height, width) bool: the masks, empty where the expression is rejected."""
+        return self.masks & ~self.rejected[:, None, None]
+
+    def lazy_mask(self, logits: Tensor) -> LogitMask:
+        """Return the mask of one (h, w) map of logits."""
+        return LogitMask(logits, self.input_size, self.meta, self.settings.threshold)
+
+    @cached_property
+    def queries(self) -> list[list[Instance]] | None:
+        """The chosen queries of each expression, best first; None from models that do not tell instances apart."""
+        if self.chosen is None:
+            return None
+        words = instance_words(self.chosen, self.word_of, self.meta)
+        return [
+            list(map(Instance, map(self.lazy_mask, queries.mask_logits), queries.relevance.tolist(), weights))
+            for queries, weights in zip(self.chosen, words, strict=True)
+        ]
+
+    @cached_property
+    def instances(self) -> list[list[Instance]] | None:
+        """The queries with a mask that is not empty, whatever `rejected` says."""
+        if self.queries is None:
+            return None
+        return [[one for one in of_expression if one.mask.any()] for of_expression in self.queries]
+
+    @cached_property
+    def regions(self) -> list[WordRegions] | None:
+        """One per expression; None from models whose words retrieve nothing."""
+        if self.token_regions is None or self.word_of is None:
+            return None
+        return restore_regions(self.token_regions, self.word_of, input_size=self.input_size, meta=self.meta)
 
 
-def draw(prediction: Prediction, batch: Batch, settings: PostProcess) -> list[DrawnImage]:
-    """Split a prediction by image, in the order of the batch."""
+def finish(prediction: Prediction, batch: Batch, settings: PostProcess) -> list[ImageResult]:
+    """Return one result per image of the batch, in order, with the image's expressions in their order."""
     input_size = tuple(batch.images.shape[-2:])
     probs = None if prediction.no_target_logit is None else prediction.no_target_logit.float().sigmoid().cpu()
     image_of = batch.image_of.cpu()
@@ -292,12 +330,12 @@ def draw(prediction: Prediction, batch: Batch, settings: PostProcess) -> list[Dr
         chosen = choose_instances(prediction.instances, settings)
     if batch.tokens.word_of is not None and (chosen is not None or prediction.regions is not None):
         word_of = batch.tokens.word_of.index_select(0, batch.tokens.text_of).cpu()
-    drawn = []
+    results = []
     for image, (meta, truth) in enumerate(zip(batch.metas, batch.ground_truth, strict=True)):
         rows = (image_of == image).nonzero().flatten()
         regions = prediction.regions
-        drawn.append(
-            DrawnImage(
+        results.append(
+            ImageResult(
                 meta,
                 truth,
                 prediction.mask_logits[rows.to(prediction.mask_logits.device)],
@@ -309,9 +347,4 @@ def draw(prediction: Prediction, batch: Batch, settings: PostProcess) -> list[Dr
                 settings,
             )
         )
-    return drawn
-
-
-def finish(prediction: Prediction, batch: Batch, settings: PostProcess) -> list[ImageResult]:
-    """Return one result per image of the batch, in order, with the image's expressions in their order."""
-    return [drawn.finish() for drawn in draw(prediction, batch, settings)]
+    return results

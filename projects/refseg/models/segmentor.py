@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal
 from mmengine.model import BaseModel
 from torch import Tensor
 
-from refseg.models.postprocess import PostProcess, finish
+from refseg.models.postprocess import ImageResult, PostProcess, finish
 from refseg.registry import MODELS
-from refseg.structures import Batch, ImageResult, Prediction
+from refseg.structures import Batch, Prediction
 
 
 class RefSegmentor(BaseModel):

@@ -17,7 +17,7 @@ from PIL import Image, features
 from refseg.instance import Instance
 from refseg.visualization import instances
 from refseg.visualization.instances import answer_panel, words_by_instance
-from refseg.visualization.overlay import GROUND_TRUTH_COLOUR, grid, mask_panel, two_panels
+from refseg.visualization.overlay import GROUND_TRUTH_COLOR, grid, mask_panel, two_panels
 from refseg.visualization.word_bars import Owners, owners_of_words
 
 RIGHT_IOU = 0.5  # a case counts as right from this IoU on; named wherever the report says "right"
@@ -122,7 +122,7 @@ def choose_cases(
 
 def case_pictures(case: Case) -> tuple[np.ndarray, np.ndarray]:
     """The pictures of a case's prediction, with its instances where it has any, and of its ground truth."""
-    truth = mask_panel(case.image, case.ground_truth, colour=GROUND_TRUTH_COLOUR)
+    truth = mask_panel(case.image, case.ground_truth, color=GROUND_TRUTH_COLOR)
     return answer_panel(case.image, case.predicted, case.shown_instances, rejected=case.rejected), truth
 
 

@@ -13,15 +13,15 @@ from refseg.report.page import bullets, card, facts, figure, gallery, page, soft
 from refseg.report.text import markup_text as _text
 from refseg.visualization.overlay import (
     EMPTY_MASK,
-    GROUND_TRUTH_COLOUR,
+    GROUND_TRUTH_COLOR,
     NOTHING_HERE,
     ORANGE,
     PURPLE,
-    Colour,
+    Color,
     mask_panel,
 )
 
-COLOURS: tuple[Colour, Colour] = (ORANGE, PURPLE)  # of A's and B's outlines
+COLOURS: tuple[Color, Color] = (ORANGE, PURPLE)  # of A's and B's outlines
 
 
 @dataclass(frozen=True)
@@ -152,9 +152,9 @@ def _cases(comparison: Comparison, names: tuple[str, str], cases: Sequence[Disag
 def _card(case: Disagreement, names: tuple[str, str], what: str) -> str:
     figures = []
     for name, answer, colour in zip(names, case.answers, COLOURS, strict=True):
-        picture = mask_panel(case.image, answer.mask, colour=colour, rejected=answer.rejected, empty=EMPTY_MASK)
+        picture = mask_panel(case.image, answer.mask, color=colour, rejected=answer.rejected, empty=EMPTY_MASK)
         figures.append(figure(picture, label=f"{name}: {what} {answer.worth:.2f}", alt=f"{name}: {answer.words}"))
-    truth = mask_panel(case.image, case.truth, colour=GROUND_TRUTH_COLOUR)
+    truth = mask_panel(case.image, case.truth, color=GROUND_TRUTH_COLOR)
     told = "Ground truth" if case.truth.any() else f"Ground truth: {NOTHING_HERE}"
     figures.append(figure(truth, label="Ground truth", alt=told))
     tags = [f"expression {case.expression_id}", *([f"skill: {case.skill}"] if case.skill else [])]

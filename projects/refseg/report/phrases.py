@@ -7,7 +7,7 @@ from itertools import groupby
 from operator import itemgetter
 
 from refseg.report.text import markup_text as _text
-from refseg.visualization.instances import INSTANCE_COLOURS
+from refseg.visualization.instances import INSTANCE_COLORS
 from refseg.visualization.word_bars import Owners, bars, numbers
 
 
@@ -26,7 +26,7 @@ def phrase_html(text: str, owners: Sequence[Owners]) -> str:
 
 
 def _word(word: str, owners: Owners, *, first: bool, last: bool) -> str:
-    lines = "".join(f'<i class="bar hue-{colour}"></i>' for colour in bars(owners, len(INSTANCE_COLOURS)))
+    lines = "".join(f'<i class="bar hue-{colour}"></i>' for colour in bars(owners, len(INSTANCE_COLORS)))
     label = _text(numbers(owners)) if first else ""
     gloss = f'<span aria-hidden="true">{lines}<small>{label}</small></span>'
     return f'<span class="word{"" if last else " joined"}">{word}{gloss}</span>'
@@ -46,7 +46,7 @@ def numbered_html(phrases: Sequence[str], scores: Sequence[float]) -> str:
 
 def phrase_style(scope: str = "") -> str:
     """The style sheet's part for `phrase_html`, of what is below a selector. `--rim` is the colour around bars."""
-    hues = "\n".join(f"{scope} .hue-{k} {{ background: rgb{colour}; }}" for k, colour in enumerate(INSTANCE_COLOURS))
+    hues = "\n".join(f"{scope} .hue-{k} {{ background: rgb{colour}; }}" for k, colour in enumerate(INSTANCE_COLORS))
     return f"""
 {scope} .run, {scope} .word {{ display: inline-block; vertical-align: top; max-width: 100%; }}
 {scope} .bar {{ display: block; height: 7px; margin-bottom: 1px; border: solid var(--rim); border-width: 1px 0; }}

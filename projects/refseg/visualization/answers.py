@@ -29,7 +29,7 @@ FEW = 9
 NARROWEST = 320  # pixels, so that words have room below and above a thin image
 MOST_NAMED = 12  # instances whose words and scores are written out
 
-# From dark to light, and from blue to yellow, which every kind of colour vision tells apart.
+# From dark to light, and from blue to yellow, which every kind of color vision tells apart.
 HEAT = np.array([(8, 16, 64), (0, 84, 147), (0, 158, 160), (146, 205, 105), (250, 236, 90)], np.float32)
 HEAT_OPACITY = (0.4, 0.85)  # of the lowest value and of the highest
 WHITE = (255, 255, 255)
@@ -98,21 +98,21 @@ def heat_cell(
     shown, fitted = fit_for_display(image, masks, display)
     picture = heat_overlay(shown, _resized(values, shown.shape[:2]), span)
     if fitted.any():
-        picture = overlay_masks(picture, fitted, colours=(WHITE,), alpha=0.0)
+        picture = overlay_masks(picture, fitted, colors=(WHITE,), alpha=0.0)
     width = max(NARROWEST, picture.shape[1])
     return stack([caption(title, width), picture, heat_scale(width, span)], width)
 
 
 def heat_overlay(image: np.ndarray, values: np.ndarray, span: tuple[float, float]) -> np.ndarray:
-    """Image (H, W, 3), without its colours, under the colours of values (H, W)."""
+    """Image (H, W, 3), without its colors, under the colors of values (H, W)."""
     grey = np.asarray(Image.fromarray(as_rgb(image)).convert("L"), np.float32)[..., None].repeat(3, 2)
     opacity = np.interp(_share(values, span), (0, 1), HEAT_OPACITY)[..., None]
     told = np.isfinite(values)[..., None]
-    return np.rint(grey + told * opacity * (heat_colours(values, span) - grey)).astype(np.uint8)
+    return np.rint(grey + told * opacity * (heat_colors(values, span) - grey)).astype(np.uint8)
 
 
-def heat_colours(values: np.ndarray, span: tuple[float, float]) -> np.ndarray:
-    """(...) -> (..., 3) float32; what lies beyond the span has its ends' colours."""
+def heat_colors(values: np.ndarray, span: tuple[float, float]) -> np.ndarray:
+    """(...) -> (..., 3) float32; what lies beyond the span has its ends' colors."""
     stops, share = np.linspace(0, 1, len(HEAT)), _share(values, span)
     return np.stack([np.interp(share, stops, HEAT[:, channel]) for channel in range(3)], -1).astype(np.float32)
 
@@ -124,8 +124,8 @@ def _share(values: np.ndarray, span: tuple[float, float]) -> np.ndarray:
 
 
 def heat_scale(width: int, span: tuple[float, float]) -> np.ndarray:
-    """A strip (h, width, 3): the colours from left to right, and the values at the ends."""
-    bar = heat_colours(np.linspace(*span, width)[None].repeat(10, 0), span)
+    """A strip (h, width, 3): the colors from left to right, and the values at the ends."""
+    bar = heat_colors(np.linspace(*span, width)[None].repeat(10, 0), span)
     size, left = caption_size(width), width // 2
     words = (
         caption(f"{span[0]:.3g}", left, size=size),

@@ -79,7 +79,7 @@ def caption(
     """A white strip (height, width, 3) with the text wrapped into it.
 
     `size` is the font's, None scales it with the width. `mark` draws a tick (True) or a cross (False) and writes
-    the word, so that neither colour nor the sign alone carries it. Text past `max_lines` ends in an ellipsis.
+    the word, so that neither color nor the sign alone carries it. Text past `max_lines` ends in an ellipsis.
     """
     size = size or caption_size(width)
     font = font_for(text, size)

@@ -1,4 +1,4 @@
-"""Pictures of a model's instances: each outlined in its own colour, with its number beside it or on it.
+"""Pictures of a model's instances: each outlined in its own color, with its number beside it or on it.
 
 Letters: N instances, H x W pixels.
 """
@@ -17,9 +17,9 @@ from refseg.visualization.captions import INK, caption, load_font
 from refseg.visualization.overlay import (
     EMPTY_MASK,
     PALETTE,
-    PREDICTION_COLOUR,
+    PREDICTION_COLOR,
     THUMBNAIL,
-    Colour,
+    Color,
     Display,
     distance_inside,
     fit_for_display,
@@ -30,8 +30,8 @@ from refseg.visualization.overlay import (
 )
 from refseg.visualization.word_bars import glossed_caption, owners_of_words, words_of_instances
 
-# The palette turned, so that the colours of predictions and ground truths come last.
-INSTANCE_COLOURS: tuple[Colour, ...] = PALETTE[2:] + PALETTE[:2]
+# The palette turned, so that the colors of predictions and ground truths come last.
+INSTANCE_COLORS: tuple[Color, ...] = PALETTE[2:] + PALETTE[:2]
 
 _ROOMY = 6  # a mask of this many times a number's area has the number on it, others beside them
 
@@ -57,7 +57,7 @@ def phrase_strip(text: str, instances: Sequence[Instance], width: int) -> np.nda
     """The quoted phrase (h, width, 3), with bars under the words that belong to instances."""
     owners = owners_of_words(len(text.split()), words_by_instance(text, [one.words for one in instances]))
     if any(owners):
-        return glossed_caption(text, owners, width, colours=INSTANCE_COLOURS)
+        return glossed_caption(text, owners, width, colors=INSTANCE_COLORS)
     return caption(text, width, quoted=True)
 
 
@@ -73,7 +73,7 @@ def answer_panel(
     or "empty mask"."""
     if instances and merged.any() and not rejected:
         return instances_panel(image, merged, np.stack([one.mask for one in instances]), display=display)
-    return mask_panel(image, merged, colour=PREDICTION_COLOUR, rejected=rejected, empty=EMPTY_MASK, display=display)
+    return mask_panel(image, merged, color=PREDICTION_COLOR, rejected=rejected, empty=EMPTY_MASK, display=display)
 
 
 def instances_panel(
@@ -81,26 +81,26 @@ def instances_panel(
 ) -> np.ndarray:
     """One picture: the merged mask (H, W) lit, the instances' masks (N, H, W) outlined and numbered, the best on top.
 
-    What is lit is the answer that counts. A thin line of the prediction's colour runs around it below the instances'
+    What is lit is the answer that counts. A thin line of the prediction's color runs around it below the instances'
     outlines, so it only shows where the two differ.
     """
     shown, fitted = fit_for_display(image, np.concatenate([merged[None], masks]), display)
     lit, masks = fitted[:1], fitted[1:]
     width = outline_width(*shown.shape[:2])
-    picture = overlay_masks(spotlight(shown, lit[0]), lit, colours=(PREDICTION_COLOUR,), alpha=0.0, outline=width / 2)
-    colours = [INSTANCE_COLOURS[index % len(INSTANCE_COLOURS)] for index in range(len(masks))]
-    picture = overlay_masks(picture, masks[::-1], colours=colours[::-1] or INSTANCE_COLOURS, alpha=0.0)
+    picture = overlay_masks(spotlight(shown, lit[0]), lit, colors=(PREDICTION_COLOR,), alpha=0.0, outline=width / 2)
+    colors = [INSTANCE_COLORS[index % len(INSTANCE_COLORS)] for index in range(len(masks))]
+    picture = overlay_masks(picture, masks[::-1], colors=colors[::-1] or INSTANCE_COLORS, alpha=0.0)
     canvas = Image.fromarray(picture)
     size = max(14, min(28, min(shown.shape[:2]) // 16))
-    chips = [number_chip(str(index + 1), size, colour) for index, colour in enumerate(colours)]
+    chips = [number_chip(str(index + 1), size, color) for index, color in enumerate(colors)]
     for chip, (left, top) in zip(chips, chip_places(masks, [chip.size for chip in chips]), strict=True):
         canvas.paste(chip, (left, top), chip)
     return np.asarray(canvas)
 
 
 @lru_cache(maxsize=256)
-def number_chip(text: str, size: int, colour: Colour) -> Image.Image:
-    """A number in dark ink on a white pill with a ring of the colour and a dark rim; `size` is the font's."""
+def number_chip(text: str, size: int, color: Color) -> Image.Image:
+    """A number in dark ink on a white pill with a ring of the color and a dark rim; `size` is the font's."""
     scale = 4  # drawn large and reduced, for smooth edges
     font = load_font(scale * size)
     height = round(size * 1.4)
@@ -108,7 +108,7 @@ def number_chip(text: str, size: int, colour: Colour) -> Image.Image:
     ring = max(2, round(size / 7))
     big = Image.new("RGBA", (scale * width, scale * height), (0, 0, 0, 0))
     draw = ImageDraw.Draw(big)
-    for inset, fill in ((0, (0, 0, 0)), (1, colour), (1 + ring, (255, 255, 255))):
+    for inset, fill in ((0, (0, 0, 0)), (1, color), (1 + ring, (255, 255, 255))):
         corners = (scale * inset, scale * inset, scale * (width - inset) - 1, scale * (height - inset) - 1)
         draw.rounded_rectangle(corners, radius=scale * (height / 2 - inset), fill=fill)
     draw.text((scale * width / 2, scale * height / 2), text, font=font, anchor="mm", fill=INK, stroke_width=1)

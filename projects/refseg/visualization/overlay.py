@@ -2,7 +2,7 @@
 
 Letters: K masks, H x W pixels. Images are (H, W, 3) uint8 RGB, or (H, W) uint8 grey, which becomes RGB.
 Shapes are told apart by a tint, and by an outline with a dark rim that stays visible on any background, so that a
-picture reads without colour vision; what a panel says is also written in words.
+picture reads without color vision; what a panel says is also written in words.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from scipy import ndimage
 
 from refseg.visualization.captions import caption, load_font
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
-# Okabe and Ito's palette, which stays distinct under the common kinds of colour blindness.
-ORANGE: Colour = (230, 159, 0)
-SKY_BLUE: Colour = (86, 180, 233)
-GREEN: Colour = (0, 158, 115)
-YELLOW: Colour = (240, 228, 66)
-BLUE: Colour = (0, 114, 178)
-VERMILLION: Colour = (213, 94, 0)
-PURPLE: Colour = (204, 121, 167)
-PALETTE: tuple[Colour, ...] = (ORANGE, SKY_BLUE, GREEN, YELLOW, BLUE, VERMILLION, PURPLE)
+# Okabe and Ito's palette, which stays distinct under the common kinds of color blindness.
+ORANGE: Color = (230, 159, 0)
+SKY_BLUE: Color = (86, 180, 233)
+GREEN: Color = (0, 158, 115)
+YELLOW: Color = (240, 228, 66)
+BLUE: Color = (0, 114, 178)
+VERMILLION: Color = (213, 94, 0)
+PURPLE: Color = (204, 121, 167)
+PALETTE: tuple[Color, ...] = (ORANGE, SKY_BLUE, GREEN, YELLOW, BLUE, VERMILLION, PURPLE)
 
-PREDICTION_COLOUR = ORANGE
-GROUND_TRUTH_COLOUR = SKY_BLUE
+PREDICTION_COLOR = ORANGE
+GROUND_TRUTH_COLOR = SKY_BLUE
 NOTHING_HERE = "nothing here"  # the no-target answer
 EMPTY_MASK = "empty mask"  # a prediction without a pixel that was not rejected
 
@@ -47,7 +47,7 @@ class Display:
 
 THUMBNAIL = Display(288, 448)  # several on a page
 
-_RIM: Colour = (0, 0, 0)
+_RIM: Color = (0, 0, 0)
 _RIM_OPACITY = 0.6
 _SOFTNESS = 1.2  # pixels of smoothing along an outline
 _FADE = 0.6  # how far a panel fades what the mask leaves out
@@ -58,7 +58,7 @@ def overlay_masks(
     image: np.ndarray,
     masks: np.ndarray,
     *,
-    colours: Sequence[Colour] = PALETTE,
+    colors: Sequence[Color] = PALETTE,
     alpha: float = 0.35,
     outline: float | None = None,
 ) -> np.ndarray:
@@ -69,15 +69,15 @@ def overlay_masks(
     """
     canvas = as_rgb(image).astype(np.float32)
     masks = _check_masks(masks, canvas.shape[:2])
-    if not colours:
-        raise ValueError("overlay_masks needs at least one colour")
+    if not colors:
+        raise ValueError("overlay_masks needs at least one color")
     width = outline_width(*canvas.shape[:2]) if outline is None else outline
     for index, mask in enumerate(masks):
-        colour = np.asarray(colours[index % len(colours)], np.float32)
+        color = np.asarray(colors[index % len(colors)], np.float32)
         if alpha > 0:
-            canvas[mask] += alpha * (colour - canvas[mask])
+            canvas[mask] += alpha * (color - canvas[mask])
         if width > 0 and mask.any():
-            _draw_outline(canvas, mask, colour, width)
+            _draw_outline(canvas, mask, color, width)
     return np.rint(canvas).clip(0, 255).astype(np.uint8)
 
 
@@ -155,7 +155,7 @@ def reduce_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def spotlight(image: np.ndarray, mask: np.ndarray, *, fade: float = _FADE) -> np.ndarray:
-    """The image with all that the mask (H, W) leaves out faded towards white. The mask's own colours stay true:
+    """The image with all that the mask (H, W) leaves out faded towards white. The mask's own colors stay true:
     a tint would turn "the red circle" into an orange one."""
     image = as_rgb(image)
     pale = np.rint(image + fade * (255.0 - image)).astype(np.uint8)
@@ -166,7 +166,7 @@ def mask_panel(
     image: np.ndarray,
     mask: np.ndarray,
     *,
-    colour: Colour,
+    color: Color,
     rejected: bool = False,
     empty: str = NOTHING_HERE,
     display: Display = THUMBNAIL,
@@ -178,7 +178,7 @@ def mask_panel(
     shown, masks = fit_for_display(image, mask[None], display)
     if rejected or not mask.any():
         return frame_with_words(shown, NOTHING_HERE if rejected else empty)
-    return overlay_masks(spotlight(shown, masks[0]), masks, colours=(colour,), alpha=0.0)
+    return overlay_masks(spotlight(shown, masks[0]), masks, colors=(color,), alpha=0.0)
 
 
 def frame_with_words(image: np.ndarray, words: str = NOTHING_HERE) -> np.ndarray:
@@ -213,8 +213,8 @@ def side_by_side(
 
     `predicted`, `ground_truth` (H, W) bool. `iou` is written where given; `right` adds a tick or a cross and the word.
     """
-    prediction = mask_panel(image, predicted, colour=PREDICTION_COLOUR, rejected=rejected, empty=EMPTY_MASK)
-    truth = mask_panel(image, ground_truth, colour=GROUND_TRUTH_COLOUR)
+    prediction = mask_panel(image, predicted, color=PREDICTION_COLOR, rejected=rejected, empty=EMPTY_MASK)
+    truth = mask_panel(image, ground_truth, color=GROUND_TRUTH_COLOR)
     return two_panels(prediction, truth, phrase=partial(caption, text, quoted=True), iou=iou, right=right)
 
 
@@ -268,15 +268,15 @@ def stack(parts: Sequence[np.ndarray], width: int = 0) -> np.ndarray:
 # Parts ----------------------------------------------------------------------------------------------------------------
 
 
-def _draw_outline(canvas: np.ndarray, mask: np.ndarray, colour: np.ndarray, width: float) -> None:
-    """Blends a dark rim and a coloured line along the mask's boundary into the canvas, in place."""
+def _draw_outline(canvas: np.ndarray, mask: np.ndarray, color: np.ndarray, width: float) -> None:
+    """Blends a dark rim and a colored line along the mask's boundary into the canvas, in place."""
     reach = int(np.ceil(outline_reach(width))) + 1
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     top, left = max(0, rows[0] - reach), max(0, columns[0] - reach)
     window = np.s_[top : rows[-1] + reach + 1, left : columns[-1] + reach + 1]
     distance = np.abs(ndimage.gaussian_filter(_signed_distance(mask[window], closed=True), _SOFTNESS, truncate=3))
     view = canvas[window]
-    for half, tone, opacity in ((width / 2 + _rim_width(width), _RIM, _RIM_OPACITY), (width / 2, colour, 1.0)):
+    for half, tone, opacity in ((width / 2 + _rim_width(width), _RIM, _RIM_OPACITY), (width / 2, color, 1.0)):
         coverage = opacity * np.clip(half + 0.5 - distance, 0, 1)[:, :, None]
         view += coverage * (np.asarray(tone, np.float32) - view)
 

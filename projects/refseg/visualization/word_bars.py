@@ -1,6 +1,6 @@
-"""Phrases that show which words belong to which instance: bars in the instances' colours under the words, and numbers.
+"""Phrases that show which words belong to which instance: bars in the instances' colors under the words, and numbers.
 
-The text stays dark on white, because some of the colours are too light to be read as text. Instances are counted from 0
+The text stays dark on white, because some of the colors are too light to be read as text. Instances are counted from 0
 in code and from 1 wherever a person reads a number.
 """
 
@@ -18,10 +18,10 @@ from refseg.visualization.captions import INK, Font, break_word, caption_size, f
 
 TOP_SHARE = 0.5  # a word belongs to an instance from this share of the instance's greatest weight on
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Owners = tuple[int, ...]
 
-_EDGE: Colour = (110, 110, 110)  # around a bar: yellow on white needs it
+_EDGE: Color = (110, 110, 110)  # around a bar: yellow on white needs it
 
 
 def words_of_instances(words: Sequence[Sequence[float]]) -> list[list[int]]:
@@ -53,13 +53,13 @@ def numbers(instances: Sequence[int]) -> str:
     return ", ".join(parts)
 
 
-def bars(owners: Owners, num_colours: int) -> list[int]:
-    """The colour of each bar under a word. There are no more bars than colours: then only the number tells more."""
-    return list(dict.fromkeys(instance % num_colours for instance in owners))
+def bars(owners: Owners, num_colors: int) -> list[int]:
+    """The color of each bar under a word. There are no more bars than colors: then only the number tells more."""
+    return list(dict.fromkeys(instance % num_colors for instance in owners))
 
 
 def glossed_caption(
-    text: str, owners: Sequence[Owners], width: int, *, colours: Sequence[Colour], max_lines: int = 6
+    text: str, owners: Sequence[Owners], width: int, *, colors: Sequence[Color], max_lines: int = 6
 ) -> np.ndarray:
     """A white strip (height, width, 3) with the quoted text wrapped into it; `owners`: of each word of `text.split()`.
 
@@ -72,7 +72,7 @@ def glossed_caption(
     words = f"\u201c{' '.join(text.split())}\u201d".split()
     lines = _flow(words, owners or [()], width - 2 * pad, fonts, max_lines)
     bar = max(3, round(size / 6))
-    glosses = [max((len(bars(piece.owners, len(colours))) for piece in line), default=0) for line in lines]
+    glosses = [max((len(bars(piece.owners, len(colors))) for piece in line), default=0) for line in lines]
     heights = [text_height + (count * (bar + 1) + label_height if count else 0) for count in glosses]
     strip = Image.new("RGB", (width, 2 * pad + sum(heights)), (255, 255, 255))
     draw = ImageDraw.Draw(strip)
@@ -83,10 +83,10 @@ def glossed_caption(
         for owned, run in groupby(line, key=lambda piece: piece.owners):
             pieces = list(run)
             below = top + text_height
-            for colour in bars(owned, len(colours)):
+            for color in bars(owned, len(colors)):
                 left, right = pad + round(pieces[0].left), pad + round(pieces[-1].right) - 1
                 box = (left, below, max(left, right), below + bar)
-                draw.rectangle(box, fill=colours[colour], outline=_EDGE)
+                draw.rectangle(box, fill=colors[color], outline=_EDGE)
                 below += bar + 1
             draw.text((pad + round(pieces[0].left), below + 1), numbers(owned), font=fonts[1], fill=INK)
         top += height
