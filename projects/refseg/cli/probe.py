@@ -7,8 +7,7 @@ import json
 import os
 from typing import Any
 
-from refseg.analysis.probes.measure import METRICS
-from refseg.analysis.probes.pairs import KINDS
+from refseg.analysis.probes.measure import KINDS, METRICS
 from refseg.cli.options import at_least
 from refseg.datasets.targets import data_root
 from refseg.errors import UsageError
