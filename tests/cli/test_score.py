@@ -194,8 +194,8 @@ def notes(**header: Any) -> list[str]:
 def test_protocols_that_do_not_fit_the_data_are_noted(files: Path) -> None:
     """Two samples have no target, and every one is an object of its own."""
     told = notes(postprocess={"threshold": 0.35})
-    assert "lavt: 2 expressions without target count as IoU 0, whatever is answered" in told
-    assert "rec: 2 expressions with no target or several are left out" in told
+    assert any(note.startswith("lavt: 2 expressions without a target") for note in told)
+    assert any(note.startswith("rec: 2 expressions with no target") for note in told)
     assert any(note.startswith("rec: 5 predictions have neither boxes nor instances") for note in told)
     assert any(note.startswith("rrefcoco-original: no object has expressions with") for note in told)
     assert any("were made at a threshold of 0.35, which is not the protocol's" in note for note in told)
@@ -391,7 +391,7 @@ def test_bad_predictions_and_bad_data(files: Path, capsys: pytest.CaptureFixture
     with open("p.jsonl", "a") as file:
         file.write("{}\n")
     assert main(["score", "p.jsonl", "--data", "data.jsonl:val"]) == 1
-    assert "p.jsonl, line 7: expression_id is" in capsys.readouterr().err
+    assert "p.jsonl, line 7: expression_id must be" in capsys.readouterr().err
     assert main(["score", "none.jsonl", "--data", "data.jsonl:val"]) == 1
     assert "no such file or folder of predictions: none.jsonl" in capsys.readouterr().err
     write_predictions("p.jsonl", (answer(name, name) for name in SAMPLES))

@@ -27,7 +27,7 @@ from refseg.evaluation.alignment import (
 )
 from refseg.evaluation.measure import Truth
 from refseg.evaluation.prediction_file import PredictionRow
-from refseg.evaluation.scoring import open_data
+from refseg.evaluation.scorer import open_data
 from refseg.instance import Instance
 from refseg.records import AnnotatedInstance, Expression, Record
 
@@ -170,5 +170,5 @@ def test_a_prediction_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"prediction of found: instances\[0\] is 5 x 5, not 10 x 10"):
         list(align_predictions([wrong], truths))
     short = PredictionRow("found", rle(0, 5), instances=[Instance(rle(0, 5), 0.9, [0.2])])
-    with pytest.raises(DataError, match="prediction of found: an instance has 1 weights for 2 words"):
+    with pytest.raises(DataError, match="prediction of found: an instance has 1 weights, but the text has 2 words"):
         list(align_predictions([short], truths))

@@ -105,7 +105,7 @@ def test_one_group_is_the_whole(by: str) -> None:
 def test_unknown_name() -> None:
     with pytest.raises(UsageError, match="did you mean length"):
         breakdown(Rows.of([]), GRES, "lenght")
-    with pytest.raises(UsageError, match="there are: length, targets, size, category, skill, tag:NAME"):
+    with pytest.raises(UsageError, match="valid names: length, targets, size, category, skill, tag:NAME"):
         breakdown(Rows.of([]), GRES, "colour")
 
 

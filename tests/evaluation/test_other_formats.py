@@ -65,7 +65,7 @@ def test_ids_survive_file_names(name: str, tmp_path: Path) -> None:
 
 
 def test_bad_folders(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no \.png file is in"):
+    with pytest.raises(DataError, match=r"has no \.png file"):
         list(read_png_folder(tmp_path))
     (tmp_path / "a.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"a\.png"):
@@ -134,16 +134,16 @@ def test_how_the_id_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ({"a": 1}, "holds no list"),
-        ([1], "entry 0 .*expression_id|entry 0 .*an entry is an object"),
-        ([coco(MASK), {"id": 3}], r"entry 1 .*image_id is"),
-        ([coco(MASK, segmentation=[[0, 0, 1, 1, 2, 2]])], "entry 0 .*polygons do not say"),
+        ({"a": 1}, "is not a list"),
+        ([1], "entry 0 .*expression_id|entry 0 .*an entry must be an object"),
+        ([coco(MASK), {"id": 3}], r"entry 1 .*image_id must be"),
+        ([coco(MASK, segmentation=[[0, 0, 1, 1, 2, 2]])], "entry 0 .*polygons do not give"),
         ([coco(MASK, segmentation={"size": [2, 3], "counts": [7]})], "do not add up"),
-        ([coco(MASK, score="high")], "score is a finite number"),
-        ([coco(MASK, score=10**400)], "score is a finite number"),
-        ([coco(MASK, bbox=[1, 2, 3])], "bbox: a box is"),
-        ([coco(MASK, bbox=5)], "bbox: a box is"),
-        ([coco(MASK, bbox=[1, 2, -3, 4])], "bbox: a box is"),
+        ([coco(MASK, score="high")], "score must be a finite number"),
+        ([coco(MASK, score=10**400)], "score must be a finite number"),
+        ([coco(MASK, bbox=[1, 2, 3])], "bbox: a box must be"),
+        ([coco(MASK, bbox=5)], "bbox: a box must be"),
+        ([coco(MASK, bbox=[1, 2, -3, 4])], "bbox: a box must be"),
         ([{"image_id": 7}], "segmentation must be an RLE"),
         ([coco(MASK), coco(MASK.T)], "entry 1 .*differ in size"),
         ('[{"id": 7, "bbox": [1, 1, 2, 2], "score": 0.9, "score": 0.1}]', r"r\.json: the key 'score' occurs twice"),
@@ -160,7 +160,7 @@ def test_dispatch(tmp_path: Path) -> None:
         write_predictions(tmp_path / name, rows)
         assert list(open_predictions(tmp_path / name)) == rows
     (tmp_path / "p.txt").touch()
-    with pytest.raises(DataError, match="is no prediction file"):
+    with pytest.raises(DataError, match="unknown format of predictions"):
         open_predictions(tmp_path / "p.txt")
     with pytest.raises(DataError, match="no such file or folder"):
         open_predictions(tmp_path / "none.jsonl")

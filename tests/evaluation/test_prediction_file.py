@@ -130,15 +130,15 @@ def test_reading_and_writing_stream(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"expression_id": None}, "expression_id is a string or a whole number, not nothing"),
-        ({"expression_id": ""}, "expression_id is"),
-        ({"expression_id": True}, "expression_id is"),
+        ({"expression_id": None}, "expression_id must be a string or an integer, not nothing"),
+        ({"expression_id": ""}, "expression_id must be"),
+        ({"expression_id": True}, "expression_id must be"),
         ({"no_target_probs": 1}, "unknown field 'no_target_probs'"),
-        ({"mask": None}, "mask is missing; only a row with boxes"),
-        ({"mask": 3}, "mask is an RLE"),
-        ({"mask": {"counts": "a"}}, "mask.size is"),
-        ({"mask": {"size": [2, -2], "counts": "a"}}, "mask.size is"),
-        ({"mask": {"size": [2.0, 2], "counts": "a"}}, "mask.size is"),
+        ({"mask": None}, "mask is missing. Only rows with boxes"),
+        ({"mask": 3}, "mask must be an RLE"),
+        ({"mask": {"counts": "a"}}, "mask.size must be"),
+        ({"mask": {"size": [2, -2], "counts": "a"}}, "mask.size must be"),
+        ({"mask": {"size": [2.0, 2], "counts": "a"}}, "mask.size must be"),
         ({"mask": {"size": [10**6, 10**6], "counts": "a"}}, "larger than any image"),
         ({"mask": {"size": [2, 2]}}, "mask: an RLE has size and counts"),
         ({"mask": {"size": [2, 2], "counts": "5"}}, "do not add up to 2 x 2"),
@@ -146,17 +146,20 @@ def test_reading_and_writing_stream(tmp_path: Path) -> None:
         ({"mask": {"size": [2, 2], "counts": "o"}}, "compressed form"),
         ({"mask": {"size": [2, 2], "counts": [5, -1]}}, "do not add up"),
         ({"mask": {"size": [2, 2], "counts": [2**70]}}, "mask: "),
-        ({"no_target_prob": 1.5}, r"no_target_prob is null or in \[0, 1\], not 1.5"),
+        ({"no_target_prob": 1.5}, r"no_target_prob must be null or in \[0, 1\], not 1.5"),
         ({"no_target_prob": "0.5"}, "no_target_prob"),
         ({"no_target_prob": True}, "no_target_prob"),
-        ({"boxes": {}}, "boxes is a list"),
-        ({"boxes": [[0, 0, 1, 1]]}, "boxes: a box is"),
-        ({"boxes": [[0, 0, -1, 1, 1]]}, "boxes: a box is"),
-        ({"boxes": [[0, 0, 1, 1, 10**400]]}, "boxes: a box is"),
-        ({"instances": [{"score": 1}]}, r"instances\[0\].mask is an RLE"),
+        ({"boxes": {}}, "boxes must be a list"),
+        ({"boxes": [[0, 0, 1, 1]]}, "boxes: a box must be"),
+        ({"boxes": [[0, 0, -1, 1, 1]]}, "boxes: a box must be"),
+        ({"boxes": [[0, 0, 1, 1, 10**400]]}, "boxes: a box must be"),
+        ({"instances": [{"score": 1}]}, r"instances\[0\].mask must be an RLE"),
         ({"instances": [{"mask": {"size": [1, 1], "counts": [1]}}]}, r"instances\[0\].score"),
-        ({"instances": [{"mask": {"size": [1, 1], "counts": [1]}, "score": 1, "words": ["a"]}]}, "words are numbers"),
-        ({"instances": [{"box": 1}]}, r"instances\[0\] is an object with"),
+        (
+            {"instances": [{"mask": {"size": [1, 1], "counts": [1]}, "score": 1, "words": ["a"]}]},
+            "words must be numbers",
+        ),
+        ({"instances": [{"box": 1}]}, r"instances\[0\] must be an object with"),
     ],
 )
 def test_a_bad_field_is_named(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
@@ -169,16 +172,16 @@ def test_a_bad_field_is_named(changes: dict[str, Any], says: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        (b"[1]", "a row is an object, not list"),
+        (b"[1]", "a row must be an object, not list"),
         (b"{", "not JSON"),
         (b'{"expression_id": "\xff"}', "not JSON"),
         (b'{"no_target_prob": NaN}', "NaN is not JSON"),
-        (b'{"no_target_prob": 1e999}', "is a string or"),
+        (b'{"no_target_prob": 1e999}', "must be a string or"),
         (b'{"expression_id": 1}', "mask is missing"),
         (b"[" * 100_000, "not JSON"),
         (b'{"expression_id": "1", "boxes": [], "boxes": []}', "the key 'boxes' occurs twice in an object"),
         (b'{"expression_id": "1", "mask": {"size": [1, 1], "counts": [1], "size": [1, 1]}}', "the key 'size' occurs"),
-        (b'{"refseg": {}}', "a header belongs in the first line"),
+        (b'{"refseg": {}}', "only the first line can be a header"),
     ],
 )
 def test_a_bad_line_is_named(line: bytes, says: str, tmp_path: Path) -> None:
@@ -216,7 +219,7 @@ def test_parts_that_do_not_belong_together(tmp_path: Path) -> None:
     file = tmp_path / "p.jsonl"
     write_predictions(part_file(file, 0), [BARE], header=HEADER)
     write_predictions(part_file(file, 1), [FULL], header={"config": "y.py"})
-    with pytest.raises(DataError, match="not of one run"):
+    with pytest.raises(DataError, match="not from one run"):
         merge_parts([part_file(file, 0), part_file(file, 1)], file)
     with pytest.raises(DataError, match="no such prediction file"):
         merge_parts([part_file(file, 0), part_file(file, 2)], file)

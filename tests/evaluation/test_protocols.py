@@ -13,10 +13,10 @@ import math
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from refseg.errors import ConfigError, UsageError
-from refseg.evaluation.areas import areas_of_masks
-from refseg.evaluation.boxes import box_iou, match_boxes
+from refseg.evaluation.overlap import areas_of_rles, box_iou, match_boxes
 from refseg.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
 from refseg.evaluation.rows import Row, Rows
 
@@ -29,17 +29,17 @@ SAMPLES = {
 }
 
 
-def mask(box: tuple[int, int, int, int] | None) -> np.ndarray:
-    pixels = np.zeros((10, 10), bool)
+def rle(box: tuple[int, int, int, int] | None) -> dict:
+    pixels = np.zeros((10, 10), np.uint8, order="F")
     if box is not None:
         x, y, width, height = box
-        pixels[y : y + height, x : x + width] = True
-    return pixels
+        pixels[y : y + height, x : x + width] = 1
+    return coco_mask.encode(pixels)
 
 
 def row(number: int, **changes: object) -> Row:
     predicted, target, rejected = SAMPLES[number]
-    areas = areas_of_masks(mask(predicted), mask(target))
+    areas = areas_of_rles(rle(predicted), rle(target))
     fields = dict(
         expression_id=str(number), image_id=str(number), object_id="o", intersection=areas.intersection,
         predicted=areas.predicted, target=areas.target, has_target=target is not None,
@@ -108,21 +108,21 @@ def test_the_golden_pair_of_boxes() -> None:
     """[0,0,10,10] and [2,1.5,12,11.5] as corners: overlap 8 x 8.5 = 68, union 132; the box around both is 12 x 11.5."""
     a, b = np.array([[0, 0, 10, 10]]), np.array([[2, 1.5, 10, 10]])
     assert box_iou(a, b)[0, 0] == pytest.approx(68 / 132)
-    assert box_iou(a, b, generalised=True)[0, 0] == pytest.approx(68 / 132 - (138 - 132) / 138)
-    assert round(box_iou(a, b)[0, 0], 4) == 0.5152 and round(box_iou(a, b, generalised=True)[0, 0], 4) == 0.4717
-    assert match_boxes(a, b, generalised=False).perfect and not match_boxes(a, b, generalised=True).perfect
+    assert box_iou(a, b, generalized=True)[0, 0] == pytest.approx(68 / 132 - (138 - 132) / 138)
+    assert round(box_iou(a, b)[0, 0], 4) == 0.5152 and round(box_iou(a, b, generalized=True)[0, 0], 4) == 0.4717
+    assert match_boxes(a, b, generalized=False) == (1, 1, 1) and match_boxes(a, b, generalized=True) == (0, 1, 1)
 
 
 def test_greedy_matching() -> None:
     """IoU a-x 1/2, a-y 9/11, b-x 9/11: the best pairs are taken first, both match; a third box is a false one."""
     a, b = [0, 0, 20, 10], [0, 0, 10, 10]
     x, y = [0, 0, 10, 11], [0, 0, 20, 11]
-    assert match_boxes(np.array([a, b]), np.array([x, y]), generalised=False) == (2, 2, 2)
-    three = match_boxes(np.array([a, b, [50, 50, 5, 5]]), np.array([x, y]), generalised=False)
-    assert three == (2, 3, 2) and not three.perfect
+    assert match_boxes(np.array([a, b]), np.array([x, y]), generalized=False) == (2, 2, 2)
+    three = match_boxes(np.array([a, b, [50, 50, 5, 5]]), np.array([x, y]), generalized=False)
+    assert three == (2, 3, 2)
     nothing = np.zeros((0, 4))
-    assert match_boxes(nothing, nothing, generalised=True).perfect
-    assert not match_boxes(nothing, np.array([a]), generalised=True).perfect
+    assert match_boxes(nothing, nothing, generalized=True) == (0, 0, 0)
+    assert match_boxes(nothing, np.array([a]), generalized=True) == (0, 0, 1)
 
 
 def test_grec() -> None:
@@ -185,25 +185,25 @@ def test_an_answer_without_a_pixel_says_nothing_here() -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        (dict(rule="hed"), "rule must be one of head, head-or-empty, area, none, not 'hed'"),
-        (dict(treshold=0.3), "unknown key 'treshold'; keys are rule, threshold, min_area"),
-        (dict(threshold=50), r"threshold must be in \[0, 1\], not 50"),
+        (dict(rule="hed"), "unknown rule 'hed'. Valid rules: head, head-or-empty, area, none"),
+        (dict(treshold=0.3), "unknown key 'treshold'. Valid keys: rule, threshold, min_area"),
+        (dict(threshold=50), r"threshold must be in \[0, 1\], got 50"),
         (dict(rule="area", min_area=-1), "min_area must be at least 0"),
-        (dict(min_area=9), "min_area is of rule 'area'; gres's is 'head'"),
+        (dict(min_area=9), "min_area applies only to rule 'area', and the rule of gres is 'head'"),
     ],
 )
-def test_rules_that_make_no_sense(changes: dict, says: str) -> None:
+def test_invalid_no_target_rules(changes: dict, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         get_protocol("gres").with_no_target(**changes)
 
 
-def test_protocols_without_a_rule_get_none() -> None:
+def test_protocol_without_no_target_rule_rejects_changes() -> None:
     assert get_protocol("lavt").with_no_target() is get_protocol("lavt")
     with pytest.raises(UsageError, match="protocol lavt has no rule for 'nothing here'"):
         get_protocol("lavt").with_no_target(rule="area")
 
 
-def test_rec_is_of_single_targets() -> None:
+def test_rec_scores_only_single_targets() -> None:
     """One right, one of two targets, one of none: the first alone counts."""
     rows = Rows.of([row(5, boxes_matched=1), row(5, boxes_matched=1, num_targets=2), row(4)])
     assert get_protocol("rec").score(rows) == {"Acc@0.5": 100.0}
@@ -211,14 +211,14 @@ def test_rec_is_of_single_targets() -> None:
 
 def test_cautions() -> None:
     """Samples 3 and 4 have no target; all five stand in objects of their own, by image."""
-    told = {name: [c(GOLDEN, 2) for c in protocol.cautions] for name, protocol in PROTOCOLS.items()}
-    assert told["lavt"] == told["cgformer"] == ["2 expressions without target count as IoU 0, whatever is answered"]
-    assert told["rec"] == ["2 expressions with no target or several are left out"]
-    assert "no object has expressions with a target and such without" in told["rrefcoco-original"][0]
-    assert "may have vanished" in told["rrefcoco"][1] and "may have vanished" in told["refzom"][0]
-    assert told["grec"] == [] and told["refseg"] == told["gres"] == told["deris"] == [""]
+    cautions = {name: [c(GOLDEN, 2) for c in protocol.cautions] for name, protocol in PROTOCOLS.items()}
+    assert cautions["lavt"] == cautions["cgformer"] and "2 expressions without a target" in cautions["lavt"][0]
+    assert "2 expressions with no target" in cautions["rec"][0]
+    assert "no object has expressions with a target" in cautions["rrefcoco-original"][0]
+    assert "may vanish" in cautions["rrefcoco"][1] and "may vanish" in cautions["refzom"][0]
+    assert cautions["grec"] == [] and cautions["refseg"] == cautions["gres"] == cautions["deris"] == [""]
     without_pixels = Rows.of([row(1), row(5, target=0)])
-    assert "1 expressions have a target without a pixel" in PROTOCOLS["gres"].cautions[0](without_pixels, 0)
+    assert "1 targets have no pixels" in PROTOCOLS["gres"].cautions[0](without_pixels, 0)
     one_object = Rows.of(row(number, image_id="i") for number in SAMPLES)
     assert [c(one_object, 0) for c in PROTOCOLS["rrefcoco"].cautions] == ["", ""]
     with_target = GOLDEN[GOLDEN.has_target]

@@ -23,12 +23,12 @@ from refseg.evaluation import scorer
 from refseg.evaluation.measure import nearest_source, resize_rle
 from refseg.evaluation.prediction_file import PredictionRow, read_predictions
 from refseg.evaluation.protocols import PROTOCOLS, View, get_protocol
-from refseg.evaluation.scorer import TruthIndex, measured_on, score_predictions
+from refseg.evaluation.scorer import TruthIndex, score_predictions
 from refseg.instance import Instance
 from refseg.records import AnnotatedInstance, Annotations, Expression, Record
 
 REFSEG, GRES, DERIS = (get_protocol(name) for name in ("refseg", "gres", "deris"))
-VIEWS = {measured_on(p.view): p for p in PROTOCOLS.values() if p.view.boxes is None}
+VIEWS = {p.view.for_masks(): p for p in PROTOCOLS.values() if p.view.boxes is None}
 
 
 def encode(mask: np.ndarray) -> dict:
@@ -254,8 +254,8 @@ def test_every_misfit_is_told_at_once() -> None:
         "11 expressions without a prediction: " + ", ".join(f"{i}:0" for i in range(2, 12)) + ", ...",
         "1 prediction for an expression that has one already: 0:0",
         "3 predictions for no expression of the data: x, y, x",
-        "1 answer without a mask of a size that refseg knows: 1:0 (3 x 4, not 8 x 10)",
-        "1 answer without a mask of a size that gres knows: 1:0 (3 x 4, not 8 x 10 or 480 x 480)",
+        "1 answer without a mask of a size that fits refseg: 1:0 (3 x 4, not 8 x 10)",
+        "1 answer without a mask of a size that fits gres: 1:0 (3 x 4, not 8 x 10 or 480 x 480)",
         "--absent-is-nothing counts expressions without a prediction as answered with 'nothing here'",
     ]
 
@@ -265,8 +265,8 @@ def test_misfits_are_counted_if_asked() -> None:
     rows = [full("0:0"), PredictionRow("0:0", encode(np.zeros((8, 10)))), full("x"), full("1:0", (480, 480))]
     found = score_predictions(rows, index(simple(4)), [REFSEG, GRES], allow_partial=True)
     counts = dict(expected=4, missing=2, duplicate=1, extra=1, mask_boxes=0)
-    assert found.counts["refseg"] == scorer.Counts(**counts, scored=1, mis_sized=1, resized=0)
-    assert found.counts["gres"] == scorer.Counts(**counts, scored=2, mis_sized=0, resized=1)
+    assert found.counts["refseg"] == scorer.PredictionCounts(**counts, scored=1, mis_sized=1, resized=0)
+    assert found.counts["gres"] == scorer.PredictionCounts(**counts, scored=2, mis_sized=0, resized=1)
     assert found.rows["refseg"].expression_id.tolist() == ["0:0"] and found.rows["refseg"].predicted.tolist() == [80]
     assert found.rows["gres"].predicted.tolist() == [480 * 480] * 2
 
@@ -379,7 +379,7 @@ def test_boxes_need_no_mask() -> None:
     rows = [PredictionRow("0:0", None, boxes=[[2, 2, 4, 4, 0.9]])]
     found = score_predictions(rows, index(simple()), [get_protocol("rec")])
     assert found.rows["rec"].boxes_matched.tolist() == [1] and found.counts["rec"].resized == 0
-    with pytest.raises(DataError, match=r"1 answer without a mask of a size that refseg knows: 0:0 \(no mask\)"):
+    with pytest.raises(DataError, match=r"1 answer without a mask of a size that fits refseg: 0:0 \(no mask\)"):
         score_predictions(rows, index(simple()), [REFSEG])
 
 
@@ -454,7 +454,7 @@ def test_an_expression_of_a_crowd_alone_has_a_target_without_pixels() -> None:
     assert found.has_target.all() and found.target.tolist()[0] == 0 and found.target_area.tolist() == [0, 16]
     assert gres.score(found)["gIoU"] == pytest.approx(50) and gres.score(found)["T-acc"] == 100
     assert "N-acc" not in gres.score(found)
-    assert "1 expressions have a target without a pixel" in gres.cautions[0](found, 0)
+    assert "1 targets have no pixels" in gres.cautions[0](found, 0)
     assert gres.cautions[0](found[found.target > 0], 0) == ""
 
 

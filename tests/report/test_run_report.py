@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 from refseg.cli import main
 from refseg.evaluation.prediction_file import PredictionRow, write_predictions
 from refseg.evaluation.protocols import get_protocol
-from refseg.evaluation.scoring import open_data
+from refseg.evaluation.scorer import open_data
 from refseg.instance import Instance
 from refseg.report.report import render_report
 from refseg.report.run_report import REDUCED, Settings, score_run

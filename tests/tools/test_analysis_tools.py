@@ -14,7 +14,6 @@ import torch
 from conftest import REPOSITORY
 from refseg.engine.run import RunOptions, build_model, load_config
 from refseg.errors import UsageError
-from refseg.structures import Sample, SampleMeta
 
 
 def tool(name: str) -> ModuleType:
@@ -61,27 +60,6 @@ def test_curves_come_from_work_directories(tmp_path: Path) -> None:
     assert curve.values == (30.0,)
     with pytest.raises(UsageError, match="has logged no gres/gIoU"):
         compare.curves_of("run", [tmp_path / "run"], "gres/gIoU")
-
-
-def test_samples_get_the_phrases_or_the_image_of_another() -> None:
-    """Three phrases where the other has two: its first comes twice."""
-    blind = tool("blind_test")
-
-    def sample(tokens: list[list[int]], fill: int, texts: str) -> Sample:
-        meta = SampleMeta("0", "a.png", (4, 4), (4, 4), ("0",) * len(tokens), tuple(texts))
-        masks, boxes = torch.zeros(1, 4, 4, dtype=torch.bool), torch.zeros(1, 4)
-        referents = torch.ones(len(tokens), 1, dtype=torch.bool)
-        image, word_of = torch.full((3, 4, 4), fill, dtype=torch.uint8), [[fill]] * len(tokens)
-        return Sample(image, tokens, word_of, 0, masks, boxes, referents, meta)
-
-    one, other = sample([[1], [2], [3]], 7, "aaa"), sample([[8], [9]], 200, "bc")
-    assert blind.as_it_is(one, other) is one
-    blinded = blind.other_phrases(one, other)
-    assert blinded.token_ids == [[8], [9], [8]] and blinded.word_of == [[200]] * 3
-    assert blinded.meta.texts == ("b", "c", "b") and blinded.meta.expression_ids == one.meta.expression_ids
-    assert blinded.image is one.image
-    changed = blind.other_image(one, other)
-    assert changed.image is other.image and changed.token_ids == one.token_ids and changed.meta is one.meta
 
 
 def run_with_random_weights(name: str, config: str, refshapes_tiny: Path, tmp_path: Path, monkeypatch: Any) -> dict:
@@ -140,7 +118,7 @@ def test_latent_expressions_are_measured_over_a_data_set(
     ("name", "config", "message"),
     [
         ("attention_entropy", "baseline_tiny_refshapes", "config.py is a QueryBaseline: only the decoder of VIPA"),
-        ("retrieved_regions", "vipa/ablations/refshapes_vanilla_language", "config.py is no VIPA that retrieves"),
+        ("retrieved_regions", "vipa/ablations/refshapes_vanilla_language", "config.py is not a VIPA with retrieval"),
         ("latent_expressions", "latentvg/ablations/refshapes_baseline", "config.py has no latent expressions"),
     ],
 )

@@ -24,8 +24,7 @@ from scipy import ndimage
 from refseg.datasets.masks import decode
 from refseg.evaluation.measure import Truth
 from refseg.evaluation.prediction_file import PredictionRow, write_predictions
-from refseg.evaluation.scorer import TruthIndex
-from refseg.evaluation.scoring import open_data
+from refseg.evaluation.scorer import TruthIndex, open_data
 from refseg.records import Expression
 
 

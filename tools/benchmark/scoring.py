@@ -29,7 +29,7 @@ from pycocotools import mask as coco_mask
 
 from refseg.datasets.readers.jsonl import read_jsonl
 from refseg.datasets.store import from_annotations
-from refseg.evaluation.areas import areas_of_rles
+from refseg.evaluation.overlap import areas_of_rles
 from refseg.evaluation.prediction_file import PredictionRow, read_predictions, rle_to_json, write_predictions
 from refseg.evaluation.protocols import get_protocol
 from refseg.evaluation.scorer import TruthIndex, score_predictions

@@ -1,1 +1,1 @@
-"""Measurements on trained models: probes, alignment, calibration, and the claims of single papers."""
+"""Measurements on trained models: probes, alignment, calibration, and claims of single papers."""

@@ -1,4 +1,4 @@
-"""`refseg benchmark`: samples per second, latency and peak memory of a config, on made-up data (the model alone)."""
+"""Throughput, latency and peak memory of a config's model, on synthetic data (`refseg benchmark`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from refseg.inference.loading import find_device
 
 
 def time_calls(function: Callable[[], Any], *, warmup: int, iters: int, device: torch.device) -> list[float]:
-    """Seconds of each call, the device synchronised around it."""
+    """Return the seconds of each call after the warmup, with the device synchronized around it."""
     times = []
     for number in range(warmup + iters):
         if device.type == "cuda":
@@ -33,22 +33,10 @@ def time_calls(function: Callable[[], Any], *, warmup: int, iters: int, device: 
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """Allocated on the GPU since the last reset; on the CPU the process's peak so far."""
+    """Return the peak of allocated GPU memory since the last reset, or the process's peak so far on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
-def _row(name: str, times: list[float], num_images: int, num_expressions: int, device: torch.device) -> dict[str, Any]:
-    median = statistics.median(times)
-    return {
-        "what": name,
-        "images_per_s": num_images / median,
-        "expressions_per_s": num_expressions / median,
-        "latency_ms": 1e3 * median,
-        "latency_ms_min_max": [1e3 * min(times), 1e3 * max(times)],
-        "peak_memory_mib": peak_memory_mib(device),
-    }
 
 
 def benchmark(
@@ -63,7 +51,21 @@ def benchmark(
     amp: bool = False,
     compiled: bool = False,
 ) -> list[dict[str, Any]]:
-    """One row for inference (to masks at the input's size) and one for a training step with AdamW."""
+    """Time inference (up to masks at the input's size) and a training step with AdamW.
+
+    Args:
+        shape: (height, width) of the images. None: the input size of the config.
+        batch_size: Number of images.
+        expressions: Number of expressions per image.
+        iters: Number of timed calls.
+        warmup: Number of calls before them.
+        device: Name of the device. None: the GPU if there is one.
+        amp: Use bfloat16 autocast.
+        compiled: Use `torch.compile`.
+
+    Returns:
+        A row for "inference" and one for "training".
+    """
     where = find_device(device)
     if compiled:
         check_compile(where.type)
@@ -96,5 +98,15 @@ def benchmark(
         if where.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         times = time_calls(function, warmup=warmup, iters=iters, device=where)
-        rows.append(_row(name, times, batch_size, batch_size * expressions, where))
+        median = statistics.median(times)
+        rows.append(
+            {
+                "what": name,
+                "images_per_s": batch_size / median,
+                "expressions_per_s": batch_size * expressions / median,
+                "latency_ms": 1e3 * median,
+                "latency_ms_min_max": [1e3 * min(times), 1e3 * max(times)],
+                "peak_memory_mib": peak_memory_mib(where),
+            }
+        )
     return rows

@@ -1,6 +1,6 @@
-"""The probability of "nothing here": what a threshold does to the metrics, and whether the number means what it says.
+"""Calibration of the no-target probability, and its threshold's effect on the metrics.
 
-All of it needs `no_target_prob`; for models without it every function returns None. R rows, B bins.
+Without `no_target_prob`, `threshold_curve` and `calibration` return None. Letters: R rows.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from refseg.evaluation.breakdowns import confusion
 from refseg.evaluation.protocols import READ_BY, NoTarget, Protocol
 from refseg.evaluation.rows import Rows
 
@@ -19,13 +20,15 @@ Bins = Literal["width", "mass"]
 def threshold_curve(
     rows: Rows, protocol: Protocol, thresholds: np.ndarray | None = GRID
 ) -> list[dict[str, float]] | None:
-    """A line per threshold: N-acc, T-acc, their mean ("balanced"), and gIoU where the protocol has it, each as
-    `protocol.with_no_target(threshold=...)` gives it (of rule "head" where the protocol's own rule has no threshold).
-    `thresholds` None: every distinct probability.
+    """Return N-acc, T-acc, their mean ("balanced") and, if the protocol has it, gIoU for each threshold.
 
-    In these an expression's part depends on its own rejection only. So the parts are computed twice, with all rejected
-    and with those alone that every threshold rejects, and a running sum over rows in order of probability has every
-    threshold.
+    The values are those of `protocol.with_no_target(threshold=...)`, with rule "head" if the protocol's rule has no
+    threshold. Each row's part of these metrics depends only on whether it is rejected. So the parts are computed twice,
+    with all rows rejected and with the rows that every threshold rejects, and a running sum over rows sorted by
+    probability gives every threshold.
+
+    Args:
+        thresholds: Thresholds to try. None: every distinct probability.
     """
     known = ~np.isnan(rows.no_target_prob)
     if not known.any():
@@ -33,16 +36,16 @@ def threshold_curve(
     prob = rows.no_target_prob
     at = np.unique(prob[known]) if thresholds is None else np.asarray(thresholds, np.float64)
     order = np.flatnonzero(known)[np.argsort(prob[known], kind="stable")]
-    kept = np.searchsorted(prob[order], at, side="right")  # rows of `order` that stay; the rest exceed the threshold
+    num_accepted = np.searchsorted(prob[order], at, side="right")  # of `order`; the rest exceed the threshold
     rule = protocol.no_target.rule
     always = NoTarget(rule if rule in READ_BY["threshold"] else "head", threshold=1.0).rejected(rows)
     least_rejected = protocol.metrics(rows, always)
     all_rejected = protocol.metrics(rows, np.ones(len(rows), bool))
 
     def summed(accepted: np.ndarray, rejected: np.ndarray) -> np.ndarray:
-        """Sums over rows at each threshold."""
+        """Sum over rows at each threshold, given the parts if accepted and if rejected."""
         change = np.append(np.cumsum((np.asarray(rejected, float) - accepted)[order][::-1])[::-1], 0.0)
-        return np.asarray(accepted, float).sum() + change[kept]
+        return np.asarray(accepted, float).sum() + change[num_accepted]
 
     target = rows.has_target
     curves = {
@@ -62,8 +65,9 @@ def threshold_curve(
 
 
 def calibration(rows: Rows, *, num_bins: int = 15) -> dict[str, Any] | None:
-    """AUROC and, as fractions, the Brier score and expected calibration errors of the probability of "nothing here"."""
-    prob, none = _known(rows)
+    """Return AUROC and, as fractions, the Brier score and expected calibration errors of the no-target probability."""
+    known = ~np.isnan(rows.no_target_prob)
+    prob, none = rows.no_target_prob[known], ~rows.has_target[known]
     if not len(prob):
         return None
     return {
@@ -79,8 +83,10 @@ def calibration(rows: Rows, *, num_bins: int = 15) -> dict[str, Any] | None:
 
 
 def auroc(prob: np.ndarray, positive: np.ndarray) -> float | None:
-    """The chance that a positive has the higher probability than a negative, ties counting half; None where one of
-    the two kinds is missing."""
+    """Return the chance that a positive has a higher probability than a negative. Ties count half.
+
+    None without positives or without negatives.
+    """
     from scipy.stats import rankdata
 
     num_positive, num_negative = int(positive.sum()), int((~positive).sum())
@@ -91,13 +97,24 @@ def auroc(prob: np.ndarray, positive: np.ndarray) -> float | None:
 
 
 def reliability(prob: np.ndarray, positive: np.ndarray, *, num_bins: int, bins: Bins = "width") -> list[dict[str, Any]]:
-    """A line per bin that has expressions: its ends, how many, their mean probability, and the share that has no
-    target, which would equal it. Bins hold their lower end; the last one its upper end too."""
-    edges = _edges(prob, num_bins, bins)
-    which = np.searchsorted(edges[1:-1], prob, side="right")
+    """Return the reliability diagram: a line per bin that has expressions.
+
+    A line has the bin's ends, the number of expressions, their mean probability, and the share that is positive, which
+    equals the probability under perfect calibration. Bins include their lower end, and the last one its upper end too.
+
+    Args:
+        bins: "width" for bins of equal width, "mass" for bins with about equally many expressions, where equal
+            probabilities stay together.
+    """
+    if bins == "width":
+        edges = np.linspace(0.0, 1.0, num_bins + 1)
+    else:
+        inner = np.quantile(prob, np.arange(1, num_bins) / num_bins, method="higher")
+        edges = np.concatenate([[0.0], np.unique(inner), [1.0]])
+    bin_of = np.searchsorted(edges[1:-1], prob, side="right")
     lines = []
     for number in range(len(edges) - 1):
-        chosen = which == number
+        chosen = bin_of == number
         if chosen.any():
             lines.append(
                 {
@@ -112,22 +129,28 @@ def reliability(prob: np.ndarray, positive: np.ndarray, *, num_bins: int, bins: 
 
 
 def expected_error(prob: np.ndarray, positive: np.ndarray, *, num_bins: int, bins: Bins = "width") -> float:
-    """The distance of probability and share, averaged over bins by their expressions (ECE of the event "no target").
-
-    "width": bins of equal width. "mass": of about as many expressions each; equal probabilities stay together.
-    """
+    """Return the expected calibration error: |probability - share| of each bin, averaged over expressions."""
     lines = reliability(prob, positive, num_bins=num_bins, bins=bins)
     return sum(line["expressions"] * abs(line["probability"] - line["share"]) for line in lines) / len(prob)
 
 
-def _edges(prob: np.ndarray, num_bins: int, bins: Bins) -> np.ndarray:
-    if bins == "width":
-        return np.linspace(0.0, 1.0, num_bins + 1)
-    inner = np.quantile(prob, np.arange(1, num_bins) / num_bins, method="higher")
-    return np.concatenate([[0.0], np.unique(inner), [1.0]])
+def no_target_report(rows: Rows, protocol: Protocol) -> dict[str, Any]:
+    """Return the confusion of target and no target under a protocol, the calibration, and the threshold curve."""
+    return {
+        "confusion": confusion(rows, protocol.no_target.rejected(rows)),
+        "calibration": calibration(rows),
+        "curve": threshold_curve(rows, protocol),
+    }
 
 
-def _known(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities, and who has no target, of the rows that have one."""
-    known = ~np.isnan(rows.no_target_prob)
-    return rows.no_target_prob[known], ~rows.has_target[known]
+def no_target_lines(report: dict[str, Any]) -> list[str]:
+    """Format `no_target_report` for people."""
+    counts = "; ".join(f"{name} {value}" for name, value in report["confusion"]["counts"].items())
+    scores = report["calibration"]
+    if scores is None:
+        return [f"nothing here: {counts}; the predictions have no no_target_prob to calibrate"]
+    area = "-" if scores["AUROC"] is None else f"{scores['AUROC']:.3f}"
+    return [
+        f"nothing here: {counts}",
+        f"no_target_prob: AUROC {area}, Brier {scores['Brier']:.3f}, calibration error {scores['ECE']:.3f}",
+    ]

@@ -1,4 +1,4 @@
-"""`refseg flops`: parameters, MACs and FLOPs, counted by torch's flop counter on a path that it sees whole."""
+"""Parameters, MACs and FLOPs of a config's model, counted by torch's flop counter (`refseg flops`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from refseg.ops.deformable_attention import ENVIRONMENT_VARIABLE
 
 
 class _Uncounted(TorchDispatchMode):
-    """Output elements, by operator, of floating-point operators that the flop counter has no formula for."""
+    """Counts the output elements of floating-point operators that the flop counter has no formula for."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,12 +29,8 @@ class _Uncounted(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        moves_data_only = func.is_view or func._schema.name.split("::")[1] in (
-            "clone",
-            "copy_",
-            "_to_copy",
-            "_unsafe_view",
-        )
+        copies = ("clone", "copy_", "_to_copy", "_unsafe_view")
+        moves_data_only = func.is_view or func._schema.name.split("::")[1] in copies
         if func.overloadpacket not in flop_registry and not moves_data_only:
             tensors = out if isinstance(out, tuple | list) else (out,)
             count = sum(t.numel() for t in tensors if isinstance(t, torch.Tensor) and t.is_floating_point())
@@ -45,7 +41,7 @@ class _Uncounted(TorchDispatchMode):
 
 @contextmanager
 def plain_kernels() -> Iterator[None]:
-    """Attention and deformable attention as matrix products and gathers, not as kernels that the counter skips."""
+    """Run attention and deformable attention without fused kernels, which the counter does not see."""
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -56,7 +52,16 @@ def plain_kernels() -> Iterator[None]:
 
 
 def count(cfg: Config, *, shape: tuple[int, int] | None = None, num_words: int = 20) -> dict[str, Any]:
-    """params, macs, flops, by module (two levels), and what was not counted; one image, one expression."""
+    """Count the work for one image and one expression.
+
+    Args:
+        shape: (height, width) of the image. None: the input size of the config.
+        num_words: Length of the expression in tokens.
+
+    Returns:
+        "params", "macs", "flops", the "input", the same by "modules" (two levels), and "not_counted_elements": the
+        output elements of operators that have no formula.
+    """
     model = build_model(cfg).eval()
     shape = shape or input_size(cfg)
     data = dummy_batch(shape=shape, num_words=num_words, vocab_size=vocabulary_size(model))
@@ -84,7 +89,7 @@ def count(cfg: Config, *, shape: tuple[int, int] | None = None, num_words: int =
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result for people."""
+    """Format the result of `count` for people."""
     height, width = result["input"]["shape"]
     lines = [f"{'module':40} {'params (M)':>11} {'MACs (G)':>11}"]
     for name, row in result["modules"].items():

@@ -1,7 +1,7 @@
-"""Which of an image's annotated objects an answer hits, and how far the scores of predicted instances can be trusted.
+"""Annotated objects that an answer hits, and the calibration of the scores of predicted instances.
 
-An object is hit where the answer covers at least half of its pixels: the IoU of one object with a mask of several says
-nothing. What annotations leave out cannot be hit, so that "no object" means none that is annotated. N expressions.
+An object is hit if the answer covers at least half of its pixels. (Its IoU with a mask of several objects would say
+nothing.) Objects without annotations cannot be hit, so "no object" means no annotated one. Letters: N expressions.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ WITHOUT_TARGET = ("one object", "several objects", "no object", "nothing: reject
 
 
 def covered(mask: dict, objects: Sequence[dict]) -> np.ndarray:
-    """(number of objects,) bool: which of them the mask hits. RLEs of one size; one without pixels is never hit."""
+    """Return (number of objects,) bool: whether the mask hits each object. Empty objects are never hit.
+
+    All arguments are RLEs of the same size.
+    """
     if not objects:
         return np.zeros(0, bool)
     share = np.asarray(coco_mask.iou(list(objects), [mask], [1]), np.float64)[:, 0]  # of each object's own pixels
@@ -42,12 +45,16 @@ def covered(mask: dict, objects: Sequence[dict]) -> np.ndarray:
 
 
 class ObjectTable:
-    """Columns over the N expressions of `truths`, filled while predictions pass by (`watch`).
+    """Columns over the N expressions of `truths`, filled while predictions pass through `watch`.
 
-    `seen` (N,): whether there was an answer with a mask. `targets_hit`, `others_hit`, `objects` (N,): objects of the
-    image that the mask hits, and how many it has. `found_all` (N,): whether the predicted instances are the referents,
-    one to one (IoU of at least 0.5). `scores`, `matched`: of all predicted instances of expressions with a target,
-    whether they are one of its referents.
+    Attributes:
+        seen: (N,) whether there was an answer with a mask.
+        targets_hit: (N,) number of targets that the mask hits.
+        others_hit: (N,) number of other objects of the image that the mask hits.
+        objects: (N,) number of objects in the image.
+        found_all: (N,) whether the predicted instances match the referents one to one (IoU of at least 0.5).
+        scores: Scores of all predicted instances of expressions with a target.
+        matched: Whether each of these instances matches a referent.
     """
 
     def __init__(self, truths: TruthIndex) -> None:
@@ -60,7 +67,7 @@ class ObjectTable:
         self.matched: list[bool] = []
 
     def watch(self, rows: Iterable[PredictionRow]) -> Iterator[PredictionRow]:
-        """The same rows, measured on their way; of several of one expression the first counts."""
+        """Yield the same rows and measure them. The first of several rows of an expression counts."""
         for row in rows:
             position = self.truths.position.get(row.expression_id)
             if position is not None and row.mask is not None and not self.seen[position]:
@@ -88,8 +95,15 @@ class ObjectTable:
             self.matched += [number in right for number in range(len(found))]
 
     def hits(self, rows: Rows, rejected: np.ndarray, worth: np.ndarray) -> dict[str, list[dict[str, Any]]]:
-        """What answers hit, by "with a target" and "without": a line per outcome with how many expressions, their share
-        in percent and their mean worth. Rows without a mask are left out."""
+        """Summarize what answers hit. Rows without a mask are left out.
+
+        Args:
+            worth: (R,) worth of each answer.
+
+        Returns:
+            For expressions "with a target" and "without a target", a line per outcome with the number of expressions,
+            their share in percent, and their mean worth.
+        """
         place = np.array([self.truths.position[name] for name in rows.expression_id], np.int64)
         known = self.seen[place] if len(place) else np.zeros(0, bool)
         place, rows, worth = place[known], rows[known], worth[known]
@@ -107,8 +121,10 @@ class ObjectTable:
         }
 
     def calibration(self, *, num_bins: int = 10) -> dict[str, Any] | None:
-        """Of the scores of predicted instances, as probabilities that the instance is a referent; None without scores,
-        or where they are no probabilities."""
+        """Return the calibration of instance scores, as probabilities that the instance is a referent.
+
+        None without scores, or if they are not probabilities.
+        """
         scores, matched = np.array(self.scores, np.float64), np.array(self.matched, bool)
         if not len(scores) or scores.min() < 0 or scores.max() > 1:
             return None

@@ -1,4 +1,4 @@
-"""Synthetic batches, for counting, timing and tests."""
+"""Synthetic batches for counting, timing and tests."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ def dummy_batch(
     num_instances: int = 2,
     seed: int = 0,
 ) -> dict[str, Batch]:
-    """Random uint8 images with distinct random texts, as `collate_samples` makes them; the last expression of each
-    image has no target if there are several."""
+    """Make a batch of random uint8 images and random texts, in the form of `collate_samples`.
+
+    The last expression of each image has no target if the image has several.
+    """
     draw = torch.Generator().manual_seed(seed)
     height, width = shape
     total = num_images * expressions_per_image
@@ -51,6 +53,6 @@ def dummy_batch(
 
 
 def vocabulary_size(model: torch.nn.Module) -> int:
-    """The smallest vocabulary of the model's text encoders."""
+    """Return the smallest vocabulary size among the model's text encoders."""
     sizes = [module.vocab_size for module in model.modules() if hasattr(module, "vocab_size")]
     return min(sizes, default=100)

@@ -1,4 +1,4 @@
-"""A trained model and the data that its config tests it on, and what the commands of analysis tools have in common."""
+"""A trained model with its test data, and the frame of the tools that measure one."""
 
 from __future__ import annotations
 
@@ -24,41 +24,40 @@ from refseg.structures import Batch
 Numbers = TypeVar("Numbers", bound=dict)
 
 
-class Trained(NamedTuple):
+class TrainedModel(NamedTuple):
+    """A model in evaluation mode, its config, and the data set that it is measured on."""
+
     cfg: Config
     model: nn.Module
     dataset: Dataset
 
 
-def load_trained(config: str, checkpoint: str, *, split: str | None = None) -> Trained:
-    """The config's model with a checkpoint's weights, in evaluation mode, and its test set, or another split of it."""
-    options = {"test_dataloader.dataset.split": split} if split else {}
-    loaded = load_model(config, checkpoint, device="cpu", cfg_options=options)
-    with DefaultScope.overwrite_default_scope(loaded.cfg.default_scope):
-        return Trained(loaded.cfg, loaded.segmentor, DATASETS.build(loaded.cfg.test_dataloader.dataset))
-
-
 def batches(dataset: Dataset, size: int) -> Iterator[dict[str, Batch]]:
-    """All samples in order, collated; a bar of progress where there is a terminal."""
+    """Yield all samples in order, collated. Shows a progress bar on a terminal."""
     for start in tqdm(range(0, len(dataset), size), leave=False, disable=not sys.stderr.isatty()):
         yield collate_samples([dataset[item] for item in range(start, min(start + size, len(dataset)))])
 
 
-def analysis_parser(doc: str | None) -> argparse.ArgumentParser:
+def measuring_parser(doc: str | None) -> argparse.ArgumentParser:
+    """Return the parser that the tools share, with the tool's docstring as its description."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
     parser.add_argument("checkpoint")
-    parser.add_argument("--split", help="instead of the config's test split")
+    parser.add_argument("--split", help="a split of the config's test set (default: the one it names)")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     return parser
 
 
-def analyse(args: argparse.Namespace, measure: Callable[[Trained], Numbers]) -> Numbers:
-    """Numbers of the model that `analysis_parser`'s arguments name, written to their file; mistakes end the program."""
+def run_measurement(args: argparse.Namespace, measure: Callable[[TrainedModel], Numbers]) -> Numbers:
+    """Load the model that the arguments name, measure it, and write the numbers if `--json` asks for it."""
+    options = {"test_dataloader.dataset.split": args.split} if args.split else {}
     try:
-        found = measure(load_trained(args.config, args.checkpoint, split=args.split))
+        loaded = load_model(args.config, args.checkpoint, device="cpu", cfg_options=options)
+        with DefaultScope.overwrite_default_scope(loaded.cfg.default_scope):
+            dataset = DATASETS.build(loaded.cfg.test_dataloader.dataset)
+        numbers = measure(TrainedModel(loaded.cfg, loaded.segmentor, dataset))
     except UserError as error:
         raise SystemExit(str(error)) from None
     if args.json:
-        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    return found
+        args.json.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    return numbers

@@ -17,12 +17,11 @@ from refseg.cli.options import (
 from refseg.cli.score import score_file
 from refseg.datasets.targets import data_root
 from refseg.errors import UsageError
+from refseg.evaluation.breakdowns import tag_columns
 from refseg.evaluation.compare import BY, Comparison, compare_rows
 from refseg.evaluation.notes import notes_of
 from refseg.evaluation.protocols import View
-from refseg.evaluation.scorer import TruthIndex
-from refseg.evaluation.scoring import Data, answers_of, describe_predictions, open_data
-from refseg.evaluation.tags import tag_columns
+from refseg.evaluation.scorer import Data, TruthIndex, answers_of, describe_predictions, open_data
 from refseg.report.compare_page import (
     COLUMNS,
     AnswerPicture,

@@ -7,8 +7,7 @@ import json
 import os
 from typing import Any
 
-from refseg.analysis.probes.measure import METRICS
-from refseg.analysis.probes.pairs import KINDS
+from refseg.analysis.probes.measure import KINDS, METRICS
 from refseg.cli.options import at_least
 from refseg.datasets.targets import data_root
 from refseg.errors import UsageError
@@ -50,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from refseg.analysis.probes.run import probe_data
-    from refseg.evaluation.scoring import open_data
+    from refseg.evaluation.scorer import open_data
     from refseg.inference.loading import load_model
     from refseg.weights import describe_weights
 

@@ -27,16 +27,16 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from tqdm import tqdm
 
-from refseg.analysis.extras import alignment_report
 from refseg.analysis.probes.run import probe_data
 from refseg.engine.checkpoint import best_checkpoint, chosen_from
 from refseg.engine.preflight import dicts_with
 from refseg.engine.run import RunOptions, build_runner, load_config, load_weights
 from refseg.errors import TrainingError, UsageError
+from refseg.evaluation.alignment import alignment_report
 from refseg.evaluation.metrics import predicted_rows
 from refseg.evaluation.prediction_file import PredictionWriter
 from refseg.evaluation.protocols import get_protocol
-from refseg.evaluation.scoring import describe_predictions, open_data
+from refseg.evaluation.scorer import describe_predictions, open_data
 from refseg.files import write_atomically
 from refseg.inference.loading import ALIGNMENT, LoadedModel, test_pipeline
 from refseg.refshapes import generate

@@ -17,7 +17,7 @@ from refseg.cli.options import (
 from refseg.datasets.targets import data_root
 from refseg.errors import DataError, UsageError
 from refseg.evaluation.prediction_file import read_header
-from refseg.evaluation.scoring import open_data
+from refseg.evaluation.scorer import open_data
 from refseg.report.report import Report, probes_section, render_report
 from refseg.report.run_report import BY, PER_GROUP, RESAMPLES, Settings, score_run
 from refseg.report.work_dir import WorkDir, read_work_dir

@@ -19,11 +19,19 @@ from refseg.cli.options import (
     chosen_protocols,
 )
 from refseg.datasets.targets import data_root
+from refseg.evaluation.breakdowns import tag_columns, with_columns
 from refseg.evaluation.notes import header_line, notes_of
 from refseg.evaluation.protocols import Protocol
-from refseg.evaluation.scorer import ScoreResult, TruthIndex, score_predictions
-from refseg.evaluation.scoring import Data, answers_of, describe_predictions, open_data, result_of
-from refseg.evaluation.tags import tag_columns, with_columns
+from refseg.evaluation.scorer import (
+    Data,
+    ScoreResult,
+    TruthIndex,
+    answers_of,
+    describe_predictions,
+    open_data,
+    result_of,
+    score_predictions,
+)
 from refseg.terminal import aligned, printable, write_whole
 
 EXAMPLES = """
@@ -76,7 +84,8 @@ def extra_results(
     args: argparse.Namespace, protocols: Sequence[Protocol], found: ScoreResult, data: Data
 ) -> dict[str, Any]:
     """What --calibration and --alignment add to the first protocol's result."""
-    from refseg.analysis.extras import alignment_report, no_target_report
+    from refseg.analysis.calibration import no_target_report
+    from refseg.evaluation.alignment import alignment_report
 
     more: dict[str, Any] = {}
     if args.calibration:
@@ -104,7 +113,8 @@ def score_file(
 
 
 def report_lines(data: Data, predictions: dict[str, Any], results: Sequence[dict], notes: Sequence[str]) -> list[str]:
-    from refseg.analysis.extras import alignment_lines, no_target_lines
+    from refseg.analysis.calibration import no_target_lines
+    from refseg.evaluation.alignment import alignment_lines
 
     told = data.describe()
     lines = [f"{predictions['file']} on {data.name}: {told['images']:,} images, {told['expressions']:,} expressions"]

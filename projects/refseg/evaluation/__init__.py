@@ -1,6 +1,6 @@
-"""Scores: rows of sums per expression, metrics as ratios of sums, named protocols; from a model or a prediction file.
+"""Scores of models and of prediction files, by named protocols.
 
-Light on purpose: `metrics.py`, which needs torch and mmengine, is imported by the registry.
+This file imports neither torch nor mmengine. The registry imports `metrics.py`, which needs both.
 """
 
 from refseg.evaluation.protocols import PROTOCOLS, Protocol, get_protocol

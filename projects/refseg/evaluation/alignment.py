@@ -1,14 +1,13 @@
-"""Do a model's instances attend to the words that speak of them? Phrase-instance alignment, scored.
+"""Phrase-instance alignment: whether a model's instances attend to the words that describe them.
 
-Where the ground truth says which words describe which instance (RefShapes' tag `words`), a model that gives each of its
-instances a weight for every word (as InstAlign's attention does) can be checked: instances are matched by their masks,
-and the weights of a matched one are compared with its words. Words are `text.split()`. W words of an expression.
+It needs ground truth that says which words describe which instance (RefShapes' tag `words`), and a model whose
+instances have a weight for every word (such as InstAlign's attention). Instances are matched by their masks, and the
+weights of a matched instance are compared with its words. Words are `text.split()`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from pycocotools import mask as coco_mask
 
 from refseg.errors import DataError
 from refseg.evaluation.measure import Truth
+from refseg.evaluation.other_formats import open_predictions
 from refseg.evaluation.prediction_file import PredictionRow
 from refseg.evaluation.scorer import TruthIndex, check_instances
 from refseg.instance import Instance
@@ -25,7 +25,7 @@ from refseg.records import Expression
 
 @dataclass(frozen=True)
 class TrueInstance:
-    """`words`: indices of the words that describe it."""
+    """An annotated instance: the RLE of its mask, and the indices of the words that describe it."""
 
     mask: dict
     words: frozenset[int]
@@ -33,7 +33,10 @@ class TrueInstance:
 
 @dataclass(frozen=True)
 class Aligned:
-    """A matched instance: whether the top word is one of its own, the average precision, and both for no knowledge."""
+    """Scores of a matched instance, and the same scores by chance.
+
+    `pointing`: whether the word of the highest weight describes the instance.
+    """
 
     iou: float
     pointing: float
@@ -44,14 +47,14 @@ class Aligned:
 
 @dataclass(frozen=True)
 class AlignedPhrase:
-    """Of one expression: how many of its instances count, and those that were matched."""
+    """Result of one expression: how many of its instances count, and the scores of the matched ones."""
 
     instances: int
     aligned: list[Aligned]
 
 
 def true_instances(expression: Expression, truth: Truth) -> list[TrueInstance] | None:
-    """From the tag `words` (instance id -> indices); None where the expression has no such tag."""
+    """Return the referents with their words, from the tag `words` (instance id -> indices). None without the tag."""
     words = expression.tags.get("words")
     if not isinstance(words, dict):
         return None
@@ -63,8 +66,10 @@ def true_instances(expression: Expression, truth: Truth) -> list[TrueInstance] |
 
 
 def distinguishing(instances: Sequence[TrueInstance]) -> list[TrueInstance]:
-    """The same with the words alone that not all instances share: of "both circles and the star", what tells the star
-    from the circles. Of one instance, or of "all red shapes", nothing is left."""
+    """Drop the words that all instances share, such as "all" and "red" of "all red shapes".
+
+    A single instance has no words afterwards.
+    """
     shared = frozenset.intersection(*(instance.words for instance in instances)) if instances else frozenset()
     return [TrueInstance(instance.mask, instance.words - shared) for instance in instances]
 
@@ -72,8 +77,11 @@ def distinguishing(instances: Sequence[TrueInstance]) -> list[TrueInstance]:
 def match_masks(
     predicted: Sequence[dict], true: Sequence[dict], *, min_iou: float = 0.5
 ) -> list[tuple[int, int, float]]:
-    """(predicted, true, IoU) of the one-to-one matching of the largest sum of IoUs, among pairs of at least `min_iou`
-    (Hungarian algorithm)."""
+    """Match masks one to one with the largest sum of IoUs (Hungarian algorithm).
+
+    Returns:
+        (index of the predicted mask, index of the true mask, IoU) of each pair with at least `min_iou`.
+    """
     from scipy.optimize import linear_sum_assignment
 
     if not predicted or not true:
@@ -85,28 +93,29 @@ def match_masks(
 
 
 def pointing(weights: Sequence[float], words: frozenset[int]) -> float:
-    """1 where the word of the highest weight is one of `words`; of several highest ones, the share that is."""
+    """Return 1 if the word of the highest weight is one of `words`, else 0. Ties count by their share."""
     top = np.flatnonzero(np.asarray(weights) == np.max(weights))
     return float(np.mean([int(word) in words for word in top]))
 
 
 def average_precision(weights: Sequence[float], words: frozenset[int]) -> float:
-    """Mean, over `words`, of the precision of the ranking down to each; words of equal weight in random order, of which
-    this is the expectation. Equal weights all through are thus the chance level.
+    """Return the average precision of the ranking by weight, with `words` as the relevant ones.
 
-    In a run of n equal words, r of them relevant, after N words with R relevant ones, the one at place i is relevant
-    with probability r/n, and then R + 1 + (i - 1)(r - 1)/(n - 1) relevant ones are expected among the first N + i.
+    Words of equal weight are in random order, and the result is the expectation. All weights equal give the chance
+    level. Take a run of n equal words, r of them relevant, after N words with R relevant ones. The word at place i of
+    the run is relevant with probability r/n, and then R + 1 + (i - 1)(r - 1)/(n - 1) relevant words are expected among
+    the first N + i.
     """
     weights = np.asarray(weights, np.float64)
     relevant = np.isin(np.arange(len(weights)), list(words))
-    total, before, found = 0.0, 0, 0
+    total, num_before, relevant_before = 0.0, 0, 0
     for weight in np.unique(weights)[::-1]:
         run = relevant[weights == weight]
         n, r = len(run), int(run.sum())
         place = np.arange(1, n + 1)
-        expected = found + 1 + (place - 1) * (r - 1) / max(n - 1, 1)
-        total += float((r / n * expected / (before + place)).sum())
-        before, found = before + n, found + r
+        expected = relevant_before + 1 + (place - 1) * (r - 1) / max(n - 1, 1)
+        total += float((r / n * expected / (num_before + place)).sum())
+        num_before, relevant_before = num_before + n, relevant_before + r
     return total / len(words)
 
 
@@ -118,12 +127,18 @@ def align(
     only_distinguishing: bool = False,
     min_iou: float = 0.5,
 ) -> AlignedPhrase:
-    """One expression. Weights may have any scale: only their order counts. Predicted instances without weights are left
-    out; true ones of which no word speaks are matched, but do not count."""
+    """Score one expression.
+
+    Args:
+        predicted: Instances with a weight per word. Only the order of the weights counts. Instances without weights
+            are left out.
+        true: Annotated instances. Those that no word describes are matched, but do not count.
+        only_distinguishing: Score only words that not all instances share.
+    """
     predicted = [instance for instance in predicted if instance.words is not None]
     for instance in predicted:
         if len(instance.words) != num_words:
-            raise ValueError(f"an instance has {len(instance.words)} weights for {num_words} words")
+            raise ValueError(f"an instance has {len(instance.words)} weights, but the text has {num_words} words")
         if not np.isfinite(instance.words).all():
             raise ValueError("weights of words must be finite")
     true = distinguishing(true) if only_distinguishing else list(true)
@@ -131,11 +146,11 @@ def align(
     for p, t, iou in match_masks([i.rle for i in predicted], [i.mask for i in true], min_iou=min_iou):
         weights, words = predicted[p].words, true[t].words
         if words:
-            none = [0.0] * num_words
+            equal = [0.0] * num_words
             aligned.append(
                 Aligned(
                     iou, pointing(weights, words), average_precision(weights, words),
-                    pointing(none, words), average_precision(none, words),
+                    pointing(equal, words), average_precision(equal, words),
                 )
             )  # fmt: skip
     return AlignedPhrase(sum(bool(instance.words) for instance in true), aligned)
@@ -144,8 +159,11 @@ def align(
 def align_predictions(
     rows: Iterable[PredictionRow], truths: TruthIndex, *, only_distinguishing: bool = False, min_iou: float = 0.5
 ) -> Iterator[AlignedPhrase]:
-    """Of a prediction file. Expressions without the tag, rows of other expressions and second rows of one are passed
-    over; a row without instances, or no row, has found none."""
+    """Score the rows of a prediction file.
+
+    Expressions without the tag, rows of other expressions, and further rows of the same expression are skipped. A
+    missing row, or one without instances, counts as no instance.
+    """
 
     def aligned(position: int, predicted: Sequence[Instance]) -> Iterator[AlignedPhrase]:
         expression, truth = truths.expression(position), truths.truth(position)
@@ -174,9 +192,12 @@ def align_predictions(
 
 
 def alignment_scores(phrases: Iterable[AlignedPhrase]) -> dict[str, Any]:
-    """Means over matched instances in percent, what a model without knowledge gets on the same ones, and the coverage:
-    the share of instances that were matched at all. Read them together: a model that finds easy instances only is
-    scored on those."""
+    """Average over matched instances, in percent.
+
+    Returns:
+        The scores, their chance levels on the same instances ("..._chance"), and "coverage", the share of instances
+        that were matched. A model that finds only easy instances is scored on those, so read them together.
+    """
     phrases = list(phrases)
     aligned = [one for phrase in phrases for one in phrase.aligned]
     instances = sum(phrase.instances for phrase in phrases)
@@ -196,10 +217,18 @@ def alignment_scores(phrases: Iterable[AlignedPhrase]) -> dict[str, Any]:
     }
 
 
-def beats_chance(scores: Mapping[str, Any]) -> bool:
-    """Whether pointing is above its chance level by more than two standard errors (`alignment_scores`)."""
-    matched, pointing, chance = (scores[name] for name in ("matched", "pointing", "pointing_chance"))
-    if not matched:
-        return False
-    error = math.sqrt(chance * (100 - chance) / matched)  # percent, if every top word were drawn by chance
-    return pointing > chance + 2 * error
+def alignment_report(path: str, truths: TruthIndex) -> dict[str, Any]:
+    """Return `alignment_scores` of a file of predictions, for all words and for distinguishing words."""
+    return {
+        name: alignment_scores(align_predictions(open_predictions(path), truths, only_distinguishing=only))
+        for name, only in (("all words", False), ("distinguishing words", True))
+    }
+
+
+def alignment_lines(report: dict[str, Any]) -> list[str]:
+    """Format `alignment_report` for people."""
+    lines = []
+    for name, scores in report.items():
+        numbers = {key: f"{value:.1f}" if isinstance(value, float) else value for key, value in scores.items()}
+        lines.append(f"words of instances, {name}: {', '.join(f'{key} {value}' for key, value in numbers.items())}")
+    return lines

@@ -1,14 +1,15 @@
-"""The metrics of a protocol by group of expressions, and who was taken for "refers to nothing".
+"""Metrics by group of expressions, and the confusion of target and no target.
 
-A group is scored as if it were the whole set. R rows.
+Each group is scored as if it were the whole set. Letters: R rows.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,99 +19,125 @@ from refseg.evaluation.protocols import Protocol
 from refseg.evaluation.rows import Rows
 from refseg.evaluation.statistics import bootstrap
 
-LENGTHS = (3, 8, 13)  # words: LGFormer's Table 3
+if TYPE_CHECKING:
+    from refseg.evaluation.scorer import TruthIndex
+
+LENGTHS = (3, 8, 13)  # words, as in LGFormer's Table 3
 SIZES = (0.01, 0.05, 0.2)  # share of the image
-MOST_TARGETS = 4  # so many or more are one group
+MOST_TARGETS = 4  # this many targets or more form one group
+TAG = "tag:"  # prefix of groups that come from a tag of the ground truth
 
 
-class Groups(NamedTuple):
-    """Labels in the order in which they are shown, and the number of each row's label, -1 for a row in no group."""
+class Grouping(NamedTuple):
+    """Labels in display order, and the index of each row's label (-1 for rows in no group)."""
 
     labels: Sequence[str]
     group: np.ndarray  # (R,)
 
 
-def by_length(rows: Rows) -> Groups:
+def by_length(rows: Rows) -> Grouping:
+    """Group by the number of words."""
     labels = ["[1, 3) words", "[3, 8) words", "[8, 13) words", "[13, inf) words"]
-    return Groups(labels, np.searchsorted(LENGTHS, rows.num_words, side="right"))
+    return Grouping(labels, np.searchsorted(LENGTHS, rows.num_words, side="right"))
 
 
-def by_targets(rows: Rows) -> Groups:
+def by_targets(rows: Rows) -> Grouping:
+    """Group by the number of targets."""
     labels = [*map(str, range(MOST_TARGETS)), f"{MOST_TARGETS} or more"]
-    return Groups(labels, np.minimum(rows.num_targets, MOST_TARGETS))
+    return Grouping(labels, np.minimum(rows.num_targets, MOST_TARGETS))
 
 
-def by_size(rows: Rows) -> Groups:
-    """By the share of the image that the referents cover together, at the original size. COCO's small, medium and large
-    (32 and 96 pixels squared) are not used: they mean another thing on each size of image."""
+def by_size(rows: Rows) -> Grouping:
+    """Group by the share of the image that the referents cover together, at the original size.
+
+    COCO's small, medium and large (32 and 96 pixels squared) are not used, since they depend on the image size.
+    """
     labels = ["no target", "< 1 % of the image", "1-5 %", "5-20 %", ">= 20 %"]
     share = rows.target_area / np.maximum(rows.image_area, 1)
-    return Groups(labels, np.where(rows.has_target, 1 + np.searchsorted(SIZES, share, side="right"), 0))
+    return Grouping(labels, np.where(rows.has_target, 1 + np.searchsorted(SIZES, share, side="right"), 0))
 
 
-def by_category(rows: Rows) -> Groups:
-    """COCO's seen and unseen classes (`refseg.datasets.selection`): all referents of seen ones, all of unseen ones, or
-    anything else. Expressions without target, or whose data set has no categories, are in no group."""
+def by_category(rows: Rows) -> Grouping:
+    """Group by COCO's seen and unseen classes: all referents seen, all unseen, or anything else.
+
+    Rows without a target, or from a data set without categories, are in no group.
+    """
     parts = [frozenset(shipped_categories(part)) for part in ("seen", "unseen")]
-    names, which = _distinct(rows.categories)
+    names, code_of_row = _distinct(rows.categories)
     code = [
         -1 if not name else next((i for i, part in enumerate(parts) if part.issuperset(name.split("|"))), len(parts))
         for name in names
     ]
-    return Groups(["seen", "unseen", "other"], np.array(code, np.int64)[which])
+    return Grouping(["seen", "unseen", "other"], np.array(code, np.int64)[code_of_row])
 
 
-def by_label(rows: Rows, *, column: str) -> Groups:
-    """A column of texts; a row without one is in no group."""
-    names, which = _distinct(rows.columns[column])
-    kept = [name for name in names if name]
-    code = np.array([kept.index(name) if name else -1 for name in names], np.int64)
-    return Groups(kept, code[which])
+def by_label(rows: Rows, *, column: str) -> Grouping:
+    """Group by a column of strings. Rows with an empty string are in no group."""
+    names, code_of_row = _distinct(rows.columns[column])
+    labels = [name for name in names if name]
+    code = np.array([labels.index(name) if name else -1 for name in names], np.int64)
+    return Grouping(labels, code[code_of_row])
 
 
-BREAKDOWNS: dict[str, Callable[[Rows], Groups]] = {
+BREAKDOWNS: dict[str, Callable[[Rows], Grouping]] = {
     "length": by_length,
     "targets": by_targets,
     "size": by_size,
     "category": by_category,
     "skill": partial(by_label, column="skill"),  # RefShapes' tag
 }
-TAG = "tag:"  # before the name of a tag, which is also a column of the rows (`refseg.evaluation.tags`)
 
 
-def get_breakdown(name: str) -> Callable[[Rows], Groups]:
+def get_breakdown(name: str) -> Callable[[Rows], Grouping]:
+    """Return the grouping function of a name in BREAKDOWNS, or of "tag:NAME" (see `tag_columns`)."""
     if name.startswith(TAG):
         return partial(by_label, column=name)
     if name not in BREAKDOWNS:
         close = difflib.get_close_matches(name, BREAKDOWNS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(BREAKDOWNS)}, {TAG}NAME"
-        raise UsageError(f"no breakdown by {name!r}; {hint}")
+        hint = f"did you mean {close[0]}?" if close else f"valid names: {', '.join(BREAKDOWNS)}, {TAG}NAME"
+        raise UsageError(f"unknown breakdown {name!r}; {hint}")
     return BREAKDOWNS[name]
 
 
-def breakdown(rows: Rows, protocol: Protocol, by: str, *, resamples: int | None = None) -> list[dict[str, Any]]:
-    """A line for each group that has expressions: its label under the name `by`, how many, and the metrics. With
-    `resamples` also the "interval" of the first metric, as its name ("of") and its "ends"."""
+def iter_groups(rows: Rows, by: str) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """Yield, for each group that has rows, the start of its table line and the indices of its rows."""
     labels, group = get_breakdown(by)(rows)
-    lines = []
     for number, label in enumerate(labels):
         chosen = np.flatnonzero(group == number)
         if len(chosen):
-            line = {by: label, "expressions": len(chosen), **protocol.score(rows[chosen])}
-            lines.append(line | (_interval(rows[chosen], protocol, resamples) if resamples else {}))
+            yield {by: label, "expressions": len(chosen)}, chosen
+
+
+def breakdown(rows: Rows, protocol: Protocol, by: str, *, resamples: int | None = None) -> list[dict[str, Any]]:
+    """Score each group of rows.
+
+    Args:
+        by: Name of a breakdown, or "tag:NAME".
+        resamples: Number of bootstrap samples for the interval of the first metric. None: no interval.
+
+    Returns:
+        A line per group with its label (under the key `by`), "expressions", the metrics, and with `resamples` the
+        "interval" of the first metric: its name ("of") and its "ends".
+    """
+    lines = []
+    for line, chosen in iter_groups(rows, by):
+        members = rows[chosen]
+        line |= protocol.score(members)
+        if resamples:
+            name, terms = next(iter(protocol.terms(members).items()))
+            intervals = bootstrap({name: terms}, members.image, num=resamples)
+            if name in intervals:
+                line["interval"] = {"of": name, "ends": list(intervals[name])}
+        lines.append(line)
     return lines
 
 
-def _interval(rows: Rows, protocol: Protocol, resamples: int) -> dict[str, Any]:
-    name, terms = next(iter(protocol.terms(rows).items()))
-    found = bootstrap({name: terms}, rows.image, num=resamples)
-    return {"interval": {"of": name, "ends": list(found[name])}} if name in found else {}
-
-
 def confusion(rows: Rows, rejected: np.ndarray) -> dict[str, Any]:
-    """Who has a target against who was rejected, in counts and percent, and the share rejected by number of targets.
+    """Count target and no target against accepted and rejected.
 
-    `N-precision`: the share of rejections that are right. Rates without a denominator are None.
+    Returns:
+        "counts"; "rates" in percent, where `N-precision` is the share of rejections that are right; and "by_targets",
+        the share rejected by number of targets. Rates without a denominator are None.
     """
     target, none = rows.has_target, ~rows.has_target
     counts = {
@@ -133,17 +160,48 @@ def confusion(rows: Rows, rejected: np.ndarray) -> dict[str, Any]:
     return {"counts": counts, "rates": rates, "by_targets": by_number}
 
 
-def _distinct(column: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """The sorted names of a column, and each row's number among them."""
-    if not len(column):
-        return [], np.zeros(0, np.int64)
-    names, which = np.unique(column.astype(str), return_inverse=True)
-    return names.tolist(), which.reshape(-1)
-
-
 def _count(chosen: np.ndarray) -> int:
     return int(np.count_nonzero(chosen))
 
 
 def _rate(chosen: np.ndarray, among: np.ndarray) -> float | None:
     return 100.0 * _count(chosen) / _count(among) if among.any() else None
+
+
+def _distinct(column: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Return the sorted names of a column, and the index of each row's name among them."""
+    if not len(column):
+        return [], np.zeros(0, np.int64)
+    names, code_of_row = np.unique(column.astype(str), return_inverse=True)
+    return names.tolist(), code_of_row.reshape(-1)
+
+
+# Tags of the ground truth as columns of rows --------------------------------------------------------------------------
+
+
+def tag_columns(truths: TruthIndex, groups: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return a column (N,) of labels over all expressions for each group "tag:NAME".
+
+    Strings are labels as they are, other values as JSON. Expressions without the tag have the label "".
+    """
+    columns = {group: np.full(len(truths), "", object) for group in groups if group.startswith(TAG)}
+    names: set[str] = set()
+    for position in range(len(truths) if columns else 0):
+        tags = truths.expression(position).tags
+        names |= tags.keys()
+        for group, column in columns.items():
+            value = tags.get(group.removeprefix(TAG))
+            if value is not None:
+                column[position] = value if isinstance(value, str) else json.dumps(value)
+    unknown = [group for group in columns if group.removeprefix(TAG) not in names]
+    if unknown:
+        raise UsageError(f"no expression has a {unknown[0]}; there are: {', '.join(sorted(names)) or 'no tags at all'}")
+    return columns
+
+
+def with_columns(rows: Rows, truths: TruthIndex, columns: dict[str, np.ndarray]) -> Rows:
+    """Add columns over all expressions (`tag_columns`) to rows of some of them."""
+    if not columns:
+        return rows
+    positions = np.array([truths.position[name] for name in rows.expression_id], np.int64)
+    return Rows({**rows.columns, **{name: column[positions] for name, column in columns.items()}})

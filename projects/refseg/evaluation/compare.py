@@ -1,4 +1,4 @@
-"""Two sets of predictions on the same expressions: metrics side by side, and where they disagree. R expressions."""
+"""Two sets of predictions for the same expressions: metrics side by side, and where they disagree. R expressions."""
 
 from __future__ import annotations
 
@@ -9,20 +9,26 @@ from typing import Any
 import numpy as np
 
 from refseg.errors import DataError
-from refseg.evaluation.breakdowns import get_breakdown
+from refseg.evaluation.breakdowns import iter_groups
 from refseg.evaluation.protocols import Protocol
 from refseg.evaluation.rows import Rows
 from refseg.evaluation.statistics import PairedResult, paired_test
 
 BY = ("skill", "length", "targets")
-CLEARLY = 0.1  # from this difference on, one is called better on an expression
+CLEARLY = 0.1  # a difference in worth from which one answer is called better
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """`rows_a`, `rows_b`: of the same expressions in the same order. `breakdowns`: per way of grouping a line per
-    group, with its label, "expressions", and for each metric both values. `worth_a`, `worth_b`: (R,) what each answer
-    is worth by the protocol."""
+    """Result of comparing predictions A and B under one protocol.
+
+    Args:
+        rows_a: Rows of A.
+        rows_b: Rows of B, of the same expressions in the same order.
+        breakdowns: For each breakdown a line per group: its label, "expressions", and for each metric both values.
+        worth_a: (R,) worth of each answer of A under the protocol.
+        worth_b: (R,) the same for B.
+    """
 
     protocol: Protocol
     rows_a: Rows
@@ -34,17 +40,17 @@ class Comparison:
 
     @property
     def what(self) -> str:
-        """What an answer's worth is."""
+        """The quantity in `worth_a` and `worth_b`."""
         return "IoU" if self.protocol.view.boxes is None else "match of boxes"
 
     def by_disagreement(self) -> np.ndarray:
-        """Indices of the expressions on which the two differ, the most first; equal ones in the order of the data."""
+        """Return the indices of the expressions whose worth differs, largest difference first, ties in data order."""
         distance = np.abs(self.worth_a - self.worth_b)
         order = np.argsort(-distance, kind="stable")
         return order[distance[order] > 0]
 
     def tally(self) -> dict[str, int]:
-        """On how many expressions A, B or neither is better by CLEARLY."""
+        """Count the expressions on which A, B or neither is better by at least CLEARLY."""
         gain = self.worth_b - self.worth_a
         a, b = int((gain <= -CLEARLY).sum()), int((gain >= CLEARLY).sum())
         return {"a": a, "b": b, "neither": len(gain) - a - b}
@@ -53,44 +59,37 @@ class Comparison:
 def compare_rows(
     rows_a: Rows, rows_b: Rows, protocol: Protocol, *, by: Sequence[str] = BY, num: int = 10_000, seed: int = 0
 ) -> Comparison:
-    """Expressions that only one of them has are left out."""
-    rows_a, rows_b = _common(rows_a, rows_b)
-    metrics = paired_test(protocol.terms(rows_a), protocol.terms(rows_b), rows_a.image, num=num, seed=seed)
+    """Compare two sets of rows on the expressions that both have.
+
+    Args:
+        by: Names of breakdowns.
+        num: Number of resamples and of swaps in the paired test.
+    """
+    # Bring the common expressions into the order of A.
+    ids_a, ids_b = rows_a.expression_id, rows_b.expression_id
+    if not np.array_equal(ids_a, ids_b):
+        place_b = {name: place for place, name in enumerate(ids_b)}
+        in_a = np.array([place for place, name in enumerate(ids_a) if name in place_b], np.int64)
+        if not len(in_a):
+            raise DataError("the two prediction files have no expression in common")
+        rows_a, rows_b = rows_a[in_a], rows_b[np.array([place_b[name] for name in ids_a[in_a]], np.int64)]
+    # Score each group. Groups come from the ground truth, so they are the same for A and B.
+    breakdowns: dict[str, list[dict[str, Any]]] = {name: [] for name in by}
+    for name, lines in breakdowns.items():
+        for line, chosen in iter_groups(rows_a, name):
+            scores_a, scores_b = protocol.score(rows_a[chosen]), protocol.score(rows_b[chosen])
+            lines.append(line | {key: (value, scores_b[key]) for key, value in scores_a.items() if key in scores_b})
     return Comparison(
         protocol=protocol,
         rows_a=rows_a,
         rows_b=rows_b,
-        metrics=metrics,
-        breakdowns={name: _pairs(rows_a, rows_b, protocol, name) for name in by},
+        metrics=paired_test(protocol.terms(rows_a), protocol.terms(rows_b), rows_a.image, num=num, seed=seed),
+        breakdowns=breakdowns,
         worth_a=protocol.worth_of(rows_a),
         worth_b=protocol.worth_of(rows_b),
     )
 
 
 def headline(metrics: Sequence[str]) -> list[str]:
-    """The metrics that stand for the others in small tables."""
+    """Return the two metrics that small tables show."""
     return [name for name in metrics if not name.startswith("Pr@0")][:2]
-
-
-def _common(rows_a: Rows, rows_b: Rows) -> tuple[Rows, Rows]:
-    ids_a, ids_b = rows_a.expression_id, rows_b.expression_id
-    if np.array_equal(ids_a, ids_b):
-        return rows_a, rows_b
-    place_b = {name: place for place, name in enumerate(ids_b)}
-    in_a = np.array([place for place, name in enumerate(ids_a) if name in place_b], np.int64)
-    if not len(in_a):
-        raise DataError("the two prediction files have no expression in common")
-    return rows_a[in_a], rows_b[np.array([place_b[name] for name in ids_a[in_a]], np.int64)]
-
-
-def _pairs(rows_a: Rows, rows_b: Rows, protocol: Protocol, by: str) -> list[dict[str, Any]]:
-    """Groups are of the ground truth, so they are the same for both."""
-    labels, group = get_breakdown(by)(rows_a)
-    lines = []
-    for number, label in enumerate(labels):
-        chosen = np.flatnonzero(group == number)
-        if len(chosen):
-            of_a, of_b = protocol.score(rows_a[chosen]), protocol.score(rows_b[chosen])
-            pairs = {name: (value, of_b[name]) for name, value in of_a.items() if name in of_b}
-            lines.append({by: label, "expressions": len(chosen), **pairs})
-    return lines

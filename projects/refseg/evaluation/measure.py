@@ -1,4 +1,4 @@
-"""One expression, its answer and its ground truth -> a row, on a view's grid."""
+"""Measure one answer against the ground truth on a view's grid, which gives a row."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from pycocotools import mask as coco_mask
 from refseg.datasets.masks import Overlap, to_rle
 from refseg.datasets.readers.segmentations import decode_runs
 from refseg.errors import DataError
-from refseg.evaluation.areas import areas_of_rles, union_rle
-from refseg.evaluation.boxes import Matches, best_box, match_boxes, surviving
+from refseg.evaluation.overlap import BoxMatches, areas_of_rles, match_boxes, select_boxes, union_rle
 from refseg.evaluation.prediction_file import PredictionRow
-from refseg.evaluation.protocols import BoxRule, Nearest, View
+from refseg.evaluation.protocols import Nearest, View
 from refseg.evaluation.rows import Row
 from refseg.records import Expression, Record, without_crowds
 
@@ -24,40 +23,42 @@ Size = tuple[int, int]
 
 @dataclass
 class Truth:
-    """The ground truth of one image: a record whose instances have boxes or masks to take them from, and what was made
-    of it on the way, so that expressions and protocols share the work."""
+    """The ground truth of one image, with a cache of its masks that expressions and protocols share.
+
+    Args:
+        record: Record of the image. Each instance has a box or a mask to take it from.
+    """
 
     record: Record
     _instance_rles: dict[tuple[int, Overlap], dict] = field(default_factory=dict)
     _masks: dict[tuple, dict] = field(default_factory=dict)
 
     def instance_rle(self, index: int, overlap: Overlap = "union") -> dict:
-        """At the original size."""
+        """Return the mask of an instance at the original size."""
         key = (index, overlap)
         if key not in self._instance_rles:
             self._instance_rles[key] = to_rle(self.record.instances[index].segmentation, self.record.size, overlap)
         return self._instance_rles[key]
 
     def mask(self, expression: Expression, view: View, grid: Size) -> dict:
-        """RLE of the expression's referents, merged, on the grid; of crowd regions alone it may be empty."""
+        """Return the merged mask of an expression's referents on the grid.
+
+        It may be empty where the view excludes crowd regions.
+        """
         if view.crowds == "exclude":
             expression = without_crowds(expression, self.record)
         key = (expression.referents, view.overlap, view.target_by, view.target_resize, view.grid == "original", grid)
         if key not in self._masks:  # expressions of one object share it
-            self._masks[key] = self._mask(expression, view, grid)
+            if view.target_by == "input" and (view.grid != "original" or grid != self.record.size):
+                rles = [self._drawn_rle(index, view.overlap, grid) for index in expression.referents]
+                self._masks[key] = union_rle(rles, grid)
+            else:
+                rles = [self.instance_rle(index, view.overlap) for index in expression.referents]
+                self._masks[key] = resize_rle(union_rle(rles, self.record.size), grid, view.target_resize)
         return self._masks[key]
 
-    def _mask(self, expression: Expression, view: View, grid: Size) -> dict:
-        size = self.record.size
-        if grid == size and not (view.target_by == "input" and view.grid != "original"):
-            return union_rle([self.instance_rle(i, view.overlap) for i in expression.referents], size)
-        if view.target_by == "original":
-            merged = union_rle([self.instance_rle(i, view.overlap) for i in expression.referents], size)
-            return resize_rle(merged, grid, view.target_resize)
-        return union_rle([self._drawn_rle(i, view.overlap, grid) for i in expression.referents], grid)
-
     def _drawn_rle(self, index: int, overlap: Overlap, grid: Size) -> dict:
-        """Polygons are moved and drawn on the grid; what has only pixels is resized."""
+        """Draw the polygons of an instance on the grid, or resize its mask if it has no polygons."""
         segmentation, size = self.record.instances[index].segmentation, self.record.size
         if isinstance(segmentation, dict | str):
             return resize_rle(self.instance_rle(index, overlap), grid)  # as detectron2: Pillow's nearest
@@ -66,44 +67,48 @@ class Truth:
         return to_rle([ring.ravel() for ring in rings], grid, overlap)
 
     def boxes(self, expression: Expression) -> np.ndarray:
-        """(N, 4) of the referents, (x, y, width, height), as annotated, or around the mask."""
-        boxes = [self.record.instances[i].box or box_of(self.instance_rle(i)) for i in expression.referents]
+        """Return the boxes (N, 4) of the referents: the annotated ones, or those around the masks."""
+        boxes = [self.record.instances[i].box or coco_mask.toBbox(self.instance_rle(i)) for i in expression.referents]
         return np.array(boxes, np.float64).reshape(-1, 4)
 
 
 def resize_rle(rle: dict, size: Size, rule: Nearest = "pillow") -> dict:
-    """Resize a mask to the nearest pixels, on its run lengths, without decoding.
+    """Resize a compressed RLE to the nearest pixels, on its run lengths, without decoding.
 
-    Published evaluators differ in which pixel is the nearest. "pillow": the one at the center of the new pixel (LAVT,
-    DMMI). "cv2": the one at its upper left corner, floor(x * scale) (DeRIS, C3VG and SimVG, through mmdet's
-    `BitmapMasks.resize`). The two differ where the factor is no whole number.
+    Published evaluators disagree on the nearest pixel. "pillow" takes the one at the center of the new pixel (LAVT,
+    DMMI). "cv2" takes the one at its upper left corner, floor(x * scale) (DeRIS, C3VG and SimVG, through mmdet's
+    `BitmapMasks.resize`). The two differ unless the factor is an integer.
     """
     if tuple(rle["size"]) == tuple(size):
         return rle
     height, width = rle["size"]
     rows, columns = nearest_source(height, size[0], rule), nearest_source(width, size[1], rule)
-    edges = np.cumsum(decode_runs(rle["counts"]))[:-1]  # pixels, counted down the columns, where the mask turns
-    first = np.searchsorted(edges, columns * height)  # of each new column: its part edges[first:last] of the edges
+    # Edges are the pixels, counted down the columns, where the mask changes between background and foreground. Each
+    # new column takes the part edges[first:last] of its source column.
+    edges = np.cumsum(decode_runs(rle["counts"]))[:-1]
+    first = np.searchsorted(edges, columns * height)
     last = np.searchsorted(edges, (columns + 1) * height)
     counts = last - first
     column = np.repeat(np.arange(size[1]), counts)
     taken = np.arange(len(column)) - np.repeat(np.cumsum(counts) - counts - first, counts)
-    turns = column * size[0] + np.searchsorted(rows, edges[taken] - columns[column] * height)
-    # A column begins in the state that its source begins in, whatever the state at the end of the column before it.
+    new_edges = column * size[0] + np.searchsorted(rows, edges[taken] - columns[column] * height)
+    # A column starts in the state of its source column. Add an edge where the column before it ends in another state.
     differs = first % 2 != np.concatenate([[0], last[:-1] % 2])
-    turns = np.sort(np.concatenate([turns, np.flatnonzero(differs) * size[0]]))
-    new = np.flatnonzero(np.concatenate([[True], turns[1:] != turns[:-1]])[: len(turns)])
-    odd = np.diff(new, append=len(turns)) % 2 == 1  # two turns at the same place are none
+    new_edges = np.sort(np.concatenate([new_edges, np.flatnonzero(differs) * size[0]]))
+    # Two edges at the same place cancel out.
+    distinct = np.flatnonzero(np.concatenate([[True], new_edges[1:] != new_edges[:-1]])[: len(new_edges)])
+    odd = np.diff(distinct, append=len(new_edges)) % 2 == 1
+    new_edges = new_edges[distinct[odd]]
+    # Back to run lengths
     pixels = size[0] * size[1]
-    turns = turns[new[odd]]
-    ends = np.concatenate([turns[turns < pixels], [pixels]])
+    ends = np.concatenate([new_edges[new_edges < pixels], [pixels]])
     runs = np.concatenate([ends[:1], ends[1:] - ends[:-1]])
     return coco_mask.frPyObjects({"size": list(size), "counts": runs.tolist()}, *size)
 
 
 @cache
 def nearest_source(length: int, new_length: int, rule: Nearest) -> np.ndarray:
-    """(new_length,) the pixel of a line that each pixel of the resized line takes, by the library itself."""
+    """Return (new_length,): the source pixel of each pixel of a resized line, as the library itself picks it."""
     line = np.arange(length, dtype=np.float32)[None]
     if rule == "cv2":
         import cv2
@@ -114,18 +119,13 @@ def nearest_source(length: int, new_length: int, rule: Nearest) -> np.ndarray:
     return np.asarray(Image.fromarray(line).resize((new_length, 1), Image.Resampling.NEAREST))[0].astype(np.int64)
 
 
-def box_of(rle: dict) -> tuple[float, float, float, float]:
-    x, y, width, height = coco_mask.toBbox(rle).tolist()
-    return (x, y, width, height)
-
-
 def scored_box(rle: dict, score: float) -> list[float]:
-    """(x, y, width, height, score) of a mask."""
-    return [*box_of(rle), score]
+    """Return the box (x, y, width, height, score) around a mask."""
+    return [*coco_mask.toBbox(rle).tolist(), score]
 
 
 def misfit(answer: PredictionRow, size: Size, grid: Size, view: View) -> str:
-    """Why a mask cannot be compared on the grid, in an image of this size; "" where it can."""
+    """Say why the answer's mask cannot be compared on the grid, for an image of this size. "" if it can."""
     if answer.mask is None:
         return "" if view.boxes is not None and answer.boxes is not None else "no mask"
     height, width = answer.mask["size"]
@@ -136,8 +136,11 @@ def misfit(answer: PredictionRow, size: Size, grid: Size, view: View) -> str:
 
 
 def measure(answer: PredictionRow, truth: Truth, expression: Expression, view: View) -> Row:
-    """The answer's mask must have the grid's size, or the original one, from which it is then resized. Where boxes are
-    scored there need not be one."""
+    """Measure an answer on the grid of a view.
+
+    The mask must have the size of the grid, or that of the image, from which it is resized. Views with a box rule need
+    no mask.
+    """
     record = truth.record
     has_target = bool(expression.referents)
     grid = view.grid_of(has_target, record.size)
@@ -147,7 +150,14 @@ def measure(answer: PredictionRow, truth: Truth, expression: Expression, view: V
     target = truth.mask(expression, view, grid)
     areas = areas_of_rles(union_rle([], grid) if answer.mask is None else resize_rle(answer.mask, grid), target)
     original = truth.mask(expression, View(crowds=view.crowds), record.size)
-    matches = Matches(0, 0, 0) if view.boxes is None else _match(answer, truth.boxes(expression), view.boxes)
+    matches, rule = BoxMatches(0, 0, 0), view.boxes
+    if rule is not None:
+        boxes = answer.boxes
+        if boxes is None:  # fall back to the box around the mask
+            boxes = [] if answer.mask is None else [scored_box(answer.mask, 1.0)]
+        predicted = select_boxes(boxes, rule.min_score)
+        targets = truth.boxes(expression)
+        matches = match_boxes(predicted, targets, generalized=rule.generalised, threshold=rule.threshold)
     categories = {record.instances[i].category for i in expression.referents}
     return Row(
         expression_id=expression.expression_id,
@@ -168,12 +178,3 @@ def measure(answer: PredictionRow, truth: Truth, expression: Expression, view: V
         boxes_predicted=matches.predicted,
         boxes_target=matches.target,
     )
-
-
-def _match(answer: PredictionRow, targets: np.ndarray, rule: BoxRule) -> Matches:
-    if answer.boxes is not None:
-        boxes = answer.boxes
-    else:  # the mask's box stands in
-        boxes = [] if answer.mask is None else [scored_box(answer.mask, 1.0)]
-    found = best_box(boxes) if rule.min_score is None else surviving(boxes, rule.min_score)
-    return match_boxes(found, targets, generalised=rule.generalised, threshold=rule.threshold)

@@ -1,5 +1,7 @@
-"""The metric class on mmengine: per data-set item (an image) the rows of its expressions and no masks; several
-protocols in one pass of the model."""
+"""Metrics on mmengine: scores by several protocols in one pass of the model, and prediction files.
+
+Per data-set item (an image) they keep the rows of its expressions, never masks.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +35,12 @@ from refseg.registry import METRICS
 
 
 def encode_masks(masks: Tensor) -> list[dict]:
-    """(K, h, w) bool -> K compressed RLEs."""
+    """Encode masks (K, h, w) as K compressed RLEs."""
     return coco_mask.encode(np.asfortranarray(masks.numpy().astype(np.uint8).transpose(1, 2, 0))) if len(masks) else []
 
 
 def masks_on(result: ImageResult, view: View, size: tuple[int, int]) -> list[dict]:
-    """RLEs (K) of a result's masks on a grid, brought there from the logits as the view says."""
+    """Return the K masks of a result as RLEs on a grid, restored from the logits by the rules of the view."""
     return encode_masks(
         restore_masks(
             result.mask_logits,
@@ -55,7 +57,7 @@ def masks_on(result: ImageResult, view: View, size: tuple[int, int]) -> list[dic
 
 
 def check_finite(result: ImageResult) -> None:
-    """An answer that is not a number would be scored as an empty mask."""
+    """Raise an error for NaN or infinite outputs, which would be scored as empty masks."""
     for what, values in (("mask logits", result.mask_logits), ("no-target probability", result.no_target_prob)):
         if values is not None and not (finite := values[:, None].isfinite().flatten(1).all(1)).all():
             raise _diverged(what, result.meta.expression_ids[int((~finite).nonzero()[0])])
@@ -64,12 +66,12 @@ def check_finite(result: ImageResult) -> None:
 def _diverged(what: str, expression: str) -> CheckpointError:
     return CheckpointError(
         f"the model's {what} for expression {expression} is not finite (NaN or infinite): its weights have "
-        "diverged, or mixed precision overflowed; evaluate an earlier checkpoint, or without mixed precision"
+        "diverged, or mixed precision overflowed. Evaluate an earlier checkpoint, or without mixed precision"
     )
 
 
 def instances_of(result: ImageResult) -> list[list[Instance]] | None:
-    """Per expression, as prediction files have them: masks as RLEs, words to 4 decimals."""
+    """Return each expression's instances as in prediction files: masks as RLEs, words to 4 decimals."""
     if result.instances is None:
         return None
     for expression, instances in zip(result.meta.expression_ids, result.instances, strict=True):
@@ -79,8 +81,10 @@ def instances_of(result: ImageResult) -> list[list[Instance]] | None:
 
 
 def boxes_of(result: ImageResult, view: View) -> Sequence[list[list[float]] | None]:
-    """Per expression (x, y, width, height, score) of its instances; None where the view has no use for them, or the
-    model does not tell them apart."""
+    """Return each expression's scored boxes (x, y, width, height, score), from the masks of its instances.
+
+    None if the view does not score boxes, or if the model does not predict instances.
+    """
     instances = None if view.boxes is None else instances_of(result)
     if instances is None:
         return [None] * len(result.meta.expression_ids)
@@ -88,6 +92,7 @@ def boxes_of(result: ImageResult, view: View) -> Sequence[list[list[float]] | No
 
 
 def truth_of(result: ImageResult) -> Truth:
+    """Return the ground truth that came with the sample."""
     truth = result.ground_truth
     if truth is None:
         raise ValueError(f"image {result.meta.image_id} has no ground truth: PackSample needs with_ground_truth=True")
@@ -95,7 +100,7 @@ def truth_of(result: ImageResult) -> Truth:
 
 
 def rows_of(result: ImageResult, view: View, truth: Truth) -> list[Row]:
-    """The rows of one image's expressions on a view."""
+    """Measure the expressions of one image on a view."""
     expressions, size = truth.record.expressions, truth.record.size
     grids = [view.grid_of(bool(expression.referents), size) for expression in expressions]
     masks = {grid: masks_on(result, view, grid) for grid in dict.fromkeys(grids)}
@@ -108,7 +113,7 @@ def rows_of(result: ImageResult, view: View, truth: Truth) -> list[Row]:
 
 
 def predicted_rows(result: ImageResult) -> list[PredictionRow]:
-    """What prediction files say of one image's expressions."""
+    """Return the rows of a prediction file for the expressions of one image."""
     probs, instances = result.no_target_prob, instances_of(result)
     return [
         PredictionRow(
@@ -121,18 +126,17 @@ def predicted_rows(result: ImageResult) -> list[PredictionRow]:
     ]
 
 
-def _as_json(row: Row) -> dict[str, Any]:
-    return asdict(row) | {"no_target_prob": None if math.isnan(row.no_target_prob) else row.no_target_prob}
-
-
 @METRICS.register_module()
 class ReferringMetric(BaseMetric):
-    """Scores by named protocols; results are `<protocol>/<metric>`, in percent.
+    """Scores by named protocols. Results are `<protocol>/<metric>`, in percent.
 
-    `no_target`: changes of the protocols' rule for "nothing here", for example dict(rule='area', min_area=50); results
-    then carry another name. `save_best`: the metric that chooses the best checkpoint of a training, where the
-    checkpoint hook has `save_best='auto'`. `rows_file`: where to write the rows, as JSON lines, with the name of their
-    protocol.
+    Args:
+        protocols: Names of protocols.
+        no_target: Changes to the protocols' rule for "nothing here", for example dict(rule='area', min_area=50).
+            Results then have another protocol name.
+        save_best: Metric that selects the best checkpoint of a training run if the checkpoint hook has
+            `save_best='auto'`.
+        rows_file: File for the rows, as JSON lines with the name of their protocol.
     """
 
     def __init__(
@@ -151,7 +155,7 @@ class ReferringMetric(BaseMetric):
 
     @property
     def metric_names(self) -> list[str]:
-        """Names of all results. Those that no expression counts for are left out of an evaluation."""
+        """Names of all results. An evaluation leaves out those for which no expression counts."""
         return [f"{protocol.name}/{name}" for protocol in self.protocols for name in protocol.terms(Rows.of(()))]
 
     def process(self, data_batch: Any, data_samples: Sequence[ImageResult]) -> None:
@@ -167,25 +171,27 @@ class ReferringMetric(BaseMetric):
             scores = protocol.score(columns[self.views.index(protocol.view)])
             metrics |= {f"{protocol.name}/{name}": value for name, value in scores.items()}
         if self.rows_file is not None:
-            self._write_rows(results)
+            lines = []
+            for protocol in self.protocols:
+                for image in results:
+                    for row in image[self.views.index(protocol.view)]:
+                        prob = None if math.isnan(row.no_target_prob) else row.no_target_prob
+                        line = {"protocol": protocol.name, **asdict(row), "no_target_prob": prob}
+                        lines.append(json.dumps(line, allow_nan=False) + "\n")
+            write_atomically(self.rows_file, "".join(lines))
         return metrics
-
-    def _write_rows(self, results: list[list[list[Row]]]) -> None:
-        lines = [
-            json.dumps({"protocol": protocol.name, **_as_json(row)}, allow_nan=False) + "\n"
-            for protocol in self.protocols
-            for image in results
-            for row in image[self.views.index(protocol.view)]
-        ]
-        write_atomically(self.rows_file, "".join(lines))
 
 
 @METRICS.register_module()
 class DumpPredictions(BaseMetric):
-    """Writes the model's answers to a prediction file, for `refseg score`. No metrics.
+    """Writes the model's answers to a prediction file, for `refseg score`. It has no metrics.
 
-    Masks and instances are those of the model's own post-processing, before the rule for "nothing here". Each process
-    writes a part; the first puts them together. `header`: what the file says it was made with.
+    Masks and instances are those of the model's post-processing, before the rule for "nothing here". Each process
+    writes a part, and the first one merges them.
+
+    Args:
+        file: The prediction file.
+        header: Description of what made the file.
     """
 
     def __init__(self, *, file: str, header: dict[str, Any] | None = None) -> None:
@@ -211,6 +217,6 @@ class DumpPredictions(BaseMetric):
         return super().evaluate(size)
 
     def compute_metrics(self, results: list[int]) -> dict[str, float]:
-        """On the first process only."""
+        """Merge the parts. mmengine calls this on the first process only."""
         merge_parts([part_file(self.file, rank) for rank in range(get_world_size())], self.file)
         return {}

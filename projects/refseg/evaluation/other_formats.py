@@ -1,4 +1,4 @@
-"""Readers of what other code dumps, as rows of prediction files."""
+"""Readers of predictions in other formats: folders of PNGs, and COCO results."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote, unquote
 
 import numpy as np
@@ -15,8 +16,7 @@ from pycocotools import mask as coco_mask
 
 from refseg.datasets.masks import mask_of_image
 from refseg.errors import DataError
-from refseg.evaluation.areas import union_rle
-from refseg.evaluation.boxes import with_area
+from refseg.evaluation.overlap import union_rle, with_area
 from refseg.evaluation.prediction_file import (
     BOX,
     BadField,
@@ -34,7 +34,11 @@ SUFFIXES = (".jsonl", ".jsonl.gz")
 
 
 def open_predictions(path: str | Path, *, min_score: float | None = None) -> Iterator[PredictionRow]:
-    """Of a prediction file, a folder of PNGs, or COCO results (for which `min_score` is)."""
+    """Yield the rows of a prediction file, a folder of PNGs, or COCO results.
+
+    Args:
+        min_score: Score below which entries of COCO results are left out of masks.
+    """
     path = Path(path)
     if os.path.isdir(path):  # unlike Path.is_dir, False where it may not be looked at
         return read_png_folder(path)
@@ -44,7 +48,10 @@ def open_predictions(path: str | Path, *, min_score: float | None = None) -> Ite
         return read_coco_results(path, min_score=min_score)
     if path.name.endswith(SUFFIXES):
         return read_predictions(path)
-    raise DataError(f"{path} is no prediction file (.jsonl, .jsonl.gz), no COCO results (.json), no folder of PNGs")
+    raise DataError(
+        f"unknown format of predictions: {path}. Pass a prediction file (.jsonl, .jsonl.gz), COCO results (.json), or "
+        "a folder of PNGs"
+    )
 
 
 def is_coco_results(path: str | Path) -> bool:
@@ -55,28 +62,32 @@ def is_coco_results(path: str | Path) -> bool:
 
 
 def png_name(expression_id: str) -> str:
-    """The file name of an id; what a file name cannot hold is percent-encoded, "/" is %2F."""
+    """Return the file name of an id. Characters that file names cannot have are percent-encoded, such as "/" as %2F."""
     return f"{quote(expression_id, safe=' ')}.png"
 
 
 def read_png_folder(folder: str | Path) -> Iterator[PredictionRow]:
-    """A mask per expression, an image as a JSONL file may name one: 0 is background, everything else is mask. The
-    file's name without .png is the id, with %XX decoded."""
+    """Yield a row for each mask image, in which 0 is background and everything else is mask.
+
+    The file name without .png is the id, with %XX decoded.
+    """
     folder = Path(folder)
     try:
         names = sorted(name for name in os.listdir(folder) if name.lower().endswith(".png"))
     except OSError as error:
         raise DataError(f"{folder} cannot be read ({error.strerror})") from None
     if not names:
-        raise DataError(f"no .png file is in {folder}")
+        raise DataError(f"{folder} has no .png file")
     for name in names:
         mask, levels = _read_png(folder / name)
         yield PredictionRow(unquote(name[: -len(".png")]), mask, levels=levels)
 
 
 def _read_png(file: Path) -> tuple[dict, int]:
-    """RLE of the mask, and how many values its pixels have: of the channel with most. Indices of a palette are not
-    counted, since they number objects."""
+    """Return the RLE of the mask, and the number of values in the channel that has most.
+
+    Indices of a palette are not counted, since they number objects.
+    """
     from PIL import Image
 
     try:
@@ -96,50 +107,48 @@ def _read_png(file: Path) -> tuple[dict, int]:
 
 
 def read_coco_results(file: str | Path, *, min_score: float | None = None) -> Iterator[PredictionRow]:
-    """A list of `{"expression_id" | "image_id" | "id", "segmentation": RLE, "score", "bbox"}`, read as a whole.
+    """Yield the rows of a list of `{"expression_id" | "image_id" | "id", "segmentation": RLE, "score", "bbox"}`.
 
-    The id is in that of the three fields, in this order, that the first entry has. Entries with the same id are
-    instances of one answer: their masks are merged, without those of a score below `min_score` (1 if an entry has
-    none). Each is a box too, its `bbox` or the one around its mask, with its score. An expression to which the answer
-    is "nothing here" has an entry with an empty mask or, where there are boxes only, one without area. Where it has
-    none, `refseg.evaluation.scorer.with_absent` adds the answer.
+    The first of the three id fields that the first entry has is the id. Entries with the same id are instances of one
+    answer. Their masks are merged, without those of a score below `min_score` (an entry without a score has 1). Each
+    entry is also a box with its score: its `bbox`, or the box around its mask. "Nothing here" is an entry with an
+    empty mask, or with a box without area. `refseg.evaluation.scorer.answers_of` can add it for ids without entries.
     """
     entries = _load_list(file)
     first = entries[0] if entries and isinstance(entries[0], dict) else {}
     id_field = next((name for name in ID_FIELDS if name in first), ID_FIELDS[0])
     groups: dict[str, list[int]] = {}
     for number, entry in enumerate(entries):
-        with _place(file, number):
+        with _errors_at(file, number):
             if not isinstance(entry, dict):
-                raise BadField(f"an entry is an object, not {type(entry).__name__}")
+                raise BadField(f"an entry must be an object, not {type(entry).__name__}")
             groups.setdefault(id_from_json(entry.get(id_field), id_field), []).append(number)
     for expression_id, numbers in groups.items():
-        found = []
+        boxes, masks = [], []
         for number in numbers:
-            with _place(file, number):
-                found.append(_instance(entries[number]))
-            entries[number] = None  # its memory is needed no more
-        with _place(file, numbers[-1]):
-            yield _merged(expression_id, found, min_score)
+            with _errors_at(file, number):
+                mask, score, box = _parse_entry(entries[number])
+            entries[number] = None  # frees its memory
+            boxes.append([*box, score])
+            if mask is not None:
+                masks.append((mask, score))
+        with _errors_at(file, numbers[-1]):
+            merged = _merge_masks(expression_id, masks, min_score)
+        yield PredictionRow(expression_id, merged, boxes=with_area(boxes).tolist())
 
 
 def entries_below(file: str | Path, min_score: float) -> int:
-    """How many entries of COCO results `min_score` leaves out of the masks; of a file that has been read well."""
+    """Count the entries of COCO results that `min_score` leaves out of masks. The file must be valid."""
     return sum(entry.get("score", 1.0) < min_score for entry in _load_list(file))
 
 
-class _place:
-    """Names the file and the entry in errors."""
-
-    def __init__(self, file: str | Path, number: int) -> None:
-        self.name = f"{file}, entry {number} (from 0)"
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, BadField):
-            raise DataError(f"{self.name}: {error}") from None
+@contextmanager
+def _errors_at(file: str | Path, number: int) -> Iterator[None]:
+    """Name the file and the entry in errors."""
+    try:
+        yield
+    except BadField as error:
+        raise DataError(f"{file}, entry {number} (from 0): {error}") from None
 
 
 def _load_list(file: str | Path) -> list:
@@ -152,39 +161,28 @@ def _load_list(file: str | Path) -> list:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file} is not JSON ({error}); a prediction file ends in .jsonl") from None
     if not isinstance(entries, list):
-        raise DataError(f"{file} holds no list: COCO results are a list of objects")
+        raise DataError(f"{file} is not a list: COCO results are a list of objects")
     return entries
 
 
-class _Instance(NamedTuple):
-    """`box`: (x, y, width, height)."""
-
-    mask: dict | None
-    score: float
-    box: list[float]
-
-
-def _instance(entry: dict[str, Any]) -> _Instance:
+def _parse_entry(entry: dict[str, Any]) -> tuple[dict | None, float, list[float]]:
+    """Return the mask, the score and the box (x, y, width, height) of an entry."""
     segmentation, box, score = entry.get("segmentation"), entry.get("bbox"), entry.get("score", 1.0)
     if not is_number(score):
-        raise BadField(f"score is a finite number, not {repr(score)[:60]}")
+        raise BadField(f"score must be a finite number, not {repr(score)[:60]}")
     if box is not None:
         box = box_from_json(box, "bbox", BOX)
     if segmentation is None and box is not None:
-        return _Instance(None, float(score), box)
+        return None, float(score), box
     if not isinstance(segmentation, dict):
-        raise BadField("segmentation must be an RLE: polygons do not say how large the mask is")
+        raise BadField("segmentation must be an RLE, since polygons do not give the size of the mask")
     rle = rle_from_json(segmentation, "segmentation")
-    return _Instance(rle, float(score), coco_mask.toBbox(rle).tolist() if box is None else box)
+    return rle, float(score), coco_mask.toBbox(rle).tolist() if box is None else box
 
 
-def _merged(expression_id: str, found: list[_Instance], min_score: float | None) -> PredictionRow:
-    boxes = with_area([[*instance.box, instance.score] for instance in found]).tolist()
-    sizes = {tuple(instance.mask["size"]) for instance in found if instance.mask is not None}
-    if not sizes:
-        return PredictionRow(expression_id, None, boxes=boxes)
+def _merge_masks(expression_id: str, masks: list[tuple[dict, float]], min_score: float | None) -> dict | None:
+    sizes = {tuple(mask["size"]) for mask, _ in masks}
     if len(sizes) > 1:
         raise BadField(f"the masks of {expression_id} differ in size")
-    kept = [instance for instance in found if min_score is None or instance.score >= min_score]
-    mask = union_rle([instance.mask for instance in kept if instance.mask is not None], sizes.pop())
-    return PredictionRow(expression_id, mask, boxes=boxes)
+    chosen = [mask for mask, score in masks if min_score is None or score >= min_score]
+    return union_rle(chosen, sizes.pop()) if sizes else None

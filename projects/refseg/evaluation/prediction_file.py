@@ -1,14 +1,13 @@
-"""Prediction files: what a model said, one JSON row per expression, for any code to write.
+"""Prediction files: a model's answers, one JSON row per expression. Any code can write them.
 
     {"expression_id": "7_21", "mask": {"size": [h, w], "counts": "..."}, "no_target_prob": 0.03,
      "boxes": [[x, y, w, h, score], ...], "instances": [{"mask": {...}, "score": 0.9, "words": [0.1, ...]}, ...]}
 
-`expression_id` is required, and `mask` but for protocols of boxes; null is the same as nothing. The mask is COCO's RLE,
-raw: before any rule for "nothing here". `boxes` and `instances` are of the image's size. `words`: a weight for each
-word of the expression. `image`, `text`, `nothing_here`, `reason`, `unknown_words`, `shown` (indices of the instances
-that `refseg predict` shows) and `score` are for people and other programs: they may stand in a row, and are not read
-here. The first line may be a header, `{"refseg": {...}}`: what the file was made with. Files
-are read and written row by row; `.gz` is compressed.
+`expression_id` is required, and so is `mask`, except in rows with boxes or instances. A field that is null counts as
+absent. The mask is COCO's RLE, before any rule for "nothing here". `boxes` and `instances` are at the image's size.
+`words` is a weight for each word of the expression. Rows may have the fields in NOTES for people and other programs,
+which are not read here. The first line may be a header, `{"refseg": {...}}`, that says what made the file. Files are
+read and written row by row. `.gz` files are compressed.
 """
 
 from __future__ import annotations
@@ -37,9 +36,11 @@ HEADER = "refseg"
 class PredictionRow:
     """The answer to one expression.
 
-    `mask`: compressed RLE, counts as bytes; None from a model of boxes alone. `boxes`: (x, y, width, height, score) of
-    each; None where the model gives none, which is something else than no box. Not in files: `levels`, the number of
-    values of the image that the mask was read from, and `absent`, whether the row stands in for a missing one.
+    Args:
+        mask: Compressed RLE with counts as bytes. None from a model that predicts only boxes.
+        boxes: (x, y, width, height, score) of each box. None if the model predicts none, unlike an empty list.
+        levels: Number of values of the image that the mask was read from. Not in files.
+        absent: Whether the row stands in for a missing one. Not in files.
     """
 
     expression_id: str
@@ -52,25 +53,19 @@ class PredictionRow:
 
 
 FIELDS = ("expression_id", "mask", "no_target_prob", "boxes", "instances")
-NOTES = (
-    "image",
-    "text",
-    "nothing_here",
-    "reason",
-    "unknown_words",
-    "shown",
-    "score",
-)  # allowed in rows, and not read here
+# Allowed in rows, but not read here. `shown`: indices of the instances that `refseg predict` shows.
+NOTES = ("image", "text", "nothing_here", "reason", "unknown_words", "shown", "score")
 
 
 class BadField(ValueError):
-    """What is wrong with a row; where it stands is added by who knows it."""
+    """A problem in a row. Callers add the file and the line."""
 
 
 # Rows <-> JSON --------------------------------------------------------------------------------------------------------
 
 
 def row_to_json(row: PredictionRow) -> dict[str, Any]:
+    """Return a row as JSON values."""
     mask = None if row.mask is None else rle_to_json(row.mask)
     out: dict[str, Any] = {"expression_id": row.expression_id, "mask": mask}
     if row.no_target_prob is not None:
@@ -88,6 +83,7 @@ def _instance_to_json(instance: Instance) -> dict[str, Any]:
 
 
 def rle_to_json(rle: dict) -> dict[str, Any]:
+    """Return a compressed RLE as JSON values."""
     counts = rle["counts"]
     return {
         "size": [int(side) for side in rle["size"]],
@@ -96,52 +92,54 @@ def rle_to_json(rle: dict) -> dict[str, Any]:
 
 
 def row_from_json(value: Any) -> PredictionRow:
-    """Checked, so that nothing surprises C code later; BadField says what is wrong."""
+    """Read a row, and check everything that is later passed to C code.
+
+    Raises:
+        BadField: The value is no valid row.
+    """
     if not isinstance(value, dict):
-        raise BadField(f"a row is an object, not {type(value).__name__}")
+        raise BadField(f"a row must be an object, not {type(value).__name__}")
     if value.keys() == {HEADER}:
-        raise BadField("a header belongs in the first line; were files put together? (merge_parts does that)")
+        raise BadField("only the first line can be a header. Use merge_parts to join files")
     unknown = [str(name) for name in value if name not in (*FIELDS, *NOTES)]
     if unknown:
-        raise BadField(f"unknown field {unknown[0]!r}; fields are {', '.join(FIELDS)}")
+        raise BadField(f"unknown field {unknown[0]!r}. Valid fields: {', '.join(FIELDS)}")
     expression_id = id_from_json(value.get("expression_id"), "expression_id")
     mask, boxes, instances = value.get("mask"), value.get("boxes"), value.get("instances")
     if mask is None and boxes is None and instances is None:
-        raise BadField("mask is missing; only a row with boxes or instances needs none")
+        raise BadField("mask is missing. Only rows with boxes or instances need none")
+    prob = value.get("no_target_prob")
+    if prob is not None and not (is_number(prob) and 0 <= prob <= 1):
+        raise BadField(f"no_target_prob must be null or in [0, 1], not {_short(prob)}")
     return PredictionRow(
         expression_id,
         None if mask is None else rle_from_json(mask, "mask"),
-        _probability(value.get("no_target_prob")),
+        None if prob is None else float(prob),
         None if boxes is None else [box_from_json(box, "boxes", SCORED_BOX) for box in _list(boxes, "boxes")],
         None if instances is None else [_instance(i, one) for i, one in enumerate(_list(instances, "instances"))],
     )
 
 
 def id_from_json(value: Any, field: str) -> str:
+    """Read an id: a string or an integer."""
     if isinstance(value, str) and value:
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    raise BadField(f"{field} is a string or a whole number, not {_short(value)}")
+    raise BadField(f"{field} must be a string or an integer, not {_short(value)}")
 
 
 def rle_from_json(value: Any, field: str) -> dict:
-    """Compressed, counts as bytes; of either kind."""
+    """Read an RLE, compressed or not, and return it compressed with counts as bytes."""
     if not isinstance(value, dict):
-        raise BadField(f"{field} is an RLE, an object with size and counts, not {_short(value)}")
+        raise BadField(f"{field} must be an RLE (an object with size and counts), not {_short(value)}")
     size = value.get("size")
     if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
-        raise BadField(f"{field}.size is [height, width], not {_short(size)}")
+        raise BadField(f"{field}.size must be [height, width], not {_short(size)}")
     try:
         return clean_rle(value, (size[0], size[1]))
     except (ValueError, OverflowError) as error:
         raise BadField(f"{field}: {error}") from None
-
-
-def _probability(value: Any) -> float | None:
-    if value is None or (is_number(value) and 0 <= value <= 1):
-        return None if value is None else float(value)
-    raise BadField(f"no_target_prob is null or in [0, 1], not {_short(value)}")
 
 
 BOX = ("x", "y", "width", "height")
@@ -149,33 +147,33 @@ SCORED_BOX = (*BOX, "score")
 
 
 def box_from_json(value: Any, field: str, parts: Sequence[str]) -> list[float]:
-    """Finite numbers, as many as `parts`; width and height are not negative."""
+    """Read a box: as many finite numbers as `parts`, with a non-negative width and height."""
     if isinstance(value, list) and len(value) == len(parts) and all(map(is_number, value)) and min(value[2:4]) >= 0:
         return [float(number) for number in value]
-    raise BadField(f"{field}: a box is [{', '.join(parts)}], not {_short(value)}")
+    raise BadField(f"{field}: a box must be [{', '.join(parts)}], not {_short(value)}")
 
 
 def _instance(index: int, value: Any) -> Instance:
     place = f"instances[{index}]"
     if not isinstance(value, dict) or set(value) - {"mask", "score", "words"}:
-        raise BadField(f"{place} is an object with mask, score and words, not {_short(value)}")
+        raise BadField(f"{place} must be an object with mask, score and words, not {_short(value)}")
     words = value.get("words")
     if not is_number(value.get("score")):
-        raise BadField(f"{place}.score is a number, not {_short(value.get('score'))}")
+        raise BadField(f"{place}.score must be a number, not {_short(value.get('score'))}")
     if words is not None and not (isinstance(words, list) and all(map(is_number, words))):
-        raise BadField(f"{place}.words are numbers, not {_short(words)}")
+        raise BadField(f"{place}.words must be numbers, not {_short(words)}")
     mask = rle_from_json(value.get("mask"), f"{place}.mask")
     return Instance(mask, float(value["score"]), None if words is None else [float(word) for word in words])
 
 
 def _list(value: Any, field: str) -> list:
     if not isinstance(value, list):
-        raise BadField(f"{field} is a list, not {_short(value)}")
+        raise BadField(f"{field} must be a list, not {_short(value)}")
     return value
 
 
 def is_number(value: Any) -> bool:
-    """Finite: 1e999 is read as infinite, and whole numbers may be beyond any float."""
+    """Check for a finite number. JSON reads 1e999 as infinite, and integers may be beyond any float."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     return abs(value) < 1e300 if isinstance(value, int) else math.isfinite(value)
@@ -189,8 +187,10 @@ def _short(value: Any) -> str:
 
 
 class PredictionWriter:
-    """`with PredictionWriter(file) as writer: writer.write(row)`. The file is there, whole, once the block is left;
-    when it is left by an error, nothing is."""
+    """Writes a prediction file: `with PredictionWriter(file) as writer: writer.write(row)`.
+
+    The file appears, complete, at the end of the block. After an error there is no file.
+    """
 
     def __init__(self, file: str | Path, *, header: dict[str, Any] | None = None) -> None:
         self.file = Path(file)
@@ -200,7 +200,7 @@ class PredictionWriter:
     def __enter__(self) -> PredictionWriter:
         with ExitStack() as stack:
             out: Any = stack.enter_context(open_to_replace(self.file))
-            if self.file.suffix == ".gz":  # without name and time: the same rows give the same bytes
+            if self.file.suffix == ".gz":  # without name and time, so that the same rows give the same bytes
                 out = stack.enter_context(gzip.GzipFile("", "wb", compresslevel=6, fileobj=out, mtime=0))
             self._out: BinaryIO = out
             if self.header is not None:
@@ -223,12 +223,14 @@ def _dump(value: dict[str, Any]) -> bytes:
 
 
 def write_predictions(file: str | Path, rows: Iterable[PredictionRow], *, header: dict[str, Any] | None = None) -> None:
+    """Write rows to a prediction file."""
     with PredictionWriter(file, header=header) as writer:
         for row in rows:
             writer.write(row)
 
 
 def read_predictions(file: str | Path) -> Iterator[PredictionRow]:
+    """Yield the rows of a prediction file."""
     for number, line in _lines(file):
         try:
             value = _parse(line)
@@ -239,7 +241,7 @@ def read_predictions(file: str | Path) -> Iterator[PredictionRow]:
 
 
 def read_header(file: str | Path) -> dict[str, Any]:
-    """What the file was made with, as far as it says; {} where it says nothing."""
+    """Return the header of a prediction file, or {} if it has none."""
     for number, line in _lines(file):
         try:
             return (_header(_parse(line)) if number == 1 else None) or {}
@@ -249,7 +251,7 @@ def read_header(file: str | Path) -> dict[str, Any]:
 
 
 def _lines(file: str | Path) -> Iterator[tuple[int, bytes]]:
-    """Numbered from 1; empty ones are left out."""
+    """Yield the line numbers, from 1, and the lines that are not empty."""
     path = Path(file)
     if not os.path.isfile(path):
         raise DataError(f"no such prediction file: {path}")
@@ -260,17 +262,13 @@ def _lines(file: str | Path) -> Iterator[tuple[int, bytes]]:
                 if line.strip():
                     yield number, line
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} is damaged or not whole ({error})") from None
+        raise DataError(f"{path} is damaged or incomplete ({error})") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror})") from None
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON. Python would silently take the last of several values with one key."""
+    """Build a JSON object. Python would silently take the last of several values with one key."""
     value = dict(pairs)
     if len(value) < len(pairs):
         names = [name for name, _ in pairs]
@@ -279,7 +277,10 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-# NaN and Infinity are Python's own.
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")  # NaN and Infinity are Python's extensions
+
+
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=unique_keys)
 
 
@@ -289,28 +290,30 @@ def _parse(line: bytes) -> Any:
     except BadField:
         raise
     except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
-        raise BadField(f"not JSON ({error}). Each line is one object.") from None
+        raise BadField(f"not JSON ({error}). Each line must be one object.") from None
 
 
 def _header(value: Any) -> dict[str, Any] | None:
-    found = value.get(HEADER) if isinstance(value, dict) else None
-    return found if isinstance(found, dict) else None
+    header = value.get(HEADER) if isinstance(value, dict) else None
+    return header if isinstance(header, dict) else None
 
 
 # Parts of several processes -------------------------------------------------------------------------------------------
 
 
 def part_file(file: str | Path, rank: int) -> Path:
-    """Where the process of this rank writes its rows."""
+    """Return the file to which the process of a rank writes its rows."""
     return Path(f"{file}.rank{rank}.part")
 
 
 def merge_parts(parts: Sequence[str | Path], file: str | Path) -> int:
-    """Puts the parts together and removes them; how many rows there are. Of rows with the same id, which samplers give
-    to several processes so that all have equally many, the first stays."""
+    """Merge the parts, remove them, and return the number of rows.
+
+    Samplers give the same expressions to several processes to make their shares equal. The first row of an id counts.
+    """
     headers = [read_header(part) for part in parts]
     if any(header != headers[0] for header in headers):
-        raise DataError(f"the parts of {file} have different headers: they are not of one run")
+        raise DataError(f"the parts of {file} have different headers, so they are not from one run")
     seen: set[str] = set()
     with PredictionWriter(file, header=headers[0] or None) as writer:
         for part in parts:

@@ -1,8 +1,8 @@
-"""Protocols: frozen, named ways to score. The same predictions can differ by ten points between two of them, so every
-result names its own. docs/protocols.md is the table in words.
+"""Protocols: frozen, named ways to score. docs/protocols.md describes each one in words.
 
-A protocol is a view (on which grid, and how masks get there), a rule for "nothing here", the metrics, what one answer
-is worth, and what to tell of data that it was not made for.
+The same predictions can differ by ten points between two protocols, so every result names its protocol. A protocol
+consists of a view (the grid, and how masks get there), a rule for "nothing here", the metrics, the worth of a single
+answer, and cautions for data that the protocol was not made for.
 """
 
 from __future__ import annotations
@@ -17,20 +17,24 @@ import numpy as np
 
 from refseg.datasets.masks import Overlap
 from refseg.errors import ConfigError, UsageError
-from refseg.evaluation import cautions, terms
+from refseg.evaluation import terms
 from refseg.evaluation.rows import Rows
 from refseg.evaluation.terms import Terms
 from refseg.records import Crowds, NoTargetRule
 
 Grid = Literal["original"] | tuple[int, int]
 Nearest = Literal["pillow", "cv2"]  # two rules for "the nearest pixel"; see `refseg.evaluation.measure.resize_rle`
-Caution = Callable[[Rows, int], str]  # of rows and how many masks were resized
 
 
 @dataclass(frozen=True)
 class BoxRule:
-    """How boxes are compared: those with a score of at least `min_score` (None: the best one alone), matched greedily
-    by IoU, or by generalised IoU, of at least `threshold`."""
+    """Matching of predicted boxes to target boxes, greedily by IoU.
+
+    Args:
+        min_score: Score from which a box counts. None: only the box with the highest score counts.
+        generalised: Match by generalized IoU (result files spell it this way).
+        threshold: Overlap from which two boxes match.
+    """
 
     min_score: float | None = None
     generalised: bool = False
@@ -39,17 +43,23 @@ class BoxRule:
 
 @dataclass(frozen=True)
 class View:
-    """On which grid masks are compared, and how they get there.
+    """The grid on which masks are compared, and how they get there.
 
-    `grid`: the original size, or (height, width) that image and target are squashed to. `negative_grid`: another one
-    for expressions without target. A model's logits are brought to the size of its input, without padding, and from
-    there to the grid by `interpolation` (with `align_corners`), as logits or as probabilities (`resize`); a pixel
-    belongs to the mask where its probability is >= `threshold` (`strict`: >). `overlap`, `target_by`: how the target's
-    polygons become pixels. Those of two polygons of an instance are mask or are not; "original" resizes nearest from
-    the original size, "input" draws on the grid. `target_resize`: the library whose nearest that is. Predicted masks
-    of the original size are always resized by Pillow's, which samples pixel centers as resized logits do. `crowds`:
-    whether crowd regions (COCO's `iscrowd`) are part of the target's mask. Their boxes always count, and an expression
-    that refers to crowd regions only still has a target.
+    A model's logits are first resized to its input, without padding, and from there to the grid. Predicted masks of
+    the original size are resized by Pillow's nearest rule, which samples pixel centers as resized logits do.
+
+    Args:
+        grid: "original", or (height, width) to which the image and the target are squashed.
+        negative_grid: Another grid for expressions without a target.
+        interpolation: Interpolation of the logits, together with `align_corners`.
+        resize: Interpolate logits, or their probabilities.
+        threshold: A pixel belongs to the mask if its probability is at least this value (above it if `strict`).
+        overlap: Whether pixels inside two polygons of one instance belong to its mask.
+        target_by: "original" resizes the target from the original size, "input" draws its polygons on the grid.
+        target_resize: Library whose nearest rule resizes the target.
+        crowds: Whether crowd regions (COCO's `iscrowd`) belong to the target's mask. Their boxes always count, and an
+            expression that refers only to crowd regions still has a target.
+        boxes: Rule for boxes, in protocols that score them.
     """
 
     grid: Grid = "original"
@@ -66,16 +76,26 @@ class View:
     boxes: BoxRule | None = None
 
     def grid_of(self, has_target: bool, original: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) on which an expression is scored."""
+        """Return the (height, width) on which an expression is scored."""
         grid = self.grid if has_target or self.negative_grid is None else self.negative_grid
         return original if grid == "original" else grid
+
+    def for_masks(self) -> View:
+        """Return the view without its rules for logits. Protocols that differ only in those share rows of a file."""
+        plain = View()
+        rules = ("interpolation", "align_corners", "resize", "threshold", "strict")
+        return replace(self, **{name: getattr(plain, name) for name in rules})
 
 
 @dataclass(frozen=True)
 class NoTarget:
-    """When "nothing here" is the answer. "head": its probability exceeds `threshold`; a model without that head never
-    says so. "head-or-empty": so, or the mask has no pixel. "area": the mask has fewer than `min_area` pixels. "none":
-    never."""
+    """The rule that decides whether an expression is rejected ("nothing here").
+
+    Args:
+        rule: "head" rejects if the no-target probability exceeds `threshold` (a model without that head never
+            rejects), "head-or-empty" also rejects if the mask is empty, "area" rejects masks with fewer than
+            `min_area` pixels, and "none" never rejects.
+    """
 
     rule: NoTargetRule = "head"
     threshold: float = 0.5
@@ -83,14 +103,16 @@ class NoTarget:
 
     def __post_init__(self) -> None:
         if self.rule not in get_args(NoTargetRule):
-            raise ConfigError(f"no_target: rule must be one of {', '.join(get_args(NoTargetRule))}, not {self.rule!r}")
+            raise ConfigError(
+                f"no_target: unknown rule {self.rule!r}. Valid rules: {', '.join(get_args(NoTargetRule))}"
+            )
         if not 0 <= self.threshold <= 1:
-            raise ConfigError(f"no_target: threshold must be in [0, 1], not {self.threshold}")
+            raise ConfigError(f"no_target: threshold must be in [0, 1], got {self.threshold}")
         if self.min_area < 0:
-            raise ConfigError(f"no_target: min_area must be at least 0, not {self.min_area}")
+            raise ConfigError(f"no_target: min_area must be at least 0, got {self.min_area}")
 
     def rejected(self, rows: Rows) -> np.ndarray:
-        """(R,) bool."""
+        """Return (R,) bool: the rejected rows."""
         if self.rule == "none":
             return np.zeros(len(rows), bool)
         if self.rule == "area":
@@ -99,56 +121,102 @@ class NoTarget:
         return by_head | (rows.predicted == 0) if self.rule == "head-or-empty" else by_head
 
 
-READ_BY = {"threshold": ("head", "head-or-empty"), "min_area": ("area",)}  # the rules that each number belongs to
+READ_BY = {"threshold": ("head", "head-or-empty"), "min_area": ("area",)}  # the rules that read each number
+
+
+# Cautions: what a protocol does to data that it was not made for. Each takes the rows and the number of resized masks,
+# and returns "" if there is nothing to say. -------------------------------------------------------------------------
+
+Caution = Callable[[Rows, int], str]
+
+
+def no_target_counts_as_zero(rows: Rows, resized: int) -> str:
+    count = np.count_nonzero(~rows.has_target)
+    return f"{count:,} expressions without a target count as IoU 0, whatever the answer" if count else ""
+
+
+def one_target_only(rows: Rows, resized: int) -> str:
+    count = np.count_nonzero(rows.num_targets != 1)
+    return f"{count:,} expressions with no target or several targets are left out" if count else ""
+
+
+def targets_without_pixels(rows: Rows, resized: int) -> str:
+    count = np.count_nonzero(rows.has_target & (rows.target == 0))
+    reason = "crowd regions only, or too small for the grid"
+    return f"{count:,} targets have no pixels ({reason}): their IoU is 0 whatever the answer" if count else ""
+
+
+def objects_of_both_kinds(rows: Rows, resized: int) -> str:
+    unit, target = rows.unit, rows.has_target
+    if np.intersect1d(unit[target], unit[~target]).size or not len(rows):
+        return ""
+    return (
+        "no object has expressions with a target as well as without one, so rIoU and mRR do not mean what they do on "
+        "R-RefCOCO. Give related rows of a JSONL file the same object_id (docs/data.md)"
+    )
+
+
+def thin_masks_vanish(rows: Rows, resized: int) -> str:
+    message = "masks are checked for emptiness on the grid. A mask one pixel wide may vanish there and count as empty"
+    return message if resized else ""
+
+
+# Protocols ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Protocol:
+    """A named way to score rows: the metrics, and the worth of each answer from 0 to 1.
+
+    `metrics` and `worth` take the rows and which of them are rejected.
+    """
+
     name: str
     title: str
     view: View
     no_target: NoTarget
-    metrics: Callable[[Rows, np.ndarray], Terms]  # of rows and `rejected`
-    worth: Callable[[Rows, np.ndarray], np.ndarray]  # of the same: what each answer is worth, from 0 to 1
+    metrics: Callable[[Rows, np.ndarray], Terms]
+    worth: Callable[[Rows, np.ndarray], np.ndarray]
     cautions: tuple[Caution, ...] = ()
 
     def terms(self, rows: Rows) -> Terms:
         return self.metrics(rows, self.no_target.rejected(rows))
 
     def score(self, rows: Rows) -> dict[str, float]:
-        """Metrics in percent."""
+        """Return the metrics in percent."""
         return terms.values(self.terms(rows))
 
     def worth_of(self, rows: Rows) -> np.ndarray:
-        """(R,) float: the IoU with the protocol's rules; for protocols of boxes, whether the answer is right."""
+        """Return (R,): the IoU under the protocol's rules, or, if it scores boxes, whether they are right."""
         return self.worth(rows, self.no_target.rejected(rows))
 
     def describe(self) -> dict[str, Any]:
-        """What a result says of its protocol, as JSON values."""
+        """Return the protocol as JSON values, for result files."""
         return {"name": self.name, "title": self.title, "view": asdict(self.view), "no_target": asdict(self.no_target)}
 
     def with_no_target(self, **changes: Any) -> Protocol:
-        """The same with another rule for "nothing here"; it is no longer the published one, and its name says so."""
-        known = [field.name for field in fields(NoTarget)]
-        unknown = sorted(set(changes) - set(known))
+        """Return a copy with another rule for "nothing here", under a name that tells it from the published one."""
+        keys = [field.name for field in fields(NoTarget)]
+        unknown = sorted(set(changes) - set(keys))
         if unknown:
-            raise ConfigError(f"no_target: unknown key {unknown[0]!r}; keys are {', '.join(known)}")
+            raise ConfigError(f"no_target: unknown key {unknown[0]!r}. Valid keys: {', '.join(keys)}")
         if changes and self.no_target.rule == "none":
-            raise UsageError(f"protocol {self.name} has no rule for 'nothing here' that could be changed")
+            raise UsageError(f"protocol {self.name} has no rule for 'nothing here', so it cannot be changed")
         rule = replace(self.no_target, **changes)
-        idle = [key for key, reader in READ_BY.items() if key in changes and rule.rule not in reader]
-        if idle:
-            raise ConfigError(
-                f"no_target: {idle[0]} is of rule {READ_BY[idle[0]][0]!r}; {self.name}'s is {rule.rule!r}"
-            )
+        for key, rules in READ_BY.items():
+            if key in changes and rule.rule not in rules:
+                raise ConfigError(
+                    f"no_target: {key} applies only to rule {' or '.join(map(repr, rules))}, and the rule of "
+                    f"{self.name} is {rule.rule!r}"
+                )
         if rule == self.no_target:
             return self
         detail = {"area": f"<{rule.min_area}px", "none": ""}.get(rule.rule, f">{rule.threshold:g}")
         return replace(self, name=f"{self.name}+{rule.rule}{detail}", no_target=rule)
 
 
-def _all(function: Callable[[Rows], Any], rows: Rows, rejected: np.ndarray) -> Any:
-    """For protocols that know no rejection."""
+def _ignore_rejected(function: Callable[[Rows], Any], rows: Rows, rejected: np.ndarray) -> Any:
+    """Adapt a function of rows alone, for protocols without rejection."""
     return function(rows)
 
 
@@ -166,25 +234,25 @@ _PROTOCOLS = (
         NoTarget("head-or-empty"),
         terms.refseg_default,
         _EMPTIED,
-        (cautions.targets_without_pixels,),
+        (targets_without_pixels,),
     ),
     Protocol(
         "lavt",
         "LAVT's test.py (CrossVLT's too): 480 x 480 squashed, argmax, pixels of two polygons are background",
         replace(_SQUASHED, align_corners=True, strict=True, overlap="exclude"),
         _NEVER,
-        partial(_all, terms.single_target),
+        partial(_ignore_rejected, terms.single_target),
         _KEPT,
-        (cautions.no_target_counts_as_zero,),
+        (no_target_counts_as_zero,),
     ),
     Protocol(
         "cgformer",
         "CGFormer's test: original size, probabilities bicubic from 480, > 0.5, Pr@X with >",
         View(interpolation="bicubic", align_corners=True, resize="probs", strict=True, overlap="exclude"),
         _NEVER,
-        partial(_all, partial(terms.single_target, strict=True)),
+        partial(_ignore_rejected, partial(terms.single_target, strict=True)),
         _KEPT,
-        (cautions.no_target_counts_as_zero,),
+        (no_target_counts_as_zero,),
     ),
     Protocol(
         "gres",
@@ -193,7 +261,7 @@ _PROTOCOLS = (
         NoTarget(),
         terms.generalized,
         _EMPTIED,
-        (cautions.targets_without_pixels,),
+        (targets_without_pixels,),
     ),
     Protocol(
         "deris",
@@ -202,7 +270,7 @@ _PROTOCOLS = (
         NoTarget(),
         partial(terms.generalized, rejected_target="emptied"),
         _EMPTIED,
-        (cautions.targets_without_pixels,),
+        (targets_without_pixels,),
     ),
     Protocol(
         "gsva",
@@ -227,7 +295,7 @@ _PROTOCOLS = (
         NoTarget("area", min_area=1),
         partial(terms.ref_zom, empties=False),
         _KEPT,
-        (cautions.thin_masks_vanish,),
+        (thin_masks_vanish,),
     ),
     Protocol(
         "refzom-score",
@@ -244,7 +312,7 @@ _PROTOCOLS = (
         NoTarget(),
         terms.robust,
         terms.robust_worth,
-        (cautions.objects_of_both_kinds, cautions.thin_masks_vanish),
+        (objects_of_both_kinds, thin_masks_vanish),
     ),
     Protocol(
         "rrefcoco-original",
@@ -253,32 +321,32 @@ _PROTOCOLS = (
         NoTarget(),
         terms.robust,
         terms.robust_worth,
-        (cautions.objects_of_both_kinds,),
+        (objects_of_both_kinds,),
     ),
     Protocol(
         "rec",
         "comprehension: the best box (or the mask's) with IoU >= 0.5",
         _BOXES,
         _NEVER,
-        partial(_all, terms.comprehension),
-        partial(_all, terms.comprehension_worth),
-        (cautions.one_target_only,),
+        partial(_ignore_rejected, terms.comprehension),
+        partial(_ignore_rejected, terms.comprehension_worth),
+        (one_target_only,),
     ),
     Protocol(
         "grec",
         "gRefCOCO's official code: boxes of score >= 0.7, matched by GENERALISED IoU >= 0.5, though it is called IoU",
         View(boxes=BoxRule(min_score=0.7, generalised=True)),
         _NEVER,
-        partial(_all, terms.generalized_comprehension),
-        partial(_all, terms.generalized_comprehension_worth),
+        partial(_ignore_rejected, terms.generalized_comprehension),
+        partial(_ignore_rejected, terms.generalized_comprehension_worth),
     ),
     Protocol(
         "grec-iou",
         "as grec, matched by IoU, as its paper says",
         View(boxes=BoxRule(min_score=0.7)),
         _NEVER,
-        partial(_all, terms.generalized_comprehension),
-        partial(_all, terms.generalized_comprehension_worth),
+        partial(_ignore_rejected, terms.generalized_comprehension),
+        partial(_ignore_rejected, terms.generalized_comprehension_worth),
     ),
 )
 PROTOCOLS = {protocol.name: protocol for protocol in _PROTOCOLS}
@@ -287,6 +355,6 @@ PROTOCOLS = {protocol.name: protocol for protocol in _PROTOCOLS}
 def get_protocol(name: str) -> Protocol:
     if name not in PROTOCOLS:
         close = difflib.get_close_matches(name, PROTOCOLS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(PROTOCOLS)}"
-        raise UsageError(f"no protocol {name!r}; {hint}")
+        hint = f"did you mean {close[0]}?" if close else f"valid protocols: {', '.join(PROTOCOLS)}"
+        raise UsageError(f"unknown protocol {name!r}; {hint}")
     return PROTOCOLS[name]

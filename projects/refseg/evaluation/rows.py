@@ -1,7 +1,7 @@
-"""Rows: all that scores need of one expression, a few numbers. Metrics keep rows, never masks.
+"""Rows: the few numbers that scores need of one expression. Metrics keep rows, never masks.
 
-A row is made on one view of masks (`refseg.evaluation.protocols.View`): a grid and a way to bring both masks there.
-`Rows` are their columns, on which everything else is arithmetic of arrays. R rows.
+A row is measured on one view (`refseg.evaluation.protocols.View`): a grid, and a way to bring both masks there. `Rows`
+holds columns of rows, and all further evaluation is array arithmetic. Letters: R rows.
 """
 
 from __future__ import annotations
@@ -15,11 +15,17 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One expression. Pixels on the view's grid; `no_target_prob` NaN where the model has none.
+    """Numbers of one expression.
 
-    `object_id`: R-RefCOCO scores the expressions of one object together. `target_area`, `image_area`: pixels at the
-    original size. `skill`: RefShapes' tag. `categories`: of the referents, sorted, joined by "|".
-    `boxes_matched`, `boxes_predicted`, `boxes_target`: after the view's box rule; zeros where boxes are not scored.
+    Args:
+        object_id: Object that the expression belongs to. R-RefCOCO scores the expressions of one object together.
+        intersection: Pixels on the view's grid, like `predicted` and `target`.
+        no_target_prob: NaN if the model has none.
+        target_area: Pixels at the original size, like `image_area`.
+        skill: RefShapes' tag.
+        categories: Categories of the referents, sorted and joined by "|".
+        boxes_matched: Number of boxes under the view's box rule, like `boxes_predicted` and `boxes_target`. 0 if boxes
+            are not scored.
     """
 
     expression_id: str
@@ -42,7 +48,7 @@ class Row:
 
 
 class Rows:
-    """Columns of rows, by the names of `Row`: int64, float64, bool or str arrays (R,)."""
+    """Columns by the names of `Row`: int64, float64, bool or str arrays (R,)."""
 
     def __init__(self, columns: dict[str, np.ndarray]) -> None:
         self.columns = columns
@@ -63,7 +69,7 @@ class Rows:
             raise AttributeError(name) from None
 
     def __getitem__(self, chosen: np.ndarray) -> Rows:
-        """The rows of a mask or of indices."""
+        """Select rows by a mask or by indices."""
         return Rows({name: column[chosen] for name, column in self.columns.items()})
 
     @property
@@ -72,12 +78,12 @@ class Rows:
 
     @property
     def image(self) -> np.ndarray:
-        """(R,) number of each row's image, for resampling images."""
+        """(R,) int code of each row's image, for resampling images."""
         return np.unique(self.image_id.astype(str), return_inverse=True)[1] if len(self) else np.zeros(0, np.int64)
 
     @property
     def unit(self) -> np.ndarray:
-        """(R,) number of each row's object within its image."""
+        """(R,) int code of each row's object within its image."""
         if not len(self):
             return np.zeros(0, np.int64)
         objects = np.unique(self.object_id.astype(str), return_inverse=True)[1]

@@ -1,38 +1,54 @@
-"""Predictions, ground truth and protocols -> rows, in one pass over the predictions.
+"""Score predictions: ground truth, predictions and protocols -> rows, in one pass over the predictions.
 
-Nothing is kept of a prediction but its numbers: columns of N rows for N chosen expressions, in their order, whatever
-the order of the predictions is.
+Only numbers are kept of a prediction: columns of N rows for N chosen expressions, in the order of the ground truth,
+whatever the order of the predictions is.
 """
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from refseg.datasets.annotations import complete_paths
+from refseg.datasets.annotations import complete_paths, open_annotations
+from refseg.datasets.selection import in_splits
 from refseg.datasets.store import RecordStore, Strings
-from refseg.errors import DataError
-from refseg.evaluation.areas import union_rle
+from refseg.datasets.targets import Target, parse_target
+from refseg.errors import DataError, UsageError
+from refseg.evaluation.breakdowns import breakdown
 from refseg.evaluation.measure import Truth, measure, misfit, scored_box
-from refseg.evaluation.prediction_file import PredictionRow
+from refseg.evaluation.notes import MAX_IDS, IdList, SuspiciousFields
+from refseg.evaluation.other_formats import SUFFIXES, entries_below, is_coco_results, open_predictions
+from refseg.evaluation.overlap import union_rle
+from refseg.evaluation.prediction_file import PredictionRow, read_header
 from refseg.evaluation.protocols import Protocol, View
 from refseg.evaluation.rows import Rows
-from refseg.evaluation.suspicions import SHOWN, Found, Suspicions
+from refseg.evaluation.statistics import bootstrap
+from refseg.files import sha256_of
 from refseg.instance import Instance
-from refseg.records import Expression
+from refseg.records import UNKNOWN, Expression
 
 CACHED_IMAGES = 64
+LEVEL, SEED = 95.0, 0  # of bootstrap intervals
+
+
+# Ground truth ---------------------------------------------------------------------------------------------------------
 
 
 class TruthIndex:
-    """The chosen expressions of a store, by id. `chosen`: (X,) bool over its expressions.
+    """The chosen expressions of a store, by id.
 
-    Keeps an id and two numbers per expression, and the last few images with what was made of their masks, since
-    predictions mostly come image by image.
+    Keeps an id and two numbers per expression, and the last few images with their masks, since predictions mostly
+    come image by image.
+
+    Args:
+        chosen: (X,) bool over the expressions of the store.
+        image_root: Folder of the images and mask files.
     """
 
     def __init__(self, store: RecordStore, chosen: np.ndarray, image_root: str | Path) -> None:
@@ -50,10 +66,11 @@ class TruthIndex:
         return len(self.expressions)
 
     def has_target(self) -> np.ndarray:
-        """(N,) bool."""
+        """Return (N,) bool."""
         return self.store.num_referents[self.expressions] > 0
 
     def ids(self, positions: np.ndarray) -> list[str]:
+        """Return the ids of the expressions at these positions, in the order of the ground truth."""
         wanted = set(positions.tolist())
         return [name for name, position in self.position.items() if position in wanted]
 
@@ -61,6 +78,7 @@ class TruthIndex:
         return self.store.expression(int(self.expressions[position]))
 
     def truth(self, position: int) -> Truth:
+        """Return the ground truth of the image of an expression."""
         image = int(self.images[position])
         if image not in self._truths:
             self._truths[image] = Truth(complete_paths(self.store.record(image, ()), self.image_root))
@@ -71,11 +89,127 @@ class TruthIndex:
 
 
 @dataclass(frozen=True)
-class Counts:
-    """Of predictions against expected expressions. `mis_sized`: masks of neither their image's size nor the protocol's
-    grid, or none. `resized`: masks of the image's size that the protocol compares on a grid. `mask_boxes`: answers of
-    which the box around the whole mask is scored, for want of boxes and instances. `absent`: expressions without a
-    prediction that count as answered with "nothing here" (`with_absent`); they are not `missing`."""
+class Data:
+    """The ground truth to score against, and its description for result files."""
+
+    target: Target
+    splits: list[str] | None
+    truths: TruthIndex
+    unreadable: int
+    drop_no_target: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.target.name + (f":{','.join(self.splits)}" if self.splits else "")
+
+    def describe(self) -> dict[str, Any]:
+        """Return the description as JSON values."""
+        return {
+            "set": self.target.name,
+            "split": self.splits,
+            "annotations": self.target.annotations,
+            "sources": self.truths.store.info.get("sources", []),
+            "images": len(np.unique(self.truths.images)),
+            "expressions": len(self.truths),
+            "sentences": "all",
+            "no_target": "drop" if self.drop_no_target else "keep",
+            "unreadable_annotations": self.unreadable,
+        }
+
+
+def open_data(argument: str, *, allow_partial: bool = False, drop_no_target: bool = False) -> Data:
+    """Open the ground truth named by SET:SPLIT,SPLIT. Every sentence of the splits counts.
+
+    Args:
+        allow_partial: Go on without annotations that cannot be used.
+        drop_no_target: Leave out expressions that refer to nothing.
+    """
+    # Find the set.
+    if not argument.strip():
+        raise UsageError("--data is empty. Pass SET:SPLIT, for example grefcoco:val or my.jsonl:test")
+    targets, splits = parse_target(argument)
+    if len(targets) > 1:
+        names = ", ".join(str(target.main_file) for target in targets)
+        raise UsageError(f"--data {argument} has several sets of annotations ({names}). Name one file or its folder")
+    target = targets[0]
+    store = open_annotations(**target.annotations)
+    if store.problems and not store.num_expressions:
+        raise DataError(
+            f"{argument} is no ground truth: none of its {len(store.problems):,} rows can be used, the first: "
+            f"{store.problems[0]}"
+        )
+    # Choose expressions.
+    chosen = in_splits(store, splits)
+    if drop_no_target:
+        chosen = chosen & (store.num_referents > 0)
+    if not chosen.any():
+        raise DataError(f"{argument} has no expressions{' that refer to something' * drop_no_target}")
+    # Refuse annotations that cannot be used.
+    split_names = {store.splits[code] for code in np.unique(store.split_of_expression[chosen])} | {UNKNOWN}
+    unreadable = [problem for problem in store.problems if problem.split in split_names]
+    if unreadable and not allow_partial:
+        raise DataError(
+            f"{len(unreadable)} annotations of {argument} cannot be used, the first: {unreadable[0]}. `refseg data "
+            "check` lists all of them; --allow-partial scores without them"
+        )
+    return Data(target, splits, TruthIndex(store, chosen, target.images), len(unreadable), drop_no_target)
+
+
+# Predictions ----------------------------------------------------------------------------------------------------------
+
+
+def describe_predictions(path: Path, *, min_score: float | None = None) -> dict[str, Any]:
+    """Describe predictions for result files: the path, the hash and the header of a file (a folder has neither).
+
+    With `min_score`, also how many entries of COCO results have a lower score ("below_min_score").
+    """
+    is_file = os.path.isfile(path)  # unlike Path.is_file, False where it may not be looked at
+    header = read_header(path) if is_file and path.name.endswith(SUFFIXES) else {}
+    try:
+        digest = sha256_of(path) if is_file else None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from None
+    facts: dict[str, Any] = {"file": str(path), "sha256": digest, "header": header}
+    if min_score is not None and is_file and is_coco_results(path):
+        facts["below_min_score"] = entries_below(path, min_score)
+    return facts
+
+
+def answers_of(
+    path: str | Path, truths: TruthIndex, *, min_score: float | None = None, absent_is_nothing: bool = False
+) -> Iterator[PredictionRow]:
+    """Yield the rows of a file of predictions.
+
+    With `absent_is_nothing`, expressions without a row follow as "nothing here": an empty mask, no box, probability 1.
+    """
+    rows = open_predictions(path, min_score=min_score)
+    if not absent_is_nothing:
+        yield from rows
+        return
+    seen = np.zeros(len(truths), bool)
+    for row in rows:
+        position = truths.position.get(row.expression_id)
+        if position is not None:
+            seen[position] = True
+        yield row
+    for position in np.flatnonzero(~seen).tolist():
+        empty = union_rle([], truths.truth(position).record.size)
+        yield PredictionRow(truths.expression(position).expression_id, empty, 1.0, [], absent=True)
+
+
+# Scores ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PredictionCounts:
+    """Numbers of predictions, against the expected expressions.
+
+    Args:
+        mis_sized: Predictions without a mask, or with a mask of neither the image's size nor the protocol's grid.
+        resized: Masks of the image's size that were resized to the protocol's grid.
+        mask_boxes: Predictions without boxes and instances, where the box around the whole mask is scored.
+        absent: Expressions without a prediction that count as "nothing here" (`answers_of`). They are not `missing`.
+    """
 
     expected: int
     scored: int
@@ -90,22 +224,26 @@ class Counts:
 
 @dataclass(frozen=True)
 class ScoreResult:
-    """By names of protocols. `rows` hold what could be scored, in the order of the ground truth. `suspicions`: notes on
-    what looks wrong in the predictions."""
+    """Rows and counts by protocol name.
+
+    Args:
+        rows: What could be scored, in the order of the ground truth.
+        suspicions: Notes on what looks wrong in the predictions.
+    """
 
     rows: dict[str, Rows]
-    counts: dict[str, Counts]
+    counts: dict[str, PredictionCounts]
     suspicions: list[str] = field(default_factory=list)
 
 
-class _Table:
+class _ViewRows:
     """The rows of one view, as columns that are filled in any order."""
 
     def __init__(self, view: View, size: int) -> None:
         self.view = view
         self.columns = {name: np.zeros(size, column.dtype) for name, column in Rows.of(()).columns.items()}
         self.filled = np.zeros(size, bool)
-        self.mis_sized = Found()
+        self.mis_sized = IdList()
         self.resized = 0
         self.mask_boxes = 0
 
@@ -148,27 +286,18 @@ def check_instances(instances: Sequence[Instance], size: tuple[int, int]) -> Non
             raise ValueError(f"instances[{number}] is {height} x {width}, not {size[0]} x {size[1]} as the image")
 
 
-def with_absent(rows: Iterable[PredictionRow], truths: TruthIndex) -> Iterator[PredictionRow]:
-    """The rows, then "nothing here" for every expression that has none: an empty mask, no box, and probability 1."""
-    seen = np.zeros(len(truths), bool)
-    for row in rows:
-        position = truths.position.get(row.expression_id)
-        if position is not None:
-            seen[position] = True
-        yield row
-    for position in np.flatnonzero(~seen).tolist():
-        nothing = union_rle([], truths.truth(position).record.size)
-        yield PredictionRow(truths.expression(position).expression_id, nothing, 1.0, [], absent=True)
-
-
 def score_predictions(
     rows: Iterable[PredictionRow], truths: TruthIndex, protocols: Sequence[Protocol], *, allow_partial: bool = False
 ) -> ScoreResult:
-    """Rows of every protocol. Missing, duplicate, extra and mis-sized predictions are an error, or, with
-    `allow_partial`, are counted: scores are then of the expressions that are there, and of duplicates the first
-    counts."""
-    tables = {view: _Table(view, len(truths)) for view in dict.fromkeys(measured_on(p.view) for p in protocols)}
-    seen, duplicate, extra, suspicions = np.zeros(len(truths), bool), Found(), Found(), Suspicions()
+    """Measure predictions on the grid of every protocol.
+
+    Args:
+        allow_partial: Count missing, duplicate, extra and mis-sized predictions instead of raising an error. Scores
+            are then of the expressions that have a prediction, and the first of several duplicates counts.
+    """
+    # One pass over the predictions. Protocols that share a view share its rows.
+    tables = {view: _ViewRows(view, len(truths)) for view in dict.fromkeys(p.view.for_masks() for p in protocols)}
+    seen, duplicate, extra, suspicious = np.zeros(len(truths), bool), IdList(), IdList(), SuspiciousFields()
     num_absent = 0
     for row in rows:
         position = truths.position.get(row.expression_id)
@@ -180,15 +309,16 @@ def score_predictions(
             seen[position] = True
             truth, expression = truths.truth(position), truths.expression(position)
             num_absent += row.absent
-            suspicions.look(row, truth.record.size)
+            suspicious.check(row, truth.record.size)
             for table in tables.values():
                 table.add(position, row, truth, expression)
+    # Refuse predictions that do not fit the data.
     unseen = np.flatnonzero(~seen)
-    missing = Found(len(unseen), truths.ids(unseen[:SHOWN]))
-    of_protocol = {protocol.name: tables[measured_on(protocol.view)] for protocol in protocols}
+    missing = IdList(len(unseen), truths.ids(unseen[:MAX_IDS]))
+    of_protocol = {protocol.name: tables[protocol.view.for_masks()] for protocol in protocols}
     if not allow_partial:
         _refuse(missing, duplicate, extra, of_protocol, all_none=not truths.has_target()[unseen].any())
-    unanswered = Found(missing.number + num_absent, missing.shown or truths.ids(np.arange(min(SHOWN, len(truths)))))
+    unanswered = IdList(missing.number + num_absent, missing.ids or truths.ids(np.arange(min(MAX_IDS, len(truths)))))
     for name, table in of_protocol.items():
         if not table.filled.any() or num_absent == len(truths):
             raise DataError(
@@ -199,7 +329,7 @@ def score_predictions(
     return ScoreResult(
         rows={name: table.rows() for name, table in of_protocol.items()},
         counts={
-            name: Counts(
+            name: PredictionCounts(
                 expected=len(truths),
                 scored=int(table.filled.sum()),
                 missing=missing.number,
@@ -212,34 +342,47 @@ def score_predictions(
             )
             for name, table in of_protocol.items()
         },
-        suspicions=suspicions.notes(),
+        suspicions=suspicious.notes(),
     )
 
 
-def measured_on(view: View) -> View:
-    """The view as far as masks that are already made depend on it: protocols that differ in how logits become a mask
-    share their rows."""
-    return replace(view, **{name: getattr(_PLAIN, name) for name in _OF_LOGITS})
-
-
-_PLAIN = View()
-_OF_LOGITS = ("interpolation", "align_corners", "resize", "threshold", "strict")
-
-
-def _refuse(missing: Found, duplicate: Found, extra: Found, tables: dict[str, _Table], *, all_none: bool) -> None:
+def _refuse(missing: IdList, duplicate: IdList, extra: IdList, tables: dict[str, _ViewRows], *, all_none: bool) -> None:
+    """Raise an error that lists what does not fit. `all_none`: every missing expression refers to nothing."""
     kinds = [
         (missing, "expression{s} without a prediction" + ", all of which refer to nothing" * all_none),
         (duplicate, "prediction{s} for an expression that has one already"),
         (extra, "prediction{s} for no expression of the data"),
     ]
     kinds += [
-        (table.mis_sized, f"answer{{s}} without a mask of a size that {name} knows")
-        for name, table in tables.items()
-        if table.mis_sized.number
+        (table.mis_sized, f"answer{{s}} without a mask of a size that fits {name}") for name, table in tables.items()
     ]
-    lines = [f"{f.number} {what.format(s='s' * (f.number != 1))}: {f}" for f, what in kinds if f.number]
+    lines = [f"{ids.number} {what.format(s='s' * (ids.number != 1))}: {ids}" for ids, what in kinds if ids.number]
     if missing.number:
         remedy = "--absent-is-nothing counts expressions without a prediction as answered with 'nothing here'"
         lines.append(remedy + "; --drop-no-target leaves out those that refer to nothing" * all_none)
     if lines:
         raise DataError("\n  ".join(["predictions and data do not fit (--allow-partial scores what does):", *lines]))
+
+
+def result_of(
+    protocol: Protocol, rows: Rows, counts: PredictionCounts, resamples: int | None, groups: Sequence[str]
+) -> dict[str, Any]:
+    """Return one protocol's part of a result file.
+
+    Args:
+        resamples: Number of bootstrap samples for intervals. None: no intervals.
+        groups: Names of breakdowns.
+    """
+    result: dict[str, Any] = {
+        "protocol": protocol.name,
+        "metrics": protocol.score(rows),
+        "details": protocol.describe(),
+        "counts": asdict(counts),
+    }
+    if resamples:
+        intervals = bootstrap(protocol.terms(rows), rows.image, num=resamples, seed=SEED, level=LEVEL)
+        result["intervals"] = {name: list(ends) for name, ends in intervals.items()}
+        result["bootstrap"] = {"level": LEVEL, "resamples": resamples, "seed": SEED, "of": "images"}
+    if groups:
+        result["by"] = {group: breakdown(rows, protocol, group, resamples=resamples) for group in groups}
+    return result

@@ -1,28 +1,31 @@
-"""How sure a number is: bootstrap intervals, and a paired test of two models, both over images.
+"""Uncertainty of scores: bootstrap intervals and a paired test of two models, both over images.
 
-Expressions of one image are not independent (they share its picture, often its objects), so images are what is drawn.
-Every metric is a ratio of sums over rows (`refseg.evaluation.terms`); rows are summed by image once, after which a
-resample is a vector of weights and all resamples are one product of matrices.
+Expressions of one image are not independent, so images are drawn, not expressions. Every metric is a ratio of sums over
+rows (`refseg.evaluation.terms`). Rows are summed by image once. A resample is then a vector of weights, and all
+resamples are one matrix product.
 
 Letters: R rows, I images, M metrics, S resamples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from refseg.evaluation.terms import Terms, values
 
 _WEIGHTS_AT_ONCE = 2**22  # numbers of a chunk's (S, I) weights: 32 MiB
-_SAME = 1e-9  # points; below it, two differences are equal but for rounding
+_SAME = 1e-9  # points; smaller differences are rounding errors
 
 
 class PairedResult(NamedTuple):
-    """Of one metric, in points: the values of both, B minus A, the ends of its interval, and the p-value of "no
-    difference". The ends are None where no resample has what the metric is of."""
+    """One metric of A and B in points: both values, B minus A with its interval, and the p-value of no difference.
+
+    The interval's ends are None if no resample has a denominator.
+    """
 
     a: float
     b: float
@@ -35,9 +38,15 @@ class PairedResult(NamedTuple):
 def bootstrap(
     terms: Terms, image: np.ndarray, *, num: int = 1000, seed: int = 0, level: float = 95.0
 ) -> dict[str, tuple[float, float]]:
-    """Percentile intervals, in percent, of metrics given as pairs of (R,) arrays; `image` (R,) are int codes.
+    """Return percentile intervals of metrics, in percent.
 
-    Resamples in which a metric has no denominator are left out of it; a metric that has none at all is left out.
+    Resamples without a denominator are ignored, and so are metrics for which every resample lacks one.
+
+    Args:
+        terms: Metrics as pairs of (R,) arrays.
+        image: (R,) int code of each row's image.
+        num: Number of resamples.
+        level: Coverage of the intervals in percent.
     """
     sums = sum_by_image(terms, image)
     if not sums.size:
@@ -62,11 +71,11 @@ def paired_test(
     seed: int = 0,
     level: float = 95.0,
 ) -> dict[str, PairedResult]:
-    """B against A on the same rows, for metrics that both have.
+    """Compare B with A on the same rows, for metrics that both have.
 
-    The interval draws images, the same ones for A and B. The p-value (two-sided) swaps A and B within images at random:
-    the share of swaps whose difference is at least as large as the one seen, the seen one counted among them, so that
-    it is never below 1 / (num + 1).
+    The interval draws the same images for A and B. The two-sided p-value swaps A and B at random within images. It is
+    the share of swaps whose difference is at least as large as the observed one, which counts as a swap itself, so it
+    is never below 1 / (num + 1). The arguments are those of `bootstrap`.
     """
     names = [name for name in terms_a if name in terms_b]
     sums_a = sum_by_image({name: terms_a[name] for name in names}, image)
@@ -97,8 +106,17 @@ def paired_test(
     }
 
 
+def beats_chance(scores: Mapping[str, Any]) -> bool:
+    """Check whether pointing (`refseg.evaluation.alignment`) is more than two standard errors above chance."""
+    matched, pointing, chance = (scores[name] for name in ("matched", "pointing", "pointing_chance"))
+    if not matched:
+        return False
+    error = math.sqrt(chance * (100 - chance) / matched)  # percent, if every top word were drawn by chance
+    return pointing > chance + 2 * error
+
+
 def sum_by_image(terms: Terms, image: np.ndarray) -> np.ndarray:
-    """(I, 2M) float64: the numerators of the metrics, then the denominators. Sums of pixels below 2**53 are exact."""
+    """Return (I, 2M) float64: all numerators, then all denominators. Sums of pixels below 2**53 are exact."""
     codes, number = np.unique(image, return_inverse=True)
     columns = [pair[which] for which in (0, 1) for pair in terms.values()]
     sums = [np.bincount(number, weights=column, minlength=len(codes)) for column in columns]
@@ -106,7 +124,7 @@ def sum_by_image(terms: Terms, image: np.ndarray) -> np.ndarray:
 
 
 def _resamples(images: int, num: int, seed: int) -> Iterator[np.ndarray]:
-    """(S, I) counts of how often each image was drawn."""
+    """Yield chunks (S, I): how often each image was drawn."""
     rng = np.random.default_rng(seed)
     for size in _chunks(images, num):
         drawn = rng.integers(0, images, (size, images)) + images * np.arange(size)[:, None]
@@ -114,7 +132,7 @@ def _resamples(images: int, num: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def _swaps(images: int, num: int, seed: int) -> Iterator[np.ndarray]:
-    """(S, I) of 0 and 1."""
+    """Yield chunks (S, I) of 0 and 1: the images in which A and B are swapped."""
     if not images:
         yield np.zeros((num, 0))
         return
@@ -135,7 +153,7 @@ def _in_chunks(function: Callable[[np.ndarray], np.ndarray], chunks: Iterator[np
 
 
 def _percent(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """NaN where there is no denominator."""
+    """Return 100 * numerator / denominator, NaN without a denominator."""
     out = np.full(numerator.shape, np.nan)
     return 100.0 * np.divide(numerator, denominator, out=out, where=denominator > 0)
 

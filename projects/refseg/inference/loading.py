@@ -17,7 +17,7 @@ from refseg.datasets.transforms import LoadImage
 from refseg.engine import best_checkpoint, latest_checkpoint
 from refseg.engine.run import RunOptions, build_model, load_config, load_weights
 from refseg.errors import CheckpointError, ConfigError, UsageError
-from refseg.evaluation.alignment import beats_chance
+from refseg.evaluation.statistics import beats_chance
 from refseg.files import sha256_of
 from refseg.models.segmentor import RefSegmentor
 from refseg.paths import resolve_config

@@ -49,8 +49,8 @@ Lines = Sequence[Mapping[str, Any]]
 class Report:
     """`results`: one per protocol, as `refseg score --json` has them ("protocol", "metrics", and where they are known
     "intervals", "by"); the first is the headline, and what everything else is by. `summary` names the data set and the
-    split that results are of. `no_target`: as `evaluation.extras.no_target_report` has it; `hits` and `instances`: as
-    `evaluation.objects` has them; `probes`: as `refseg probe --json` has them. `notes`: what a reader must know to use
+    split that results are of. `no_target`: as `analysis.calibration` has it; `hits`, `instances`: as `analysis.objects`
+    has them; `probes`: as `refseg probe --json` has them. `notes`: what a reader must know to use
     the numbers. `missing`: why there are no results, and commands that make them.
     """
 

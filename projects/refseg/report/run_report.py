@@ -14,19 +14,27 @@ from typing import Any, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from refseg.analysis.extras import no_target_report
+from refseg.analysis.calibration import no_target_report
 from refseg.analysis.objects import ObjectTable
 from refseg.datasets.masks import decode
 from refseg.evaluation import terms
-from refseg.evaluation.alignment import align_predictions, alignment_scores, beats_chance
+from refseg.evaluation.alignment import align_predictions, alignment_scores
+from refseg.evaluation.breakdowns import tag_columns, with_columns
 from refseg.evaluation.measure import Truth
 from refseg.evaluation.notes import header_line, notes_of
 from refseg.evaluation.prediction_file import PredictionRow
 from refseg.evaluation.protocols import Protocol, View
 from refseg.evaluation.rows import Rows
-from refseg.evaluation.scorer import ScoreResult, TruthIndex, score_predictions
-from refseg.evaluation.scoring import Data, answers_of, describe_predictions, result_of
-from refseg.evaluation.tags import tag_columns, with_columns
+from refseg.evaluation.scorer import (
+    Data,
+    ScoreResult,
+    TruthIndex,
+    answers_of,
+    describe_predictions,
+    result_of,
+    score_predictions,
+)
+from refseg.evaluation.statistics import beats_chance
 from refseg.instance import Instance
 from refseg.records import Expression
 from refseg.report.cases import Case, choose_cases

@@ -12,13 +12,12 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from refseg.analysis.probes.measure import METRICS, Outcome, iou_of, is_right, summarise
-from refseg.analysis.probes.pairs import KINDS, Pair
-from refseg.analysis.probes.run import _same_truth, probe_data, probed_images
+from refseg.analysis.probes.measure import KINDS, METRICS, Outcome, Pair, iou_of, is_right, summarize
+from refseg.analysis.probes.run import probe_data, probed_images
 from refseg.cli import main
 from refseg.datasets.masks import decode
 from refseg.engine.run import RunOptions, build_model, load_config
-from refseg.evaluation.scoring import open_data
+from refseg.evaluation.scorer import open_data
 from refseg.inference.loading import LoadedModel
 from refseg.inference.loading import test_pipeline as pipeline_of
 from refseg.models.postprocess import PostProcess
@@ -40,9 +39,9 @@ def test_right_and_same_by_hand() -> None:
 def test_pairs_that_one_answer_would_serve() -> None:
     """IoU of the truths 3/4: a pair; of 4/4, and of nothing with nothing: none. What is not known may be anything."""
     pairs = {truth: Pair("colour", "e", "a", "b", rle(0, 1, 2), rle(*truth)) for truth in ((0, 1, 2, 3), (0, 1, 2), ())}
-    assert [_same_truth(pair) for pair in pairs.values()] == [False, True, False]
-    assert _same_truth(Pair("colour", "e", "a", "b", rle(), rle()))
-    assert not _same_truth(Pair("colour", "e", "a", "b", rle(0), None))
+    assert [pair.same_truth for pair in pairs.values()] == [False, True, False]
+    assert Pair("colour", "e", "a", "b", rle(), rle()).same_truth
+    assert not Pair("colour", "e", "a", "b", rle(0), None).same_truth
 
 
 def outcome(kind: str, image: int, right: bool, changed: bool | None, iou: float) -> Outcome:
@@ -58,7 +57,7 @@ def test_shares_by_hand() -> None:
         outcome("colour", 1, False, False, 0.9),
         outcome("absent", 1, True, None, 1.0),
     ]
-    colour, absent, every = summarise(found, resamples=50)
+    colour, absent, every = summarize(found, resamples=50)
     assert [colour["kind"], absent["kind"], every["kind"]] == ["colour", "absent", "all"]
     assert list(colour["metrics"].values()) == pytest.approx([200 / 3, 50, 50, 100 / 3, 40])
     assert (colour["pairs"], colour["known"], absent["known"], every["pairs"]) == (3, 2, 0, 4)

@@ -17,7 +17,7 @@ from refseg.datasets.masks import decode, to_rle
 from refseg.datasets.readers import read_seqtr
 from refseg.datasets.samplers import SampleKey
 from refseg.errors import ConfigError, DataError
-from refseg.evaluation.scoring import open_data
+from refseg.evaluation.scorer import open_data
 from refseg.records import Annotations
 
 NAME = "COCO_train2014_{:012d}.jpg"

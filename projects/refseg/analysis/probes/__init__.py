@@ -1,1 +1,1 @@
-"""Counterfactual probes: one thing of a phrase is changed, and so should be the answer."""
+"""Counterfactual probes: change one thing in a phrase, and see whether the answer changes with it."""

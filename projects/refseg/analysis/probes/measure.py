@@ -1,7 +1,8 @@
-"""What a model makes of pairs, in numbers: shares in percent, with intervals from resampling images.
+"""Pairs of phrases that differ in one thing, and a model's answers to them in numbers.
 
-An answer is right as in the report's cases: IoU of at least 0.5 with the truth, or, where the phrase refers to nothing,
-an empty answer; a rejected expression has an empty one. P pairs.
+Numbers are shares in percent, with intervals from resampling images. As in the report, an answer is right if its IoU
+with the truth is at least 0.5, or, where the phrase refers to nothing, if it is empty. Rejection empties the answer.
+Letters: P pairs.
 """
 
 from __future__ import annotations
@@ -12,19 +13,55 @@ from typing import Any
 
 import numpy as np
 
-from refseg.analysis.probes.pairs import KINDS, Pair
-from refseg.evaluation.areas import areas_of_rles
+from refseg.evaluation.overlap import areas_of_rles
 from refseg.evaluation.statistics import bootstrap
 from refseg.evaluation.terms import Terms, values
 from refseg.report.cases import RIGHT_IOU
 
-SAME_IOU = 0.8  # from this on, two answers are the same
+KINDS = {
+    "left-right": "left and right change places",
+    "above-below": "top and bottom, above and below change places",
+    "colour": "another color",
+    "number": "one or all, another rank, fewer phrases",
+    "negation": "with and without a \u201cnot\u201d",
+    "absent": "something that the image does not show",
+}
+SAME_IOU = 0.8  # from this IoU on, two answers count as the same
 METRICS = ("right", "changed right", "both right", "same answer", "IoU of answers")
 
 
 @dataclass(frozen=True, slots=True)
+class Pair:
+    """A phrase and a changed one.
+
+    Args:
+        kind: Key of KINDS.
+        truth: RLE at the image's size, empty if the phrase refers to nothing.
+        changed_truth: The same for the changed phrase. None if it is unknown.
+    """
+
+    kind: str
+    expression_id: str
+    text: str
+    changed: str
+    truth: dict
+    changed_truth: dict | None
+
+    @property
+    def same_truth(self) -> bool:
+        """Whether one answer may be right for both phrases."""
+        return self.changed_truth is not None and iou_of(self.truth, self.changed_truth) >= SAME_IOU
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
-    """`iou`: of the two answers; 1 where both are empty. `changed_right`: None where the truth is not known."""
+    """A model's answers to a pair.
+
+    Args:
+        image: Index of the image.
+        changed_right: None if the truth is unknown.
+        iou: IoU of the two answers, 1 if both are empty.
+    """
 
     pair: Pair
     image: int
@@ -34,9 +71,9 @@ class Outcome:
 
 
 def outcome(pair: Pair, image: int, answer: dict, changed: dict) -> Outcome:
-    """`answer`, `changed`: RLEs of the final answers to both phrases."""
-    known = None if pair.changed_truth is None else is_right(changed, pair.changed_truth)
-    return Outcome(pair, image, is_right(answer, pair.truth), known, iou_of(answer, changed))
+    """Judge the RLEs of the final answers to both phrases."""
+    changed_right = None if pair.changed_truth is None else is_right(changed, pair.changed_truth)
+    return Outcome(pair, image, is_right(answer, pair.truth), changed_right, iou_of(answer, changed))
 
 
 def is_right(answer: dict, truth: dict) -> bool:
@@ -50,7 +87,7 @@ def iou_of(a: dict, b: dict) -> float:
 
 
 def terms_of(outcomes: Sequence[Outcome]) -> Terms:
-    """Every share as arrays (P,) of numerators and denominators."""
+    """Return METRICS as arrays (P,) of numerators and denominators."""
     right = np.array([one.right for one in outcomes], bool)
     known = np.array([one.changed_right is not None for one in outcomes], bool)
     changed = np.array([bool(one.changed_right) for one in outcomes], bool)
@@ -60,9 +97,11 @@ def terms_of(outcomes: Sequence[Outcome]) -> Terms:
     return dict(zip(METRICS, terms, strict=True))
 
 
-def summarise(outcomes: Sequence[Outcome], *, resamples: int, seed: int = 0) -> list[dict[str, Any]]:
-    """A line per kind that has pairs, and one of all. Shares of which nothing is known are None, and have no
-    interval."""
+def summarize(outcomes: Sequence[Outcome], *, resamples: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Return a line per kind that has pairs, and one for all pairs.
+
+    Shares are None, without an interval, if no truth is known.
+    """
     groups = {kind: [one for one in outcomes if one.pair.kind == kind] for kind in KINDS}
     lines = []
     for kind, members in {**groups, "all": list(outcomes)}.items():
@@ -84,6 +123,7 @@ def summarise(outcomes: Sequence[Outcome], *, resamples: int, seed: int = 0) -> 
 
 
 def as_json(one: Outcome) -> dict[str, Any]:
+    """Return an outcome as JSON values, without masks."""
     pair = one.pair
     return {
         "kind": pair.kind,

@@ -1,4 +1,4 @@
-"""From a model and data to outcomes: one forward pass per image for all its phrases."""
+"""Probe a model on a data set: one forward pass per image for all its phrases."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from refseg.analysis.probes.meanings import pairs_of_scenes, preset_of
-from refseg.analysis.probes.measure import SAME_IOU, Outcome, as_json, iou_of, outcome, summarise
-from refseg.analysis.probes.pairs import KINDS, Pair
-from refseg.analysis.probes.words import pairs_by_rule
+from refseg.analysis.probes.measure import KINDS, SAME_IOU, Outcome, Pair, as_json, outcome, summarize
+from refseg.analysis.probes.rule_pairs import pairs_by_rule
+from refseg.analysis.probes.scene_pairs import pairs_of_scenes, preset_of
 from refseg.datasets.collate import collate_samples
 from refseg.datasets.transforms import TransformState
 from refseg.errors import DataError
 from refseg.evaluation.metrics import check_finite, encode_masks
-from refseg.evaluation.scoring import Data
+from refseg.evaluation.scorer import Data
 from refseg.inference.loading import LoadedModel, build_transforms
 from refseg.records import Expression, Record
 from refseg.structures import Sample
@@ -28,7 +27,7 @@ from refseg.structures import Sample
 
 @dataclass(frozen=True)
 class ProbedImage:
-    """An image with its pairs; `index` numbers images."""
+    """An image with its pairs."""
 
     index: int
     record: Record
@@ -36,15 +35,19 @@ class ProbedImage:
 
     @property
     def texts(self) -> list[str]:
-        """Every phrase of the pairs once."""
+        """The phrases of the pairs, each one once."""
         return list(dict.fromkeys(text for pair in self.pairs for text in (pair.text, pair.changed)))
 
 
 def probed_images(
     data: Data, *, kinds: Collection[str], use_rules: bool = False, sent: bool = False
 ) -> Iterator[ProbedImage]:
-    """Images that have pairs of these kinds. `sent`: phrases are the set's cleaned form, where it has one. Pairs whose
-    truths are nearly the same are left out: one answer may be right on both."""
+    """Yield the images that have pairs of these kinds. Pairs with nearly the same truth are left out.
+
+    Args:
+        use_rules: Change words by rule even where meanings are known.
+        sent: Use the cleaned form of phrases, where the data set has one.
+    """
     truths, store = data.truths, data.truths.store
     preset = None if use_rules else preset_of(data.target.main_file)
     positions = np.argsort(truths.images, kind="stable")
@@ -57,13 +60,9 @@ def probed_images(
         else:
             everything = [_with_text(expression, sent) for expression in store.record(image).expressions]
             pairs = pairs_by_rule(truth, chosen, everything, store.categories)
-        kept = [pair for pair in pairs if pair.kind in kinds and not _same_truth(pair)]
-        if kept:
-            yield ProbedImage(image, truth.record, kept)
-
-
-def _same_truth(pair: Pair) -> bool:
-    return pair.changed_truth is not None and iou_of(pair.truth, pair.changed_truth) >= SAME_IOU
+        pairs = [pair for pair in pairs if pair.kind in kinds and not pair.same_truth]
+        if pairs:
+            yield ProbedImage(image, truth.record, pairs)
 
 
 def _with_text(expression: Expression, sent: bool) -> Expression:
@@ -73,7 +72,7 @@ def _with_text(expression: Expression, sent: bool) -> Expression:
 
 
 def make_sample(image: ProbedImage, transforms: Sequence[Callable[[Any], Any]]) -> Sample:
-    """The image with all its phrases; these refer to nothing here, as the model is not told the truth."""
+    """Make a sample of an image and all its phrases, without referents."""
     expressions = [Expression(str(k), text, ()) for k, text in enumerate(image.texts)]
     state: Any = TransformState(image.record, expressions, np.random.default_rng(0))
     try:
@@ -93,13 +92,20 @@ def probe_data(
     most_images: int | None = None,
     resamples: int = 1000,
 ) -> dict[str, Any]:
-    """Numbers and pairs, as `refseg probe --json` has them; of the first `most_images` images that have pairs."""
+    """Probe a model and return numbers and pairs, as in the files of `refseg probe --json`.
+
+    Args:
+        kinds: Kinds of changes, keys of KINDS.
+        use_rules: Change words by rule even where meanings are known.
+        most_images: Only the first images that have pairs. None: all.
+        resamples: Number of bootstrap samples.
+    """
     model, transforms = loaded.segmentor, build_transforms(loaded.pipeline)
     loader = loaded.cfg.get("test_dataloader") or {}
     sent = (loader.get("dataset") or {}).get("text_field") == "sent"
     images = islice(probed_images(data, kinds=kinds, use_rules=use_rules, sent=sent), most_images)
-    in_all = len(np.unique(data.truths.images))
-    batch_size, total = loader.get("batch_size", 1), min(in_all, most_images or in_all)
+    num_images = len(np.unique(data.truths.images))
+    batch_size, total = loader.get("batch_size", 1), min(num_images, most_images or num_images)
     outcomes = probe(model, transforms, images, batch_size=batch_size, total=total)
     if not outcomes:
         raise DataError(f"no phrase of {data.name} can be changed in these ways: {', '.join(kinds)}")
@@ -111,7 +117,7 @@ def probe_data(
         "same_iou": SAME_IOU,
         "bootstrap": {"level": 95.0, "resamples": resamples, "seed": 0, "of": "images"},
         "postprocess": asdict(model.postprocess),
-        "probes": summarise(outcomes, resamples=resamples),
+        "probes": summarize(outcomes, resamples=resamples),
         "pairs": [as_json(one) for one in outcomes],
     }
 
@@ -124,7 +130,12 @@ def probe(
     batch_size: int = 1,
     total: int | None = None,
 ) -> list[Outcome]:
-    """Outcomes of all pairs. `batch_size`, `total`: of images, at once and, for the progress bar, at most."""
+    """Return the outcomes of all pairs.
+
+    Args:
+        batch_size: Number of images in a batch.
+        total: Largest possible number of images, for the progress bar.
+    """
     images, outcomes = iter(images), []
     with tqdm(total=total, unit=" images", desc="probing", mininterval=0.5, dynamic_ncols=True) as bar:
         while batch := list(islice(images, batch_size)):

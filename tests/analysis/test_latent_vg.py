@@ -1,24 +1,24 @@
-"""Numbers for diversity and subjects, by hand."""
+"""Diversity and head nouns of Latent-VG, on examples computed by hand."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from refseg.analysis.latent_diversity import across_texts, closeness, head_nouns, hits
+from refseg.analysis.latent_vg import across_texts, closeness, head_nouns
 
 
-def test_closeness_by_hand() -> None:
+def test_closeness() -> None:
     """Latent expressions along x, and along the diagonal: among them cos 45 degrees; to a text along y 0 and 0.707."""
     latents = torch.tensor([[[2.0, 0.0], [3.0, 3.0]]])
-    found = closeness(torch.tensor([[0.0, 5.0]]), latents)
-    torch.testing.assert_close(found.among, torch.tensor([0.5**0.5]))
-    torch.testing.assert_close(found.to_text, torch.tensor([0.5**0.5 / 2]))
+    cosines = closeness(torch.tensor([[0.0, 5.0]]), latents)
+    torch.testing.assert_close(cosines.among, torch.tensor([0.5**0.5]))
+    torch.testing.assert_close(cosines.to_text, torch.tensor([0.5**0.5 / 2]))
     one = closeness(torch.tensor([[0.0, 5.0]]), latents[:, :1])
     assert one.among.isnan().all() and one.to_text.item() == 0
 
 
-def test_closeness_across_texts_by_hand() -> None:
+def test_across_texts() -> None:
     """First expressions along x, x and y: cosines 1, 0, 0; second ones opposed, and at right angles to the third."""
     first = torch.tensor([[1.0, 0.0], [4.0, 0.0], [0.0, 2.0]])
     second = torch.tensor([[3.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
@@ -27,13 +27,9 @@ def test_closeness_across_texts_by_hand() -> None:
 
 
 def test_head_nouns_of_the_referents() -> None:
-    """Of "the red circle left of the star" the words of the referent are the first three."""
+    """The first three words of "the red circle left of the star" describe the referent."""
     text, tags = "The red circle left of the star", {"words": {"7": [0, 1, 2]}, "anchor_words": {"8": [5, 6]}}
     nouns = {"circle", "star"}
     assert head_nouns(text, tags, nouns) == {2}
     assert head_nouns("both circles, and stars", {"words": {"1": [0, 1], "2": [3]}}, {"circles", "stars"}) == {1, 3}
     assert head_nouns(text, {}, nouns) == set()
-
-
-def test_hits_skip_expressions_without_nouns() -> None:
-    assert hits([2, 1, -1, 0], [{2}, {2, 3}, {1}, set()]) == [True, False, False]

@@ -1,6 +1,6 @@
-"""Pairs of RefShapes: an expression's meaning is changed and judged on its scene, so that both truths are known.
+"""Pairs for RefShapes: change an expression's meaning and judge it on the scene, so that both truths are known.
 
-Scenes and meanings are not in the annotation files; they are generated again from the preset, which gives the same.
+Scenes and meanings are not in the annotation files. They are generated again from the preset, which is deterministic.
 """
 
 from __future__ import annotations
@@ -8,16 +8,16 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from refseg.analysis.probes.pairs import KINDS, Pair
+from refseg.analysis.probes.measure import KINDS, Pair
 from refseg.errors import DataError
-from refseg.evaluation.areas import union_rle
 from refseg.evaluation.metrics import encode_masks
+from refseg.evaluation.overlap import union_rle
 from refseg.records import Record
 from refseg.refshapes.generate import EXPRESSIONS, META
 from refseg.refshapes.grammar import GroundedExpression, change_attribute
@@ -42,17 +42,17 @@ from refseg.refshapes.scene import COLORS, Scene
 from refseg.refshapes.vocabulary import UNSAID
 from refseg.refshapes.wording import realize, text_of
 
-TRIES = 30  # changes of a kind that are proposed
-WORDINGS = 80  # of a changed meaning, of which the nearest to the phrase is taken
+TRIES = 30  # proposed changes of a kind
+WORDINGS = 80  # wordings of a changed meaning, of which the one nearest to the phrase is taken
 
 Propose = Callable[[Meaning, Scene, Stream], Meaning | None]
 
 
-# Changes of meaning: None where there is nothing to change ------------------------------------------------------------
+# Changes of meaning. They return None if there is nothing to change. --------------------------------------------------
 
 
 def mirrored(head: Head, axis: tuple[str, str]) -> Head | None:
-    """The same with the two sides of an axis exchanged, wherever the head tells a side."""
+    """Exchange the two sides of an axis in a head. None if it has no side of the axis."""
     flip = {side: OPPOSITE[side] for side in axis}
     if isinstance(head, Place):
         changed: Head = replace(head, region=" ".join(flip.get(side, side) for side in head.region.split()))
@@ -74,12 +74,13 @@ def change_sides(axis: tuple[str, str]) -> Propose:
 
 
 def change_color(expression: Meaning, scene: Scene, stream: Stream) -> Meaning | None:
-    """Of one phrase: its own color, or, if it has none, its anchor's."""
+    """Change the color in one phrase, or its anchor's color if it has none."""
     at = stream.below(len(expression.phrases))
     head = expression.phrases[at].head
     match = match_of(head)
     if match.color is not None:
-        return _with_head(expression, at, _with_match(head, _recolored(match, stream)), scene)
+        recolored = _recolored(match, stream)
+        return _with_head(expression, at, recolored if isinstance(head, Match) else replace(head, of=recolored), scene)
     if isinstance(head, Relative | Nearest):
         anchor = match_of(head.anchor.head)
         if anchor.color is not None:
@@ -88,7 +89,7 @@ def change_color(expression: Meaning, scene: Scene, stream: Stream) -> Meaning |
 
 
 def change_number(expression: Meaning, scene: Scene, stream: Stream) -> Meaning | None:
-    """All instead of the extreme one, the extreme one instead of all, another rank, or one phrase fewer."""
+    """Drop a phrase, turn the extreme one into all or all into the extreme one, or change a rank."""
     phrases = expression.phrases
     if len(phrases) > 1:
         at = stream.below(len(phrases))
@@ -104,28 +105,30 @@ def change_number(expression: Meaning, scene: Scene, stream: Stream) -> Meaning 
 
 
 def change_negation(expression: Meaning, scene: Scene, stream: Stream) -> Meaning | None:
-    """ "the red circle" to "the circle that is not red", and back."""
+    """Turn "the red circle" into "the circle that is not red", or back."""
     at = stream.below(len(expression.phrases))
     head = expression.phrases[at].head
     if not isinstance(head, Match):
         return None
     if head.without is not None:
-        said = dict([head.without])
-        return None if said.keys() & head.given.keys() else _with_head(expression, at, _match(head.given | said), scene)
+        denied = dict([head.without])
+        if denied.keys() & head.given.keys():
+            return None
+        return _with_head(expression, at, Match(**(head.given | denied), without=None), scene)
     names = [name for name, value in head.given.items() if value not in UNSAID]  # not "not plain" either
     if not names or len(head.given) < 2:
         return None
     name = stream.choice(names)
     rest = {other: value for other, value in head.given.items() if other != name}
-    return _with_head(expression, at, _match(rest, without=(name, head.given[name])), scene)
+    return _with_head(expression, at, Match(**rest, without=(name, head.given[name])), scene)
 
 
 def change_to_absent(expression: Meaning, scene: Scene, stream: Stream) -> Meaning | None:
-    """An attribute of each phrase, as the expressions of RefShapes that refer to nothing have it."""
+    """Change an attribute in every phrase, as RefShapes does for expressions that refer to nothing."""
     heads = [change_attribute(phrase.head, scene, stream) for phrase in expression.phrases]
     pairs = zip(expression.phrases, heads, strict=True)
-    kept = tuple(replace(phrase, head=head) for phrase, head in pairs if head is not None)
-    return Meaning(kept) if len(kept) == len(heads) else None
+    phrases = tuple(replace(phrase, head=head) for phrase, head in pairs if head is not None)
+    return Meaning(phrases) if len(phrases) == len(heads) else None
 
 
 PROPOSALS: dict[str, Propose] = {
@@ -139,12 +142,12 @@ PROPOSALS: dict[str, Propose] = {
 
 
 def with_heads(expression: Meaning, heads: Sequence[Head], scene: Scene) -> Meaning | None:
-    """The expression with other heads, and with the numbers that fit them: "the star" stays one where it is one."""
+    """Replace the heads and adapt the counts ("the star" if there is one star). None if nothing changes."""
     phrases = []
     for phrase, head in zip(expression.phrases, heads, strict=True):
-        found = len(head.judge(scene).ids)
-        fits = found >= 2 if phrase.count is None else found == phrase.count
-        phrases.append(Phrase(head, phrase.count if fits else 1 if found == 1 else None))
+        number = len(head.judge(scene).ids)
+        fits = number >= 2 if phrase.count is None else number == phrase.count
+        phrases.append(Phrase(head, phrase.count if fits else 1 if number == 1 else None))
     changed = Meaning(tuple(phrases))
     return changed if changed != expression else None
 
@@ -154,14 +157,6 @@ def _with_head(expression: Meaning, at: int, head: Head, scene: Scene) -> Meanin
     return with_heads(expression, heads, scene)
 
 
-def _match(given: Mapping[str, str], without: tuple[str, str] | None = None) -> Match:
-    return Match(**given, without=without)
-
-
-def _with_match(head: Head, match: Match) -> Head:
-    return match if isinstance(head, Match) else replace(head, of=match)
-
-
 def _recolored(match: Match, stream: Stream) -> Match:
     return replace(match, color=stream.choice([color for color in COLORS if color != match.color]))
 
@@ -169,8 +164,13 @@ def _recolored(match: Match, stream: Stream) -> Match:
 def changed_meaning(
     expression: Meaning, kind: str, scene: Scene, stream: Stream, allows: Callable[[Meaning], bool]
 ) -> Meaning | None:
-    """A clear meaning on the scene that differs from the expression's: nothing for the kind "absent", others for all
-    other kinds; None where TRIES proposals give none."""
+    """Propose changes until one has a clear meaning on the scene that differs from the expression's.
+
+    The changed expression refers to nothing for the kind "absent", and to something for all other kinds.
+
+    Returns:
+        The changed meaning, or None if TRIES proposals give none.
+    """
     before = expression.judge(scene).ids
     for _ in range(TRIES):
         changed = PROPOSALS[kind](expression, scene, stream)
@@ -187,14 +187,14 @@ def changed_meaning(
 
 
 def nearest_wording(expression: Meaning, text: str, stream: Stream) -> str:
-    """Of many wordings the one that differs from the text in the fewest words."""
+    """Return the one of many wordings that differs from the text in the fewest words."""
     words = text.split()
     wordings = dict.fromkeys(text_of(realize(expression, stream)) for _ in range(WORDINGS))
     return min(wordings, key=lambda wording: edits(words, wording.split()))
 
 
 def edits(a: Sequence[str], b: Sequence[str]) -> int:
-    """Words that are put in, left out or exchanged between the two (Levenshtein)."""
+    """Return the Levenshtein distance of two lists of words."""
     row = list(range(len(b) + 1))
     for i, word in enumerate(a, start=1):
         before, row[0] = row[0], i
@@ -207,17 +207,19 @@ def edits(a: Sequence[str], b: Sequence[str]) -> int:
 
 
 def preset_of(annotations: Path) -> Preset | None:
-    """The preset that a RefShapes folder was made from; None for other data, and for what this version makes
-    differently."""
+    """Return the preset that a RefShapes folder was made from.
+
+    None for other data, and for folders of another generator version.
+    """
     meta = annotations.parent / META
     if annotations.name != EXPRESSIONS or not meta.is_file():
         return None
     try:
-        told = json.loads(meta.read_text(encoding="utf-8"))
-        preset = PRESETS.get(told["preset"]["name"])
-        identity = {key: told.get(key) for key in ("preset", "generator_version")}
+        info = json.loads(meta.read_text(encoding="utf-8"))
+        preset = PRESETS.get(info["preset"]["name"])
+        identity = {key: info.get(key) for key in ("preset", "generator_version")}
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise DataError(f"{meta} is damaged; make the folder again with `refseg data refshapes`") from None
+        raise DataError(f"{meta} is damaged. Make the folder again with `refseg data refshapes`") from None
     return preset if preset is not None and preset.identity() == identity else None
 
 
@@ -225,7 +227,7 @@ _NAME = re.compile(r"(\w+)_(\d{6})\.png")
 
 
 def pairs_of_scenes(preset: Preset, record: Record) -> Iterator[Pair]:
-    """Of each expression with a target, one pair of every kind that it and its scene have."""
+    """Yield, for each expression with a target, one pair of every kind that its meaning and scene allow."""
     name = _NAME.fullmatch(Path(record.image_path).name)
     if name is None or name[1] not in preset.images:
         raise DataError(f"{record.image_path} is no image of RefShapes {preset.name}")

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refseg.analysis.probes.meanings import (
+from refseg.analysis.probes.measure import KINDS
+from refseg.analysis.probes.scene_pairs import (
     changed_meaning,
     edits,
     mirrored,
@@ -19,7 +20,6 @@ from refseg.analysis.probes.meanings import (
     pairs_of_scenes,
     preset_of,
 )
-from refseg.analysis.probes.pairs import KINDS
 from refseg.datasets.annotations import open_annotations
 from refseg.datasets.masks import decode
 from refseg.errors import DataError

@@ -1,4 +1,4 @@
-"""What looks wrong in a prediction file is said; files that are right are left alone."""
+"""Notes on suspicious prediction files."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from refseg.cli import main
+from refseg.evaluation.notes import SuspiciousFields
 from refseg.evaluation.other_formats import read_png_folder
 from refseg.evaluation.prediction_file import PredictionRow
-from refseg.evaluation.suspicions import Suspicions
 from refseg.instance import Instance
 
 SIZE = (480, 640)
@@ -22,18 +22,18 @@ MASK = coco_mask.encode(np.zeros(SIZE, np.uint8, order="F"))
 
 
 def notes(*rows: PredictionRow) -> list[str]:
-    suspicions = Suspicions()
+    suspicious = SuspiciousFields()
     for row in rows:
-        suspicions.look(row, SIZE)
-    return suspicions.notes()
+        suspicious.check(row, SIZE)
+    return suspicious.notes()
 
 
 def with_boxes(boxes: list[tuple[float, ...]], score: float = 0.9) -> list[PredictionRow]:
     return [PredictionRow(f"e{i}", None, boxes=[[*map(float, box), score]]) for i, box in enumerate(boxes)]
 
 
-def test_files_that_are_right() -> None:
-    """A box at the image's border may leave it by a little, and one of a pixel may lie in the corner."""
+def test_valid_files_have_no_notes() -> None:
+    """A box may leave the image by a little, and a box of one pixel may lie in the corner."""
     inside = with_boxes([*BOXES, (0, 0, 1, 1), (-2, -3, 650, 490)])
     instances = [Instance(MASK, 0.0), Instance(MASK, 1.0)]
     assert notes(*inside, PredictionRow("m", MASK, 0.5, instances=instances), PredictionRow("n", MASK, boxes=[])) == []
@@ -43,14 +43,14 @@ def test_files_that_are_right() -> None:
 def test_boxes_in_0_to_1() -> None:
     relative = [(x / 640, y / 480, w / 640, h / 480) for x, y, w, h in BOXES]
     (note,) = notes(*with_boxes(relative))
-    assert note.startswith("5 predictions have boxes in 0..1 (e0, e1, e2, ...). Boxes are in pixels of the image")
+    assert note.startswith("5 predictions have boxes in 0..1 (e0, e1, e2, ...)")
 
 
 def test_corners_instead_of_width_and_height() -> None:
     """(400, 300, 200, 150) as corners is (400, 300, 600, 450), which as (x, y, width, height) ends at x = 1000."""
     corners = [(x, y, x + w, y + h) for x, y, w, h in BOXES]
     (note,) = notes(*with_boxes(corners))
-    assert note.startswith("boxes of 3 predictions leave the image (e1, e3, e4), and as corners")
+    assert note.startswith("boxes of 3 predictions leave the image (e1, e3, e4)") and "corners" in note
 
 
 def test_boxes_that_leave_the_image_are_not_always_corners() -> None:
@@ -59,15 +59,15 @@ def test_boxes_that_leave_the_image_are_not_always_corners() -> None:
 
 
 @pytest.mark.parametrize("score", [-0.1, 1.2, 17.0])
-def test_scores_that_are_no_probabilities(score: float) -> None:
+def test_scores_outside_0_to_1(score: float) -> None:
     (note,) = notes(*with_boxes(BOXES[:1], score), *with_boxes(BOXES[:1]))
     assert note.startswith(f"1 predictions have scores outside 0..1 (e0: {score:g})")
     (note,) = notes(PredictionRow("i", MASK, instances=[Instance(MASK, score)]))
     assert f"(i: {score:g})" in note
 
 
-def test_images_that_are_no_masks(tmp_path: Path) -> None:
-    """Of a palette the pixels are indices of objects, of which there may be many."""
+def test_images_with_many_values(tmp_path: Path) -> None:
+    """The pixels of a palette image are indices of objects, so many values are fine there."""
     ramp = np.tile(np.arange(256, dtype=np.uint8), (2, 1))
     palette = Image.fromarray(ramp, "P")
     palette.putpalette(list(range(256)) * 3)
@@ -90,7 +90,7 @@ def test_images_that_are_no_masks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["score", "compare"])
-def test_commands_say_so(
+def test_commands_print_and_save_notes(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
