@@ -16,7 +16,7 @@ from refseg.analysis.probes.pairs import KINDS, Pair
 from refseg.evaluation.areas import areas_of_rles
 from refseg.evaluation.statistics import bootstrap
 from refseg.evaluation.terms import Terms, values
-from refseg.report.cases import RIGHT_IOU
+from refseg.report.examples import RIGHT_IOU
 
 SAME_IOU = 0.8  # from this on, two answers are the same
 METRICS = ("right", "changed right", "both right", "same answer", "IoU of answers")

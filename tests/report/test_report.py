@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from refseg.report import report
-from refseg.report.cases import Case
 from refseg.report.curves import TrainingCurves
+from refseg.report.examples import Example
 from refseg.report.page import MOST_LINES, table
+from refseg.report.plots import Curve
 from refseg.report.report import MOST_BYTES, Report, render_report, write_report
-from refseg.report.svg import Curve
 from refseg.visualization.instances import CaseInstance
 
 _VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -57,7 +57,7 @@ def _case(index=0, *, text="the red box", group="random", size=96, no_target=Fal
     truth[size // 4 : size // 2, size // 3 : size // 2] = not no_target
     image[truth] = (200, 40, 40)
     predicted = np.roll(truth, size // 20, 1)
-    return Case(image, text, predicted, truth, 0.6, rejected, f"e{index}", {"skill": "colour", "targets": 1}, group)
+    return Example(image, text, predicted, truth, 0.6, rejected, f"e{index}", {"skill": "colour", "targets": 1}, group)
 
 
 def _report(**changes):
@@ -169,7 +169,9 @@ def test_same_input_same_bytes():
 def test_all_outside_text_is_escaped(attack):
     """The attack sits wherever text enters; the page keeps its tags, and shows the attack as text."""
     case = _case(text=attack, group=attack)
-    hostile = Case(case.image, attack, case.predicted, case.ground_truth, 0.6, False, attack, {attack: attack}, attack)
+    hostile = Example(
+        case.image, attack, case.predicted, case.ground_truth, 0.6, False, attack, {attack: attack}, attack
+    )
     result = {
         "protocol": attack,
         "details": {"title": attack},
