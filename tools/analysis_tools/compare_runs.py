@@ -18,7 +18,7 @@ from statistics import mean
 
 from refseg.errors import UsageError, UserError
 from refseg.report.curves import training_curves
-from refseg.report.svg import LINE_COLOURS, Curve, plot_svg
+from refseg.report.plots import LINE_COLOURS, Curve, plot_svg
 from refseg.report.work_dir import scalar_rows
 
 

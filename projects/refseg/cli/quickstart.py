@@ -41,10 +41,10 @@ from refseg.files import write_atomically
 from refseg.inference.loading import ALIGNMENT, LoadedModel, test_pipeline
 from refseg.refshapes import generate
 from refseg.refshapes.generate import EXPRESSIONS
-from refseg.report.cases import Case, contact_sheet
 from refseg.report.curves import read_scalars, training_curves
+from refseg.report.examples import Example, contact_sheet
 from refseg.report.report import write_report
-from refseg.report.run_report import Settings, score_run
+from refseg.report.report_data import Settings, score_run
 from refseg.report.work_dir import read_work_dir
 from refseg.weights import describe_weights
 
@@ -143,7 +143,7 @@ def predict(runner: Runner, file: Path, header: dict[str, Any]) -> None:
                     writer.write(row)
 
 
-def example_cases(cases: list[Case], columns: int = 3) -> list[Case]:
+def example_cases(cases: list[Example], columns: int = 3) -> list[Example]:
     """A row each of random cases, of such with several targets, found and missed, and of no-target ones."""
     random, several, no_target = (
         [case for case in cases if case.group == group] for group in ("random", "several", "no-target")

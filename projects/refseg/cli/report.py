@@ -19,7 +19,7 @@ from refseg.errors import DataError, UsageError
 from refseg.evaluation.prediction_file import read_header
 from refseg.evaluation.scorer import open_data
 from refseg.report.report import Report, probes_section, render_report
-from refseg.report.run_report import BY, PER_GROUP, RESAMPLES, Settings, score_run
+from refseg.report.report_data import BY, PER_GROUP, RESAMPLES, Settings, score_run
 from refseg.report.work_dir import WorkDir, read_work_dir
 from refseg.terminal import write_whole
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from refseg.report.svg import Curve, plot_svg
+from refseg.report.plots import Curve, plot_svg
 
 _MOST_OTHERS = 8  # plots of other values
 _NOT_METRICS = {"step", "iter", "epoch", "time", "data_time", "memory"}

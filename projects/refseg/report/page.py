@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from refseg.report.cases import data_uri
+from refseg.report.examples import data_uri
 from refseg.report.style import style_sheet
 from refseg.report.text import markup_text as _text
 

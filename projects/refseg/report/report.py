@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from refseg.files import write_atomically
-from refseg.report.cases import RIGHT_IOU, Case, case_pictures
 from refseg.report.curves import TrainingCurves, training_plots
+from refseg.report.examples import RIGHT_IOU, Example, example_pictures
 from refseg.report.page import (
     bullets,
     card,
@@ -31,7 +31,7 @@ from refseg.report.page import (
     titled_tables,
 )
 from refseg.report.phrases import numbered, numbered_html, phrase_html
-from refseg.report.svg import Curve, plot_svg
+from refseg.report.plots import Curve, plot_svg
 from refseg.report.text import markup_text as _text
 from refseg.visualization.instances import own_phrases
 from refseg.visualization.overlay import EMPTY_MASK, NOTHING_HERE
@@ -62,7 +62,7 @@ class Report:
     instances: Mapping[str, Any] | None = None
     probes: Mapping[str, Any] | None = None
     curves: TrainingCurves | None = None
-    cases: Sequence[Case] = ()
+    cases: Sequence[Example] = ()
     notes: Sequence[str] = ()
     missing: str = ""
     environment: Mapping[str, Any] = field(default_factory=dict)
@@ -276,10 +276,10 @@ def _yes(value: bool | None) -> str:
 # Cases ----------------------------------------------------------------------------------------------------------------
 
 
-def cases_section(cases: Sequence[Case]) -> str:
+def cases_section(cases: Sequence[Example]) -> str:
     """The gallery, by group in the order of the cases: some at once, the others behind a click. The groups share
     MOST_BYTES."""
-    groups: dict[str, list[Case]] = {}
+    groups: dict[str, list[Example]] = {}
     for case in cases:
         groups.setdefault(case.group, []).append(case)
     if not groups:
@@ -309,7 +309,7 @@ def cases_section(cases: Sequence[Case]) -> str:
     return "\n".join(parts)
 
 
-def _cards(cases: Sequence[Case], most_bytes: int) -> list[str]:
+def _cards(cases: Sequence[Example], most_bytes: int) -> list[str]:
     """The cards of the first cases, as many as fit."""
     cards, size = [], 0
     for case in cases:
@@ -321,9 +321,9 @@ def _cards(cases: Sequence[Case], most_bytes: int) -> list[str]:
     return cards
 
 
-def case_card(case: Case) -> str:
+def case_card(case: Example) -> str:
     """One case: phrase, prediction beside ground truth, verdict in words, tags."""
-    pictures = case_pictures(case)
+    pictures = example_pictures(case)
     mark = (
         '<span class="mark right">\u2713 right</span>' if case.right else '<span class="mark wrong">\u2717 wrong</span>'
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from refseg.report.phrases import phrase_style
-from refseg.report.svg import LINE_COLOURS_DARK
+from refseg.report.plots import LINE_COLOURS_DARK
 
 _BASE = """
 :root { color-scheme: light dark; --page: #ffffff; --panel: #f4f5f7; --ink: #1b1d21; --soft: #565c66;

@@ -16,7 +16,7 @@ import numpy as np
 from refseg.evaluation.overlap import areas_of_rles
 from refseg.evaluation.statistics import bootstrap
 from refseg.evaluation.terms import Terms, values
-from refseg.report.cases import RIGHT_IOU
+from refseg.report.examples import RIGHT_IOU
 
 KINDS = {
     "left-right": "left and right change places",

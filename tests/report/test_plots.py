@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from refseg.report.curves import TrainingCurves, main_losses, read_scalars, training_curves, training_plots
-from refseg.report.svg import Curve, format_number, nice_ticks, plot_svg, smooth
+from refseg.report.plots import Curve, format_number, nice_ticks, plot_svg, smooth
 
 # Rows as LocalVisBackend of mmengine 0.10.7 writes them, of a run that counts epochs (two iterations logged in each).
 EPOCH_ROWS = [

@@ -37,7 +37,7 @@ from refseg.evaluation.scorer import (
 from refseg.evaluation.statistics import beats_chance
 from refseg.instance import Instance
 from refseg.records import Expression
-from refseg.report.cases import Case, choose_cases
+from refseg.report.examples import Example, choose_examples
 from refseg.report.report import Report
 from refseg.report.rows import chosen_rows, image_or_grey, mask_at
 from refseg.visualization.overlay import Display, fit_for_display
@@ -72,7 +72,7 @@ class Scored:
     no_target: dict[str, Any]
     hits: dict[str, list[dict[str, Any]]]
     instances: dict[str, Any] | None
-    cases: list[Case] = field(default_factory=list)
+    cases: list[Example] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def report(self, *, title: str, summary: dict[str, str], **more: Any) -> Report:
@@ -147,11 +147,11 @@ def make_cases(
     protocol: Protocol,
     objects: ObjectTable,
     per_group: int,
-) -> tuple[list[Case], list[str]]:
+) -> tuple[list[Example], list[str]]:
     """The best, the worst, random and no-target expressions and such with several targets, small enough to be kept;
     and what to tell of images that cannot be shown. Answers without a mask are no cases."""
     place = np.array([truths.position[name] for name in scored.expression_id], np.int64)
-    choices = choose_cases(
+    choices = choose_examples(
         [
             {
                 "expression_id": str(name),
@@ -190,8 +190,8 @@ def make_cases(
 
 
 def keep_measured_words(
-    cases: list[Case], rows: Iterable[PredictionRow], truths: TruthIndex
-) -> tuple[list[Case], list[str]]:
+    cases: list[Example], rows: Iterable[PredictionRow], truths: TruthIndex
+) -> tuple[list[Example], list[str]]:
     """Return the cases, without the instances' words unless these point better than chance, and a note."""
     scores = alignment_scores(align_predictions(rows, truths))
     if beats_chance(scores):
@@ -215,7 +215,7 @@ def iou_of_answers(scored: Rows, protocol: Protocol) -> np.ndarray:
 
 def make_case(
     row: PredictionRow, truth: Truth, expression: Expression, view: View, choice: Mapping[str, Any], group: str
-) -> tuple[Case, str]:
+) -> tuple[Example, str]:
     """The case, reduced to a thumbnail, and why its image is grey, if it is."""
     size = truth.record.size
     image, problem = image_or_grey(truth.record.image_path, size)
@@ -225,7 +225,7 @@ def make_case(
     image, small = fit_for_display(image, np.stack(masks), REDUCED)
     num_words = len(expression.text.split())
     weights = [one.words if one.words and len(one.words) == num_words else None for one in instances]
-    case = Case(
+    case = Example(
         image=image,
         text=expression.text,
         predicted=small[0],

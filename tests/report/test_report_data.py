@@ -16,7 +16,7 @@ from refseg.evaluation.protocols import get_protocol
 from refseg.evaluation.scorer import open_data
 from refseg.instance import Instance
 from refseg.report.report import render_report
-from refseg.report.run_report import REDUCED, Settings, score_run
+from refseg.report.report_data import REDUCED, Settings, score_run
 
 SIDE = 400  # larger than a thumbnail
 NUM_IMAGES = 4

@@ -27,7 +27,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Case:
+class Example:
     """One expression with its prediction.
 
     `image` (H, W, 3) uint8 RGB or (H, W) grey. `predicted`, `ground_truth` (H, W) bool: merged masks; an empty ground
@@ -87,7 +87,7 @@ class Case:
         return owners_of_words(len(self.text.split()), words)
 
 
-def choose_cases(
+def choose_examples(
     rows: Sequence[Row], *, per_group: int = 8, seed: int = 0, found_all: Callable[[Row], bool] | None = None
 ) -> dict[str, list[Row]]:
     """Rows to show, by group of GROUPS: the worst and the best with a target, such with several targets, no-target
@@ -101,7 +101,7 @@ def choose_cases(
     for row in rows:
         missing = {"expression_id", "iou", "no_target", "rejected"} - row.keys()
         if missing:
-            raise KeyError(f"a row for choose_cases lacks {sorted(missing)}; it has {sorted(row)}")
+            raise KeyError(f"a row for choose_examples lacks {sorted(missing)}; it has {sorted(row)}")
     rng = random.Random(seed)
     rows = sorted(rows, key=lambda row: str(row["expression_id"]))
     ranked = sorted((row for row in rows if not row["no_target"] and not math.isnan(row["iou"])), key=_iou)
@@ -120,25 +120,25 @@ def choose_cases(
     return dict(zip(GROUPS, (worst, best, several, no_target, others), strict=True))
 
 
-def case_pictures(case: Case) -> tuple[np.ndarray, np.ndarray]:
+def example_pictures(case: Example) -> tuple[np.ndarray, np.ndarray]:
     """The pictures of a case's prediction, with its instances where it has any, and of its ground truth."""
     truth = mask_panel(case.image, case.ground_truth, color=GROUND_TRUTH_COLOR)
     return answer_panel(case.image, case.predicted, case.shown_instances, rejected=case.rejected), truth
 
 
-def phrase_strip(case: Case, width: int) -> np.ndarray:
+def phrase_strip(case: Example, width: int) -> np.ndarray:
     """The phrase (h, width, 3), with bars under the words that belong to instances."""
     return instances.phrase_strip(case.text, case.shown_instances, width)
 
 
-def contact_sheet(cases: Sequence[Case], *, columns: int = 3, margin: int = 16) -> np.ndarray:
+def contact_sheet(cases: Sequence[Example], *, columns: int = 3, margin: int = 16) -> np.ndarray:
     """One picture (H, W, 3) of cases side by side, row by row: each its phrase, prediction and ground truth. The
     pictures of a row are level, however high the phrases are."""
     if not cases:
         raise ValueError("a contact sheet needs at least one case")
     cells = [
         two_panels(
-            *case_pictures(case),
+            *example_pictures(case),
             phrase=partial(phrase_strip, case),
             iou=None if case.no_target else case.iou,
             right=case.right,

@@ -9,14 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+<<<<<<< HEAD:tests/report/test_cases.py
 from refseg.instance import Instance
 from refseg.report.cases import (
+=======
+from refseg.report.examples import (
+>>>>>>> b80b78f4c7021406a6ba728ae390ada8ecd67930:tests/report/test_examples.py
     GROUPS,
-    Case,
-    case_pictures,
-    choose_cases,
+    Example,
+    choose_examples,
     contact_sheet,
     data_uri,
+    example_pictures,
     phrase_strip,
 )
 from refseg.visualization.captions import caption
@@ -42,11 +46,11 @@ def _rows():
 def _case(predicted, truth, iou, *, rejected=False):
     image = np.zeros((8, 8, 3), np.uint8)
     masks = [np.full((8, 8), value, bool) for value in (predicted, truth)]
-    return Case(image, "a box", *masks, iou=iou, rejected=rejected, expression_id="7")
+    return Example(image, "a box", *masks, iou=iou, rejected=rejected, expression_id="7")
 
 
 def test_groups():
-    groups = choose_cases(_rows(), per_group=4)
+    groups = choose_examples(_rows(), per_group=4)
     assert tuple(groups) == GROUPS
     assert {name: len(rows) for name, rows in groups.items()} == dict.fromkeys(GROUPS, 4) | {"several": 0}
     assert [row["iou"] for row in groups["worst"]] == [0.0, 0.01, 0.02, 0.03]
@@ -60,28 +64,28 @@ def test_groups():
 def test_choice_depends_on_the_seed_and_not_on_the_order():
     rows = _rows()
     shuffled = random.Random(3).sample(rows, len(rows))
-    assert choose_cases(rows, seed=1) == choose_cases(shuffled, seed=1)
-    assert choose_cases(rows, seed=1)["random"] != choose_cases(rows, seed=2)["random"]
+    assert choose_examples(rows, seed=1) == choose_examples(shuffled, seed=1)
+    assert choose_examples(rows, seed=1)["random"] != choose_examples(rows, seed=2)["random"]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 5])
 def test_few_rows(count):
-    groups = choose_cases([_row(index, 0.5) for index in range(count)], per_group=8)
+    groups = choose_examples([_row(index, 0.5) for index in range(count)], per_group=8)
     assert sum(map(len, groups.values())) == count
     assert len(groups["worst"]) == count // 2
 
 
 def test_no_iou_is_neither_best_nor_worst():
-    groups = choose_cases([_row(0, math.nan), _row(1, 0.1), _row(2, 0.9)])
+    groups = choose_examples([_row(0, math.nan), _row(1, 0.1), _row(2, 0.9)])
     assert [len(groups[name]) for name in ("worst", "best", "no-target", "random")] == [1, 1, 0, 1]
     assert math.isnan(groups["random"][0]["iou"])
 
 
 def test_one_sided_no_target_rows_fill_the_group():
     rows = [_row(index, 0.0, no_target=True) for index in range(10)]
-    assert len(choose_cases(rows, per_group=4)["no-target"]) == 4
+    assert len(choose_examples(rows, per_group=4)["no-target"]) == 4
     rows = [_row(index, 1.0, no_target=True, rejected=True) for index in range(10)]
-    assert len(choose_cases(rows, per_group=4)["no-target"]) == 4
+    assert len(choose_examples(rows, per_group=4)["no-target"]) == 4
 
 
 def _several_rows():
@@ -91,7 +95,7 @@ def _several_rows():
 
 
 def test_half_of_the_several_are_found():
-    groups = choose_cases(_several_rows(), per_group=6, found_all=lambda row: int(row["expression_id"]) % 2 == 0)
+    groups = choose_examples(_several_rows(), per_group=6, found_all=lambda row: int(row["expression_id"]) % 2 == 0)
     assert len(groups["several"]) == 6 and all(row["several"] for row in groups["several"])
     assert [int(row["expression_id"]) % 2 for row in groups["several"]] == [0, 0, 0, 1, 1, 1]
     ids = [row["expression_id"] for rows in groups.values() for row in rows]
@@ -101,12 +105,12 @@ def test_half_of_the_several_are_found():
 @pytest.mark.parametrize("answer", [True, False])
 def test_one_sided_several_fill_the_group_and_few_are_asked(answer):
     asked = []
-    groups = choose_cases(_several_rows(), per_group=5, found_all=lambda row: asked.append(row) or answer)
+    groups = choose_examples(_several_rows(), per_group=5, found_all=lambda row: asked.append(row) or answer)
     assert len(groups["several"]) == 5 and len(asked) == 20
 
 
 def test_several_are_found_by_iou_where_nobody_tells():
-    rows = choose_cases(_several_rows(), per_group=6)["several"]
+    rows = choose_examples(_several_rows(), per_group=6)["several"]
     assert [row["iou"] >= 0.5 for row in rows] == [True] * 3 + [False] * 3
 
 
@@ -114,7 +118,7 @@ def test_several_change_no_earlier_group():
     """Worst, best and no-target are what they are without the mark; random ones only lack those that are now shown."""
     rows = _rows()
     marked = [row | {"several": not row["no_target"]} for row in rows]
-    plain, groups = choose_cases(rows, per_group=4), choose_cases(marked, per_group=4)
+    plain, groups = choose_examples(rows, per_group=4), choose_examples(marked, per_group=4)
     for name in ("worst", "best", "no-target"):
         ids = [[row["expression_id"] for row in chosen[name]] for chosen in (plain, groups)]
         assert ids[0] == ids[1]
@@ -122,7 +126,7 @@ def test_several_change_no_earlier_group():
 
 def test_missing_key_is_named():
     with pytest.raises(KeyError, match="no_target"):
-        choose_cases([{"expression_id": "1", "iou": 0.0, "rejected": False}])
+        choose_examples([{"expression_id": "1", "iou": 0.0, "rejected": False}])
 
 
 @pytest.mark.parametrize(
@@ -143,7 +147,7 @@ def test_right(case, right):
 
 def test_wrong_mask_names_the_expression():
     with pytest.raises(ValueError, match="expression 7: predicted must be bool \\(8, 8\\)"):
-        Case(np.zeros((8, 8, 3), np.uint8), "a", np.zeros((8, 9), bool), np.zeros((8, 8), bool), 0.0, False, "7")
+        Example(np.zeros((8, 8, 3), np.uint8), "a", np.zeros((8, 9), bool), np.zeros((8, 8), bool), 0.0, False, "7")
 
 
 def _case_with(instances, *, text="red star and circle", **changes):
@@ -151,7 +155,7 @@ def _case_with(instances, *, text="red star and circle", **changes):
     mask = np.zeros((40, 60), bool)
     mask[5:20, 5:20] = mask[20:35, 30:50] = True
     arguments = {"iou": 1.0, "rejected": False, "expression_id": "e", "instances": instances} | changes
-    return Case(image, text, arguments.pop("predicted", mask), mask, **arguments)
+    return Example(image, text, arguments.pop("predicted", mask), mask, **arguments)
 
 
 def _two_instances():
@@ -164,12 +168,12 @@ def _two_instances():
 def test_instances_are_in_the_picture_and_under_the_words():
     plain, case = _case_with(()), _case_with(_two_instances())
     assert case.owners == [(0,), (0,), (), (1,)] and plain.owners == [()] * 4
-    pictures = [case_pictures(c) for c in (plain, case)]
+    pictures = [example_pictures(c) for c in (plain, case)]
     assert (pictures[0][0] != pictures[1][0]).any() and (pictures[0][1] == pictures[1][1]).all()
     assert phrase_strip(case, 400).shape[0] > phrase_strip(plain, 400).shape[0]
     wordless = _case_with([Instance(instance.mask, 0.9) for instance in case.instances])
     assert (phrase_strip(wordless, 400) == caption(case.text, 400, quoted=True)).all()
-    assert (case_pictures(wordless)[0] == pictures[1][0]).all()
+    assert (example_pictures(wordless)[0] == pictures[1][0]).all()
 
 
 @pytest.mark.parametrize("changes", [{"rejected": True}, {"predicted": np.zeros((40, 60), bool)}])
@@ -194,8 +198,8 @@ def test_wrong_instance_names_the_expression():
 
 
 def test_pictures_tell_the_answers_apart():
-    pictures = [case_pictures(case)[0].tobytes() for case in (_case(True, True, 1.0), _case(False, True, 0.0))]
-    pictures.append(case_pictures(_case(False, True, 0.0, rejected=True))[0].tobytes())
+    pictures = [example_pictures(case)[0].tobytes() for case in (_case(True, True, 1.0), _case(False, True, 0.0))]
+    pictures.append(example_pictures(_case(False, True, 0.0, rejected=True))[0].tobytes())
     assert len(set(pictures)) == 3
 
 
@@ -217,7 +221,7 @@ def test_data_uri_is_a_faithful_small_picture():
 
 
 def test_data_uri_without_webp(monkeypatch):
-    monkeypatch.setattr("refseg.report.cases.features.check", lambda name: False)
+    monkeypatch.setattr("refseg.report.examples.features.check", lambda name: False)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     assert data_uri(noise).startswith("data:image/jpeg")
 
@@ -227,7 +231,7 @@ def test_contact_sheet_is_a_grid():
     image = np.zeros((20, 20, 3), np.uint8)
     mask = np.zeros((20, 20), bool)
     mask[5:9, 5:9] = True
-    case = Case(image, "a box", mask, mask, 1.0, False, "e")
+    case = Example(image, "a box", mask, mask, 1.0, False, "e")
     one, five = contact_sheet([case], margin=10), contact_sheet([case] * 5, margin=10)
     height, width = one.shape[0] - 10, one.shape[1] - 10
     assert five.shape == (2 * height + 10, 3 * width + 10, 3)
