@@ -9,12 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-<<<<<<< HEAD:tests/report/test_cases.py
 from refseg.instance import Instance
-from refseg.report.cases import (
-=======
 from refseg.report.examples import (
->>>>>>> b80b78f4c7021406a6ba728ae390ada8ecd67930:tests/report/test_examples.py
     GROUPS,
     Example,
     choose_examples,

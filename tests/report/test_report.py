@@ -13,11 +13,6 @@ from refseg.report.examples import Example
 from refseg.report.page import MOST_LINES, table
 from refseg.report.plots import Curve
 from refseg.report.report import MOST_BYTES, Report, render_report, write_report
-<<<<<<< HEAD:tests/visualization/test_html_report.py
-from refseg.report.svg import Curve
-=======
-from refseg.visualization.instances import CaseInstance
->>>>>>> b80b78f4c7021406a6ba728ae390ada8ecd67930:tests/report/test_report.py
 
 _VOID = {"meta", "img", "br", "link", "input", "hr"}
 _DATA = {"data set": "RefShapes", "split": "val"}
@@ -62,11 +57,7 @@ def _case(index=0, *, text="the red box", group="random", size=96, no_target=Fal
     truth[size // 4 : size // 2, size // 3 : size // 2] = not no_target
     image[truth] = (200, 40, 40)
     predicted = np.roll(truth, size // 20, 1)
-<<<<<<< HEAD:tests/visualization/test_html_report.py
-    return Case(image, text, predicted, truth, 0.6, rejected, f"e{index}", {"skill": "color", "targets": 1}, group)
-=======
-    return Example(image, text, predicted, truth, 0.6, rejected, f"e{index}", {"skill": "colour", "targets": 1}, group)
->>>>>>> b80b78f4c7021406a6ba728ae390ada8ecd67930:tests/report/test_report.py
+    return Example(image, text, predicted, truth, 0.6, rejected, f"e{index}", {"skill": "color", "targets": 1}, group)
 
 
 def _report(**changes):
