@@ -121,7 +121,7 @@ def test_no_instances() -> None:
 
 
 def test_invalid_weights() -> None:
-    with pytest.raises(ValueError, match="3 weights for 4 words"):
+    with pytest.raises(ValueError, match="3 weights, but the text has 4 words"):
         align([Instance(rle(0, 2), 0.9, [1, 2, 3])], [], num_words=4)
     with pytest.raises(ValueError, match="finite"):
         align([Instance(rle(0, 2), 0.9, [1, float("nan")])], [], num_words=2)
