@@ -144,11 +144,8 @@ def test_views_begin_from_the_logits() -> None:
     assert get_protocol("lavt").view.strict and get_protocol("lavt").view.align_corners
 
 
-def test_what_is_missing_is_named() -> None:
+def test_missing_ground_truth_is_named() -> None:
     result = make_result(0)
-    result.mask_logits = None
-    with pytest.raises(ValueError, match="no mask logits"):
-        ReferringMetric().process(None, [result])
     result.ground_truth = None
     with pytest.raises(ValueError, match="with_ground_truth=True"):
         ReferringMetric().process(None, [result])
