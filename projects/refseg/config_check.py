@@ -47,6 +47,7 @@ def _registries() -> list[Registry]:
     import mmengine.registry as root
 
     names = [name for name in dir(root) if name.isupper() and isinstance(getattr(root, name), Registry)]
+    names.sort(key=lambda name: name != "MODELS")  # a model's parts import no other registry's modules
     return [getattr(registry, name, getattr(root, name)) for name in names]
 
 

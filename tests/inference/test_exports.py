@@ -1,4 +1,4 @@
-"""Files of other programs: COCO results and Label Studio's brushes."""
+"""Exports: COCO results and Label Studio brushes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from refseg.inference.brush import encode_brush
-from refseg.inference.exports import image_ids, write_coco, write_labelstudio
+from refseg.inference.exports import encode_brush, image_ids, write_coco, write_labelstudio
 
 
 def decode_brush(values: list[int]) -> np.ndarray:
@@ -38,25 +37,25 @@ def decode_brush(values: list[int]) -> np.ndarray:
 
 
 @given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=40)))
-def test_brushes_are_read_back(mask: np.ndarray) -> None:
+def test_brush_round_trip(mask: np.ndarray) -> None:
     channels = decode_brush(encode_brush(mask)).reshape(*mask.shape, 4)
     assert (channels == np.where(mask, 255, 0)[..., None]).all()
 
 
-def test_a_run_longer_than_the_widest_length() -> None:
+def test_run_longer_than_the_widest_length() -> None:
     """200 x 400 x 4 = 320,000 values, more than four times 65,536."""
     mask = np.ones((200, 400), bool)
     assert (decode_brush(encode_brush(mask)) == 255).all()
 
 
-def test_a_brush_by_hand() -> None:
+def test_brush_by_hand() -> None:
     """One pixel that is mask, 4 values of 255. 32 bits of 4; 00111 (8 bits a value); 0010 0011 0111 1111 (3, 4, 8 and
     16 bits a length); 1 (a run), 00 (3 bits), 011 (4 values), 11111111; filled to a byte: 67 bits and 5 of zero.
     00000000 00000000 00000000 00000100 | 00111 001 | 0 0011 011 | 1 1111 1 00 | 011 11111 | 111 00000"""
     assert encode_brush(np.ones((1, 1), bool)) == [0, 0, 0, 4, 57, 27, 252, 127, 224]
 
 
-def test_the_beginning_of_a_real_annotation() -> None:
+def test_beginning_of_a_real_annotation() -> None:
     """Of an image of 3332 x 2527 whose first rows are empty, Label Studio wrote these bytes."""
     real = [2, 1, 233, 240, 57, 27, 255, 255, 255, 0, 255, 255, 224, 31, 255, 252, 3, 255, 255, 128, 127, 255, 240, 15]
     assert encode_brush(np.zeros((2527, 3332), bool))[: len(real)] == real
@@ -106,7 +105,7 @@ def test_coco(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "none.json").read_text()) == []
 
 
-def test_ids_of_images() -> None:
+def test_image_ids() -> None:
     assert image_ids(["COCO_train2014_000000000123.jpg", "b/9.jpg"]) == {
         "COCO_train2014_000000000123.jpg": 123,
         "b/9.jpg": 9,

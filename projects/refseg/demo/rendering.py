@@ -10,7 +10,7 @@ from pathlib import Path
 
 from refseg.demo.page import Asked, Opened
 from refseg.inference.predict import counted, output_names, phrase_files
-from refseg.inference.results import ImageAnswer, PhraseAnswer, mask_png
+from refseg.inference.results import ImageAnswer, PhraseAnswer, picture_png
 from refseg.instance import Instance
 from refseg.report.cases import data_uri
 from refseg.report.phrases import numbered_html, phrase_html, phrase_style
@@ -128,7 +128,7 @@ def masks_zip(answer: ImageAnswer) -> bytes:
         for file, phrase in zip(phrase_files(Path(), [phrase.text for phrase in answer]), answer, strict=True):
             archive.writestr(str(file), phrase.png())
             for number, one in enumerate(phrase.instances, start=1):
-                archive.writestr(f"{file.stem}_object{number}.png", mask_png(one.mask))
+                archive.writestr(f"{file.stem}_object{number}.png", picture_png(one.mask, optimize=True))
     return buffer.getvalue()
 
 

@@ -1,25 +1,35 @@
-"""Rows of `refseg predict` -> files of other programs: COCO results, Label Studio's pre-annotations."""
+"""Convert rows of `refseg predict` for other programs: COCO results and Label Studio pre-annotations."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
+import numpy as np
+
 from refseg.datasets.masks import decode
 from refseg.files import open_to_replace, write_atomically
-from refseg.inference.brush import encode_brush
 
 Row = Mapping[str, Any]
 TRAILING_NUMBER = re.compile(r"(\d+)$")
-TAG = "phrase"  # Label Studio's name of the brush
+TAG = "phrase"  # name of the brush in Label Studio
+
+# Label Studio's brush format
+VALUE_BITS = 8
+LENGTH_BITS = (3, 4, 8, 16)
+CHANNELS = 4  # red, green, blue and alpha, all equal here
 
 
 def objects_of(row: Row) -> list[dict[str, Any]]:
-    """`mask` and `score` of the objects of a row: its shown instances, or the whole mask; none for "nothing here"."""
+    """Return the objects of a row (`mask`, `score`): its shown instances, or else the whole mask.
+
+    There are none where the answer is "nothing here".
+    """
     if row["nothing_here"]:
         return []
     instances = row.get("instances") or []
@@ -28,46 +38,57 @@ def objects_of(row: Row) -> list[dict[str, Any]]:
 
 
 def image_ids(images: Iterable[str]) -> dict[str, int | str]:
-    """Ids for COCO: the numbers at the ends of the file names, as COCO's own images have them, if all images have one
-    and no two the same; the file names otherwise."""
+    """Return a COCO id for each image.
+
+    As in COCO, the id is the number at the end of the file name, if all names have one and no two are equal.
+    Otherwise it is the file name.
+    """
     names = list(dict.fromkeys(images))
-    found = [TRAILING_NUMBER.search(Path(name).stem) for name in names]
-    numbers = [int(match.group()) for match in found if match]
-    if len(set(numbers)) == len(names):
-        return dict(zip(names, numbers, strict=True))
-    return {name: name for name in names}
+    matches = [TRAILING_NUMBER.search(Path(name).stem) for name in names]
+    numbers = [int(match.group()) for match in matches if match]
+    return dict(zip(names, numbers if len(set(numbers)) == len(names) else names, strict=True))
 
 
 def write_coco(file: str | Path, rows: Iterable[Row], images: Iterable[str]) -> None:
-    """COCO results: a list with an entry for each object. A phrase's entries share `expression_id` and `text`. There is
-    no `bbox`: pycocotools would take the entries for boxes, and their areas for those of the masks."""
+    """Write COCO results: one entry per object, with `expression_id` and `text` of its phrase.
+
+    There is no `bbox`, because pycocotools would then take the entries for boxes and compute areas from them.
+    """
     ids = image_ids(images)
-    _write_list(file, (entry for row in rows for entry in _coco_entries(row, ids[row["image"]])))
-
-
-def _coco_entries(row: Row, image_id: int | str) -> Iterator[dict[str, Any]]:
-    for one in objects_of(row):
-        yield {
-            "image_id": image_id,
+    entries = (
+        {
+            "image_id": ids[row["image"]],
             "category_id": 1,
             "segmentation": one["mask"],
             "score": one["score"],
             "expression_id": row["expression_id"],
             "text": row["text"],
         }
+        for row in rows
+        for one in objects_of(row)
+    )
+    _write_list(file, entries)
 
 
 def write_labelstudio(file: str | Path, rows: Iterable[Row], *, prefix: str = "", version: str = "refseg") -> None:
-    """Tasks with pre-annotations: brush masks whose labels are the phrases; and, beside the file with the suffix .xml,
-    the labelling set-up that they need. `prefix` goes before the images' paths: where Label Studio finds them."""
+    """Write Label Studio tasks with pre-annotations, and their labeling setup beside them (suffix .xml).
+
+    Args:
+        file: The JSON file to write.
+        rows: Rows of `refseg predict`, image by image.
+        prefix: Goes before the images' paths, so that Label Studio finds them.
+        version: Model version that Label Studio shows.
+    """
     labels: dict[str, None] = {}
 
     def tasks() -> Iterator[dict[str, Any]]:
-        for image, of_image in _by_image(rows):
-            labels.update(dict.fromkeys(row["text"] for row in of_image))
-            found = [_region(row, one, f"{k}_{i}") for k, row in enumerate(of_image) for i, one in _numbered(row)]
-            scores = [region["score"] for region in found]
-            prediction = {"model_version": version, "score": min(scores, default=0.0), "result": found}
+        for image, group in groupby(rows, key=lambda row: row["image"]):
+            regions = []
+            for k, row in enumerate(group):
+                labels[row["text"]] = None
+                regions += [_region(row, one, f"{k}_{i}") for i, one in enumerate(objects_of(row))]
+            score = min((region["score"] for region in regions), default=0.0)
+            prediction = {"model_version": version, "score": score, "result": regions}
             yield {"data": {"image": prefix + image}, "predictions": [prediction]}
 
     _write_list(file, tasks())
@@ -77,10 +98,6 @@ def write_labelstudio(file: str | Path, rows: Iterable[Row], *, prefix: str = ""
         f'<View>\n  <Image name="image" value="$image"/>\n  <BrushLabels name="{TAG}" toName="image">\n{options}\n'
         "  </BrushLabels>\n</View>\n",
     )
-
-
-def _numbered(row: Row) -> Iterator[tuple[int, dict[str, Any]]]:
-    return enumerate(objects_of(row))
 
 
 def _region(row: Row, one: dict[str, Any], region_id: str) -> dict[str, Any]:
@@ -98,20 +115,29 @@ def _region(row: Row, one: dict[str, Any], region_id: str) -> dict[str, Any]:
     }
 
 
-def _by_image(rows: Iterable[Row]) -> Iterator[tuple[str, list[Row]]]:
-    """Rows of an image follow each other."""
-    group: list[Row] = []
-    for row in rows:
-        if group and row["image"] != group[0]["image"]:
-            yield group[0]["image"], group
-            group = []
-        group.append(row)
-    if group:
-        yield group[0]["image"], group
+def encode_brush(mask: np.ndarray) -> list[int]:
+    """Encode a mask (H, W) bool as Label Studio's run lengths of a four-channel image, as a list of bytes.
+
+    The bits, highest first: 32 for the number of values, 5 for the width of a value minus 1, and four times 4 for the
+    widths of lengths minus 1. Each run then has a 1 (0 would mean values written out, which we never need), 2 bits for
+    the index of its length's width, the length minus 1, and the value.
+    """
+    flat = mask.ravel()
+    ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]) + 1, flat.size)
+    lengths = CHANNELS * np.diff(ends, prepend=0)
+    bits = [f"{CHANNELS * flat.size:032b}{VALUE_BITS - 1:05b}", *(f"{width - 1:04b}" for width in LENGTH_BITS)]
+    for length, inside in zip(lengths.tolist(), flat[ends - 1].tolist(), strict=True):
+        while length:  # a run longer than the widest length is cut
+            part = min(length, 2 ** LENGTH_BITS[-1])
+            which = next(index for index, width in enumerate(LENGTH_BITS) if part <= 2**width)
+            value = 255 if inside else 0
+            bits.append(f"1{which:02b}{part - 1:0{LENGTH_BITS[which]}b}{value:0{VALUE_BITS}b}")
+            length -= part
+    return np.packbits(np.frombuffer("".join(bits).encode(), np.uint8) - ord("0")).tolist()
 
 
 def _write_list(file: str | Path, entries: Iterable[dict[str, Any]]) -> None:
-    """A JSON list, entry by entry."""
+    """Write a JSON list, entry by entry."""
     with open_to_replace(file) as out:
         start = b"[\n"
         for entry in entries:
