@@ -170,7 +170,7 @@ def test_align_predictions(tmp_path: Path) -> None:
     assert found_once == scores, "a second row does not count, a missing one is a miss"
     other_size = coco_mask.encode(np.zeros((5, 5), np.uint8, order="F"))
     wrong = PredictionRow("found", rle(0, 5), instances=[Instance(other_size, 0.9, [0.2, 0.8])])
-    with pytest.raises(DataError, match=r"prediction of found: instances\[0\] is 5 x 5, not 10 x 10"):
+    with pytest.raises(DataError, match=r"prediction of found: instances\[0\] is 5 x 5, but the image is 10 x 10"):
         list(align_predictions([wrong], truths))
     short = PredictionRow("found", rle(0, 5), instances=[Instance(rle(0, 5), 0.9, [0.2])])
     with pytest.raises(DataError, match="prediction of found: an instance has 1 weights, but the text has 2 words"):

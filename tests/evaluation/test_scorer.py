@@ -387,7 +387,7 @@ def test_instances_of_another_size() -> None:
     """They are an error for box protocols only."""
     row = full("0:0", instances=[Instance(square_mask(0, 0, (16, 20)), 0.9)])
     assert score_predictions([row], index(simple()), [REFSEG]).counts["refseg"].scored == 1
-    with pytest.raises(DataError, match=r"0:0 \(instances\[0\] is 16 x 20, not 8 x 10 as the image\)"):
+    with pytest.raises(DataError, match=r"0:0 \(instances\[0\] is 16 x 20, but the image is 8 x 10\)"):
         score_predictions([row], index(simple()), [get_protocol("rec")])
 
 
