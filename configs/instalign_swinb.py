@@ -1,6 +1,1 @@
-_base_ = [
-    '_base_/datasets/grefcoco.py',
-    '_base_/models/instalign_swinb.py',
-    '_base_/schedules/adamw_linear.py',
-    '_base_/default_runtime.py',
-]
+_base_ = 'instalign/instalign_swinb_grefcoco.py'

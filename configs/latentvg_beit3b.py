@@ -1,11 +1,1 @@
-_base_ = [
-    '_base_/datasets/refcoco.py',
-    '_base_/words_beit3.py',
-    '_base_/models/latentvg_beit3b.py',
-    '_base_/schedules/adamw_poly_latentvg.py',
-    '_base_/default_runtime.py',
-]
-train_dataloader = dict(batch_size=16, dataset=dict(pipeline=_base_._train_beit3))
-val_dataloader = dict(dataset=dict(pipeline=_base_._test_beit3))
-test_dataloader = dict(dataset=dict(pipeline=_base_._test_beit3))
-test_evaluator = dict(protocols=('lavt', 'rec', 'refseg'))
+_base_ = 'latentvg/latentvg_beit3b_refcoco.py'

@@ -1,6 +1,1 @@
-_base_ = [
-    '_base_/datasets/refcoco.py',
-    '_base_/models/lavt_swinb.py',
-    '_base_/schedules/adamw_poly.py',
-    '_base_/default_runtime.py',
-]
+_base_ = 'lavt/lavt_swinb_refcoco.py'

@@ -1,6 +1,1 @@
-_base_ = [
-    '_base_/datasets/refcoco.py',
-    '_base_/models/lgformer_swinb.py',
-    '_base_/schedules/adamw_poly.py',
-    '_base_/default_runtime.py',
-]
+_base_ = 'lgformer/lgformer_swinb_refcoco.py'

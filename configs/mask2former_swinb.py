@@ -1,3 +1,1 @@
-# Mask2Former whose queries see no text ("M2F + InstAlign" of Table 3d): which instance is meant, it can only guess.
-_base_ = 'instalign_swinb.py'
-model = dict(decoder=dict(reads_words=False))
+_base_ = 'instalign/ablations/table3d_mask2former.py'

@@ -1,10 +1,1 @@
-_base_ = [
-    '_base_/datasets/refcoco.py',
-    '_base_/words_21.py',
-    '_base_/models/vipa_swinb.py',
-    '_base_/schedules/adamw_poly_vipa.py',
-    '_base_/default_runtime.py',
-]
-train_dataloader = dict(batch_size=4, dataset=dict(pipeline=_base_._train_21))
-val_dataloader = dict(dataset=dict(pipeline=_base_._test_21))
-test_dataloader = dict(dataset=dict(pipeline=_base_._test_21))
+_base_ = 'vipa/vipa_swinb_refcoco.py'

@@ -3,6 +3,7 @@ training step and makes a prediction. A base file says how its model shrinks wit
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,37 +14,41 @@ from mmengine.registry import DefaultScope
 
 from conftest import REPOSITORY
 from refseg.analysis.synthetic import dummy_batch, vocabulary_size
-from refseg.engine.run import build_model, load_config
+from refseg.engine.run import RunOptions, build_model, load_config
+from refseg.errors import ConfigError
+from refseg.paths import configs_dir, resolve_config, shipped_configs
 from refseg.registry import METRICS
 
+CONFIGS = REPOSITORY / "configs"
+
 LEAVES = sorted(
-    path.relative_to(REPOSITORY / "configs")
-    for path in (REPOSITORY / "configs").rglob("*.py")
-    if not any(part.startswith("_") for part in path.relative_to(REPOSITORY / "configs").parts)
+    path.relative_to(CONFIGS)
+    for path in CONFIGS.glob("*/**/*.py")
+    if not any(part.startswith("_") for part in path.relative_to(CONFIGS).parts)
 )
-# One config per method for `make check`.
-SMOKE = (
-    "baseline_tiny_refshapes instalign_swinb lgformer_swinb vipa_swinb latentvg_beit3b lavt_swinb rela_swinb "
-    "mask2former_swinb"
-).split()
+# The names that people type, each one line -> the leaf that it stands for. `make check` trains these: one per method.
+ENTRY_POINTS = {
+    path.stem: Path(re.fullmatch(r"_base_ = '(\S+)'\n", path.read_text())[1]) for path in sorted(CONFIGS.glob("*.py"))
+}
 
 
 def tiny(leaf: Path) -> Config:
-    cfg = load_config(str(REPOSITORY / "configs" / leaf))  # raises on unknown keys
+    cfg = load_config(str(CONFIGS / leaf))  # raises on unknown keys
     cfg.merge_from_dict(cfg.get("_tiny", {}))
     return cfg
 
 
-def test_there_are_leaves() -> None:
-    assert LEAVES
-
-
-def test_smoke_configs_exist() -> None:
-    assert {Path(f"{name}.py") for name in SMOKE} <= set(LEAVES)
+def test_entry_points_stand_for_leaves() -> None:
+    assert set(ENTRY_POINTS) == {
+        *("instalign_swinb", "lgformer_swinb", "vipa_swinb", "latentvg_beit3b", "lavt_swinb", "rela_swinb"),
+        *("mask2former_swinb", "instalign_tiny_refshapes", "baseline_tiny_refshapes"),
+    }
+    assert set(ENTRY_POINTS.values()) <= set(LEAVES)
 
 
 @pytest.mark.parametrize(
-    "leaf", [pytest.param(leaf, marks=[pytest.mark.smoke] * (leaf.stem in SMOKE), id=str(leaf)) for leaf in LEAVES]
+    "leaf",
+    [pytest.param(leaf, marks=[pytest.mark.smoke] * (leaf in ENTRY_POINTS.values()), id=str(leaf)) for leaf in LEAVES],
 )
 def test_a_leaf_takes_a_step_and_predicts(leaf: Path) -> None:
     cfg = tiny(leaf)
@@ -74,26 +79,149 @@ def test_leaves_of_a_data_set_choose_the_best_checkpoint_alike() -> None:
     The metric is one that validation gives."""
     chosen: dict[str, set[tuple]] = {}
     for leaf in LEAVES:
-        cfg = Config.fromfile(REPOSITORY / "configs" / leaf)
+        cfg = Config.fromfile(CONFIGS / leaf)
         assert cfg.default_hooks.checkpoint.save_best == "auto", leaf
         evaluator = cfg.val_evaluator
         assert evaluator.save_best in METRICS.build(evaluator).metric_names, leaf
         data = cfg.val_dataloader.dataset
         name = f"{data.annotations.to_dict()} {data.get('no_target')}"
         chosen.setdefault(name, set()).add((tuple(evaluator.protocols), evaluator.save_best))
-        source = (REPOSITORY / "configs" / leaf).read_text()
+        source = (CONFIGS / leaf).read_text()
         assert "val_evaluator" not in source and "save_best" not in source, leaf
     assert len(chosen) >= 8 and {name: found for name, found in chosen.items() if len(found) > 1} == {}
 
 
-@pytest.mark.parametrize("leaf", ["lgformer_swinb.py", "lgformer_ablations/table4_pwam.py", "lavt_swinb.py"])
+@pytest.mark.parametrize("leaf", ["lgformer_swinb.py", "lgformer/ablations/table4_pwam_baseline.py", "lavt_swinb.py"])
 def test_refcoco_configs_score_as_lavt_does(leaf: str) -> None:
-    cfg = Config.fromfile(REPOSITORY / "configs" / leaf)
+    cfg = Config.fromfile(CONFIGS / leaf)
     assert tuple(cfg.val_evaluator.protocols) == tuple(cfg.test_evaluator.protocols) == ("lavt", "refseg")
     assert cfg.val_evaluator.save_best == "lavt/oIoU"
 
 
 def test_leaves_are_short() -> None:
     for leaf in LEAVES:
-        lines = (REPOSITORY / "configs" / leaf).read_text().splitlines()
+        lines = (CONFIGS / leaf).read_text().splitlines()
         assert len(lines) <= 40, f"{leaf} has {len(lines)} lines: a leaf is four bases and a few overrides"
+
+
+class TestNames:
+    def test_a_name_needs_no_folder(self, capsys: pytest.CaptureFixture) -> None:
+        wanted = shipped_configs()["lavt/lavt_swinb_refcocog"]
+        for name in ("lavt_swinb_refcocog", "lavt_swinb_refcocog.py", "configs/lavt_swinb_refcocog.py"):
+            assert resolve_config(name) == wanted
+        assert capsys.readouterr().err == ""
+
+    def test_entry_points_come_first(self) -> None:
+        assert {*list(shipped_configs())[: len(ENTRY_POINTS)]} == set(ENTRY_POINTS)
+        assert resolve_config("instalign_tiny_refshapes") == configs_dir() / "instalign_tiny_refshapes.py"
+
+    def test_a_renamed_config_is_found_with_a_note(self, capsys: pytest.CaptureFixture) -> None:
+        new = "instalign/ablations/table3a_without_instance_supervision"
+        for old in ("instalign_ablations/table3a_none", "configs/instalign_ablations/table3a_none.py", "table3a_none"):
+            assert resolve_config(old) == shipped_configs()[new]
+            assert new in capsys.readouterr().err
+        assert resolve_config("instalign_swinb_640").stem == "instalign_swinb_grefcoco_640"
+
+    def test_a_renamed_config_is_found_as_a_base(self, tmp_path: Path) -> None:
+        file = tmp_path / "own.py"
+        file.write_text("_base_ = 'refseg::vipa_ablations/fig4_ratio_10.py'\n")
+        assert load_config(str(file)).model.generator.ratio == 0.1
+
+    def test_every_new_name_in_the_table_exists(self) -> None:
+        lines = (CONFIGS / "renamed.txt").read_text().splitlines()[1:]
+        shipped = shipped_configs()
+        for old, new in map(str.split, lines):
+            assert new in shipped and old not in shipped
+
+    def test_a_name_of_several_configs_is_an_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for folder in ("one", "two"):
+            (tmp_path / folder).mkdir()
+            (tmp_path / folder / "same.py").touch()
+        monkeypatch.setattr("refseg.paths.configs_dir", lambda: tmp_path)
+        with pytest.raises(ConfigError, match="one/same, two/same"):
+            resolve_config("same")
+
+
+def pipeline_steps(cfg: Config, kind: str) -> list[dict]:
+    """Return every step of a type, in all loaders and parts of mixtures."""
+    datasets = [cfg[f"{loader}_dataloader"].dataset for loader in ("train", "val", "test")]
+    parts = [part for dataset in datasets for part in dataset.get("datasets") or [dataset]]
+    return [step for part in parts for step in part.pipeline if step.type == kind]
+
+
+class TestInputs:
+    def load(self, name: str, **cfg_options: object) -> Config:
+        return load_config(name, RunOptions(cfg_options=cfg_options))
+
+    @pytest.mark.parametrize(
+        ("name", "tokenizer"),
+        [
+            ("lavt_swinb", dict(pretrained="bert-base-uncased", max_words=20)),
+            ("vipa_swinb_mixed", dict(pretrained="bert-base-uncased", max_words=21)),
+            ("instalign_swinb_roberta_grefcoco", dict(pretrained="roberta-base", max_words=20)),
+            ("latentvg_beit3b_mixed", dict(sentencepiece="data/weights/beit3.spm", max_words=20)),
+        ],
+    )
+    def test_the_model_gives_tokenizer_and_size(self, name: str, tokenizer: dict) -> None:
+        cfg = self.load(name)
+        assert [step.tokenizer.to_dict() for step in pipeline_steps(cfg, "LoadText")] in (
+            [tokenizer] * 3,
+            [tokenizer] * 5,
+        )
+        assert {step["size"] for step in pipeline_steps(cfg, "Resize")} == {(480, 480)}
+        assert "inputs" not in cfg
+
+    def test_one_change_of_the_text_encoder_changes_model_and_tokenizers(self) -> None:
+        cfg = self.load("rela_swinb", **{"model.encoder.text.pretrained": "/my/bert"})
+        assert cfg.model.encoder.text.pretrained == "/my/bert"
+        assert {step.tokenizer.pretrained for step in pipeline_steps(cfg, "LoadText")} == {"/my/bert"}
+
+    def test_without_weights_the_vocabulary_stays(self) -> None:
+        cfg = self.load("rela_swinb", **{"model.encoder.text.pretrained": None})
+        assert {step.tokenizer.pretrained for step in pipeline_steps(cfg, "LoadText")} == {"bert-base-uncased"}
+
+    def test_options_of_inputs_reach_every_pipeline(self) -> None:
+        cfg = self.load("lavt_swinb", **{"inputs.image_size": (64, 64), "inputs.tokenizer.max_words": 9})
+        assert {step["size"] for step in pipeline_steps(cfg, "Resize")} == {(64, 64)}
+        assert {step.tokenizer.max_words for step in pipeline_steps(cfg, "LoadText")} == {9}
+
+    def test_what_a_pipeline_says_itself_wins(self) -> None:
+        step = "test_dataloader.dataset.pipeline"
+        cfg = self.load("lavt_swinb", **{f"{step}.1.size": (64, 64), f"{step}.2.tokenizer.keep_end": False})
+        assert [one["size"] for one in pipeline_steps(cfg, "Resize")] == [(480, 480), (480, 480), (64, 64)]
+        tokenizer = dict(pretrained="bert-base-uncased", max_words=20, keep_end=False)
+        assert pipeline_steps(cfg, "LoadText")[2].tokenizer.to_dict() == tokenizer
+        cfg = self.load("lavt_swinb", **{f"{step}.2.tokenizer.word_list": "words.txt"})
+        assert pipeline_steps(cfg, "LoadText")[2].tokenizer.to_dict() == dict(word_list="words.txt", max_words=20)
+
+    @pytest.mark.parametrize(
+        ("name", "option", "message"),
+        [
+            ("lavt_swinb", "inputs.image_sise", "did you mean 'image_size'"),
+            ("lavt_tiny_refshapes", "inputs.image_size", "every pipeline has its own"),
+            ("lavt_tiny_refshapes", "inputs.tokenizer.max_words", "every pipeline has its own"),
+        ],
+    )
+    def test_an_option_of_inputs_that_changes_nothing_is_an_error(self, name: str, option: str, message: str) -> None:
+        with pytest.raises(ConfigError, match=f"{re.escape(option)}: .*{message}"):
+            self.load(name, **{option: 64})
+
+    def test_a_model_without_inputs_is_an_error(self, tmp_path: Path) -> None:
+        bases = ["datasets/refcoco.py", "models/lavt_tiny.py", "schedules/adamw_poly.py", "default_runtime.py"]
+        file = tmp_path / "own.py"
+        file.write_text(f"_base_ = {[f'refseg::_base_/{base}' for base in bases]}\n")
+        with pytest.raises(ConfigError, match=r"train_dataloader: Resize has no size; set inputs=dict\(image_size"):
+            load_config(str(file))
+
+    def test_a_dumped_config_is_complete(self, tmp_path: Path) -> None:
+        cfg = self.load("vipa_swinb")
+        cfg.dump(tmp_path / "dumped.py")
+        again = load_config(str(tmp_path / "dumped.py"))
+        assert again.test_dataloader == cfg.test_dataloader and again.train_dataloader == cfg.train_dataloader
+
+
+def test_every_method_has_a_readme_that_names_its_configs() -> None:
+    for folder in {leaf.parts[0] for leaf in LEAVES}:
+        readme = (CONFIGS / folder / "README.md").read_text()
+        missing = [leaf.stem for leaf in LEAVES if leaf.parts[0] == folder and f"`{leaf.stem}`" not in readme]
+        assert not missing, f"configs/{folder}/README.md lacks {missing}"

@@ -7,6 +7,7 @@ needs it. A work-around that is not needed any more is deleted together with its
 from __future__ import annotations
 
 import atexit
+import contextlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -254,7 +255,7 @@ def find_shipped_bases() -> None:
     """
     from mmengine.config import Config
 
-    from refseg.paths import configs_dir
+    from refseg.paths import configs_dir, resolve_config
 
     search = Config._get_cfg_path
     if getattr(search, "knows_refseg", False):
@@ -262,7 +263,13 @@ def find_shipped_bases() -> None:
 
     def get_cfg_path(cfg_path: str, filename: str) -> tuple[str, str | None]:
         package, _, rest = cfg_path.partition("::")
-        found = (str(configs_dir() / rest), None) if package == "refseg" and rest else search(cfg_path, filename)
+        if package == "refseg" and rest:
+            found = str(configs_dir() / rest), None
+            if not os.path.isfile(found[0]):  # without its folder, or under a name that was changed
+                with contextlib.suppress(FileNotFoundError):
+                    found = str(resolve_config(rest)), None
+        else:
+            found = search(cfg_path, filename)
         if not os.path.isfile(found[0]):
             raise ConfigError(
                 f"{filename}: its _base_ {cfg_path!r} is not there ({found[0]}). Bases are named relative to the "

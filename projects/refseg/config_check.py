@@ -11,22 +11,24 @@ import difflib
 import inspect
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
+from mmengine.config import ConfigDict
 from mmengine.registry import Registry
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from refseg import registry
+from refseg.datasets.tokenizers import VOCABULARIES
 from refseg.errors import ConfigError
 
 _RUNNER_READS = {  # read from the config by mmengine's Runner besides its own arguments
     "activation_checkpointing", "compile", "efficient_conv_bn_eval", "find_unused_parameters", "model_wrapper_cfg",
     "sync_bn",
 }  # fmt: skip
-_OTHERS_READ = {"wandb", "load_from_partial", "custom_imports"}  # refseg's runner; mmengine's Config
+_OTHERS_READ = {"wandb", "load_from_partial", "custom_imports", "inputs"}  # by refseg, and by mmengine's Config
 _OPTIM_WRAPPER = {"constructor", "paramwise_cfg"}
 _LOADER = {"dataset", "collate_fn", "worker_init_fn", "num_batch_per_epoch", "disable_subprocess_warning"}
 _PLAIN_GROUPS = {
@@ -259,6 +261,65 @@ def merge_options(cfg: Any, options: Mapping[str, Any]) -> None:
         cfg.merge_from_dict(dict(options))
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise ConfigError(f"--cfg-options {' '.join(options)}: {str(error).strip()}") from None
+
+
+def complete_inputs(cfg: Any, options: Iterable[str] = ()) -> None:
+    """Fill in the tokenizers and image sizes that the pipelines of a config leave open, in place.
+
+    The model's file gives them: `inputs = dict(tokenizer=..., image_size=...)`. A pipeline's own values win. A
+    tokenizer with a `pretrained` then takes that of the model's text encoder, so that another text encoder is one
+    change. `inputs` is removed from the config, whose pipelines are complete without it.
+
+    Args:
+        cfg: A config with its options applied.
+        options: Keys of `--cfg-options`. One of `inputs` that no pipeline takes is an error.
+
+    Raises:
+        ConfigError: A pipeline has no tokenizer or size, or a key of `inputs` is unknown or was set in vain.
+    """
+    inputs = cfg.pop("inputs", None) or {}
+    complaints = list(_group(inputs, "inputs", {"tokenizer", "image_size"}, "the model's inputs"))
+    encoders = {part.get("pretrained") for part in _dicts(cfg.get("model")) if part.get("type") == "TextEncoder"} - {
+        None
+    }
+    encoder = encoders.pop() if len(encoders) == 1 else None
+    taken = set()
+    for key, section in cfg.items():
+        for step in _dicts(section):
+            kind = str(step.get("type")).rpartition(".")[2]  # refseg.Resize is Resize
+            if kind == "Resize" and "size" not in step and "image_size" in inputs:
+                step["size"] = inputs["image_size"]
+                taken.add("inputs.image_size")
+            if kind == "LoadText":
+                explicit = step.get("tokenizer") or {}
+                defaults = inputs.get("tokenizer") or {}
+                if any(explicit.get(name) for name in VOCABULARIES):  # one vocabulary takes the place of another
+                    defaults = {name: value for name, value in defaults.items() if name not in VOCABULARIES}
+                taken |= {f"inputs.tokenizer.{name}" for name in defaults if name not in explicit}
+                step["tokenizer"] = ConfigDict({**defaults, **explicit})
+                if encoder and step["tokenizer"].get("pretrained"):
+                    step["tokenizer"]["pretrained"] = encoder
+            missing = {"Resize": "size", "LoadText": "tokenizer"}.get(kind)
+            if missing and not step.get(missing) and not key.startswith("_"):
+                name = "image_size" if missing == "size" else missing
+                complaints.append(f"{key}: {kind} has no {missing}; set inputs=dict({name}=...) beside the model")
+    complaints += [
+        f"{option}: every pipeline has its own. Change {{train,val,test}}_dataloader.dataset.pipeline.N instead"
+        for option in options
+        if option.startswith("inputs.") and not any(name.startswith(option) for name in taken)
+    ]
+    if complaints:
+        lines = "\n  ".join(dict.fromkeys(complaints))
+        raise ConfigError(f"{cfg.filename or 'config'}: keys or values that cannot be used\n  {lines}")
+
+
+def _dicts(config: Any) -> Iterator[dict]:
+    """Yield every dict inside."""
+    if isinstance(config, dict):
+        yield config
+        config = list(config.values())
+    for value in config if isinstance(config, list | tuple) else ():
+        yield from _dicts(value)
 
 
 def method_and_data(file: Any) -> tuple[str, str]:

@@ -97,7 +97,7 @@ def test_other_processes_print_only_what_rank_0_does_not_share(
 def test_configs_are_listed_with_method_and_data(capsys: pytest.CaptureFixture) -> None:
     assert main(["configs", "refzom"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["instalign_swinb_refzom", "InstAlign", "Ref-ZOM"] in lines and len(lines) == 2
+    assert ["instalign/instalign_swinb_refzom", "InstAlign", "Ref-ZOM"] in lines and len(lines) == 2
     assert main(["configs", "nothing_of_that"]) == 1 and "--ablations" in capsys.readouterr().err
 
 

@@ -17,7 +17,7 @@ from models.referring_checks import (
 )
 from refseg.models import LGFormer, RefSegmentor
 
-CONFIGS = ("lavt_swinb", "lgformer_swinb", "lgformer_tiny_refshapes", "lgformer_ablations/table4_pwam")
+CONFIGS = ("lavt_swinb", "lgformer_swinb", "lgformer_tiny_refshapes", "lgformer/ablations/table4_pwam_baseline")
 
 
 @pytest.fixture(scope="module", params=CONFIGS)

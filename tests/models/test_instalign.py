@@ -31,7 +31,7 @@ from refseg.models.instalign.heads import (
 from refseg.models.layers import Groups
 from refseg.models.losses.instances import BlockOutput, InstanceWeights, match
 
-ABLATIONS = "instalign_ablations"
+ABLATIONS = "instalign/ablations"
 
 
 # Phrase-object alignment
@@ -122,8 +122,8 @@ def test_rows_of_table_3a_differ_in_losses() -> None:
     merged = {"loss_merged", "loss_no_target"}
     plain = merged | {"loss_relevance", "loss_instance_mask", "loss_instance_dice", "num_nonfinite_costs"}
     assert losses("instalign_swinb") == plain | {"loss_poa"}
-    assert losses(f"{ABLATIONS}/table3a_mask2former") == plain
-    assert losses(f"{ABLATIONS}/table3a_none") == merged
+    assert losses(f"{ABLATIONS}/table3a_without_poa") == plain
+    assert losses(f"{ABLATIONS}/table3a_without_instance_supervision") == merged
 
 
 def test_rows_of_other_tables_differ_as_expected() -> None:
@@ -131,11 +131,11 @@ def test_rows_of_other_tables_differ_as_expected() -> None:
     assert (default.aggregate.mode, default.no_target.features) == ("soft", "concat")
     assert tiny_model(f"{ABLATIONS}/table3b_fixed_selection").aggregate.mode == "fixed"
     assert tiny_model(f"{ABLATIONS}/table3b_without_prelu").aggregate.slope is None
-    assert tiny_model(f"{ABLATIONS}/table3c_sentence").no_target.features == "sentence"
-    assert tiny_model(f"{ABLATIONS}/table3c_relevant_queries").no_target.features == "relevant"
-    assert tiny_model(f"{ABLATIONS}/table3c_all_queries").no_target.features == "mean"
+    assert tiny_model(f"{ABLATIONS}/table3c_sentence_only").no_target.features == "sentence"
+    assert tiny_model(f"{ABLATIONS}/table3c_relevant_queries_only").no_target.features == "relevant"
+    assert tiny_model(f"{ABLATIONS}/table3c_mean_of_queries").no_target.features == "mean"
     assert default.loss_weights == dict(instance=1.0, merged=1.0, merged_dice=0.0, no_target=0.1)
-    assert tiny_model(f"{ABLATIONS}/section9_2_half_1").loss_weights["instance"] == 0.5
+    assert tiny_model(f"{ABLATIONS}/section9_2_instance_weight_half").loss_weights["instance"] == 0.5
 
 
 def test_mask2former_decoder_ignores_the_text() -> None:
@@ -151,7 +151,9 @@ def test_mask2former_decoder_ignores_the_text() -> None:
 
 
 @pytest.mark.parametrize("num_points", [64, None])
-@pytest.mark.parametrize("config", ["instalign_swinb", "mask2former_swinb", f"{ABLATIONS}/table3a_none"])
+@pytest.mark.parametrize(
+    "config", ["instalign_swinb", "mask2former_swinb", f"{ABLATIONS}/table3a_without_instance_supervision"]
+)
 def test_every_parameter_learns(config: str, num_points: int | None) -> None:
     """But for biases of keys, which a softmax does not see; and, where deformable attention begins with zero weights,
     what only its offsets would see."""
@@ -165,7 +167,9 @@ def test_every_parameter_learns(config: str, num_points: int | None) -> None:
     assert unseen == set()
 
 
-@pytest.mark.parametrize("config", [f"{ABLATIONS}/table3a_none", f"{ABLATIONS}/table3a_mask2former"])
+@pytest.mark.parametrize(
+    "config", [f"{ABLATIONS}/table3a_without_instance_supervision", f"{ABLATIONS}/table3a_without_poa"]
+)
 def test_every_parameter_has_a_gradient(config: str) -> None:
     """If only one of zeros: without any, distributed training stops."""
     model = tiny_model(config)

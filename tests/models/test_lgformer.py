@@ -11,7 +11,7 @@ from refseg.models.lgformer.pixel_decoder import Decoded, LanguageGuidedPixelDec
 from refseg.models.lgformer.prototype import MaskMerge, PrototypeGenerator, dot_products
 from refseg.structures import EncodedFeatures, Prediction
 
-ABLATIONS = "lgformer_ablations"
+ABLATIONS = "lgformer/ablations"
 
 
 def parts(config: str) -> set[str]:
@@ -28,24 +28,28 @@ def test_ablation_rows_differ_as_expected() -> None:
     full = tiny_model("lgformer_swinb_refcocoplus")
     assert len(full.pixel_decoder.layers) == 2 and len(full.prototype.layers) == 3  # shrunk for tests
     assert words_read("lgformer_swinb_refcocoplus") == 2 * 6
-    assert words_read(f"{ABLATIONS}/table4_vlba") == 0
-    assert words_read(f"{ABLATIONS}/table4_vlba_l2va") == 2 * 6
-    assert words_read(f"{ABLATIONS}/table6_sentence") == 2 * 6
-    for row, pixels_read in (("table4_pwam", False), ("table4_vlba_l2va", False), ("table6_sentence", True)):
+    assert words_read(f"{ABLATIONS}/table4_vlba_only") == 0
+    assert words_read(f"{ABLATIONS}/table4_without_v2la") == 2 * 6
+    assert words_read(f"{ABLATIONS}/table6_sentence_embedding") == 2 * 6
+    for row, pixels_read in (
+        ("table4_pwam_baseline", False),
+        ("table4_without_v2la", False),
+        ("table6_sentence_embedding", True),
+    ):
         names = [name for name, _ in tiny_model(f"{ABLATIONS}/{row}").named_parameters()]
         assert any("prototype.layers.0.cross_attn_pixels" in name for name in names) is pixels_read
-        assert any("word_update" in name for name in names) is (row != "table4_pwam")
-    assert "prototype.queries" in parts(f"{ABLATIONS}/table2_learnable_1")
-    assert "merge.mlp" in parts(f"{ABLATIONS}/table2_learnable_10")
+        assert any("word_update" in name for name in names) is (row != "table4_pwam_baseline")
+    assert "prototype.queries" in parts(f"{ABLATIONS}/table2_1_learnable_query")
+    assert "merge.mlp" in parts(f"{ABLATIONS}/table2_10_learnable_queries")
     assert not {"prototype.queries", "merge.mlp"} & parts("lgformer_swinb_refcocoplus")
 
 
-@pytest.mark.parametrize("row", ["table2_learnable_10", "table4_vlba", "table6_sentence"])
+@pytest.mark.parametrize("row", ["table2_10_learnable_queries", "table4_vlba_only", "table6_sentence_embedding"])
 def test_ablation_rows_train(row: str) -> None:
     model = tiny_model(f"{ABLATIONS}/{row}")
     unseen = {n for n in parameters_without_gradient(model, prepared(model)) if "key.bias" not in n}
     # zero offsets at the start hide positions where nothing else reads them; one query has nothing to choose from
-    unseen -= {"pixel_decoder.level_embed"} if row == "table4_vlba" else set()
+    unseen -= {"pixel_decoder.level_embed"} if row == "table4_vlba_only" else set()
     assert {n for n in unseen if not (n.startswith("prototype.layers") and ".self_attn.query" in n)} == set()
 
 
@@ -59,7 +63,7 @@ def test_interpolating_products_equals_interpolating_features() -> None:
 
 
 def test_masks_have_stride_4() -> None:
-    for config in ("lgformer_swinb", "lgformer_tiny_refshapes", f"{ABLATIONS}/table2_learnable_10"):
+    for config in ("lgformer_swinb", "lgformer_tiny_refshapes", f"{ABLATIONS}/table2_10_learnable_queries"):
         model = tiny_model(config)
         assert logits_of(model, prepared(model)).shape == (6, 16, 24)
 

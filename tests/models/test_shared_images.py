@@ -14,7 +14,7 @@ SHARED = (
     "instalign_tiny_refshapes",
     "mask2former_swinb",
     "rela_tiny_refshapes_late",
-    "vipa_ablations/refshapes_no_fusion",
+    "vipa/ablations/refshapes_without_fusion",
 )
 FUSED = ("lavt_tiny_refshapes", "lgformer_tiny_refshapes", "rela_tiny_refshapes", "vipa_tiny_refshapes")
 
@@ -41,4 +41,4 @@ def test_early_fusion_models_cannot_encode_images_alone(config: str) -> None:
 
 
 def test_early_fusion_encoders_cannot_encode_images_alone() -> None:
-    assert not tiny_model("vipa_beit3b").shares_images
+    assert not tiny_model("vipa_beit3b_refcoco").shares_images

@@ -118,8 +118,8 @@ def test_latent_expressions_are_measured_over_a_data_set(
     ("name", "config", "message"),
     [
         ("attention_entropy", "baseline_tiny_refshapes", "config.py is a QueryBaseline: only the decoder of VIPA"),
-        ("retrieved_regions", "vipa_ablations/refshapes_vanilla", "config.py is not a VIPA with retrieval"),
-        ("latent_expressions", "latentvg_ablations/refshapes_baseline", "config.py has no latent expressions"),
+        ("retrieved_regions", "vipa/ablations/refshapes_vanilla_language", "config.py is not a VIPA with retrieval"),
+        ("latent_expressions", "latentvg/ablations/refshapes_baseline", "config.py has no latent expressions"),
     ],
 )
 def test_models_without_what_is_measured_are_refused(

@@ -1,20 +1,13 @@
 # RefShapes mini: `refseg data refshapes --preset mini --out data/refshapes_mini`
 _root = 'data/refshapes_mini'
-_tokenizer = dict(word_list=f'{_root}/words.txt', max_words=24)
-_image_size = (96, 96)
-
-_train_pipeline = [
+_load = [
     dict(type='LoadImage'),
-    dict(type='Resize', size=_image_size),
-    dict(type='LoadText', tokenizer=_tokenizer),
-    dict(type='PackSample'),
+    dict(type='Resize', size=(96, 96)),
+    # The closed word list belongs to the data, so it is not in a model's `inputs`.
+    dict(type='LoadText', tokenizer=dict(word_list=f'{_root}/words.txt', max_words=24)),
 ]
-_test_pipeline = [
-    dict(type='LoadImage'),
-    dict(type='Resize', size=_image_size),
-    dict(type='LoadText', tokenizer=_tokenizer),
-    dict(type='PackSample', with_ground_truth=True),
-]
+_train_pipeline = [*_load, dict(type='PackSample')]
+_test_pipeline = [*_load, dict(type='PackSample', with_ground_truth=True)]
 
 train_dataloader = dict(
     batch_size=8,

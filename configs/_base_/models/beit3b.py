@@ -1,4 +1,6 @@
-# BEiT-3-B at 480 x 480, patches of 16. Its pixels are in -1..1, as in its pretraining.
+# BEiT-3-B at 480 x 480 with patches of 16. Pixels are scaled to -1..1, as in its pretraining.
+# Tokens are XLM-R's SentencePiece, at most 20 including special ones, as in most work on BEiT-3.
+inputs = dict(tokenizer=dict(sentencepiece='data/weights/beit3.spm', max_words=20), image_size=(480, 480))
 model = dict(
     data_preprocessor=dict(
         type='ReferringDataPreprocessor', mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5), size_divisor=16
@@ -8,12 +10,12 @@ model = dict(
         arch='base',
         image_size=480,
         patch_size=16,
-        drop_path_rate=0.1,  # of published fine-tunings of this field
+        drop_path_rate=0.1,  # as in published fine-tunings on this task
         pretrained='data/weights/beit3_base_patch16_224.pth',
     ),
 )
 
-# How the tests shrink it.
+# Overrides for the tests.
 _tiny = dict(
     model=dict(
         encoder=dict(

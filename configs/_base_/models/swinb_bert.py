@@ -1,4 +1,7 @@
-# Swin-B (window 12, ImageNet-22k, 384) and BERT-base without dropout: the encoders of LAVT, ReLA and InstAlign.
+# Swin-B (window 12, ImageNet-22k, 384) and BERT-base without dropout: the encoders of LAVT, ReLA,
+# and InstAlign.
+_text_model = 'bert-base-uncased'
+inputs = dict(tokenizer=dict(pretrained=_text_model, max_words=20), image_size=(480, 480))
 model = dict(
     data_preprocessor=dict(type='ReferringDataPreprocessor', size_divisor=32),
     encoder=dict(
@@ -12,13 +15,13 @@ model = dict(
         ),
         text=dict(
             type='TextEncoder',
-            pretrained='bert-base-uncased',
+            pretrained=_text_model,
             config=dict(model_type='bert', hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
         ),
     ),
 )
 
-# How the tests shrink it.
+# Overrides for the tests.
 _tiny = dict(
     model=dict(
         encoder=dict(

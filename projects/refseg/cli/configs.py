@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     lines = []
     for name, file in shipped_configs().items():
-        if args.ablations or "/" not in name:
+        if args.ablations or "/ablations/" not in name:
             line = (name, *method_and_data(file))
             if all(any(word.lower() in cell.lower() for cell in line) for word in args.words):
                 lines.append(line)

@@ -16,8 +16,8 @@ SWIN = "https://github.com/microsoft/Swin-Transformer (its model hub; timm's and
 BEIT3 = "https://github.com/microsoft/unilm/tree/master/beit3"
 WEIGHTS = {  # file or folder -> what uses it, and its source
     "data/weights/swin_base_patch4_window12_384_22k.pth": ("configs with swinb", SWIN),
-    "data/weights/swin_large_patch4_window12_384_22k.pth": ("instalign_swinl", SWIN),
-    "data/weights/swin_tiny_patch4_window7_224.pth": ("rela_swint", SWIN),
+    "data/weights/swin_large_patch4_window12_384_22k.pth": ("instalign_swinl_grefcoco", SWIN),
+    "data/weights/swin_tiny_patch4_window7_224.pth": ("rela_swint_grefcoco", SWIN),
     "data/weights/beit3_base_patch16_224.pth": ("configs with beit3b", BEIT3),
     "data/weights/beit3.spm": ("their tokenizer", BEIT3),
     "data/weights/bert-base-uncased": (
@@ -25,7 +25,7 @@ WEIGHTS = {  # file or folder -> what uses it, and its source
         "the hub: hf download bert-base-uncased --local-dir data/weights/bert-base-uncased",
     ),
     "data/weights/roberta-base": (
-        "instalign_swinb_roberta",
+        "instalign_swinb_roberta_grefcoco",
         "the hub: hf download roberta-base --local-dir data/weights/roberta-base",
     ),
 }

@@ -31,6 +31,7 @@ FUNCTION_WORDS = frozenset(
     "not no non nor without except of to in on at by with from for into onto".split()
 )
 LOCAL_FILES = ("word_list", "sentencepiece")  # arguments of `TextTokenizer` that name a file
+VOCABULARIES = ("pretrained", *LOCAL_FILES)  # of which a tokenizer has one
 BEIT3 = "https://github.com/microsoft/unilm/tree/master/beit3"
 
 
@@ -248,25 +249,6 @@ def read_word_list(path: str) -> list[str]:
             f"word list not found: {file}. RefShapes writes it: "
             f"`refseg data refshapes --preset mini --out {file.parent}`"
         ) from None
-
-
-def let_tokenizers_follow(cfg: Any) -> None:
-    """Give all `tokenizer=dict(pretrained=...)` of a config the `pretrained` of its text encoder, in place, so that
-    another text model is one change. A text encoder without one leaves the tokenizers as they are."""
-    names = {one.get("pretrained") for one in _dicts(cfg.get("model")) if one.get("type") == "TextEncoder"} - {None}
-    if len(names) == 1:
-        for one in _dicts([value for key, value in cfg.items() if key.endswith("_dataloader")]):
-            if isinstance(one.get("tokenizer"), dict) and one["tokenizer"].get("pretrained"):
-                one["tokenizer"]["pretrained"] = next(iter(names))
-
-
-def _dicts(config: Any) -> Iterator[dict]:
-    """Yield every dict inside."""
-    if isinstance(config, dict):
-        yield config
-        config = list(config.values())
-    for value in config if isinstance(config, list | tuple) else ():
-        yield from _dicts(value)
 
 
 # A model's words lie beside its weights: it can answer where its data is not ------------------------------------------

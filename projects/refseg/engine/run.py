@@ -18,8 +18,8 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from refseg.compat import find_shipped_bases, init_cpu_dist, wrap_on_cpu
-from refseg.config_check import check_config, merge_options
-from refseg.datasets.tokenizers import let_tokenizers_follow, with_files_of
+from refseg.config_check import check_config, complete_inputs, merge_options
+from refseg.datasets.tokenizers import with_files_of
 from refseg.engine import RefRunner, latest_checkpoint
 from refseg.errors import CheckpointError, ConfigError, UsageError, UserError
 from refseg.files import write_atomically
@@ -64,7 +64,7 @@ def load_config(config: str, options: RunOptions | None = None) -> Config:
     path = Path(resolve_config(config))
     cfg = read_config(path)
     merge_options(cfg, options.cfg_options)
-    let_tokenizers_follow(cfg)
+    complete_inputs(cfg, options.cfg_options)
     cfg.launcher = options.launcher
     cfg.work_dir = options.work_dir or cfg.get("work_dir") or f"work_dirs/{path.stem}"
 

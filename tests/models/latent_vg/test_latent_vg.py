@@ -24,15 +24,15 @@ from refseg.engine.run import load_config
 from refseg.errors import ConfigError
 from refseg.models import LatentVG, RefSegmentor
 
-ABLATIONS = "latentvg_ablations"
+ABLATIONS = "latentvg/ablations"
 CONFIGS = (
     "latentvg_beit3b",
     "latentvg_beit3b_grefcoco",
     "latentvg_tiny_refshapes",
     f"{ABLATIONS}/components_baseline",
-    f"{ABLATIONS}/components_naive",
-    f"{ABLATIONS}/distributor_visual",
-    f"{ABLATIONS}/number_1",
+    f"{ABLATIONS}/components_latents_only",
+    f"{ABLATIONS}/distributor_visual_subject",
+    f"{ABLATIONS}/latents_1",
 )
 
 
@@ -51,10 +51,10 @@ def built(row: str) -> LatentVG:
 def test_ablation_rows_differ_in_modules() -> None:
     for row, parts in {
         "components_baseline": (False, False, False, False),
-        "components_naive": (True, False, False, False),
-        "components_distributor": (True, True, False, False),
-        "components_injector": (True, False, True, False),
-        "components_both": (True, True, True, False),
+        "components_latents_only": (True, False, False, False),
+        "components_distributor_only": (True, True, False, False),
+        "components_injector_only": (True, False, True, False),
+        "components_without_contrast": (True, True, True, False),
         "contrast_infonce": (True, True, True, True),
     }.items():
         model = built(row)
@@ -65,16 +65,16 @@ def test_ablation_rows_differ_in_modules() -> None:
         "triplet",
         "arcface",
     ]
-    lengths = [built(row).latents.lengths for row in ("number_1", "number_3", "lengths_4_4", "lengths_10_20")]
+    lengths = [built(row).latents.lengths for row in ("latents_1", "latents_3", "lengths_4_and_4", "lengths_10_and_20")]
     assert lengths == [(10,), (4, 10, 16), (4, 4), (10, 20)]
-    assert built("without_column_normalisation").concepts.normalize == "rows"
-    assert built("distributor_visual").distributor == "visual"
+    assert built("concepts_without_column_normalization").concepts.normalize == "rows"
+    assert built("distributor_visual_subject").distributor == "visual"
 
 
 def test_ablation_rows_differ_in_losses() -> None:
     mask = {"loss_mask", "loss_dice"}
     for config, wanted in {
-        f"{ABLATIONS}/components_both": mask,
+        f"{ABLATIONS}/components_without_contrast": mask,
         "latentvg_beit3b": mask | {"loss_contrast"},
         "latentvg_beit3b_grefcoco": mask | {"loss_contrast", "loss_no_target"},
         f"{ABLATIONS}/refshapes_baseline": mask | {"loss_no_target"},
@@ -85,8 +85,7 @@ def test_ablation_rows_differ_in_losses() -> None:
 
 def test_num_words_matches_the_tokenizer() -> None:
     """phi has a column for each token that a text may have, in every config of the model."""
-    folder = REPOSITORY / "configs"
-    for file in (*folder.glob("latentvg_*.py"), *(folder / ABLATIONS).glob("*.py")):
+    for file in sorted((REPOSITORY / "configs/latentvg").rglob("*.py")):
         cfg = load_config(str(file))
         (text,) = (step for step in cfg.test_dataloader.dataset.pipeline if step["type"] == "LoadText")
         assert cfg.model.latents is None or cfg.model.latents.num_words == text["tokenizer"]["max_words"], file
@@ -110,8 +109,8 @@ def test_subjects_agree_after_every_layer() -> None:
     But for expressions that read each other: subjects begin alike, and then all that they read is the same."""
     for config, agree in (
         ("latentvg_beit3b", True),
-        (f"{ABLATIONS}/components_injector", False),
-        (f"{ABLATIONS}/not_apart", True),
+        (f"{ABLATIONS}/components_injector_only", False),
+        (f"{ABLATIONS}/latents_read_each_other", True),
     ):
         model = tiny_model(config)
         _, text, subjects, attributes, empty = hidden(model, prepared(model))
@@ -123,7 +122,10 @@ def test_subjects_agree_after_every_layer() -> None:
 def test_expressions_do_not_attend_to_each_other() -> None:
     """With one layer, another map of places for the second expression changes that and, if expressions are apart,
     neither the text nor the first expression; the pixels it always changes."""
-    for config, apart in ((f"{ABLATIONS}/components_naive", True), (f"{ABLATIONS}/not_apart", False)):
+    for config, apart in (
+        (f"{ABLATIONS}/components_latents_only", True),
+        (f"{ABLATIONS}/latents_read_each_other", False),
+    ):
         model = tiny_model(config, distributor=None, contrast=None, concepts=None)
         model.encoder.layers = model.encoder.layers[:1]
         batch = prepared(model)

@@ -22,14 +22,14 @@ from refseg.errors import ConfigError
 from refseg.models import VIPA, RefSegmentor
 from refseg.structures import Batch, EncodedFeatures, Prediction, TextFeatures
 
-ABLATIONS = "vipa_ablations"
+ABLATIONS = "vipa/ablations"
 CONFIGS = (
     "vipa_swinb",
     "vipa_tiny_refshapes",
-    "vipa_beit3b",
-    f"{ABLATIONS}/table5_vanilla",
-    f"{ABLATIONS}/table6a_without_step_1",
-    f"{ABLATIONS}/table7_no_fusion",
+    "vipa_beit3b_refcoco",
+    f"{ABLATIONS}/table5_vanilla_language",
+    f"{ABLATIONS}/table6a_without_retrieval",
+    f"{ABLATIONS}/table7_without_fusion",
     f"{ABLATIONS}/table7_late_fusion",
 )
 
@@ -50,9 +50,9 @@ def losses(config: str) -> set[str]:
 
 def test_ablation_rows_differ_in_losses() -> None:
     mask = {"loss_mask", "loss_dice"}
-    for row in ("table5_advanced", "table6b_without_cues", "table8_without_supervision"):
+    for row in ("table5_advanced_language", "table6b_without_cues", "table8_without_supervision"):
         assert losses(f"{ABLATIONS}/{row}") == mask
-    for row in ("table6a_without_step_2", "table6b_local", "table8_direct"):
+    for row in ("table6a_without_refinement", "table6b_local_cues_only", "table8_direct_supervision"):
         assert losses(f"{ABLATIONS}/{row}") == mask | {"loss_relevance"}
 
 
@@ -65,21 +65,31 @@ def test_ablation_rows_differ_in_modules() -> None:
 
     default = tiny_model("vipa_swinb_refcocoplus")
     assert reading(default) == ["0", "1", "2"] and default.generator.retrieval.ratio == 0.3
-    assert reading(built("table5_vanilla")) == [] and reading(built("table5_advanced")) == ["0", "1", "2"]
-    assert built("table5_vanilla").generator is None and built("table5_advanced").generator is None
-    assert built("table6a_without_step_1").generator.retrieval is None
-    assert built("table6a_without_step_2").generator.self_attn_layer is None
-    assert [built(f"fig4_ratio_{r}").generator.retrieval.ratio for r in (10, 50, 80)] == [0.1, 0.5, 0.8]
-    assert (built("table6b_global").cues.local_cues, built("table6b_local").cues.global_cue) == (False, False)
-    assert reading(built("table7_late_fusion")) == ["3"] and reading(built("table7_no_fusion")) == []
+    assert reading(built("table5_vanilla_language")) == [] and reading(built("table5_advanced_language")) == [
+        "0",
+        "1",
+        "2",
+    ]
+    assert built("table5_vanilla_language").generator is None and built("table5_advanced_language").generator is None
+    assert built("table6a_without_retrieval").generator.retrieval is None
+    assert built("table6a_without_refinement").generator.self_attn_layer is None
+    assert [built(f"fig4_{r}_percent").generator.retrieval.ratio for r in (10, 50, 80)] == [0.1, 0.5, 0.8]
+    assert (built("table6b_global_cue_only").cues.local_cues, built("table6b_local_cues_only").cues.global_cue) == (
+        False,
+        False,
+    )
+    assert reading(built("table7_late_fusion")) == ["3"] and reading(built("table7_without_fusion")) == []
     assert built("table7_late_fusion_without_ve").generator is None
-    assert built("table8_direct").supervision.scores == "direct"
+    assert built("table8_direct_supervision").supervision.scores == "direct"
     assert built("table9_without_articles").cues.without_words == ("a", "an", "the")
 
 
 def test_disabled_cues_are_not_used() -> None:
     """With [CLS] alone there is one token to read; the others may be anything."""
-    for row, kept in (("table6b_global", [True] + [False] * 4), ("table6b_local", [False] + [True] * 4)):
+    for row, kept in (
+        ("table6b_global_cue_only", [True] + [False] * 4),
+        ("table6b_local_cues_only", [False] + [True] * 4),
+    ):
         model = tiny_model(f"{ABLATIONS}/{row}").eval()
         batch = prepared(model)
         seen = []
@@ -100,7 +110,9 @@ def test_articles_are_not_cues() -> None:
     assert retrieved.flatten(1).any(1).tolist() == [False, True, False] * 2
 
 
-@pytest.mark.parametrize("row", ["table5_advanced", "table6a_without_step_2", "table8_without_supervision"])
+@pytest.mark.parametrize(
+    "row", ["table5_advanced_language", "table6a_without_refinement", "table8_without_supervision"]
+)
 def test_ablation_rows_train(row: str) -> None:
     model = tiny_model(f"{ABLATIONS}/{row}")
     assert {n for n in parameters_without_gradient(model, prepared(model)) if "key.bias" not in n} == set()
@@ -146,7 +158,7 @@ def test_training_is_determined_by_the_seed() -> None:
 def test_losses_by_hand() -> None:
     """Logits 0: BCE is ln 2. Referents are the upper or the lower half of 64 x 96 pixels, or nothing: dice of the
     former is 1 - (2 x 3072 x 0.5 + 1) / (6144 x 0.5 + 3072 + 1) = 1 - 3073 / 6145."""
-    model = tiny_model(f"{ABLATIONS}/table5_advanced").train()
+    model = tiny_model(f"{ABLATIONS}/table5_advanced_language").train()
     batch = prepared(model)
     found = model.losses(Prediction(torch.zeros(6, 16, 24), auxiliary=model(batch).auxiliary), batch)
     torch.testing.assert_close(found["loss_mask"], torch.tensor(2.0).log())
@@ -201,7 +213,7 @@ def test_prediction_contains_regions_of_words() -> None:
 
 
 def test_no_regions_without_retrieval() -> None:
-    model = tiny_model(f"{ABLATIONS}/table5_advanced").eval()
+    model = tiny_model(f"{ABLATIONS}/table5_advanced_language").eval()
     assert model(prepared(model), mode="predict")[0].regions is None
 
 
@@ -233,9 +245,9 @@ def test_images_with_different_numbers_of_phrases(model: RefSegmentor) -> None:
 def test_images_are_encoded_once_with_late_fusion() -> None:
     """Two images with three phrases each."""
     for row, wanted in (
-        ("table7_no_fusion", [2] * 4),
+        ("table7_without_fusion", [2] * 4),
         ("table7_late_fusion", [2] * 4),
-        ("table8_direct", [2, 6, 6, 6]),
+        ("table8_direct_supervision", [2, 6, 6, 6]),
     ):
         model = tiny_model(f"{ABLATIONS}/{row}").eval()
         rows: list[int] = []
@@ -301,6 +313,6 @@ def test_invalid_arguments_raise() -> None:
         tiny_model("vipa_swinb", key_values="language")
     with pytest.raises(ConfigError, match=r"Set supervision\.scores to None"):
         tiny_model("vipa_swinb", **{"cues.global_cue": False, "cues.local_cues": False})
-    model = tiny_model(f"{ABLATIONS}/table6a_without_step_1", **{"encoder.fusion": None})
+    model = tiny_model(f"{ABLATIONS}/table6a_without_retrieval", **{"encoder.fusion": None})
     with pytest.raises(ConfigError, match="Nothing in this model reads the words"):
         model(prepared(model))

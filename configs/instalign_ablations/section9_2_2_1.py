@@ -1,3 +1,0 @@
-# Section 9.2: weights of instance and merged losses.
-_base_ = '../instalign_swinb.py'
-model = dict(instance_weight=2.0, merged_weight=1.0)

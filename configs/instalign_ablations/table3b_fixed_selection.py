@@ -1,3 +1,0 @@
-# Table 3b: the union of the instances of relevance above 0.5.
-_base_ = '../instalign_swinb.py'
-model = dict(aggregation='fixed')

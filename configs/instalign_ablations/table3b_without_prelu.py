@@ -1,3 +1,0 @@
-# Table 3b: instance aggregation without PReLU.
-_base_ = '../instalign_swinb.py'
-model = dict(aggregation='soft_without_prelu')

@@ -1,3 +1,0 @@
-# Table 3c: no-target from the queries, weighted by relevance, alone.
-_base_ = '../instalign_swinb.py'
-model = dict(no_target=dict(features='relevant'))

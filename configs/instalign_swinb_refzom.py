@@ -1,6 +1,0 @@
-_base_ = [
-    '_base_/datasets/refzom.py',
-    '_base_/models/instalign_swinb.py',
-    '_base_/schedules/adamw_linear.py',
-    '_base_/default_runtime.py',
-]

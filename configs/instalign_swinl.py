@@ -1,7 +1,0 @@
-# Table 6.
-_base_ = 'instalign_swinb.py'
-model = dict(
-    encoder=dict(
-        vision=dict(arch='large', pretrained='data/weights/swin_large_patch4_window12_384_22k.pth'),
-    )
-)

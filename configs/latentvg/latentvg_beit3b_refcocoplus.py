@@ -1,0 +1,8 @@
+_base_ = [
+    '../_base_/datasets/refcocoplus.py',
+    '../_base_/models/latentvg_beit3b.py',
+    '../_base_/schedules/adamw_poly_latentvg.py',
+    '../_base_/default_runtime.py',
+]
+train_dataloader = dict(batch_size=16)
+test_evaluator = dict(protocols=('lavt', 'rec', 'refseg'))

@@ -1,3 +1,0 @@
-# Components, row 4: with the visual concept injector.
-_base_ = '../latentvg_beit3b_refcocoplus.py'
-model = dict(distributor=None, contrast=None)

@@ -1,4 +1,0 @@
-# Components, row 2: latent expressions alone.
-_base_ = '../latentvg_beit3b_refcocoplus.py'
-model = dict(distributor=None, concepts=None, contrast=None)
-_tiny = dict(model=dict(concepts=None))

@@ -1,3 +1,0 @@
-# No latent expressions, on RefShapes.
-_base_ = '../latentvg_tiny_refshapes.py'
-model = dict(latents=None, distributor=None, concepts=None, contrast=None)

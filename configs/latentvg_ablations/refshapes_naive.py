@@ -1,3 +1,0 @@
-# Latent expressions alone, on RefShapes.
-_base_ = '../latentvg_tiny_refshapes.py'
-model = dict(distributor=None, concepts=None, contrast=None)

@@ -1,6 +1,0 @@
-_base_ = [
-    '_base_/datasets/refcocoplus.py',
-    '_base_/models/lgformer_swinb.py',
-    '_base_/schedules/adamw_poly.py',
-    '_base_/default_runtime.py',
-]

@@ -1,3 +1,0 @@
-# Table VIII, row 1, on RefShapes: scores are not supervised.
-_base_ = '../vipa_tiny_refshapes.py'
-model = dict(supervision=dict(scores=None))

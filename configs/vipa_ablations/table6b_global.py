@@ -1,3 +1,0 @@
-# Table VI b, row 2: [CLS] alone retrieves.
-_base_ = '../vipa_swinb_refcocoplus.py'
-model = dict(cues=dict(local_cues=False))

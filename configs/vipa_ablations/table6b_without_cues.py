@@ -1,2 +1,0 @@
-# Table VI b, row 1: no cues, which is Table VI a without step 1.
-_base_ = 'table6a_without_step_1.py'

@@ -1,3 +1,0 @@
-# Table IX: articles are no cues.
-_base_ = '../vipa_swinb_refcocoplus.py'
-model = dict(cues=dict(without_words=('a', 'an', 'the')))

@@ -1,9 +1,0 @@
-_base_ = [
-    '_base_/datasets/refshapes_mini_targets.py',
-    '_base_/models/vipa_tiny.py',
-    '_base_/schedules/refshapes_mini.py',
-    '_base_/default_runtime.py',
-]
-train_dataloader = dict(dataset=dict(expressions_per_image=18))
-train_cfg = dict(max_epochs=1, val_interval=1)
-default_hooks = dict(logger=dict(interval=25))
