@@ -1,24 +1,36 @@
-"""`refseg doctor`: what it makes of facts, and that a broken library hides no other."""
+"""`refseg doctor`: checks of libraries and of the machine. A broken library does not hide the others."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sysconfig
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from refseg.cli import doctor
-from refseg.cli import doctor as checks
 from refseg.terminal import FAIL, OK, WARN, Check
 
-RANGES = ">=2.0.1,<2.2"
+MMCV_RANGE = ">=2.0.1,<2.2"
+
+
+def fake_torch(error: str = "", *gpus: tuple[str, int, int], cuda: str = "13.0") -> SimpleNamespace:
+    """Return a torch with GPUs of (name, GiB, compute capability), whose first computation may raise."""
+
+    def zeros(*args: object, **kwargs: object) -> object:
+        if error:
+            raise RuntimeError(error)
+        return SimpleNamespace(mul=lambda factor: SimpleNamespace(item=lambda: 0.0))
+
+    found = [SimpleNamespace(name=name, total_memory=gib * 2**30, major=major) for name, gib, major in gpus]
+    device = SimpleNamespace(device_count=lambda: len(found), get_device_properties=found.__getitem__)
+    return SimpleNamespace(zeros=zeros, version=SimpleNamespace(cuda=cuda, hip=None), cuda=device)
 
 
 class TestChecks:
-    """Facts in, findings out."""
-
     @pytest.mark.parametrize(
         ("version", "ranges", "expected"),
         [
@@ -31,166 +43,157 @@ class TestChecks:
         ],
     )
     def test_ranges(self, version: str, ranges: str, expected: bool) -> None:
-        assert checks.satisfies(version, ranges) is expected
+        assert doctor.satisfies(version, ranges) is expected
 
-    @pytest.mark.parametrize(("version", "status"), [((3, 9, 1), FAIL), ((3, 11, 7), OK), ((3, 14, 0), WARN)])
-    def test_python(self, version: tuple[int, ...], status: str) -> None:
-        assert checks.check_python(version).status == status
-
-    def test_torch_without_a_gpu_is_fine(self) -> None:
-        facts = {"version": "2.14.1+cu130", "cuda": "13.0", "gpus": [], "gpu_error": "Found no NVIDIA driver"}
-        torch, gpu = checks.check_torch(facts, ">=2.4")
-        assert torch == Check("torch", OK, "2.14.1+cu130 (CUDA 13.0 build)")
-        assert gpu.status == OK and "runs on CPU" in gpu.text
-
-    def test_an_old_driver_is_named(self) -> None:
-        facts = {"version": "2.14.1", "cuda": "13.0", "gpu_error": "The NVIDIA driver on your system is too old"}
-        gpu = checks.check_torch(facts, "")[1]
-        assert gpu.status == WARN and "too old" in gpu.text and "update the NVIDIA driver" in gpu.remedy
-
-    def test_gpus(self) -> None:
-        gpu = checks.check_gpu(
-            {"gpus": [{"name": "H100", "gib": 79.1, "bf16": True}, {"name": "T4", "gib": 15, "bf16": False}]}
-        )
-        assert gpu.status == OK and "H100 (79.1 GiB, bf16), T4 (15 GiB, no bf16" in gpu.text
-
-    def test_pair_of_torch_and_torchvision(self) -> None:
-        assert checks.check_pair({"torch": "2.14.1+cpu", "wants": "2.14.1"}) == []
-        assert checks.check_pair({"torch": "2.14.1", "wants": ""}) == []
-        (pair,) = checks.check_pair({"torch": "2.13.0", "wants": "2.14.1"})
-        assert pair.status == FAIL and "torch==2.13.0" in pair.remedy
-
-    def test_opencv_without_libgl(self) -> None:
-        facts = {"error": "ImportError: libGL.so.1: cannot open shared object file: No such file or directory"}
-        found = checks.check_library("opencv", facts, ">=4.8,<5")
-        assert found.status == FAIL
-        assert "apt-get install libgl1 libglib2.0-0" in found.remedy and "opencv-python-headless" in found.remedy
-
-    def test_missing_library_and_missing_dependency(self) -> None:
-        """mmsegmentation itself is missing; or it is there and ftfy, which it imports, is not."""
-        itself = {"missing": "mmseg", "error": "ModuleNotFoundError: No module named 'mmseg'"}
-        other = {"missing": "ftfy", "error": "ModuleNotFoundError: No module named 'ftfy'"}
-        assert checks.check_library("mmsegmentation", itself, ">=1.2.2").text == "not installed"
-        found = checks.check_library("mmsegmentation", other, ">=1.2.2")
-        assert "ftfy" in found.text and found.remedy == "python -m pip install ftfy"
-
-    def test_wrong_version(self) -> None:
-        found = checks.check_library("mmengine", {"version": "0.9.0"}, ">=0.10.7,<0.11")
-        assert found.status == FAIL and "'mmengine>=0.10.7,<0.11'" in found.remedy
-
-    @pytest.mark.parametrize(
-        ("facts", "status", "words"),
-        [
-            ({"version": "2.1.0", "lite": "2.1.0", "state": "this mmcv has no compiled extension"}, OK, "needs none"),
-            ({"version": "2.1.0", "full": "2.1.0", "compiled": True, "state": "compiled extension x.so"}, OK, "x.so"),
-            ({"version": "2.1.0", "full": "2.1.0", "state": "does not load (undefined symbol _Z)"}, WARN, "symbol _Z"),
-            ({"version": "2.2.0", "full": "2.2.0", "compiled": True, "state": ""}, FAIL, "refused by mmdet"),
-            ({"version": "2.1.0", "full": "2.1.0", "lite": "2.1.0", "state": ""}, WARN, "overwrite each other"),
-            ({"full": "", "lite": ""}, FAIL, "not installed"),
-        ],
-    )
-    def test_mmcv(self, facts: dict, status: str, words: str) -> None:
-        found = checks.check_mmcv(facts, RANGES)
-        assert found.status == status and words in found.text
-        assert status == OK or "pip" in found.remedy
-
-    def test_backend(self) -> None:
-        fast = {"backend": "triton", "reason": "triton runs on cuda:0", "available": ["triton", "plain"]}
-        slow = {"backend": "pytorch", "reason": "no triton: Triton is not installed", "available": ["pytorch"]}
-        assert checks.check_backend(fast).status == OK
-        assert checks.check_backend(slow).status == WARN
-        assert checks.check_backend({"error": "RuntimeError: x"}).status == FAIL
-
-    def test_triton_matters_with_a_gpu_only(self) -> None:
-        absent = {"missing": "triton", "error": "ModuleNotFoundError: No module named 'triton'"}
-        for gpus, status in (([], OK), ([{"name": "H100", "gib": 79, "bf16": True}], WARN)):
-            findings = checks.judge_libraries({"torch": {"version": "2.14", "gpus": gpus}, "triton": absent}, {})
-            assert findings[-1].status == status
-
-    def test_small_shared_memory(self) -> None:
-        """Docker's default is 64 MiB."""
-        found = checks.check_shm(0.0625, 0.0625)
-        assert found.status == WARN and "--shm-size" in found.remedy
-
-    def test_data(self) -> None:
-        missing = checks.check_data("data", [])
-        assert [one.status for one in missing] == [WARN, WARN]
-        assert missing[0].remedy == "refseg data refshapes --preset mini --out data/refshapes_mini"
-        assert missing[1].remedy == "refseg data layout"
-        found = checks.check_data("/d", ["grefcoco", "images", "mine", "refcoco", "refshapes_mini"])
-        assert [one.status for one in found] == [OK, OK]
-        assert found[1].text.startswith("refcoco, grefcoco in /d ")
-
-    def test_no_configs(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("refseg.paths.shipped_configs", dict)
-        assert doctor.look_at_machine()[0].status == FAIL
-
-
-class TestMachine:
-    def test_missing_and_found_data(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("REFSEG_DATA", str(tmp_path))
-        by_name = {one.name: one for one in doctor.look_at_machine()}
-        assert by_name["data: RefShapes"].status == WARN
-        assert f"--out {tmp_path}/refshapes_mini" in by_name["data: RefShapes"].remedy
-        (tmp_path / "refshapes_mini").mkdir()
-        by_name = {one.name: one for one in doctor.look_at_machine()}
-        assert by_name["data: RefShapes"].status == OK
-        assert by_name["configs"].status == OK
-
-    def test_ranges_are_those_of_the_requirements(self) -> None:
+    def test_ranges_come_from_the_requirements(self) -> None:
         ranges = doctor.required_ranges()
         assert ranges["mmengine"] == ">=0.10.7,<0.11" and ranges["torch"] == ">=2.4"
 
+    @pytest.mark.parametrize(("version", "status"), [((3, 9, 1), FAIL), ((3, 11, 7), OK), ((3, 14, 0), WARN)])
+    def test_python(self, version: tuple[int, ...], status: str) -> None:
+        assert doctor.check_python(version).status == status
 
-class TestGather:
-    """The child processes."""
+    @pytest.mark.parametrize(
+        ("torch", "status", "words"),
+        [
+            (fake_torch("Found no NVIDIA driver"), OK, ["runs on CPU"]),
+            (fake_torch("The NVIDIA driver on your system is too old"), WARN, ["runs on CPU", "too old"]),
+            (fake_torch("no kernel image", ("H100", 79, 9)), WARN, ["H100", "no kernel image"]),
+            (fake_torch("", ("H100", 79, 9), ("T4", 15, 7)), OK, ["H100 (79.0 GiB, bf16), T4 (15.0 GiB, no bf16"]),
+        ],
+    )
+    def test_gpu(self, torch: SimpleNamespace, status: str, words: list[str]) -> None:
+        check = doctor.check_gpu(torch)
+        assert check.status == status and all(word in check.text for word in words)
+        assert bool(check.remedy) == (status == WARN)
+
+    @pytest.mark.parametrize(
+        ("name", "error", "text", "remedy"),
+        [
+            ("opencv", ImportError("libGL.so.1: cannot open shared object"), "libGL", "apt-get install libgl1"),
+            ("opencv", ImportError("libGL.so.1: cannot open shared object"), "libGL", "opencv-python-headless"),
+            ("mmsegmentation", ModuleNotFoundError("no mmseg", name="mmseg"), "not installed", "'mmsegmentation>=1'"),
+            ("mmsegmentation", ModuleNotFoundError("no ftfy", name="ftfy.x"), "no ftfy", "install ftfy"),
+            ("mmdet", AssertionError("MMCV==2.2.0 is used but incompatible."), "MMCV", "remedy for mmcv"),
+            ("scipy", ImportError("numpy._ARRAY_API not found"), "ARRAY", "--force-reinstall numpy"),
+            ("torchvision", RuntimeError("operator torchvision::nms does not exist"), "nms", "'torch=="),
+            ("timm", SystemExit(1), "SystemExit: 1", "--force-reinstall --no-deps 'timm>=1'"),
+        ],
+    )
+    def test_failed_import(self, name: str, error: BaseException, text: str, remedy: str) -> None:
+        check = doctor.failed_import(name, error, ">=1")
+        assert check.status == FAIL and text in check.text and remedy in check.remedy
+
+    @pytest.mark.parametrize(
+        ("version", "both", "compiled", "state", "status", "words"),
+        [
+            ("2.1.0", ("", "2.1.0"), False, "this mmcv has no compiled extension", OK, "needs none"),
+            ("2.1.0", ("2.1.0", ""), True, "compiled extension x.so", OK, "x.so"),
+            ("2.1.0", ("2.1.0", ""), False, "does not load (undefined symbol _Z)", WARN, "symbol _Z"),
+            ("2.2.0", ("2.2.0", ""), True, "", FAIL, "refused by mmdet"),
+            ("2.0.0", ("", "2.0.0"), False, "", FAIL, "refseg needs"),
+            ("2.1.0", ("2.1.0", "2.1.0"), False, "", WARN, "overwrite each other"),
+        ],
+    )
+    def test_mmcv(
+        self, version: str, both: tuple[str, str], compiled: bool, state: str, status: str, words: str
+    ) -> None:
+        check = doctor.check_mmcv(version, both, compiled, state, MMCV_RANGE)
+        assert check.status == status and words in check.text
+        assert status == OK or "pip" in check.remedy
+
+    @pytest.mark.parametrize(
+        ("choice", "status"),
+        [
+            (("triton", "triton runs on cuda:0"), OK),
+            (("pytorch", "no triton: Triton is not installed"), WARN),
+            (None, FAIL),
+        ],
+    )
+    def test_deformable_attention(
+        self, choice: tuple[str, str] | None, status: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("refseg.ops.choose_backend", (lambda tensor: choice) if choice else None)
+        (check,) = doctor.check_ops()
+        assert check.status == status and (choice is None or choice[1] in check.text)
+
+
+class TestMachine:
+    def checks(self, monkeypatch: pytest.MonkeyPatch, root: Path) -> dict[str, Check]:
+        monkeypatch.setenv("REFSEG_DATA", str(root))
+        return {check.name: check for check in doctor.check_machine()}
+
+    def test_data(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        checks = self.checks(monkeypatch, tmp_path)
+        assert checks["data: RefShapes"].status == checks["data: others"].status == WARN
+        assert f"--out {tmp_path}/refshapes_mini" in checks["data: RefShapes"].remedy
+        for name in ("grefcoco", "images", "mine", "refcoco", "refshapes_mini"):
+            (tmp_path / name).mkdir()
+        checks = self.checks(monkeypatch, tmp_path)
+        assert checks["data: RefShapes"].status == checks["data: others"].status == checks["configs"].status == OK
+        assert checks["data: others"].text.startswith(f"refcoco, grefcoco in {tmp_path} ")
+
+    def test_no_configs(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("refseg.paths.shipped_configs", dict)
+        assert self.checks(monkeypatch, tmp_path)["configs"].status == FAIL
+
+    def test_full_disk_and_small_shared_memory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Docker's default for shared memory is 64 MiB."""
+        usage = SimpleNamespace(total=2**26, free=2**26)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+        monkeypatch.setattr("os.path.isdir", lambda path: True)
+        checks = self.checks(monkeypatch, tmp_path)
+        assert checks["disk"].status == checks["shared memory"].status == WARN
+        assert "--shm-size" in checks["shared memory"].remedy
+
+
+class TestLibraries:
+    """Imports in child processes."""
 
     @pytest.fixture
     def fakes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
         return tmp_path
 
-    def test_a_broken_library_hides_no_other(self, fakes: Path) -> None:
-        """timm raises, ftfy ends Python, tensorboard hangs; scipy is well."""
+    def test_broken_libraries_do_not_hide_others(self, fakes: Path) -> None:
+        """timm raises, ftfy ends Python, tensorboard hangs, mmengine is too old; scipy works."""
         (fakes / "timm.py").write_text("raise OSError('libfoo.so: no')")
         (fakes / "ftfy.py").write_text("import os; os._exit(7)")
         (fakes / "tensorboard.py").write_text("import time; time.sleep(60)")
-        facts = doctor.gather(["timm", "ftfy", "tensorboard", "scipy"], timeout_s=5)
-        assert facts["timm"] == {"error": "OSError: libfoo.so: no"}
-        assert "exit code 7" in facts["ftfy"]["error"]
-        assert "hangs" in facts["tensorboard"]["error"]
-        assert facts["scipy"]["version"]
+        (fakes / "mmengine").mkdir()
+        (fakes / "mmengine/__init__.py").write_text("__version__ = '0.9.0'")
+        (fakes / "mmengine/runner.py").touch()
+        names = ["timm", "ftfy", "tensorboard", "mmengine", "scipy"]
+        checks = doctor.check_libraries(names, timeout_s=20)
+        assert [check.name for check in checks] == names
+        assert [check.status for check in checks] == [FAIL, FAIL, WARN, FAIL, OK]
+        for check, words in zip(checks, ("OSError: libfoo.so: no", "exit code 7", "hangs", "0.9.0, but"), strict=False):
+            assert words in check.text and check.remedy
 
-    def test_mmcv_compiled_for_another_pytorch(self, fakes: Path) -> None:
+    def test_mmcv_that_was_compiled_for_another_pytorch(self, fakes: Path) -> None:
         """A directory `mmcv` whose `_ext` is no library: the loader's error is shown, and a remedy."""
         package = fakes / "mmcv"
         package.mkdir()
         (package / "__init__.py").write_text("__version__ = '2.1.0'\n")
         (package / f"_ext{sysconfig.get_config_var('EXT_SUFFIX')}").write_bytes(b"not a library")
-        facts = doctor.gather(["mmcv"])["mmcv"]
-        assert facts["compiled"] is False
-        found = checks.check_mmcv({**facts, "lite": ""}, RANGES)
-        assert found.status == WARN and "does not load" in found.text and "refseg works without it" in found.text
-
-    def test_every_probe_has_a_judge(self) -> None:
-        findings = doctor.judge_libraries({name: {"error": "X: y"} for name in doctor.PROBES}, {})
-        assert {one.name for one in findings} == set(doctor.PROBES) - {"torch pair"}
+        (check,) = doctor.check_libraries(["mmcv"])
+        assert check.status == WARN and "does not load" in check.text and "refseg works without it" in check.text
 
 
 class TestCommand:
-    def run(self, monkeypatch: pytest.MonkeyPatch, findings: list[Check], *argv: str) -> int:
+    def run(self, monkeypatch: pytest.MonkeyPatch, checks: list[Check], *argv: str) -> int:
         parser = argparse.ArgumentParser()
         doctor.add_arguments(parser)
-        monkeypatch.setattr(doctor, "diagnose", lambda: findings)
+        monkeypatch.setattr(doctor, "diagnose", lambda: checks)
         return doctor.main(parser.parse_args(argv))
 
     def test_warnings_are_allowed(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        findings = [Check("torch", OK, "2"), Check("data", WARN, "none", "refseg data refshapes")]
-        assert self.run(monkeypatch, findings) == 0
+        checks = [Check("torch", OK, "2"), Check("data", WARN, "none", "refseg data refshapes")]
+        assert self.run(monkeypatch, checks) == 0
         output = capsys.readouterr().out
         assert "-> refseg data refshapes" in output and "Everything needed works" in output
 
-    def test_failures_are_not(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_failures_end_with_1(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         assert self.run(monkeypatch, [Check("torch", FAIL, "not installed", "pip install torch")]) == 1
         assert "cannot work yet: torch" in capsys.readouterr().out
 
@@ -204,7 +207,7 @@ class TestCommand:
 
 @pytest.mark.slow
 def test_this_environment_is_healthy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The whole thing, with every library and without a GPU."""
+    """Run the whole command, with every library and without a GPU."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert doctor.main(argparse.Namespace(model=None, json=True)) == 0
     findings = {one["name"]: one for one in json.loads(capsys.readouterr().out)["findings"]}

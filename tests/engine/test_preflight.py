@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
 
-from refseg.cli.doctor import FAIL, OK
 from refseg.datasets.tokenizers import word_list_tokenizer
 from refseg.engine.preflight import estimate_memory, preflight, require_preflight
 from refseg.engine.run import RunOptions, load_config
 from refseg.errors import ConfigError
+from refseg.terminal import FAIL, OK
 
 CONFIG = "instalign_swinb"
 

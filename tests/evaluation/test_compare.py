@@ -220,8 +220,8 @@ def test_invalid_options(files: Path, capsys: pytest.CaptureFixture[str]) -> Non
     for option, value in (("--seed", "-1"), ("--cases", "-1"), ("--resamples", "0"), ("--min-area", "x")):
         with pytest.raises(SystemExit):
             main([*common, option, value])
-        assert f"{value!r} is no whole number of at least" in capsys.readouterr().err
-    assert main([*common, "--by", "length,"]) == 1 and "is no list of names" in capsys.readouterr().err
+        assert f"{value!r} is not a whole number of at least" in capsys.readouterr().err
+    assert main([*common, "--by", "length,"]) == 1 and "is not a list of names" in capsys.readouterr().err
     assert main([*common, "--by", "tag:skil"]) == 1 and "there are: skill" in capsys.readouterr().err
     assert main([*common, "--resamples", "9", "--by", "tag:skill"]) == 0 and "position" in capsys.readouterr().out
 

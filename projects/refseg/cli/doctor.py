@@ -1,6 +1,6 @@
-"""`refseg doctor`: check the installation, or a config, and print the command that repairs what does not work.
+"""`refseg doctor`: check the installation, or whether a config can be trained here, and print the commands that help.
 
-Libraries are probed in a child process (`python -m refseg.cli.doctor --probe NAME...`), so that one that crashes or
+Libraries are imported in a child process (`python -m refseg.cli.doctor --child NAME...`), so that one that crashes or
 hangs does not hide the others.
 """
 
@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,28 @@ from typing import Any
 from refseg.terminal import FAIL, OK, WARN, Check, check_table
 
 PIP = "python -m pip install"
-PROBE_TIMEOUT_S = 180.0
-DISTRIBUTION = {"opencv": "opencv-python", "mmcv": "mmcv-lite"}
-Facts = dict[str, Any]
+TIMEOUT_S = 180.0
+LIBRARIES = {  # name: distribution, and the modules to import. The first module has the version.
+    "torch": ("torch", "torch"),
+    "torchvision": ("torchvision", "torchvision"),
+    "numpy": ("numpy", "numpy"),
+    "scipy": ("scipy", "scipy"),
+    "pillow": ("pillow", "PIL"),
+    "opencv": ("opencv-python", "cv2"),
+    "mmengine": ("mmengine", "mmengine", "mmengine.runner"),
+    "mmcv": ("mmcv-lite", "mmcv"),
+    "mmdet": ("mmdet", "mmdet", "mmdet.models"),
+    "mmsegmentation": ("mmsegmentation", "mmseg", "mmseg.models"),
+    "transformers": ("transformers", "transformers"),
+    "timm": ("timm", "timm"),
+    "pycocotools": ("pycocotools", "pycocotools", "pycocotools.mask"),
+    "ftfy": ("ftfy", "ftfy"),
+    "setuptools": ("setuptools", "pkg_resources"),  # setuptools 81 has no pkg_resources, which mmengine imports
+    "tensorboard": ("tensorboard", "tensorboard"),
+    "triton": ("triton", "triton"),
+}
+OPTIONAL = {"tensorboard", "triton"}
+OPS = "deformable attention"
 
 EXAMPLES = """
 refseg doctor
@@ -34,277 +53,14 @@ refseg doctor instalign_swinb
 """
 
 
-# Probes: facts about one library each, in a child process -----------------------------------------------------------
+# Versions -------------------------------------------------------------------------------------------------------------
 
 
-def distribution_version(name: str) -> str:
+def installed_version(distribution: str) -> str:
     try:
-        return importlib.metadata.version(name)
+        return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return ""
-
-
-def _imports(*modules: str) -> Callable[[], Facts]:
-    """Return a probe that imports modules; the first one has the version."""
-
-    def probe() -> Facts:
-        first, *_ = [importlib.import_module(module) for module in modules]
-        return {"version": str(getattr(first, "__version__", ""))}
-
-    return probe
-
-
-def probe_torch() -> Facts:
-    import torch
-
-    facts: Facts = {"version": torch.__version__, "cuda": torch.version.cuda, "hip": torch.version.hip, "gpus": []}
-    try:
-        if torch.version.cuda or torch.version.hip:
-            torch.zeros(1, device="cuda").mul(2).item()  # fails without a driver, and without kernels for this GPU
-    except Exception as error:
-        facts["gpu_error"] = str(error).splitlines()[0][:300]
-    for index in range(torch.cuda.device_count()):
-        gpu = torch.cuda.get_device_properties(index)
-        bf16 = gpu.major >= 8 or bool(torch.version.hip)
-        facts["gpus"].append({"name": gpu.name, "gib": round(gpu.total_memory / 2**30, 1), "bf16": bf16})
-    return facts
-
-
-def probe_torchvision() -> Facts:
-    import torch
-    import torchvision
-
-    torchvision.ops.nms(torch.rand(2, 4), torch.rand(2), 0.5)  # its compiled operators fit this torch
-    return {"version": torchvision.__version__}
-
-
-def probe_pair() -> Facts:
-    """Compare the installed torch with the one that torchvision's metadata names, without importing either."""
-    wanted = importlib.metadata.requires("torchvision") if distribution_version("torchvision") else []
-    pins = [line.split("==")[1].split(";")[0].strip(" )") for line in wanted or [] if re.match(r"torch\s*\(?==", line)]
-    return {"torch": distribution_version("torch"), "wants": pins[0] if pins else ""}
-
-
-def probe_mmcv() -> Facts:
-    from refseg import compat
-
-    facts: Facts = {"full": distribution_version("mmcv"), "lite": distribution_version("mmcv-lite")}
-    facts["version"] = importlib.import_module("mmcv").__version__
-    facts["compiled"], facts["state"] = compat.mmcv_ext_state()
-    return facts
-
-
-def probe_setuptools() -> Facts:
-    importlib.import_module("pkg_resources")  # gone since setuptools 81; mmengine imports it
-    return {"version": distribution_version("setuptools")}
-
-
-def probe_ops() -> Facts:
-    import torch
-
-    from refseg.ops import available_backends, choose_backend
-
-    name, reason = choose_backend(torch.empty(1, device="cuda" if torch.cuda.is_available() else "cpu"))
-    return {"backend": name, "reason": reason, "available": list(available_backends())}
-
-
-PROBES: dict[str, Callable[[], Facts]] = {
-    "torch pair": probe_pair,
-    "torch": probe_torch,
-    "torchvision": probe_torchvision,
-    "numpy": _imports("numpy"),
-    "scipy": _imports("scipy"),
-    "pillow": _imports("PIL"),
-    "opencv": _imports("cv2"),
-    "mmengine": _imports("mmengine", "mmengine.runner"),
-    "mmcv": probe_mmcv,
-    "mmdet": _imports("mmdet", "mmdet.models"),
-    "mmsegmentation": _imports("mmseg", "mmseg.models"),
-    "transformers": _imports("transformers"),
-    "timm": _imports("timm"),
-    "pycocotools": _imports("pycocotools", "pycocotools.mask"),
-    "ftfy": _imports("ftfy"),
-    "setuptools": probe_setuptools,
-    "tensorboard": _imports("tensorboard"),
-    "triton": _imports("triton"),
-    "deformable attention": probe_ops,
-}
-
-
-def probe(names: Sequence[str]) -> None:
-    """Print one line of JSON before and one after each probe. This runs in the child."""
-    warnings.simplefilter("ignore")
-    answers, sys.stdout = sys.stdout, sys.stderr  # libraries may print
-    for name in names:
-        print(json.dumps({"begin": name}), file=answers, flush=True)
-        try:
-            facts = PROBES[name]()
-        except BaseException as error:  # a broken library may raise anything, SystemExit too
-            text = (str(error).strip().splitlines() or [""])[0]
-            facts = {"error": f"{type(error).__name__}: {text}"[:400]}
-            if isinstance(error, ModuleNotFoundError):
-                facts["missing"] = error.name or ""
-        print(json.dumps({"end": name, "facts": facts}), file=answers, flush=True)
-
-
-def gather(names: Sequence[str] = tuple(PROBES), timeout_s: float = PROBE_TIMEOUT_S) -> dict[str, Facts]:
-    """Return the facts of all probes. When the child dies or hangs, the probe at fault is noted, and a new child runs
-    those that remain."""
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), root)))
-    facts: dict[str, Facts] = {}
-    while waiting := [name for name in names if name not in facts]:
-        command = [sys.executable, "-m", "refseg.cli.doctor", "--probe", *waiting]
-        environment = {**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"}
-        try:
-            done = subprocess.run(command, capture_output=True, env=environment, timeout=timeout_s)
-            output, why = done.stdout, f"importing it ends Python (exit code {done.returncode})"
-        except subprocess.TimeoutExpired as error:
-            output, why = error.stdout or b"", f"importing it hangs (more than {timeout_s:g} s)"
-        begun = waiting[0]
-        for line in output.decode(errors="replace").splitlines():
-            if line.startswith("{"):
-                answer = json.loads(line)
-                begun = answer.get("begin", begun)
-                if "end" in answer:
-                    facts[answer["end"]] = answer["facts"]
-        if any(name not in facts for name in waiting):
-            at_fault = begun if begun not in facts else next(name for name in waiting if name not in facts)
-            facts[at_fault] = {"error": why}
-    return facts
-
-
-# Checks: pure functions from facts to checks ----------------------------------------------------------------------
-
-
-def satisfies(version: str, ranges: str) -> bool:
-    """Return whether '0.10.7' is within '>=0.10.7,<0.11': >=, <, and ==, as in requirements/runtime.txt."""
-
-    def numbers(text: str) -> tuple[int, ...]:
-        found = re.match(r"\d+(?:\.\d+)*", text)
-        return (*(int(part) for part in found.group().split(".")), 0, 0, 0, 0)[:4] if found else (0, 0, 0, 0)
-
-    have = numbers(version)
-    limits = re.findall(r"(>=|==|<)\s*([\d.]+)", ranges)
-    return all({">=": have >= numbers(n), "<": have < numbers(n), "==": have == numbers(n)}[op] for op, n in limits)
-
-
-def check_python(version: Sequence[int]) -> Check:
-    text, here = ".".join(map(str, version[:3])), tuple(version[:2])
-    if (3, 10) <= here <= (3, 12):
-        return Check("python", OK, text)
-    status, text = (FAIL, f"{text} is too old") if here < (3, 10) else (WARN, f"{text}: tested are 3.10 to 3.12")
-    return Check("python", status, text, "make PYTHON=python3.11 setup")
-
-
-def check_library(name: str, facts: Facts, ranges: str) -> Check:
-    """Return a check for the common case: the library imports, and its version is in the range."""
-    wanted = f"'{DISTRIBUTION.get(name, name)}{ranges}'"
-    modules = {"opencv": "cv2", "pillow": "PIL", "setuptools": "pkg_resources", "mmsegmentation": "mmseg"}
-    bad = WARN if name in ("triton", "tensorboard") else FAIL
-    error, missing = facts.get("error", ""), facts.get("missing", "").split(".")[0]
-    if missing:
-        if missing in (name, modules.get(name)):
-            return Check(name, bad, "not installed", f"{PIP} {wanted}")
-        return Check(name, bad, error, f"{PIP} {missing}")
-    if error:
-        remedy = f"{PIP} --force-reinstall --no-deps {wanted}"
-        if re.search(r"lib(GL|gthread|glib)[\w.-]*\.so", error):
-            remedy = (
-                "apt-get install libgl1 libglib2.0-0   # or, without root: python -m pip uninstall -y opencv-python && "
-                f"{PIP} opencv-python-headless"
-            )
-        elif re.search(r"numpy.*(1\.x|ABI|_ARRAY_API|dtype size)", error):
-            remedy = f"{PIP} --force-reinstall numpy -c requirements/constraints.txt"
-        elif "is used but incompatible" in error:  # mmdet's and mmseg's assertion about mmcv
-            remedy = "see the remedy for mmcv"
-        return Check(name, bad, error, remedy)
-    if facts.get("version") and not satisfies(facts["version"], ranges):
-        return Check(name, bad, f"{facts['version']}, but refseg needs {ranges}", f"{PIP} {wanted}")
-    return Check(name, OK, facts.get("version", ""))
-
-
-def check_torch(facts: Facts, ranges: str) -> list[Check]:
-    found = check_library("torch", facts, ranges)
-    if found.status == FAIL:
-        return [found]
-    build = f"CUDA {facts['cuda']}" if facts.get("cuda") else f"ROCm {facts['hip']}" if facts.get("hip") else "CPU"
-    return [Check("torch", OK, f"{facts['version']} ({build} build)"), check_gpu(facts)]
-
-
-def check_gpu(facts: Facts) -> Check:
-    gpus, error = facts.get("gpus", []), facts.get("gpu_error", "")
-    if gpus and error:
-        return Check("gpu", WARN, f"{gpus[0]['name']}: {error}", "install a torch built for this GPU")
-    if gpus:
-        each = [f"{gpu['name']} ({gpu['gib']:g} GiB, {'bf16' if gpu['bf16'] else 'no bf16: use fp16'})" for gpu in gpus]
-        return Check("gpu", OK, ", ".join(each))
-    if "too old" in error:
-        remedy = "update the NVIDIA driver, or install a torch for its CUDA version"
-        return Check("gpu", WARN, f"runs on CPU: {error}", remedy)
-    return Check("gpu", OK, "none found: runs on CPU")
-
-
-def check_pair(facts: Facts) -> list[Check]:
-    """Return a check where torch and torchvision are not built for each other; they fail at import, or later."""
-    torch, wants = facts.get("torch", ""), facts.get("wants", "")
-    if not torch or not wants or torch.split("+")[0] == wants.split("+")[0]:
-        return []
-    text = f"torchvision is built for torch {wants}, and torch {torch} is installed"
-    return [Check("torch pair", FAIL, text, f"{PIP} 'torch=={torch}' torchvision")]
-
-
-def check_mmcv(facts: Facts, ranges: str) -> Check:
-    lite = f"{PIP} 'mmcv-lite{ranges}'"
-    anew = f"python -m pip uninstall -y mmcv mmcv-lite && {lite}"
-    version, state = facts.get("version", ""), facts.get("state", "")
-    if facts.get("missing") == "mmcv" or not (version or facts.get("error")):
-        return Check("mmcv", FAIL, "not installed", lite)
-    if facts.get("error"):
-        return Check("mmcv", FAIL, facts["error"], anew)
-    if not satisfies(version, "<2.2"):
-        return Check("mmcv", FAIL, f"{version} is refused by mmdet and mmsegmentation, which want < 2.2", anew)
-    if facts.get("full") and facts.get("lite"):
-        text = f"mmcv {facts['full']} and mmcv-lite {facts['lite']} are both installed and overwrite each other's files"
-        keep = f"{PIP} --force-reinstall --no-deps mmcv=={facts['full']}"
-        return Check("mmcv", WARN, text, anew.replace(lite, keep) if facts.get("compiled") else anew)
-    if not satisfies(version, ranges):
-        return Check("mmcv", FAIL, f"{version}, but refseg needs {ranges}", lite)
-    if "does not load" in state:
-        text = f"{version}: {state}. refseg works without it"
-        return Check("mmcv", WARN, text, f"python -m pip uninstall -y mmcv && {lite}   # or build mmcv again")
-    text = state if facts.get("compiled") else "without compiled operators (refseg needs none)"
-    return Check("mmcv", OK, f"{version}, {text}")
-
-
-def check_backend(facts: Facts) -> Check:
-    name = "deformable attention"
-    if "backend" not in facts:
-        return Check(name, FAIL, facts.get("error", "unknown"), "see the lines above; or report it")
-    text = f"{facts['backend']}: {facts['reason']}; available: {', '.join(facts['available'])}"
-    if facts["backend"] == "pytorch" and "no triton" in facts["reason"]:
-        return Check(name, WARN, text, f"{PIP} triton, or what the reason says")
-    return Check(name, OK, text)
-
-
-def judge_libraries(facts: dict[str, Facts], ranges: dict[str, str]) -> list[Check]:
-    has_gpu = bool(facts.get("torch", {}).get("gpus"))
-    checks: list[Check] = []
-    for name, found in facts.items():
-        wanted = ranges.get(DISTRIBUTION.get(name, name), "")
-        if name == "torch pair":
-            checks += check_pair(found)
-        elif name == "torch":
-            checks += check_torch(found, wanted)
-        elif name == "mmcv":
-            checks.append(check_mmcv(found, wanted or ">=2.0.1,<2.2"))
-        elif name == "triton" and "error" in found and not has_gpu:
-            checks.append(Check(name, OK, "not usable, and not needed without a GPU"))
-        elif name == "deformable attention":
-            checks.append(check_backend(found))
-        else:
-            checks.append(check_library(name, found, wanted))
-    return checks
 
 
 def required_ranges() -> dict[str, str]:
@@ -313,65 +69,225 @@ def required_ranges() -> dict[str, str]:
     lines: list[str] = []
     if source.is_file():
         lines = source.read_text(encoding="utf-8").splitlines()
-    elif distribution_version("refseg"):
+    elif installed_version("refseg"):
         lines = [line for line in importlib.metadata.requires("refseg") or [] if "extra ==" not in line]
-    found = (re.match(r"([A-Za-z0-9._-]+)\s*\(?([<>=][^;)#]*)?", line) for line in lines)
-    return {match.group(1).lower(): (match.group(2) or "").strip() for match in found if match}
+    matches = (re.match(r"([A-Za-z0-9._-]+)\s*\(?([<>=][^;)#]*)?", line) for line in lines)
+    return {match.group(1).lower(): (match.group(2) or "").strip() for match in matches if match}
 
 
-def check_shm(total: float, free: float) -> Check:
-    """Loader workers pass batches through shared memory; containers often get 64 MiB."""
-    if min(total, free) >= 1:
-        return Check("shared memory", OK, f"{free:.1f} GiB free in /dev/shm")
-    text = f"{free:.2f} GiB free of {total:.2f} in /dev/shm: loader workers may die with 'Bus error'"
-    remedy = (
-        "docker run --shm-size=8g ..., or --cfg-options train_dataloader.num_workers=0 "
-        "train_dataloader.persistent_workers=False"
-    )
-    return Check("shared memory", WARN, text, remedy)
+def satisfies(version: str, ranges: str) -> bool:
+    """Return whether '0.10.7' is within '>=0.10.7,<0.11'. Without `packaging`, which may be what is missing."""
+
+    def numbers(text: str) -> tuple[int, ...]:
+        return (*map(int, re.findall(r"\d+", re.match(r"[\d.]*", text).group())), 0, 0, 0, 0)[:4]
+
+    have = numbers(version)
+    limits = re.findall(r"(>=|==|<)\s*([\d.]+)", ranges)
+    return all({">=": have >= numbers(n), "<": have < numbers(n), "==": have == numbers(n)}[op] for op, n in limits)
 
 
-def check_data(root: str, folders: Sequence[str]) -> list[Check]:
-    """Return checks about generated and known data sets. Missing ones are no problem of the installation."""
+# Checks of libraries --------------------------------------------------------------------------------------------------
+
+
+def check_library(name: str, ranges: str) -> list[Check]:
+    """Import one library and return its checks."""
+    distribution, *modules = LIBRARIES[name]
+    try:
+        library, *_ = [importlib.import_module(module) for module in modules]
+        if name == "torchvision":  # its compiled operators must fit torch
+            torch = importlib.import_module("torch")
+            library.ops.nms(torch.rand(2, 4), torch.rand(2), 0.5)
+    except BaseException as error:  # a broken library may raise anything, even SystemExit
+        if name == "triton" and not importlib.import_module("torch").cuda.is_available():
+            return [Check(name, OK, "not usable, and not needed without a GPU")]
+        return [failed_import(name, error, ranges)]
+    version = getattr(library, "__version__", "") or installed_version(distribution)
+    if name == "mmcv":
+        compiled, state = importlib.import_module("refseg.compat").mmcv_ext_state()
+        both = (installed_version("mmcv"), installed_version("mmcv-lite"))
+        return [check_mmcv(version, both, compiled, state, ranges)]
+    if version and not satisfies(version, ranges):
+        bad = WARN if name in OPTIONAL else FAIL
+        return [Check(name, bad, f"{version}, but refseg needs {ranges}", f"{PIP} '{distribution}{ranges}'")]
+    if name == "torch":
+        build = library.version.cuda and f"CUDA {library.version.cuda}"
+        build = build or (library.version.hip and f"ROCm {library.version.hip}") or "CPU"
+        return [Check(name, OK, f"{version} ({build} build)"), check_gpu(library)]
+    return [Check(name, OK, version)]
+
+
+def failed_import(name: str, error: BaseException, ranges: str) -> Check:
+    """Return the check of a library whose import raised, with the command for the usual causes."""
+    distribution, *modules = LIBRARIES[name]
+    wanted = f"'{distribution}{ranges}'"
+    text = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"[:400]
+    missing = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if missing == modules[0]:
+        text, remedy = "not installed", f"{PIP} {wanted}"
+    elif missing:
+        remedy = f"{PIP} {missing}"
+    elif re.search(r"lib(GL|gthread|glib)[\w.-]*\.so", text):
+        remedy = (
+            "apt-get install libgl1 libglib2.0-0   # or, without root: python -m pip uninstall -y opencv-python && "
+            f"{PIP} opencv-python-headless"
+        )
+    elif re.search(r"numpy.*(1\.x|ABI|_ARRAY_API|dtype size)", text):
+        remedy = f"{PIP} --force-reinstall numpy -c requirements/constraints.txt"
+    elif "is used but incompatible" in text:  # mmdet's and mmseg's assertion about mmcv
+        remedy = "see the remedy for mmcv"
+    elif name == "torchvision":  # usually one that is built for another torch
+        remedy = f"{PIP} --force-reinstall --no-deps 'torch=={installed_version('torch')}' torchvision"
+    elif name == "mmcv":
+        remedy = f"python -m pip uninstall -y mmcv mmcv-lite && {PIP} {wanted}"
+    else:
+        remedy = f"{PIP} --force-reinstall --no-deps {wanted}"
+    return Check(name, WARN if name in OPTIONAL else FAIL, text, remedy)
+
+
+def check_gpu(torch: Any) -> Check:
+    """Run a small computation on the first GPU, which fails without a driver or without kernels for this GPU."""
+    error = ""
+    try:
+        if torch.version.cuda or torch.version.hip:
+            torch.zeros(1, device="cuda").mul(2).item()
+    except Exception as failure:
+        error = str(failure).splitlines()[0][:300]
+    gpus = []
+    for index in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(index)
+        bf16 = "bf16" if gpu.major >= 8 or torch.version.hip else "no bf16: use fp16"
+        gpus.append(f"{gpu.name} ({gpu.total_memory / 2**30:.1f} GiB, {bf16})")
+    if gpus and error:
+        return Check("gpu", WARN, f"{gpus[0]}: {error}", "install a torch built for this GPU")
+    if "too old" in error:
+        remedy = "update the NVIDIA driver, or install a torch for its CUDA version"
+        return Check("gpu", WARN, f"runs on CPU: {error}", remedy)
+    return Check("gpu", OK, ", ".join(gpus) or "none found: runs on CPU")
+
+
+def check_mmcv(version: str, both: tuple[str, str], compiled: bool, state: str, ranges: str) -> Check:
+    """Check an mmcv that imports. `both`: versions of the distributions mmcv and mmcv-lite ('' if not installed)."""
+    full, lite = both
+    install_lite = f"{PIP} 'mmcv-lite{ranges}'"
+    uninstall = "python -m pip uninstall -y mmcv mmcv-lite && "
+    if not satisfies(version, "<2.2"):
+        text = f"{version} is refused by mmdet and mmsegmentation, which need < 2.2"
+        return Check("mmcv", FAIL, text, uninstall + install_lite)
+    if full and lite:
+        text = f"mmcv {full} and mmcv-lite {lite} are both installed and overwrite each other's files"
+        keep = f"{PIP} --force-reinstall --no-deps mmcv=={full}" if compiled else install_lite
+        return Check("mmcv", WARN, text, uninstall + keep)
+    if not satisfies(version, ranges):
+        return Check("mmcv", FAIL, f"{version}, but refseg needs {ranges}", install_lite)
+    if "does not load" in state:
+        remedy = f"python -m pip uninstall -y mmcv && {install_lite}   # or build mmcv again"
+        return Check("mmcv", WARN, f"{version}: {state}. refseg works without it", remedy)
+    return Check("mmcv", OK, f"{version}, {state if compiled else 'without compiled operators (refseg needs none)'}")
+
+
+def check_ops() -> list[Check]:
+    """Check which implementation of deformable attention is used."""
+    try:
+        torch, ops = importlib.import_module("torch"), importlib.import_module("refseg.ops")
+        backend, reason = ops.choose_backend(torch.empty(1, device="cuda" if torch.cuda.is_available() else "cpu"))
+    except Exception as error:
+        return [Check(OPS, FAIL, f"{type(error).__name__}: {error}"[:400], "see the lines above; or report it")]
+    text = f"{backend}: {reason}; available: {', '.join(ops.available_backends())}"
+    if backend == "pytorch" and "no triton" in reason:
+        return [Check(OPS, WARN, text, f"{PIP} triton, or what the reason says")]
+    return [Check(OPS, OK, text)]
+
+
+# The child process ----------------------------------------------------------------------------------------------------
+
+
+def child(names: Sequence[str]) -> None:
+    """Check libraries and print the checks of each as a line of JSON."""
+    warnings.simplefilter("ignore")
+    answers, sys.stdout = sys.stdout, sys.stderr  # libraries may print
+    ranges = required_ranges()
+    for name in names:
+        checks = check_ops() if name == OPS else check_library(name, ranges.get(LIBRARIES[name][0], ""))
+        print(json.dumps({"name": name, "checks": [asdict(check) for check in checks]}), file=answers, flush=True)
+
+
+def check_libraries(names: Sequence[str] = (*LIBRARIES, OPS), timeout_s: float = TIMEOUT_S) -> list[Check]:
+    """Check libraries in a child process. After a crash or a timeout, a new child checks those that remain."""
+    path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(Path(__file__).resolve().parents[2]))))
+    environment = {**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    checked: dict[str, list[Check]] = {}
+    while waiting := [name for name in names if name not in checked]:
+        command = [sys.executable, "-m", "refseg.cli.doctor", "--child", *waiting]
+        try:
+            done = subprocess.run(command, capture_output=True, env=environment, timeout=timeout_s)
+            output, problem = done.stdout, f"importing it ends Python (exit code {done.returncode})"
+        except subprocess.TimeoutExpired as error:
+            output, problem = error.stdout or b"", f"importing it hangs (more than {timeout_s:g} s)"
+        for line in output.decode(errors="replace").splitlines():
+            if line.startswith('{"name"'):
+                answer = json.loads(line)
+                checked[answer["name"]] = [Check(**check) for check in answer["checks"]]
+        culprit = next((name for name in waiting if name not in checked), None)  # the child keeps the order
+        if culprit is not None:
+            remedy = "report it" if culprit == OPS else f"{PIP} --force-reinstall --no-deps {LIBRARIES[culprit][0]}"
+            checked[culprit] = [Check(culprit, WARN if culprit in OPTIONAL else FAIL, problem, remedy)]
+    return [check for name in names for check in checked[name]]
+
+
+# The machine ----------------------------------------------------------------------------------------------------------
+
+
+def check_python(version: Sequence[int]) -> Check:
+    text, here = ".".join(map(str, version)), tuple(version[:2])
+    if (3, 10) <= here <= (3, 12):
+        return Check("python", OK, text)
+    status = FAIL if here < (3, 10) else WARN
+    return Check("python", status, f"{text}: refseg is tested on 3.10 to 3.12", "make PYTHON=python3.11 setup")
+
+
+def check_machine() -> list[Check]:
+    """Check configs, data, disk, and shared memory."""
     from refseg.datasets.catalog import SETS
-
-    generated = [name for name in folders if name.startswith("refshapes")]
-    known = [name for name in dict.fromkeys(one.folder for one in SETS.values()) if name in folders]
-    make = f"refseg data refshapes --preset mini --out {root}/refshapes_mini"
-    return [
-        Check("data: RefShapes", OK, f"{', '.join(generated)} in {root}")
-        if generated
-        else Check("data: RefShapes", WARN, f"none in {root}", make),
-        Check("data: others", OK, f"{', '.join(known)} in {root} (`refseg data check` looks into them)")
-        if known
-        else Check("data: others", WARN, f"none in {root}", "refseg data layout"),
-    ]
-
-
-def look_at_machine() -> list[Check]:
-    """Return checks about configs, data, disk, and shared memory."""
     from refseg.paths import configs_dir, shipped_configs
 
-    root, configs = Path(os.environ.get("REFSEG_DATA") or "data"), len(shipped_configs())
+    # Configs
+    count = len(shipped_configs())
+    reinstall = "" if count else f"{PIP} --force-reinstall --no-deps refseg (or .)"
+    checks = [Check("configs", OK if count else FAIL, f"{count or 'none'} in {configs_dir()}", reinstall)]
+    # Data. Missing data sets are no problem of the installation.
+    root = Path(os.environ.get("REFSEG_DATA") or "data")
     folders = sorted(one.name for one in root.iterdir() if one.is_dir()) if root.is_dir() else []
-    reinstall = "" if configs else f"{PIP} --force-reinstall --no-deps refseg (or .)"
-    checks = [Check("configs", OK if configs else FAIL, f"{configs or 'none'} in {configs_dir()}", reinstall)]
-    checks += check_data(str(root), folders)
+    generated = ", ".join(name for name in folders if name.startswith("refshapes"))
+    known = ", ".join(name for name in dict.fromkeys(one.folder for one in SETS.values()) if name in folders)
+    generate = f"refseg data refshapes --preset mini --out {root}/refshapes_mini"
+    for name, present, text, remedy in (
+        ("data: RefShapes", generated, f"{generated} in {root}", generate),
+        ("data: others", known, f"{known} in {root} (`refseg data check` looks into them)", "refseg data layout"),
+    ):
+        checks.append(Check(name, OK, text) if present else Check(name, WARN, f"none in {root}", remedy))
+    # Disk
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     remedy = "" if free >= 5 else "free some space, or use --work-dir on another disk"
     checks.append(Check("disk", WARN if remedy else OK, f"{free:.1f} GiB free at {Path.cwd()}", remedy))
+    # Shared memory: loader workers pass batches through it, and containers often get 64 MiB.
     if os.path.isdir("/dev/shm"):
         shm = shutil.disk_usage("/dev/shm")
-        checks.append(check_shm(shm.total / 2**30, shm.free / 2**30))
+        text, remedy = f"{shm.free / 2**30:.2f} GiB free in /dev/shm", ""
+        if shm.free < 2**30:
+            text += f" (of {shm.total / 2**30:.2f}): loader workers may die with 'Bus error'"
+            remedy = (
+                "docker run --shm-size=8g ..., or --cfg-options train_dataloader.num_workers=0 "
+                "train_dataloader.persistent_workers=False"
+            )
+        checks.append(Check("shared memory", WARN if remedy else OK, text, remedy))
     return checks
 
 
-# The command --------------------------------------------------------------------------------------------------------
-
-
 def diagnose() -> list[Check]:
-    libraries = judge_libraries(gather(), required_ranges())
-    return [check_python(tuple(sys.version_info[:3])), *libraries, *look_at_machine()]
+    return [check_python(sys.version_info[:3]), *check_libraries(), *check_machine()]
+
+
+# The command ----------------------------------------------------------------------------------------------------------
 
 
 def summary(checks: Sequence[Check], model: str | None = None) -> str:
@@ -382,7 +298,7 @@ def summary(checks: Sequence[Check], model: str | None = None) -> str:
     if failed:
         return f"refseg cannot work yet: {', '.join(failed)}. Run the commands after ->, then `refseg doctor` again."
     good = f"{model} can be trained here." if model else "Everything needed works."
-    return good + (f" To look at, when you need it: {', '.join(warned)}." if warned else "")
+    return good + (f" Optional, with warnings: {', '.join(warned)}." if warned else "")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -409,8 +325,8 @@ def main(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--probe"]:
-        probe(sys.argv[2:])
+    if sys.argv[1:2] == ["--child"]:
+        child(sys.argv[2:])
         sys.exit()
     _parser = argparse.ArgumentParser(prog="refseg doctor", description=__doc__)
     add_arguments(_parser)

@@ -139,10 +139,10 @@ def test_command_and_report(
     capsys.readouterr()
     out.write_text(json.dumps(found | {"probes": [{"kind": "x"}]}))
     assert main(["report", str(tmp_path / "work"), "--probes", str(out)]) == 1
-    assert "is not what `refseg probe --json` writes" in capsys.readouterr().err
+    assert "is not a file of `refseg probe --json`" in capsys.readouterr().err
     layout = [*call[:-1], f"{refshapes_tiny / 'refcoco'}:val", "--images", "1", "--resamples", "20"]
     assert main(layout) == 0 and "1 images, by rules" in capsys.readouterr().out, "images of a layout lie beside it"
-    assert main([*call, "--kinds", "color"]) == 1 and "no kind 'color'" in capsys.readouterr().err
+    assert main([*call, "--kinds", "color"]) == 1 and "unknown kind 'color'" in capsys.readouterr().err
     assert main([*call[:2], str(tmp_path / "no.pth"), *call[3:]]) == 1
     assert "no such checkpoint" in capsys.readouterr().err
     assert main([call[0], str(tmp_path / "work"), *call[3:]]) == 1 and "no checkpoint in" in capsys.readouterr().err
