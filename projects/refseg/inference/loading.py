@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from refseg.config_check import check_config, merge_options
-from refseg.datasets.tokenizers import let_tokenizers_follow, with_files_of
+from refseg.config_check import check_config, complete_inputs, merge_options
+from refseg.datasets.tokenizers import with_files_of
 from refseg.datasets.transforms import LoadImage
 from refseg.engine.checkpoint import best_checkpoint, latest_checkpoint
 from refseg.engine.run import build_model, load_weights, read_config
@@ -149,7 +149,7 @@ def load_model(
     # A training has checked the config already: without changes, only the model's part is checked again
     cfg = read_config(config)
     merge_options(cfg, dict(cfg_options or {}))
-    let_tokenizers_follow(cfg)
+    complete_inputs(cfg, dict(cfg_options or {}))
     model_part = {key: cfg[key] for key in ("default_scope", "model") if key in cfg}
     check_config(cfg if cfg_options else Config(model_part, filename=cfg.filename))
 
