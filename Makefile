@@ -1,11 +1,11 @@
-# What a newcomer types. The first run makes a Python environment (.venv, or $REFSEG_VENV), later runs reuse it.
-# REFSEG_SYSTEM=1 uses the current environment as it is. Details: docs/installation.md
+# Commands for users and developers. The first run makes a Python environment (.venv, or $REFSEG_VENV); later runs reuse
+# it. REFSEG_SYSTEM=1 uses the current environment as it is. Details: docs/installation.md
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check lint format docs doctor wheel clean env-key python-found
 
-# PYTHON=... picks the interpreter. The default is the first that runs and is new enough; where the current environment
-# is meant (one is activated, or REFSEG_SYSTEM=1), its `python` is asked first.
+# PYTHON=... picks the interpreter. The default is the first one that runs and is new enough. `python` comes first if an
+# environment is active or REFSEG_SYSTEM=1 is set.
 ifeq ($(origin PYTHON),undefined)
   PYTHON := $(shell for candidate in $${VIRTUAL_ENV:+python} $${CONDA_PREFIX:+python} \
       $${REFSEG_SYSTEM:+python python3} python3.11 python3.12 python3.10 python3; do \
@@ -13,14 +13,16 @@ ifeq ($(origin PYTHON),undefined)
       command -v "$$candidate" && break; done)
 endif
 
-# In recipes: $(ENV) leaves the environment's Python in $$py; $(RUN) runs it on this clone, wherever `refseg` in a shared
-# environment points.
+# In recipes, $(ENV) sets $$py to the environment's Python, and $(RUN) runs it on this clone, even if the `refseg` of a
+# shared environment is another clone.
 SETUP = py="$$("$(PYTHON)" tools/dev/setup_env.py $(1))" || exit 1
 CODE = setup.py projects tools tests configs
 ENV = $(call SETUP,)
 RUN = PYTHONPATH="$(CURDIR)/projects$${PYTHONPATH:+:$$PYTHONPATH}" "$$py"
+STYLE = $(RUN) -m ruff check $(CODE) && $(RUN) -m ruff format --check $(CODE)
+SMOKE = tests/test_configs.py tests/evaluation/test_protocols.py tests/inference/test_predict.py
 
-help:  ## this list
+help:  ## list the targets
 	@echo "make TARGET   (PYTHON=python3.11 picks the interpreter; REFSEG_SYSTEM=1 uses your environment as it is)"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do \
 	  printf '  %-8s %s\n' "$$name" "$$what"; done
@@ -34,19 +36,19 @@ demo: python-found  ## generate RefShapes, train a small model, evaluate it, wri
 test: python-found  ## run the tests, several at a time; ARGS="tests/ops -k triton" goes to pytest (-n 0: one at a time)
 	@$(ENV); $(RUN) -m pytest -n auto --maxprocesses 8 --dist worksteal $(ARGS)
 
-check: python-found  ## style, types, links, and a smoke test of each method: for the time between two edits
-	@$(MAKE) --no-print-directory lint && $(ENV) && $(RUN) -m pytest -m smoke -q tests/test_configs.py tests/evaluation/test_protocols.py tests/inference/test_predict.py
+check: python-found  ## check style and run the smoke tests (a step of each method, a protocol, predict): under a minute
+	@$(ENV); $(STYLE) && $(RUN) -m pytest -m smoke -q $(SMOKE)
 
-lint: python-found  ## check style, types and the documentation's links
-	@$(ENV); $(RUN) -m ruff check $(CODE) && $(RUN) -m ruff format --check $(CODE) && $(RUN) -m mypy && "$$py" tools/dev/check_docs.py
+lint: python-found  ## check style, types (mypy takes a minute the first time) and the documentation's links
+	@$(ENV); $(STYLE) && $(RUN) -m mypy && "$$py" tools/dev/check_docs.py
 
 format: python-found  ## rewrite the code in the project's style
 	@$(ENV); $(RUN) -m ruff check --fix-only $(CODE) && $(RUN) -m ruff format $(CODE)
 
-docs: python-found  ## build the documentation into build/site, with every link checked
+docs: python-found  ## build the documentation into build/site; a broken link is an error
 	@$(ENV); NO_MKDOCS_2_WARNING=1 "$$py" -m mkdocs build --quiet && echo "documentation: build/site/index.html"
 
-doctor: python-found  ## say what is installed, what works, and how to fix the rest
+doctor: python-found  ## check the installation, and print a command for each problem
 	@$(call SETUP,--no-check); $(RUN) -m refseg.cli.doctor $(ARGS)
 
 wheel: python-found  ## build a wheel into dist/

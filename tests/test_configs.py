@@ -111,7 +111,8 @@ class TestNames:
             assert resolve_config(name) == wanted
         assert capsys.readouterr().err == ""
 
-    def test_an_entry_point_comes_before_a_leaf_of_the_same_name(self) -> None:
+    def test_entry_points_come_first(self) -> None:
+        assert {*list(shipped_configs())[: len(ENTRY_POINTS)]} == set(ENTRY_POINTS)
         assert resolve_config("instalign_tiny_refshapes") == configs_dir() / "instalign_tiny_refshapes.py"
 
     def test_a_renamed_config_is_found_with_a_note(self, capsys: pytest.CaptureFixture) -> None:

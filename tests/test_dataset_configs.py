@@ -1,4 +1,4 @@
-"""Every file in configs/_base_/datasets: no key is a typo, paths are those of the catalogue, and it works on files in
+"""Every file in configs/_base_/datasets: no key is a typo, paths are those of the catalog, and it works on files in
 the official layouts, for which RefShapes stands in."""
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def test_no_key_is_a_typo(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.split("_")[0] not in ("jsonl", "seqtr", "refshapes")])
-def test_paths_are_those_of_the_catalogue(name: str) -> None:
+def test_paths_are_those_of_the_catalog(name: str) -> None:
     known = {str(one.annotations["refs"]): one for one in SETS.values()}
     for dataset in datasets(load(name)).values():
         one = known[dataset.annotations.refs]
@@ -68,7 +68,7 @@ def test_training_takes_whole_batches_as_published_code_does() -> None:
     assert not any(load(name).val_dataloader.get("drop_last", False) for name in FILES)
 
 
-def test_every_set_of_the_catalogue_has_a_config() -> None:
+def test_every_set_of_the_catalog_has_a_config() -> None:
     used = {dataset.annotations.get("refs") for name in FILES for dataset in datasets(load(name)).values()}
     assert {str(one.annotations["refs"]) for one in SETS.values()} <= used
 
@@ -117,7 +117,7 @@ def data_root(refshapes_tiny: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.mark.parametrize("name", FILES)
 def test_batches_come_out(name: str, data_root: Path, refshapes_tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of each loader, with RefShapes' image size and words in place of a model's, and its categories in place of COCO's."""
+    """Of each loader, with an image size and RefShapes' words for the model's, and its categories for COCO's."""
     monkeypatch.setenv("REFSEG_DATA", str(data_root))
     for which, dataset in datasets(load(name)).items():
         for transform in dataset.pipeline:

@@ -1,4 +1,5 @@
-# RefCOCO, RefCOCO+ and RefCOCOg together, without the images that any of them evaluates on (section 12.2).
+# RefCOCO, RefCOCO+, and RefCOCOg together, without training images that any of them evaluates on
+# (section 12.2).
 _base_ = [
     '../_base_/datasets/refcoco_mixed.py',
     '../_base_/models/instalign_swinb.py',

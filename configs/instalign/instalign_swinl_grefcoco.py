@@ -1,4 +1,4 @@
-# Table 6.
+# Table 6: Swin-L.
 _base_ = 'instalign_swinb_grefcoco.py'
 model = dict(
     encoder=dict(

@@ -1,4 +1,4 @@
-# GRES: the empty token says that nothing is meant.
+# GRES: the empty token's score rejects a phrase.
 _base_ = [
     '../_base_/datasets/grefcoco.py',
     '../_base_/models/latentvg_beit3b.py',

@@ -1,4 +1,5 @@
-# The paper's combined training: RefCOCO, RefCOCO+ and RefCOCOg, here without the images that any of them evaluates on.
+# The paper's combined training on RefCOCO, RefCOCO+, and RefCOCOg, without training images that any
+# of them evaluates on.
 _base_ = [
     '../_base_/datasets/refcoco_mixed.py',
     '../_base_/models/latentvg_beit3b.py',

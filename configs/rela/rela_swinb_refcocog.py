@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/schedules/adamw_steps.py',
     '../_base_/default_runtime.py',
 ]
-train_dataloader = dict(batch_size=12)  # of each of 4 GPUs
+train_dataloader = dict(batch_size=12)  # on each of 4 GPUs
 test_evaluator = dict(protocols=('gres', 'lavt', 'refseg'))
 default_hooks = dict(checkpoint=dict(interval=5000, by_epoch=False))
 log_processor = dict(by_epoch=False)

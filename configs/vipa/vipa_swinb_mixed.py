@@ -1,4 +1,5 @@
-# Table I, with a dagger: RefCOCO, RefCOCO+ and RefCOCOg together, without the images that any of them evaluates on.
+# Table I, dagger: RefCOCO, RefCOCO+, and RefCOCOg together, without training images that any of
+# them evaluates on.
 _base_ = [
     '../_base_/datasets/refcoco_mixed.py',
     '../_base_/models/vipa_swinb.py',

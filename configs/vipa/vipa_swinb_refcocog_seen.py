@@ -1,4 +1,5 @@
-# Table IV: trained on the categories that are seen, tested on the others; _base_/datasets/refcocog_seen.py.
+# Table IV: trained on the seen categories, tested on the unseen ones. See
+# _base_/datasets/refcocog_seen.py.
 _base_ = [
     '../_base_/datasets/refcocog_seen.py',
     '../_base_/models/vipa_swinb.py',

@@ -49,6 +49,7 @@ def _registries() -> list[Registry]:
     import mmengine.registry as root
 
     names = [name for name in dir(root) if name.isupper() and isinstance(getattr(root, name), Registry)]
+    names.sort(key=lambda name: name != "MODELS")  # a model's parts import no other registry's modules
     return [getattr(registry, name, getattr(root, name)) for name in names]
 
 
@@ -265,9 +266,9 @@ def merge_options(cfg: Any, options: Mapping[str, Any]) -> None:
 def complete_inputs(cfg: Any, options: Iterable[str] = ()) -> None:
     """Fill in the tokenizers and image sizes that the pipelines of a config leave open, in place.
 
-    The model's file gives them: `inputs = dict(tokenizer=..., image_size=...)`. A pipeline's own values win. A tokenizer
-    with a `pretrained` then takes that of the model's text encoder, so that another text encoder is one change. `inputs`
-    is removed from the config, whose pipelines are complete without it.
+    The model's file gives them: `inputs = dict(tokenizer=..., image_size=...)`. A pipeline's own values win. A
+    tokenizer with a `pretrained` then takes that of the model's text encoder, so that another text encoder is one
+    change. `inputs` is removed from the config, whose pipelines are complete without it.
 
     Args:
         cfg: A config with its options applied.
@@ -303,7 +304,7 @@ def complete_inputs(cfg: Any, options: Iterable[str] = ()) -> None:
                 name = "image_size" if missing == "size" else missing
                 complaints.append(f"{key}: {kind} has no {missing}; set inputs=dict({name}=...) beside the model")
     complaints += [
-        f"{option}: every pipeline has its own; change KEY_dataloader.dataset.pipeline.N instead (KEY: train, val, test)"
+        f"{option}: every pipeline has its own. Change {{train,val,test}}_dataloader.dataset.pipeline.N instead"
         for option in options
         if option.startswith("inputs.") and not any(name.startswith(option) for name in taken)
     ]

@@ -27,11 +27,14 @@ def tools_dir() -> Path:
 
 
 def shipped_configs() -> dict[str, Path]:
-    """Return the configs that ship with refseg, by name ("lavt_swinb", "vipa/ablations/table9_without_articles")."""
+    """Return the configs that ship with refseg, by name ("lavt_swinb", "vipa/ablations/table9_without_articles").
+
+    The short names of the entry points come first.
+    """
     root = configs_dir()
     return {
         file.relative_to(root).with_suffix("").as_posix(): file
-        for file in sorted(root.rglob("*.py"))
+        for file in sorted(root.rglob("*.py"), key=lambda file: (file.parent != root, file))
         if not any(part.startswith("_") for part in file.relative_to(root).parts)
     }
 

@@ -18,19 +18,19 @@ def rows_of(*answers: tuple) -> Rows:
     """(probability, has a target, not empty: True); masks of 10 pixels, all of them in a target of 20."""
     return Rows.of(
         Row(
-            expression_id=str(i), image_id=str(i), object_id="o", intersection=10 * target * all(found),
-            predicted=10 * all(found),
+            expression_id=str(i), image_id=str(i), object_id="o", intersection=10 * target * all(correct),
+            predicted=10 * all(correct),
             target=20 * target, has_target=target, no_target_prob=prob, num_targets=int(target), num_words=2,
             target_area=20 * target, image_area=100,
         )
-        for i, (prob, target, *found) in enumerate(answers)
+        for i, (prob, target, *correct) in enumerate(answers)
     )  # fmt: skip
 
 
 FOUR = rows_of((0.9, False), (0.2, False), (0.6, True), (0.1, True))
 
 
-def test_curve_by_hand() -> None:
+def test_threshold_curve() -> None:
     """Rejected above 0.5: 0.9 (right) and 0.6 (wrong): gIoU (1 + 0 + 0 + 1/2) / 4. Above 0.15: all but the last.
     Nothing exceeds 0.9."""
     curve = threshold_curve(FOUR, get_protocol("gres"), np.array([0.15, 0.5, 0.9]))
@@ -52,7 +52,7 @@ def test_curve_by_hand() -> None:
     ),
     st.sampled_from(["refseg", "gres", "deris", "gsva"]),
 )
-def test_curve_is_scoring_anew(answers: list[tuple[float, bool, bool]], name: str) -> None:
+def test_curve_matches_rescoring(answers: list[tuple[float, bool, bool]], name: str) -> None:
     rows, protocol = rows_of(*answers), get_protocol(name)
     curve = threshold_curve(rows, protocol, np.array([0.0, 0.2, 0.25, 0.5, 0.51, 1.0]))
     assert (curve is None) == all(math.isnan(prob) for prob, _, _ in answers)
@@ -68,39 +68,39 @@ def test_protocols_without_giou() -> None:
     assert set(line) == {"threshold", "N-acc", "T-acc", "balanced"}
 
 
-def test_models_without_the_head() -> None:
+def test_without_probability() -> None:
     without = rows_of((math.nan, True), (math.nan, False))
     assert calibration(without) is None and threshold_curve(without, get_protocol("gres")) is None
     assert calibration(FOUR[:0]) is None and threshold_curve(FOUR[:0], get_protocol("gres")) is None
 
 
 def test_auroc() -> None:
-    """Pairs (no target, target): 0.9 beats both, 0.2 beats 0.1: 3 of 4. Ties count half."""
+    """0.9 is above both targets and 0.2 is above 0.1, which is 3 of 4 pairs. Ties count half."""
     assert auroc(FOUR.no_target_prob, ~FOUR.has_target) == 0.75
     assert auroc(np.array([0.5, 0.5, 0.5]), np.array([True, False, False])) == 0.5
     assert auroc(np.array([0.5]), np.array([True])) is None
 
 
-def test_calibration_by_hand() -> None:
+def test_calibration() -> None:
     """Brier: (0.01 + 0.64 + 0.36 + 0.01) / 4. Two bins: {0.2, 0.1} mean 0.15, share 1/2; {0.9, 0.6} mean 0.75, share
     1/2: (0.35 + 0.25) / 2. A row without probability is counted, and left out."""
-    found = calibration(rows_of((0.9, False), (0.2, False), (0.6, True), (0.1, True), (math.nan, True)), num_bins=2)
-    assert found["expressions"] == 4 and found["without_probability"] == 1 and found["no_target"] == 2
-    assert found["Brier"] == pytest.approx(0.255)
-    assert found["ECE"] == pytest.approx(0.3) and found["ECE_equal_mass"] == pytest.approx(0.3)
-    assert [line["expressions"] for line in found["reliability"]] == [2, 2]
-    assert found["reliability"][0]["probability"] == pytest.approx(0.15)
+    result = calibration(rows_of((0.9, False), (0.2, False), (0.6, True), (0.1, True), (math.nan, True)), num_bins=2)
+    assert result["expressions"] == 4 and result["without_probability"] == 1 and result["no_target"] == 2
+    assert result["Brier"] == pytest.approx(0.255)
+    assert result["ECE"] == pytest.approx(0.3) and result["ECE_equal_mass"] == pytest.approx(0.3)
+    assert [line["expressions"] for line in result["reliability"]] == [2, 2]
+    assert result["reliability"][0]["probability"] == pytest.approx(0.15)
 
 
-def test_bins_at_their_ends() -> None:
-    """Ten bins: 0.1 opens the second, 1.0 is in the last; empty ones are left out."""
+def test_bin_edges() -> None:
+    """With ten bins, 0.1 is in the second and 1.0 in the last. Empty bins are left out."""
     lines = reliability(np.array([0.0, 0.1, 1.0]), np.array([False, False, True]), num_bins=10)
     assert [line["low"] for line in lines] == pytest.approx([0, 0.1, 0.9])
     assert [line["high"] for line in lines] == pytest.approx([0.1, 0.2, 1.0])
 
 
 def test_equal_mass_keeps_equal_probabilities_together() -> None:
-    """Three rows at 0.01, one at 0.99, a third each way: width and mass agree on two groups, whatever the order."""
+    """Equal width and equal mass give the same two groups, in any order."""
     prob, positive = np.array([0.01, 0.99, 0.01, 0.01]), np.array([False, True, True, False])
     lines = reliability(prob, positive, num_bins=4, bins="mass")
     assert [line["expressions"] for line in lines] == [3, 1]
@@ -111,8 +111,8 @@ def test_equal_mass_keeps_equal_probabilities_together() -> None:
         assert error == pytest.approx(expected_error(prob[order], positive[order], num_bins=4, bins=bins))
 
 
-def test_a_calibrated_probability() -> None:
-    """Drawn with its own probability: the error is what chance leaves of it, far from that of its opposite."""
+def test_calibrated_probability() -> None:
+    """Events drawn with the given probability have a small error, and their complement has a large one."""
     rng = np.random.default_rng(0)
     prob = rng.random(20_000)
     positive = rng.random(20_000) < prob

@@ -9,7 +9,7 @@ from refseg.analysis.latent_vg import across_texts, closeness, head_nouns
 
 
 def test_closeness() -> None:
-    """Latent expressions along x, and along the diagonal: among them cos 45 degrees; to a text along y 0 and 0.707."""
+    """One latent is along x and one along the diagonal: cos 45 degrees to each other, 0 and 0.707 to a text along y."""
     latents = torch.tensor([[[2.0, 0.0], [3.0, 3.0]]])
     cosines = closeness(torch.tensor([[0.0, 5.0]]), latents)
     torch.testing.assert_close(cosines.among, torch.tensor([0.5**0.5]))
@@ -19,7 +19,7 @@ def test_closeness() -> None:
 
 
 def test_across_texts() -> None:
-    """First expressions along x, x and y: cosines 1, 0, 0; second ones opposed, and at right angles to the third."""
+    """First latents along x, x and y have cosines 1, 0, 0. The second ones have -1, 0, 0."""
     first = torch.tensor([[1.0, 0.0], [4.0, 0.0], [0.0, 2.0]])
     second = torch.tensor([[3.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
     assert across_texts(torch.stack([first, second], 1)) == pytest.approx((1 / 3 - 1 / 3) / 2)

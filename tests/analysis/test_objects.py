@@ -32,8 +32,8 @@ def boxes(*which: int, width: int = 10) -> dict:
     return rle(*((*BOXES[i], width, 10) for i in which))
 
 
-def test_half_of_an_object_is_a_hit() -> None:
-    """5 of 10 columns of the first, 4 of the second; all of a mask that floods the image; none of an empty object."""
+def test_covered() -> None:
+    """Half of an object is enough. A full mask hits every object but an empty one."""
     objects = [boxes(0), boxes(1), rle()]
     assert covered(rle((5, 0, 19, 10)), objects).tolist() == [True, False, False]
     assert covered(rle((0, 0, 40, 40)), objects).tolist() == [True, True, False]
@@ -63,7 +63,7 @@ def truths(tmp_path: Path) -> TruthIndex:
     return TruthIndex(store, np.ones(store.num_expressions, bool), tmp_path)
 
 
-def test_outcomes_by_hand(truths: TruthIndex) -> None:
+def test_hits(truths: TruthIndex) -> None:
     """Of seven expressions with targets: all, some, with another, another only, none, rejected, all. Of two without:
     one object, and an empty mask."""
     answers = {
@@ -89,8 +89,8 @@ def test_outcomes_by_hand(truths: TruthIndex) -> None:
     assert table.calibration() is None, "no answer has instances"
 
 
-def test_scores_are_calibrated_one_to_one(truths: TruthIndex) -> None:
-    """Two instances on one referent: one of them counts. Both referents found, and nothing more, is all."""
+def test_instance_calibration(truths: TruthIndex) -> None:
+    """Only one of two instances on a referent counts. `found_all` means both referents and nothing else."""
 
     def instance(box: int, score: float) -> Instance:
         return Instance(boxes(box), score)

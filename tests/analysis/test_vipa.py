@@ -52,7 +52,7 @@ def test_recorded_spread(padded: bool) -> None:
 
 
 def test_zero_queries_attend_uniformly() -> None:
-    """Without a query all tokens weigh the same for all pixels: 1, and the mean entropy is ln L / ln L."""
+    """With zero queries all tokens have the same weight, so the relative entropy is 1."""
     model = tiny_model("vipa_swinb").eval()
     for layer in model.decoder.attn_layers:
         torch.nn.init.zeros_(layer.attn.query.weight)

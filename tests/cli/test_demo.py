@@ -23,7 +23,7 @@ from refseg.records import Expression, Record
         ([], "`make demo` trains a small one"),
         (["no_such_folder"], "no_such_folder"),
         (["x", "--max-phrases", "0"], "the limit phrases must be positive"),
-        (["x", "--root-path", "refseg/"], "--root-path begins with /"),
+        (["x", "--root-path", "refseg/"], "--root-path must begin with /"),
     ],
 )
 def test_mistakes_are_one_message(

@@ -193,9 +193,7 @@ class TestCommand:
         output = capsys.readouterr().out
         assert "-> refseg data refshapes" in output and "Everything needed works" in output
 
-    def test_failures_set_the_exit_code(
-        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_failures_end_with_1(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         assert self.run(monkeypatch, [Check("torch", FAIL, "not installed", "pip install torch")]) == 1
         assert "cannot work yet: torch" in capsys.readouterr().out
 

@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +28,13 @@ def test_data_training_evaluation_and_report(
         processes=2,
         cfg_options=tiny_options,
     )
-    page, last = capsys.readouterr().out.splitlines()[-2:]
+    out, err = capsys.readouterr()
+    steps = [line for line in out.splitlines() if re.match(r"\d/4 ", line)]
+    assert [line[:3] for line in steps] == ["1/4", "2/4", "3/4", "4/4"] and len(out.splitlines()) == 8
+    for bar in ("RefShapes tiny", "train", "test", "report"):
+        assert re.search(rf"(^|[\r\n]){bar}: 100%", err), f"each step shows one bar, and {bar} is missing"
+    assert "probing" not in err
+    page, last = out.splitlines()[-2:]
     assert page.endswith(f" demo {tmp_path / 'work'}") and last == f"the report: {report}"
     html = report.read_text()
     assert html.count("data:image/") >= 20
@@ -59,19 +66,19 @@ def test_data_training_evaluation_and_report(
     assert answer[0].mask.shape == (32, 32), "the words lie beside the weights"
 
 
-def test_processes_that_cannot_share_a_batch(tmp_path: Path) -> None:
+def test_batch_that_processes_cannot_share(tmp_path: Path) -> None:
     cfg = Config(dict(train_dataloader=dict(batch_size=8)))
     with pytest.raises(UsageError, match="8 images cannot be shared by 3 processes"):
         train_in_processes(cfg, 3)
 
 
-def test_what_went_wrong_in_a_process_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*_: object) -> Callable:
+def test_error_of_a_training_process_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> Callable:
         failure = ProcessFailure(local_rank=1, pid=1, exitcode=1, error_file="none")
         failure.message = {"message": "DataError: no such file: nothing"}
         raise ChildFailedError("train", {1: failure})
 
-    monkeypatch.setattr("refseg.cli.quickstart.elastic_launch", fails)
+    monkeypatch.setattr("refseg.cli.quickstart.elastic_launch", fail)
     cfg = Config(dict(train_dataloader=dict(batch_size=8)))
     with pytest.raises(TrainingError, match="in process 1 of 2: DataError: no such file: nothing"):
         train_in_processes(cfg, 2)

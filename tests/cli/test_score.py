@@ -193,12 +193,12 @@ def notes(**header: Any) -> list[str]:
 
 def test_protocols_that_do_not_fit_the_data_are_noted(files: Path) -> None:
     """Two samples have no target, and every one is an object of its own."""
-    told = notes(postprocess={"threshold": 0.35})
-    assert any(note.startswith("lavt: 2 expressions without a target") for note in told)
-    assert any(note.startswith("rec: 2 expressions with no target") for note in told)
-    assert any(note.startswith("rec: 5 predictions have neither boxes nor instances") for note in told)
-    assert any(note.startswith("rrefcoco-original: no object has expressions with") for note in told)
-    assert any("were made at a threshold of 0.35, which is not the protocol's" in note for note in told)
+    report = notes(postprocess={"threshold": 0.35})
+    assert any(note.startswith("lavt: 2 expressions without a target") for note in report)
+    assert any(note.startswith("rec: 2 expressions with no target") for note in report)
+    assert any(note.startswith("rec: 5 predictions have neither boxes nor instances") for note in report)
+    assert any(note.startswith("rrefcoco-original: no object has expressions with") for note in report)
+    assert any("were made at a threshold of 0.35, which is not the protocol's" in note for note in report)
     assert not any("were made at a threshold" in note for note in notes(postprocess={"threshold": 0.5}))
 
 
@@ -301,9 +301,9 @@ def test_low_scores_are_counted(files: Path) -> None:
     ]
     Path("coco.json").write_text(json.dumps(entries))
     assert score("--protocol", "lavt", predictions="coco.json")["metrics"]["mIoU"] == pytest.approx(40.0)
-    told = score("--protocol", "lavt", "--min-score", "0", predictions="coco.json")
-    assert told["metrics"]["mIoU"] == pytest.approx(40 - 200 / 15)  # without sample 1
-    assert "1 entries of a score below 0 are in no mask" in told["notes"]
+    report = score("--protocol", "lavt", "--min-score", "0", predictions="coco.json")
+    assert report["metrics"]["mIoU"] == pytest.approx(40 - 200 / 15)  # without sample 1
+    assert "1 entries of a score below 0 are in no mask" in report["notes"]
 
 
 def test_what_made_the_predictions_is_one_line(files: Path, capsys: pytest.CaptureFixture) -> None:
@@ -331,14 +331,14 @@ def test_a_prediction_file_as_data(files: Path, capsys: pytest.CaptureFixture) -
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--ci", "some"], "'some' is no whole number of at least 1"),
-        (["--min-area", "0"], "'0' is no whole number of at least 1"),
-        (["--no-target-threshold", "1.5"], "'1.5' is no number in [0, 1]"),
-        (["--no-target-threshold", "x"], "'x' is no number"),
-        (["--min-score", "nan"], "'nan' is no finite number"),
+        (["--ci", "some"], "'some' is not a whole number of at least 1"),
+        (["--min-area", "0"], "'0' is not a whole number of at least 1"),
+        (["--no-target-threshold", "1.5"], "'1.5' is not a number in [0, 1]"),
+        (["--no-target-threshold", "x"], "'x' is not a finite number"),
+        (["--min-score", "nan"], "'nan' is not a finite number"),
     ],
 )
-def test_options_are_told_in_words(arguments: list[str], says: str, capsys: pytest.CaptureFixture) -> None:
+def test_bad_values_of_options(arguments: list[str], says: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
         main(["score", "p.jsonl", "--data", "data.jsonl", *arguments])
     assert says in capsys.readouterr().err
@@ -362,11 +362,11 @@ def test_partial_predictions(files: Path, capsys: pytest.CaptureFixture) -> None
     ("arguments", "says"),
     [
         (["--protocol", "gress"], "did you mean gres"),
-        (["--protocol", "gres,"], "is no list of names"),
+        (["--protocol", "gres,"], "is not a list of names"),
         (["--protocol", "lavt", "--no-target-rule", "area"], "protocol lavt has no rule for 'nothing here'"),
         (["--protocol", "lavt", "--min-area", "9"], "protocol lavt has no rule for 'nothing here'"),
-        (["--min-score", "0.5"], "--min-score is for COCO results"),
-        (["--by", "length,"], "is no list of names"),
+        (["--min-score", "0.5"], "--min-score needs COCO results"),
+        (["--by", "length,"], "is not a list of names"),
         (["--by", "tag:colour"], "no expression has a tag:colour; there are: skill"),
         (["--data", ""], "--data is empty"),
         (
@@ -456,5 +456,5 @@ def test_calibration_and_alignment(tmp_path: Path, refshapes_tiny: Path, capsys:
     result = json.loads(out.read_text())
     assert result["no_target"]["calibration"]["AUROC"] == 1 and result["no_target"]["calibration"]["ECE"] == 0
     assert result["alignment"]["all words"]["pointing"] == 100
-    told = capsys.readouterr().out
-    assert "AUROC 1.000" in told and "words of instances, all words: " in told
+    report = capsys.readouterr().out
+    assert "AUROC 1.000" in report and "words of instances, all words: " in report

@@ -24,7 +24,7 @@ from refseg.inference.results import ImageAnswer, PhraseAnswer
 from refseg.instance import Instance
 from refseg.models.postprocess import LogitMask
 from refseg.structures import SampleMeta
-from refseg.visualization.heat import GridMap
+from refseg.visualization.answers import GridMap
 
 
 @pytest.fixture(scope="module")

@@ -44,8 +44,8 @@ def test_pointing() -> None:
     assert pointing([0.4, 0.4, 0.2], frozenset({1})) == 0.5
 
 
-def test_average_precision_by_hand() -> None:
-    """Order 2, 0, 1, 3; relevant 2 and 1, at places 1 and 3: (1/1 + 2/3) / 2. A word in the last of four: 1/4."""
+def test_average_precision() -> None:
+    """The order is 2, 0, 1, 3. Words 2 and 1 are at places 1 and 3: (1/1 + 2/3) / 2. A word in the last place: 1/4."""
     assert average_precision([0.3, 0.2, 0.4, 0.1], frozenset({1, 2})) == pytest.approx(5 / 6)
     assert average_precision([0.3, 0.2, 0.4, 0.1], frozenset({3})) == 0.25
     assert average_precision([1, 1], frozenset({0})) == pytest.approx(3 / 4)  # first or second: (1 + 1/2) / 2
@@ -53,20 +53,20 @@ def test_average_precision_by_hand() -> None:
 
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=5), st.data())
-def test_ties_are_the_mean_over_orders(weights: list[int], data: st.DataObject) -> None:
-    """Of all orders that sort the weights, which includes chance: all weights equal."""
+def test_ties_average_over_orders(weights: list[int], data: st.DataObject) -> None:
+    """The mean is over all orders that sort the weights. All weights equal is the chance level."""
     words = data.draw(st.frozensets(st.integers(0, len(weights) - 1), min_size=1))
-    found = []
+    values = []
     for order in permutations(range(len(weights))):
         if all(weights[a] >= weights[b] for a, b in pairwise(order)):
             places = [place for place, word in enumerate(order, start=1) if word in words]
-            found.append(np.mean([number / place for number, place in enumerate(places, start=1)]))
-    assert average_precision(weights, words) == pytest.approx(np.mean(found))
+            values.append(np.mean([number / place for number, place in enumerate(places, start=1)]))
+    assert average_precision(weights, words) == pytest.approx(np.mean(values))
 
 
 def test_matching() -> None:
-    """Of two predictions on one shape, the better; IoU 4/8 counts, 4/9 does not. The sum is what counts: the best pair,
-    0-0 with 4/5, would leave 1-1 with 1/5; 0-1 with 3/4 and 1-0 with 3/5 have more together."""
+    """The better of two predictions on a shape is matched. IoU 4/8 is enough, 4/9 is not. The sum of IoUs decides: the
+    best pair 0-0 (4/5) would leave 1-1 (1/5), and 0-1 (3/4) with 1-0 (3/5) have a larger sum."""
     assert match_masks([rle(0, 4), rle(0, 3)], [rle(0, 4)]) == [(0, 0, 1.0)]
     assert match_masks([rle(0, 4)], [rle(0, 8)]) == [(0, 0, 0.5)] and match_masks([rle(0, 4)], [rle(0, 9)]) == []
     predicted, true = [rle(1, 4), rle(3, 3)], [rle(1, 5), rle(1, 3)]
@@ -76,7 +76,7 @@ def test_matching() -> None:
     assert match_masks([], true) == [] and match_masks(predicted, []) == []
 
 
-def test_one_expression() -> None:
+def test_align_one_expression() -> None:
     """ "red star and box": star {0, 1}, box {3}. The first prediction is the box, and points at "box"; the second is
     the star, and ranks and (2), red (0), box (3), star (1): no hit, AP (1/2 + 2/4) / 2. Chance: 1/4 and, for the one
     word, (1 + 1/2 + 1/3 + 1/4) / 4; for the star's two words 2/4."""
@@ -102,8 +102,8 @@ def test_one_expression() -> None:
 
 
 def test_distinguishing_words() -> None:
-    """ "both circles and the star": the circles' words are shared by them, not by all three. Alone, or in "all red
-    shapes", nothing distinguishes, and nothing counts."""
+    """ "both circles and the star": the circles share their words, but the star does not, so they distinguish. Words of
+    a single instance, or words that all share ("red" in "all red shapes"), do not count."""
     circles, star = frozenset({0, 1}), frozenset({3, 4})
     shapes = [TrueInstance(rle(0, 2), circles), TrueInstance(rle(2, 2), circles), TrueInstance(rle(4, 2), star)]
     assert [shape.words for shape in distinguishing(shapes)] == [circles, circles, star]
@@ -120,23 +120,23 @@ def test_no_instances() -> None:
     assert scores["coverage"] is None and scores["pointing"] is None and scores["instances"] == 0
 
 
-def test_weights_must_be_of_the_words() -> None:
-    with pytest.raises(ValueError, match="3 weights for 4 words"):
+def test_invalid_weights() -> None:
+    with pytest.raises(ValueError, match="3 weights, but the text has 4 words"):
         align([Instance(rle(0, 2), 0.9, [1, 2, 3])], [], num_words=4)
     with pytest.raises(ValueError, match="finite"):
         align([Instance(rle(0, 2), 0.9, [1, float("nan")])], [], num_words=2)
 
 
 def test_instances_without_weights() -> None:
-    """They cannot be judged, and do not take a shape from one that can."""
+    """They are ignored, and do not block a shape for another prediction."""
     true = [TrueInstance(rle(0, 5), frozenset({0}))]
     without, weighted = Instance(rle(0, 5), 0.9), Instance(rle(0, 4), 0.5, [1.0])
     assert [one.iou for one in align([without, weighted], true, num_words=1).aligned] == pytest.approx([0.8])
     assert align([without], true, num_words=1) == AlignedPhrase(1, [])
 
 
-def test_tags_of_refshapes() -> None:
-    """Instance ids are texts in JSON, whatever order they come in."""
+def test_true_instances_from_tags() -> None:
+    """Instance ids are strings in JSON, in any order."""
     instances = [AnnotatedInstance("7", rle(0, 2)), AnnotatedInstance("3", rle(4, 2))]
     tags = {"words": {"3": [0, 1], "7": [3]}}
     expression = Expression("e", "red star and box", (0, 1), tags=tags)
@@ -146,7 +146,7 @@ def test_tags_of_refshapes() -> None:
     assert true_instances(Expression("f", "star", (0,)), truth) is None
 
 
-def test_a_prediction_file(tmp_path: Path) -> None:
+def test_align_predictions(tmp_path: Path) -> None:
     """Found, and right; no instances: a miss; without the tag, or of another set: passed over; a weight too few: an
     error that names the expression."""
 
@@ -158,16 +158,19 @@ def test_a_prediction_file(tmp_path: Path) -> None:
     lines = [line("found"), line("missed"), line("untagged", tags={})]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
     truths = open_data(str(tmp_path / "data.jsonl")).truths
-    found = [Instance(rle(0, 5), 0.9, [0.2, 0.8])]
-    rows = [PredictionRow("missed", rle(0, 5)), PredictionRow("found", rle(0, 5), instances=found)]
-    rows += [PredictionRow("untagged", rle(0, 5), instances=found), PredictionRow("other", rle(0, 5), instances=found)]
+    instances = [Instance(rle(0, 5), 0.9, [0.2, 0.8])]
+    rows = [PredictionRow("missed", rle(0, 5)), PredictionRow("found", rle(0, 5), instances=instances)]
+    rows += [
+        PredictionRow("untagged", rle(0, 5), instances=instances),
+        PredictionRow("other", rle(0, 5), instances=instances),
+    ]
     scores = alignment_scores(align_predictions(rows, truths))
     assert (scores["expressions"], scores["matched"], scores["coverage"], scores["pointing"]) == (2, 1, 50.0, 100.0)
     found_once = alignment_scores(align_predictions([*rows[1:], rows[1]], truths))
     assert found_once == scores, "a second row does not count, a missing one is a miss"
     other_size = coco_mask.encode(np.zeros((5, 5), np.uint8, order="F"))
     wrong = PredictionRow("found", rle(0, 5), instances=[Instance(other_size, 0.9, [0.2, 0.8])])
-    with pytest.raises(DataError, match=r"prediction of found: instances\[0\] is 5 x 5, not 10 x 10"):
+    with pytest.raises(DataError, match=r"prediction of found: instances\[0\] is 5 x 5, but the image is 10 x 10"):
         list(align_predictions([wrong], truths))
     short = PredictionRow("found", rle(0, 5), instances=[Instance(rle(0, 5), 0.9, [0.2])])
     with pytest.raises(DataError, match="prediction of found: an instance has 1 weights, but the text has 2 words"):

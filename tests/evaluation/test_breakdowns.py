@@ -28,7 +28,7 @@ def nothing(**changes: object) -> Row:
 
 
 def test_lengths() -> None:
-    """Ends belong to the group above: 2 | 3, 7 | 8, 12 | 13, 99."""
+    """Limits belong to the group above: 2 | 3, 7 | 8, 12 | 13, 99."""
     rows = Rows.of(row(num_words=n) for n in (1, 2, 3, 7, 8, 12, 13, 99))
     lines = breakdown(rows, GRES, "length")
     assert [line["length"] for line in lines] == ["[1, 3) words", "[3, 8) words", "[8, 13) words", "[13, inf) words"]
@@ -45,7 +45,7 @@ def test_targets() -> None:
 
 
 def test_interval_of_the_first_metric() -> None:
-    """That of the group's own rows, by images; without resamples there is none."""
+    """It is over the images of the group's rows. There is none without resamples."""
     rows = Rows.of(row(image_id=str(i), intersection=i, num_targets=1 + i % 2) for i in range(1, 11))
     lines = breakdown(rows, GRES, "targets", resamples=200)
     for line, chosen in zip(lines, (rows.num_targets == 1, rows.num_targets == 2), strict=True):
@@ -56,7 +56,7 @@ def test_interval_of_the_first_metric() -> None:
 
 
 def test_sizes() -> None:
-    """Of 1,000 pixels: 9 is below 1 %, 10 and 49 below 5 %, 50 and 199 below 20 %, 200 and 1,000 above."""
+    """In an image of 1,000 pixels, 9 is below 1 %, 10 and 49 below 5 %, 50 and 199 below 20 %, and the others above."""
     areas = (9, 10, 49, 50, 199, 200, 1000)
     rows = Rows.of([nothing(), *(row(target_area=area, image_area=1000) for area in areas)])
     lines = breakdown(rows, GRES, "size")
@@ -76,7 +76,7 @@ def test_categories() -> None:
 
 
 def test_skills() -> None:
-    """IoU 1/2 and 1 -> 75; a rejected one counts 0."""
+    """IoU 1/2 and 1 give 75. A rejected row counts as 0."""
     rows = Rows.of(
         [
             row(skill="size"),
@@ -96,7 +96,7 @@ def test_no_rows(by: str) -> None:
 
 
 @pytest.mark.parametrize("by", ["length", "targets", "size"])
-def test_one_group_is_the_whole(by: str) -> None:
+def test_single_group_equals_whole_set(by: str) -> None:
     rows = Rows.of([row(), row(intersection=20)])
     (line,) = breakdown(rows, GRES, by)
     assert {name: line[name] for name in GRES.score(rows)} == GRES.score(rows)
@@ -110,14 +110,14 @@ def test_unknown_name() -> None:
 
 
 def test_confusion() -> None:
-    """Four with a target, one rejected; two without, one rejected: T-acc 75, N-acc 50, half of the rejections right."""
+    """Four rows have a target and one of them is rejected; two have none and one is rejected."""
     rows = Rows.of([row(), row(), row(num_targets=2), row(num_targets=2), nothing(), nothing()])
-    found = confusion(rows, np.array([False, False, True, False, True, False]))
-    assert found["counts"] == {
+    result = confusion(rows, np.array([False, False, True, False, True, False]))
+    assert result["counts"] == {
         "target, accepted": 3, "target, rejected": 1, "no target, accepted": 1, "no target, rejected": 1,
     }  # fmt: skip
-    assert found["rates"] == {"T-acc": 75.0, "N-acc": 50.0, "N-precision": 50.0}
-    assert found["by_targets"] == [
+    assert result["rates"] == {"T-acc": 75.0, "N-acc": 50.0, "N-precision": 50.0}
+    assert result["by_targets"] == [
         {"targets": "0", "expressions": 2, "rejected": 50.0},
         {"targets": "1", "expressions": 2, "rejected": 0.0},
         {"targets": "2", "expressions": 2, "rejected": 50.0},

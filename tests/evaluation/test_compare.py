@@ -37,9 +37,9 @@ def without_target(name: str, predicted: int, prob: float) -> Row:
     )
 
 
-def test_what_an_answer_is_worth() -> None:
-    """1/2; rejected; no target: masked, rejected, and empty without rejection, which R-RefCOCO, Ref-ZOM by its rule and
-    we take for an answer. GSVA scores what is rejected."""
+def test_worth_of_masks() -> None:
+    """Rows: IoU 1/2; rejected; and three without a target: masked, rejected, and empty but not rejected. The last one
+    is right under R-RefCOCO, Ref-ZOM and refseg. GSVA scores rejected masks."""
     rows = Rows.of(
         [row("a"), row("b", no_target_prob=0.9), without_target("c", 9, 0.1), without_target("d", 9, 0.9),
          without_target("e", 0, 0.1)]
@@ -52,8 +52,8 @@ def test_what_an_answer_is_worth() -> None:
     assert worth["rrefcoco"] == worth["rrefcoco-original"] == [0.5, 0, 0, 1, 1]
 
 
-def test_what_an_answer_of_boxes_is_worth() -> None:
-    """Right; one too many; of a target with two; no target and no box; no target and a box."""
+def test_worth_of_boxes() -> None:
+    """Rows: right; one box too many; one box of two; no target and no box; no target but a box."""
     counts = [(1, 1, 1), (1, 2, 1), (1, 1, 2), (0, 0, 0), (0, 1, 0)]
     rows = Rows.of(
         row(str(i), boxes_matched=m, boxes_predicted=p, boxes_target=t, num_targets=t, has_target=t > 0)
@@ -62,13 +62,13 @@ def test_what_an_answer_of_boxes_is_worth() -> None:
     assert get_protocol("rec").worth_of(rows).tolist() == [1, 1, 0, 0, 0]
     assert get_protocol("grec").worth_of(rows).tolist() == [1, 0, 0, 1, 0]
     assert get_protocol("rec").score(rows) == {"Acc@0.5": 100.0}
-    found = compare_rows(rows, rows, get_protocol("grec"), num=10)
-    assert found.what == "match of boxes"
+    result = compare_rows(rows, rows, get_protocol("grec"), num=10)
+    assert result.what == "match of boxes"
 
 
 @pytest.mark.parametrize("name", ["refseg", "gres", "deris", "gsva", "lavt", "cgformer", "rec", "grec"])
-def test_the_worth_of_answers_is_what_the_metric_is_the_mean_of(name: str) -> None:
-    """gIoU, or what stands for it; rows of one target each, or none."""
+def test_metric_is_mean_worth(name: str) -> None:
+    """The metric is gIoU, or its counterpart. Rows have one target or none."""
     rng = np.random.default_rng(0)
     rows = []
     for i in range(50):
@@ -89,27 +89,27 @@ def compared() -> Comparison:
     return compare_rows(a, b, REFSEG, num=200)
 
 
-def test_comparison_by_hand() -> None:
-    """mIoU 50 against 65, gIoU 37.5 against 73.75; e4 differs by 1, e2 by 0.5, e3 by 0.05, which is not clear."""
-    found = compared()
-    assert found.metrics["mIoU"].a == 50 and found.metrics["mIoU"].difference == pytest.approx(15.0)
-    assert (found.metrics["gIoU"].a, found.metrics["gIoU"].b) == pytest.approx((37.5, 73.75))
-    assert found.by_disagreement().tolist() == [3, 1, 2]
-    assert found.tally() == {"a": 0, "b": 2, "neither": 2}
-    skills = found.breakdowns["skill"]
+def test_comparison() -> None:
+    """mIoU is 50 and 65, gIoU 37.5 and 73.75. e4 differs by 1, e2 by 0.5, and e3 by 0.05, which is below CLEARLY."""
+    result = compared()
+    assert result.metrics["mIoU"].a == 50 and result.metrics["mIoU"].difference == pytest.approx(15.0)
+    assert (result.metrics["gIoU"].a, result.metrics["gIoU"].b) == pytest.approx((37.5, 73.75))
+    assert result.by_disagreement().tolist() == [3, 1, 2]
+    assert result.tally() == {"a": 0, "b": 2, "neither": 2}
+    skills = result.breakdowns["skill"]
     assert [(line["skill"], line["expressions"]) for line in skills] == [("no_target", 1), ("size", 3)]
     assert skills[0]["N-acc"] == (0.0, 100.0) and skills[1]["mIoU"] == pytest.approx((50.0, 65.0))
     assert headline(["Pr@0.5", "gIoU", "cIoU", "N-acc"]) == ["gIoU", "cIoU"] and headline(["Pr@(F1=1)"]) == [
         "Pr@(F1=1)"
     ]
-    assert metric_lines(found, ("x", "y"))[0]["difference"] == "+36.25"
+    assert metric_lines(result, ("x", "y"))[0]["difference"] == "+36.25"
 
 
-def test_only_common_expressions_in_any_order() -> None:
+def test_compares_only_common_expressions() -> None:
     a, b = Rows.of([row("e1"), row("e2", 5)]), Rows.of([row("e3"), row("e2", 15), row("e4")])
-    found = compare_rows(a, b, REFSEG, num=10)
-    assert found.rows_a.expression_id.tolist() == found.rows_b.expression_id.tolist() == ["e2"]
-    assert found.metrics["mIoU"].difference == pytest.approx(50.0)
+    result = compare_rows(a, b, REFSEG, num=10)
+    assert result.rows_a.expression_id.tolist() == result.rows_b.expression_id.tolist() == ["e2"]
+    assert result.metrics["mIoU"].difference == pytest.approx(50.0)
     with pytest.raises(DataError, match="no expression in common"):
         compare_rows(a[:1], b, REFSEG)
 
@@ -125,7 +125,7 @@ def rle(pixels: np.ndarray) -> dict:
     return coco_mask.encode(np.asfortranarray(pixels.astype(np.uint8)))
 
 
-def test_the_page_escapes_and_asks_nothing_of_the_network() -> None:
+def test_page_escapes_text_and_uses_no_network() -> None:
     answers = AnswerPicture(mask((0, 0, 9, 9)), False, 0.3), AnswerPicture(mask(), True, 1.0)
     grey = np.full((40, 40, 3), 9, np.uint8)
     case = Disagreement("<e>", "<script>alert(1)</script>", "si&ze", grey, mask(), answers, "gone: <x>.png")
@@ -137,7 +137,7 @@ def test_the_page_escapes_and_asks_nothing_of_the_network() -> None:
     assert "nothing here" in html and "<li>&lt;n&gt;</li>" in html
 
 
-def test_the_page_of_equal_predictions() -> None:
+def test_page_of_equal_predictions() -> None:
     rows = Rows.of([row("e1"), row("e2")])
     html = render_comparison(compare_rows(rows, rows, REFSEG, num=10), names=("a", "b"), facts={}, cases=[])
     assert "no expression on which the two differ in IoU" in html
@@ -168,19 +168,19 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_command(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A: IoU 1, 0, 0; B: 0, 1, 1. gIoU 33.33 and 66.67; of two images, one is better by 1 and one worse by 2."""
+def test_command(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A has IoU 1, 0, 0 and B has 0, 1, 1, so gIoU is 33.33 and 66.67."""
     a, b, data = str(files / "a.jsonl"), str(files / "b.jsonl"), f"{files / 'data.jsonl'}:val"
     out, page = files / "out.json", files / "out.html"
     assert main(["compare", a, b, "--data", data, "--json", str(out), "--html", str(page), "--resamples", "100"]) == 0
     printed = capsys.readouterr().out
     assert "a on 1 expressions, b on 2" in printed and "+33.33" in printed
-    found = json.loads(out.read_text())
-    assert found["protocol"] == "refseg" and found["names"] == ["a", "b"] and found["expressions"] == 3
-    assert found["metrics"]["gIoU"]["a"] == pytest.approx(100 / 3)
-    assert found["metrics"]["N-acc"]["difference"] == 100.0
-    assert found["by"]["skill"][0]["gIoU"] == pytest.approx([100 / 3, 200 / 3])
-    assert found["disagreements"] == [
+    result = json.loads(out.read_text())
+    assert result["protocol"] == "refseg" and result["names"] == ["a", "b"] and result["expressions"] == 3
+    assert result["metrics"]["gIoU"]["a"] == pytest.approx(100 / 3)
+    assert result["metrics"]["N-acc"]["difference"] == 100.0
+    assert result["by"]["skill"][0]["gIoU"] == pytest.approx([100 / 3, 200 / 3])
+    assert result["disagreements"] == [
         {"expression_id": "1", "a": 1.0, "b": 0.0},
         {"expression_id": "2", "a": 0.0, "b": 1.0},
         {"expression_id": "3", "a": 0.0, "b": 1.0},
@@ -189,7 +189,7 @@ def test_the_command(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert html.count("<article") == 3 and "left &lt;square&gt;" in html and "2 of the images cannot be shown" in html
 
 
-def test_limits_and_names(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_limit_and_names_options(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b, data = str(files / "a.jsonl"), str(files / "b.jsonl"), f"{files / 'data.jsonl'}:val"
     page = files / "out.html"
     common = ["compare", a, b, "--data", data, "--resamples", "10"]
@@ -215,19 +215,19 @@ def test_metrics_without_a_denominator(files: Path, capsys: pytest.CaptureFixtur
         assert (metric["low"] is not None) == drawn and ("[" in line) == drawn
 
 
-def test_options_that_make_no_sense(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_options(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = ["compare", str(files / "a.jsonl"), str(files / "b.jsonl"), "--data", f"{files / 'data.jsonl'}:val"]
     for option, value in (("--seed", "-1"), ("--cases", "-1"), ("--resamples", "0"), ("--min-area", "x")):
         with pytest.raises(SystemExit):
             main([*common, option, value])
-        assert f"{value!r} is no whole number of at least" in capsys.readouterr().err
-    assert main([*common, "--by", "length,"]) == 1 and "is no list of names" in capsys.readouterr().err
+        assert f"{value!r} is not a whole number of at least" in capsys.readouterr().err
+    assert main([*common, "--by", "length,"]) == 1 and "is not a list of names" in capsys.readouterr().err
     assert main([*common, "--by", "tag:skil"]) == 1 and "there are: skill" in capsys.readouterr().err
     assert main([*common, "--resamples", "9", "--by", "tag:skill"]) == 0 and "position" in capsys.readouterr().out
 
 
-def test_boxes_that_differ_where_masks_do_not(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A has the target's box, B none at all, and no masks: the page shows the two expressions with a target."""
+def test_box_protocol_without_masks(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A has the target's box, and B has no box. The page shows the two expressions with a target."""
     boxes = {"1": [2, 2, 10, 10, 0.9], "2": [22, 22, 10, 10, 0.9]}
     write_predictions(
         files / "a.jsonl", [PredictionRow(n, None, boxes=[boxes[n]] if n in boxes else []) for n in "123"]
@@ -241,8 +241,8 @@ def test_boxes_that_differ_where_masks_do_not(files: Path, capsys: pytest.Captur
     assert html.count("<article") == 2 and "a: match of boxes 1.00" in html and "b: match of boxes 0.00" in html
 
 
-def test_partial_files(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """B lacks two expressions: an error, or what both have."""
+def test_partial_predictions(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """B lacks two expressions. That is an error, or, with --allow-partial, only common expressions count."""
     write_predictions(files / "b.jsonl", [PredictionRow("2", rle(mask((22, 22, 10, 10))), 0.1)])
     call = ["compare", str(files / "a.jsonl"), str(files / "b.jsonl"), "--data", f"{files / 'data.jsonl'}:val"]
     call += ["--resamples", "10"]

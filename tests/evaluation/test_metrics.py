@@ -58,8 +58,8 @@ def evaluate(rank: int, world_size: int, size: int, out: str) -> None:
     Path(out, f"{world_size}_{rank}.json").write_text(json.dumps(scores))
 
 
-def test_one_two_and_three_processes_agree_exactly(tmp_path: Path) -> None:
-    """7 images: neither 2 nor 3 divides them, and an image has 1 to 3 rows."""
+def test_one_two_and_three_processes_agree(tmp_path: Path) -> None:
+    """There are 7 images, which neither 2 nor 3 divides, with 1 to 3 rows each."""
     evaluate(0, 1, 7, str(tmp_path))
     expected = json.loads((tmp_path / "1_0.json").read_text())
     rows = (tmp_path / "1_rows.jsonl").read_text()
@@ -72,7 +72,7 @@ def test_one_two_and_three_processes_agree_exactly(tmp_path: Path) -> None:
         assert (tmp_path / f"{world_size}_rows.jsonl").read_text() == rows
 
 
-def test_scores_by_hand() -> None:
+def test_scores() -> None:
     """Logits positive on the left 3 of 7 columns of 6 rows, 18 pixels; the target are columns 2-4: I 6, U 30.
     The second expression refers to nothing and is rejected: gIoU (0.2 + 1) / 2."""
     result = make_result(1)
@@ -89,7 +89,7 @@ def test_scores_by_hand() -> None:
     assert scores["refseg/N-acc"] == scores["refseg/T-acc"] == 100
 
 
-def test_a_changed_rule_is_in_the_name() -> None:
+def test_changed_rule_changes_metric_names() -> None:
     metric = ReferringMetric(protocols=["gres"], no_target=dict(rule="area", min_area=10))
     metric.process(None, [make_result(2)])
     assert {name.split("/")[0] for name in metric.evaluate(1)} == {"gres+area<10px"}
@@ -101,8 +101,8 @@ def test_a_changed_rule_is_in_the_name() -> None:
         ReferringMetric(no_target=dict(treshold=0.3))
 
 
-def test_rows_are_json(tmp_path: Path) -> None:
-    """Of a model that has no probability, too: null, for NaN is none."""
+def test_rows_file(tmp_path: Path) -> None:
+    """A missing probability is null, since JSON has no NaN."""
     metric = ReferringMetric(rows_file=str(tmp_path / "rows.jsonl"))
     result = make_result(0)
     result.no_target_prob = None
@@ -114,8 +114,8 @@ def test_rows_are_json(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("field", ["mask_logits", "no_target_prob"])
-def test_a_diverged_model_is_told(field: str, tmp_path: Path) -> None:
-    """A NaN exceeds nothing: it would be an empty mask that nobody rejects. The second expression has one."""
+def test_non_finite_outputs_raise(field: str, tmp_path: Path) -> None:
+    """A NaN would count as an empty mask that is not rejected. The second expression has one."""
     for metric in (ReferringMetric(), DumpPredictions(file=str(tmp_path / "p.jsonl"))):
         result = make_result(1)
         getattr(result, field)[1] = torch.nan
@@ -123,12 +123,12 @@ def test_a_diverged_model_is_told(field: str, tmp_path: Path) -> None:
             metric.process(None, [make_result(0), result])
 
 
-def test_protocols_that_share_a_view_share_its_rows() -> None:
+def test_shared_views() -> None:
     metric = ReferringMetric(protocols=["deris", "refzom-score", "lavt"])
     assert len(metric.views) == 2
 
 
-def test_views_begin_from_the_logits() -> None:
+def test_masks_on_views() -> None:
     """A logit of exactly 0 is in the mask at >= 0.5 and, as argmax gives ties to the background, not for LAVT. A row of
     logits -1, 3 resized to 4 columns: without aligned corners -1, 0, 2, 3; with them -1, 1/3, 5/3, 3."""
     result = make_result(0)
@@ -144,11 +144,8 @@ def test_views_begin_from_the_logits() -> None:
     assert get_protocol("lavt").view.strict and get_protocol("lavt").view.align_corners
 
 
-def test_what_is_missing_is_named() -> None:
+def test_missing_ground_truth_raises() -> None:
     result = make_result(0)
-    result.mask_logits = None
-    with pytest.raises(ValueError, match="no mask logits"):
-        ReferringMetric().process(None, [result])
     result.ground_truth = None
     with pytest.raises(ValueError, match="with_ground_truth=True"):
         ReferringMetric().process(None, [result])
@@ -213,7 +210,7 @@ def results_of_halves(**postprocess: object) -> list[ImageResult]:
     return model.test_step(collate_samples([dataset[0]]))
 
 
-def test_instances_from_the_model_to_every_score(shapes: Path) -> None:
+def test_instances_end_to_end(shapes: Path) -> None:
     """ "red star, box": the left instance weighs its words 0.1, 0.1 + 0.3 of the comma, 0.1. It points at "star,",
     which is the star's; of its words, 0 and 1, one is first, the other at place 2 or 3: AP (1 + (2/2 + 2/3) / 2) / 2.
     The right one, 0.5, 0.2, 0.25, points at "red"; its word, 2, is at place 2. "box" has one word, and it is right.
@@ -242,18 +239,18 @@ def test_instances_from_the_model_to_every_score(shapes: Path) -> None:
 
     command = ["score", "p.jsonl", "--data", "data.jsonl:val", "--protocol", ",".join(protocols)]
     assert main([*command, "--alignment", "--json", "out.json"]) == 0
-    told = json.loads(Path("out.json").read_text())
-    assert {f"{one['protocol']}/{k}": v for one in told["results"] for k, v in one["metrics"].items()} == live
-    assert all(one["counts"]["mask_boxes"] == 0 for one in told["results"])
-    scores = told["alignment"]["all words"]
+    content = json.loads(Path("out.json").read_text())
+    assert {f"{one['protocol']}/{k}": v for one in content["results"] for k, v in one["metrics"].items()} == live
+    assert all(one["counts"]["mask_boxes"] == 0 for one in content["results"])
+    scores = content["alignment"]["all words"]
     assert (scores["instances"], scores["matched"], scores["coverage"]) == (3, 3, 100)
     assert scores["pointing"] == pytest.approx(200 / 3)
     assert scores["AP"] == pytest.approx(100 * (11 / 12 + 1 / 2 + 1) / 3)
-    scores = told["alignment"]["distinguishing words"]  # of which a single referent has none
+    scores = content["alignment"]["distinguishing words"]  # of which a single referent has none
     assert (scores["instances"], scores["pointing"]) == (2, 50)
 
 
-def test_without_instances_boxes_are_of_the_mask(shapes: Path) -> None:
+def test_boxes_fall_back_to_mask(shapes: Path) -> None:
     """Everything is the answer to all three, with a score of 1: it matches none but the second expression's box, and
     that by IoU of exactly 1/2."""
     results = results_of_halves(instances=False)
@@ -266,8 +263,8 @@ def test_without_instances_boxes_are_of_the_mask(shapes: Path) -> None:
     assert all(row.instances is None for row in read_predictions("p.jsonl"))
 
 
-def test_instances_are_made_only_where_something_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By protocols of boxes, and by the dump."""
+def test_instances_are_lazy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only box protocols and the dump make them."""
     result = make_result(0)
     monkeypatch.setattr(ImageResult, "instances", property(lambda _: pytest.fail("made")))
     ReferringMetric(protocols=PROTOCOLS).process(None, [result])
@@ -275,7 +272,7 @@ def test_instances_are_made_only_where_something_reads_them(monkeypatch: pytest.
         ReferringMetric(protocols=["grec"]).process(None, [result])
 
 
-def test_words_of_instances_are_rounded_and_may_be_missing() -> None:
+def test_rounded_and_missing_words() -> None:
     result = make_result(0)
     mask = np.ones((6, 7), bool)
     result.instances = [[Instance(mask, 2 / 3, [1 / 3, 0.00004]), Instance(~mask, 0.5)]]
@@ -287,7 +284,7 @@ def test_words_of_instances_are_rounded_and_may_be_missing() -> None:
 
 
 @pytest.mark.parametrize("found", [(torch.nan, None), (0.5, [0.1, torch.nan])])
-def test_instances_of_a_diverged_model_are_told(found: tuple, tmp_path: Path) -> None:
+def test_non_finite_instances_raise(found: tuple, tmp_path: Path) -> None:
     for metric in (ReferringMetric(protocols=["grec"]), DumpPredictions(file=str(tmp_path / "p.jsonl"))):
         result = make_result(1)
         result.instances = [[], [Instance(np.ones((6, 7), bool), *found)]]

@@ -37,8 +37,8 @@ def write_json(folder: Path, content: Any) -> Path:
     return folder / "r.json"
 
 
-def test_pngs_of_every_kind(tmp_path: Path) -> None:
-    """0 is background: as grey, as bits, as an index of whatever colour, as black."""
+def test_png_modes(tmp_path: Path) -> None:
+    """0 is background in gray, binary, palette and color images."""
     palette = Image.fromarray(MASK.astype(np.uint8), "P")
     palette.putpalette([255, 255, 255, 0, 0, 0])
     colour = np.zeros((2, 3, 3), np.uint8)
@@ -58,13 +58,13 @@ def test_pngs_of_every_kind(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a/b 1", "50%2F", ".a", "\u00e9:?", "x.png", "img/3.jpg:0"])
-def test_ids_survive_file_names(name: str, tmp_path: Path) -> None:
+def test_png_name_round_trip(name: str, tmp_path: Path) -> None:
     Image.fromarray(MASK).save(tmp_path / png_name(name))
     (row,) = read_png_folder(tmp_path)
     assert row.expression_id == name
 
 
-def test_bad_folders(tmp_path: Path) -> None:
+def test_invalid_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has no \.png file"):
         list(read_png_folder(tmp_path))
     (tmp_path / "a.png").write_bytes(b"no image")
@@ -75,7 +75,7 @@ def test_bad_folders(tmp_path: Path) -> None:
         list(read_png_folder(tmp_path))
 
 
-def test_what_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -84,8 +84,8 @@ def test_what_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         list(read_png_folder(tmp_path))
 
 
-def test_instances_of_an_expression_are_merged(tmp_path: Path) -> None:
-    """Entries 0 and 2 are one answer; below the score a mask is left out, its box is not."""
+def test_entries_with_same_id_are_merged(tmp_path: Path) -> None:
+    """Entries 0 and 2 are one answer. `min_score` drops masks, but no boxes."""
     file = write_json(
         tmp_path,
         [
@@ -105,15 +105,15 @@ def test_instances_of_an_expression_are_merged(tmp_path: Path) -> None:
     assert entries_below(file, 0.5) == 1 and entries_below(file, 2) == 3
 
 
-def test_negative_scores_are_scores(tmp_path: Path) -> None:
-    """Logits, for example: nothing is left out unless it is asked for."""
+def test_negative_scores(tmp_path: Path) -> None:
+    """Logits may be negative. No entry is dropped without `min_score`."""
     file = write_json(tmp_path, [coco(MASK, score=-3.5)])
     assert next(open_predictions(file)).mask == encode(MASK)
     assert next(open_predictions(file, min_score=-3)).mask == encode(MASK & False)
 
 
-def test_boxes_without_area_are_no_boxes(tmp_path: Path) -> None:
-    """ "Nothing here" as a tool may write it: an empty mask, or without masks a box of nothing."""
+def test_boxes_without_area(tmp_path: Path) -> None:
+    """ "Nothing here" is an empty mask, or a box without area."""
     empty = coco(MASK & False, bbox=[0, 0, 0, 0], score=0.9)
     boxes = [{"image_id": 8, "bbox": [1, 2, 3, 4], "score": 0.9}, {"image_id": 9, "bbox": [0, 0, 0, 0], "score": 0.9}]
     rows = list(read_coco_results(write_json(tmp_path, [empty, *boxes])))
@@ -124,7 +124,7 @@ def test_boxes_without_area_are_no_boxes(tmp_path: Path) -> None:
     ]
 
 
-def test_how_the_id_is_found(tmp_path: Path) -> None:
+def test_id_fields(tmp_path: Path) -> None:
     file = write_json(tmp_path, [coco(MASK, id=1, expression_id="e", score=1)])
     assert next(read_coco_results(file)).expression_id == "e"
     assert next(read_coco_results(write_json(tmp_path, [coco(MASK, id=1)]))).expression_id == "7"
@@ -149,7 +149,7 @@ def test_how_the_id_is_found(tmp_path: Path) -> None:
         ('[{"id": 7, "bbox": [1, 1, 2, 2], "score": 0.9, "score": 0.1}]', r"r\.json: the key 'score' occurs twice"),
     ],
 )
-def test_bad_entries_are_named(content: Any, says: str, tmp_path: Path) -> None:
+def test_invalid_entries(content: Any, says: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=says):
         list(read_coco_results(write_json(tmp_path, content)))
 

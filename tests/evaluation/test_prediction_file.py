@@ -42,7 +42,7 @@ HEADER = {"config": "x.py", "checkpoint": {"sha256": "00"}}
 
 @pytest.mark.parametrize("name", ["p.jsonl", "p.jsonl.gz"])
 @pytest.mark.parametrize("header", [None, HEADER])
-def test_what_is_written_is_read(name: str, header: dict | None, tmp_path: Path) -> None:
+def test_round_trip(name: str, header: dict | None, tmp_path: Path) -> None:
     file = tmp_path / "new" / name
     write_predictions(file, [FULL, BARE, NO_BOX], header=header)
     assert list(read_predictions(file)) == [FULL, BARE, NO_BOX]
@@ -52,7 +52,7 @@ def test_what_is_written_is_read(name: str, header: dict | None, tmp_path: Path)
     assert file.read_bytes() == content  # no names or times in it
 
 
-def test_optional_fields_are_left_out_or_null(tmp_path: Path) -> None:
+def test_optional_fields(tmp_path: Path) -> None:
     assert set(row_to_json(BARE)) == {"expression_id", "mask"}
     assert set(row_to_json(FULL)["instances"][1]) == {"mask", "score"}
     nulls = {**row_to_json(BARE), "no_target_prob": None, "boxes": None, "instances": None}
@@ -61,7 +61,7 @@ def test_optional_fields_are_left_out_or_null(tmp_path: Path) -> None:
 
 
 def test_other_forms_of_ids_and_masks(tmp_path: Path) -> None:
-    """A whole number is an id; an uncompressed RLE is a mask: 2 off, 3 on, 37 off of 42 pixels."""
+    """Ids may be integers, and RLEs may be uncompressed: 2 off, 3 on, 37 off of 42 pixels."""
     file = tmp_path / "p.jsonl"
     file.write_text(json.dumps({"expression_id": 12, "mask": {"size": [6, 7], "counts": [2, 3, 37]}}))
     (row,) = read_predictions(file)
@@ -69,7 +69,7 @@ def test_other_forms_of_ids_and_masks(tmp_path: Path) -> None:
 
 
 def test_boxes_without_masks(tmp_path: Path) -> None:
-    """Of a model that gives boxes only; null or no field at all."""
+    """`mask` may be null or absent in rows with boxes."""
     rows = [PredictionRow("a", None, boxes=[[0.0, 1.0, 2.0, 3.0, 0.5]]), PredictionRow("b", None, boxes=[])]
     write_predictions(tmp_path / "p.jsonl", rows)
     assert list(read_predictions(tmp_path / "p.jsonl")) == rows
@@ -77,15 +77,15 @@ def test_boxes_without_masks(tmp_path: Path) -> None:
     assert list(read_predictions(tmp_path / "p.jsonl")) == rows[1:]
 
 
-def test_a_byte_order_mark(tmp_path: Path) -> None:
-    """As some editors put before the first line, which may be a header."""
+def test_byte_order_mark(tmp_path: Path) -> None:
+    """Some editors write one before the first line, which may be a header."""
     file = tmp_path / "p.jsonl"
     write_predictions(file, [BARE], header=HEADER)
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
     assert list(read_predictions(file)) == [BARE] and read_header(file) == HEADER
 
 
-def test_what_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_predictions(tmp_path / "p.jsonl", [BARE])
 
     def refuse(*args: Any) -> None:
@@ -96,7 +96,7 @@ def test_what_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         list(read_predictions(tmp_path / "p.jsonl"))
 
 
-def test_nothing_is_left_of_an_interrupted_file(tmp_path: Path) -> None:
+def test_interrupted_write_leaves_no_file(tmp_path: Path) -> None:
     file = tmp_path / "p.jsonl"
     write_predictions(file, [BARE])
     before = file.read_bytes()
@@ -110,8 +110,8 @@ def test_nothing_is_left_of_an_interrupted_file(tmp_path: Path) -> None:
     assert file.read_bytes() == before and list(tmp_path.iterdir()) == [file]
 
 
-def test_reading_and_writing_stream(tmp_path: Path) -> None:
-    """A row is on its way out before the next is made, and is read before the next line is looked at."""
+def test_streaming(tmp_path: Path) -> None:
+    """A row is written before the next one is made, and yielded before the next line is read."""
     file, alive = tmp_path / "p.jsonl", []
 
     def rows() -> Iterator[PredictionRow]:
@@ -162,7 +162,7 @@ def test_reading_and_writing_stream(tmp_path: Path) -> None:
         ({"instances": [{"box": 1}]}, r"instances\[0\] must be an object with"),
     ],
 )
-def test_a_bad_field_is_named(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
+def test_invalid_fields(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
     file = tmp_path / "p.jsonl"
     file.write_text("\n".join(json.dumps(row) for row in (row_to_json(BARE), {**row_to_json(BARE), **changes})))
     with pytest.raises(DataError, match=rf"p.jsonl, line 2: .*{says}"):
@@ -184,7 +184,7 @@ def test_a_bad_field_is_named(changes: dict[str, Any], says: str, tmp_path: Path
         (b'{"refseg": {}}', "only the first line can be a header"),
     ],
 )
-def test_a_bad_line_is_named(line: bytes, says: str, tmp_path: Path) -> None:
+def test_invalid_lines(line: bytes, says: str, tmp_path: Path) -> None:
     file = tmp_path / "p.jsonl"
     file.write_bytes(json.dumps(row_to_json(BARE)).encode() + b"\n" + line)
     with pytest.raises(DataError, match=rf"line 2: .*{says}"):
@@ -203,8 +203,8 @@ def test_missing_and_damaged_files(tmp_path: Path) -> None:
     assert list(read_predictions(tmp_path / "empty.jsonl")) == [] and read_header(tmp_path / "empty.jsonl") == {}
 
 
-def test_parts_of_several_processes(tmp_path: Path) -> None:
-    """A sampler gave row 0 to the second process too, to make both equally long."""
+def test_merge_parts(tmp_path: Path) -> None:
+    """The sampler gave row 0 to both processes to make their shares equal."""
     file = tmp_path / "p.jsonl.gz"
     parts = [part_file(file, rank) for rank in range(2)]
     rows = [PredictionRow(str(number), rle(number), number / 4) for number in range(3)]
@@ -215,7 +215,7 @@ def test_parts_of_several_processes(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_parts_that_do_not_belong_together(tmp_path: Path) -> None:
+def test_merge_parts_of_different_runs(tmp_path: Path) -> None:
     file = tmp_path / "p.jsonl"
     write_predictions(part_file(file, 0), [BARE], header=HEADER)
     write_predictions(part_file(file, 1), [FULL], header={"config": "y.py"})
@@ -226,7 +226,7 @@ def test_parts_that_do_not_belong_together(tmp_path: Path) -> None:
     assert not file.exists() and part_file(file, 0).exists()
 
 
-def test_numbers_of_torch_and_numpy_are_written(tmp_path: Path) -> None:
+def test_torch_and_numpy_numbers(tmp_path: Path) -> None:
     row = PredictionRow("a", rle(), np.float32(0.5), np.ones((1, 5), np.float32))  # type: ignore[arg-type]
     write_predictions(tmp_path / "p.jsonl", [row])
     assert next(read_predictions(tmp_path / "p.jsonl")) == PredictionRow("a", rle(), 0.5, [[1.0] * 5])

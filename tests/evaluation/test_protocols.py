@@ -91,21 +91,21 @@ def test_golden_numbers_of_r_refcoco() -> None:
     assert scores == pytest.approx({"mIoU": 83.3333, "oIoU": 83.6735, "mRR": 75.0, "rIoU": 75.0}, abs=5e-5)
 
 
-def test_objects_of_one_name_in_two_images_are_two() -> None:
-    """Objects (i, o) with samples 1 and 4, and (j, o) with 5 and 3: mRR (0 + 1) / 2 and not 1 / 2 of one object."""
+def test_objects_are_per_image() -> None:
+    """Object (i, o) has samples 1 and 4, and (j, o) has 5 and 3, so mRR is (0 + 1) / 2."""
     rows = Rows.of(row(number, image_id=image) for number, image in ((1, "i"), (4, "i"), (5, "j"), (3, "j")))
     scores = get_protocol("rrefcoco").score(rows)
     assert scores["mRR"] == 50.0 and scores["rIoU"] == pytest.approx(100 * (16 / 32 + 1) / 2)
 
 
 def test_objects_without_negatives_or_positives() -> None:
-    """Where published code divides by zero: those objects have no mRR, or no mIoU."""
+    """Published code divides by zero here. Such objects do not count in mRR, or in mIoU."""
     rows = Rows.of([row(5, object_id="a"), row(4, object_id="b")])
     assert get_protocol("rrefcoco").score(rows) == {"mIoU": 100, "oIoU": 100, "mRR": 0, "rIoU": 100}
 
 
-def test_the_golden_pair_of_boxes() -> None:
-    """[0,0,10,10] and [2,1.5,12,11.5] as corners: overlap 8 x 8.5 = 68, union 132; the box around both is 12 x 11.5."""
+def test_golden_boxes() -> None:
+    """The boxes overlap by 8 x 8.5 = 68, their union is 132, and the box around both is 12 x 11.5."""
     a, b = np.array([[0, 0, 10, 10]]), np.array([[2, 1.5, 10, 10]])
     assert box_iou(a, b)[0, 0] == pytest.approx(68 / 132)
     assert box_iou(a, b, generalized=True)[0, 0] == pytest.approx(68 / 132 - (138 - 132) / 138)
@@ -114,7 +114,7 @@ def test_the_golden_pair_of_boxes() -> None:
 
 
 def test_greedy_matching() -> None:
-    """IoU a-x 1/2, a-y 9/11, b-x 9/11: the best pairs are taken first, both match; a third box is a false one."""
+    """IoU is 1/2 for a-x and 9/11 for a-y and b-x. The best pairs come first, so both match. A third box does not."""
     a, b = [0, 0, 20, 10], [0, 0, 10, 10]
     x, y = [0, 0, 10, 11], [0, 0, 20, 11]
     assert match_boxes(np.array([a, b]), np.array([x, y]), generalized=False) == (2, 2, 2)
@@ -126,15 +126,15 @@ def test_greedy_matching() -> None:
 
 
 def test_grec() -> None:
-    """Perfect; one too many; no target and no box; no target and a box."""
+    """Rows: perfect; one box too many; no target and no box; no target but a box."""
     counts = [(1, 1, 1), (1, 2, 1), (0, 0, 0), (0, 1, 0)]
     rows = Rows.of(row(5, boxes_matched=m, boxes_predicted=p, boxes_target=t, has_target=t > 0) for m, p, t in counts)
     assert get_protocol("grec").score(rows) == {"Pr@(F1=1)": 50, "N-acc": 50, "T-acc": 100}
     assert get_protocol("rec").score(rows[np.array([0, 3])]) == {"Acc@0.5": 50}
 
 
-def test_precision_is_at_least_or_above() -> None:
-    """IoU exactly 1/2: counts at 0.5 for LAVT, not for CGFormer. Decimal thresholds are exact."""
+def test_precision_strict_or_not() -> None:
+    """An IoU of exactly 1/2 counts in Pr@0.5 for LAVT, but not for CGFormer. Decimal thresholds are exact."""
     half = Rows.of([row(1, intersection=10, predicted=10, target=20)])
     assert get_protocol("lavt").score(half)["Pr@0.5"] == 100 and get_protocol("cgformer").score(half)["Pr@0.5"] == 0
     four_fifths = Rows.of([row(1, intersection=8, predicted=8, target=10)])
@@ -142,13 +142,13 @@ def test_precision_is_at_least_or_above() -> None:
 
 
 def test_sums_are_exact() -> None:
-    """float32 counts to 2^24, and 1,000 masks of a large image go beyond 2^32."""
+    """float32 is exact up to 2^24, and 1,000 masks of a large image have more than 2^32 pixels."""
     rows = Rows.of(row(1, intersection=2**24 + 1, predicted=2**24 + 1, target=2**24 + 2) for _ in range(1000))
     assert get_protocol("lavt").score(rows)["oIoU"] == 100 * (2**24 + 1) / (2**24 + 2)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=lambda p: p.name)
-def test_no_rows_and_one_kind_of_rows(protocol: Protocol) -> None:
+def test_empty_and_one_sided_rows(protocol: Protocol) -> None:
     assert protocol.score(Rows.of([])) == {}
     assert "N-acc" not in protocol.score(GOLDEN[GOLDEN.has_target])
     assert "T-acc" not in protocol.score(GOLDEN[~GOLDEN.has_target])
@@ -156,7 +156,7 @@ def test_no_rows_and_one_kind_of_rows(protocol: Protocol) -> None:
     assert described["name"] == protocol.name and described["view"]["threshold"] == 0.5
 
 
-def test_a_changed_rule_changes_the_name() -> None:
+def test_changed_rule_changes_name() -> None:
     gres = get_protocol("gres")
     assert gres.with_no_target(threshold=0.5) is gres
     assert gres.with_no_target(threshold=0.7).name == "gres+head>0.7"
@@ -168,9 +168,9 @@ def test_a_changed_rule_changes_the_name() -> None:
         get_protocol("gress")
 
 
-def test_an_answer_without_a_pixel_says_nothing_here() -> None:
-    """In ours alone: rejected by the head; masked; empty; empty, and the head was not asked. With a target the mask is
-    wrong either way, and T-acc says so."""
+def test_empty_mask_rejects() -> None:
+    """Only in protocol refseg. Rows: rejected by the head; masked; empty; and empty without a probability. An empty
+    mask counts as a rejection in T-acc too."""
     rows = Rows.of(
         row(4, expression_id=str(i), predicted=pixels, no_target_prob=prob)
         for i, (pixels, prob) in enumerate([(8, 0.9), (8, 0.1), (0, 0.1), (0, math.nan)])
@@ -204,13 +204,13 @@ def test_protocol_without_no_target_rule_rejects_changes() -> None:
 
 
 def test_rec_scores_only_single_targets() -> None:
-    """One right, one of two targets, one of none: the first alone counts."""
+    """Rows have one target, two targets and none. Only the first one counts."""
     rows = Rows.of([row(5, boxes_matched=1), row(5, boxes_matched=1, num_targets=2), row(4)])
     assert get_protocol("rec").score(rows) == {"Acc@0.5": 100.0}
 
 
 def test_cautions() -> None:
-    """Samples 3 and 4 have no target; all five stand in objects of their own, by image."""
+    """Samples 3 and 4 have no target. Every sample is an object of its own."""
     cautions = {name: [c(GOLDEN, 2) for c in protocol.cautions] for name, protocol in PROTOCOLS.items()}
     assert cautions["lavt"] == cautions["cgformer"] and "2 expressions without a target" in cautions["lavt"][0]
     assert "2 expressions with no target" in cautions["rec"][0]

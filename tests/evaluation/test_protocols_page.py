@@ -67,7 +67,7 @@ def golden_line(protocol: Protocol) -> str:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=lambda p: p.name)
-def test_every_protocol_is_described(protocol: Protocol) -> None:
+def test_page_describes_every_protocol(protocol: Protocol) -> None:
     assert protocol_line(protocol) in PAGE, "the line should be: " + protocol_line(protocol)
     if protocol.view.boxes is not None:
         rule = protocol.view.boxes
@@ -76,7 +76,7 @@ def test_every_protocol_is_described(protocol: Protocol) -> None:
         assert line in PAGE, "the line should be: " + line
 
 
-def test_the_page_names_the_protocols_without_crowds() -> None:
+def test_page_names_protocols_without_crowds() -> None:
     names = [f"`{name}`" for name, protocol in PROTOCOLS.items() if protocol.view.crowds == "exclude"]
     assert f"{', '.join(names[:-1])} and {names[-1]} leave them out of the target's mask" in " ".join(PAGE.split())
 
@@ -84,12 +84,12 @@ def test_the_page_names_the_protocols_without_crowds() -> None:
 @pytest.mark.parametrize(
     "name", ["refseg", "gres", "deris", "gsva", "gsva-refzom", "refzom", "refzom-score", "lavt", "cgformer"]
 )
-def test_golden_numbers_of_the_page(name: str) -> None:
+def test_page_golden_numbers(name: str) -> None:
     line = golden_line(PROTOCOLS[name])
     assert line in PAGE, "the line should be: " + line
 
 
-def test_no_protocol_or_breakdown_of_the_page_is_made_up() -> None:
+def test_page_names_exist() -> None:
     table = PAGE.split("## The protocols")[1].split("\n\n")[1]
     names = {line.split("|")[1].strip().strip("`") for line in table.splitlines() if line.startswith("| `")}
     assert names == set(PROTOCOLS)
@@ -97,8 +97,8 @@ def test_no_protocol_or_breakdown_of_the_page_is_made_up() -> None:
         assert f"`{name}`" in PAGE
 
 
-def test_the_perturbed_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same bytes for the same seed, others for another; without any severity the masks are the ground truth."""
+def test_perturbed_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The seed decides the bytes. At severity 0 the masks are the ground truth."""
     pixels = np.zeros((20, 20), np.uint8, order="F")
     pixels[4:12, 4:12] = 1
     rle = coco_mask.encode(pixels)

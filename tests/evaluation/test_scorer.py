@@ -119,8 +119,8 @@ def plain_target(record: Record, expression: Expression, view: View, grid: tuple
 @pytest.mark.parametrize("on_grid", [False, True])
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(scene=scenes())
-def test_scores_of_rles_are_those_of_arrays(on_grid: bool, scene: tuple[Record, list[np.ndarray]]) -> None:
-    """Every view; masks of the original size, and masks of the protocol's grid."""
+def test_rle_scores_match_arrays(on_grid: bool, scene: tuple[Record, list[np.ndarray]]) -> None:
+    """For every view, with masks of the original size and of the protocol's grid."""
     record, masks = scene
     polygons_only = all(isinstance(instance.segmentation, list) for instance in record.instances)
     for view, protocol in VIEWS.items():
@@ -130,12 +130,12 @@ def test_scores_of_rles_are_those_of_arrays(on_grid: bool, scene: tuple[Record, 
         resized = [plain_resize(mask, grid) for mask, grid in zip(masks, grids, strict=True)]
         given = resized if on_grid else masks
         rows = [PredictionRow(e.expression_id, encode(mask)) for e, mask in zip(record.expressions, given, strict=True)]
-        found = score_predictions(rows, index([record]), [protocol]).rows[protocol.name]
+        result = score_predictions(rows, index([record]), [protocol]).rows[protocol.name]
         targets = [plain_target(record, e, view, grid) for e, grid in zip(record.expressions, grids, strict=True)]
         expected = [(p & t, p, t, p | t) for p, t in zip(resized, targets, strict=True)]
         sums = np.array([[np.count_nonzero(part) for part in parts] for parts in expected])
         np.testing.assert_array_equal(
-            np.stack([found.intersection, found.predicted, found.target, found.union], 1), sums
+            np.stack([result.intersection, result.predicted, result.target, result.union], 1), sums
         )
 
 
@@ -147,9 +147,9 @@ def runs_with_zeros(draw: st.DrawFn, pixels: int) -> list[int]:
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), size=st.tuples(st.integers(1, 6), st.integers(1, 6)))
-def test_files_with_runs_of_zero(data: st.DataObject, size: tuple[int, int]) -> None:
-    """Ground truth and predictions with runs of 0 anywhere, which pycocotools would take for their ends: the pixels are
-    those of the plain arrays, on the original grid and on another."""
+def test_runs_of_zero(data: st.DataObject, size: tuple[int, int]) -> None:
+    """pycocotools takes a run of 0 for the end of a mask. Ground truth and predictions with such runs must have the
+    pixels of the plain arrays, on the original grid and on another one."""
     target, predicted = data.draw(runs_with_zeros(size[0] * size[1])), data.draw(runs_with_zeros(size[0] * size[1]))
     masks = [np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size, order="F") for runs in (predicted, target)]
     with tempfile.TemporaryDirectory() as folder:
@@ -157,10 +157,10 @@ def test_files_with_runs_of_zero(data: st.DataObject, size: tuple[int, int]) -> 
         targets = [{"size": size, "counts": target}]
         truth.write_text(json.dumps({"image": "i", "size": size, "text": "x", "targets": targets, "expression_id": 1}))
         answers.write_text(json.dumps({"expression_id": 1, "mask": {"size": size, "counts": predicted}}))
-        found = score_predictions(read_predictions(answers), index(read_jsonl(file=truth).records), [REFSEG, DERIS])
+        result = score_predictions(read_predictions(answers), index(read_jsonl(file=truth).records), [REFSEG, DERIS])
     for name, grid in (("refseg", size), ("deris", (384, 384))):
         p, t = plain_resize(masks[0], grid), plain_resize(masks[1], grid, get_protocol(name).view.target_resize)
-        rows = found.rows[name]
+        rows = result.rows[name]
         sums = [rows.intersection[0], rows.predicted[0], rows.target[0]]
         assert sums == [np.count_nonzero(p & t), np.count_nonzero(p), np.count_nonzero(t)]
 
@@ -173,7 +173,7 @@ def test_files_with_runs_of_zero(data: st.DataObject, size: tuple[int, int]) -> 
     density=st.sampled_from([0, 0.05, 0.5, 0.95, 1]),
     seed=st.integers(0, 2**32),
 )
-def test_resizing_run_lengths_is_resizing_pixels(
+def test_resize_rle_matches_pixels(
     rule: str, size: tuple[int, int], new: tuple[int, int], density: float, seed: int
 ) -> None:
     mask = np.random.default_rng(seed).random(size) < density
@@ -181,13 +181,13 @@ def test_resizing_run_lengths_is_resizing_pixels(
 
 
 @pytest.mark.parametrize("rule", ["pillow", "cv2"])
-def test_resizing_a_photo_to_the_published_grids(rule: str) -> None:
+def test_resize_rle_to_published_grids(rule: str) -> None:
     mask = np.random.default_rng(0).random((427, 640)) < 0.5
     for grid in ((480, 480), (384, 384), (640, 427)):
         assert resize_rle(encode(mask), grid, rule) == encode(plain_resize(mask, grid, rule))
 
 
-def test_nearest_pixels_of_both_libraries() -> None:
+def test_nearest_source() -> None:
     """Pillow takes the pixel at the center, floor((x + 0.5) * scale), cv2 the one at the corner, floor(x * scale). With
     a factor that is a whole number they agree."""
     for new in (320, 384, 480):
@@ -207,7 +207,7 @@ def test_nearest_pixels_of_both_libraries() -> None:
     [("deris", "gIoU", 24 / 35), ("refzom-score", "mIoU", 24 / 35), ("lavt", "mIoU", 1), ("refzom", "mIoU", 1)],
 )
 @pytest.mark.parametrize("on_grid", [False, True])
-def test_golden_target_of_640_x_480_on_the_grid(protocol: str, metric: str, expected: float, on_grid: bool) -> None:
+def test_golden_target_on_grid(protocol: str, metric: str, expected: float, on_grid: bool) -> None:
     """A target of columns and rows 101 to 108. On 384 x 384 cv2 gives columns 61 to 65 (floor(5 x / 3) in 101..108) and
     rows 81 to 87 (floor(5 y / 4)), 35 pixels. By centers it is columns 61 to 64 and rows 81 to 86, 24 pixels, which a
     perfect prediction has: it is resized by centers. LAVT and DMMI resize the target by centers too."""
@@ -227,28 +227,28 @@ def test_golden_target_of_640_x_480_on_the_grid(protocol: str, metric: str, expe
 # What does not fit ----------------------------------------------------------------------------------------------------
 
 
-def test_rows_are_in_the_order_of_the_ground_truth() -> None:
-    """More images than are kept at a time, in random order."""
+def test_rows_follow_ground_truth_order() -> None:
+    """There are more images than the cache holds, in random order."""
     records = simple(scorer.CACHED_IMAGES + 9, 3)
     rows = [full(e.expression_id, no_target_prob=i / 999) for i, r in enumerate(records) for e in r.expressions]
     in_order = score_predictions(rows, index(records), [REFSEG]).rows["refseg"]
     mixed = random.Random(0).sample(rows, len(rows))
-    found = score_predictions(iter(mixed), index(records), [REFSEG]).rows["refseg"]
-    assert found.expression_id.tolist() == [row.expression_id for row in rows]
-    assert found.image_id.tolist() == [f"im{i}" for i in range(len(records)) for _ in range(3)]
+    result = score_predictions(iter(mixed), index(records), [REFSEG]).rows["refseg"]
+    assert result.expression_id.tolist() == [row.expression_id for row in rows]
+    assert result.image_id.tolist() == [f"im{i}" for i in range(len(records)) for _ in range(3)]
     for name, column in in_order.columns.items():
-        np.testing.assert_array_equal(found.columns[name], column)
-        assert found.columns[name].dtype == column.dtype
-    assert found.intersection.tolist()[:3] == [16, 0, 16] and set(found.predicted) == {80}
-    assert found.categories.tolist()[:2] == ["dog", ""] and found.target_area.tolist()[:2] == [16, 0]
+        np.testing.assert_array_equal(result.columns[name], column)
+        assert result.columns[name].dtype == column.dtype
+    assert result.intersection.tolist()[:3] == [16, 0, 16] and set(result.predicted) == {80}
+    assert result.categories.tolist()[:2] == ["dog", ""] and result.target_area.tolist()[:2] == [16, 0]
 
 
-def test_every_misfit_is_told_at_once() -> None:
+def test_error_lists_every_misfit() -> None:
     records = simple(13)
     rows = [full("0:0"), full("0:0"), full("x"), full("1:0", (3, 4)), full("y"), full("x")]
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as error:
         score_predictions(rows, index(records), [REFSEG, GRES])
-    lines = str(told.value).splitlines()
+    lines = str(error.value).splitlines()
     assert "--allow-partial" in lines[0]
     assert [line.strip() for line in lines[1:]] == [
         "11 expressions without a prediction: " + ", ".join(f"{i}:0" for i in range(2, 12)) + ", ...",
@@ -260,29 +260,29 @@ def test_every_misfit_is_told_at_once() -> None:
     ]
 
 
-def test_misfits_are_counted_if_asked() -> None:
-    """Of the two predictions for 0:0 the first counts. A mask on gres's grid is nothing to refseg."""
+def test_allow_partial_counts_misfits() -> None:
+    """The first of two predictions for 0:0 counts. A mask on the grid of gres does not fit refseg."""
     rows = [full("0:0"), PredictionRow("0:0", encode(np.zeros((8, 10)))), full("x"), full("1:0", (480, 480))]
-    found = score_predictions(rows, index(simple(4)), [REFSEG, GRES], allow_partial=True)
+    result = score_predictions(rows, index(simple(4)), [REFSEG, GRES], allow_partial=True)
     counts = dict(expected=4, missing=2, duplicate=1, extra=1, mask_boxes=0)
-    assert found.counts["refseg"] == scorer.PredictionCounts(**counts, scored=1, mis_sized=1, resized=0)
-    assert found.counts["gres"] == scorer.PredictionCounts(**counts, scored=2, mis_sized=0, resized=1)
-    assert found.rows["refseg"].expression_id.tolist() == ["0:0"] and found.rows["refseg"].predicted.tolist() == [80]
-    assert found.rows["gres"].predicted.tolist() == [480 * 480] * 2
+    assert result.counts["refseg"] == scorer.PredictionCounts(**counts, scored=1, mis_sized=1, resized=0)
+    assert result.counts["gres"] == scorer.PredictionCounts(**counts, scored=2, mis_sized=0, resized=1)
+    assert result.rows["refseg"].expression_id.tolist() == ["0:0"] and result.rows["refseg"].predicted.tolist() == [80]
+    assert result.rows["gres"].predicted.tolist() == [480 * 480] * 2
 
 
-def test_nothing_to_score_is_an_error_even_then() -> None:
+def test_nothing_to_score_raises() -> None:
     with pytest.raises(
         DataError, match=r"no prediction can be scored by refseg: of 2 .* 2 are missing \(0:0, 1:0\).*\(x\)"
     ):
         score_predictions([full("x")], index(simple(2)), [REFSEG], allow_partial=True)
 
 
-def test_chosen_expressions_only() -> None:
+def test_only_chosen_expressions_count() -> None:
     store = from_annotations(Annotations(simple(2, 2)))
     truths = TruthIndex(store, np.array([False, True, True, False]), ".")
-    found = score_predictions([full("1:0"), full("0:1")], truths, [REFSEG])
-    assert found.rows["refseg"].expression_id.tolist() == ["0:1", "1:0"] and found.counts["refseg"].expected == 2
+    result = score_predictions([full("1:0"), full("0:1")], truths, [REFSEG])
+    assert result.rows["refseg"].expression_id.tolist() == ["0:1", "1:0"] and result.counts["refseg"].expected == 2
     with pytest.raises(DataError, match="1 prediction for no expression of the data: 0:0"):
         score_predictions([full("1:0"), full("0:1"), full("0:0")], truths, [REFSEG])
     record = simple(1)[0]
@@ -290,9 +290,9 @@ def test_chosen_expressions_only() -> None:
         index([record, replace(record, image_id="other")])
 
 
-def test_protocols_of_one_view_share_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the target's overlap, crowds and grid need other measurements: gsva; refseg, which leaves crowds out;
-    rrefcoco-original with cgformer; deris with refzom-score."""
+def test_protocols_share_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protocols share measurements if the target's overlap, crowds and grid agree, like rrefcoco-original with
+    cgformer, and deris with refzom-score."""
     calls: list[View] = []
     plain = scorer.measure
 
@@ -302,24 +302,24 @@ def test_protocols_of_one_view_share_the_measurement(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(scorer, "measure", counted)
     names = ["refseg", "gsva", "rrefcoco-original", "cgformer", "deris", "refzom-score"]
-    found = score_predictions([full("0:0")], index(simple()), [get_protocol(name) for name in names])
-    assert len(calls) == 4 and list(found.rows) == names
-    assert found.rows["refseg"] is not None and found.counts["deris"].resized == 1
+    result = score_predictions([full("0:0")], index(simple()), [get_protocol(name) for name in names])
+    assert len(calls) == 4 and list(result.rows) == names
+    assert result.rows["refseg"] is not None and result.counts["deris"].resized == 1
 
 
-def test_masks_that_are_images_are_found_below_the_image_root(tmp_path: Path) -> None:
+def test_mask_images_below_image_root(tmp_path: Path) -> None:
     mask = np.zeros((8, 10), np.uint8)
     mask[1:3] = 255
     (tmp_path / "masks").mkdir()
     Image.fromarray(mask).save(tmp_path / "masks" / "a.png")
     (record,) = simple()
     record.instances[0].segmentation = "masks/a.png"
-    found = score_predictions([full("0:0")], index([record], tmp_path), [REFSEG])
-    assert found.rows["refseg"].intersection.tolist() == [20]
+    result = score_predictions([full("0:0")], index([record], tmp_path), [REFSEG])
+    assert result.rows["refseg"].intersection.tolist() == [20]
 
 
-def test_boxes_reach_their_protocols() -> None:
-    """Square (2, 2, 4, 4): a good box of low score is GREC's miss, and REC's hit; without boxes, the mask's."""
+def test_box_protocols() -> None:
+    """A good box with a low score is a miss for GREC and a hit for REC. Without boxes, the mask's box counts."""
     rows = [
         full("0:0", boxes=[[2, 2, 4, 4, 0.6]]),
         PredictionRow("1:0", encode(np.pad(np.ones((4, 4)), ((2, 2), (2, 4))))),
@@ -344,17 +344,17 @@ def two_squares() -> list[Record]:
     return [Record("i", "i.jpg", (8, 10), instances, expressions)]
 
 
-def test_instances_are_boxes() -> None:
-    """The box around the union is the whole image, and of neither square; those of the instances are right. One of a
-    score below 0.7 is none, and one without pixels neither."""
+def test_boxes_of_instances() -> None:
+    """The box around the union fits neither square, but the boxes of the instances do. Instances with a score below 0.7
+    and instances without pixels do not count."""
     instances = [Instance(square_mask(0, 0), 0.9), Instance(square_mask(6, 4), 0.8)]
     union = coco_mask.merge([one.rle for one in instances])
     empty = Instance(encode(np.zeros((8, 10))), 0.95)
     nothing = PredictionRow("none", encode(np.zeros((8, 10))), instances=[Instance(union, 0.6), empty])
     protocol = get_protocol("grec")
-    found = score_predictions([PredictionRow("both", union, instances=[*instances, empty]), nothing],
+    result = score_predictions([PredictionRow("both", union, instances=[*instances, empty]), nothing],
                               index(two_squares()), [protocol])  # fmt: skip
-    assert protocol.score(found.rows["grec"])["Pr@(F1=1)"] == 100 and found.counts["grec"].mask_boxes == 0
+    assert protocol.score(result.rows["grec"])["Pr@(F1=1)"] == 100 and result.counts["grec"].mask_boxes == 0
     of_union = score_predictions([PredictionRow("both", union), nothing], index(two_squares()), [protocol])
     assert protocol.score(of_union.rows["grec"])["Pr@(F1=1)"] == 50 and of_union.counts["grec"].mask_boxes == 1
     no_instance = score_predictions([PredictionRow("both", union, instances=[]), nothing], index(two_squares()),
@@ -362,38 +362,38 @@ def test_instances_are_boxes() -> None:
     assert no_instance.rows["grec"].boxes_predicted.tolist() == [0, 0]
 
 
-def test_boxes_without_area_are_none() -> None:
-    """For GREC nothing survives, for REC the best box with an area is the best."""
+def test_boxes_without_area() -> None:
+    """GREC has no box at all, and REC takes the best box that has an area."""
     rows = [
         full("both", boxes=[[0, 0, 4, 4, 0.9], [6, 4, 4, 4, 0.9], [3, 3, 0, 5, 1.0]]),
         full("none", boxes=[[0, 0, 0, 0, 0.9]]),
     ]
     protocols = [get_protocol("grec"), get_protocol("rec")]
-    found = score_predictions(rows, index(two_squares()), protocols).rows
-    assert protocols[0].score(found["grec"]) == {"Pr@(F1=1)": 100, "N-acc": 100, "T-acc": 100}
-    assert found["rec"].boxes_matched.tolist() == [1, 0]
+    result = score_predictions(rows, index(two_squares()), protocols).rows
+    assert protocols[0].score(result["grec"]) == {"Pr@(F1=1)": 100, "N-acc": 100, "T-acc": 100}
+    assert result["rec"].boxes_matched.tolist() == [1, 0]
 
 
-def test_boxes_need_no_mask() -> None:
-    """But for protocols of masks."""
+def test_boxes_without_masks() -> None:
+    """Box protocols need no mask, and mask protocols do."""
     rows = [PredictionRow("0:0", None, boxes=[[2, 2, 4, 4, 0.9]])]
-    found = score_predictions(rows, index(simple()), [get_protocol("rec")])
-    assert found.rows["rec"].boxes_matched.tolist() == [1] and found.counts["rec"].resized == 0
+    result = score_predictions(rows, index(simple()), [get_protocol("rec")])
+    assert result.rows["rec"].boxes_matched.tolist() == [1] and result.counts["rec"].resized == 0
     with pytest.raises(DataError, match=r"1 answer without a mask of a size that fits refseg: 0:0 \(no mask\)"):
         score_predictions(rows, index(simple()), [REFSEG])
 
 
 def test_instances_of_another_size() -> None:
-    """Where they are boxes; masks alone are scored without them."""
+    """They are an error for box protocols only."""
     row = full("0:0", instances=[Instance(square_mask(0, 0, (16, 20)), 0.9)])
     assert score_predictions([row], index(simple()), [REFSEG]).counts["refseg"].scored == 1
-    with pytest.raises(DataError, match=r"0:0 \(instances\[0\] is 16 x 20, not 8 x 10 as the image\)"):
+    with pytest.raises(DataError, match=r"0:0 \(instances\[0\] is 16 x 20, but the image is 8 x 10\)"):
         score_predictions([row], index(simple()), [get_protocol("rec")])
 
 
-def test_missing_ones_without_target_have_a_remedy() -> None:
-    told = r"1 expression without a prediction, all of which refer to nothing: 0:1\n.*--absent-is-nothing.*--drop-no"
-    with pytest.raises(DataError, match=told):
+def test_missing_no_target_expressions_hint() -> None:
+    message = r"1 expression without a prediction, all of which refer to nothing: 0:1\n.*--absent-is-nothing.*--drop-no"
+    with pytest.raises(DataError, match=message):
         score_predictions([full("0:0")], index(simple(1, 2)), [REFSEG])
     with pytest.raises(DataError, match="1 expression without a prediction: 0:0"):
         score_predictions([full("0:1")], index(simple(1, 2)), [REFSEG])
@@ -430,8 +430,8 @@ def the_square(expression_id: str, **more: Any) -> PredictionRow:
         ("grec", 24),
     ],
 )
-def test_which_protocols_leave_crowds_out_of_the_target(protocol: str, target: float) -> None:
-    """An expression of both instances, of which the answer is the square: 16 pixels of 80, with the crowd 24."""
+def test_crowds_in_target(protocol: str, target: float) -> None:
+    """The expression refers to both instances. Its target has 16 pixels, or 24 with the crowd."""
     rows = score_predictions([the_square("0")], index([crowded((0, 1))]), [get_protocol(protocol)]).rows[protocol]
     assert rows.target.tolist() == pytest.approx([target], rel=0.01) and rows.has_target.tolist() == [True]
     excluded = get_protocol(protocol).view.crowds == "exclude"
@@ -439,29 +439,29 @@ def test_which_protocols_leave_crowds_out_of_the_target(protocol: str, target: f
 
 
 def test_crowds_change_the_score() -> None:
-    """gres: the square is all of the target, IoU 1; gsva: 16 of 24 pixels."""
+    """For gres the square is the whole target, for gsva it is 16 of 24 pixels."""
     truths = index([crowded((0, 1))])
-    found = score_predictions([the_square("0")], truths, [get_protocol("gres"), get_protocol("gsva")]).rows
-    assert get_protocol("gres").score(found["gres"])["gIoU"] == pytest.approx(100)
-    assert get_protocol("gsva").score(found["gsva"])["gIoU"] == pytest.approx(100 * 16 / 24)
+    result = score_predictions([the_square("0")], truths, [get_protocol("gres"), get_protocol("gsva")]).rows
+    assert get_protocol("gres").score(result["gres"])["gIoU"] == pytest.approx(100)
+    assert get_protocol("gsva").score(result["gsva"])["gIoU"] == pytest.approx(100 * 16 / 24)
 
 
-def test_an_expression_of_a_crowd_alone_has_a_target_without_pixels() -> None:
-    """It is no "nothing here": IoU 0, a rejection counts in T-acc, and the caution says so. The second is a hit."""
+def test_crowd_only_target() -> None:
+    """It counts as a target with IoU 0, and the caution mentions it. The second row is a hit."""
     rows = [the_square("0"), the_square("1")]
     gres = get_protocol("gres")
-    found = score_predictions(rows, index([crowded((1,), (0,))]), [gres]).rows["gres"]
-    assert found.has_target.all() and found.target.tolist()[0] == 0 and found.target_area.tolist() == [0, 16]
-    assert gres.score(found)["gIoU"] == pytest.approx(50) and gres.score(found)["T-acc"] == 100
-    assert "N-acc" not in gres.score(found)
-    assert "1 targets have no pixels" in gres.cautions[0](found, 0)
-    assert gres.cautions[0](found[found.target > 0], 0) == ""
+    result = score_predictions(rows, index([crowded((1,), (0,))]), [gres]).rows["gres"]
+    assert result.has_target.all() and result.target.tolist()[0] == 0 and result.target_area.tolist() == [0, 16]
+    assert gres.score(result)["gIoU"] == pytest.approx(50) and gres.score(result)["T-acc"] == 100
+    assert "N-acc" not in gres.score(result)
+    assert "1 targets have no pixels" in gres.cautions[0](result, 0)
+    assert gres.cautions[0](result[result.target > 0], 0) == ""
 
 
 def test_grec_keeps_the_box_of_a_crowd() -> None:
-    """As gRefCOCO's code: both boxes make F1 = 1, the square's alone does not."""
+    """As in gRefCOCO's code, F1 = 1 needs both boxes."""
     both = [[0.0, 0, 4, 4, 0.9], [6.0, 0, 2, 4, 0.9]]
     rows = [the_square("0", boxes=both), the_square("1", boxes=both[:1])]
     grec = get_protocol("grec")
-    found = score_predictions(rows, index([crowded((0, 1), (0, 1))]), [grec]).rows["grec"]
-    assert grec.score(found)["Pr@(F1=1)"] == 50 and found.boxes_target.tolist() == [2, 2]
+    result = score_predictions(rows, index([crowded((0, 1), (0, 1))]), [grec]).rows["grec"]
+    assert grec.score(result)["Pr@(F1=1)"] == 50 and result.boxes_target.tolist() == [2, 2]

@@ -23,8 +23,8 @@ def simulated(rng: np.random.Generator, images: int, shift: float = 0.0) -> tupl
     return {"IoU": (share * denominator, denominator)}, image
 
 
-def test_sums_of_images() -> None:
-    """Images 7, 3, 7: 3 has the second row, 7 the first and the third. Numerators first, then denominators."""
+def test_sum_by_image() -> None:
+    """Image 3 has the second row, and image 7 has the others. Numerators come first, then denominators."""
     terms = {"a": (np.array([1, 2, 3]), np.array([4, 5, 6])), "b": (np.array([True, False, True]), np.ones(3, bool))}
     assert sum_by_image(terms, np.array([7, 3, 7])).tolist() == [[2, 0, 5, 1], [4, 2, 10, 2]]
 
@@ -37,8 +37,8 @@ def test_interval_of_two_images() -> None:
     assert bootstrap(terms, np.arange(2), level=40.0) == {"x": (50.0, 50.0)}
 
 
-def test_what_has_no_denominator_is_left_out() -> None:
-    """One of two images has a denominator: a quarter of the resamples lack it, all others are 100 %."""
+def test_metrics_without_denominator() -> None:
+    """One of two images has a denominator. A quarter of the resamples lack it, and all others are 100 %."""
     terms = {"x": (np.array([0, 1]), np.array([0, 1])), "never": (np.zeros(2), np.zeros(2))}
     assert bootstrap(terms, np.arange(2)) == {"x": (100.0, 100.0)}
     assert set(paired_test(terms, terms, np.arange(2), num=50)) == {"x"}
@@ -49,8 +49,8 @@ def test_what_has_no_denominator_is_left_out() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.data(), st.integers(1, 12))
-def test_the_value_lies_among_its_resamples(data: st.DataObject, rows: int) -> None:
-    """Between the lowest and the highest of 500: the 100 % interval."""
+def test_value_lies_within_resamples(data: st.DataObject, rows: int) -> None:
+    """The 100 % interval goes from the lowest to the highest of 500 resamples."""
     denominator = data.draw(hnp.arrays(np.int64, rows, elements=st.integers(1, 1000)))
     share = data.draw(hnp.arrays(np.float64, rows, elements=st.floats(0, 1)))
     image = data.draw(hnp.arrays(np.int64, rows, elements=st.integers(0, 3)))
@@ -61,7 +61,7 @@ def test_the_value_lies_among_its_resamples(data: st.DataObject, rows: int) -> N
 
 
 def test_intervals_cover_the_truth() -> None:
-    """95 % of the time, if the images are what is drawn: of 200 simulations, 88 to 99 %."""
+    """They do in 95 % of the cases if images are drawn. 200 simulations give 88 to 99 %."""
     rng = np.random.default_rng(0)
     covered = 0
     for seed in range(200):
@@ -70,8 +70,8 @@ def test_intervals_cover_the_truth() -> None:
     assert 0.88 <= covered / 200 <= 0.99
 
 
-def test_drawing_rows_would_be_too_sure() -> None:
-    """Rows of one image share its luck: taken for independent, they give a narrower interval."""
+def test_drawing_rows_gives_narrower_intervals() -> None:
+    """Rows of one image are correlated, so treating them as independent gives a narrower interval."""
     terms, image = simulated(np.random.default_rng(1), 200)
     by_image, by_row = bootstrap(terms, image)["IoU"], bootstrap(terms, np.arange(len(image)))["IoU"]
     assert by_image[1] - by_image[0] > 1.3 * (by_row[1] - by_row[0])
@@ -84,7 +84,7 @@ def test_identical_predictions() -> None:
     assert result.a == result.b == values(terms)["IoU"]
 
 
-def test_a_constant_improvement() -> None:
+def test_constant_improvement() -> None:
     """One point more everywhere: the difference and its interval are 1, though each model's own interval is wide. Of
     200 images, no swap gives as much, so p is its smallest."""
     (numerator, denominator), image = simulated(np.random.default_rng(3), 200)[0]["IoU"], np.repeat(np.arange(200), 3)
@@ -96,7 +96,7 @@ def test_a_constant_improvement() -> None:
 
 
 def test_exact_p_value_of_three_images() -> None:
-    """Differences 3, 2, 1 of 10 each: of 8 swaps, only +++ and --- reach 6, so p is 1/4."""
+    """The differences are 3, 2 and 1 of 10. Only +++ and --- of the 8 swaps reach 6, so p is 1/4."""
     a = {"x": (np.array([0, 0, 0]), np.full(3, 10))}
     b = {"x": (np.array([3, 2, 1]), np.full(3, 10))}
     result = paired_test(a, b, np.arange(3))["x"]
@@ -115,16 +115,16 @@ def test_unions_differ_between_models() -> None:
 
 
 def test_p_values_without_a_difference() -> None:
-    """Two models of equal worth: p is below 0.1 in about a tenth of 200 simulations, below 0.5 in about half."""
+    """For equally good models, p is below 0.1 in about a tenth of 200 simulations, and below 0.5 in about half."""
     rng = np.random.default_rng(4)
-    found = []
+    result = []
     for seed in range(200):
         (a, image), (b, _) = simulated(rng, 30), simulated(rng, 30)
-        found.append(paired_test(a, b, image, num=199, seed=seed)["IoU"].p_value)
-    assert 0.04 <= np.mean(np.array(found) <= 0.1) <= 0.17 and 0.38 <= np.mean(np.array(found) <= 0.5) <= 0.62
+        result.append(paired_test(a, b, image, num=199, seed=seed)["IoU"].p_value)
+    assert 0.04 <= np.mean(np.array(result) <= 0.1) <= 0.17 and 0.38 <= np.mean(np.array(result) <= 0.5) <= 0.62
 
 
-def test_only_metrics_of_both() -> None:
+def test_only_common_metrics() -> None:
     a, image = simulated(np.random.default_rng(5), 5)
     assert list(paired_test({**a, "mine": a["IoU"]}, {"yours": a["IoU"], **a}, image, num=10)) == ["IoU"]
 
@@ -139,8 +139,8 @@ def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     assert before[1]["IoU"] == pytest.approx(after[1]["IoU"])
 
 
-def test_a_resample_costs_images_not_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows are summed by image once. After that only the 50 sums count, not the 20,000 rows."""
+def test_resampling_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are summed by image once. Resampling uses the 50 sums, not the 20,000 rows."""
     rng = np.random.default_rng(7)
     image = rng.integers(0, 50, 20_000)
     terms = {str(i): (rng.integers(0, 100, 20_000), rng.integers(100, 200, 20_000)) for i in range(9)}

@@ -41,9 +41,9 @@ def test_a_work_directory_has_its_config_and_its_best_weights(folder: Path) -> N
 
 
 def test_what_is_missing_is_named(folder: Path) -> None:
-    with pytest.raises(UsageError, match="a config, which has no weights"):
+    with pytest.raises(UsageError, match="a config without weights"):
         find_model(CONFIG)
-    with pytest.raises(UsageError, match="a checkpoint already"):
+    with pytest.raises(UsageError, match="already a checkpoint"):
         find_model(folder / "epoch_3.pth", folder / "epoch_3.pth")
     with pytest.raises(CheckpointError, match=r"no such checkpoint: .*none\.pth"):
         find_model(folder / "none.pth")
@@ -54,17 +54,17 @@ def test_what_is_missing_is_named(folder: Path) -> None:
         find_model(folder)
     for path in folder.glob("*.py"):
         path.unlink()
-    with pytest.raises(CheckpointError, match=r"no config in .*: name the config"):
+    with pytest.raises(CheckpointError, match=r"No config in .*\. Name the config"):
         find_model(folder / "epoch_3.pth")
     for path in folder.glob("*.pth"):
         path.unlink()
     (folder / "mine.py").write_text("")
-    with pytest.raises(CheckpointError, match=r"no checkpoint in .*nor any other weights"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .*There are no weights"):
         find_model(folder)
     (folder / "model.safetensors").touch()
     assert find_model(folder) == (folder / "mine.py", folder / "model.safetensors")
     (folder / "model.pth").touch()
-    with pytest.raises(CheckpointError, match=r"which of model\.pth, model\.safetensors\?"):
+    with pytest.raises(CheckpointError, match=r"Name one of model\.pth, model\.safetensors"):
         find_model(folder)
 
 
@@ -112,7 +112,7 @@ def test_alignment_counts_for_the_measured_weights_only(tmp_path: Path) -> None:
 
 def test_devices() -> None:
     assert find_device("cpu").type == "cpu"
-    with pytest.raises(UsageError, match="no such device: 'gpu'"):
+    with pytest.raises(UsageError, match="Unknown device 'gpu'"):
         find_device("gpu")
     with pytest.raises(UsageError, match="PyTorch sees"):
         find_device("cuda:99")

@@ -175,10 +175,10 @@ def test_what_cannot_be_reported(files: Path, capsys: pytest.CaptureFixture[str]
     assert "no such work directory" in error(str(files / "none"))
     (files / "empty").mkdir()
     assert "nothing to report" in error(str(files / "empty"))
-    assert "the file says: data.jsonl, split val" in error(work, "--predictions", predictions)
-    assert "name their file with --predictions" in error(work, "--data", "refcoco:val")
+    assert "made with data.jsonl, split val" in error(work, "--predictions", predictions)
+    assert "Pass their file with --predictions" in error(work, "--data", "refcoco:val")
     data = ["--data", f"{files / 'data.jsonl'}:val"]
     assert "did you mean skill" in error(work, "--predictions", predictions, *data, "--by", "skil")
     (files / "bad.json").write_text("[1]")
-    assert "is not what `refseg probe --json` writes" in error(work, "--probes", str(files / "bad.json"))
+    assert "is not a file of `refseg probe --json`" in error(work, "--probes", str(files / "bad.json"))
     assert "refseg probe" in error(work, "--probes", str(files / "absent.json"))

@@ -9,6 +9,7 @@ from refseg.instance import Instance
 from refseg.visualization.answers import (
     HEAT,
     NARROWEST,
+    GridMap,
     answer_cell,
     heat_cell,
     heat_colors,
@@ -16,7 +17,6 @@ from refseg.visualization.answers import (
     list_instances,
     percent,
 )
-from refseg.visualization.heat import GridMap
 from refseg.visualization.instances import INSTANCE_COLORS, phrase_strip
 from refseg.visualization.overlay import Display, frame_with_words, grid, stack
 

@@ -1,11 +1,11 @@
-"""Times opening annotations of the field's sizes: converted to columns once, against plain Python objects.
+"""Compare the time and memory to open annotations: columns (converted once) against plain Python objects.
 
     python tools/benchmark/annotations.py [--images 20000] [--instances 196000] [--refs 50000] [--json result.json]
 
-Makes files in the REFER layout (three sentences a ref, polygons of about 60 numbers) in a temporary folder. "plain" is
-what every published reader does: load both files and index them in dicts. Memory is what a fresh process has written
-more after opening than before, and what a forked worker has written more after it has looked at every record. Each
-number is of a process of its own; times are medians.
+Files in the REFER layout (three sentences per ref, polygons of about 60 numbers) are generated in a temporary folder.
+"plain" loads both files and indexes them in dicts, as published readers do. Memory is what a new process writes while
+it opens the files, and what a forked worker writes while it reads every record. Each number comes from its own process.
+Times are medians.
 """
 
 from __future__ import annotations
@@ -37,32 +37,14 @@ def parse_args() -> argparse.Namespace:
 def write_files(folder: Path, num_images: int, num_instances: int, num_refs: int) -> dict[str, str]:
     rng = np.random.default_rng(0)
     image_of = np.concatenate([np.arange(num_images), rng.integers(num_images, size=num_instances - num_images)])
-    images = [
-        {
-            "id": i,
-            "file_name": f"COCO_train2014_{i:012d}.jpg",
-            "height": 480,
-            "width": 640,
-            "license": 1,
-            "coco_url": "",
-        }
-        for i in range(num_images)
-    ]
+    size = {"height": 480, "width": 640, "license": 1, "coco_url": ""}
+    images = [{"id": i, "file_name": f"COCO_train2014_{i:012d}.jpg", **size} for i in range(num_images)]
     annotations = []
     for i, image in enumerate(image_of.tolist()):
         points = np.round(rng.uniform(0, 480, 2 * int(rng.integers(10, 50))), 2).tolist()
+        ids = {"id": i, "image_id": image, "category_id": 1 + i % 80}
         box = [points[0], points[1], 50.0, 60.0]
-        annotations.append(
-            {
-                "id": i,
-                "image_id": image,
-                "category_id": 1 + i % 80,
-                "segmentation": [points],
-                "bbox": box,
-                "area": 9.5,
-                "iscrowd": 0,
-            }
-        )
+        annotations.append({**ids, "segmentation": [points], "bbox": box, "area": 9.5, "iscrowd": 0})
     words = "the left red dog man next to with big white shirt on right behind table second from".split()
     refs = []
     for ref_id, instance in enumerate(rng.integers(num_instances, size=num_refs).tolist()):
@@ -71,18 +53,8 @@ def write_files(folder: Path, num_images: int, num_instances: int, num_refs: int
             tokens = rng.choice(words, int(rng.integers(2, 9))).tolist()
             text = " ".join(tokens)
             sentences.append({"sent_id": 3 * ref_id + k, "raw": text, "sent": text, "tokens": tokens})
-        refs.append(
-            {
-                "ref_id": ref_id,
-                "ann_id": instance,
-                "image_id": int(image_of[instance]),
-                "category_id": 1,
-                "split": "train",
-                "file_name": "x",
-                "sent_ids": [],
-                "sentences": sentences,
-            }
-        )
+        ids = {"ref_id": ref_id, "ann_id": instance, "image_id": int(image_of[instance]), "category_id": 1}
+        refs.append({**ids, "split": "train", "file_name": "x", "sent_ids": [], "sentences": sentences})
     categories = [{"id": i, "name": f"category {i}"} for i in range(1, 81)]
     (folder / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
     (folder / "instances.json").write_text(
@@ -117,20 +89,20 @@ def touch_columns(store: Any) -> None:
         store.record(image)
 
 
-def own_memory() -> float:
-    """MiB that this process has written, so that no other can share them."""
+def private_memory() -> float:
+    """Return the MiB that this process has written and therefore does not share."""
     text = Path("/proc/self/smaps_rollup").read_text()
     return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Private_Dirty")) / 1024
 
 
-def _report(queue: Any, function: Callable, *args: Any) -> None:
+def _answer(queue: Any, function: Callable, *args: Any) -> None:
     queue.put(function(*args))
 
 
-def in_own_process(function: Callable, *args: Any, method: str) -> Any:
+def in_process(function: Callable, *args: Any, method: str) -> Any:
     context = multiprocessing.get_context(method)
     queue = context.Queue()
-    process = context.Process(target=_report, args=(queue, function, *args))
+    process = context.Process(target=_answer, args=(queue, function, *args))
     process.start()
     result = queue.get()
     process.join()
@@ -138,25 +110,25 @@ def in_own_process(function: Callable, *args: Any, method: str) -> Any:
 
 
 def measure_open(opener: Callable, files: dict[str, str]) -> tuple[float, float]:
-    import refseg.datasets.annotations  # noqa: F401  (imports are not part of opening)
+    import refseg.datasets.annotations  # noqa: F401  (importing is not measured)
 
-    before, start = own_memory(), time.perf_counter()
+    before, start = private_memory(), time.perf_counter()
     opened = opener(files)
     seconds = time.perf_counter() - start
-    memory = own_memory() - before
+    memory = private_memory() - before
     del opened
     return seconds, memory
 
 
 def measure_worker(opener: Callable, touch: Callable, files: dict[str, str]) -> float:
     opened = opener(files)
-    return in_own_process(_touched, touch, opened, method="fork")
+    return in_process(_memory_of_touch, touch, opened, method="fork")
 
 
-def _touched(touch: Callable, opened: Any) -> float:
-    before = own_memory()
+def _memory_of_touch(touch: Callable, opened: Any) -> float:
+    before = private_memory()
     touch(opened)
-    return own_memory() - before
+    return private_memory() - before
 
 
 def main() -> None:
@@ -171,10 +143,10 @@ def main() -> None:
             "columns_mib": path.stat().st_size / 2**20,
         }
         for name, opener, touch in (("plain", open_plain, touch_plain), ("columns", open_columns, touch_columns)):
-            found = [in_own_process(measure_open, opener, files, method="spawn") for _ in range(args.repeats)]
-            result[f"{name}_open_s"] = statistics.median(seconds for seconds, _ in found)
-            result[f"{name}_open_mib"] = statistics.median(memory for _, memory in found)
-            result[f"{name}_worker_mib"] = in_own_process(measure_worker, opener, touch, files, method="spawn")
+            runs = [in_process(measure_open, opener, files, method="spawn") for _ in range(args.repeats)]
+            result[f"{name}_open_s"] = statistics.median(seconds for seconds, _ in runs)
+            result[f"{name}_open_mib"] = statistics.median(memory for _, memory in runs)
+            result[f"{name}_worker_mib"] = in_process(measure_worker, opener, touch, files, method="spawn")
         store = open_columns(files)
         start = time.perf_counter()
         touch_columns(store)

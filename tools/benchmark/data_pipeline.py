@@ -1,16 +1,15 @@
-"""Samples per second of one data worker: refseg's pipeline against a plain one, side by side.
+"""Compare the samples per second of one data worker: refseg's pipeline against a plain one.
 
     python tools/benchmark/data_pipeline.py [--images 32] [--repeats 7] [--json result.json]
 
-Images are generated 640x480 JPEGs with polygon instances and about 14 expressions each; both sides make 480x480 inputs,
-masks and tokens, in batches, collation included. The plain side is what the field's code does: Pillow decodes and
-resizes, numpy and torch make a normalised float tensor, pycocotools decodes the mask of one expression at the original
-size, Pillow resizes it, and a tokenizer in Python splits the words. Ours is given one expression per image, then all
-of an image's.
+Images are generated 640x480 JPEGs with polygon instances and about 14 expressions each. Both pipelines make batches of
+480x480 inputs, masks and tokens. The plain one works like published code: Pillow decodes and resizes, numpy and torch
+make a normalized float tensor, pycocotools decodes the mask of one expression at the original size, Pillow resizes it,
+and a tokenizer in Python splits the words. refseg's runs with one expression per image, and with all of them.
 
-Normalisation is the data preprocessor's with us, on the device; what it would cost here is printed with the stages. One
-process, one thread, as in a worker. Runs alternate between the sides, so that a ratio compares runs of the same minute;
-every number is a median.
+refseg's data preprocessor normalizes on the device. The cost of doing it here is printed with the stages. There is one
+process with one thread, as in a worker. Runs of the two alternate, so that a ratio compares runs of the same minute.
+Every number is a median.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ WORDS = (
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=32, help="generated images")
-    parser.add_argument("--repeats", type=int, default=7, help="timed runs of each side, after one that is not counted")
+    parser.add_argument("--repeats", type=int, default=7, help="timed runs of each, after one warm-up run")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     return parser.parse_args()
 
@@ -58,7 +57,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def draw_image(rng: np.random.Generator, polygons: list[np.ndarray]) -> np.ndarray:
-    """Smooth noise of three scales, fine grain, and the instances in flat colours: a JPEG of some 80 KB."""
+    """Return smooth noise of three scales, fine grain, and the instances in flat colors: a JPEG of about 80 KB."""
     image = np.full((HEIGHT, WIDTH, 3), 120, np.float32)
     for columns, strength in ((8, 50), (32, 35), (128, 18)):
         noise = rng.standard_normal((columns * HEIGHT // WIDTH, columns, 3)).astype(np.float32)
@@ -71,7 +70,7 @@ def draw_image(rng: np.random.Generator, polygons: list[np.ndarray]) -> np.ndarr
 
 
 def draw_polygon(rng: np.random.Generator) -> np.ndarray:
-    """A wobbly disc with 20 to 60 corners, (N, 2)."""
+    """Return a wobbly disc with 20 to 60 corners, (N, 2)."""
     angles = np.linspace(0, 2 * np.pi, int(rng.integers(20, 61)), endpoint=False)
     radius = rng.uniform(20, 110) * (1 + 0.2 * np.sin(3 * angles + rng.uniform(0, 6)) + 0.03 * np.sin(11 * angles))
     points = np.stack([radius * np.cos(angles), radius * np.sin(angles)], 1) + rng.uniform((60, 60), (580, 420))
@@ -79,7 +78,7 @@ def draw_polygon(rng: np.random.Generator) -> np.ndarray:
 
 
 def make_records(folder: Path, images: int) -> list[Record]:
-    """7 instances and 14 expressions per image; every seventh expression has two referents."""
+    """Make 7 instances and 14 expressions per image. Every seventh expression has two referents."""
     rng = np.random.default_rng(0)
     words = [word for word in WORDS if not word.startswith("##")] + ["skateboard", "walking", "players"]
     records = []
@@ -98,7 +97,7 @@ def make_records(folder: Path, images: int) -> list[Record]:
 
 
 def make_tokenizers(folder: Path) -> tuple[Callable[[str], list[int]], str]:
-    """The tokenizer in Python, and a folder with the fast one, of the same small word list."""
+    """Return a tokenizer in Python, and the folder of a fast one with the same small word list."""
     import transformers
 
     file = folder / "vocab.txt"
@@ -107,7 +106,7 @@ def make_tokenizers(folder: Path) -> tuple[Callable[[str], list[int]], str]:
     slow_class = getattr(transformers, "BertTokenizerLegacy", transformers.BertTokenizer)
     slow = slow_class(vocab_file=str(file))
     if slow.is_fast:
-        raise SystemExit("this transformers has no tokenizer in Python any more: pin another version to compare")
+        raise SystemExit("this version of transformers has no tokenizer in Python. Install an older one to compare")
     fast_class = getattr(transformers, "BertTokenizerFast", transformers.BertTokenizer)
     try:
         fast = fast_class(vocab=vocab)
@@ -151,7 +150,7 @@ def our_sample(record: Record, expressions: list[Expression], transforms: list, 
 
 
 def our_batches(records: list[Record], turn: int | None, transforms: list) -> None:
-    """One expression of each image, or all of them."""
+    """Make batches with one expression per image, or with all of them (turn None)."""
     rng = np.random.default_rng(0)
     for start in range(0, len(records), BATCH):
         samples = []
@@ -171,7 +170,7 @@ def seconds(function: Callable[[], object]) -> float:
 
 
 def stage_times(records: list[Record], transforms: list, every: bool) -> dict[str, float]:
-    """Median milliseconds per image of each transform, and of collation per image."""
+    """Return the median milliseconds per image of each transform, and of collation."""
     times: dict[str, list[float]] = {}
     samples = []
     for record in records:
@@ -187,8 +186,8 @@ def stage_times(records: list[Record], transforms: list, every: bool) -> dict[st
     return {name: 1e3 * statistics.median(values) for name, values in times.items()}
 
 
-def normalise_time(repeats: int) -> float:
-    """Milliseconds per image that the preprocessor's arithmetic would take on this CPU."""
+def normalize_time(repeats: int) -> float:
+    """Return the milliseconds per image of the preprocessor's arithmetic on this CPU."""
     mean, std = torch.tensor(IMAGENET_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1)
     image = torch.zeros(3, INPUT, INPUT, dtype=torch.uint8)
     return 1e3 * statistics.median(seconds(lambda: (image.float() - mean) / std) for _ in range(10 * repeats))
@@ -204,11 +203,11 @@ def measure(records: list[Record], encode: Callable[[str], list[int]], fast: str
     for record in records[:2]:
         ours = our_sample(record, record.expressions, transforms, np.random.default_rng(0)).token_ids
         if ours != [encode(expression.text) for expression in record.expressions]:
-            raise SystemExit("the two tokenizers do not agree: nothing to compare")
+            raise SystemExit("the two tokenizers differ, so the pipelines cannot be compared")
     sides: dict[str, tuple[Callable[[int], None], int]] = {
         "plain": (lambda turn: plain_batches(records, turn, encode), len(records)),
-        "ours, 1 expression": (lambda turn: our_batches(records, turn, transforms), len(records)),
-        "ours, all expressions": (
+        "refseg, 1 expression": (lambda turn: our_batches(records, turn, transforms), len(records)),
+        "refseg, all expressions": (
             lambda turn: our_batches(records, None, transforms),
             sum(len(record.expressions) for record in records),
         ),
@@ -229,7 +228,7 @@ def measure(records: list[Record], encode: Callable[[str], list[int]], fast: str
         "stages_ms_per_image": {
             "1 expression": stage_times(records, transforms, every=False),
             "all expressions": stage_times(records, transforms, every=True),
-            "normalisation, on the device with us": normalise_time(repeats),
+            "normalization (on the device in refseg)": normalize_time(repeats),
         },
     }
 

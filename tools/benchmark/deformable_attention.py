@@ -1,11 +1,11 @@
-"""Times multi-scale deformable attention on this CPU: ours against mmcv's `grid_sample` function.
+"""Compare the time of multi-scale deformable attention on this CPU: refseg against mmcv's `grid_sample` function.
 
     python tools/benchmark/deformable_attention.py [--size 480] [--threads 2] [--json result.json]
 
 The shapes are Mask2Former's: levels at strides 8, 16 and 32, one query per pixel, 8 heads of 32 channels, 4 points. The
-two are timed in turns, so that a ratio compares runs of the same minute; every number is a median. All is done twice,
-in processes of their own: with the C library's allocator as it is, and with one that keeps freed memory (the
-environment variables of TUNED), which makes both sides faster. The error is the largest difference in float64.
+two are timed in turns, so that a ratio compares runs of the same minute. Every number is a median. Everything runs
+twice, in separate processes: with the default allocator of the C library, and with one that keeps freed memory (the
+environment variables of TUNED), which makes both faster. The error is the largest difference in float64.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=480, help="side of the square image")
     parser.add_argument("--images", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=11, help="timed runs of each, after two that are not counted")
-    parser.add_argument("--threads", type=int, help="PyTorch's own choice by default")
+    parser.add_argument("--repeats", type=int, default=11, help="timed runs of each, after two warm-up runs")
+    parser.add_argument("--threads", type=int, help="default: PyTorch's choice")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def make_inputs(shapes: list[tuple[int, int]], images: int) -> tuple:
-    """Locations like a trained encoder's: around the query's own place, some pixels away, in all levels."""
+    """Return inputs like those of a trained encoder: locations a few pixels from the query, in all levels."""
     import torch
 
     torch.manual_seed(0)
@@ -58,21 +58,24 @@ def make_inputs(shapes: list[tuple[int, int]], images: int) -> tuple:
 def saved_bytes(function: Callable, tensors: list) -> int:
     import torch
 
-    kept = {}
+    saved = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor
+        saved[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         out = function(*tensors)
     assert out.requires_grad
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
 
 
 def time_in_turns(functions: dict[str, Callable], repeats: int) -> dict[str, float]:
-    """Median milliseconds of each. Every timed call follows one of its own kind, so that none pays for memory that
-    the other has just given back to the system."""
+    """Return the median milliseconds of each function.
+
+    Each timed call follows an untimed call of the same function, so that it does not pay for memory that the other
+    function has just returned to the system.
+    """
     times: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(-2, repeats):
         for name, function in functions.items():
@@ -87,7 +90,9 @@ def time_in_turns(functions: dict[str, Callable], repeats: int) -> dict[str, flo
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from refseg.ops import deformable_attention  # first: it lets mmcv.ops import without a compiled extension
+    from refseg.ops import (
+        deformable_attention,  # first, so that mmcv.ops can be imported without its compiled extension
+    )
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -121,7 +126,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def largest_error(calls: dict[str, Callable], inputs: list, grad: Any) -> dict[str, float]:
-    """Largest difference between the two in float64: of the output, and of the derivatives."""
+    """Return the largest differences of the two in float64: of the output, and of the derivatives."""
     import torch
 
     wide = [tensor.detach().double().requires_grad_() for tensor in inputs]

@@ -1,10 +1,10 @@
-"""Times a model on all phrases of an image at once, against one phrase at a time as the field's protocols do.
+"""Compare the time of a model on all phrases of an image at once, and on one phrase at a time.
 
     python tools/benchmark/many_phrases.py configs/instalign_swinb.py [--phrases 7 7 7 7 8] [--threads 2] [--json FILE]
 
-On the GPU where there is one (`--device cpu` for the CPU), in fp32, with random weights and made-up images and phrases,
-from the image to masks at 480 x 640. The two run in turns in one process. The default is RefCOCO's val split: 7.2
-phrases an image. What is said at the end is the time per phrase, and whether the two agree.
+The model has random weights and runs in fp32, on the GPU if there is one (`--device cpu` for the CPU), from random
+images and phrases to masks at 480 x 640. The two run in turns in one process. The default has as many phrases per image
+as RefCOCO's val split (7.2). The output is the time per phrase, and the largest difference between the two.
 """
 
 from __future__ import annotations
@@ -27,19 +27,18 @@ from refseg.structures import Batch
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
-    parser.add_argument("--phrases", type=int, nargs="+", default=[7, 7, 7, 7, 8], help="of each image")
-    parser.add_argument(
-        "--words", type=int, default=8, help="tokens of a phrase; padded to 20 one at a time, as published"
-    )
-    parser.add_argument("--repeats", type=int, default=1, help="times that all images are gone through")
-    parser.add_argument("--threads", type=int, help="PyTorch's own choice by default")
+    parser.add_argument("--phrases", type=int, nargs="+", default=[7, 7, 7, 7, 8], help="phrases of each image")
+    words = "tokens of a phrase (single phrases are padded to 20, as in published code)"
+    parser.add_argument("--words", type=int, default=8, help=words)
+    parser.add_argument("--repeats", type=int, default=1, help="passes over all images")
+    parser.add_argument("--threads", type=int, help="default: PyTorch's choice")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     return parser.parse_args()
 
 
 def one_phrase(batch: Batch, k: int, pad_to: int) -> Batch:
-    """Phrase k of a batch of one image, its tokens padded."""
+    """Return phrase k of a batch of one image, with padded tokens."""
     tokens = batch.tokens
     more = (0, max(0, pad_to - tokens.ids.shape[1]))
     ids, mask = (torch.nn.functional.pad(t[k : k + 1], more) for t in (tokens.ids, tokens.word_mask))
@@ -55,7 +54,7 @@ def one_phrase(batch: Batch, k: int, pad_to: int) -> Batch:
 
 
 def timed(model: torch.nn.Module, batch: Batch, device: str) -> tuple[float, torch.Tensor]:
-    """Seconds from image to masks, and the merged mask logits."""
+    """Return the seconds from image to masks, and the merged mask logits."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -71,7 +70,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(0)
     model = build_model(cfg).to(args.device).eval()
     rows, worst = [], 0.0
-    for turn in range(-1, args.repeats):  # the first is not counted
+    for turn in range(-1, args.repeats):  # the first turn is a warm-up
         for number, phrases in enumerate(args.phrases if turn >= 0 else args.phrases[:1]):
             batch = dummy_batch(
                 shape=input_size(cfg),

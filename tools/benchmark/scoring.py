@@ -1,12 +1,12 @@
-"""Times scoring: run lengths against decoded masks, and `refseg score` on a large file with its peak of memory.
+"""Measure scoring: run lengths against decoded masks, and the time and memory of `refseg score` on a large file.
 
     python tools/benchmark/scoring.py [--pairs 10000] [--rows 200000] [--json result.json]
 
-Masks are jagged blobs at 640x480. "plain" is what the field's scripts do for each pair: decode both, numpy's
-logical_and and logical_or, two sums. Two comparisons: the pairs alone, RLEs in memory; and from the prediction file,
-with JSON, checks of every RLE, look-up and rows on our side, and JSON alone on the plain one. Runs alternate; numbers
-are medians. The large file is scored by `refseg score` in a process of its own, whose peak resident memory is told,
-with that of a process that only imports what the command imports.
+Masks are jagged blobs at 640x480. "plain" works like published scripts: decode both masks of a pair, logical_and,
+logical_or, two sums. There are two comparisons. "pairs" starts from RLEs in memory. "file" starts from the prediction
+file: refseg parses JSON, checks every RLE, finds its annotation and makes rows, and the plain script parses JSON. Runs
+alternate, and numbers are medians. `refseg score` scores the large file in its own process. Its peak resident memory is
+printed beside that of a process that only imports the same modules.
 """
 
 from __future__ import annotations
@@ -40,22 +40,20 @@ HEIGHT, WIDTH, PER_IMAGE, BLOBS = 480, 640, 3, 2000
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=10_000)
-    parser.add_argument("--rows", type=int, default=200_000, help="of the large file (0: leave it out)")
+    parser.add_argument("--rows", type=int, default=200_000, help="rows of the large file (0: skip it)")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument(
-        "--protocols", default="refseg gres", help="by which the large file is scored, one after another"
-    )
+    parser.add_argument("--protocols", default="refseg gres", help="protocols for the large file, one run each")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     return parser.parse_args()
 
 
 def blob(rng: np.random.Generator) -> dict:
-    """A filled star polygon with noise along its edge, 40 to 300 pixels wide."""
+    """Return a filled star polygon with a noisy edge, 40 to 300 pixels wide."""
     corners = int(rng.integers(8, 30))
     angle = np.sort(rng.uniform(0, 2 * np.pi, corners))
     radius = rng.uniform(20, 150) * rng.uniform(0.6, 1, corners)
-    centre = rng.uniform([120, 120], [520, 360])
-    points = centre + np.stack([np.cos(angle), np.sin(angle)], 1) * radius[:, None]
+    center = rng.uniform([120, 120], [520, 360])
+    points = center + np.stack([np.cos(angle), np.sin(angle)], 1) * radius[:, None]
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     cv2.fillPoly(mask, [points.astype(np.int32)], 1)
     noise = cv2.blur(rng.random((HEIGHT, WIDTH)).astype(np.float32), (5, 5))
@@ -64,7 +62,7 @@ def blob(rng: np.random.Generator) -> dict:
 
 
 def write_truth(file: Path, targets: list[dict]) -> None:
-    """Three expressions per image."""
+    """Write a JSONL data set with three expressions per image."""
     with file.open("w") as out:
         for number, target in enumerate(targets):
             row = {
@@ -94,7 +92,7 @@ def plain_file(file: Path, targets: list[dict]) -> list[tuple[int, int]]:
 
 
 def alternate(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each."""
+    """Return the median seconds of each function, run in turns."""
     taken: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):
         for name, run in sides.items():
@@ -118,7 +116,7 @@ def compare(folder: Path, masks: list[dict], num_pairs: int, repeats: int) -> di
         return list(zip(rows.intersection.tolist(), rows.union.tolist(), strict=True))
 
     if ours() != plain_file(folder / "answers.jsonl", targets):
-        raise SystemExit("the two sides differ")
+        raise SystemExit("refseg and the plain script give different areas")
     pairs = list(zip(predicted, targets, strict=True))
     return alternate(
         {
@@ -132,7 +130,7 @@ def compare(folder: Path, masks: list[dict], num_pairs: int, repeats: int) -> di
 
 
 def run_measured(command: list[str]) -> tuple[float, float]:
-    """Seconds, and peak resident MiB, of a process of its own."""
+    """Run a command and return its seconds and its peak resident MiB."""
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)

@@ -1,10 +1,10 @@
-"""Times SwinEncoder against mmdet's SwinTransformer with the same weights, forward and forward + backward.
+"""Compare the time of SwinEncoder and mmdet's SwinTransformer with the same weights, forward and backward.
 
     python tools/benchmark/swin.py [--arch base] [--size 480] [--window 12] [--threads 2] [--json result.json]
 
-On the GPU where there is one (`--device cpu` for the CPU), in fp32. The two run in turns in one process; a ratio is the
-median of the ratios of neighbouring runs, so that a machine with other work to do spoils it least. Without stochastic
-depth, so that both compute everything. The difference is the largest of any output, beside the largest output.
+Both run in fp32, on the GPU if there is one (`--device cpu` for the CPU), in turns in one process. A ratio is a median
+of the ratios of consecutive runs, which other work on the machine affects least. There is no stochastic depth, so that
+both compute everything. The largest difference of any output is printed beside the largest output.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-import refseg  # noqa: F401  lets mmdet import without a compiled mmcv
+import refseg  # noqa: F401  (so that mmdet can be imported without a compiled mmcv)
 from refseg.models.encoders.swin import ARCHS, SwinEncoder
 
 
@@ -29,8 +29,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=480, help="side of the square image")
     parser.add_argument("--window", type=int, default=12)
     parser.add_argument("--images", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each, after one that is not counted")
-    parser.add_argument("--threads", type=int, help="PyTorch's own choice by default")
+    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each, after one warm-up run")
+    parser.add_argument("--threads", type=int, help="default: PyTorch's choice")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--forward-only", action="store_true")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
@@ -55,7 +55,7 @@ def build_pair(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def time_in_turns(functions: dict[str, Callable], repeats: int, device: str) -> dict[str, float]:
-    """Median milliseconds of each, and the median of mmdet's over ours, pair by pair."""
+    """Return the median milliseconds of each, and the median ratio of mmdet's to refseg's time."""
     times: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(-1, repeats):
         for name, function in functions.items():

@@ -1,4 +1,4 @@
-"""Checks the documentation: links, anchors, paths of the repository and make targets named in *.md exist.
+"""Check that links, anchors, repository paths and make targets in *.md files exist.
 
 Standard library only: `python tools/dev/check_docs.py [FILE.md ...]`.
 """
@@ -25,31 +25,31 @@ TARGET = re.compile(r"(?<![\w-])make (?:[A-Z_]+=\S+ )*([a-z][a-z-]*)")
 
 
 def markdown_files() -> list[Path]:
-    found = []
+    pages = []
     for folder, subfolders, files in os.walk(REPO):
         # a virtual environment may have any name
         subfolders[:] = [
             sub for sub in subfolders if sub not in SKIPPED and not Path(folder, sub, "pyvenv.cfg").exists()
         ]
-        found += [Path(folder, file) for file in files if file.endswith(".md")]
-    return sorted(found)
+        pages += [Path(folder, file) for file in files if file.endswith(".md")]
+    return sorted(pages)
 
 
 def anchors(file: Path) -> set[str]:
-    """GitHub's names for the headings of a page."""
-    names: dict[str, int] = {}
-    found = set()
+    """Return the anchors that GitHub gives the headings of a page."""
+    counts: dict[str, int] = {}
+    result = set()
     for title in re.findall(r"^#{1,6}\s+(.+?)\s*#*$", without_blocks(file.read_text(encoding="utf-8")), re.MULTILINE):
         title = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title)
         name = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
-        seen = names.get(name, 0)
-        names[name] = seen + 1
-        found.add(f"{name}-{seen}" if seen else name)
-    return found
+        count = counts.get(name, 0)
+        counts[name] = count + 1
+        result.add(f"{name}-{count}" if count else name)
+    return result
 
 
 def without_blocks(text: str) -> str:
-    """The text with its fenced blocks blanked, every character still at its place."""
+    """Replace fenced blocks by spaces, so that positions stay the same."""
     return BLOCK.sub(lambda block: re.sub(r"[^\n]", " ", block.group()), text)
 
 
@@ -69,7 +69,7 @@ def broken_links(file: Path, text: str) -> Iterator[tuple[int, str]]:
         if not page.exists():
             yield match.start(), f"link to {path}, which does not exist"
         elif anchor and page.suffix == ".md" and anchor.lower() not in anchors(page):
-            yield match.start(), f"link to #{anchor}, which is no heading of {page.relative_to(REPO)}"
+            yield match.start(), f"link to #{anchor}, which is not a heading of {page.relative_to(REPO)}"
 
 
 def broken_code(file: Path, text: str) -> Iterator[tuple[int, str]]:
@@ -83,14 +83,14 @@ def broken_code(file: Path, text: str) -> Iterator[tuple[int, str]]:
                 yield start + match.start(), f"path {path}, which does not exist"
         for match in TARGET.finditer(code):
             if match.group(1) not in targets and code.lstrip("`~$ bash\n").startswith("make"):
-                yield start + match.start(), f"`make {match.group(1)}`, which is no target of the Makefile"
+                yield start + match.start(), f"`make {match.group(1)}`, which is not a target of the Makefile"
 
 
 def check(file: Path) -> list[str]:
     text = file.read_text(encoding="utf-8")
-    found = sorted([*broken_links(file, text), *broken_code(file, text)])
+    problems = sorted([*broken_links(file, text), *broken_code(file, text)])
     name = file.relative_to(REPO) if file.is_relative_to(REPO) else file
-    return [f"{name}:{text.count(chr(10), 0, at) + 1}: {what}" for at, what in found]
+    return [f"{name}:{text.count(chr(10), 0, at) + 1}: {what}" for at, what in problems]
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
-"""Writes docs/config_reference.md from docstrings and signatures: every component's keys.
+"""Write docs/config_reference.md, the keys of every component, from docstrings and signatures.
 
-`python tools/dev/config_reference.py` writes it; with `--check` it only says whether the page is up to date.
+`python tools/dev/config_reference.py --check` only checks that the page is up to date.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ The keys of everything that refseg registers, from the code. A heading is a `typ
 the dict `cues` of VIPA, which takes no `type`; sizes that the model gives to it are left out. How configs are put
 together, and the keys that people change most, are in [configs](configs.md); what the models are, in
 [models](models.md)."""
-GIVEN = {  # by whoever builds it, never by a config
+NOT_IN_CONFIGS = {  # arguments that the code passes, never a config
     "dataset", "dataloader", "params", "runner",
     "feeds_next", "pixel_dim", "word_dim",
 }  # fmt: skip
-OF_EVERY_MODEL = {"data_preprocessor", "postprocess"}  # with sections of their own
+OF_EVERY_MODEL = {"data_preprocessor", "postprocess"}  # these have their own sections
 
 
 def components(of: registry.Registry) -> list[type]:
-    """What refseg registers there, by name."""
+    """Return the classes that refseg adds to a registry, sorted by name."""
     of.import_from_location()
-    own = {found for found in of.module_dict.values() if inspect.isclass(found) and found.__module__[:7] == "refseg."}
-    return sorted(own, key=lambda cls: cls.__name__.lower())
+    classes = {cls for cls in of.module_dict.values() if inspect.isclass(cls) and cls.__module__.startswith("refseg.")}
+    return sorted(classes, key=lambda cls: cls.__name__.lower())
 
 
 def split_docstring(doc: str) -> tuple[str, dict[str, str]]:
-    """The prose, and what `Args:` says of each argument."""
+    """Return the prose of a docstring, and the text of each argument in `Args:`."""
     prose, _, arguments = doc.partition("\nArgs:\n")
-    found = re.findall(r"^    ([\w, ]+): (.*(?:\n {8}.*)*)", arguments, re.MULTILINE)
-    texts = {name.strip(): " ".join(text.split()) for names, text in found for name in names.split(",")}
+    entries = re.findall(r"^    ([\w, ]+): (.*(?:\n {8}.*)*)", arguments, re.MULTILINE)
+    texts = {name.strip(): " ".join(text.split()) for names, text in entries for name in names.split(",")}
     return prose.strip(), texts
 
 
 def keys_of(cls: type, owner: type | None) -> Iterator[tuple[str, str]]:
-    """The constructor's arguments and their defaults; of an owner's group without the sizes that the owner gives."""
-    given = GIVEN | (OF_EVERY_MODEL if issubclass(cls, RefSegmentor) else set())
+    """Yield the constructor's arguments with their defaults, without those that its owner passes."""
+    given = NOT_IN_CONFIGS | (OF_EVERY_MODEL if issubclass(cls, RefSegmentor) else set())
     given |= set(inspect.signature(owner).parameters) if owner else set()
     for name, parameter in inspect.signature(cls).parameters.items():
         needed = parameter.default is parameter.empty
@@ -63,12 +63,12 @@ def keys_of(cls: type, owner: type | None) -> Iterator[tuple[str, str]]:
             yield "...", f"those of {parent.__name__}"
         elif parameter.kind is parameter.VAR_POSITIONAL or name in given:
             continue
-        elif not (needed and (owner or name == "embed_dim")):  # sizes that the model gives
+        elif not (needed and (owner or name == "embed_dim")):  # sizes that the model passes
             yield f"`{name}`", "required" if needed else f"`{parameter.default!r}`"
 
 
 def table(lines: list[tuple[str, str, str]]) -> str:
-    """Keys, defaults and, where any is known, meanings."""
+    """Return a table of keys and defaults, with a column of meanings if there are any."""
     columns = 3 if any(text for _, _, text in lines) else 2
     head = ["| key | default | |", "|---|---|---|"] if columns == 3 else ["| key | default |", "|---|---|"]
     cells = [[part.replace("|", "\\|") for part in line[:columns]] for line in lines]
@@ -76,7 +76,7 @@ def table(lines: list[tuple[str, str, str]]) -> str:
 
 
 def section(cls: Any, title: str = "", owner: type | None = None) -> str:
-    """Heading, prose, table; then the groups that are arguments of a class of their own."""
+    """Return the section of a class, followed by the sections of its config groups."""
     prose, texts = split_docstring(inspect.getdoc(cls) or "")
     rows = [(name, default, texts.get(name.strip("`"), "")) for name, default in keys_of(cls, owner)]
     parts = [f"{'####' if owner else '###'} {title or cls.__name__}", prose, table(rows) if rows else "No keys."]
@@ -117,12 +117,16 @@ def reference() -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; 1 if the page is not up to date")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the page is out of date")
     args = parser.parse_args()
     page = reference()
     if args.check:
         current = PAGE.exists() and PAGE.read_text(encoding="utf-8") == page
-        print("up to date" if current else "docs/config_reference.md is old: python tools/dev/config_reference.py")
+        print(
+            "up to date"
+            if current
+            else "docs/config_reference.md is out of date. Run: python tools/dev/config_reference.py"
+        )
         return 0 if current else 1
     PAGE.write_text(page, encoding="utf-8")
     return 0

@@ -1,9 +1,9 @@
-"""Shows that a run killed with SIGKILL and resumed has the losses of a run that was never killed.
+"""Check that a training that is killed and resumed has the same losses as one that is not interrupted.
 
     python tools/dev/kill_and_resume.py CONFIG [--kills 4] [--gpus 2] [--cfg-options KEY=VALUE ...]
 
-Trains CONFIG once without a break, then again with kills: in turn at a random moment of training and in the middle of
-writing a checkpoint, each followed by `--resume`. Compares the losses step by step; exit code 1 if they differ.
+Train CONFIG without interruption, then again with kills (SIGKILL): alternately at a random step and during the write of
+a checkpoint, each followed by `--resume`. Compare the losses of each step. The exit code is 1 if they differ.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ TOOLS = Path(__file__).resolve().parents[1]
 
 
 def read_losses(work_dir: Path) -> dict[int, float]:
-    """Loss by step from mmengine's scalars.json files; a step trained twice counts as it was the last time."""
+    """Return the loss of each step from mmengine's scalars.json files. The last value counts for a repeated step."""
     losses = {}
     for file in sorted(work_dir.glob("*/vis_data/scalars.json")):
         for line in file.read_text().splitlines():
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError:  # the kill hit this line
+            except json.JSONDecodeError:  # the kill interrupted this line
                 continue
             if "loss" in row:
                 losses[int(row["step"])] = float(row["loss"])
@@ -37,7 +37,7 @@ def read_losses(work_dir: Path) -> dict[int, float]:
 
 
 def start(args: argparse.Namespace, work_dir: Path, *, resume: bool) -> subprocess.Popen:
-    """A training in a process group of its own, its output in a file beside its work directory."""
+    """Start a training in a new process group, with its output in a file beside its work directory."""
     if args.gpus > 1:
         command = ["bash", str(TOOLS / "dist_train.sh"), args.config, str(args.gpus)]
     else:
@@ -54,7 +54,7 @@ def is_writing(work_dir: Path) -> bool:
 
 
 def kill_when(process: subprocess.Popen, work_dir: Path, *, in_write: bool, after_steps: int) -> bool:
-    """Kills the process group during a checkpoint's write, or once so many steps are logged; False if it ended."""
+    """Kill the process group during a checkpoint write or after some steps. Return False if it ended before."""
     while process.poll() is None:
         if is_writing(work_dir) if in_write else len(read_losses(work_dir)) >= after_steps:
             os.killpg(process.pid, signal.SIGKILL)
@@ -65,22 +65,22 @@ def kill_when(process: subprocess.Popen, work_dir: Path, *, in_write: bool, afte
 
 
 def run_with_kills(args: argparse.Namespace, work_dir: Path, steps: int) -> list[str]:
-    """The killed and resumed run; what was done to it."""
-    story, draw = [], random.Random(args.seed)
+    """Run with kills and resumes. Return a line about each kill."""
+    events, draw = [], random.Random(args.seed)
     for kill in range(args.kills):
         in_write = kill % 2 == 1
         process = start(args, work_dir, resume=kill > 0)
         after = draw.randint(1 + steps * kill // (args.kills + 1), max(1, steps * (kill + 1) // (args.kills + 1)))
         if not kill_when(process, work_dir, in_write=in_write, after_steps=after):
-            story.append("the run ended before the kill")
+            events.append("the run ended before the kill")
             break
-        half = " (half a file left)" if is_writing(work_dir) else ""
-        where = f"while a checkpoint was written{half}" if in_write else "in training"
-        story.append(f"killed {where}, {len(read_losses(work_dir))} steps logged")
+        half = " (an incomplete file remains)" if is_writing(work_dir) else ""
+        where = f"during a checkpoint write{half}" if in_write else "during training"
+        events.append(f"killed {where}, {len(read_losses(work_dir))} steps logged")
     process = start(args, work_dir, resume=True)
     if process.wait() != 0:
         sys.exit(f"the resumed run failed; see {work_dir}.log")
-    return story
+    return events
 
 
 def main() -> int:
@@ -89,26 +89,26 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=4)
     parser.add_argument("--gpus", type=int, default=1, help="processes of dist_train.sh; 1 trains without it")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tolerance", type=float, default=1e-5, help="relative difference of losses that is noise")
+    parser.add_argument("--tolerance", type=float, default=1e-5, help="largest relative difference of losses")
     parser.add_argument("--cfg-options", nargs="+", default=[])
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        whole, broken = Path(folder, "whole"), Path(folder, "broken")
+        whole, broken = Path(folder, "whole"), Path(folder, "killed")
         if start(args, whole, resume=False).wait() != 0:
             print(Path(f"{whole}.log").read_text()[-3000:], file=sys.stderr)
             return 1
         expected = read_losses(whole)
-        story = run_with_kills(args, broken, len(expected))
-        got = read_losses(broken)
-        litter = [path.name for path in broken.glob(".*.part")]
-    print("\n".join(story))
-    both = set(expected) & set(got)
-    worst = max((abs(got[step] - expected[step]) / max(abs(expected[step]), 1e-12) for step in both), default=0)
-    missing = sorted(set(expected) ^ set(got))
+        events = run_with_kills(args, broken, len(expected))
+        resumed = read_losses(broken)
+        leftovers = [path.name for path in broken.glob(".*.part")]
+    print("\n".join(events))
+    both = set(expected) & set(resumed)
+    worst = max((abs(resumed[step] - expected[step]) / max(abs(expected[step]), 1e-12) for step in both), default=0)
+    missing = sorted(set(expected) ^ set(resumed))
     print(f"{len(expected)} steps; largest relative difference of losses {worst:.2e}; steps not in both {missing}")
-    if litter:
-        print(f"left behind: {litter}")
-    return int(worst > args.tolerance or bool(missing) or bool(litter))
+    if leftovers:
+        print(f"temporary files remain: {leftovers}")
+    return int(worst > args.tolerance or bool(missing) or bool(leftovers))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 GROUPS = ("runtime", "demo", "dev", "docs")
 STAMP, MADE_HERE = "refseg-env.json", "refseg-made-here"
-# Pinned for the tested torch. A torch that is kept brings its own versions of these.
+# Pinned for the tested torch. A kept torch has its own versions of these.
 TORCH_FAMILY = {"torch", "torchvision", "filelock", "fsspec", "jinja2", "networkx", "sympy", "typing-extensions"}
 TRY_TORCH = "import torch, torchvision; torchvision.ops.nms(torch.rand(2, 4), torch.rand(2), 0.5)"
 FIND_KEPT = f"""
@@ -91,7 +91,7 @@ def base_python(venv: Path) -> str:
 
 
 def build(venv: Path, kept: dict, folders: list) -> Path:
-    """Make the environment anew; return its Python."""
+    """Make the environment and return its Python."""
     base = base_python(venv)
     if venv.exists() and any(venv.iterdir()) and not (venv / MADE_HERE).exists():
         raise SetupError(
@@ -124,7 +124,7 @@ def build(venv: Path, kept: dict, folders: list) -> Path:
         pip(python, "install", "-q", "--no-deps", headless)
     broken = subprocess.run([str(python), "-c", TRY_TORCH], capture_output=True, text=True).stderr.strip()
     if broken and kept:
-        say("the torch that was kept does not work here: starting again with the tested version")
+        say("the existing torch does not work in the environment: starting over with the tested version")
         return build(venv, {}, [])
     if broken:
         raise SetupError(f"torch was installed but does not work: {broken.splitlines()[-1]}")

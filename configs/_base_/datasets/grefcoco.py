@@ -1,4 +1,4 @@
-# gRefCOCO: none, one or several referents. Every sentence is a sample, as in ReLA.
+# gRefCOCO: none, one, or several referents. Every expression is a sample, as in ReLA.
 _base_ = 'refcoco.py'
 _annotations = dict(refs='data/grefcoco/grefs(unc).json', instances='data/grefcoco/instances.json')
 

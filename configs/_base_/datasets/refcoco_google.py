@@ -1,4 +1,4 @@
-# RefCOCO, split of Google: by object, so that images occur in several splits.
+# RefCOCO, Google split: split by object, so images occur in several splits.
 _base_ = 'refcoco.py'
 _annotations = dict(refs='data/refcoco/refs(google).p', instances='data/refcoco/instances.json')
 

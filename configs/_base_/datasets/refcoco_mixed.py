@@ -1,5 +1,5 @@
-# RefCOCO, RefCOCO+ and RefCOCOg (umd) in one, without the training images that any of them evaluates on.
-# `exclude_images_of=[]` in all three reproduces published mixtures, which leak: docs/data.md.
+# RefCOCO, RefCOCO+, and RefCOCOg (umd) together, without training images that any of them evaluates
+# on. `exclude_images_of=[]` in all three reproduces published mixtures, which leak (docs/data.md).
 _base_ = 'refcoco.py'
 _refcoco = dict(format='refer', refs='data/refcoco/refs(unc).p', instances='data/refcoco/instances.json')
 _refcocoplus = dict(format='refer', refs='data/refcoco+/refs(unc).p', instances='data/refcoco+/instances.json')

@@ -1,4 +1,4 @@
-# RefCOCOg (umd): longer sentences.
+# RefCOCOg (umd): longer expressions.
 _base_ = 'refcoco.py'
 _annotations = dict(refs='data/refcocog/refs(umd).p', instances='data/refcocog/instances.json')
 

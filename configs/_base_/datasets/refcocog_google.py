@@ -1,4 +1,5 @@
-# RefCOCOg, split of Google: by object (train and val share images); its test split was never released.
+# RefCOCOg, Google split: split by object, so train and val share images. Its test split was never
+# released.
 _base_ = 'refcoco.py'
 _annotations = dict(refs='data/refcocog/refs(google).p', instances='data/refcocog/instances.json')
 

@@ -1,4 +1,4 @@
-# RefCOCO+ (unc): no words about absolute position.
+# RefCOCO+ (unc): expressions without words of absolute position.
 _base_ = 'refcoco.py'
 _annotations = dict(refs='data/refcoco+/refs(unc).p', instances='data/refcoco+/instances.json')
 

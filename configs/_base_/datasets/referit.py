@@ -1,4 +1,4 @@
-# ReferIt (RefCLEF, split of Berkeley), on IAPR TC-12.
+# ReferIt (RefCLEF, Berkeley split), on images of IAPR TC-12.
 _base_ = 'refcoco.py'
 _annotations = dict(refs='data/refclef/refs(berkeley).p', instances='data/refclef/instances.json')
 

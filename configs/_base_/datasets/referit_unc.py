@@ -1,4 +1,4 @@
-# ReferIt (RefCLEF, split of UNC), on IAPR TC-12; its testA and testB overlap, as its authors meant it.
+# ReferIt (RefCLEF, UNC split), on images of IAPR TC-12. Its testA and testB overlap by design.
 _base_ = 'refcoco.py'
 _annotations = dict(refs='data/refclef/refs(unc).p', instances='data/refclef/instances.json')
 

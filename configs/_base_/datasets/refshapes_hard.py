@@ -14,5 +14,5 @@ train_dataloader = dict(
     num_workers=2, dataset=dict(annotations=_annotations, expressions_per_image=8, pipeline=_train_pipeline)
 )
 val_dataloader = dict(num_workers=2, dataset=dict(annotations=_annotations, pipeline=_test_pipeline))
-# The compositions that training never shows: --cfg-options test_dataloader.dataset.split=heldout
+# Compositions that do not occur in training: --cfg-options test_dataloader.dataset.split=heldout
 test_dataloader = dict(num_workers=2, dataset=dict(annotations=_annotations, pipeline=_test_pipeline))

@@ -3,7 +3,7 @@ _root = 'data/refshapes_mini'
 _load = [
     dict(type='LoadImage'),
     dict(type='Resize', size=(96, 96)),
-    # A closed list of words, which belongs to the data and not to the model.
+    # The closed word list belongs to the data, so it is not in a model's `inputs`.
     dict(type='LoadText', tokenizer=dict(word_list=f'{_root}/words.txt', max_words=24)),
 ]
 _train_pipeline = [*_load, dict(type='PackSample')]

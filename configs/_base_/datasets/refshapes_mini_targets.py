@@ -1,4 +1,4 @@
-# RefShapes mini for models that cannot say "nothing here": without the expressions that refer to nothing.
+# RefShapes mini for models that cannot reject a phrase: without no-target expressions.
 _base_ = ['refshapes_mini.py']
 train_dataloader = dict(dataset=dict(no_target='drop'))
 val_dataloader = dict(dataset=dict(no_target='drop'))

@@ -1,5 +1,5 @@
-# Ref-ZOM: zero, one or many referents, on COCO's train and val images of 2014 in one folder.
-# It has no val split: 2 % of the training images are held out for it.
+# Ref-ZOM: zero, one, or many referents, on the COCO 2014 train and val images in one folder. It has
+# no val split, so 2 % of the training images are held out.
 _base_ = 'refcoco.py'
 _annotations = dict(refs='data/ref-zom/refs(final).p', instances='data/ref-zom/instances.json')
 _common = dict(annotations=_annotations, image_root='data/images/trainval2014')

@@ -1,4 +1,5 @@
-# R-RefCOCO: sentences that refer to nothing beside each object's own; training draws among both, as R-RIS does.
+# R-RefCOCO: no-target expressions beside each object's own. Training samples from both, as R-RIS
+# does.
 _base_ = 'refcoco.py'
 _annotations = dict(refs='data/rrefcoco/refs(unc).p', instances='data/rrefcoco/instances.json')
 

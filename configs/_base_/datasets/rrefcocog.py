@@ -1,4 +1,4 @@
-# R-RefCOCOg, as R-RefCOCO.
+# R-RefCOCOg, like R-RefCOCO.
 _base_ = 'refcoco.py'
 _annotations = dict(refs='data/rrefcocog/refs(umd).p', instances='data/rrefcocog/instances.json')
 

@@ -1,4 +1,4 @@
-# R-RefCOCO+, as R-RefCOCO.
+# R-RefCOCO+, like R-RefCOCO.
 _base_ = 'refcoco.py'
 _annotations = dict(refs='data/rrefcoco+/refs(unc).p', instances='data/rrefcoco+/instances.json')
 

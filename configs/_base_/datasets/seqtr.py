@@ -1,6 +1,6 @@
-# RefCOCO, RefCOCO+ and RefCOCOg (umd) in one JSON file of SeqTR's layout, as C3VG, DeRIS and PropVG use it (docs/data.md).
-# An item is an entry with one of its expressions, as in their training. `exclude_images_of=[]` keeps the training images
-# that other splits evaluate on, as they do.
+# RefCOCO, RefCOCO+, and RefCOCOg (umd) in one JSON file in SeqTR's layout, which C3VG, DeRIS, and
+# PropVG use (docs/data.md). An item is an entry with one of its expressions, as in their training.
+# `exclude_images_of=[]` keeps the training images that other splits evaluate on, as they do.
 _base_ = 'refcoco.py'
 _file = 'data/seqtr_type/annotations/mixed-seg/instances_nogoogle_withid.json'
 _annotations = dict(_delete_=True, format='seqtr', file=_file)

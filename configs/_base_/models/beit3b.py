@@ -1,5 +1,5 @@
-# BEiT-3-B at 480 x 480, patches of 16. Its pixels are in -1..1, as in its pretraining. Its tokens are XLM-R's SentencePiece,
-# 20 of them, special ones counted, as most of the field has it on BEiT-3.
+# BEiT-3-B at 480 x 480 with patches of 16. Pixels are scaled to -1..1, as in its pretraining.
+# Tokens are XLM-R's SentencePiece, at most 20 including special ones, as in most work on BEiT-3.
 inputs = dict(tokenizer=dict(sentencepiece='data/weights/beit3.spm', max_words=20), image_size=(480, 480))
 model = dict(
     data_preprocessor=dict(
@@ -10,12 +10,12 @@ model = dict(
         arch='base',
         image_size=480,
         patch_size=16,
-        drop_path_rate=0.1,  # of published fine-tunings of this field
+        drop_path_rate=0.1,  # as in published fine-tunings on this task
         pretrained='data/weights/beit3_base_patch16_224.pth',
     ),
 )
 
-# How the tests shrink it.
+# Overrides for the tests.
 _tiny = dict(
     model=dict(
         encoder=dict(

@@ -1,5 +1,5 @@
-# Encoders for RefShapes, from random weights: a convolutional one that starts at stride 2, and a BERT of two layers. Of
-# InstAlign, ReLA and VIPA, so that they compare.
+# Encoders for RefShapes, trained from random weights: a convolutional encoder that starts at stride
+# 2, and a BERT with two layers. InstAlign, ReLA, and VIPA share them, so that they are comparable.
 model = dict(
     data_preprocessor=dict(type='ReferringDataPreprocessor', size_divisor=16),
     encoder=dict(

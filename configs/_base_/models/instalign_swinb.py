@@ -1,5 +1,6 @@
-# InstAlign: Swin-B (window 12, ImageNet-22k) and BERT-base without fusion, Mask2Former's pixel decoder, 9 decoder blocks.
-# The paper lost its number of blocks, learning rate and instance weights in print: Mask2Former's, on which it is built.
+# InstAlign: Swin-B (window 12, ImageNet-22k) and BERT-base without fusion, Mask2Former's pixel
+# decoder, 9 decoder blocks. The number of blocks, the learning rate, and the instance weights are
+# illegible in our copy of the paper, so they are Mask2Former's, on which it builds.
 _base_ = 'swinb_bert.py'
 model = dict(
     type='InstAlign',

@@ -1,5 +1,6 @@
-# Latent-VG on BEiT-3-B: two latent expressions of 4 and 10 tokens, 100 concepts, margin 0.2, BCE 2 and dice 0.5, as
-# published. The other numbers are not told in the summary that we have; docs/models.md says what is taken and why.
+# Latent-VG on BEiT-3-B: two latent expressions of 4 and 10 tokens, 100 concepts, margin 0.2, BCE 2
+# and dice 0.5, as published. The summary we have gives no other numbers; docs/models.md lists our
+# choices and the reasons.
 _base_ = 'beit3b.py'
 model = dict(
     type='LatentVG',

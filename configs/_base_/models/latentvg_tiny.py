@@ -1,5 +1,5 @@
-# Latent-VG for RefShapes, from random weights: a BEiT-3 of 6 layers, 12 x 12 patches of 8, masks at stride 2. 24 tokens
-# are the most of its tokenizer.
+# Latent-VG for RefShapes, trained from random weights: a BEiT-3 with 6 layers, 12 x 12 patches of
+# 8, masks at stride 2. `num_words` is the length of RefShapes' tokenizer.
 model = dict(
     type='LatentVG',
     data_preprocessor=dict(type='ReferringDataPreprocessor', size_divisor=8),

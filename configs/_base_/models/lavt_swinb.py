@@ -1,4 +1,4 @@
-# LAVT as published: embeddings and the last two layers of BERT stay as pretrained.
+# LAVT as published: the embeddings and the last two layers of BERT stay as pretrained.
 _base_ = 'swinb_bert.py'
 model = dict(
     type='LAVT',

@@ -1,4 +1,5 @@
-# LAVT for RefShapes, from random weights: a Swin of 4 small stages and a BERT of 2 layers.
+# LAVT for RefShapes, trained from random weights: a Swin with 4 small stages and a BERT with 2
+# layers.
 model = dict(
     type='LAVT',
     data_preprocessor=dict(type='ReferringDataPreprocessor', size_divisor=32),

@@ -1,4 +1,5 @@
-# LGFormer for RefShapes, from random weights: the encoders of lavt_tiny, 64 channels, and as few layers as read every level once.
+# LGFormer for RefShapes, trained from random weights: the encoders of lavt_tiny.py, 64 channels,
+# and just enough layers to read every level once.
 _base_ = ['lavt_tiny.py']
 model = dict(
     type='LGFormer',

@@ -1,5 +1,6 @@
-# ReLA as published: Swin-B (window 12, ImageNet-22k, 384) with PWAM, BERT-base, whose embeddings and last two layers stay
-# as pretrained and whose dropout is on, Mask2Former's pixel decoder, 10 x 10 regions in 9 blocks.
+# ReLA as published: Swin-B (window 12, ImageNet-22k, 384) with PWAM; BERT-base with dropout, whose
+# embeddings and last two layers stay as pretrained; Mask2Former's pixel decoder; 10 x 10 regions in
+# 9 blocks.
 _base_ = 'swinb_bert.py'
 model = dict(
     type='ReLA',
@@ -9,7 +10,7 @@ model = dict(
             train_embeddings=False,
             trained_layers=10,
         ),
-        # gate_std=0.0 is the published code: gates that never open. The fusion is LAVT's, whose gates learn.
+        # The gates learn, as in LAVT. The published code has gate_std=0.0: gates that never open.
         fusion=dict(type='PWAM', gate_std=0.02),
     ),
     embed_dim=256,

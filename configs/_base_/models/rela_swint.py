@@ -1,4 +1,4 @@
-# ReLA with Swin-T (window 7, ImageNet-1k, 224), for which the published code has a config.
+# ReLA with Swin-T (window 7, ImageNet-1k, 224), one of the configs of the published code.
 _base_ = ['rela_swinb.py']
 model = dict(
     encoder=dict(

@@ -1,4 +1,5 @@
-# Swin-B (window 12, ImageNet-22k, 384) and BERT-base without dropout: the encoders of LAVT, ReLA and InstAlign.
+# Swin-B (window 12, ImageNet-22k, 384) and BERT-base without dropout: the encoders of LAVT, ReLA,
+# and InstAlign.
 _text_model = 'bert-base-uncased'
 inputs = dict(tokenizer=dict(pretrained=_text_model, max_words=20), image_size=(480, 480))
 model = dict(
@@ -20,7 +21,7 @@ model = dict(
     ),
 )
 
-# How the tests shrink it.
+# Overrides for the tests.
 _tiny = dict(
     model=dict(
         encoder=dict(

@@ -1,5 +1,5 @@
-# VIPA on BEiT-3-B (Table II), of which the paper tells no more than the name. Levels of strides 4, 8 and 16 are made from
-# its last layer; the rest is as on Swin-B.
+# VIPA on BEiT-3-B (Table II). The paper gives only the encoder's name. Levels of strides 4, 8, and
+# 16 come from its last layer; the rest is the same as on Swin-B.
 _base_ = 'beit3b.py'
 model = dict(
     type='VIPA',

@@ -1,8 +1,9 @@
-# VIPA: Swin-B and BERT-base, fused early and in both directions as in CrossVLT (same authors): BERT cut into 6, 1, 1 and 1
-# layers, the last three dropped, embeddings as pretrained, dropout on. The paper tells r, eqs. 1-8, and no width or number
-# of heads; docs/models.md says what is taken and why.
+# VIPA: Swin-B and BERT-base with bidirectional early fusion, as in CrossVLT (same authors): BERT is
+# cut into 6, 1, 1, and 1 layers, its last three are dropped, embeddings stay as pretrained, dropout
+# is on. The paper gives r and eqs. 1-8, but no widths or number of heads; docs/models.md lists our
+# choices and the reasons.
 _base_ = 'swinb_bert.py'
-inputs = dict(tokenizer=dict(max_words=21))  # special ones counted: VIPA's and CrossVLT's length
+inputs = dict(tokenizer=dict(max_words=21))  # including special ones, as in VIPA and CrossVLT
 model = dict(
     type='VIPA',
     encoder=dict(

@@ -1,4 +1,5 @@
-# AdamW with warm-up and cosine decay, for training from random weights (RefShapes). A leaf sets lr and epochs.
+# AdamW with warm-up and cosine decay, for training from random weights (RefShapes). Configs set lr
+# and epochs.
 optim_wrapper = dict(
     type='GuardedOptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05, fused=True),

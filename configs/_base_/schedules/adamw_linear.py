@@ -1,5 +1,6 @@
-# InstAlign: AdamW, 20 epochs, linear decay, batch 32. Its learning rate was lost in print: Mask2Former's, with a tenth of
-# it for the pretrained encoders, its weight decay, and its clipping of the whole model's gradient.
+# InstAlign: AdamW, 20 epochs, linear decay, batch 32. The learning rate is illegible in our copy of
+# the paper. We use Mask2Former's, with a tenth of it for the pretrained encoders, and Mask2Former's
+# weight decay and gradient clipping.
 optim_wrapper = dict(
     type='GuardedOptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-4, weight_decay=0.05),
@@ -10,7 +11,7 @@ optim_wrapper = dict(
         custom_keys={
             'vision.': dict(lr_mult=0.1),
             'text.': dict(lr_mult=0.1),
-            # Longer keys win, and a key that matches takes the place of norm_decay_mult.
+            # Longer keys win, and a matching key overrides norm_decay_mult.
             '.norm1.': dict(lr_mult=0.1, decay_mult=0.0),
             '.norm2.': dict(lr_mult=0.1, decay_mult=0.0),
             'vision.norm': dict(lr_mult=0.1, decay_mult=0.0),
@@ -31,4 +32,4 @@ train_cfg = dict(type='ResumableTrainLoop', max_epochs=20, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
-auto_scale_lr = dict(enable=False, base_batch_size=32)  # the total batch that lr belongs to
+auto_scale_lr = dict(enable=False, base_batch_size=32)  # total batch size for lr

@@ -1,6 +1,6 @@
-# AdamW with polynomial decay per iteration: LAVT, LGFormer, VIPA. A leaf sets lr, epochs and the paper's batch. The groups
-# are LAVT's: no weight decay for Swin's norms and position tables, decay for everything else, BatchNorm, biases and
-# BERT's norms included. Longer keys win.
+# AdamW with polynomial decay per iteration: LAVT, LGFormer, VIPA. Configs set lr, epochs, and the
+# paper's batch. The parameter groups are LAVT's: no weight decay for Swin's norms and position
+# tables; decay for everything else, including BatchNorm, biases, and BERT's norms. Longer keys win.
 optim_wrapper = dict(
     type='GuardedOptimWrapper',
     optimizer=dict(type='AdamW', lr=5e-5, weight_decay=0.01),
@@ -19,4 +19,4 @@ train_cfg = dict(type='ResumableTrainLoop', max_epochs=40, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
-auto_scale_lr = dict(enable=False, base_batch_size=32)  # the total batch that lr belongs to
+auto_scale_lr = dict(enable=False, base_batch_size=32)  # total batch size for lr

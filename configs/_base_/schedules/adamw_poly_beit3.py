@@ -1,5 +1,5 @@
-# As adamw_poly.py, with the names of BEiT-3's parameters: no decay for norms outside the decoder, for position tables and
-# for the class token.
+# The same as adamw_poly.py for BEiT-3's parameter names: no decay for norms outside the decoder,
+# position tables, and the class token.
 _base_ = 'adamw_poly.py'
 optim_wrapper = dict(
     paramwise_cfg=dict(

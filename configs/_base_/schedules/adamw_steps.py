@@ -1,10 +1,10 @@
-# ReLA: AdamW, 150,000 iterations of 48 samples, a tenth of the rate after 110,000 and 140,000. Its 10 iterations of
-# warm-up have a factor of 1, so there is none. Mixed precision: --amp. No decay for norms, position tables and embeddings,
-# but for BERT's norms. Longer keys win.
+# ReLA: AdamW, 150,000 iterations of 48 samples, a tenth of the rate after 110,000 and 140,000. The
+# published warm-up of 10 iterations has a factor of 1, so there is none. Use --amp for mixed
+# precision. No decay for norms (except BERT's), position tables, and embeddings. Longer keys win.
 optim_wrapper = dict(
     type='GuardedOptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-5, weight_decay=0.05),
-    clip_grad=dict(max_norm=0.01),  # of the whole model: steps have a direction only
+    clip_grad=dict(max_norm=0.01),  # of the whole model: clips every step
     paramwise_cfg=dict(
         bypass_duplicate=True,
         norm_decay_mult=0.0,
@@ -23,4 +23,4 @@ train_cfg = dict(type='ResumableTrainLoop', max_iters=150_000, val_interval_iter
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
-auto_scale_lr = dict(enable=False, base_batch_size=48)  # the total batch that lr belongs to
+auto_scale_lr = dict(enable=False, base_batch_size=48)  # total batch size for lr

@@ -1,5 +1,6 @@
-# Muon for weights of linear maps and convolutions, AdamW for the rest, with warm-up and cosine decay: from random weights
-# (RefShapes) it needs half to three quarters of AdamW's steps. A leaf sets lr and epochs.
+# Muon for the weights of linear maps and convolutions, AdamW for the rest, with warm-up and cosine
+# decay. From random weights (RefShapes) it needs half to three quarters of AdamW's steps. Configs
+# set lr and epochs.
 _base_ = 'adamw_cosine.py'
 optim_wrapper = dict(
     constructor='MuonConstructor',

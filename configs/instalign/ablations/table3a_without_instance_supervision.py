@@ -1,3 +1,3 @@
-# Table 3a: no instance supervision, the merged mask and no-target alone.
+# Table 3a: no instance supervision, only the merged mask and no-target losses.
 _base_ = '../instalign_swinb_grefcoco.py'
 model = dict(instance_weight=0.0)

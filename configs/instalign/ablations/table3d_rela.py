@@ -1,3 +1,3 @@
-# Table 3d: "ReLA + InstAlign", ReLA's decoder with instance supervision and all that follows from it.
+# Table 3d, "ReLA + InstAlign": ReLA's decoder with InstAlign's instance supervision and heads.
 _base_ = '../instalign_swinb_grefcoco.py'
-model = dict(decoder=dict(type='RegionDecoder', zero_words=False))  # a word of zeros has no direction to align with
+model = dict(decoder=dict(type='RegionDecoder', zero_words=False))  # zero words have no direction to align with

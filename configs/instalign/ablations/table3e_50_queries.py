@@ -1,3 +1,3 @@
-# Table 3e, or section 9.5 for few: 50 queries.
+# Table 3e: 50 queries.
 _base_ = '../instalign_swinb_grefcoco.py'
 model = dict(decoder=dict(num_queries=50))

@@ -1,3 +1,3 @@
-# Components, row 5: with both, without the contrastive loss.
+# Components, row 5: with distributor and injector, without the contrastive loss.
 _base_ = '../latentvg_beit3b_refcocoplus.py'
 model = dict(contrast=None)

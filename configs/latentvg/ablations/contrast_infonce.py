@@ -1,3 +1,3 @@
-# Contrastive losses, InfoNCE.
+# Contrastive losses: InfoNCE.
 _base_ = '../latentvg_beit3b_refcocoplus.py'
 model = dict(contrast=dict(loss='infonce'))

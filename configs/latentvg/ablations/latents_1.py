@@ -1,3 +1,3 @@
-# N = 1. Of the two lengths the longer; which one the paper has is not told.
+# N = 1, with the longer of the two lengths. The paper's choice is not given.
 _base_ = '../latentvg_beit3b_refcocoplus.py'
 model = dict(latents=dict(lengths=(10,), drop_rates=(0.2,)))

@@ -1,3 +1,3 @@
-# N = 3. The third length goes on as the first two; the paper's is not told.
+# N = 3. The third length continues the first two. The paper's choice is not given.
 _base_ = '../latentvg_beit3b_refcocoplus.py'
 model = dict(latents=dict(lengths=(4, 10, 16), drop_rates=(0.4, 0.2, 0.1)))

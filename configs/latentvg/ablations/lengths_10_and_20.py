@@ -1,3 +1,3 @@
-# Lengths: as long as half of a text, and a whole one.
+# Lengths: half of a text, and a whole one.
 _base_ = '../latentvg_beit3b_refcocoplus.py'
 model = dict(latents=dict(lengths=(10, 20)))

@@ -1,3 +1,3 @@
-# InfoNCE, which has no margin, on RefShapes.
+# RefShapes: InfoNCE, which has no margin.
 _base_ = '../latentvg_tiny_refshapes.py'
 model = dict(contrast=dict(loss='infonce'))

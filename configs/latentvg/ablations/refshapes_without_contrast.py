@@ -1,3 +1,3 @@
-# Without the contrastive loss, on RefShapes.
+# RefShapes: without the contrastive loss.
 _base_ = '../latentvg_tiny_refshapes.py'
 model = dict(contrast=None)

@@ -1,4 +1,4 @@
-# Table 4, row 1, on RefShapes: PWAM instead of VLBA, without L2VA and V2LA.
+# RefShapes, Table 4, row 1: PWAM in place of VLBA, without L2VA and V2LA.
 _base_ = '../lgformer_tiny_refshapes.py'
 model = dict(
     encoder=dict(fusion=dict(_delete_=True, type='PWAM')), pixel_decoder=dict(l2va=None), prototype=dict(v2la=False)

@@ -1,3 +1,3 @@
-# Fig. 4: 80 % of the pixels are retrieved.
+# Fig. 4: each cue retrieves 80 % of the pixels.
 _base_ = '../vipa_swinb_refcocoplus.py'
 model = dict(generator=dict(ratio=0.8))

@@ -1,4 +1,5 @@
-# Table V, row 1, on RefShapes. Three layers of words keep the size.
+# RefShapes, Table V, row 1: pixels read words that have not seen the image. Three layers of words
+# keep the size.
 _base_ = '../vipa_tiny_refshapes.py'
 model = dict(
     encoder=dict(fusion=dict(updates_words='never')),

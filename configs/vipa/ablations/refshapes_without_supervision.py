@@ -1,3 +1,3 @@
-# Table VIII, row 1, on RefShapes: scores are not supervised.
+# RefShapes, Table VIII, row 1: scores are not supervised.
 _base_ = '../vipa_tiny_refshapes.py'
 model = dict(supervision=dict(scores=None))

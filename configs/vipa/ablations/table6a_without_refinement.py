@@ -1,3 +1,4 @@
-# Table VI a, row 2: retrieved pixels are summed up and not refined. Two layers of words keep the size.
+# Table VI a, row 2: no refinement. Retrieved pixels are only summed up. Two layers of words keep
+# the size.
 _base_ = '../vipa_swinb_refcocoplus.py'
 model = dict(generator=dict(refine=False), word_layers=2)

@@ -1,3 +1,3 @@
-# Table VI a, row 1: all pixels are refined and read, none is retrieved.
+# Table VI a, row 1: no retrieval. All pixels are refined and read.
 _base_ = '../vipa_swinb_refcocoplus.py'
 model = dict(cues=dict(global_cue=False, local_cues=False), supervision=dict(scores=None))

@@ -1,3 +1,3 @@
-# Table VI b, row 2: [CLS] alone retrieves.
+# Table VI b, row 2: only [CLS] retrieves.
 _base_ = '../vipa_swinb_refcocoplus.py'
 model = dict(cues=dict(local_cues=False))

@@ -1,3 +1,3 @@
-# Table VI b, row 3: all tokens but [CLS] retrieve.
+# Table VI b, row 3: all tokens except [CLS] retrieve.
 _base_ = '../vipa_swinb_refcocoplus.py'
 model = dict(cues=dict(global_cue=False))

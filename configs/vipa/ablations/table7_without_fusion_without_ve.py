@@ -1,3 +1,3 @@
-# Table VII, without fusion, without VE: pixels read BERT's words.
+# Table VII, no fusion, without VE: pixels read BERT's words.
 _base_ = 'table7_without_fusion.py'
 model = dict(key_values='language', word_layers=2, cues=None, generator=None, supervision=dict(scores=None))

@@ -1,3 +1,3 @@
-# Table IX: articles are no cues.
+# Table IX: articles are not cues.
 _base_ = '../vipa_swinb_refcocoplus.py'
 model = dict(cues=dict(without_words=('a', 'an', 'the')))

@@ -51,7 +51,6 @@ class ObjectTable:
         seen: (N,) whether there was an answer with a mask.
         targets_hit: (N,) number of targets that the mask hits.
         others_hit: (N,) number of other objects of the image that the mask hits.
-        objects: (N,) number of objects in the image.
         found_all: (N,) whether the predicted instances match the referents one to one (IoU of at least 0.5).
         scores: Scores of all predicted instances of expressions with a target.
         matched: Whether each of these instances matches a referent.
@@ -61,7 +60,7 @@ class ObjectTable:
         self.truths = truths
         size = len(truths)
         self.seen, self.found_all = np.zeros(size, bool), np.zeros(size, bool)
-        self.targets_hit, self.others_hit, self.objects = (np.zeros(size, np.int64) for _ in range(3))
+        self.targets_hit, self.others_hit = np.zeros(size, np.int64), np.zeros(size, np.int64)
         self.tells_instances = False
         self.scores: list[float] = []
         self.matched: list[bool] = []
@@ -79,20 +78,19 @@ class ObjectTable:
         hit = covered(resize_rle(row.mask, truth.record.size), objects)
         is_target = np.isin(np.arange(len(objects)), expression.referents)
         self.seen[position] = True
-        self.objects[position] = len(objects)
         self.targets_hit[position] = np.count_nonzero(hit & is_target)
         self.others_hit[position] = np.count_nonzero(hit & ~is_target)
         if row.instances is None:
             return
         self.tells_instances = True
-        found = [one for one in row.instances if tuple(one.rle["size"]) == tuple(truth.record.size)]
+        instances = [one for one in row.instances if tuple(one.rle["size"]) == tuple(truth.record.size)]
         targets = [objects[index] for index in expression.referents]
-        pairs = match_masks([one.rle for one in found], targets)
+        pairs = match_masks([one.rle for one in instances], targets)
         self.found_all[position] = len(pairs) == len(targets) == len(row.instances)
         if targets:
-            right = {number for number, _, _ in pairs}
-            self.scores += [one.score for one in found]
-            self.matched += [number in right for number in range(len(found))]
+            matched = {number for number, _, _ in pairs}
+            self.scores += [one.score for one in instances]
+            self.matched += [number in matched for number in range(len(instances))]
 
     def hits(self, rows: Rows, rejected: np.ndarray, worth: np.ndarray) -> dict[str, list[dict[str, Any]]]:
         """Summarize what answers hit. Rows without a mask are left out.
@@ -138,14 +136,12 @@ class ObjectTable:
 
 
 def _lines(labels: Sequence[str], outcome: np.ndarray, worth: np.ndarray, chosen: np.ndarray) -> list[dict[str, Any]]:
+    """Return a line per outcome of the chosen rows, or none if no row is chosen."""
     total = np.count_nonzero(chosen)
     lines = []
-    for number, label in enumerate(labels):
+    for number, label in enumerate(labels if total else ()):
         those = chosen & (outcome == number)
         count = int(np.count_nonzero(those))
-        if total:
-            mean = float(worth[those].mean()) if count else None
-            lines.append(
-                {"the answer hits": label, "expressions": count, "percent": 100.0 * count / total, "worth": mean}
-            )
+        mean = float(worth[those].mean()) if count else None
+        lines.append({"the answer hits": label, "expressions": count, "percent": 100.0 * count / total, "worth": mean})
     return lines

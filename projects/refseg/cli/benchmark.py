@@ -1,4 +1,4 @@
-"""`refseg benchmark`: samples per second, latency and memory of a model."""
+"""`refseg benchmark`: measure samples per second, latency and memory of a model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--expressions", type=int, default=1, help="expressions per image")
     parser.add_argument("--iters", type=int, default=10)
     parser.add_argument("--warmup", type=int, default=3)
-    parser.add_argument("--device", help="default: cuda where there is one")
+    parser.add_argument("--device", help="default: cuda if available")
     parser.add_argument("--amp", action="store_true", help="bf16 autocast")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--json", action="store_true")

@@ -1,4 +1,4 @@
-"""`refseg compare A B`: two prediction files on the same data."""
+"""`refseg compare`: compare two prediction files on the same data."""
 
 from __future__ import annotations
 
@@ -7,13 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from refseg.cli.options import (
-    add_shared_arguments,
-    at_least,
-    check_min_score,
-    chosen_groups,
-    chosen_protocols,
-)
+from refseg.cli.options import add_shared_arguments, at_least, check_min_score, chosen_groups, chosen_protocols
 from refseg.cli.score import score_file
 from refseg.datasets.targets import data_root
 from refseg.errors import UsageError
@@ -40,62 +34,57 @@ refseg compare a.jsonl b.jsonl --data refcoco:val --html compared.html
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("a", metavar="A", help="prediction file, of any kind that `refseg score` reads")
-    add("b", metavar="B", help="the other one; differences are B minus A")
+    add("a", metavar="A", help="predictions, in any format of `refseg score`")
+    add("b", metavar="B", help="other predictions; differences are B minus A")
     add_shared_arguments(parser, protocols="NAME", by=",".join(BY))
-    add("--names", metavar="A,B", help="what to call them (default: the names of the files)")
-    add("--html", metavar="FILE", help="write a page with pictures of the largest disagreements")
-    add("--cases", type=at_least(0), default=60, metavar="N", help="pictures on the page at most (60)")
-    add(
-        "--resamples",
-        type=at_least(1),
-        default=10_000,
-        metavar="N",
-        help="of images, for intervals and p-values (10000)",
-    )
-    add("--seed", type=at_least(0), default=0, metavar="N", help="of the resamples (0)")
+    add("--names", metavar="A,B", help="their names in the output (default: the names of the files)")
+    add("--html", metavar="FILE", help="also write a page with pictures of the largest disagreements")
+    add("--cases", type=at_least(0), default=60, metavar="N", help="most pictures on the page (default: 60)")
+    resamples = "image resamples for intervals and p-values (default: 10000)"
+    add("--resamples", type=at_least(1), default=10_000, metavar="N", help=resamples)
+    add("--seed", type=at_least(0), default=0, metavar="N", help="seed of the resamples (default: 0)")
 
 
 def main(args: argparse.Namespace) -> int:
     names, groups, protocols = names_of(args), chosen_groups(args), chosen_protocols(args)
     check_min_score(args, [args.a, args.b])
     if len(protocols) > 1:
-        raise UsageError("refseg compare takes one protocol at a time")
+        raise UsageError(f"refseg compare takes one protocol, not {len(protocols)}")
     protocol = protocols[0]
     with data_root(args.data_root):
         data = open_data(args.data, allow_partial=args.allow_partial, drop_no_target=args.drop_no_target)
         columns = tag_columns(data.truths, groups)
         files, notes = [], []
         for name, path in zip(names, (args.a, args.b), strict=True):
-            told = describe_predictions(Path(path), min_score=args.min_score)
-            found = score_file(path, data.truths, protocols, args, columns)
-            files.append((told, found.rows[protocol.name]))
-            notes += [f"{name}: {note}" for note in notes_of(protocols, found, told, min_score=args.min_score)]
-        (told_a, rows_a), (told_b, rows_b) = files
+            described = describe_predictions(Path(path), min_score=args.min_score)
+            scored = score_file(path, data.truths, protocols, args, columns)
+            files.append((described, scored.rows[protocol.name]))
+            notes += [f"{name}: {note}" for note in notes_of(protocols, scored, described, min_score=args.min_score)]
+        (file_a, rows_a), (file_b, rows_b) = files
         comparison = compare_rows(rows_a, rows_b, protocol, by=groups, num=args.resamples, seed=args.seed)
         print("\n".join(map(printable, report_lines(comparison, data, names, notes))))
         if args.html:
             cases = disagreements(comparison, data.truths, (args.a, args.b), args)
-            facts = {"data": data.name, names[0]: told_a["file"], names[1]: told_b["file"]}
+            facts = {"data": data.name, names[0]: file_a["file"], names[1]: file_b["file"]}
             page = render_comparison(comparison, names=names, facts=facts, cases=cases, notes=notes)
             write_whole(args.html, page)
     if args.json:
         content = to_json(comparison, names)
-        content |= {"data": data.describe(), "predictions": [told_a, told_b], "notes": notes}
+        content |= {"data": data.describe(), "predictions": [file_a, file_b], "notes": notes}
         content["resampling"] = {"level": 95.0, "resamples": args.resamples, "seed": args.seed, "of": "images"}
         write_whole(args.json, json.dumps(content, indent=2, allow_nan=False) + "\n")
     return 0
 
 
 def names_of(args: argparse.Namespace) -> tuple[str, str]:
-    """Two different names, which head columns beside others."""
+    """Return a name for each file. Names are column titles, so they differ from each other and from other titles."""
     if args.names is None:
         stems = [Path(path).name.split(".")[0] for path in (args.a, args.b)]
         usable = stems[0] != stems[1] and all(stems) and not set(stems) & COLUMNS
         return (stems[0], stems[1]) if usable else ("A", "B")
     names = [name.strip() for name in args.names.split(",")]
     if len(names) != 2 or not all(names) or names[0] == names[1] or set(names) & COLUMNS:
-        raise UsageError(f"--names takes two different names, as in before,after; not {args.names!r}")
+        raise UsageError(f"--names takes two different names, as in before,after, not {args.names!r}")
     return names[0], names[1]
 
 
@@ -107,8 +96,8 @@ def report_lines(comparison: Comparison, data: Data, names: tuple[str, str], not
         "",
         tally_line(comparison, names),
     ]
-    for by, found in comparison.breakdowns.items():
-        if found:
+    for by, table in comparison.breakdowns.items():
+        if table:
             lines += ["", *_table_lines(group_lines(comparison, by, names))]
     return lines + [""] * bool(notes) + [f"note: {note}" for note in notes]
 
@@ -119,7 +108,7 @@ def _table_lines(lines: list[dict[str, Any]]) -> list[str]:
 
 
 def to_json(comparison: Comparison, names: tuple[str, str]) -> dict[str, Any]:
-    """Breakdowns as lists of lines; each metric has A's and B's value. `disagreements`: the 100 largest."""
+    """Return the content of --json, with the 100 largest disagreements."""
     order = comparison.by_disagreement()[:100]
     ids = comparison.rows_a.expression_id
     return {
@@ -143,27 +132,26 @@ def to_json(comparison: Comparison, names: tuple[str, str]) -> dict[str, Any]:
 def disagreements(
     comparison: Comparison, truths: TruthIndex, paths: tuple[str, str], args: argparse.Namespace
 ) -> list[Disagreement]:
-    """The largest, with masks from a second pass over the files."""
+    """Return the largest disagreements, with masks from a second pass over the files."""
     from refseg.datasets.masks import decode
     from refseg.report.rows import chosen_rows, image_or_grey, mask_at
 
     order = comparison.by_disagreement()[: args.cases]
     ids = [str(comparison.rows_a.expression_id[i]) for i in order]
-    answers_a, answers_b = (
-        chosen_rows(
-            answers_of(path, truths, min_score=args.min_score, absent_is_nothing=args.absent_is_nothing), set(ids)
-        )
-        for path in paths
-    )
-    rejected_a = comparison.protocol.no_target.rejected(comparison.rows_a)
-    rejected_b = comparison.protocol.no_target.rejected(comparison.rows_b)
-    found = []
+    options: dict[str, Any] = dict(min_score=args.min_score, absent_is_nothing=args.absent_is_nothing)
+    answers = [chosen_rows(answers_of(path, truths, **options), set(ids)) for path in paths]
+    rejected = [comparison.protocol.no_target.rejected(rows) for rows in (comparison.rows_a, comparison.rows_b)]
+    worth = (comparison.worth_a, comparison.worth_b)
+    pictures = []
     for i, name in zip(order, ids, strict=True):
-        position = truths.position[name]
-        expression, truth = truths.expression(position), truths.truth(position)
+        expression, truth = truths.expression(truths.position[name]), truths.truth(truths.position[name])
         size = truth.record.size
         image, problem = image_or_grey(truth.record.image_path, size)
-        found.append(
+        first, second = (
+            AnswerPicture(mask_at(answers[k][name].mask, size), bool(rejected[k][i]), float(worth[k][i]))
+            for k in (0, 1)
+        )
+        pictures.append(
             Disagreement(
                 expression_id=name,
                 text=expression.text,
@@ -171,14 +159,7 @@ def disagreements(
                 image=image,
                 image_problem=problem,
                 truth=decode(truth.mask(expression, View(crowds=comparison.protocol.view.crowds), size)),
-                answers=(
-                    AnswerPicture(
-                        mask_at(answers_a[name].mask, size), bool(rejected_a[i]), float(comparison.worth_a[i])
-                    ),
-                    AnswerPicture(
-                        mask_at(answers_b[name].mask, size), bool(rejected_b[i]), float(comparison.worth_b[i])
-                    ),
-                ),
+                answers=(first, second),
             )
         )
-    return found
+    return pictures

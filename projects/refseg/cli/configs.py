@@ -1,4 +1,4 @@
-"""`refseg configs`: list the configs that ship, with their methods and data sets."""
+"""`refseg configs`: list the configs that ship with refseg, their methods and their data sets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ refseg configs vipa --ablations
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("words", nargs="*", metavar="WORD", help="only configs with all of these in their line")
+    parser.add_argument("words", nargs="*", metavar="WORD", help="list only configs whose line has all these words")
     parser.add_argument("--ablations", action="store_true", help="include the papers' ablations")
 
 
@@ -28,7 +28,7 @@ def main(args: argparse.Namespace) -> int:
             if all(any(word.lower() in cell.lower() for cell in line) for word in args.words):
                 lines.append(line)
     if not lines:
-        raise UserError(f"no config matches {' '.join(args.words)!r}; `refseg configs --ablations` lists all")
+        raise UserError(f"no config matches {' '.join(args.words)!r}. `refseg configs --ablations` lists all")
     widths = [max(len(line[column]) for line in lines) for column in range(2)]
     for name, method, data in lines:
         print(f"{name:{widths[0]}}  {method:{widths[1]}}  {data}")

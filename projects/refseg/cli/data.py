@@ -1,4 +1,4 @@
-"""The arguments of `refseg data WHAT`; what does the work is imported when it is asked for."""
+"""`refseg data WHAT`: find, check, browse, convert and generate data. The work is done in `refseg.data_tools`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from refseg.cli.main import with_examples
+from refseg.cli.options import add_data_root
+from refseg.cli.run_options import add_cfg_options
 from refseg.datasets.targets import data_root
 
-PACKAGE = "refseg.data_tools"
 SET = (
-    "a name as `refseg data layout` lists them, a JSONL file, a JSON file in SeqTR's layout, or a folder made by "
+    "a name from `refseg data layout`, a JSONL file, a JSON file in SeqTR's layout, or a folder made by "
     "`refseg data refshapes`"
 )
 
@@ -24,76 +26,78 @@ refseg data refshapes --preset mini --out data/refshapes_mini
 
 
 def _layout(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sets", nargs="*", metavar="SET", help="names of data sets (default: all, in short)")
+    parser.add_argument("sets", nargs="*", metavar="SET", help="names of data sets (default: a summary of all)")
 
 
 def _check(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sets", nargs="*", metavar="SET", help=f"{SET} (default: all that the data root has)")
+    parser.add_argument("sets", nargs="*", metavar="SET", help=f"{SET} (default: all in the data root)")
     parser.add_argument(
         "--images",
         choices=["quick", "all", "none"],
         default="quick",
-        help="quick: header and end of each file, and the whole file where these look wrong; all: decode every image; "
-        "none: leave image files out (default: quick)",
+        help="quick: check the start and end of each file, and decode it if these look wrong; all: decode every image; "
+        "none: skip images (default: quick)",
     )
-    parser.add_argument("--all", action="store_true", help="print every finding, not the first 10 of each kind")
-    parser.add_argument("--json", metavar="FILE", help="write everything to this file too")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: as many as it pays to have)")
+    parser.add_argument("--all", action="store_true", help="print every finding, instead of the first 10 of each kind")
+    parser.add_argument("--json", metavar="FILE", help="also write all findings to this file")
+    parser.add_argument("--workers", type=int, metavar="N", help="number of processes (default: chosen by the work)")
 
 
 def _leaks(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--train", nargs="+", required=True, metavar="SET[:SPLIT]", help="what is trained on (default split: train)")
-    add("--test", nargs="+", required=True, metavar="SET[:SPLIT]", help="what is evaluated on (default: all but train)")
-    add("--fail", action="store_true", help="end with 1 if any image is shared")
+    add("--train", nargs="+", required=True, metavar="SET[:SPLIT]", help="training data (default split: train)")
+    add(
+        "--test",
+        nargs="+",
+        required=True,
+        metavar="SET[:SPLIT]",
+        help="evaluation data (default: all but train)",
+    )
+    add("--fail", action="store_true", help="exit with 1 if any image is shared")
     add("--by-content", action="store_true", help="decode all images and compare their pixels (slow)")
 
 
 def _browse(parser: argparse.ArgumentParser) -> None:
-    from refseg.compat import dict_action
-
     parser.add_argument("config", help="config file, or the name of one that ships with refseg")
-    parser.add_argument("--loader", choices=["train", "val", "test"], default="train", help="whose data set (train)")
-    parser.add_argument("--num", type=int, default=24, metavar="N", help="number of items, drawn at random (24)")
-    parser.add_argument("--seed", type=int, default=0, help="draws the items, and what is random about them (0)")
-    parser.add_argument("--epoch", type=int, default=0, help="the epoch to look at: each augments anew (0)")
-    parser.add_argument("--out", default="browse.html", metavar="FILE", help="the page to write (browse.html)")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=dict_action(),
-        default={},
-        metavar="KEY=VALUE",
-        help="overrides of config keys",
-    )
+    parser.add_argument("--loader", choices=["train", "val", "test"], default="train", help="default: train")
+    parser.add_argument("--num", type=int, default=24, metavar="N", help="number of random samples (default: 24)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the samples and augmentation (default: 0)")
+    parser.add_argument("--epoch", type=int, default=0, help="epoch, which changes the augmentation (default: 0)")
+    parser.add_argument("--out", default="browse.html", metavar="FILE", help="page to write (default: browse.html)")
+    add_cfg_options(parser)
 
 
 def _from_coco(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("instances", help="annotation file in COCO's layout (images, annotations, categories)")
-    add("--images", required=True, metavar="DIR", help="folder that the file names in it are relative to")
-    add("--out", required=True, metavar="FILE", help="JSONL file to write; image paths in it are relative to it")
+    add("--images", required=True, metavar="DIR", help="folder that its file names are relative to")
+    add("--out", required=True, metavar="FILE", help="JSONL file to write; its image paths are relative to it")
     add(
         "--per",
         choices=["category", "instance"],
         default="category",
-        help="category: a row per image and category, which refers to all instances of it; instance: a row each, or "
-        "one for all that have the same text (default: category)",
+        help="category: one row per image and category, which refers to all its instances; instance: one row per "
+        "instance, or per text if several instances share it (default: category)",
     )
-    add("--text", default="{category}", help="text of a row; {category} and {count} are filled in ('{category}')")
-    add(
-        "--text-many", metavar="TEXT", help="text where there are several instances, e.g. 'all {category}s' (as --text)"
-    )
+    add("--text", default="{category}", help="text of a row, with {category} and {count} (default: '{category}')")
+    many = "text of a row with several instances, such as 'all {category}s' (default: as --text)"
+    add("--text-many", metavar="TEXT", help=many)
     add(
         "--text-field",
         metavar="NAME",
-        help="with --per instance: take the text from this field of the annotations, e.g. caption, or "
-        "attributes.expression of CVAT; a list gives a row for each, and annotations without it are left out",
+        help="with --per instance: take the text from this field of the annotations, such as caption, or CVAT's "
+        "attributes.expression. A list gives one row per text. Annotations without the field are skipped",
     )
-    add("--no-target", type=int, default=0, metavar="N", help="rows per image that name a category it has none of (0)")
-    add("--seed", type=int, default=0, help="draws the categories of --no-target (0)")
-    add("--split", metavar="NAME", help="split to write into every row, e.g. train")
-    add("--overwrite", action="store_true", help="replace the file if it is there")
+    add(
+        "--no-target",
+        type=int,
+        default=0,
+        metavar="N",
+        help="rows per image of absent categories (default: 0)",
+    )
+    add("--seed", type=int, default=0, help="random seed of --no-target (default: 0)")
+    add("--split", metavar="NAME", help="split of every row, such as train")
+    add("--overwrite", action="store_true", help="replace an existing file")
 
 
 def _refshapes(parser: argparse.ArgumentParser) -> None:
@@ -102,70 +106,83 @@ def _refshapes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="mini", help=f"one of: {', '.join(sorted(PRESETS))} (default: mini)")
     parser.add_argument("--out", type=Path, help="folder to write to (default: data/refshapes_<preset>)")
     parser.add_argument("--workers", type=int, help="number of processes (default: one per usable core)")
-    parser.add_argument("--overwrite", action="store_true", help="replace what an earlier run wrote there")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output of an earlier run")
 
 
 @dataclass(frozen=True)
 class _Command:
-    summary: str
+    module: str  # its main(args) does the work
     add_arguments: Callable[[argparse.ArgumentParser], None]
-    module: str  # whose main(args) does the work
+    summary: str
+    examples: str
     description: str = ""
     has_root: bool = True
 
 
 COMMANDS = {
     "layout": _Command(
-        "which files each data set needs, which are there, where they come from",
+        "refseg.data_tools.layout",
         _layout,
-        f"{PACKAGE}.layout",
-        "Shows the files that each known data set needs, which of them are there, and where they come from. refseg "
+        "list the files that each data set needs, which are present, and where they come from",
+        "refseg data layout\nrefseg data layout refcoco grefcoco",
+        "List the files that each known data set needs, which of them are present, and where they come from. refseg "
         "downloads none of them: get them from their authors, under their terms, and put them at these places.",
     ),
     "check": _Command(
-        "whether data sets are complete and undamaged",
+        "refseg.data_tools.check",
         _check,
-        f"{PACKAGE}.check",
-        "Checks that files can be read, splits hold what was published, every entry can be used, images are there, "
-        "whole and of the annotated size, masks are not empty, boxes lie in their images, and splits share no image. "
-        "Ends with 1 where there is a defect; a warning is something to know of that stops nothing.",
+        "check that data sets are complete and undamaged",
+        "refseg data check refcoco\nrefseg data check my.jsonl --images all",
+        "Check that files can be read, splits have the published counts, every entry can be used, images are present, "
+        "complete and of the annotated size, masks are not empty, boxes are inside their images, and splits share no "
+        "image. A defect makes the exit code 1. A warning does not.",
     ),
     "leaks": _Command(
-        "training images that are also images of test sets",
+        "refseg.data_tools.leaks",
         _leaks,
-        f"{PACKAGE}.leaks",
-        "Counts the training images that also occur in test sets, and prints the filter that leaves them out. SET is "
-        f"{SET}; SET:SPLIT or SET:SPLIT,SPLIT names splits. Images are the same when COCO's ids agree, or else file "
-        "names and sizes.",
+        "find training images that are also in test sets",
+        "refseg data leaks --train refcocog:train --test refcoco:val,testA",
+        "Count the training images that also occur in test sets, and print the filter that excludes them. SET is "
+        f"{SET}. SET:SPLIT or SET:SPLIT,SPLIT selects splits. Images are the same if their COCO ids agree, or else "
+        "their file names and sizes.",
     ),
     "browse": _Command(
-        "a page of samples as a model gets them, after augmentation",
+        "refseg.data_tools.browse",
         _browse,
-        f"{PACKAGE}.browse",
-        "Writes one HTML file with random samples of a config's data set as the model gets them: image, masks, boxes, "
-        "phrases, tokens, and which phrase refers to what.",
+        "write a page of samples as the model sees them, after augmentation",
+        "refseg data browse instalign_tiny_refshapes --num 12",
+        "Write one HTML file with random samples of a config's data set as the model sees them: image, masks, boxes, "
+        "phrases, tokens, and the instances that each phrase refers to.",
     ),
     "from-coco": _Command(
-        "start a JSONL file of your own from a COCO file",
+        "refseg.data_tools.from_coco",
         _from_coco,
-        f"{PACKAGE}.from_coco",
-        "Writes a JSONL file with category names, or a field of the annotations, as phrases: a start that you edit. "
+        "convert a COCO file to a JSONL file to edit",
+        "refseg data from-coco instances.json --images photos --out my.jsonl --split train",
+        "Write a JSONL file whose phrases are category names, or a field of the annotations, as a start for editing. "
         "Annotations of one image with the same text become one row that refers to all of them. Crowd regions "
-        "(iscrowd = 1) are no targets, unless they have a text of their own or CVAT's attributes; a row whose category "
-        "also has such a region in the image is tagged crowd.",
+        "(iscrowd = 1) are not targets, unless they have their own text or CVAT's attributes. A row whose category "
+        "also has a crowd region in the image gets the tag crowd.",
         has_root=False,
     ),
-    "refshapes": _Command("generate the RefShapes benchmark", _refshapes, "refseg.refshapes.generate", has_root=False),
+    "refshapes": _Command(
+        "refseg.refshapes.generate",
+        _refshapes,
+        "generate the RefShapes benchmark",
+        "refseg data refshapes --preset mini --out data/refshapes_mini",
+        has_root=False,
+    ),
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    what = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
+    commands = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
     for name, command in COMMANDS.items():
-        sub = what.add_parser(name, help=command.summary, description=command.description or command.summary)
+        text = with_examples(command.description or command.summary, command.examples)
+        sub = commands.add_parser(name, help=command.summary, description=text, formatter_class=parser.formatter_class)
         command.add_arguments(sub)
         if command.has_root:
-            sub.add_argument("--data-root", metavar="DIR", help="what `data/...` stands for (default: $REFSEG_DATA)")
+            add_data_root(sub)
 
 
 def main(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`refseg demo`: the web page, on this machine and without a network."""
+"""`refseg demo`: serve the web page from this machine, without other network access."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from refseg.cli.run_options import WEIGHTS, add_model_options
 from refseg.demo.limits import Limits
 from refseg.engine import best_checkpoint
 from refseg.errors import UsageError
@@ -23,32 +24,31 @@ refseg demo instalign_swinb weights.pth --port 8000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from refseg.compat import dict_action
-
     limits = Limits()
     parser.add_argument("model", nargs="?", help=f"work directory, checkpoint, or config (default: {QUICKSTART})")
-    parser.add_argument("weights", nargs="?", help="checkpoint or work directory, where MODEL is a config")
-    parser.add_argument("--device", help="default: cuda where there is one")
+    parser.add_argument("weights", nargs="?", help=WEIGHTS)
+    parser.add_argument("--device", help="default: cuda if available")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
-    parser.add_argument("--examples", metavar="FILE", help='lines of {"image": path, "texts": [...]} to try')
-    parser.add_argument("--allow-download", action="store_true", help="let text encoders come from the hub")
-    parser.add_argument("--cfg-options", nargs="+", action=dict_action(), default={}, metavar="KEY=VALUE")
-    where = parser.add_argument_group("where")
-    where.add_argument("--host", default=LOCAL[0], help="address to listen on; 0.0.0.0: all of this machine's")
-    where.add_argument("--port", type=int, help="default: the first free one from 7860 on")
-    where.add_argument("--root-path", default="", metavar="/PATH", help="what a proxy puts in front of the addresses")
-    most = parser.add_argument_group("limits")
-    most.add_argument("--max-upload", type=float, default=limits.upload_mb, metavar="MB", help="of a file")
-    most.add_argument(
-        "--max-megapixels", type=float, default=limits.answered_megapixels, help="larger images are reduced to that"
-    )
-    most.add_argument("--max-phrases", type=int, default=limits.phrases, help="in one question")
-    most.add_argument("--per-minute", type=int, default=limits.per_minute, help="questions of one client")
-    most.add_argument("--keep-minutes", type=float, default=limits.kept_minutes, help="how long files are kept")
+    parser.add_argument("--examples", metavar="FILE", help='example inputs: lines of {"image": path, "texts": [...]}')
+    add_model_options(parser)
+    group = parser.add_argument_group("server")
+    group.add_argument("--host", default=LOCAL[0], help="address to listen on (default: %(default)s; 0.0.0.0: all)")
+    group.add_argument("--port", type=int, help="default: the first free port from 7860")
+    group.add_argument("--root-path", default="", metavar="/PATH", help="path prefix that a proxy adds")
+    group = parser.add_argument_group("limits")
+    for option, kind, value, metavar, text in (
+        ("--max-upload", float, limits.upload_mb, "MB", "largest file"),
+        ("--max-megapixels", float, limits.answered_megapixels, "N", "larger images are reduced to this size"),
+        ("--max-phrases", int, limits.phrases, "N", "phrases in one request"),
+        ("--per-minute", int, limits.per_minute, "N", "requests of one client per minute"),
+        ("--keep-minutes", float, limits.kept_minutes, "N", "time until files are deleted"),
+    ):
+        help_text = f"{text} (default: %(default)s)"
+        group.add_argument(option, type=kind, default=value, metavar=metavar, help=help_text)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Serves until it is interrupted; then, whatever was uploaded or answered is deleted."""
+    """Serve until interrupted, then delete all uploads and results."""
     limits = Limits(
         upload_mb=args.max_upload,
         answered_megapixels=args.max_megapixels,
@@ -56,12 +56,12 @@ def main(args: argparse.Namespace) -> int:
         per_minute=args.per_minute,
         kept_minutes=args.keep_minutes,
     )
-    check_root_path(args.root_path)
-    if args.allow_download:
-        os.environ["REFSEG_ALLOW_DOWNLOAD"] = "1"
+    root_path = args.root_path
+    if root_path and (not root_path.startswith("/") or root_path.endswith("/")):
+        raise UsageError(f"--root-path must begin with / and not end with it, as /refseg does; not {root_path!r}")
     model = args.model or quickstart_model()
     if importlib.util.find_spec("gradio") is None:
-        raise UsageError("the page needs Gradio: pip install 'refseg[demo]'")
+        raise UsageError("the web page needs Gradio. Install it: pip install 'refseg[demo]'")
     with tempfile.TemporaryDirectory(prefix="refseg-demo-", ignore_cleanup_errors=True) as folder:
         files = Path(folder).resolve()
         prepare_environment(files, args.host)
@@ -79,37 +79,34 @@ def main(args: argparse.Namespace) -> int:
             examples.examples_in(args.examples) if args.examples else examples.of_test_split(inferencer.loaded.config)
         )
         offered = examples.copied(chosen[: examples.MOST], files / "examples")
-        blocks = app.launch(page, files, offered, host=args.host, port=args.port, root_path=args.root_path)
+        blocks = app.launch(page, files, offered, host=args.host, port=args.port, root_path=root_path)
         print(f"open {blocks.local_url} (Ctrl+C ends it)", flush=True)
         if args.host not in LOCAL:
-            print(f"note: whoever reaches {args.host} may use it; there is no password", file=sys.stderr)
+            print(f"note: there is no password. Anyone who can reach {args.host} can use the page", file=sys.stderr)
         app.serve(blocks)
     return 0
 
 
 def quickstart_model() -> str:
-    """What `make demo` trained."""
+    """Return the work directory of `make demo`."""
     if not Path(QUICKSTART).is_dir() or best_checkpoint(QUICKSTART) is None:
         raise UsageError(
-            f"no model is named, and there is none in {QUICKSTART}: `make demo` trains a small one in minutes. Or name "
-            "a work directory, a checkpoint, or a config with weights"
+            f"no model given, and there is none in {QUICKSTART}: `make demo` trains a small one in minutes. Or pass a "
+            "work directory, a checkpoint, or a config with weights"
         )
     return QUICKSTART
 
 
-def check_root_path(root_path: str) -> None:
-    if root_path and (not root_path.startswith("/") or root_path.endswith("/")):
-        raise UsageError(f"--root-path begins with / and does not end with it, such as /refseg; not {root_path!r}")
-
-
 def prepare_environment(files: Path, host: str) -> None:
-    """What Gradio reads when it is imported: where its files are, and that it reports to nobody. When it starts, it
-    asks its own server something: that must not go through a proxy."""
+    """Set the variables that Gradio reads at import: its folders, and no analytics.
+
+    At start, Gradio sends a request to its own server. It must not go through a proxy.
+    """
     os.environ.update(
         GRADIO_ANALYTICS_ENABLED="False",
         GRADIO_TEMP_DIR=str(files),
         GRADIO_EXAMPLES_CACHE=str(files / "cached"),
-        GRADIO_ANALYTICS_MAX_EVENTS="100",  # which Gradio keeps in memory
+        GRADIO_ANALYTICS_MAX_EVENTS="100",  # kept in memory
         HF_HUB_DISABLE_TELEMETRY="1",
     )
     direct = ",".join(dict.fromkeys([*os.environ.get("NO_PROXY", "").split(","), *LOCAL, host])).strip(",")

@@ -1,4 +1,4 @@
-"""`refseg flops`: parameters, MACs and FLOPs of a model."""
+"""`refseg flops`: count parameters, MACs and FLOPs of a model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ refseg flops work_dirs/quickstart --shape 480 480
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="config, checkpoint, or work directory")
     parser.add_argument("--shape", nargs=2, type=int, metavar=("H", "W"), help="default: the config's test size")
-    parser.add_argument("--words", type=int, default=20, help="tokens of the phrase")
+    parser.add_argument("--words", type=int, default=20, help="tokens of the phrase (default: 20)")
     parser.add_argument("--json", action="store_true", help="print JSON with params, macs, flops")
 
 

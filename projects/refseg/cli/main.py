@@ -15,34 +15,34 @@ from typing import NoReturn
 from refseg import __version__
 from refseg.errors import UserError, sentence
 
-RANK_WAIT_S = 10.0  # an error that all processes share ends the others in this time
-VERBS = {  # verb: what it does; its arguments and its work are in refseg.cli.<verb>
+RANK_WAIT_S = 10.0  # the launcher ends all processes within this time once rank 0 is gone
+VERBS = {  # verb: summary. The module refseg.cli.<verb> has EXAMPLES, add_arguments(parser) and main(args).
     "train": "train a config",
     "test": "evaluate a model on its config's test split",
-    "predict": "masks for images and phrases of your own",
-    "demo": "a web page to try a model with images of your own",
+    "predict": "predict masks for your own images and phrases",
+    "demo": "open a web page to try a model with your own images",
     "score": "score a file of predictions by named protocols",
     "compare": "compare two files of predictions on the same data",
-    "report": "one page about a run: curves, scores, calibration, pictures",
-    "probe": "change one thing of a phrase: does the answer follow?",
+    "report": "write one page about a run: curves, scores, calibration, pictures",
+    "probe": "change one thing in each phrase and measure whether the answer follows",
     "data": "find, check, browse, convert and generate data",
     "quickstart": "generate RefShapes, train a small model, evaluate, write a report",
-    "configs": "list the configs that ship, with their methods and data sets",
-    "flops": "parameters, MACs and FLOPs of a model",
-    "benchmark": "samples per second, latency and memory of a model",
-    "doctor": "what is installed, what works, what is missing; or whether a config can be trained here",
+    "configs": "list the configs that ship with refseg",
+    "flops": "count parameters, MACs and FLOPs of a model",
+    "benchmark": "measure samples per second, latency and memory of a model",
+    "doctor": "check the installation, or whether a config can be trained here",
 }
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse's parser, whose errors are one sentence without the usage above it."""
+    """Parser whose errors are one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}. `{self.prog} --help` shows the options\n")
 
 
 class _Help(argparse.HelpFormatter):
-    """argparse's help, with indented paragraphs (examples) as they are."""
+    """Help that keeps indented paragraphs (examples) as they are."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         filled = super()._fill_text
@@ -60,12 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = next((word for word in argv if not word.startswith("-")), None)
     for name, summary in VERBS.items():
         verb_parser = verbs.add_parser(name, help=summary, formatter_class=_Help)
-        if name == chosen:  # importing the others would take seconds
+        if name == chosen:  # importing all of them takes seconds
             module = importlib.import_module(f"refseg.cli.{name}")
-            examples = textwrap.indent(module.EXAMPLES.strip(), "  ")
-            verb_parser.description = f"{summary[:1].upper()}{summary[1:]}.\n\nexamples:\n{examples}"
+            verb_parser.description = with_examples(summary, module.EXAMPLES)
             module.add_arguments(verb_parser)
     args = parser.parse_args(argv)
+    if getattr(args, "allow_download", False):
+        os.environ["REFSEG_ALLOW_DOWNLOAD"] = "1"
     try:
         code = module.main(args)
         sys.stdout.flush()
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever read this has read enough, as `| head` does
+    except BrokenPipeError:  # the reader has stopped, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (UserError, OSError) as error:
@@ -87,11 +88,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         _leave_process_group(together=False)
 
 
-def print_error(verb: str, message: str) -> None:
-    """Print an error once: of several processes that meet the same one, rank 0 prints it.
+def with_examples(summary: str, examples: str) -> str:
+    """Return the description of a command for its help: a sentence, then indented examples."""
+    sentences = f"{summary[:1].upper()}{summary[1:]}".rstrip(".")
+    return f"{sentences}.\n\nexamples:\n{textwrap.indent(examples.strip(), '  ')}"
 
-    The launcher ends the other processes when rank 0 is gone. Who is still there after a while has an error that rank 0
-    does not share, and prints it too.
+
+def print_error(verb: str, message: str) -> None:
+    """Print an error once. Of several processes with the same error, rank 0 prints it.
+
+    The launcher ends the other processes when rank 0 is gone. A process that is still there after a while has an error
+    of its own and prints it too.
     """
     rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
     if rank:
@@ -101,7 +108,7 @@ def print_error(verb: str, message: str) -> None:
 
 
 def _leave_process_group(*, together: bool) -> None:
-    """gloo's threads now and then abort a process that ends without leaving, or while others still talk to it."""
+    """Leave the process group: gloo sometimes aborts a process that does not, or whose peers still send to it."""
     dist = sys.modules.get("torch.distributed")
     if dist is not None and dist.is_available() and dist.is_initialized():
         if together:

@@ -1,4 +1,4 @@
-"""`refseg report WORK_DIR`: one page about a run."""
+"""`refseg report`: write one page about a run."""
 
 from __future__ import annotations
 
@@ -7,13 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from refseg.cli.options import (
-    add_shared_arguments,
-    at_least,
-    check_min_score,
-    chosen_groups,
-    chosen_protocols,
-)
+from refseg.cli.options import add_shared_arguments, at_least, check_min_score, chosen_groups, chosen_protocols
 from refseg.datasets.targets import data_root
 from refseg.errors import DataError, UsageError
 from refseg.evaluation.prediction_file import read_header
@@ -30,12 +24,13 @@ refseg report work_dirs/quickstart --predictions answers.jsonl --data data/refsh
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("work_dir", metavar="WORK_DIR", help="of a training: its log gives curves, config and environment")
-    add("--predictions", metavar="FILE", help="answers of the model, of any kind that `refseg score` reads")
-    add("--probes", metavar="FILE", help="what `refseg probe --json` wrote")
-    add("--out", metavar="FILE", help="the page (default: WORK_DIR/report.html)")
-    add("--cases", type=at_least(0), default=PER_GROUP, metavar="N", help=f"pictures of each sort ({PER_GROUP})")
-    add("--resamples", type=at_least(1), default=RESAMPLES, metavar="N", help=f"of images, for intervals ({RESAMPLES})")
+    add("work_dir", metavar="WORK_DIR", help="work directory of a training: its log has curves, config and environment")
+    add("--predictions", metavar="FILE", help="predictions of the model, in any format of `refseg score`")
+    add("--probes", metavar="FILE", help="output of `refseg probe --json`")
+    add("--out", metavar="FILE", help="page to write (default: WORK_DIR/report.html)")
+    add("--cases", type=at_least(0), default=PER_GROUP, metavar="N", help=f"pictures per group (default: {PER_GROUP})")
+    resamples = f"image resamples for intervals (default: {RESAMPLES})"
+    add("--resamples", type=at_least(1), default=RESAMPLES, metavar="N", help=resamples)
     add_shared_arguments(parser, protocols="NAME[,NAME]", by=",".join(BY), data_required=False)
 
 
@@ -44,7 +39,7 @@ def main(args: argparse.Namespace) -> int:
     if not args.predictions:
         for option, value in (("--data", args.data), ("--json", args.json)):
             if value:
-                raise UsageError(f"{option} is about predictions: name their file with --predictions")
+                raise UsageError(f"{option} needs predictions. Pass their file with --predictions")
     probes = read_probes(args.probes) if args.probes else None
     shared: dict[str, Any] = {
         "curves": run.curves,
@@ -60,8 +55,8 @@ def main(args: argparse.Namespace) -> int:
         report = Report(title=title, summary=summary, missing=how_to_score(run), **shared)
         if not run.curves.losses and not run.curves.metrics and not run.config_text:
             raise UsageError(
-                f"{run.path} holds nothing to report: no log (*/vis_data/scalars.json) and no config, and no "
-                "--predictions are named"
+                f"nothing to report in {run.path}: it has no log (*/vis_data/scalars.json) and no config. Pass another "
+                "work directory, or --predictions"
             )
         print(report.missing)
     out = Path(args.out or run.path / "report.html")
@@ -72,7 +67,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _scored_report(args: argparse.Namespace, title: str, summary: dict[str, str], shared: dict[str, Any]) -> Report:
     if not args.data:
-        raise UsageError(f"--predictions needs --data SET:SPLIT, what they are answers to{_data_of(args.predictions)}")
+        raise UsageError(f"--predictions needs --data SET:SPLIT{_data_of(args.predictions)}")
     settings = Settings(
         protocols=chosen_protocols(args),
         groups=chosen_groups(args),
@@ -94,23 +89,23 @@ def _scored_report(args: argparse.Namespace, title: str, summary: dict[str, str]
 
 
 def _data_of(predictions: str) -> str:
-    """What the file's header says that it is of, as a hint."""
+    """Return a hint with the data that the header of a prediction file names."""
     if not predictions.endswith((".jsonl", ".jsonl.gz")):
         return ""
     data = read_header(predictions).get("data")
     annotations = data.get("annotations") if isinstance(data, dict) else None
     if not isinstance(annotations, dict):
         return ""
-    return f"; the file says: {annotations.get('file') or annotations.get('refs')}, split {data.get('split')}"
+    return f". The file was made with {annotations.get('file') or annotations.get('refs')}, split {data.get('split')}"
 
 
 def how_to_score(run: WorkDir) -> str:
-    """The commands that make predictions, with what the work directory holds."""
+    """Return the commands that make predictions with the config and checkpoint of a work directory."""
     config = next(iter(run.path.glob("*.py")), "CONFIG")
     checkpoint = run.checkpoints[0] if run.checkpoints else "CHECKPOINT"
     predictions = run.path / "predictions.jsonl"
     return (
-        "Scores, calibration and pictures need the model's answers. Make them, then name them with their data:\n"
+        "Scores, calibration and pictures need predictions. Make them, then pass them with their data:\n"
         f"  refseg test {config} {checkpoint} --predictions {predictions}\n"
         f"  refseg report {run.path} --predictions {predictions} --data SET:SPLIT"
     )
@@ -120,11 +115,11 @@ def read_probes(file: str) -> dict[str, Any]:
     try:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"no such file of probes: {file}; `refseg probe ... --json {file}` writes it") from None
+        raise DataError(f"no such file of probes: {file}. `refseg probe ... --json {file}` writes it") from None
     except (ValueError, OSError) as error:
         raise DataError(f"{file} cannot be read as JSON ({error})") from None
     try:
         probes_section(content)
     except (KeyError, TypeError, AttributeError, ValueError):
-        raise DataError(f"{file} is not what `refseg probe --json` writes, or is damaged") from None
+        raise DataError(f"{file} is not a file of `refseg probe --json`, or it is damaged") from None
     return content

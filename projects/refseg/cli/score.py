@@ -1,4 +1,4 @@
-"""`refseg score`: a file of predictions, of any model, scored by named protocols."""
+"""`refseg score`: score the predictions of any model by named protocols."""
 
 from __future__ import annotations
 
@@ -11,13 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from refseg.cli.options import (
-    add_shared_arguments,
-    at_least,
-    check_min_score,
-    chosen_groups,
-    chosen_protocols,
-)
+from refseg.cli.options import add_shared_arguments, at_least, check_min_score, chosen_groups, chosen_protocols
 from refseg.datasets.targets import data_root
 from refseg.evaluation.breakdowns import tag_columns, with_columns
 from refseg.evaluation.notes import header_line, notes_of
@@ -36,40 +30,44 @@ from refseg.terminal import aligned, printable, write_whole
 
 EXAMPLES = """
 refseg score answers.jsonl --data refcoco:val --protocol lavt,refseg
+refseg score masks/ --data my.jsonl:test --by length,size --ci
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("predictions", help="prediction file, folder of PNGs, or COCO results; see below")
+    add("predictions", help="prediction file, folder of PNGs, or COCO results (see below)")
     add_shared_arguments(parser, protocols="NAME[,NAME]", by="")
+    ci = "95 %% confidence intervals from N resamples of images (1000 without N)"
+    add("--ci", nargs="?", type=at_least(1), const=1000, metavar="N", help=ci)
     add(
-        "--ci",
-        nargs="?",
-        type=at_least(1),
-        const=1000,
-        metavar="N",
-        help="intervals of 95 %% from N resamples of images",
+        "--calibration",
+        action="store_true",
+        help="also report confusion and calibration of 'nothing here'",
     )
-    add("--calibration", action="store_true", help="confusion, calibration and threshold curve of 'nothing here'")
-    add("--alignment", action="store_true", help="how well instances' weights find their words (RefShapes)")
+    add("--alignment", action="store_true", help="also report how well word weights match instances (RefShapes only)")
 
 
 def main(args: argparse.Namespace) -> int:
+    from refseg.analysis.calibration import no_target_report
+    from refseg.evaluation.alignment import alignment_report
+
     protocols, groups = chosen_protocols(args), chosen_groups(args)
     check_min_score(args, [args.predictions])
     with data_root(args.data_root):
         data = open_data(args.data, allow_partial=args.allow_partial, drop_no_target=args.drop_no_target)
         columns = tag_columns(data.truths, groups)
         predictions = describe_predictions(Path(args.predictions), min_score=args.min_score)
-        found = score_file(args.predictions, data.truths, protocols, args, columns)
+        scored = score_file(args.predictions, data.truths, protocols, args, columns)
         results = [
-            result_of(protocol, found.rows[protocol.name], found.counts[protocol.name], args.ci, groups)
+            result_of(protocol, scored.rows[protocol.name], scored.counts[protocol.name], args.ci, groups)
             for protocol in protocols
         ]
-        more = extra_results(args, protocols, found, data)
-    results[0] |= more
-    notes = notes_of(protocols, found, predictions, min_score=args.min_score)
+        if args.calibration:
+            results[0]["no_target"] = no_target_report(scored.rows[protocols[0].name], protocols[0])
+        if args.alignment:
+            results[0]["alignment"] = alignment_report(args.predictions, data.truths)
+    notes = notes_of(protocols, scored, predictions, min_score=args.min_score)
     print("\n".join(report_lines(data, predictions, results, notes)))
     if args.json:
         shared = {"data": data.describe(), "predictions": predictions, "notes": notes}
@@ -80,21 +78,6 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def extra_results(
-    args: argparse.Namespace, protocols: Sequence[Protocol], found: ScoreResult, data: Data
-) -> dict[str, Any]:
-    """What --calibration and --alignment add to the first protocol's result."""
-    from refseg.analysis.calibration import no_target_report
-    from refseg.evaluation.alignment import alignment_report
-
-    more: dict[str, Any] = {}
-    if args.calibration:
-        more["no_target"] = no_target_report(found.rows[protocols[0].name], protocols[0])
-    if args.alignment:
-        more["alignment"] = alignment_report(args.predictions, data.truths)
-    return more
-
-
 def score_file(
     path: str,
     truths: TruthIndex,
@@ -102,26 +85,38 @@ def score_file(
     args: argparse.Namespace,
     columns: dict[str, np.ndarray],
 ) -> ScoreResult:
-    """`columns`: what the rows get besides, of all expressions."""
+    """Score one file of predictions.
+
+    Args:
+        path: prediction file, folder of PNGs, or COCO results.
+        truths: annotations.
+        protocols: protocols to score by.
+        args: options of `add_shared_arguments`.
+        columns: more columns for the rows, each with a value per expression.
+    """
     from tqdm import tqdm
 
     rows = answers_of(path, truths, min_score=args.min_score, absent_is_nothing=args.absent_is_nothing)
-    with tqdm(rows, total=len(truths), unit=" rows", desc="scoring", mininterval=0.5, dynamic_ncols=True) as shown:
-        found = score_predictions(shown, truths, protocols, allow_partial=args.allow_partial)
-    rows = {name: with_columns(rows, truths, columns) for name, rows in found.rows.items()}
-    return replace(found, rows=rows)
+    with tqdm(rows, total=len(truths), unit=" rows", desc="scoring", mininterval=0.5, dynamic_ncols=True) as bar:
+        scored = score_predictions(bar, truths, protocols, allow_partial=args.allow_partial)
+    return replace(scored, rows={name: with_columns(rows, truths, columns) for name, rows in scored.rows.items()})
 
 
 def report_lines(data: Data, predictions: dict[str, Any], results: Sequence[dict], notes: Sequence[str]) -> list[str]:
     from refseg.analysis.calibration import no_target_lines
     from refseg.evaluation.alignment import alignment_lines
 
-    told = data.describe()
-    lines = [f"{predictions['file']} on {data.name}: {told['images']:,} images, {told['expressions']:,} expressions"]
+    size = data.describe()
+    lines = [f"{predictions['file']} on {data.name}: {size['images']:,} images, {size['expressions']:,} expressions"]
     lines += [f"  {header_line(predictions['header'])}"] if predictions["header"] else []
     for result in results:
         lines += ["", f"{result['protocol']} ({result['counts']['scored']:,} expressions)"]
-        lines += [f"  {line}" for line in _metric_lines(result)]
+        # One row per metric: name, value, interval
+        rows = []
+        for name, value in result["metrics"].items():
+            low, high = result.get("intervals", {}).get(name, (None, None))
+            rows.append([name, f"{value:.2f}", "" if low is None else f"[{low:.2f}, {high:.2f}]"])
+        lines += [f"  {line}" for line in aligned(rows)]
         for name, table in result.get("by", {}).items():
             lines += ["", *(f"  {line}" for line in _group_lines(name, table, list(result["metrics"])))]
     lines += ["", *no_target_lines(results[0]["no_target"])] if "no_target" in results[0] else []
@@ -130,24 +125,15 @@ def report_lines(data: Data, predictions: dict[str, Any], results: Sequence[dict
     return [printable(line) for line in lines]
 
 
-def _metric_lines(result: dict[str, Any]) -> list[str]:
-    intervals = result.get("intervals", {})
-    rows = []
-    for name, value in result["metrics"].items():
-        ends = [f"[{end:.2f}" if i == 0 else f"{end:.2f}]" for i, end in enumerate(intervals.get(name, ()))]
-        rows.append([name, f"{value:.2f}", ", ".join(ends)])
-    return aligned(rows)
-
-
 def _group_lines(name: str, table: Sequence[dict[str, Any]], metrics: Sequence[str]) -> list[str]:
     if not table:
-        return [f"by {name}: no expression has one"]
+        return [f"by {name}: no expression has this property"]
+
+    def cell(value: Any) -> str:
+        if value is None:
+            return "-"
+        return f"{value:.2f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
     heads = [name, "expressions", *metrics]
-    rows = [[f"by {name}", *heads[1:], ""]]  # the last column would be to the left
-    return aligned(rows + [[*(_cell(line.get(head)) for head in heads), ""] for line in table])
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.2f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+    rows = [[f"by {name}", *heads[1:], ""]]  # `aligned` puts the last column to the left
+    return aligned(rows + [[*(cell(line.get(head)) for head in heads), ""] for line in table])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from refseg.cli.run_options import MODEL, add_run_options, run_options
+from refseg.cli.run_options import MODEL, WEIGHTS, add_run_options, run_options
 
 EXAMPLES = """
 refseg test work_dirs/quickstart
@@ -15,10 +15,10 @@ refseg test instalign_swinb weights.pth --cfg-options test_dataloader.dataset.sp
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help=MODEL)
-    parser.add_argument("weights", nargs="?", help="checkpoint or work directory, where MODEL is a config")
+    parser.add_argument("weights", nargs="?", help=WEIGHTS)
     add_run_options(parser)
     parser.add_argument("--out", help="write the metrics to this JSON file")
-    parser.add_argument("--predictions", help="write the answers to this prediction file (.jsonl, .jsonl.gz)")
+    parser.add_argument("--predictions", help="write the predictions to this file (.jsonl, .jsonl.gz)")
 
 
 def main(args: argparse.Namespace) -> int:

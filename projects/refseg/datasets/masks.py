@@ -49,6 +49,15 @@ def encode(mask: np.ndarray) -> dict:
     return coco_mask.encode(np.asfortranarray(mask.view(np.uint8)))
 
 
+def rle_to_json(rle: dict) -> dict:
+    """Return an RLE ready for JSON, with `counts` as a string."""
+    counts = rle["counts"]
+    return {
+        "size": [int(side) for side in rle["size"]],
+        "counts": counts.decode() if isinstance(counts, bytes) else counts,
+    }
+
+
 def decode(rle: dict) -> np.ndarray:
     """(h, w) bool."""
     return coco_mask.decode(rle).astype(bool)

@@ -10,7 +10,7 @@ from jinja2 import Environment
 
 from refseg.demo.page import Asked, Opened
 from refseg.inference.predict import counted, output_names, phrase_files
-from refseg.inference.results import ImageAnswer, PhraseAnswer, mask_png
+from refseg.inference.results import ImageAnswer, PhraseAnswer, picture_png
 from refseg.report.examples import data_uri
 from refseg.report.phrases import numbered_html, phrase_html, phrase_style
 from refseg.visualization.answers import ONE_OF_FEW
@@ -142,6 +142,6 @@ def write_downloads(answer: ImageAnswer, folder: Path) -> tuple[Path, Path]:
         for file, phrase in zip(phrase_files(Path(), [phrase.text for phrase in answer]), answer, strict=True):
             archive.writestr(str(file), phrase.png())
             for number, instance in enumerate(phrase.instances, start=1):
-                archive.writestr(f"{file.stem}_object{number}.png", mask_png(instance.mask))
+                archive.writestr(f"{file.stem}_object{number}.png", picture_png(instance.mask, optimize=True))
     json_file.write_text(json.dumps(answer.to_dict(), indent=1, allow_nan=False), encoding="utf-8")
     return zip_file, json_file

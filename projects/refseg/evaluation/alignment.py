@@ -22,6 +22,8 @@ from refseg.evaluation.scorer import TruthIndex, check_instances
 from refseg.instance import Instance
 from refseg.records import Expression
 
+MIN_IOU = 0.5  # of matched instances
+
 
 @dataclass(frozen=True)
 class TrueInstance:
@@ -74,20 +76,18 @@ def distinguishing(instances: Sequence[TrueInstance]) -> list[TrueInstance]:
     return [TrueInstance(instance.mask, instance.words - shared) for instance in instances]
 
 
-def match_masks(
-    predicted: Sequence[dict], true: Sequence[dict], *, min_iou: float = 0.5
-) -> list[tuple[int, int, float]]:
+def match_masks(predicted: Sequence[dict], true: Sequence[dict]) -> list[tuple[int, int, float]]:
     """Match masks one to one with the largest sum of IoUs (Hungarian algorithm).
 
     Returns:
-        (index of the predicted mask, index of the true mask, IoU) of each pair with at least `min_iou`.
+        (index of the predicted mask, index of the true mask, IoU) of each pair with an IoU of at least MIN_IOU.
     """
     from scipy.optimize import linear_sum_assignment
 
     if not predicted or not true:
         return []
     iou = np.asarray(coco_mask.iou(list(predicted), list(true), [0] * len(true)), np.float64)  # (predicted, true)
-    iou = np.where(iou >= min_iou, iou, 0.0)
+    iou = np.where(iou >= MIN_IOU, iou, 0.0)
     pairs = zip(*linear_sum_assignment(iou, maximize=True), strict=True)
     return [(int(p), int(t), float(iou[p, t])) for p, t in pairs if iou[p, t] > 0]
 
@@ -125,7 +125,6 @@ def align(
     *,
     num_words: int,
     only_distinguishing: bool = False,
-    min_iou: float = 0.5,
 ) -> AlignedPhrase:
     """Score one expression.
 
@@ -143,7 +142,7 @@ def align(
             raise ValueError("weights of words must be finite")
     true = distinguishing(true) if only_distinguishing else list(true)
     aligned = []
-    for p, t, iou in match_masks([i.rle for i in predicted], [i.mask for i in true], min_iou=min_iou):
+    for p, t, iou in match_masks([i.rle for i in predicted], [i.mask for i in true]):
         weights, words = predicted[p].words, true[t].words
         if words:
             equal = [0.0] * num_words
@@ -157,7 +156,7 @@ def align(
 
 
 def align_predictions(
-    rows: Iterable[PredictionRow], truths: TruthIndex, *, only_distinguishing: bool = False, min_iou: float = 0.5
+    rows: Iterable[PredictionRow], truths: TruthIndex, *, only_distinguishing: bool = False
 ) -> Iterator[AlignedPhrase]:
     """Score the rows of a prediction file.
 
@@ -165,30 +164,27 @@ def align_predictions(
     missing row, or one without instances, counts as no instance.
     """
 
-    def aligned(position: int, predicted: Sequence[Instance]) -> Iterator[AlignedPhrase]:
+    def first_answers() -> Iterator[tuple[int, Sequence[Instance]]]:
+        missing = set(range(len(truths)))
+        for row in rows:
+            position = truths.position.get(row.expression_id)
+            if position in missing:
+                missing.remove(position)
+                yield position, row.instances or ()
+        for position in sorted(missing):
+            yield position, ()
+
+    for position, predicted in first_answers():
         expression, truth = truths.expression(position), truths.truth(position)
         true = true_instances(expression, truth)
-        if true is not None:
+        if true is None:
+            continue
+        try:
             check_instances(predicted, truth.record.size)
-            yield align(
-                predicted,
-                true,
-                num_words=len(expression.text.split()),
-                only_distinguishing=only_distinguishing,
-                min_iou=min_iou,
-            )
-
-    missing = set(range(len(truths)))
-    for row in rows:
-        position = truths.position.get(row.expression_id)
-        if position in missing:
-            missing.remove(position)
-            try:
-                yield from aligned(position, row.instances or ())
-            except ValueError as error:
-                raise DataError(f"prediction of {row.expression_id}: {error}") from None
-    for position in sorted(missing):
-        yield from aligned(position, ())
+            num_words = len(expression.text.split())
+            yield align(predicted, true, num_words=num_words, only_distinguishing=only_distinguishing)
+        except ValueError as error:
+            raise DataError(f"prediction of {expression.expression_id}: {error}") from None
 
 
 def alignment_scores(phrases: Iterable[AlignedPhrase]) -> dict[str, Any]:

@@ -18,19 +18,13 @@ from mmengine.evaluator import BaseMetric
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from refseg.errors import CheckpointError
 from refseg.evaluation.measure import Truth, measure, scored_box
-from refseg.evaluation.prediction_file import (
-    PredictionRow,
-    PredictionWriter,
-    merge_parts,
-    part_file,
-)
+from refseg.evaluation.prediction_file import PredictionRow, PredictionWriter, merge_parts, part_file
 from refseg.evaluation.protocols import Protocol, View, get_protocol
 from refseg.evaluation.rows import Row, Rows
 from refseg.files import write_atomically
 from refseg.instance import Instance
-from refseg.models.postprocess import ImageResult, restore_masks
+from refseg.models.postprocess import ImageResult, check_finite, diverged, restore_masks
 from refseg.registry import METRICS
 
 
@@ -56,27 +50,13 @@ def masks_on(result: ImageResult, view: View, size: tuple[int, int]) -> list[dic
     )
 
 
-def check_finite(result: ImageResult) -> None:
-    """Raise an error for NaN or infinite outputs, which would be scored as empty masks."""
-    for what, values in (("mask logits", result.mask_logits), ("no-target probability", result.no_target_prob)):
-        if values is not None and not (finite := values[:, None].isfinite().flatten(1).all(1)).all():
-            raise _diverged(what, result.meta.expression_ids[int((~finite).nonzero()[0])])
-
-
-def _diverged(what: str, expression: str) -> CheckpointError:
-    return CheckpointError(
-        f"the model's {what} for expression {expression} is not finite (NaN or infinite): its weights have "
-        "diverged, or mixed precision overflowed. Evaluate an earlier checkpoint, or without mixed precision"
-    )
-
-
 def instances_of(result: ImageResult) -> list[list[Instance]] | None:
     """Return each expression's instances as in prediction files: masks as RLEs, words to 4 decimals."""
     if result.instances is None:
         return None
     for expression, instances in zip(result.meta.expression_ids, result.instances, strict=True):
         if not all(math.isfinite(number) for one in instances for number in (one.score, *(one.words or ()))):
-            raise _diverged("relevance or attention of an instance", expression)
+            raise diverged("relevance or attention of an instance", expression)
     return [[Instance(one.rle, one.score, one.rounded_words) for one in instances] for instances in result.instances]
 
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from refseg.datasets.masks import rle_to_json
 from refseg.datasets.readers.segmentations import clean_rle
 from refseg.errors import DataError
 from refseg.files import open_to_replace
@@ -80,15 +81,6 @@ def row_to_json(row: PredictionRow) -> dict[str, Any]:
 def _instance_to_json(instance: Instance) -> dict[str, Any]:
     out = {"mask": rle_to_json(instance.rle), "score": float(instance.score)}
     return out if instance.words is None else {**out, "words": [float(weight) for weight in instance.words]}
-
-
-def rle_to_json(rle: dict) -> dict[str, Any]:
-    """Return a compressed RLE as JSON values."""
-    counts = rle["counts"]
-    return {
-        "size": [int(side) for side in rle["size"]],
-        "counts": counts.decode() if isinstance(counts, bytes) else counts,
-    }
 
 
 def row_from_json(value: Any) -> PredictionRow:

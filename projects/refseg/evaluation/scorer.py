@@ -271,7 +271,7 @@ class _ViewRows:
 
 
 def boxes_of(row: PredictionRow, size: tuple[int, int]) -> list[list[float]] | None:
-    """(x, y, width, height, score) of each: as told, or around the instances; None of a row with neither."""
+    """Return the scored boxes of a row, or those around its instances. None if it has neither."""
     if row.boxes is not None or row.instances is None:
         return row.boxes
     check_instances(row.instances, size)
@@ -279,11 +279,11 @@ def boxes_of(row: PredictionRow, size: tuple[int, int]) -> list[list[float]] | N
 
 
 def check_instances(instances: Sequence[Instance], size: tuple[int, int]) -> None:
-    """Their masks have the image's size, or a ValueError says which has not."""
+    """Raise a ValueError unless all masks have the image's size."""
     for number, instance in enumerate(instances):
         height, width = instance.rle["size"]
         if (height, width) != tuple(size):
-            raise ValueError(f"instances[{number}] is {height} x {width}, not {size[0]} x {size[1]} as the image")
+            raise ValueError(f"instances[{number}] is {height} x {width}, but the image is {size[0]} x {size[1]}")
 
 
 def score_predictions(

@@ -1,4 +1,4 @@
-"""Images and phrases in, masks out: the one path that the API, the command and the web page share.
+"""Answer phrases about images: the one path that the API, the command and the web page share.
 
 Letters: B images, E expressions (phrases) of them, K phrases of an image.
 """
@@ -20,16 +20,14 @@ import numpy as np
 import torch
 
 from refseg.datasets.collate import collate_samples
-from refseg.datasets.transforms import TransformState
+from refseg.datasets.transforms.state import TransformState
 from refseg.errors import DataError, UsageError
-from refseg.evaluation.metrics import check_finite
-from refseg.inference.batching import Clock, join_predictions, split_phrases
 from refseg.inference.inputs import ImageInput, Loading, check_phrases, find_images, pair_phrases
 from refseg.inference.loading import LoadedModel, build_transforms, find_model, load_model
 from refseg.inference.results import ImageAnswer, answers_of
-from refseg.models.postprocess import PostProcess, finish
+from refseg.models.postprocess import PostProcess, check_finite, finish
 from refseg.records import Expression, Record
-from refseg.structures import Batch, Sample
+from refseg.structures import Batch, Prediction, RegionPrediction, Sample, TextTokens
 
 DType = Literal["float32", "bfloat16", "float16"]
 Task = tuple[ImageInput, tuple[str, ...]]
@@ -39,8 +37,8 @@ LOOK_AHEAD = 2  # batches that are loaded while the model works
 
 
 @dataclass(slots=True)
-class Prepared:
-    """An image with its phrases, loaded and packed."""
+class PreparedImage:
+    """An image with its phrases, loaded and packed, and the seconds that each step took."""
 
     source: ImageInput
     pixels: np.ndarray
@@ -48,14 +46,37 @@ class Prepared:
     seconds: dict[str, float]
 
 
+class Clock:
+    """Seconds by name, including the work that the device still does when a call returns."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def note(self, name: str) -> None:
+        """Note the seconds since the last call under `name`."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        self.seconds[name] = now - self._last
+        self._last = now
+
+
 class ReferringInferencer:
     """A model that answers phrases about images.
 
-    `model`, `weights`: a config and its checkpoint, or a checkpoint or a work directory alone (`find_model`), or a
-    `LoadedModel`. `dtype`: other than float32 is mixed precision. `batch_size`: images per pass. `max_phrases`: phrases
-    per pass, of models whose phrases share an image's encoding; with the others, each phrase is an image of its own,
-    and `batch_size` bounds them too. `postprocess`: changes of the config's `PostProcess`, such as dict(threshold=0.4).
-    `loading`: how images are loaded. `cfg_options`: changes of the config.
+    Args:
+        model: A config (with `weights`), a checkpoint, a work directory (see `find_model`), or a `LoadedModel`.
+        weights: Checkpoint of a config.
+        device: Device of the model. The default is the GPU, if there is one.
+        dtype: Precision of the model. Other values than "float32" mean mixed precision.
+        batch_size: Images per pass.
+        max_phrases: Phrases per pass for models whose phrases share the encoding of an image. For other models, each
+            phrase is an image of its own, and `batch_size` bounds them too.
+        postprocess: Changes of the config's `PostProcess`, such as dict(threshold=0.4).
+        loading: How images are loaded.
+        cfg_options: Changes of the config.
     """
 
     def __init__(
@@ -83,19 +104,26 @@ class ReferringInferencer:
         self.batch_size, self.max_phrases = batch_size, max_phrases
         self.postprocess = _changed(model.segmentor.postprocess, postprocess)
         self.loading = loading or Loading()
-        self.transforms = build_transforms(model.pipeline)[1:]  # images are loaded here, from wherever they are
-        self._texts = threading.Lock()  # fast tokenizers are not for several threads at once
-        self._model = threading.Lock()
+        self.transforms = build_transforms(model.pipeline)[1:]  # without LoadImage: `ImageInput` loads images
+        self._tokenizer_lock = threading.Lock()  # fast tokenizers serve one thread at a time
+        self._model_lock = threading.Lock()
 
     def __call__(
         self, images: Any, texts: Any, *, postprocess: Mapping[str, Any] | None = None
     ) -> ImageAnswer | list[ImageAnswer]:
-        """The answer for one image; a list for a list of images, a folder or a pattern.
+        """Answer phrases about images.
 
-        `texts`: a phrase or a list of phrases for all images, or a list of lists, one for each image.
+        Args:
+            images: An image (path, URL, Pillow image, array, tensor), a list of them, a folder or a pattern.
+            texts: A phrase or a list of phrases for all images, or a list of lists, one for each image.
+            postprocess: Changes of the inferencer's `postprocess` for this call.
+
+        Returns:
+            The answer for one image, or a list of answers for a list, a folder or a pattern.
         """
-        found, several = find_images(images)
-        answers = list(self.stream(zip(found, pair_phrases(texts, len(found)), strict=True), postprocess=postprocess))
+        inputs, several = find_images(images)
+        tasks = zip(inputs, pair_phrases(texts, len(inputs)), strict=True)
+        answers = list(self.stream(tasks, postprocess=postprocess))
         return answers if several else answers[0]
 
     def stream(
@@ -105,21 +133,27 @@ class ReferringInferencer:
         postprocess: Mapping[str, Any] | None = None,
         failed: Failure | None = None,
     ) -> Iterator[ImageAnswer]:
-        """Answers one after the other, in order, the next images being loaded meanwhile. An image that cannot be loaded
-        goes to `failed`; without it, it is an error."""
+        """Yield answers in the order of the tasks. The next images are loaded meanwhile.
+
+        Args:
+            tasks: Images, each with its phrases.
+            postprocess: Changes of the inferencer's `postprocess` for this call.
+            failed: Called with each image that cannot be loaded. Without it, such an image raises an error.
+        """
         settings = _changed(self.postprocess, postprocess)
         tasks = iter(tasks)
         with ThreadPoolExecutor(1, "refseg-load") as pool:
 
-            def ahead(count: int) -> list[tuple[ImageInput, Future]]:
+            def submit(count: int) -> list[tuple[ImageInput, Future]]:
                 return [(one, pool.submit(self._prepare, one, texts)) for one, texts in islice(tasks, count)]
 
-            waiting = ahead(LOOK_AHEAD * self.batch_size)
-            group: list[Prepared] = []
+            waiting = submit(LOOK_AHEAD * self.batch_size)
+            group: list[PreparedImage] = []
+            num_phrases = 0
             try:
                 while waiting:
                     source, future = waiting.pop(0)
-                    waiting += ahead(1)
+                    waiting += submit(1)
                     try:
                         prepared = future.result()
                     except DataError as error:
@@ -127,9 +161,11 @@ class ReferringInferencer:
                             raise
                         failed(source, error)
                         continue
-                    if group and not self._fits([*group, prepared]):
+                    # Answer the group before it becomes larger than one pass
+                    num_phrases += len(prepared.sample.token_ids)
+                    if group and (len(group) == self.batch_size or num_phrases > self.phrases_per_pass):
                         yield from self._answer(group, settings)
-                        group = []
+                        group, num_phrases = [], len(prepared.sample.token_ids)
                     group.append(prepared)
                 if group:
                     yield from self._answer(group, settings)
@@ -137,107 +173,109 @@ class ReferringInferencer:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def session(self, image: Any) -> ImageSession:
-        """One image to ask about again and again."""
-        found, several = find_images(image)
+        """Open one image to ask about it again and again."""
+        inputs, several = find_images(image)
         if several:
-            raise UsageError("a session is about one image")
-        return ImageSession(self, found[0])
+            raise UsageError("A session is about one image, not several. Open a session for each.")
+        return ImageSession(self, inputs[0])
 
     @property
     def shares_images(self) -> bool:
-        """Whether phrases of an image share its encoding."""
+        """Whether the phrases of an image share its encoding."""
         return self.segmentor.shares_images
+
+    @property
+    def phrases_per_pass(self) -> int:
+        """The most phrases that go through the model together."""
+        return self.max_phrases if self.shares_images else self.batch_size
 
     # From an image with phrases to a batch ----------------------------------------------------------------------------
 
-    def _prepare(self, source: ImageInput, texts: Sequence[str]) -> Prepared:
+    def _prepare(self, source: ImageInput, texts: Sequence[str]) -> PreparedImage:
         start = time.perf_counter()
         pixels = source.load(self.loading)
         loaded = time.perf_counter()
         sample = self.pack(pixels, texts, name=source.name)
-        return Prepared(source, pixels, sample, {"load": loaded - start, "prepare": time.perf_counter() - loaded})
+        return PreparedImage(source, pixels, sample, {"load": loaded - start, "prepare": time.perf_counter() - loaded})
 
     def pack(self, pixels: np.ndarray, texts: Sequence[str], *, name: str) -> Sample:
-        """What the config's test pipeline makes of an image (H, W, 3) and phrases."""
+        """Run the config's test pipeline on an image (H, W, 3) and phrases."""
         expressions = [Expression(str(k), text, ()) for k, text in enumerate(texts)]
         record = Record(name, name, (pixels.shape[0], pixels.shape[1]), [], expressions)
         state: Any = TransformState(record, expressions, np.random.default_rng(0), pixels)
-        with self._texts:
+        with self._tokenizer_lock:
             for transform in self.transforms:
                 state = transform(state)
-        state.ground_truth = None  # nobody told
+        state.ground_truth = None  # unknown
         return state
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """On the device, normalised and padded."""
+        """Return a batch on the device, normalized and padded."""
         return self.segmentor.data_preprocessor(collate_samples(samples), False)["batch"]
 
-    def _fits(self, group: Sequence[Prepared]) -> bool:
-        return len(group) <= self.batch_size and sum(len(one.sample.token_ids) for one in group) <= self.rows_per_pass
-
-    @property
-    def rows_per_pass(self) -> int:
-        """Phrases that go through the model together."""
-        return self.max_phrases if self.shares_images else self.batch_size
-
-    def _answer(self, group: Sequence[Prepared], settings: PostProcess) -> list[ImageAnswer]:
+    def _answer(self, group: Sequence[PreparedImage], settings: PostProcess) -> list[ImageAnswer]:
         clock = Clock(self.device)
         batch = self.collate([one.sample for one in group])
         clock.note("prepare")
-        images = self.encode(batch)
+        encoded = self.encode(batch)
         clock.note("encode")
-        return self.decode(batch, images, group, settings, clock)
+        return self.decode(batch, encoded, group, settings, clock)
 
     # From a batch to answers ------------------------------------------------------------------------------------------
 
     def encode(self, batch: Batch) -> Any:
-        """What phrases share of the images; None where they share nothing."""
+        """Encode the images. The result is None for models that encode images and words together."""
         with self._running(batch):
             return self.segmentor.encode_images(batch) if self.shares_images else None
 
     def decode(
-        self, batch: Batch, images: Any, group: Sequence[Prepared], settings: PostProcess, clock: Clock
+        self, batch: Batch, encoded: Any, group: Sequence[PreparedImage], settings: PostProcess, clock: Clock
     ) -> list[ImageAnswer]:
-        """The answers, and in each the seconds that it took."""
+        """Return the answers for encoded images, each with the seconds that it took."""
         with self._running(batch):
             parts = [
-                self.segmentor.infer_encoded(part, images) if self.shares_images else self.segmentor.infer(part)
-                for part in split_phrases(batch, self.rows_per_pass)
+                self.segmentor.infer_encoded(part, encoded) if self.shares_images else self.segmentor.infer(part)
+                for part in split_phrases(batch, self.phrases_per_pass)
             ]
             prediction = join_predictions(parts)
             clock.note("decode")
             results = finish(prediction, batch, settings)
             for result in results:
                 check_finite(result)
-            found = [answers_of(result.to("cpu"), aligned=self.loaded.aligned) for result in results]
+            phrases = [answers_of(result.to("cpu"), aligned=self.loaded.aligned) for result in results]
         clock.note("finish")
         shares = {name: seconds / len(group) for name, seconds in clock.seconds.items()}
         answers = []
-        for prepared, phrases in zip(group, found, strict=True):
-            before = prepared.seconds
-            seconds = {name: before.get(name, 0.0) + shares.get(name, 0.0) for name in (*before, *shares)}
-            cut = prepared.sample.num_truncated
-            answers.append(ImageAnswer(prepared.source.name, prepared.pixels, phrases, cut, seconds))
+        for one, of_image in zip(group, phrases, strict=True):
+            seconds = {name: one.seconds.get(name, 0.0) + shares.get(name, 0.0) for name in (*one.seconds, *shares)}
+            answers.append(ImageAnswer(one.source.name, one.pixels, of_image, one.sample.num_truncated, seconds))
         return answers
 
     @contextmanager
     def _running(self, batch: Batch) -> Iterator[None]:
-        """The model is for one thread at a time, without gradients, in the precision that was asked for."""
+        """Run the model in one thread at a time, without gradients, in the precision that was asked for."""
         mixed = self.dtype != torch.float32
-        with self._model, torch.no_grad(), torch.autocast(self.device.type, self.dtype, enabled=mixed):
+        with self._model_lock, torch.no_grad(), torch.autocast(self.device.type, self.dtype, enabled=mixed):
             try:
                 yield
             except torch.cuda.OutOfMemoryError:
                 size = list(batch.images.shape[2:])
                 raise UsageError(
-                    f"the memory of {self.device} does not hold {batch.num_images} images of {size} with "
-                    f"{batch.num_expressions} phrases: lower batch_size or max_phrases"
+                    f"Out of memory: {self.device} does not hold {batch.num_images} images of {size} with "
+                    f"{batch.num_expressions} phrases. Lower batch_size or max_phrases."
                 ) from None
 
 
 class ImageSession:
-    """One image whose encoding is kept: where the model reads words after it (`inferencer.shares_images`), every
-    further phrase costs the text encoder and the decoder only. Other models encode the image anew with each phrase."""
+    """One image whose encoding is kept.
+
+    With models that read words after the image (`inferencer.shares_images`), every further phrase costs the text
+    encoder and the decoder only. Other models encode the image anew with each phrase.
+
+    Args:
+        inferencer: The model.
+        source: The image.
+    """
 
     def __init__(self, inferencer: ReferringInferencer, source: ImageInput) -> None:
         self.inferencer = inferencer
@@ -246,50 +284,94 @@ class ImageSession:
         clock = Clock(inferencer.device)
         self._batch = inferencer.collate([inferencer.pack(self.pixels, ["?"], name=source.name)])
         clock.note("prepare")
-        self._images = inferencer.encode(self._batch)
+        self._encoded = inferencer.encode(self._batch)
         clock.note("encode")
         self.seconds = clock.seconds
 
     def __call__(self, texts: str | Sequence[str], *, postprocess: Mapping[str, Any] | None = None) -> ImageAnswer:
-        """The answer to a phrase, or to several at once."""
+        """Answer a phrase, or several at once."""
         phrases = check_phrases([texts] if isinstance(texts, str) else texts)
         settings = _changed(self.inferencer.postprocess, postprocess)
-        clock = Clock(self.inferencer.device)
-        sample = self.inferencer.pack(self.pixels, phrases, name=self.source.name)
-        told = collate_samples([sample])["batch"]
         device = self.inferencer.device
+        clock = Clock(device)
+        # The image of the batch stays, its phrases are new
+        sample = self.inferencer.pack(self.pixels, phrases, name=self.source.name)
+        collated = collate_samples([sample])["batch"]
         batch = replace(
             self._batch,
-            tokens=told.tokens.to(device),
-            image_of=told.image_of.to(device),
-            metas=told.metas,
-            referents=told.referents,
+            tokens=collated.tokens.to(device),
+            image_of=collated.image_of.to(device),
+            metas=collated.metas,
+            referents=collated.referents,
         )
         clock.note("prepare")
-        group = [Prepared(self.source, self.pixels, sample, {})]
-        return self.inferencer.decode(batch, self._images, group, settings, clock)[0]
+        group = [PreparedImage(self.source, self.pixels, sample, {})]
+        return self.inferencer.decode(batch, self._encoded, group, settings, clock)[0]
+
+
+def split_phrases(batch: Batch, count: int) -> Iterator[Batch]:
+    """Split a batch of one image into batches of at most `count` phrases. Batches of several images stay whole."""
+    if batch.num_expressions <= count or batch.num_images > 1:
+        yield batch
+        return
+    (meta,) = batch.metas
+    for start in range(0, batch.num_expressions, count):
+        part = slice(start, start + count)
+        rows, text_of = batch.tokens.text_of[part].unique(return_inverse=True)
+        word_of = None if batch.tokens.word_of is None else batch.tokens.word_of[rows]
+        part_meta = replace(
+            meta,
+            expression_ids=meta.expression_ids[part],
+            texts=meta.texts[part],
+            tags=meta.tags[part],
+            unknown_words=meta.unknown_words[part],
+        )
+        yield replace(
+            batch,
+            tokens=TextTokens(batch.tokens.ids[rows], batch.tokens.word_mask[rows], text_of, word_of=word_of),
+            image_of=batch.image_of[part],
+            metas=[part_meta],
+            referents=batch.referents[part],
+        )
+
+
+def join_predictions(parts: Sequence[Prediction]) -> Prediction:
+    """Join the predictions for the batches of `split_phrases`."""
+    if len(parts) == 1:
+        return parts[0]
+    logits = [part.no_target_logit for part in parts if part.no_target_logit is not None]
+    instances = [part.instances for part in parts if part.instances is not None]
+    regions = [part.regions for part in parts if part.regions is not None]
+    return Prediction(
+        torch.cat([part.mask_logits for part in parts]),
+        torch.cat(logits) if logits else None,
+        [one for of_part in instances for one in of_part] if instances else None,
+        regions=RegionPrediction(torch.cat([r.scores for r in regions]), torch.cat([r.retrieved for r in regions]))
+        if regions
+        else None,
+    )
 
 
 def _changed(settings: PostProcess, changes: Mapping[str, Any] | None) -> PostProcess:
-    unknown = sorted(set(changes or {}) - {field.name for field in fields(settings)})
+    names = [field.name for field in fields(settings)]
+    unknown = sorted(set(changes or {}) - set(names))
     if unknown:
-        names = ", ".join(field.name for field in fields(settings))
-        raise UsageError(f"postprocess has no {unknown[0]!r}; there are {names}")
+        raise UsageError(f"Unknown postprocess option {unknown[0]!r}. Valid options: {', '.join(names)}.")
     return replace(settings, **(changes or {}))
 
 
 def _find_dtype(name: str, device: torch.device) -> torch.dtype:
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name not in dtypes:
-        raise UsageError(f"dtype is one of {', '.join(dtypes)}, not {name!r}")
+        raise UsageError(f"Unknown dtype {name!r}. Valid dtypes: {', '.join(dtypes)}.")
     if name == "float16" and device.type == "cpu":
-        raise UsageError("float16 needs a GPU; on the CPU there are float32 and bfloat16")
+        raise UsageError("float16 needs a GPU. Use float32 or bfloat16 on the CPU.")
     return dtypes[name]
 
 
 @lru_cache(maxsize=1)
-def _inferencer(config: Path, weights: Path, written: int, device: str | None) -> ReferringInferencer:
-    """`written`: when the weights were, so that new ones under an old name are seen."""
+def _cached_inferencer(config: Path, weights: Path, modified: int, device: str | None) -> ReferringInferencer:
+    """Keep the last model. `modified` is the weights' time stamp: new weights under an old name are loaded anew."""
     return ReferringInferencer(config, weights, device=device)
 
 
@@ -302,8 +384,21 @@ def segment(
     device: str | None = None,
     postprocess: Mapping[str, Any] | None = None,
 ) -> ImageAnswer | list[ImageAnswer]:
-    """What phrases refer to in images: `ReferringInferencer`'s call in one line. The last model is kept, and used again
-    for the same weights and device."""
+    """Segment what phrases refer to in images: `ReferringInferencer` in one call.
+
+    The last model is kept, and used again for the same weights and device.
+
+    Args:
+        images: An image (path, URL, Pillow image, array, tensor), a list of them, a folder or a pattern.
+        texts: A phrase or a list of phrases for all images, or a list of lists, one for each image.
+        model: A config (with `weights`), a checkpoint, or a work directory.
+        weights: Checkpoint of a config.
+        device: Device of the model. The default is the GPU, if there is one.
+        postprocess: Changes of the config's `PostProcess`, such as dict(threshold=0.4).
+
+    Returns:
+        The answer for one image, or a list of answers for a list, a folder or a pattern.
+    """
     config, checkpoint = find_model(model, weights)
-    inferencer = _inferencer(config, checkpoint, checkpoint.stat().st_mtime_ns, device)
+    inferencer = _cached_inferencer(config, checkpoint, checkpoint.stat().st_mtime_ns, device)
     return inferencer(images, texts, postprocess=postprocess)

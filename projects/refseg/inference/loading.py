@@ -1,4 +1,4 @@
-"""From what people call a model (a config with weights, a checkpoint, a work directory) to a model that can answer."""
+"""Resolve and load a model from a config, checkpoint, or work directory."""
 
 from __future__ import annotations
 
@@ -12,27 +12,32 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
+from refseg.config_check import check_config, complete_inputs, merge_options
 from refseg.datasets.tokenizers import with_files_of
 from refseg.datasets.transforms import LoadImage
-from refseg.engine import best_checkpoint, latest_checkpoint
-from refseg.engine.run import RunOptions, build_model, load_config, load_weights
+from refseg.engine.checkpoint import best_checkpoint, latest_checkpoint
+from refseg.engine.run import build_model, load_weights, read_config
 from refseg.errors import CheckpointError, ConfigError, UsageError
-from refseg.evaluation.statistics import beats_chance
 from refseg.files import sha256_of
 from refseg.models.segmentor import RefSegmentor
 from refseg.paths import resolve_config
 from refseg.registry import TRANSFORMS
 
-ALIGNMENT = "alignment.json"  # the measurement of how well instances find their words, beside the weights
+ALIGNMENT = "alignment.json"  # beside the weights: how well the model's instances point to their words
 WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model with its weights, the pipeline of its tests, the config, and their files.
+    """A model with its weights.
 
-    `aligned`: whether its weights of words were measured to find the right words better than chance
-    (`measured_alignment`).
+    Args:
+        segmentor: The model, in evaluation mode.
+        pipeline: The transforms of its test data.
+        cfg: Its config.
+        config: File of the config.
+        checkpoint: File of the weights.
+        aligned: Whether the instances' word weights were measured to point to the right words better than chance.
     """
 
     segmentor: RefSegmentor
@@ -44,19 +49,19 @@ class LoadedModel:
 
 
 def find_model(model: str | Path, weights: str | Path | None = None) -> tuple[Path, Path]:
-    """Config and checkpoint.
+    """Find the config and the checkpoint of a model. The config that a checkpoint contains is never run.
 
-    `model` is a config (a file, or the name of one that ships) and `weights` its checkpoint; or `model` is a checkpoint
-    or a work directory alone, and the config is the one file `*.py` beside the weights. Of a work directory's weights
-    the best of validation are taken, else the newest, else the only ones. What a checkpoint says of its config is never
-    run.
+    Args:
+        model: A config (a file, or the name of one that ships) with `weights`, or a checkpoint or work directory alone.
+            The config of the latter two is the only `*.py` file beside the weights.
+        weights: A checkpoint, or a work directory with its best, newest or only one.
     """
     path = Path(model)
     if path.is_dir():
         return config_beside(path), find_weights(path if weights is None else Path(weights))
     if path.suffix in WEIGHT_SUFFIXES:
         if weights is not None:
-            raise UsageError(f"{model} is a checkpoint already: in front of weights there is a config")
+            raise UsageError(f"{model} is already a checkpoint. Pass a config file when you give WEIGHTS separately.")
         return config_beside(find_weights(path).parent), path
     try:
         config = resolve_config(model)
@@ -64,15 +69,14 @@ def find_model(model: str | Path, weights: str | Path | None = None) -> tuple[Pa
         raise UsageError(f"{str(model)!r} is neither a work directory nor a checkpoint, and there is {error}") from None
     if weights is None:
         raise UsageError(
-            f"{model} is a config, which has no weights: name a checkpoint too (MODEL WEIGHTS), or the work directory "
-            "of a training instead"
+            f"{model} is a config without weights. Pass a checkpoint too (MODEL WEIGHTS), or pass the work directory "
+            "of a training instead."
         )
     return config, find_weights(Path(weights))
 
 
 def find_config(model: str | Path) -> Path:
-    """Return the config of a model: `model` is a config (a file, or the name of one that ships), a checkpoint, or a
-    work directory, as for `find_model`, but no weights are needed."""
+    """Find the config of a model, which is given as for `find_model`, but needs no weights."""
     path = Path(model)
     if path.is_dir():
         return config_beside(path)
@@ -80,46 +84,49 @@ def find_config(model: str | Path) -> Path:
 
 
 def find_weights(path: Path) -> Path:
-    """A checkpoint, or that of a work directory: the best, else the newest, else the one file of weights in it."""
+    """Find a checkpoint, or that of a work directory: the best, else the newest, else the only file of weights."""
     if path.is_dir():
-        found = best_checkpoint(path) or latest_checkpoint(path)
-        if found is not None:
-            return found
+        checkpoint = best_checkpoint(path) or latest_checkpoint(path)
+        if checkpoint is not None:
+            return checkpoint
         others = sorted(file for file in path.iterdir() if file.suffix in WEIGHT_SUFFIXES)
         if len(others) == 1:
             return others[0]
-        told = f"which of {', '.join(file.name for file in others)}?" if others else "nor any other weights"
-        raise CheckpointError(f"no checkpoint in {path}: neither best_*.pth nor epoch_*.pth nor iter_*.pth; {told}")
+        others_text = f"Name one of {', '.join(file.name for file in others)}" if others else "There are no weights"
+        raise CheckpointError(f"no checkpoint in {path} (best_*.pth, epoch_*.pth, iter_*.pth). {others_text}.")
     if not path.is_file():
         raise CheckpointError(f"no such checkpoint: {path}")
     return path
 
 
 def config_beside(folder: Path) -> Path:
-    """The config that a training left in its work directory."""
+    """Find the config that a training wrote into its work directory."""
     configs = sorted(folder.glob("*.py"))
     if len(configs) == 1:
         return configs[0]
-    found = f"{len(configs)} configs ({', '.join(file.name for file in configs)})" if configs else "no config"
-    raise CheckpointError(f"{found} in {folder}: name the config, and the checkpoint as its weights")
+    count = f"{len(configs)} configs ({', '.join(file.name for file in configs)})" if configs else "No config"
+    raise CheckpointError(f"{count} in {folder}. Name the config, and the checkpoint as its weights.")
 
 
 def test_pipeline(cfg: Config) -> list[dict]:
-    """What the config does to an image and its phrases before the model sees them."""
+    """Return the transforms that the config applies to an image and its phrases at test time."""
     for key in ("test_dataloader", "val_dataloader"):
         dataset = (cfg.get(key) or {}).get("dataset") or {}
         dataset = (dataset.get("datasets") or [dataset])[0]
         if dataset.get("pipeline"):
             return [dict(transform) for transform in dataset["pipeline"]]
-    raise ConfigError(f"{cfg.filename}: neither test_dataloader nor val_dataloader has a pipeline")
+    raise ConfigError(f"{cfg.filename}: neither test_dataloader nor val_dataloader has a pipeline.")
 
 
 def build_transforms(pipeline: Sequence[dict]) -> list[Callable[[Any], Any]]:
-    """Of a test pipeline. The first one reads the image's file, the others do not know where an image is from."""
-    built = [TRANSFORMS.build(dict(transform)) for transform in pipeline]
-    if not built or not isinstance(built[0], LoadImage):
-        raise ConfigError("the config's test pipeline must begin with LoadImage")
-    return built
+    """Build a test pipeline. Its first transform must be LoadImage, the others work on images from anywhere."""
+    try:
+        transforms = [TRANSFORMS.build(dict(transform)) for transform in pipeline]
+    except TypeError as error:
+        raise ConfigError(f"The config's test pipeline cannot be built: {error}") from None
+    if not transforms or not isinstance(transforms[0], LoadImage):
+        raise ConfigError("The config's test pipeline must begin with LoadImage.")
+    return transforms
 
 
 def load_model(
@@ -129,47 +136,65 @@ def load_model(
     device: str | torch.device | None = None,
     cfg_options: Mapping[str, Any] | None = None,
 ) -> LoadedModel:
-    """`device`: by default the GPU where there is one."""
+    """Build a model and load its weights.
+
+    Args:
+        model: See `find_model`.
+        weights: See `find_model`.
+        device: Device of the model. The default is the GPU, if there is one.
+        cfg_options: Changes of the config.
+    """
     config, checkpoint = find_model(model, weights)
-    cfg = load_config(str(config), RunOptions(cfg_options=dict(cfg_options or {})))
-    where = find_device(device)
+
+    # A training has checked the config already: without changes, only the model's part is checked again
+    cfg = read_config(config)
+    merge_options(cfg, dict(cfg_options or {}))
+    complete_inputs(cfg, dict(cfg_options or {}))
+    model_part = {key: cfg[key] for key in ("default_scope", "model") if key in cfg}
+    check_config(cfg if cfg_options else Config(model_part, filename=cfg.filename))
+
+    target = find_device(device)
     segmentor = build_model(cfg)
     if not isinstance(segmentor, RefSegmentor):
-        raise ConfigError(f"{config}: {type(segmentor).__name__} is no RefSegmentor, which predict needs")
+        raise ConfigError(f"{config}: {type(segmentor).__name__} is not a RefSegmentor, which inference needs.")
     load_weights(segmentor, checkpoint)
     pipeline = with_files_of(checkpoint.parent, test_pipeline(cfg))
     return LoadedModel(
-        segmentor.to(where).eval(), pipeline, cfg, config, checkpoint, aligned=measured_alignment(checkpoint)
+        segmentor.to(target).eval(), pipeline, cfg, config, checkpoint, aligned=measured_alignment(checkpoint)
     )
 
 
 def measured_alignment(checkpoint: Path) -> bool:
-    """Whether `alignment.json` beside a checkpoint says that its instances find their words better than chance.
+    """Whether `alignment.json` beside a checkpoint says that its instances point to their words better than chance.
 
-    The file is what `refseg score PREDICTIONS --alignment --json` writes for predictions of these very weights;
-    `refseg quickstart` leaves one. A file of other weights says nothing.
+    `refseg score PREDICTIONS --alignment --json` writes the file for predictions of these very weights, and `refseg
+    quickstart` leaves one. A file of other weights does not count.
     """
+    file = checkpoint.parent / ALIGNMENT
+    if not file.is_file():
+        return False
+    from refseg.evaluation.statistics import beats_chance
+
     try:
-        measured = json.loads((checkpoint.parent / ALIGNMENT).read_text(encoding="utf-8"))
+        measured = json.loads(file.read_text(encoding="utf-8"))
         scores, made_with = measured["alignment"]["all words"], measured["predictions"]["header"]["checkpoint"]
         return beats_chance(scores) and made_with["sha256"] == sha256_of(checkpoint)
-    except FileNotFoundError:
-        return False
     except (OSError, ValueError, KeyError, TypeError) as error:
-        warnings.warn(f"{checkpoint.parent / ALIGNMENT} is ignored: not what `refseg score --alignment --json` writes "
+        warnings.warn(f"{file} is ignored: not what `refseg score --alignment --json` writes "
                       f"({type(error).__name__}: {error})", stacklevel=2)  # fmt: skip
         return False
 
 
 def find_device(device: str | torch.device | None) -> torch.device:
+    """Return the device, by default the GPU, if there is one."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        found = torch.device(device)
+        parsed = torch.device(device)
     except RuntimeError:
-        raise UsageError(f"no such device: {device!r}; there are 'cpu', 'cuda', 'cuda:1', ...") from None
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"Unknown device {device!r}. Valid devices: 'cpu', 'cuda', 'cuda:1', ...") from None
+    if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
         raise UsageError(
-            f"device {device!r}: PyTorch sees {torch.cuda.device_count()} GPUs here. Use 'cpu', or see `refseg doctor`"
+            f"No device {device!r}: PyTorch sees {torch.cuda.device_count()} GPUs. Use 'cpu', or see `refseg doctor`."
         )
-    return found
+    return parsed

@@ -24,7 +24,7 @@ from refseg.inference.exports import write_coco, write_labelstudio
 from refseg.inference.inferencer import ReferringInferencer, Task
 from refseg.inference.inputs import ImageInput, check_phrases, find_images, is_url, pair_phrases
 from refseg.inference.journal import Journal
-from refseg.inference.results import ImageAnswer, PhraseAnswer, write_picture
+from refseg.inference.results import ImageAnswer, PhraseAnswer, picture_png
 from refseg.terminal import printable
 from refseg.weights import describe_weights
 
@@ -262,7 +262,7 @@ def write_files(answer: ImageAnswer, output: Output, task: ImageTask, name: str)
         answer.save_picture(output.folder / "pictures" / f"{name}.png")
     if output.heat:
         for number, file in enumerate(phrase_files(output.folder / "heat" / name, task.texts)):
-            write_picture(file, answer.heat_picture(number))
+            write_atomically(file, picture_png(answer.heat_picture(number)))
 
 
 def write_exports(journal: Journal, output: Output, tasks: Mapping[str, ImageTask], version: str) -> None:

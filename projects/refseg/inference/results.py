@@ -1,9 +1,9 @@
-"""Answers of the inferencer: typed, on the CPU, as numpy arrays at the image's size.
+"""The answers of the inferencer: typed, on the CPU, as numpy arrays at the image's size.
 
-Masks are brought to the image's size when they are asked for. Scores, "nothing here" and the choice of the instances
-that are shown are computed at the working size: that of the model's input, or the image's if that is smaller.
+Masks are restored at the image's size when they are read. Scores, "nothing here" and the choice of shown instances are
+computed at the working size: that of the model's input, or the image's if that is smaller.
 
-Letters: H x W pixels of the image, (h, w) cells of a model's own grid, N instances.
+Letters: H x W pixels of the image, (h, w) cells of the model's grid, N instances.
 """
 
 from __future__ import annotations
@@ -13,52 +13,53 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from refseg.datasets.geometry import Size
-from refseg.datasets.masks import encode
+from refseg.datasets.masks import encode, rle_to_json
 from refseg.datasets.tokenizers import all_unknown
-from refseg.evaluation.prediction_file import PredictionRow, rle_to_json
 from refseg.files import write_atomically
 from refseg.instance import Instance
 from refseg.models.postprocess import ImageResult, LogitMask, PostProcess, reject
 from refseg.structures import WordRegions
 from refseg.visualization import answers
-from refseg.visualization.heat import GridMap
+from refseg.visualization.answers import GridMap
 from refseg.visualization.instances import answer_panel, own_phrases, words_by_instance
 from refseg.visualization.overlay import Display, grid, reduce_image, reduced_size
 from refseg.visualization.word_bars import Owners, owners_of_words
 
-SAME_OBJECT_IOU = 0.8  # of two instances that overlap more, the one with the better score is shown
+if TYPE_CHECKING:
+    from refseg.evaluation.prediction_file import PredictionRow
+
+SAME_OBJECT_IOU = 0.8  # instances that overlap more are the same object
 
 
-def mask_png(mask: np.ndarray) -> bytes:
-    """(H, W) bool -> a PNG of one bit a pixel, white on black."""
+def picture_png(picture: np.ndarray, **options: Any) -> bytes:
+    """Encode a picture (H, W, 3), or a mask (H, W) bool as one bit per pixel, white on black."""
     buffer = io.BytesIO()
-    Image.fromarray(mask).save(buffer, "PNG", optimize=True)
+    Image.fromarray(picture).save(buffer, "PNG", **options)
     return buffer.getvalue()
-
-
-def write_picture(file: str | Path, picture: np.ndarray) -> None:
-    """As a PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
-    write_atomically(file, buffer.getvalue())
 
 
 @dataclass(frozen=True, eq=False)
 class PhraseAnswer:
     """The answer to one phrase.
 
-    `lazy_mask` and `queries` (best first; None from models that do not tell instances apart) are what the model drew.
-    `reason`: why nothing is here, in words; empty where the phrase refers to something. `no_target_prob`: None from
-    models that cannot say. `probability`: of each cell, that the phrase refers to it. `regions`: what the words
-    retrieved (VIPA), or None. `unknown_words`: parts of the phrase that the model does not know. `aligned`: whether
-    the instances' weights of words were measured to find the right words; pictures show words only then.
+    Args:
+        text: The phrase.
+        lazy_mask: The merged mask as the model drew it.
+        reason: Why the answer is "nothing here"; empty if the phrase refers to something.
+        no_target_prob: Probability that the phrase refers to nothing; None from models without that head.
+        queries: Instances as the model drew them, best first; None from models without instances.
+        probability: For each cell of the model's grid, the probability that the phrase refers to it.
+        regions: What the words retrieved (VIPA), or None.
+        unknown_words: Words of the phrase that the model does not know.
+        aligned: Whether the instances' word weights were measured to point to the right words. Pictures show words only
+            then.
     """
 
     text: str
@@ -73,35 +74,34 @@ class PhraseAnswer:
 
     @property
     def nothing_here(self) -> bool:
-        """The phrase refers to nothing in this image."""
+        """Whether the phrase refers to nothing in this image."""
         return bool(self.reason)
 
     @property
     def raw_mask(self) -> np.ndarray:
-        """(H, W) bool: what the model drew, whatever `nothing_here` says."""
+        """(H, W) bool: the mask that the model drew, whatever `nothing_here` says."""
         return self.lazy_mask.full
 
     @cached_property
     def raw_instances(self) -> tuple[Instance, ...] | None:
-        """All instances with a pixel, whatever `nothing_here` says; None from models that do not tell them apart."""
+        """All instances that are not empty, whatever `nothing_here` says; None from models without instances."""
         return None if self.queries is None else tuple(one for one in self.queries if one.mask.any())
 
     @property
     def mask(self) -> np.ndarray:
         """(H, W) bool: everything that the phrase refers to."""
-        return np.zeros(self.lazy_mask.meta.original_size, bool) if self.nothing_here else self.lazy_mask.full
+        return self.mask_at(self.lazy_mask.meta.original_size)
 
     def mask_at(self, size: Size) -> np.ndarray:
-        """`mask` for the image scaled to `size`."""
+        """Return `mask` for the image scaled to `size`."""
         return np.zeros(size, bool) if self.nothing_here else self.lazy_mask.at(size)
 
     @cached_property
     def instances(self) -> tuple[Instance, ...]:
-        """The objects one by one, best first; none where nothing is here, and none from models that do not tell them
-        apart.
+        """The objects one by one, best first. None are shown if nothing is here, or by models without instances.
 
-        Left out is an instance of which less than one cell of the model's grid lies in the answer, and one that
-        overlaps a better one with an IoU above `SAME_OBJECT_IOU`.
+        Skipped are instances with less than one cell of the model's grid inside the answer, and those that overlap a
+        better one with an IoU above `SAME_OBJECT_IOU`.
         """
         if self.nothing_here:
             return ()
@@ -110,21 +110,23 @@ class PhraseAnswer:
         shown: list[tuple[Instance, np.ndarray]] = []
         for one in self.queries or ():
             mask = one.mask_at(answer.shape)
-            is_in_answer = np.count_nonzero(mask & answer) >= cell
-            if is_in_answer and all(_iou(mask, better) <= SAME_OBJECT_IOU for _, better in shown):
+            if np.count_nonzero(mask & answer) >= cell and all(
+                np.count_nonzero(mask & better) <= SAME_OBJECT_IOU * np.count_nonzero(mask | better)
+                for _, better in shown
+            ):
                 shown.append((one, mask))
         return tuple(one for one, _ in shown)
 
     @property
     def objects(self) -> tuple[Instance, ...]:
-        """The instances, or the whole mask as one object where there are none of them."""
+        """The instances, or the whole mask as one object if there are none."""
         if self.nothing_here or self.instances:
             return self.instances
         return (Instance(self.lazy_mask, self.score),)
 
     @property
     def words(self) -> list[Sequence[float] | None]:
-        """The weights of words that are shown of each instance: None where `aligned` is False."""
+        """The word weights of each instance that pictures show: None if `aligned` is False."""
         return [one.words if self.aligned else None for one in self.instances]
 
     @property
@@ -132,10 +134,10 @@ class PhraseAnswer:
         """The instances of each word of `text.split()`."""
         return owners_of_words(len(self.text.split()), words_by_instance(self.text, self.words))
 
-    def cases(self, size: Size) -> list[Instance]:
-        """The instances as pictures take them, for the image scaled to `size`."""
-        masks = [one.mask_at(size) for one in self.instances]
-        return list(map(Instance, masks, [one.score for one in self.instances], self.words))
+    def instances_at(self, size: Size) -> list[Instance]:
+        """Return the instances for a picture of the image scaled to `size`."""
+        words = zip(self.instances, self.words, strict=True)
+        return [Instance(one.mask_at(size), one.score, weights) for one, weights in words]
 
     @cached_property
     def share(self) -> float:
@@ -144,25 +146,26 @@ class PhraseAnswer:
 
     @cached_property
     def score(self) -> float:
-        """The mean probability of the mask's pixels; 0 where nothing is here."""
+        """The mean probability of the mask's pixels; 0 if nothing is here."""
         if self.nothing_here:
             return 0.0
-        return float(self.probability.at(self.lazy_mask.small.shape)[self.lazy_mask.small].mean())
+        mask = self.lazy_mask.small
+        return float(self.probability.at(mask.shape)[mask].mean())
 
     @property
     def in_words(self) -> str:
         """The answer in a sentence, without the phrase."""
         unknown = f"; the model does not know: {', '.join(self.unknown_words)}" if self.unknown_words else ""
-        if self.nothing_here:
-            reason_is_unknown = all_unknown(self.text, self.unknown_words)
-            return f"{answers.NOTHING_HERE}: {self.reason}{'' if reason_is_unknown else unknown}"
+        if self.nothing_here:  # unknown words may already be the reason
+            unknown = "" if all_unknown(self.text, self.unknown_words) else unknown
+            return f"{answers.NOTHING_HERE}: {self.reason}{unknown}"
         count = len(self.instances)
         objects = f"{count} object{'s' * (count > 1)}, " if count else ""
         return f"{objects}{answers.percent(self.share)} of the image, score {self.score:.2f}{unknown}"
 
     def word_attention(self, size: Size | None = None) -> np.ndarray:
-        """(W, H, W) float32: for each word of `text.split()`, the share of attention that it has in each pixel's
-        instance; where instances overlap, the greatest."""
+        """Return (W, H, W) float32: for each word of `text.split()`, its share of the attention of each pixel's
+        instance; the greatest one where instances overlap."""
         size = size or self.lazy_mask.meta.original_size
         shares = np.zeros((len(self.text.split()), *size), np.float32)
         for one in self.instances:
@@ -172,17 +175,19 @@ class PhraseAnswer:
         return shares
 
     def rle(self) -> dict[str, Any]:
-        """`mask` as COCO's compressed RLE, ready for JSON."""
+        """Return `mask` as COCO's compressed RLE, ready for JSON."""
         return rle_to_json(encode(self.mask))
 
     def png(self) -> bytes:
-        """`mask` as a PNG, white on black."""
-        return mask_png(self.mask)
+        """Return `mask` as a PNG, white on black."""
+        return picture_png(self.mask, optimize=True)
 
     def save_png(self, file: str | Path) -> None:
+        """Write `mask` as a PNG, white on black."""
         write_atomically(file, self.png())
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the answer ready for JSON, with masks as RLEs."""
         return {
             "text": self.text,
             "nothing_here": self.nothing_here,
@@ -204,7 +209,9 @@ class PhraseAnswer:
         }
 
     def to_row(self, expression_id: str) -> PredictionRow:
-        """As prediction files have it: what the model drew, whatever its rule for "nothing here" says."""
+        """Return the row of a prediction file: what the model drew, whatever `nothing_here` says."""
+        from refseg.evaluation.prediction_file import PredictionRow
+
         instances = None
         if self.raw_instances is not None:
             instances = [Instance(one.rle, one.score, one.rounded_words) for one in self.raw_instances]
@@ -213,11 +220,15 @@ class PhraseAnswer:
 
 @dataclass(frozen=True, eq=False)
 class ImageAnswer:
-    """The answers to all phrases of one image, in their order; `answer[0]`, `len(answer)` and loops are over phrases.
+    """The answers to all phrases of one image. `len(answer)`, `answer[0]` and loops are over phrases, in their order.
 
-    `image` (H, W, 3) RGB uint8, as the model saw it before resizing. `num_cut`: phrases that were longer than the
-    model reads. `seconds`: of loading and preparing the image, encoding, decoding and finishing, each divided by the
-    images that went through together.
+    Args:
+        name: Path, URL or name of the image.
+        image: (H, W, 3) RGB uint8, before it is resized for the model.
+        phrases: The answers.
+        num_cut: Number of phrases that were longer than the model reads.
+        seconds: Seconds of loading and preparing the image, encoding, decoding and finishing, each divided by the
+            number of images that were processed together.
     """
 
     name: str
@@ -242,7 +253,7 @@ class ImageAnswer:
         return self.image.shape[0], self.image.shape[1]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the pixels, ready for JSON."""
+        """Return everything but the pixels, ready for JSON."""
         return {
             "image": self.name,
             "size": list(self.size),
@@ -252,7 +263,7 @@ class ImageAnswer:
         }
 
     def view(self, display: Display) -> np.ndarray:
-        """The image, reduced for a display if it is larger. It is reduced once for all phrases."""
+        """Return the image, reduced if it is larger than the display. It is reduced once for all phrases."""
         size = reduced_size(self.size, display)
         if size == self.size:
             return self.image
@@ -261,64 +272,68 @@ class ImageAnswer:
         return self._reduced[size]
 
     def picture(self) -> np.ndarray:
-        """(h, w, 3): a panel for each phrase."""
+        """Draw a panel for each phrase: (h, w, 3)."""
         display = answers.display_for(len(self))
         image = self.view(display)
         size = image.shape[:2]
         cells = [
             answers.answer_cell(
-                image, phrase.text, phrase.mask_at(size), phrase.cases(size), phrase.in_words, display=display
+                image, phrase.text, phrase.mask_at(size), phrase.instances_at(size), phrase.in_words, display=display
             )
             for phrase in self
         ]
         return grid(cells, columns=answers.columns_for(len(self)))
 
     def panel(self, number: int, display: Display) -> np.ndarray:
-        """(h, w, 3): the answer to one phrase in colors, without its words."""
+        """Draw the answer to one phrase, without its words: (h, w, 3)."""
         phrase, image = self.phrases[number], self.view(display)
-        mask, cases = phrase.mask_at(image.shape[:2]), phrase.cases(image.shape[:2])
-        return answer_panel(image, mask, cases, rejected=phrase.nothing_here, display=display)
+        mask, instances = phrase.mask_at(image.shape[:2]), phrase.instances_at(image.shape[:2])
+        return answer_panel(image, mask, instances, rejected=phrase.nothing_here, display=display)
 
     def save_picture(self, file: str | Path) -> None:
-        write_picture(file, self.picture())
+        """Write `picture()` as a PNG."""
+        write_atomically(file, picture_png(self.picture()))
 
     def heat_picture(self, number: int) -> np.ndarray:
-        """(h, w, 3): for one phrase, how probable each place is, and what the model ties to each word: the instances,
-        shaded by the word's weight, or the places that it retrieved."""
+        """Draw heat maps of one phrase: (h, w, 3).
+
+        The first shows the probability of each place. The others show what the model ties to each word: the instances,
+        shaded by the word's weight, or the places that the word retrieved.
+        """
         phrase, image = self.phrases[number], self.view(answers.ONE_OF_FEW)
         size = image.shape[:2]
+        words = phrase.text.split()
         cells = [answers.heat_cell(image, phrase.probability.at(size), f"probability of \u201c{phrase.text}\u201d")]
         if phrase.regions is not None:
-            cells += [self._region_cell(phrase, row) for row in range(len(phrase.regions.scores))]
+            rows = zip(phrase.regions.scores.numpy(), phrase.regions.retrieved.numpy(), strict=True)
+            for name, (scores, retrieved) in zip(
+                ["the whole phrase", *(f"\u201c{word}\u201d" for word in words)], rows, strict=True
+            ):
+                finite = scores[np.isfinite(scores)]
+                cells.append(
+                    answers.heat_cell(
+                        image,
+                        GridMap(scores, phrase.regions.extent).at(size),
+                        f"retrieved by {name}" if finite.size else f"{name} was cut off",
+                        marked=GridMap(retrieved, phrase.regions.extent).cells_at(size),
+                        span=(float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0),
+                    )
+                )
         elif any(one.words for one in phrase.instances):
             cells += [
                 answers.heat_cell(image, attention, f"instance masks x weight of \u201c{word}\u201d")
-                for word, attention in zip(phrase.text.split(), phrase.word_attention(size), strict=True)
+                for word, attention in zip(words, phrase.word_attention(size), strict=True)
             ]
         return grid(cells)
 
-    def _region_cell(self, phrase: PhraseAnswer, row: int) -> np.ndarray:
-        """`row` 0 is the phrase as a whole, 1 + i its word i."""
-        assert phrase.regions is not None
-        scores, retrieved = phrase.regions.scores[row].numpy(), phrase.regions.retrieved[row].numpy()
-        words = "the whole phrase" if row == 0 else f"\u201c{phrase.text.split()[row - 1]}\u201d"
-        finite = scores[np.isfinite(scores)]
-        span = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-        extent = phrase.regions.extent
-        image = self.view(answers.ONE_OF_FEW)
-        size = image.shape[:2]
-        marked = GridMap(retrieved, extent).cells_at(size)
-        title = f"retrieved by {words}" if finite.size else f"{words} was cut off"
-        return answers.heat_cell(image, GridMap(scores, extent).at(size), title, marked=marked, span=span)
-
     def detections(self) -> dict[str, Any]:
-        """Arguments for `supervision.Detections(**...)`: the objects of all phrases; a class is a phrase."""
-        found = [(number, one) for number, phrase in enumerate(self.phrases) for one in phrase.objects]
-        classes = np.array([number for number, _ in found], dtype=int)
+        """Return arguments for `supervision.Detections(**...)`: the objects of all phrases, with phrases as classes."""
+        objects = [(number, one) for number, phrase in enumerate(self.phrases) for one in phrase.objects]
+        classes = np.array([number for number, _ in objects], dtype=int)
         return {
-            "xyxy": np.array([one.box for _, one in found], dtype=np.float32).reshape(-1, 4),
-            "mask": np.array([one.mask for _, one in found], dtype=bool).reshape(-1, *self.size),
-            "confidence": np.array([one.score for _, one in found], dtype=np.float32),
+            "xyxy": np.array([one.box for _, one in objects], dtype=np.float32).reshape(-1, 4),
+            "mask": np.array([one.mask for _, one in objects], dtype=bool).reshape(-1, *self.size),
+            "confidence": np.array([one.score for _, one in objects], dtype=np.float32),
             "class_id": classes,
             "data": {"class_name": np.array([self.phrases[number].text for number in classes], dtype=str)},
         }
@@ -361,12 +376,12 @@ def answers_of(result: ImageResult, *, aligned: bool = False) -> tuple[PhraseAns
 def _reason(
     text: str, mask: LogitMask, no_target_prob: float | None, unknown_words: tuple[str, ...], settings: PostProcess
 ) -> str:
-    """Why nothing is here; empty where something is."""
+    """Return why nothing is here, or "" if the phrase refers to something."""
     if all_unknown(text, unknown_words):
         return f"the model does not know: {', '.join(unknown_words)}"
     if not mask.small.any():
-        known = "" if no_target_prob is None else f" (no-target probability {no_target_prob:.2f})"
-        return f"no pixel reaches the threshold of {settings.threshold:g}{known}"
+        head = "" if no_target_prob is None else f" (no-target probability {no_target_prob:.2f})"
+        return f"no pixel reaches the threshold of {settings.threshold:g}{head}"
     by_area = settings.no_target == "area"
     prob = None if no_target_prob is None else torch.tensor([no_target_prob])
     if not reject(torch.from_numpy(mask.full if by_area else mask.small)[None], prob, settings):
@@ -374,8 +389,3 @@ def _reason(
     if by_area:
         return f"fewer than {settings.min_area} pixels reach the threshold of {settings.threshold:g}"
     return f"no-target probability {no_target_prob:.2f}, above {settings.no_target_threshold:g}"
-
-
-def _iou(a: np.ndarray, b: np.ndarray) -> float:
-    """IoU of two masks, of which one has a pixel."""
-    return np.count_nonzero(a & b) / np.count_nonzero(a | b)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from refseg.errors import ConfigError
+from refseg.errors import CheckpointError, ConfigError
 from refseg.instance import Instance
 from refseg.records import NoTargetRule
 from refseg.structures import (
@@ -348,3 +348,18 @@ def finish(prediction: Prediction, batch: Batch, settings: PostProcess) -> list[
             )
         )
     return results
+
+
+def check_finite(result: ImageResult) -> None:
+    """Raise an error for values that are not finite, which would be scored as empty masks."""
+    for name, values in (("mask logits", result.mask_logits), ("no-target probability", result.no_target_prob)):
+        if values is not None and not (finite := values[:, None].isfinite().flatten(1).all(1)).all():
+            raise diverged(name, result.meta.expression_ids[int((~finite).nonzero()[0])])
+
+
+def diverged(name: str, expression: str) -> CheckpointError:
+    """Return the error for a prediction that is not finite."""
+    return CheckpointError(
+        f"The model's {name} for expression {expression} is not finite (NaN or infinite): its weights have diverged, "
+        "or mixed precision overflowed. Evaluate an earlier checkpoint, or without mixed precision."
+    )

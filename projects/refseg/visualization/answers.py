@@ -6,7 +6,9 @@ Letters: H x W pixels of the image, W words.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -33,6 +35,32 @@ MOST_NAMED = 12  # instances whose words and scores are written out
 HEAT = np.array([(8, 16, 64), (0, 84, 147), (0, 158, 160), (146, 205, 105), (250, 236, 90)], np.float32)
 HEAT_OPACITY = (0.4, 0.85)  # of the lowest value and of the highest
 WHITE = (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class GridMap:
+    """`values` (h, w) on a grid; the image covers its upper left `extent` (rows, columns), not always whole ones."""
+
+    values: np.ndarray
+    extent: tuple[float, float]
+
+    def at(self, size: tuple[int, ...]) -> np.ndarray:
+        """(H, W) float32: the values at the pixels of an image of that size, interpolated between cells' centres."""
+        columns, rows = (
+            ((np.arange(length, dtype=np.float32) + 0.5) * (extent / length) - 0.5)
+            for length, extent in zip(size[::-1], self.extent[::-1], strict=True)
+        )
+        values = np.asarray(self.values, np.float32)
+        x, y = np.broadcast_arrays(columns[None], rows[:, None])
+        return cv2.remap(values, x.copy(), y.copy(), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+    def cells_at(self, size: tuple[int, ...]) -> np.ndarray:
+        """(H, W): of each pixel the value of the cell that it lies in."""
+        rows, columns = (
+            np.minimum(np.arange(length) / length * extent, cells - 1).astype(int)
+            for length, extent, cells in zip(size, self.extent, self.values.shape, strict=True)
+        )
+        return self.values[rows[:, None], columns]
 
 
 def display_for(count: int) -> Display:

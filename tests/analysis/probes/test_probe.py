@@ -29,15 +29,15 @@ def rle(*columns: int) -> dict:
     return coco_mask.encode(pixels)
 
 
-def test_right_and_same_by_hand() -> None:
-    """One of two columns: IoU 1/2, which is right; one of three is not. Nothing is right where nothing is."""
+def test_is_right_and_iou_of() -> None:
+    """An IoU of 1/2 is right, and 1/3 is not. The empty answer is right if the truth is empty."""
     assert is_right(rle(0), rle(0, 1)) and not is_right(rle(0), rle(0, 1, 2))
     assert is_right(rle(), rle()) and not is_right(rle(0), rle()) and not is_right(rle(), rle(0))
     assert iou_of(rle(0, 1), rle(1, 2)) == pytest.approx(1 / 3) and iou_of(rle(), rle()) == 1
 
 
-def test_pairs_that_one_answer_would_serve() -> None:
-    """IoU of the truths 3/4: a pair; of 4/4, and of nothing with nothing: none. What is not known may be anything."""
+def test_same_truth() -> None:
+    """Truths with IoU 3/4 make a pair. Equal or empty truths do not. An unknown truth does."""
     pairs = {truth: Pair("colour", "e", "a", "b", rle(0, 1, 2), rle(*truth)) for truth in ((0, 1, 2, 3), (0, 1, 2), ())}
     assert [pair.same_truth for pair in pairs.values()] == [False, True, False]
     assert Pair("colour", "e", "a", "b", rle(), rle()).same_truth
@@ -48,7 +48,7 @@ def outcome(kind: str, image: int, right: bool, changed: bool | None, iou: float
     return Outcome(Pair(kind, "e", "a", "b", rle(0), rle(1)), image, right, changed, iou)
 
 
-def test_shares_by_hand() -> None:
+def test_summarize() -> None:
     """Colour: right 2 of 3, changed right 1 of the 2 that are known, both right 1 of 2, the same 1 of 3. Of absent
     nothing is known."""
     found = [
@@ -89,7 +89,7 @@ class Fake:
         ]
 
 
-def test_models_that_know_and_models_that_do_not_listen(tiny_config: Path, refshapes_tiny: Path) -> None:
+def test_perfect_and_constant_models(tiny_config: Path, refshapes_tiny: Path) -> None:
     """Who knows the truth is always right and never gives one answer to both; who answers with the whole image never
     answers anything else. Seven images of a batch of four take two passes, whatever the number of phrases."""
     data = open_data(f"{refshapes_tiny / 'refshapes.jsonl'}:val")
@@ -120,7 +120,7 @@ def test_models_that_know_and_models_that_do_not_listen(tiny_config: Path, refsh
     assert by_rule["by"] == "rules on words" and by_rule["probes"][-1]["known"] < by_rule["probes"][-1]["pairs"]
 
 
-def test_the_command_and_the_report(
+def test_command_and_report(
     tiny_config: Path, refshapes_tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = build_model(load_config(str(tiny_config), RunOptions()))
@@ -139,10 +139,10 @@ def test_the_command_and_the_report(
     capsys.readouterr()
     out.write_text(json.dumps(found | {"probes": [{"kind": "x"}]}))
     assert main(["report", str(tmp_path / "work"), "--probes", str(out)]) == 1
-    assert "is not what `refseg probe --json` writes" in capsys.readouterr().err
+    assert "is not a file of `refseg probe --json`" in capsys.readouterr().err
     layout = [*call[:-1], f"{refshapes_tiny / 'refcoco'}:val", "--images", "1", "--resamples", "20"]
     assert main(layout) == 0 and "1 images, by rules" in capsys.readouterr().out, "images of a layout lie beside it"
-    assert main([*call, "--kinds", "color"]) == 1 and "no kind 'color'" in capsys.readouterr().err
+    assert main([*call, "--kinds", "color"]) == 1 and "unknown kind 'color'" in capsys.readouterr().err
     assert main([*call[:2], str(tmp_path / "no.pth"), *call[3:]]) == 1
     assert "no such checkpoint" in capsys.readouterr().err
     assert main([call[0], str(tmp_path / "work"), *call[3:]]) == 1 and "no checkpoint in" in capsys.readouterr().err

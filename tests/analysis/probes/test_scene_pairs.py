@@ -46,7 +46,7 @@ STAR = Match("star")
         (STAR, LEFT_RIGHT, None),
     ],
 )
-def test_mirrored_by_hand(head, axis, wanted) -> None:
+def test_mirrored(head, axis, wanted) -> None:
     assert mirrored(head, axis) == wanted
 
 
@@ -64,8 +64,8 @@ def _change(head, kind: str, scene: Scene, count: int | None = 1, **options) -> 
     return {changed.judge(scene).ids for changed in found if changed is not None}
 
 
-def test_changes_by_hand() -> None:
-    """Red star, blue star, red circle, from the left. Not left of the middle, but for the first."""
+def test_changed_meaning() -> None:
+    """The scene has a red star, a blue star and a red circle, from left to right."""
     scene = _scene(("star", "red", 10), ("star", "blue", 48), ("circle", "red", 86))
     assert _change(Most(STAR, "left"), "left-right", scene) == {(1,)}
     assert _change(Match("star", "red"), "colour", scene) == {(1,)}
@@ -78,7 +78,7 @@ def test_changes_by_hand() -> None:
     assert _change(Match("star", "red"), "colour", scene, allows=lambda _: False) == set()
 
 
-def test_numbers_of_joined_phrases() -> None:
+def test_change_number_drops_a_phrase() -> None:
     """ "the red star and the circle" loses one of them."""
     scene = _scene(("star", "red", 10), ("star", "blue", 48), ("circle", "red", 86))
     both = Meaning((Phrase(Match("star", "red")), Phrase(Match("circle"))))
@@ -86,12 +86,12 @@ def test_numbers_of_joined_phrases() -> None:
     assert found == {(0,), (2,)}
 
 
-def test_edits_by_hand() -> None:
+def test_edits() -> None:
     pairs = ("a b", "a b"), ("a b c", "a x c"), ("", "a b"), ("a b", "b c")
     assert [edits(a.split(), b.split()) for a, b in pairs] == [0, 1, 2, 2]
 
 
-def test_the_nearest_wording_keeps_the_words() -> None:
+def test_nearest_wording() -> None:
     text = "leftmost violet box"
     assert nearest_wording(Meaning((Phrase(Most(Match("square", "purple"), "right")),)), text, Stream(0)) == (
         "rightmost violet box"
@@ -100,8 +100,8 @@ def test_the_nearest_wording_keeps_the_words() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 100), st.sampled_from(["mini", "base", "hard"]))
-def test_the_words_say_what_the_truth_is(index: int, preset: str) -> None:
-    """Every changed phrase, read back, means its truth, which differs from that of the phrase as it was."""
+def test_changed_phrases_mean_their_truth(index: int, preset: str) -> None:
+    """Every changed phrase, parsed again, means its truth, which differs from the original truth."""
     sample = make_image(PRESETS[preset], "val", index)
     for number, expression in enumerate(sample.expressions):
         for kind in KINDS if expression.referents else ():
@@ -114,8 +114,8 @@ def test_the_words_say_what_the_truth_is(index: int, preset: str) -> None:
             assert bool(ids) == (kind != "absent")
 
 
-def test_pairs_of_a_folder(refshapes_tiny: Path) -> None:
-    """All images of train: truths before are those of the file; kinds come up, and the same folder gives the same."""
+def test_pairs_of_scenes(refshapes_tiny: Path) -> None:
+    """On all images of train: truths match the file, every kind occurs, and the pairs are reproducible."""
     file = refshapes_tiny / "refshapes.jsonl"
     preset = preset_of(file)
     assert preset is PRESETS["tiny"] and preset_of(refshapes_tiny / "refcoco" / "refs(unc).p") is None
@@ -132,8 +132,8 @@ def test_pairs_of_a_folder(refshapes_tiny: Path) -> None:
         assert decode(pair.changed_truth).any() == (pair.kind != "absent")
 
 
-def test_folders_that_are_not_what_the_preset_makes(refshapes_tiny: Path, tmp_path: Path) -> None:
-    """Another generator version is no preset of ours; a text that was changed by hand is told."""
+def test_changed_folders(refshapes_tiny: Path, tmp_path: Path) -> None:
+    """Another generator version has no preset, and an edited text is an error."""
     meta = json.loads((refshapes_tiny / "meta.json").read_text())
     file = tmp_path / "refshapes.jsonl"
     assert preset_of(file) is None

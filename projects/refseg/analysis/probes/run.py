@@ -18,9 +18,10 @@ from refseg.analysis.probes.scene_pairs import pairs_of_scenes, preset_of
 from refseg.datasets.collate import collate_samples
 from refseg.datasets.transforms import TransformState
 from refseg.errors import DataError
-from refseg.evaluation.metrics import check_finite, encode_masks
+from refseg.evaluation.metrics import encode_masks
 from refseg.evaluation.scorer import Data
 from refseg.inference.loading import LoadedModel, build_transforms
+from refseg.models.postprocess import check_finite
 from refseg.records import Expression, Record
 from refseg.structures import Sample
 
