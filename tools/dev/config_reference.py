@@ -16,7 +16,7 @@ from typing import Any
 REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO / "projects"))
 
-from refseg import registry  # noqa: E402
+from refseg import models, registry  # noqa: E402
 from refseg.datasets.tokenizers import TextTokenizer  # noqa: E402
 from refseg.models import RefSegmentor  # noqa: E402
 from refseg.models.fusion import Fusion  # noqa: E402
@@ -40,6 +40,8 @@ OF_EVERY_MODEL = {"data_preprocessor", "postprocess"}  # with sections of their 
 def components(of: registry.Registry) -> list[type]:
     """What refseg registers there, by name."""
     of.import_from_location()
+    for name in models.__all__:  # imported when they are first used
+        getattr(models, name)
     own = {found for found in of.module_dict.values() if inspect.isclass(found) and found.__module__[:7] == "refseg."}
     return sorted(own, key=lambda cls: cls.__name__.lower())
 
