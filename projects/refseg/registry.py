@@ -6,10 +6,13 @@ warns about each one that is missing.
 """
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from mmengine import registry as _root
 from mmengine.registry import Registry, build_from_cfg, build_model_from_cfg
+
+from refseg.models import MODULES
 
 SCOPE = "refseg"
 
@@ -33,12 +36,28 @@ def _child(parent: Registry, *locations: str, build: Callable | None = None) -> 
     return Registry(parent.name, parent=parent, scope=SCOPE, locations=places, build_func=build)
 
 
+class _ModelRegistry(Registry):
+    """A registry that imports only the module of the model that is asked for."""
+
+    def get(self, key: str) -> Any:
+        name = key.removeprefix(f"{SCOPE}.")
+        if name in MODULES:
+            import_module(f"refseg.models.{MODULES[name]}")
+        return super().get(key)
+
+
 DATASETS = _child(_root.DATASETS, "datasets.dataset")
 DATA_SAMPLERS = _child(_root.DATA_SAMPLERS, "datasets.samplers")
 FUNCTIONS = _child(_root.FUNCTIONS, "datasets.collate")
 TRANSFORMS = _child(_root.TRANSFORMS, "datasets.transforms")
 
-MODELS = _child(_root.MODELS, "models", build=_in_own_scope(build_model_from_cfg))
+MODELS = _ModelRegistry(
+    "model",
+    parent=_root.MODELS,
+    scope=SCOPE,
+    locations=["refseg.models"],
+    build_func=_in_own_scope(build_model_from_cfg),
+)
 MODEL_WRAPPERS = _child(_root.MODEL_WRAPPERS, "models")
 TASK_UTILS = _child(_root.TASK_UTILS, "models", build=_in_own_scope(build_from_cfg))
 WEIGHT_INITIALIZERS = _child(_root.WEIGHT_INITIALIZERS, "models")

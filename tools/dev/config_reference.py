@@ -16,7 +16,7 @@ from typing import Any
 REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO / "projects"))
 
-from refseg import registry  # noqa: E402
+from refseg import models, registry  # noqa: E402
 from refseg.datasets.tokenizers import TextTokenizer  # noqa: E402
 from refseg.models import RefSegmentor  # noqa: E402
 from refseg.models.fusion import Fusion  # noqa: E402
@@ -40,6 +40,8 @@ OF_EVERY_MODEL = {"data_preprocessor", "postprocess"}  # these have their own se
 def components(of: registry.Registry) -> list[type]:
     """Return the classes that refseg adds to a registry, sorted by name."""
     of.import_from_location()
+    for name in models.__all__:  # models are imported when they are first used
+        getattr(models, name)
     classes = {cls for cls in of.module_dict.values() if inspect.isclass(cls) and cls.__module__.startswith("refseg.")}
     return sorted(classes, key=lambda cls: cls.__name__.lower())
 

@@ -1,16 +1,45 @@
-"""Models: the segmentor base class, encoders, fusions, shared layers and losses, and one package per method."""
+"""Models: the segmentor base class, encoders, fusions, shared layers and losses, and one package per method.
 
-from refseg.models.baseline import QueryBaseline
-from refseg.models.encoders import BEiT3Encoder, ConvEncoder, FusedEncoder, SwinEncoder, TextEncoder
-from refseg.models.fusion import PWAM, VLBA, StagedCrossAttention
-from refseg.models.instalign import InstAlign, ObjectTextDecoder
-from refseg.models.latent_vg import LatentVG
-from refseg.models.lavt import LAVT
-from refseg.models.lgformer import LGFormer
-from refseg.models.preprocessor import ReferringDataPreprocessor
-from refseg.models.rela import RegionDecoder, ReLA
-from refseg.models.segmentor import RefSegmentor
-from refseg.models.vipa import VIPA
+A name below is imported when it is first used, so that running one method does not load the others.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from refseg.models.baseline import QueryBaseline
+    from refseg.models.encoders import BEiT3Encoder, ConvEncoder, FusedEncoder, SwinEncoder, TextEncoder
+    from refseg.models.fusion import PWAM, VLBA, StagedCrossAttention
+    from refseg.models.instalign import InstAlign, ObjectTextDecoder
+    from refseg.models.latent_vg import LatentVG
+    from refseg.models.lavt import LAVT
+    from refseg.models.lgformer import LGFormer
+    from refseg.models.preprocessor import ReferringDataPreprocessor
+    from refseg.models.rela import RegionDecoder, ReLA
+    from refseg.models.segmentor import RefSegmentor
+    from refseg.models.vipa import VIPA
+
+MODULES = {
+    "LAVT": "lavt",
+    "PWAM": "fusion",
+    "VIPA": "vipa",
+    "VLBA": "fusion",
+    "BEiT3Encoder": "encoders",
+    "ConvEncoder": "encoders",
+    "FusedEncoder": "encoders",
+    "InstAlign": "instalign",
+    "LGFormer": "lgformer",
+    "LatentVG": "latent_vg",
+    "ObjectTextDecoder": "instalign",
+    "QueryBaseline": "baseline",
+    "ReLA": "rela",
+    "RefSegmentor": "segmentor",
+    "ReferringDataPreprocessor": "preprocessor",
+    "RegionDecoder": "rela",
+    "StagedCrossAttention": "fusion",
+    "SwinEncoder": "encoders",
+    "TextEncoder": "encoders",
+}
 
 __all__ = [
     "LAVT",
@@ -33,3 +62,9 @@ __all__ = [
     "SwinEncoder",
     "TextEncoder",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in MODULES:
+        raise AttributeError(f"module 'refseg.models' has no attribute {name!r}")
+    return getattr(import_module(f"refseg.models.{MODULES[name]}"), name)
