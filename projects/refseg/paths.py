@@ -1,4 +1,4 @@
-"""Where the project's own files are: configs and tools, in a repository as in an installed wheel, and data."""
+"""Paths of configs and tools, in a repository or an installed wheel, and of data."""
 
 from __future__ import annotations
 
@@ -28,15 +28,18 @@ def shipped_configs() -> dict[str, Path]:
     """Return the configs that ship with refseg, by name ("instalign_swinb", "vipa_ablations/table5_vanilla")."""
     root = configs_dir()
     return {
-        str(found.relative_to(root).with_suffix("")): found
-        for found in sorted(root.rglob("*.py"))
-        if not any(part.startswith("_") for part in found.relative_to(root).parts)
+        str(file.relative_to(root).with_suffix("")): file
+        for file in sorted(root.rglob("*.py"))
+        if not any(part.startswith("_") for part in file.relative_to(root).parts)
     }
 
 
 def resolve_config(name_or_path: str | Path) -> Path:
-    """Return the file of a config: a path that exists, or the name of one that ships with refseg, with or without
-    `configs/` and `.py`."""
+    """Return the file of a config.
+
+    Args:
+        name_or_path: A file, or the name of a config that ships with refseg, with or without `configs/` and `.py`.
+    """
     path = Path(name_or_path)
     if path.is_file():
         if path.suffix not in (".py", ".json", ".yaml", ".yml"):
@@ -58,7 +61,7 @@ def resolve_config(name_or_path: str | Path) -> Path:
 
 
 def data_path(path: str | Path) -> Path:
-    """`data/...` in a config is relative to the current folder, or to $REFSEG_DATA where that is set."""
+    """Resolve a path in a config: `data/...` is relative to $REFSEG_DATA if that is set, else to the current folder."""
     path = Path(path)
     root = os.environ.get("REFSEG_DATA")
     if root and not path.is_absolute() and path.parts[:1] == ("data",):

@@ -215,9 +215,9 @@ def test_unknown_and_impossible_backends(monkeypatch):
     value, locations, weights = inputs([(2, 2)])
     with pytest.raises(ValueError, match=r"backend names an unknown.*'cuda'.*pytorch, triton, mmcv, plain"):
         deformable_attention(value, [(2, 2)], locations, weights, backend="cuda")
-    with pytest.raises(RuntimeError, match=r"'triton', which cannot run here.*take 'pytorch'"):
+    with pytest.raises(RuntimeError, match=r"'triton', which cannot run here.*use 'pytorch'"):
         deformable_attention(value, [(2, 2)], locations, weights, backend="triton")
-    with pytest.raises(RuntimeError, match=r"'mmcv', which cannot run here.*CUDA only.*cpu.*take 'pytorch'"):
+    with pytest.raises(RuntimeError, match=r"'mmcv', which cannot run here.*CUDA only.*cpu.*use 'pytorch'"):
         deformable_attention(value, [(2, 2)], locations, weights, backend="mmcv")
     monkeypatch.setenv("REFSEG_DEFORM_BACKEND", "fast")
     with pytest.raises(ValueError, match=r"REFSEG_DEFORM_BACKEND names an unknown.*'fast'"):
