@@ -201,7 +201,7 @@ def test_choice_on_cpu(monkeypatch):
     assert name == "plain" and "REFSEG_DEFORM_BACKEND" in reason
 
 
-def test_the_argument_goes_before_the_environment(monkeypatch):
+def test_the_argument_overrides_the_environment(monkeypatch):
     monkeypatch.setenv("REFSEG_DEFORM_BACKEND", "plain")
     value, locations, weights = (tensor.requires_grad_() for tensor in inputs([(2, 2)]))
     by_environment = deformable_attention(value, [(2, 2)], locations, weights)
@@ -258,7 +258,7 @@ class Op(torch.nn.Module):
         return deformable_attention(value, [(4, 3), (2, 2)], locations, weights)
 
 
-def test_export_trace_and_compile_take_the_plain_path():
+def test_export_trace_and_compile_use_plain():
     tensors = inputs([(4, 3), (2, 2)], dtype=torch.float32)
     expected = Op()(*tensors)
     exported = torch.export.export(Op(), tensors)
