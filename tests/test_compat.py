@@ -57,7 +57,7 @@ class TestStandInForMmcvExt:
         )
         assert output(program) == "fine"
 
-    def test_a_missing_op_says_what_to_do(self, mmcv_is_compiled: bool) -> None:
+    def test_a_missing_op_names_the_remedy(self, mmcv_is_compiled: bool) -> None:
         if mmcv_is_compiled:
             pytest.skip("this mmcv is compiled for this PyTorch")
         program = (
@@ -130,7 +130,7 @@ class TestCheckpointsOfMmengine:
         )
         assert output(program) == "[1.0, 1.0] 1.5 1.5"
 
-    def test_everything_else_stays_refused(self, tmp_path: Path) -> None:
+    def test_other_objects_are_still_refused(self, tmp_path: Path) -> None:
         """A pickle that would run a command, and one that reaches through getattr."""
         program = (
             "import os, pathlib, torch; from refseg import compat; compat.allow_mmengine_checkpoints()\n"
@@ -158,7 +158,7 @@ class TestDistributedOnCpu:
         done = run("from mmengine.dist import init_dist; init_dist('pytorch', backend='gloo')", **environment)
         assert done.returncode != 0 and "set_device" in done.stderr, OBSOLETE
 
-    def test_initialises_gloo(self, environment: dict[str, str]) -> None:
+    def test_initializes_gloo(self, environment: dict[str, str]) -> None:
         program = (
             "from refseg import compat; import torch.distributed as dist\n"
             "print(compat.init_cpu_dist('pytorch'), dist.get_backend(), compat.init_cpu_dist('pytorch'))\n"
@@ -166,7 +166,9 @@ class TestDistributedOnCpu:
         )
         assert output(program, **environment) == "True gloo False"
 
-    def test_processes_wait_as_long_as_told(self, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
+    def test_processes_wait_for_the_given_timeout(
+        self, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+    ) -> None:
         waits = []
         monkeypatch.setattr("torch.cuda.is_available", lambda: False)
         monkeypatch.setattr(torch.distributed, "init_process_group", lambda _, timeout: waits.append(timeout))
@@ -218,7 +220,7 @@ class TestDistributedOnCpu:
         done = run(program, **environment)
         assert done.returncode != 0 and "device_ids" in done.stderr, OBSOLETE
 
-    def test_wrap_on_cpu_takes_plain_batch_norm(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_wrap_on_cpu_uses_plain_batch_norm(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from mmengine.config import Config
 
         for gpu, kept in ((False, None), (True, "torch")):
@@ -265,11 +267,11 @@ class TestKeepWeights:
     def test_is_still_needed(self) -> None:
         assert self.weights_change(keep=False), OBSOLETE
 
-    def test_keeps_them(self) -> None:
+    def test_keeps_weights(self) -> None:
         assert not self.weights_change(keep=True)
 
 
-def test_options_keep_their_blanks() -> None:
+def test_options_keep_their_spaces() -> None:
     import argparse
 
     from mmengine.config import DictAction

@@ -37,7 +37,7 @@ def complaints(**options: object) -> list[str]:
         ("val_evaluator.row_file", "rows_file"),
     ],
 )
-def test_a_typo_is_named_with_what_was_meant(key: str, meant: str) -> None:
+def test_a_typo_is_reported_with_a_suggestion(key: str, meant: str) -> None:
     (line,) = complaints(**{key.replace(".", "__"): 1})
     assert key.split(".")[-1] in line
     assert f"did you mean {meant!r}?" in line

@@ -57,7 +57,7 @@ def write_hostile(folder: Path) -> dict[str, str]:
     }
 
 
-def test_hostile_and_damaged_files_get_one_sentence(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+def test_malicious_and_damaged_files_raise_one_sentence(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     for name, says in write_hostile(tmp_path).items():
         with pytest.raises(CheckpointError, match=rf"{name} cannot be read as weights: {says}") as raised:
             read_checkpoint(tmp_path / name)
@@ -73,7 +73,7 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
             read_checkpoint(path)
 
 
-def test_state_dicts_are_found_where_others_put_them() -> None:
+def test_state_dicts_of_other_projects_are_found() -> None:
     weights = {"a": torch.ones(1)}
     wrapped = {"module.a": weights["a"]}
     for content in (weights, {"state_dict": weights}, {"model": weights, "epoch": 3}, {"model": {"model": wrapped}}):
@@ -126,7 +126,7 @@ def test_tensors_that_cannot_be_copied_are_one_sentence(tmp_path: Path) -> None:
         load_weights(nn.Linear(3, 3), tmp_path / "sparse.pth")
 
 
-def test_starting_from_a_part_says_which() -> None:
+def test_partial_loading_reports_the_loaded_tensors() -> None:
     """Of the 6 tensors 3 fit: half of them."""
     model = nn.ModuleDict({"body": nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]), "head": nn.Linear(2, 5)})
     before = model["head"].weight.clone()
@@ -140,7 +140,7 @@ def test_starting_from_a_part_says_which() -> None:
     assert model["body"][0].weight.eq(1).all() and model["head"].weight.equal(before)
 
 
-def test_starting_from_another_model_is_refused_unless_wanted() -> None:
+def test_weights_of_another_model_need_load_from_partial() -> None:
     """2 of 6 tensors are less than half."""
     model = nn.ModuleDict({"body": nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]), "head": nn.Linear(2, 5)})
     state = {name: value for name, value in ones(model).items() if name.startswith("head")}

@@ -1,7 +1,7 @@
-"""Work-arounds for libraries, one function each, with the versions concerned and the reason.
+"""Workarounds for other libraries, one function each. The docstring says which versions need it and why.
 
-Each has a test in `tests/test_compat.py` that fails when the work-around stops working, or when the library no longer
-needs it. A work-around that is not needed any more is deleted together with its test.
+Each has a test in `tests/test_compat.py` that fails if the workaround stops working, or if the library no longer needs
+it. Then delete the workaround together with its test.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _EXT = "mmcv._ext"
 
 
 class CompiledOpMissing(ImportError):
-    """An mmcv operator was called that exists only in a compiled mmcv."""
+    """Raised by a call of an operator that only a compiled mmcv has."""
 
 
 class _MissingOp:
-    """Stands for one compiled function: it can be imported and passed around, and says why it cannot be called."""
+    """A placeholder for one compiled function. A call raises an error with the reason."""
 
     def __init__(self, name: str, reason: str) -> None:
         self.__name__ = name
@@ -35,14 +35,14 @@ class _MissingOp:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise CompiledOpMissing(
-            f"mmcv's compiled operator '{self.__name__}' was called, but {self.reason}. refseg's own models never need "
-            "it; for other models build mmcv from source for this PyTorch "
+            f"mmcv's compiled operator '{self.__name__}' was called, but {self.reason}. refseg's models never need it. "
+            "For other models, build mmcv from source for this PyTorch "
             "(`pip install --no-binary mmcv 'mmcv>=2.0.0rc4,<2.2'`, needs a compiler), then check with `refseg doctor`."
         )
 
 
 class _ExtStandIn(types.ModuleType):
-    """Answers for `mmcv._ext`: every public name is a `_MissingOp`."""
+    """A replacement for `mmcv._ext`, in which every public name is a `_MissingOp`."""
 
     __refseg_stand_in__ = True
     reason = "this mmcv has no compiled extension"
@@ -54,7 +54,7 @@ class _ExtStandIn(types.ModuleType):
 
 
 class _ExtLoader(importlib.abc.Loader):
-    """Loads the real extension if there is one that works, else the stand-in."""
+    """A loader of the real extension, if it works, or else of the stand-in."""
 
     def __init__(self, real: importlib.machinery.ModuleSpec | None) -> None:
         self.real = real
@@ -77,7 +77,7 @@ class _ExtLoader(importlib.abc.Loader):
 
 
 class _ExtFinder(importlib.abc.MetaPathFinder):
-    """Finds `mmcv._ext`, whether it was compiled or not."""
+    """A finder of `mmcv._ext`, compiled or not."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
         if fullname != _EXT:
@@ -87,18 +87,18 @@ class _ExtFinder(importlib.abc.MetaPathFinder):
 
 
 def install_mmcv_ext_stand_in() -> None:
-    """mmcv-lite 2.x, and any mmcv compiled for another PyTorch: `mmcv.ops`, hence `mmdet.models` and `mmseg.models`,
-    die importing `mmcv._ext`. mmcv has no binary wheel for current PyTorch.
+    """Make `mmcv.ops`, `mmdet.models`, and `mmseg.models` importable without a compiled mmcv.
 
-    An import hook answers for that one module. A compiled extension that works is used as it is; otherwise everything
-    imports, and calling a compiled operator raises `CompiledOpMissing`. Nothing is imported here.
+    With mmcv-lite 2.x, or an mmcv compiled for another PyTorch, they fail to import `mmcv._ext`, and mmcv has no binary
+    wheel for current PyTorch. An import hook provides that module. It uses a compiled extension that works. Otherwise a
+    call of a compiled operator raises `CompiledOpMissing`. This function itself imports nothing.
     """
     if _EXT not in sys.modules and not any(isinstance(finder, _ExtFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _ExtFinder())
 
 
 def mmcv_ext_state() -> tuple[bool, str]:
-    """Whether mmcv's compiled extension works, and a sentence about it."""
+    """Return whether mmcv's compiled extension works, and a description of it."""
     install_mmcv_ext_stand_in()
     ext = importlib.import_module(_EXT)
     if isinstance(ext, _ExtStandIn):
@@ -107,7 +107,7 @@ def mmcv_ext_state() -> tuple[bool, str]:
 
 
 def _history_method(owner: Any, name: str) -> Any:
-    """What `getattr` means inside a checkpoint: a statistic of mmengine's HistoryBuffer, and nothing else."""
+    """Replace `getattr` inside a checkpoint: return a statistic of mmengine's HistoryBuffer, and nothing else."""
     from mmengine.logging.history_buffer import HistoryBuffer
 
     if owner is HistoryBuffer and name in ("min", "max", "mean", "current"):
@@ -116,11 +116,11 @@ def _history_method(owner: Any, name: str) -> Any:
 
 
 def allow_mmengine_checkpoints() -> None:
-    """mmengine 0.10.7 resumes with a bare `torch.load`; since PyTorch 2.6 that means `weights_only=True`, which refuses
-    the logging history that mmengine keeps in its own checkpoints.
+    """Let `torch.load` with `weights_only=True` read the logging history in mmengine's checkpoints.
 
-    What that history is made of (a plain container, its four methods, numpy arrays and numbers) is allowed by name;
-    everything else stays refused.
+    mmengine 0.10.7 resumes with a bare `torch.load`, which means `weights_only=True` since PyTorch 2.6. The parts of
+    that history (a plain container, its four methods, numpy arrays, and numbers) are allowed by name. Everything else
+    is still refused.
     """
     import numpy as np
     import torch
@@ -146,10 +146,14 @@ def allow_mmengine_checkpoints() -> None:
 
 
 def init_cpu_dist(launcher: str, timeout_s: float | None = None) -> bool:
-    """mmengine 0.10.7: every launcher calls `torch.cuda.set_device`, which fails where there is no GPU.
+    """Initialize gloo from the launcher's environment if there is no GPU, and return whether this was done.
 
-    Without a GPU, gloo is initialised here from the launcher's environment; mmengine then leaves it alone. Processes
-    that wait for each other give up after `timeout_s`, by default PyTorch's half an hour. Returns whether it did.
+    In mmengine 0.10.7, every launcher calls `torch.cuda.set_device`, which fails without a GPU. It skips that if the
+    processes are already initialized.
+
+    Args:
+        launcher: "none", "pytorch", "slurm", or "mpi".
+        timeout_s: How long processes wait for each other; by default PyTorch's 30 minutes.
     """
     import datetime
 
@@ -169,7 +173,7 @@ def init_cpu_dist(launcher: str, timeout_s: float | None = None) -> bool:
     missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise UsageError(
-            f"--launcher {launcher}: the environment lacks {', '.join(missing)}. Start through `tools/dist_train.sh` "
+            f"--launcher {launcher}: the environment lacks {', '.join(missing)}. Start with `tools/dist_train.sh` "
             "or `torchrun`, or use --launcher none for a single process."
         )
     timeout = None if timeout_s is None else datetime.timedelta(seconds=timeout_s)
@@ -178,11 +182,10 @@ def init_cpu_dist(launcher: str, timeout_s: float | None = None) -> bool:
 
 
 def exit_launched(code: int) -> NoReturn:
-    """PyTorch 2.14: gloo's threads now and then abort an interpreter that is shutting down ("terminate called without
-    an active exception"), after all work is done.
+    """End a process that a launcher started without running destructors; end any other process as usual.
 
-    A process that a launcher started runs its exit handlers, flushes its output, and ends without destructors. Any
-    other process ends as usual.
+    In PyTorch 2.14, gloo's threads sometimes abort an interpreter that shuts down after all work is done ("terminate
+    called without an active exception"). Exit handlers run and output is flushed before.
     """
     if os.environ.get("WORLD_SIZE") is None and os.environ.get("SLURM_NTASKS") is None:
         sys.exit(code)
@@ -193,11 +196,10 @@ def exit_launched(code: int) -> NoReturn:
 
 
 def wrap_on_cpu(cfg: Any) -> None:
-    """mmengine 0.10.7: the default DistributedDataParallel is given the GPU of the rank even where there is none, which
-    torch refuses.
+    """Name the DistributedDataParallel wrapper in the config, without a device, if there is no GPU.
 
-    Names the wrapper in the config, with mmengine's defaults and without a device. Synchronised BatchNorm, which
-    PyTorch has for GPUs only, becomes the plain one.
+    mmengine 0.10.7 passes the GPU of the rank to its default wrapper even without one, which torch refuses.
+    Synchronized BatchNorm, which PyTorch has for GPUs only, is turned off.
     """
     import torch
 
@@ -215,18 +217,20 @@ def wrap_on_cpu(cfg: Any) -> None:
 
 
 def keep_weights(module: Any) -> Any:
-    """mmengine 0.10.7: `Runner.train` calls `init_weights` of a BaseModule's direct children. timm's and transformers'
-    models have a method of that name, which draws new random weights: pretrained ones would be lost silently.
+    """Mark a module as initialized, so that mmengine keeps its weights, and return it.
 
-    Marks the module as initialised, which mmengine respects. Returns the module.
+    In mmengine 0.10.7, `Runner.train` calls `init_weights` of a BaseModule's direct children. Models of timm and
+    transformers have a method of that name that draws random weights, so pretrained ones would be lost silently.
     """
     module.is_init = True
     return module
 
 
 def dict_action() -> type:
-    """mmengine 0.10.7's DictAction deletes every blank of a value, so that no path with a blank can be given, and ends
-    with a traceback where a value lacks its key."""
+    """Return an argparse action for KEY=VALUE options that keeps spaces in values.
+
+    DictAction of mmengine 0.10.7 deletes all spaces, also in paths, and ends with a traceback if a value has no key.
+    """
     import argparse
 
     from mmengine.config import DictAction
@@ -249,9 +253,9 @@ def dict_action() -> type:
 
 
 def find_shipped_bases() -> None:
-    """mmengine 0.10.7: `_base_ = 'PACKAGE::FILE'` knows packages from a fixed list, and only as pip installed them.
+    """Let configs name a shipped config as `_base_ = 'refseg::_base_/default_runtime.py'`, in a clone or a wheel.
 
-    Here `refseg::_base_/default_runtime.py` is a file among the configs that ship, in a clone as in a wheel.
+    In mmengine 0.10.7, `_base_ = 'PACKAGE::FILE'` works only for a fixed list of packages that pip installed.
     """
     from mmengine.config import Config
 
@@ -264,28 +268,28 @@ def find_shipped_bases() -> None:
     def get_cfg_path(cfg_path: str, filename: str) -> tuple[str, str | None]:
         package, _, rest = cfg_path.partition("::")
         if package == "refseg" and rest:
-            found = str(configs_dir() / rest), None
-            if not os.path.isfile(found[0]):  # without its folder, or under a name that was changed
+            base = str(configs_dir() / rest), None
+            if not os.path.isfile(base[0]):  # without its folder, or under a name that was changed
                 with contextlib.suppress(FileNotFoundError):
-                    found = str(resolve_config(rest)), None
+                    base = str(resolve_config(rest)), None
         else:
-            found = search(cfg_path, filename)
-        if not os.path.isfile(found[0]):
+            base = search(cfg_path, filename)
+        if not os.path.isfile(base[0]):
             raise ConfigError(
-                f"{filename}: its _base_ {cfg_path!r} is not there ({found[0]}). Bases are named relative to the "
-                "config; those that ship are 'refseg::_base_/...'"
+                f"{filename}: its _base_ {cfg_path!r} is not there ({base[0]}). Name a base relative to the config, or "
+                "as 'refseg::_base_/...' if it ships with refseg"
             )
-        return found
+        return base
 
     get_cfg_path.knows_refseg = True  # type: ignore[attr-defined]
     Config._get_cfg_path = staticmethod(get_cfg_path)
 
 
 def torchrun() -> None:
-    """torch's launcher prints a traceback of its own below the error of a process that failed, which hides the error.
+    """Run torch's launcher on the command line's arguments, without its traceback.
 
-    Runs it on the command line's arguments without that. A process that ended by a signal said nothing itself: then
-    there is one sentence about it. `tools/dist_train.sh` and `tools/dist_test.sh` start through this.
+    The traceback appears below the error of a process that failed, and hides that error. A process that a signal ended
+    prints no error, so one sentence is printed about it. `tools/dist_train.sh` and `tools/dist_test.sh` use this.
     """
     import logging
 

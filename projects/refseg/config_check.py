@@ -1,8 +1,8 @@
-"""Every key of a config is read by something and its value is of the right type: mmengine accepts typos silently.
+"""Checks that something reads every key of a config, and that its values have the right types. mmengine accepts typos.
 
-`unknown_keys(cfg)` compares each dict with the signature of what it builds. Names that start with `_` are helper
-variables of a config file. Groups without a `type` are compared with what a class names in `config_groups` (models), or
-checked by what they build (text model, tokenizer), whose functions refuse unknown names.
+`unknown_keys(cfg)` compares each dict with the signature of the class that it builds. Names that start with `_` are
+helper variables of a config file. Groups without a `type` are compared with the `config_groups` of a class (models), or
+are checked by the functions that they configure (text model, tokenizer).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _registries() -> list[Registry]:
 
 
 def find_class(type_name: Any) -> Any:
-    """What a `type` builds, looked up in every registry; None if no registry has it."""
+    """Return the class or function of a `type` from any registry; None if no registry has it."""
     if not isinstance(type_name, str):
         return type_name
     for candidates in _registries():
@@ -64,7 +64,7 @@ def find_class(type_name: Any) -> Any:
 
 
 def accepted_names(target: Any) -> set[str] | None:
-    """Keyword names that a class or function takes, through `**kwargs` to its parents; None if it takes anything."""
+    """Return the keywords of a class or function, including its parents' if it has `**kwargs`; None for any keyword."""
     if not inspect.isclass(target):
         parameters = inspect.signature(target).parameters.values()
         return None if any(p.kind is p.VAR_KEYWORD for p in parameters) else {p.name for p in parameters}
@@ -82,9 +82,9 @@ def accepted_names(target: Any) -> set[str] | None:
 
 
 def expected(target: Any, key: str, value: Any) -> str:
-    """Say what a constructor's annotation asks for where the value is plainly something else: "fast" for a number.
+    """Describe the type that a constructor expects if the value clearly has another one, such as "fast" for a number.
 
-    Only strings, numbers, and dicts are judged, and only where the annotation leaves no doubt; else "" is returned.
+    Return "" for values other than strings, numbers, and dicts, and for annotations that allow the value.
     """
     hint: Any = Any
     for cls in target.__mro__ if inspect.isclass(target) else [target]:
@@ -117,7 +117,7 @@ def expected(target: Any, key: str, value: Any) -> str:
 
 
 def _values(cfg: dict, path: str, target: Any) -> Iterator[str]:
-    """Complaints about plain values of another type than the constructor's annotations."""
+    """Yield complaints about plain values whose type differs from the constructor's annotation."""
     for key, value in cfg.items():
         if key not in ("type", "_scope_") and (wanted := expected(target, key, value)):
             yield f"{path}.{key}: {getattr(target, '__name__', target)} expects {wanted}, not {value!r}"
@@ -136,7 +136,7 @@ def _group(cfg: dict, path: str, known: set[str], what: str) -> Iterator[str]:
 
 
 def _typed(cfg: Any, path: str, extra: frozenset[str] = frozenset()) -> Iterator[str]:
-    """A dict with `type`, and everything below it."""
+    """Yield complaints about a dict with `type`, and about everything below it."""
     if isinstance(cfg, list | tuple):
         for number, item in enumerate(cfg):
             yield from _typed(item, f"{path}[{number}]")
@@ -147,7 +147,7 @@ def _typed(cfg: Any, path: str, extra: frozenset[str] = frozenset()) -> Iterator
         target = find_class(cfg["type"])
         if target is None:
             yield (
-                f"{path}.type: nothing is registered as {cfg['type']!r}; a module of your own is imported by "
+                f"{path}.type: nothing is registered as {cfg['type']!r}. To import a module of your own, set "
                 "custom_imports=dict(imports=['my_module'])"
             )
             return
@@ -179,7 +179,7 @@ def _loader(cfg: dict, path: str) -> Iterator[str]:
 
 
 def _paramwise(cfg: dict, path: str) -> Iterator[str]:
-    yield from _group(cfg, path, _PARAMWISE, "the optimiser constructor")
+    yield from _group(cfg, path, _PARAMWISE, "the optimizer constructor")
     for name, group in cfg.get("custom_keys", {}).items():
         yield from _group(group, f"{path}.custom_keys[{name!r}]", {"lr_mult", "decay_mult"}, "a parameter group")
 
@@ -202,7 +202,7 @@ def _section(key: str, value: Any) -> Iterator[str]:
 
 
 def unknown_keys(cfg: Any) -> list[str]:
-    """Return a sentence for every key that nothing reads, with the nearest known name, and for every unfit value."""
+    """Return a sentence for every unknown key, with the closest known name, and for every unsuitable value."""
     from mmengine.registry import DefaultScope
 
     top = set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"} | _RUNNER_READS | _OTHERS_READ
@@ -224,14 +224,14 @@ def unknown_keys(cfg: Any) -> list[str]:
 
 
 def check_config(cfg: Any) -> None:
-    """Raises ConfigError with all complaints."""
+    """Raise a ConfigError with all complaints."""
     if complaints := unknown_keys(cfg):
         lines = "\n  ".join(complaints)
         raise ConfigError(f"{cfg.filename or 'config'}: keys or values that cannot be used\n  {lines}")
 
 
 def merge_options(cfg: Any, options: Mapping[str, Any]) -> None:
-    """Apply `--cfg-options`; an option that does not fit the config is a ConfigError that names its key."""
+    """Apply `--cfg-options`. An option that does not fit the config raises a ConfigError that names its key."""
     for key, value in options.items():
         before: Any = cfg._cfg_dict
         parts = key.split(".")
@@ -239,7 +239,7 @@ def merge_options(cfg: Any, options: Mapping[str, Any]) -> None:
             place = ".".join(parts[:number])
             if isinstance(before, list | tuple):
                 if not part.isdigit() or int(part) >= len(before):
-                    raise ConfigError(f"{key}: {part!r} is no item of {place}, which has 0 to {len(before) - 1}")
+                    raise ConfigError(f"{key}: {part!r} is no item of {place}, which has items 0 to {len(before) - 1}")
                 before = before[int(part)]
             elif isinstance(before, Mapping):
                 before = before.get(part)
@@ -323,7 +323,7 @@ def _dicts(config: Any) -> Iterator[dict]:
 
 
 def method_and_data(file: Any) -> tuple[str, str]:
-    """Return the model class and the training data of a config file, for lists: ("InstAlign", "gRefCOCO")."""
+    """Return the model class and the training data of a config file: ("InstAlign", "gRefCOCO")."""
     from refseg.datasets.catalog import SETS
     from refseg.engine.run import read_config
 

@@ -1,6 +1,6 @@
-"""Errors of the user's making: the message is the whole answer, and the command prints it without a traceback.
+"""Errors caused by user input. Commands print their messages without a traceback.
 
-Each names the file, record or key that is wrong, and the remedy. Anything else that is raised is a defect of refseg.
+Each message names the wrong file, record, or key, and the remedy. Any other exception is a bug in refseg.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ from contextlib import contextmanager
 
 
 class UserError(ValueError):
-    """The base of the errors below."""
+    """Base class of the errors below."""
 
 
 class UsageError(UserError):
-    """Options that do not go together, or that this machine cannot serve."""
+    """Options that contradict each other, or that this machine does not support."""
 
 
 class ConfigError(UserError):
-    """A config with keys that nobody reads, or without what it needs."""
+    """A config with unknown keys or unusable values, or one that is incomplete."""
 
 
 class DataError(UserError):
-    """Data that are missing or wrong."""
+    """Missing or wrong data."""
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is missing, broken, or of another model."""
+    """A missing or damaged checkpoint, or one of another model."""
 
 
 class TrainingError(UserError):
-    """A training that ended early in another process."""
+    """A training that ended early because another process died."""
 
 
 class NonFiniteLossError(UserError):
@@ -50,7 +50,7 @@ _BUILDING = re.compile(r"class `\w+` in [\w/.-]+\.py: ")
 
 
 def sentence(error: BaseException) -> str:
-    """Return the message of an error without what loader processes and registries put before it."""
+    """Return the message of an error without the prefixes of loader processes and registries."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     # An error from a data worker carries that worker's traceback; its last line is the message.
     text = lines[-1] if lines[0].startswith("Caught ") else "\n".join(lines)
@@ -59,7 +59,7 @@ def sentence(error: BaseException) -> str:
 
 @contextmanager
 def config_errors(key: str) -> Iterator[None]:
-    """Turn errors of constructors into a ConfigError that names the key of the config that they were built from."""
+    """Turn errors of constructors into a ConfigError that names the key of the config."""
     try:
         yield
     except UserError:
@@ -67,5 +67,5 @@ def config_errors(key: str) -> Iterator[None]:
     except (ValueError, TypeError, AssertionError, KeyError, ZeroDivisionError) as error:
         raise ConfigError(
             f"{key}: it cannot be built from this config ({type(error).__name__}: {sentence(error)}). Compare its keys "
-            "with those of the config that it is based on; REFSEG_TRACEBACK=1 shows where it failed"
+            "with those of the base config. REFSEG_TRACEBACK=1 shows where it failed"
         ) from error

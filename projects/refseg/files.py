@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all."""
+"""Atomic file writes, and hashes of files."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from typing import BinaryIO
 
 @contextmanager
 def open_to_replace(path: str | Path) -> Iterator[BinaryIO]:
-    """A file to be written piece by piece beside `path`, synced and renamed at the end: a kill at any moment leaves the
-    old file or the new one."""
+    """Open a temporary file beside `path` for writing, and sync and rename it at the end.
+
+    A kill at any moment leaves either the old file or the new one.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -32,13 +34,13 @@ def open_to_replace(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> None:
-    """The same for content that is at hand."""
+    """Write a file so that a kill at any moment leaves either the old file or the new one."""
     with open_to_replace(path) as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
 
 
 def sha256_of(path: str | Path) -> str:
-    """Of a file's content, in hexadecimal."""
+    """Return the SHA-256 of a file's content, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):

@@ -1,4 +1,4 @@
-"""Where the project's own files are: configs and tools, in a repository as in an installed wheel, and data."""
+"""Paths of configs and tools, in a repository or an installed wheel, and of data."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _names_that_match(name: str, names: Collection[str]) -> list[str]:
 
 
 def data_path(path: str | Path) -> Path:
-    """`data/...` in a config is relative to the current folder, or to $REFSEG_DATA where that is set."""
+    """Resolve a path in a config: `data/...` is relative to $REFSEG_DATA if that is set, else to the current folder."""
     path = Path(path)
     root = os.environ.get("REFSEG_DATA")
     if root and not path.is_absolute() and path.parts[:1] == ("data",):

@@ -1,8 +1,8 @@
-"""Child registries of mmengine's, with scope `refseg`.
+"""Child registries of mmengine's registries, with the scope `refseg`.
 
-A config with `default_scope = 'refseg'` finds our components by name, mmengine's through the parent, and those of other
-packages by prefix: `type='mmdet.FPN'`, `type='mmseg.ResNetV1c'`. Every root registry has its child, because mmengine
-warns about each one that is missing.
+A config with `default_scope = 'refseg'` finds components of refseg and mmengine by name, and those of other packages by
+prefix: `type='mmdet.FPN'`, `type='mmseg.ResNetV1c'`. Every root registry has a child, because mmengine warns about each
+missing one.
 """
 
 from collections.abc import Callable
@@ -18,8 +18,8 @@ SCOPE = "refseg"
 
 
 def _in_own_scope(build: Callable) -> Callable:
-    """A component of another package is built in that package's scope, so that the parts it names itself are found:
-    `mmseg.FCNHead` asks for a `CrossEntropyLoss` without a prefix."""
+    """Build a component of another package in that package's scope, so that it finds the parts that it names without a
+    prefix: `mmseg.FCNHead` needs a `CrossEntropyLoss`."""
 
     def build_in_own_scope(cfg: dict, registry: Registry, *args: Any, **kwargs: Any) -> Any:
         name = cfg.get("type") if isinstance(cfg, dict) else None

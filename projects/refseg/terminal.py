@@ -1,4 +1,4 @@
-"""Output of commands: tables and text for terminals, and files that are written whole."""
+"""Output of commands: tables and text for terminals, and files that are written atomically."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from refseg.files import open_to_replace
 
 
 def printable(text: str) -> str:
-    """Text from files for a terminal: control characters, which could move the cursor, become the replacement sign."""
+    """Replace control characters in text from files, which could move the cursor of a terminal."""
     return "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
 
 
 @contextmanager
 def open_output(path: str | Path) -> Iterator[BinaryIO]:
-    """A file that the user asked for, written whole or not at all."""
+    """Open an output file of a command, which is written completely or not at all."""
     try:
         with open_to_replace(path) as file:
             yield file
@@ -35,7 +35,7 @@ def write_whole(path: str | Path, content: str) -> None:
 
 
 def aligned(rows: Sequence[Sequence[str]], *, right: bool = True) -> list[str]:
-    """Rows as columns of text; all but the first and the last column are numbers, to the right."""
+    """Return lines with aligned columns. All but the first and the last column hold right-aligned numbers."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -53,7 +53,7 @@ OK, WARN, FAIL = "OK", "WARN", "FAIL"
 
 @dataclass(frozen=True)
 class Check:
-    """One row of a table of checks. FAIL means that refseg cannot work; `remedy` is a command, or what to change."""
+    """One row of a table of checks. FAIL means that refseg cannot work; `remedy` is a command or a change to make."""
 
     name: str
     status: str
@@ -62,7 +62,7 @@ class Check:
 
 
 def check_table(checks: Sequence[Check]) -> str:
-    """Return a table with one check per row. A remedy is on a line of its own, unwrapped, so that it can be copied."""
+    """Return a table with one check per row. A remedy has its own line, without wrapping, so that it can be copied."""
     width = max(40, shutil.get_terminal_size((110, 24)).columns)
     names = max(len(check.name) for check in checks)
     whole: dict[str, Any] = dict(break_long_words=False, break_on_hyphens=False)  # paths can be copied

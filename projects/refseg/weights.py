@@ -1,4 +1,4 @@
-"""Weights of a model: read from untrusted files, compared with a model, loaded into it, and identified by a hash."""
+"""Weights of a model: reading untrusted files, comparing them with a model, loading them, and hashing them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from refseg.compat import allow_mmengine_checkpoints
 from refseg.errors import CheckpointError
 from refseg.files import sha256_of
 
-MIN_SHARE = 0.5  # of a model's tensors that `load_from` must fill, unless load_from_partial=True
+MIN_SHARE = 0.5  # minimum share of a model's tensors for `load_from` without load_from_partial=True
 _MOST_NAMES = 8  # in one message
 
 allow_mmengine_checkpoints()
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Return the content of a .pth or .safetensors file, on the CPU. Nothing in the file is run.
+    """Return the content of a .pth or .safetensors file, on the CPU. No code in the file is executed.
 
     Raises:
         CheckpointError: The file is missing, damaged, or holds other Python objects than weights and plain values.
@@ -80,10 +80,10 @@ def state_dict_of(content: Mapping[str, Any], path: str | Path) -> dict[str, Ten
     state = inner_state(content)
     strangers = [name for name, value in state.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if strangers or not state:
-        found = f"{str(strangers[0])[:60]!r}, which is no tensor" if strangers else "nothing"
+        culprit = f"{str(strangers[0])[:60]!r}, which is no tensor" if strangers else "nothing"
         raise CheckpointError(
             f"{path} holds no state dict. Expected tensors by name, under 'state_dict', 'model' or at the top of the "
-            f"file; found {found}"
+            f"file; found {culprit}"
         )
     if all(name.startswith("module.") for name in state):
         return {name.removeprefix("module."): value for name, value in state.items()}
@@ -92,7 +92,7 @@ def state_dict_of(content: Mapping[str, Any], path: str | Path) -> dict[str, Ten
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """Names of the tensors that a model and a state dict share, and of those that they do not."""
+    """Names of the tensors that a model and a state dict share, and of the others."""
 
     loaded: list[str]
     missing: list[str]
@@ -118,7 +118,7 @@ class _Fit:
             raise CheckpointError(f"{path} holds tensors that cannot be copied ({_first_line(error)})") from None
 
     def shapes(self) -> str:
-        """Both shapes of each tensor that has another one in the file."""
+        """Describe the tensors whose shapes differ."""
         texts = [
             f"{name} has {tuple(self.state[name].shape)} in the file, {tuple(self.model[name].shape)} in the model"
             for name in self.mismatched
@@ -142,7 +142,7 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:
 
 
 def load_all(model: nn.Module, state: Mapping[str, Tensor], path: str | Path, meta: Any = None) -> None:
-    """Load a state dict in which every tensor of the model must be, and no other. `meta` explains a misfit."""
+    """Load a state dict that must have exactly the tensors of the model. `meta` helps to explain a misfit."""
     fit = _Fit.of(model, state)
     problems = []
     if fit.missing:
@@ -162,7 +162,7 @@ def load_all(model: nn.Module, state: Mapping[str, Tensor], path: str | Path, me
 
 
 def load_initial(model: nn.Module, state: Mapping[str, Tensor], path: str | Path, *, partial: bool = False) -> str:
-    """Load those tensors of a state dict that fit, to start a training from them.
+    """Load the tensors of a state dict that fit, to start a training from them.
 
     Args:
         partial: Accept a share of less than `MIN_SHARE` of the model's tensors.
@@ -174,10 +174,10 @@ def load_initial(model: nn.Module, state: Mapping[str, Tensor], path: str | Path
         CheckpointError: Too few tensors fit. The model is unchanged then.
     """
     fit = _Fit.of(model, state)
-    kept = fit.missing + fit.mismatched
+    unfilled = fit.missing + fit.mismatched
     report = f"{len(fit.loaded)} of {len(fit.model)} tensors loaded"
-    if kept:
-        report += f"; {len(kept)} kept their initial values: {by_prefix(kept, fit.model)}"
+    if unfilled:
+        report += f"; {len(unfilled)} kept their initial values: {by_prefix(unfilled, fit.model)}"
     if fit.mismatched:
         report += f"; {len(fit.mismatched)} of another shape: {fit.shapes()}"
     if fit.unexpected:
@@ -217,12 +217,14 @@ def _first_line(error: Exception) -> str:
     return "".join(sign for sign in (str(error).splitlines() or [""])[0] if sign.isprintable())[:200]
 
 
-# Where results come from ----------------------------------------------------------------------------------------------
+# Origin of results ----------------------------------------------------------------------------------------------------
 
 
 def hash_weights(model: nn.Module) -> str:
-    """Return the SHA-256 of a model's tensors: of its state dict in the order of the names, each with name, dtype,
-    shape and bytes. The kind of file that they came from does not matter."""
+    """Return the SHA-256 of a model's tensors, whatever kind of file they came from.
+
+    It covers name, dtype, shape, and bytes of the entries of the state dict, ordered by name.
+    """
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         value = value.detach().cpu().contiguous()
@@ -232,13 +234,12 @@ def hash_weights(model: nn.Module) -> str:
 
 
 def describe_weights(model: nn.Module, path: str | Path) -> dict[str, str]:
-    """Return what results say of the weights: the file that was named, its SHA-256, and that of the tensors in the
-    model."""
+    """Return the file of the weights, its SHA-256, and the SHA-256 of the model's tensors, for files of results."""
     return {"file": os.fspath(path), "sha256": sha256_of(path), "weights_sha256": hash_weights(model)}
 
 
 def origin_of(meta: Any) -> str:
-    """Say what a checkpoint was trained on, by its `meta`; empty if that does not say."""
+    """Describe the training data of a checkpoint by its `meta`; empty if unknown."""
     texts = []
     for part in _data_sets(meta):
         annotations = part["annotations"]
@@ -255,7 +256,7 @@ def generator_versions(meta: Any) -> set[str]:
 
 
 def _data_sets(meta: Any) -> list[dict[str, Any]]:
-    """The data sets in the `meta` of a file that anybody may have written."""
+    """Return the data sets in the `meta` of an untrusted file."""
     meta = meta.get("dataset_meta", meta) if isinstance(meta, dict) else {}
     parts = meta.get("mixture", [meta]) if isinstance(meta, dict) else []
     known = parts if isinstance(parts, list | tuple) else []
@@ -263,7 +264,7 @@ def _data_sets(meta: Any) -> list[dict[str, Any]]:
 
 
 def _generated(part: dict[str, Any]) -> tuple[str, str] | None:
-    """Preset and generator version of RefShapes; None for other data. Old checkpoints have no version."""
+    """Return preset and generator version of RefShapes; None for other data. Old checkpoints have no version."""
     made = part.get("generated")
     if isinstance(made, dict):
         return str(made.get("preset")), str(made.get("generator_version"))

@@ -13,7 +13,7 @@ from refseg.evaluation.metrics import ReferringMetric
 from refseg.files import write_atomically
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_only_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "epoch_1.pth"
     write_atomically(target, b"old")
     with mock.patch("os.fsync", side_effect=OSError("disk full")), pytest.raises(OSError, match="disk full"):
@@ -108,10 +108,10 @@ def ranks_validate_what_is_saved(rank: int, world_size: int) -> None:
     assert model.running_mean.eq(0).all() and model.num_batches_tracked == 7
 
 
-def test_ranks_validate_what_is_saved() -> None:
+def test_all_ranks_validate_the_saved_buffers() -> None:
     run_distributed(ranks_validate_what_is_saved, 2)
 
 
-def test_what_best_means() -> None:
+def test_description_of_the_best_checkpoint() -> None:
     assert chosen_from(1).startswith("the weights at the only validation, not the best of several")
     assert chosen_from(3) == "the best of 3 validations"

@@ -86,7 +86,7 @@ def test_either_epochs_or_iterations(tmp_path: Path, tiny_options: dict) -> None
             build_runner(cfg).train()
 
 
-def test_checkpoints_load_with_weights_only_and_say_their_data(whole: Path) -> None:
+def test_checkpoints_load_with_weights_only_and_name_their_data(whole: Path) -> None:
     content = torch.load(whole / "iter_12.pth", weights_only=True)
     assert content["meta"]["iter"] == 12
     assert content["meta"]["dataset_meta"]["expressions_per_image"] == 6
@@ -166,9 +166,7 @@ def undisturbed(tmp_path: Path) -> list:
 
 
 @pytest.mark.parametrize("persistent", [True, False])
-def test_a_loader_whose_worker_died_goes_on_with_the_same_data(
-    undisturbed: list, tmp_path: Path, persistent: bool
-) -> None:
+def test_a_restarted_loader_continues_with_the_same_data(undisturbed: list, tmp_path: Path, persistent: bool) -> None:
     """Two deaths: the same batches in the same order as a run without workers, none twice and none left out."""
     dataset = DeadlyDataset(tmp_path, times=2)
     loop = toy_loop(dataset, persistent=persistent, max_worker_restarts=2)
@@ -193,7 +191,7 @@ def test_a_worker_that_dies_between_epochs(undisturbed: list, tmp_path: Path) ->
     assert not any(worker.is_alive() for worker in workers), "the other worker is stopped too"
 
 
-def test_a_dead_worker_ends_the_training_with_the_remedy(undisturbed: list, tmp_path: Path) -> None:
+def test_a_dead_worker_ends_the_training_with_a_remedy(undisturbed: list, tmp_path: Path) -> None:
     """What was trained with until then was right, and a new loop goes on from there."""
     loop = toy_loop(DeadlyDataset(tmp_path, times=1))
     with pytest.raises(TrainingError) as error:
@@ -237,18 +235,18 @@ def test_a_worker_of_the_validation_that_dies(tmp_path: Path) -> None:
         loop.run()
 
 
-def test_an_error_in_a_worker_is_no_death(tmp_path: Path) -> None:
+def test_an_error_in_a_worker_is_not_a_death(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="no such thing"):
         toy_loop(DeadlyDataset(tmp_path, times=-1), max_worker_restarts=5).run()
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, "many"])
-def test_the_number_of_restarts_is_whole(value: object, tmp_path: Path) -> None:
+def test_the_number_of_restarts_must_be_an_integer(value: object, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="max_worker_restarts must be a whole number"):
         toy_loop(DeadlyDataset(tmp_path), max_worker_restarts=value)
 
 
-def test_a_worker_that_dies_in_the_middle_of_a_step_raises_nothing_there(tmp_path: Path) -> None:
+def test_a_worker_death_does_not_interrupt_a_step(tmp_path: Path) -> None:
     """PyTorch's handler of SIGCHLD raises wherever the main thread is, and would leave half a step."""
     dataset = DeadlyDataset(tmp_path)
     batches = iter(DataLoader(dataset, sampler=EpochSampler(dataset), num_workers=1))

@@ -125,7 +125,7 @@ def test_the_constructor_needs_no_paramwise_settings():
     assert sum(group["orthogonal"] for group in built(model()).optimizer.param_groups) == 3
 
 
-def test_restored_it_goes_on_as_if_nothing_had_been():
+def test_a_restored_optimizer_continues_exactly():
     def train(network, wrapper, steps):
         for step in steps:
             x = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(step))

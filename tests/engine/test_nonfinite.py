@@ -63,7 +63,7 @@ def test_the_run_stops_after_n_in_a_row_with_the_batch() -> None:
         run_hook(NonFiniteLossHook(max_in_a_row=2), wrapper(weight), [good, bad, bad])
 
 
-def test_none_skips_and_counts_for_ever() -> None:
+def test_without_a_limit_it_never_stops() -> None:
     weight = torch.nn.Parameter(torch.zeros(()))
     optim = wrapper(weight)
     assert len(run_hook(NonFiniteLossHook(max_in_a_row=None), optim, [weight * float("nan")] * 9)) == 9

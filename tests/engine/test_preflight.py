@@ -27,7 +27,7 @@ def bert(tmp_path: Path) -> Path:
     return folder
 
 
-def test_everything_that_is_missing_is_found_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_missing_files_are_reported_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REFSEG_DATA", str(tmp_path))
     cfg = load_config(CONFIG)
     findings = {one.name: one for one in preflight(cfg)}

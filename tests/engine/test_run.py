@@ -15,7 +15,7 @@ def load(**kwargs: object) -> object:
 
 
 @pytest.mark.parametrize(("bf16", "dtype", "scale"), [(True, "bfloat16", 1.0), (False, "float16", "dynamic")])
-def test_amp_takes_bf16_where_the_gpu_has_it(bf16: bool, dtype: str, scale: object) -> None:
+def test_amp_uses_bf16_if_the_gpu_has_it(bf16: bool, dtype: str, scale: object) -> None:
     with (
         mock.patch("torch.cuda.is_available", return_value=True),
         mock.patch("torch.cuda.is_bf16_supported", return_value=bf16),
@@ -30,7 +30,7 @@ def test_amp_needs_a_gpu() -> None:
         load(amp=True)
 
 
-def test_the_batch_is_stated_beside_the_papers() -> None:
+def test_the_batch_is_compared_with_the_papers() -> None:
     """8 images on 4 processes with 2 accumulated are 64; the config says 8."""
     line, agrees = batch_report(load(cfg_options={"optim_wrapper.accumulative_counts": 2}), 4)
     assert line.startswith("batch: 8 per process x 4 x 2 accumulation = 64 images (the learning rate belongs to 8)")
@@ -87,7 +87,7 @@ def test_wandb_is_one_key() -> None:
     assert backend.type == "OptionalWandbBackend" and backend.init_kwargs == {"project": "p"}
 
 
-def test_resume_without_a_checkpoint_starts_anew(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_resume_without_a_checkpoint_starts_from_the_beginning(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     cfg = load(work_dir=str(tmp_path))
     assert take_resume(cfg, True) is None
     assert "starting from the beginning" in capsys.readouterr().out
@@ -106,7 +106,7 @@ def test_resume_in_a_config_does_not_stay_there(tmp_path: Path) -> None:
     assert not cfg.resume and cfg.load_from is None
 
 
-def test_checkpoints_and_results_say_what_was_trained_on(tiny_config: Path, tmp_path: Path) -> None:
+def test_checkpoints_and_results_name_the_training_data(tiny_config: Path, tmp_path: Path) -> None:
     from refseg.engine.run import test as evaluate
     from refseg.engine.run import train
 

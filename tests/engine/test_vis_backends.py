@@ -27,7 +27,7 @@ def test_an_absent_wandb_is_reported_once(tmp_path: Path) -> None:
     assert log.call_count == 1 and "refseg[log]" in log.call_args.args[0]
 
 
-def test_a_hanging_wandb_is_left_behind(tmp_path: Path) -> None:
+def test_a_hanging_wandb_is_abandoned(tmp_path: Path) -> None:
     """`init` returns only after the assertions, so a backend that waited for it would not have failed."""
     backend = OptionalWandbBackend(str(tmp_path), limit_s=0.1)
     released = threading.Event()
@@ -51,7 +51,7 @@ def test_without_a_key_it_logs_offline(tmp_path: Path) -> None:
     run.finish.assert_called_once_with()
 
 
-def test_errors_of_the_call_come_through() -> None:
+def test_errors_of_the_call_are_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         call_with_limit(lambda: 1 / 0, 1.0)
     assert call_with_limit(lambda: 5, 1.0) == 5

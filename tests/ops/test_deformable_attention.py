@@ -201,7 +201,7 @@ def test_choice_on_cpu(monkeypatch):
     assert name == "plain" and "REFSEG_DEFORM_BACKEND" in reason
 
 
-def test_the_argument_goes_before_the_environment(monkeypatch):
+def test_the_argument_overrides_the_environment(monkeypatch):
     monkeypatch.setenv("REFSEG_DEFORM_BACKEND", "plain")
     value, locations, weights = (tensor.requires_grad_() for tensor in inputs([(2, 2)]))
     by_environment = deformable_attention(value, [(2, 2)], locations, weights)
@@ -215,9 +215,9 @@ def test_unknown_and_impossible_backends(monkeypatch):
     value, locations, weights = inputs([(2, 2)])
     with pytest.raises(ValueError, match=r"backend names an unknown.*'cuda'.*pytorch, triton, mmcv, plain"):
         deformable_attention(value, [(2, 2)], locations, weights, backend="cuda")
-    with pytest.raises(RuntimeError, match=r"'triton', which cannot run here.*take 'pytorch'"):
+    with pytest.raises(RuntimeError, match=r"'triton', which cannot run here.*use 'pytorch'"):
         deformable_attention(value, [(2, 2)], locations, weights, backend="triton")
-    with pytest.raises(RuntimeError, match=r"'mmcv', which cannot run here.*CUDA only.*cpu.*take 'pytorch'"):
+    with pytest.raises(RuntimeError, match=r"'mmcv', which cannot run here.*CUDA only.*cpu.*use 'pytorch'"):
         deformable_attention(value, [(2, 2)], locations, weights, backend="mmcv")
     monkeypatch.setenv("REFSEG_DEFORM_BACKEND", "fast")
     with pytest.raises(ValueError, match=r"REFSEG_DEFORM_BACKEND names an unknown.*'fast'"):
@@ -258,7 +258,7 @@ class Op(torch.nn.Module):
         return deformable_attention(value, [(4, 3), (2, 2)], locations, weights)
 
 
-def test_export_trace_and_compile_take_the_plain_path():
+def test_export_trace_and_compile_use_plain():
     tensors = inputs([(4, 3), (2, 2)], dtype=torch.float32)
     expected = Op()(*tensors)
     exported = torch.export.export(Op(), tensors)

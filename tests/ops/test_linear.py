@@ -17,7 +17,7 @@ def flops(call: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def test_fast_linear_gives_way_where_it_cannot_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fast_linear_falls_back_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, rows = FastLinear(5, 3), torch.randn(2, 4, 5)
     expected = F.linear(rows, layer.weight, layer.bias)
     assert layer(rows).requires_grad
@@ -39,7 +39,7 @@ def test_fast_linear_gives_way_where_it_cannot_serve(monkeypatch: pytest.MonkeyP
     assert len(calls) == 1
 
 
-def test_fast_linear_is_exact_where_onednn_is_there() -> None:
+def test_fast_linear_is_exact_with_onednn() -> None:
     layer, rows = FastLinear(64, 48), torch.randn(2, 30, 64)
     with torch.no_grad():
         torch.testing.assert_close(layer(rows), F.linear(rows, layer.weight, layer.bias), atol=1e-5, rtol=1e-5)

@@ -67,7 +67,7 @@ def test_same_as_mmcv(coordinates, batch_first, padded, value_proj_ratio):
     torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_same_initialisation_as_mmcv():
+def test_same_initialization_as_mmcv():
     torch.manual_seed(0)
     ours = MultiScaleDeformableAttention(num_levels=3)
     torch.manual_seed(0)
@@ -152,8 +152,8 @@ def test_inside_mmdets_pixel_decoder():
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
 
-def test_the_pixel_decoders_own_initialisation_still_finds_them():
-    """mmdet draws all matrices of the encoder anew and then initialises mmcv's attention modules once more."""
+def test_the_pixel_decoder_still_initializes_them():
+    """mmdet redraws all matrices of the encoder, then initializes mmcv's attention modules once more."""
     decoder = pixel_decoder()
     use_refseg_deformable_attention(decoder)
     decoder.init_weights()
@@ -164,14 +164,14 @@ def test_the_pixel_decoders_own_initialisation_still_finds_them():
         assert layer.self_attn.sampling_offsets.bias.any()
 
 
-def test_the_exchanged_modules_run_our_op():
+def test_converted_modules_run_our_op():
     decoder = pixel_decoder()
     use_refseg_deformable_attention(decoder, backend="nonsense")
     with pytest.raises(ValueError, match="unknown backend, 'nonsense'"):
         decoder(feature_maps())
 
 
-def test_the_module_itself_may_be_exchanged_copied_and_pickled():
+def test_a_single_module_can_be_converted_copied_and_pickled():
     module = mmcv_class()(16, num_heads=4, num_levels=3, num_points=2, batch_first=True).eval()
     expected = call(module)
     assert use_refseg_deformable_attention(module) == 1
@@ -180,5 +180,5 @@ def test_the_module_itself_may_be_exchanged_copied_and_pickled():
         torch.testing.assert_close(call(same), expected)
 
 
-def test_nothing_to_exchange():
+def test_nothing_to_convert():
     assert use_refseg_deformable_attention(torch.nn.Linear(1, 1)) == 0

@@ -111,7 +111,7 @@ def test_scene_without_shapes(make_scene):
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**31))
-def test_random_scenes_keep_their_promises(seed):
+def test_random_scenes_respect_their_spec(seed):
     spec = SceneSpec()
     scene, masks = drop_hidden(random_scene(96, 128, spec, Stream(seed)), spec)
     full = full_masks(scene)

@@ -67,13 +67,13 @@ def test_same_everywhere(tiny):
     assert sha256(all_annotations(tiny)) == TINY_ANNOTATIONS
 
 
-def test_what_version_1_made_has_not_changed(tiny):
+def test_output_of_version_1_has_not_changed(tiny):
     lines = (tiny / "refshapes.jsonl").read_bytes().splitlines(keepends=True)
     assert sha256(b"".join(lines[: 38 * 6])) == FORMER_EXPRESSIONS
     assert sha256(all_pixels(tiny, FORMER_SPLITS)) == FORMER_PIXELS
 
 
-def test_workers_change_nothing(tiny, tmp_path):
+def test_number_of_workers_does_not_change_the_output(tiny, tmp_path):
     generate("tiny", tmp_path / "two", workers=2, progress=False)
     for name in (*annotation_files(), "words.txt", "meta.json"):
         assert (tmp_path / "two" / name).read_bytes() == (tiny / name).read_bytes()
@@ -112,7 +112,7 @@ def test_rows(tiny):
     assert len({row["image"] for row in rows}) == 46
 
 
-def test_masks_survive_their_encoding(tiny):
+def test_encoded_masks_decode_to_the_same_pixels(tiny):
     sample = make_image(PRESETS["tiny"], "train", 0)
     for row in read_rows(tiny / "refshapes.jsonl")[:6]:
         for target, i in zip(row["targets"] or [], row["instance_ids"], strict=True):
@@ -197,7 +197,7 @@ def test_another_preset_is_refused_or_overwritten(tiny, tmp_path):
     assert sorted(path.name for path in (out / "images").iterdir()) == ["val_000000.png", "val_000001.png"]
 
 
-def test_foreign_files_are_never_removed(tmp_path):
+def test_other_files_are_never_removed(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     preset = replace(PRESETS["tiny"], images={"val": 1})
     with pytest.raises(UsageError, match="holds other files"):
@@ -215,14 +215,14 @@ def test_files_of_version_1_are_removed_on_overwriting(tmp_path):
     assert not (tmp_path / "instances.jsonl").exists()
 
 
-def test_image_size_is_the_presets(tmp_path):
+def test_image_size_of_a_preset(tmp_path):
     preset = replace(PRESETS["tiny"], image_size=(64, 112), images={"test": 2})
     generate(preset, tmp_path / "out", workers=1, progress=False)
     assert read_image(tmp_path / "out/images/test_000000.png").shape == (64, 112, 3)
     assert read_rows(tmp_path / "out/refshapes.jsonl")[0]["size"] == [64, 112]
 
 
-def test_impossible_preset_says_so():
+def test_impossible_preset_is_reported():
     poor = replace(PRESETS["tiny"], expressions=replace(PRESETS["tiny"].expressions, per_image=99))
     poor = replace(poor, scene=replace(poor.scene, num_shapes=(0, 0)))
     with pytest.raises(ValueError, match="Allow more shapes"):
@@ -237,7 +237,7 @@ def test_impossible_preset_says_so():
         ({"images": {"train": 100_001}}, "more than 100000 images"),
     ],
 )
-def test_wrong_presets_are_refused(change, message):
+def test_invalid_presets_are_rejected(change, message):
     with pytest.raises(ValueError, match=message):
         replace(PRESETS["tiny"], **change)
 
@@ -247,7 +247,7 @@ def test_unknown_preset(tmp_path):
         generate("maxi", tmp_path / "out")
 
 
-def test_mini_is_what_it_promises():
+def test_sizes_of_mini():
     mini = PRESETS["mini"]
     assert mini.images == {"train": 2400, "val": 101, "test": 101, "testA": 51, "testB": 51}
     assert mini.expressions_of("train").per_image == 18 and mini.expressions_of("val").per_image == 6

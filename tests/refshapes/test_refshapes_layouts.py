@@ -323,7 +323,7 @@ def test_holes_are_kept_as_run_lengths():
     assert segmentation(mask, rle) is rle
 
 
-def test_words_about_places(make_scene):
+def test_expressions_with_positions(make_scene):
     """Of the skills of base, positions and ordinals tell a place in the image; relations and sizes do not."""
     found = {}
     for index in range(12):
@@ -334,7 +334,7 @@ def test_words_about_places(make_scene):
 
 
 def test_a_long_sentence_by_hand(make_scene):
-    """The only star, left of the only other shape: all it can be told from is the square on its right."""
+    """The only star, left of the only other shape: the square on its right is the only possible anchor."""
     scene = make_scene(("star", "blue", "small", 20, 50, "striped"), ("square", "red", "large", 70, 50))
     texts = {long_sentence(Meaning((Phrase(Match(kind="star")),)), scene, Stream(seed), NO_RULE) for seed in range(60)}
     assert all(re.fullmatch(r"the [a-z ]*star (that|which) .+", text) for text in texts)

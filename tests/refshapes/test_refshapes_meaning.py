@@ -125,7 +125,7 @@ def test_nearest(scene, of, anchor, ids):
 
 
 @pytest.mark.parametrize("x, ids", [(63, UNCLEAR), (67, (1,))])
-def test_nearest_by_gap_as_well(make_scene, x, ids):
+def test_nearest_needs_the_smallest_gap_too(make_scene, x, ids):
     """The small star's center is 34 from the circle's, and its edge 26. The large one's are 39 and 25 at x = 63, within
     the margin of 5.76; at x = 67 they are 43 and 29, farther in both."""
     scene = make_scene(
@@ -165,7 +165,7 @@ def test_depths(make_scene, row, depth, ids):
     check(Relative(Match(kind=row[0]), depth, Phrase(Match(kind="circle"))).judge(scene), ids)
 
 
-def test_depths_the_other_way_round(make_scene):
+def test_depths_are_not_symmetric(make_scene):
     """What lies around the star is not inside it; what is covered is behind, and not in front."""
     around = make_scene(("circle", "red", "huge", 48, 48), ("star", "blue", "small", 50, 50))
     star, circle = Phrase(Match(kind="star")), Match(kind="circle")
@@ -176,7 +176,7 @@ def test_depths_the_other_way_round(make_scene):
     check(Relative(circle, "front", star).judge(covered), ())
 
 
-def test_no_side_of_what_lies_around(make_scene):
+def test_no_side_relation_to_a_surrounding_shape(make_scene):
     """The star in the circle is 14 left of its center, and yet it is not "left of the circle"."""
     scene = make_scene(("circle", "red", "huge", 48, 48), ("star", "blue", "small", 34, 48))
     check(Relative(Match(kind="star"), "left", Phrase(Match(kind="circle"))).judge(scene), UNCLEAR)
@@ -214,7 +214,7 @@ def test_sensible_poses(match, sensible):
 
 
 @pytest.mark.parametrize("x, ids", [(27, (0,)), (25, UNCLEAR), (25.9, UNCLEAR)])
-def test_most_by_edge_as_well(make_scene, x, ids):
+def test_most_needs_the_outermost_edge_too(make_scene, x, ids):
     """The small circle's center is at 20 and its edge at 12. A large one at 27 has its edge at 13: second in both. At
     25 its center is within the margin of 5.76; at 25.9 it is not, but its edge, at 11.9, is then the first."""
     scene = make_scene(("circle", "red", "small", 20, 20), ("circle", "blue", "large", x, 60))
@@ -303,7 +303,7 @@ def test_attribute_change_changes_one_attribute(scene, seed):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_broken_expressions_are_empty(scene, seed):
+def test_changed_expressions_refer_to_nothing(scene, seed):
     right = Meaning((Phrase(Relative(Match(kind="square"), "bottom", Phrase(RED_CIRCLE))),))
     broken, name = break_meaning(right, scene, Stream(seed))
     assert name in CHANGES
@@ -311,7 +311,7 @@ def test_broken_expressions_are_empty(scene, seed):
     assert not broken.judge(scene).unclear
 
 
-def test_what_cannot_be_broken(make_scene):
+def test_meanings_that_cannot_be_changed(make_scene):
     """ "The leftmost shape" asks for nothing that could be missing."""
     expression = Meaning((Phrase(Most(Match(), "left")),))
     assert break_meaning(expression, make_scene(("star", "red", "small", 20, 20)), Stream(0)) == (None, None)

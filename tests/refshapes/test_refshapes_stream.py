@@ -15,7 +15,7 @@ def test_numbers_are_fixed():
 
 
 @given(st.integers(0, 2**31), st.integers(1, 10**6))
-def test_below_stays_below(seed, bound):
+def test_below_is_less_than_its_bound(seed, bound):
     stream = Stream(seed)
     assert all(0 <= stream.below(bound) < bound for _ in range(20))
 

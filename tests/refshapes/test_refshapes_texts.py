@@ -65,7 +65,7 @@ def test_texts_and_word_indices(seed, preset):
                     assert getattr(scene.shapes[instance], name) == value, expression.text
 
 
-def test_every_outcome_and_skill_comes_up():
+def test_every_outcome_and_skill_occurs():
     """Of 200 scenes with 6 expressions each, 15 % refer to nothing and 25 % to several (standard deviation 1.3 %)."""
     found = [expression for seed in range(200) for expression in sample(seed)[1]]
     skills = Counter(expression.skill for expression in found)
@@ -75,7 +75,7 @@ def test_every_outcome_and_skill_comes_up():
     assert {e.change for e in found} == {None, "attribute", "side", "order", "anchor"}
 
 
-def test_every_skill_of_base_comes_up():
+def test_every_skill_of_base_occurs():
     """In 100 scenes with 6 expressions each; and what refers to nothing comes from nearly every skill."""
     found = [expression for seed in range(100) for expression in sample(seed, "base")[1]]
     skills = Counter(expression.skill for expression in found)
@@ -122,7 +122,7 @@ def test_grounding_of_a_union(make_scene):
     assert said[2] == ["star"]
 
 
-def test_no_words_for_what_is_not_there(make_scene):
+def test_no_target_expressions_have_no_grounded_words(make_scene):
     scene = make_scene(("circle", "red", "small", 20, 20))
     expression = Meaning((Phrase(Most(Match("star"), "left")),))
     assert ground_words(expression, realize(expression, Stream(0)), scene) == ({}, {})

@@ -58,51 +58,38 @@ class TextTruncationHook(Hook):
         self.expressions = 0
         self.unknown = UnknownWords()
 
-    def _count(self, data_batch: dict) -> None:
-        batch = data_batch["batch"]
-        self.truncated += batch.tokens.num_truncated
-        self.expressions += batch.num_expressions
-        for meta in batch.metas:
-            self.unknown.count(meta.unknown_words)
-
-    def _report(self, what: str) -> None:
+    def _report(self, phase: str) -> None:
         if self.truncated:
             print_log(
-                f"{what}: {self.truncated} of {self.expressions} expressions were cut to the tokenizer's max_words "
+                f"{phase}: {self.truncated} of {self.expressions} expressions were cut to the tokenizer's max_words "
                 "(this rank). Raise max_words of LoadText in the pipelines if that is too many.",
                 logger="current",
                 level=logging.WARNING,
             )
-        if self.unknown.phrases and what not in self._unknown_reported:
-            self._unknown_reported.add(what)
+        if self.unknown.phrases and phase not in self._unknown_reported:
+            self._unknown_reported.add(phase)
             print_log(
-                f"{what}: {self.unknown.phrases} of {self.expressions} expressions have words that the model does not "
+                f"{phase}: {self.unknown.phrases} of {self.expressions} expressions have words that the model does not "
                 f"know (this rank): {self.unknown.listed()}. They count like all others.",
                 logger="current",
                 level=logging.WARNING,
             )
         self._reset()
 
-    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        self._count(data_batch)
-
-    def after_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        self._count(data_batch)
-
-    def after_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        self._count(data_batch)
+    def _after_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: str = "train"
+    ) -> None:
+        batch = data_batch["batch"]
+        self.truncated += batch.tokens.num_truncated
+        self.expressions += batch.num_expressions
+        for meta in batch.metas:
+            self.unknown.count(meta.unknown_words)
 
     def before_val_epoch(self, runner: Any) -> None:
         self._report("training so far")
 
-    def after_train_epoch(self, runner: Any) -> None:
-        self._report("training")
-
-    def after_val_epoch(self, runner: Any, metrics: Any = None) -> None:
-        self._report("validation")
-
-    def after_test_epoch(self, runner: Any, metrics: Any = None) -> None:
-        self._report("test")
+    def _after_epoch(self, runner: Any, mode: str = "train") -> None:
+        self._report({"train": "training", "val": "validation"}.get(mode, mode))
 
 
 @HOOKS.register_module()
@@ -120,45 +107,36 @@ class ProgressBarHook(Hook):
         self.always = always
         self.bars: dict[str, tqdm] = {}
 
-    def _start(self, runner: Any, what: str, total: int, initial: int = 0) -> None:
+    def _start(self, runner: Any, mode: str, total: int, initial: int = 0) -> None:
         terminal = sys.stderr.isatty()
         if runner.rank == 0 and (terminal or (self.always and not self.bars)):
             pace = {} if terminal else {"mininterval": 10.0, "ascii": True, "ncols": 80}
-            self.bars[what] = tqdm(total=total, initial=initial, desc=what, unit="it", leave=what == "train", **pace)
-
-    def _advance(self, what: str, text: str = "") -> None:
-        if what in self.bars:
-            if text:
-                self.bars[what].set_postfix_str(text, refresh=False)
-            self.bars[what].update()
-
-    def _stop(self, what: str) -> None:
-        if what in self.bars:
-            self.bars.pop(what).close()
+            self.bars[mode] = tqdm(total=total, initial=initial, desc=mode, unit="it", leave=mode == "train", **pace)
 
     def before_train(self, runner: Any) -> None:
         self._start(runner, "train", runner.max_iters, runner.iter)
 
-    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        self._advance("train", f"loss {outputs['loss'].item():.3f}" if "train" in self.bars else "")
-
-    def after_train(self, runner: Any) -> None:
-        self._stop("train")
-
     def before_val_epoch(self, runner: Any) -> None:
         self._start(runner, "val", len(runner.val_dataloader))
-
-    def after_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        self._advance("val")
-
-    def after_val_epoch(self, runner: Any, metrics: Any = None) -> None:
-        self._stop("val")
 
     def before_test_epoch(self, runner: Any) -> None:
         self._start(runner, "test", len(runner.test_dataloader))
 
-    def after_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        self._advance("test")
+    def _after_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: str = "train"
+    ) -> None:
+        if mode in self.bars:
+            if mode == "train":
+                self.bars[mode].set_postfix_str(f"loss {outputs['loss'].item():.3f}", refresh=False)
+            self.bars[mode].update()
 
-    def after_test_epoch(self, runner: Any, metrics: Any = None) -> None:
-        self._stop("test")
+    def _stop(self, mode: str) -> None:
+        if mode in self.bars:
+            self.bars.pop(mode).close()
+
+    def after_train(self, runner: Any) -> None:
+        self._stop("train")
+
+    def _after_epoch(self, runner: Any, mode: str = "train") -> None:
+        if mode != "train":  # one bar covers all epochs of a training
+            self._stop(mode)

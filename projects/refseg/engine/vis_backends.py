@@ -55,8 +55,7 @@ class OptionalWandbBackend(BaseVisBackend):
         self.failed = False
 
     def _init_env(self) -> None:
-        """Starts lazily, at the first use."""
-        self._try(self._start)
+        """Start nothing yet: the first use does."""
 
     def _start(self) -> None:
         import wandb
@@ -66,38 +65,31 @@ class OptionalWandbBackend(BaseVisBackend):
         options = {"dir": self._save_dir, "mode": "online" if has_key else "offline", **self.init_kwargs}
         self.run = wandb.init(**options)
 
-    def _try(self, function: Callable[[], Any]) -> None:
-        if self.failed:
-            return
-        try:
-            call_with_limit(function, self.limit_s)
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt | SystemExit):
+    def _try(self, use_run: Callable[[], Any]) -> None:
+        """Start the run if there is none, and use it; after a failure, do nothing."""
+        for function in (use_run,) if self.run is not None else (self._start, use_run):
+            if self.failed:
+                return
+            try:
+                call_with_limit(function, self.limit_s)
+            except (KeyboardInterrupt, SystemExit):
                 raise
-            self.failed = True
-            remedy = " (`pip install 'refseg[log]'`)" if isinstance(error, ImportError) else ""
-            print_log(
-                f"wandb is off for this run: {type(error).__name__}: {error}{remedy}. Training goes on; TensorBoard "
-                "and the log have everything.",
-                logger="current",
-                level=logging.WARNING,
-            )
-
-    def _log(self, values: dict[str, Any]) -> None:
-        if self.run is None and not self.failed:
-            self._init_env()
-        if self.run is not None:
-            self._try(lambda: self.run.log(values))
+            except BaseException as error:
+                self.failed = True
+                remedy = " (`pip install 'refseg[log]'`)" if isinstance(error, ImportError) else ""
+                print_log(
+                    f"wandb is off for this run: {type(error).__name__}: {error}{remedy}. Training continues; "
+                    "TensorBoard and the log have everything.",
+                    logger="current",
+                    level=logging.WARNING,
+                )
 
     @property
     def experiment(self) -> Any:
         return self.run
 
     def add_config(self, config: Config, **kwargs: Any) -> None:
-        if self.run is None and not self.failed:
-            self._init_env()
-        if self.run is not None:
-            self._try(lambda: self.run.config.update(config.to_dict(), allow_val_change=True))
+        self._try(lambda: self.run.config.update(config.to_dict(), allow_val_change=True))
 
     def add_image(self, name: str, image: Any, step: int = 0, **kwargs: Any) -> None:
         def log_image() -> None:
@@ -105,16 +97,13 @@ class OptionalWandbBackend(BaseVisBackend):
 
             self.run.log({name: wandb.Image(image), "step": step})
 
-        if self.run is None and not self.failed:
-            self._init_env()
-        if self.run is not None:
-            self._try(log_image)
+        self._try(log_image)
 
     def add_scalar(self, name: str, value: Any, step: int = 0, **kwargs: Any) -> None:
-        self._log({name: float(value), "step": step})
+        self._try(lambda: self.run.log({name: float(value), "step": step}))
 
     def add_scalars(self, scalar_dict: dict, step: int = 0, file_path: str | None = None, **kwargs: Any) -> None:
-        self._log({"step": step, **scalar_dict})
+        self._try(lambda: self.run.log({"step": step, **scalar_dict}))
 
     def close(self) -> None:
         if self.run is not None:

@@ -1,5 +1,5 @@
-"""Operators: multi-scale deformable attention, in PyTorch, Triton and by a compiled mmcv, with the same numbers; and a
-faster linear layer for inference on the CPU."""
+"""Operators: multi-scale deformable attention in PyTorch, in Triton, and by a compiled mmcv, all with the same numbers,
+and a faster linear layer for inference on the CPU."""
 
 from refseg.ops.deformable_attention import available_backends, choose_backend, deformable_attention
 from refseg.ops.linear import use_fast_linear

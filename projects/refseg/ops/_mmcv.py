@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention by a compiled mmcv, where one that fits this PyTorch is installed (CUDA only)."""
+"""Multi-scale deformable attention by a compiled mmcv that fits this PyTorch (CUDA only)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @functools.cache
 def why_not_compiled() -> str:
-    """Why mmcv's compiled operators cannot be used here; empty if they can."""
+    """Return why mmcv's compiled operators cannot be used here; empty if they can."""
     try:
         ext = importlib.import_module("mmcv._ext")
     except ImportError as error:
@@ -27,7 +27,7 @@ def why_not_compiled() -> str:
 def deformable_attention(
     value: Tensor, spatial_shapes: Tensor, sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
-    """The op by mmcv's CUDA kernels. These know no bf16 (it is computed in fp32) and need whole groups of images."""
+    """Compute the attention with mmcv's CUDA kernels, which need full groups of images and have no bf16."""
     from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
 
     images, queries, channels = value.shape[0], sampling_locations.shape[1], value.shape[2] * value.shape[3]

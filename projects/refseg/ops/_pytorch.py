@@ -1,14 +1,14 @@
 """Multi-scale deformable attention in PyTorch alone: a plain form, and a fast form for CPU.
 
 Both compute equation 3 of Deformable DETR (Zhu et al., 2020) without its projections: head h of query q gets the sum,
-over levels l and points p, of attention_weights[q, h, l, p] times the value map of level l, read bilinearly at
-sampling_locations[q, h, l, p]; outside of the map the value is zero.
+over levels l and points p, of attention_weights[q, h, l, p] times the value map of level l, interpolated bilinearly at
+sampling_locations[q, h, l, p]. Outside the map the value is zero.
 
-The fast form reads that sum as an embedding bag. One bilinear read is a weighted sum of four pixels, so each (query,
-head) sums 4 * L * P weighted rows of a table of pixels. The table has a border of zeros, one pixel wide, around each
-level, which makes every corner a row of the table without any case for the image's edge. The derivative by the value is
-the transposed sparse product, again an embedding bag, over the taps sorted by row; the derivatives by weights and
-locations need the dot products of one output gradient with the four rows, a sampled dense-dense product.
+The fast form computes that sum as an embedding bag. Bilinear interpolation is a weighted sum of four pixels, so each
+(query, head) sums 4 * L * P weighted rows of a table of pixels. The table has a border of zeros, one pixel wide, around
+each level, so every corner is a row of the table, also at the edges of the image. The gradient of the value is the
+transposed sparse product, again an embedding bag, over the taps sorted by row. The gradients of weights and locations
+need the dot products of one output gradient with the four rows, a sampled dense-dense product.
 
 Letters: B images, Q queries, H heads, D channels per head, L levels, P points, S pixels of all levels, R rows of the
 bordered table of one image (pixels and heads), C the H * L * P taps of one query.
@@ -32,19 +32,19 @@ _BLOCK_TAPS = 2**17
 
 
 def compute_dtype(value: Tensor) -> torch.dtype:
-    """Sums are taken in fp32 at least."""
+    """Return the dtype of sums: at least fp32."""
     return torch.float64 if value.dtype == torch.float64 else torch.float32
 
 
 def plain(value: Tensor, shapes: Shapes, sampling_locations: Tensor, attention_weights: Tensor) -> Tensor:
-    """The op by `grid_sample`, level by level: what exporters, compilers and double backward can follow."""
+    """Compute the attention by `grid_sample`, level by level, for exporters, compilers, and double backward."""
     B, _, H, D = value.shape
     Q, P = sampling_locations.shape[1], sampling_locations.shape[4]
     dtype = compute_dtype(value)
     total = value.new_zeros(B * H, D, Q, dtype=dtype)
     levels = value.to(dtype).split([h * w for h, w in shapes], dim=1)
     if B * H * Q * P == 0:  # grid_sample refuses empty input
-        nothing = 0 * (value.sum() + sampling_locations.sum() + attention_weights.sum())  # keeps the graph whole
+        nothing = 0 * (value.sum() + sampling_locations.sum() + attention_weights.sum())  # keeps the graph connected
         return total.reshape(B, Q, H * D).to(value.dtype) + nothing.to(value.dtype)
     for level, (h, w) in enumerate(shapes):
         image = levels[level].permute(0, 2, 3, 1).reshape(B * H, D, h, w)
@@ -56,12 +56,12 @@ def plain(value: Tensor, shapes: Shapes, sampling_locations: Tensor, attention_w
 
 
 def embedding_bag(value: Tensor, shapes: Shapes, sampling_locations: Tensor, attention_weights: Tensor) -> Tensor:
-    """The op by embedding bags, for CPU tensors. It saves nothing but its inputs for backward."""
+    """Compute the attention by embedding bags, for CPU tensors. It saves only its inputs for backward."""
     return _EmbeddingBag.apply(value, sampling_locations, attention_weights, tuple(shapes))
 
 
 class _Lanes(NamedTuple):
-    """What each of the C taps of a query needs to find its row; the order of taps is (H, L, P)."""
+    """Where to find the rows of the C taps of a query, in the order (H, L, P)."""
 
     size: Tensor  # (2, 1, C) width and height of the level
     pitch: Tensor  # (C,) rows from one line of the bordered level to the next
@@ -69,7 +69,7 @@ class _Lanes(NamedTuple):
 
 
 class _Taps(NamedTuple):
-    """Where the taps of one image fall."""
+    """Positions of the taps of one image."""
 
     pixel: Tensor  # (2, Q, C) x and y in pixels, clamped to [-1, size]
     frac: Tensor  # (2, Q, C) position between the corners, 0 to 1
@@ -78,12 +78,12 @@ class _Taps(NamedTuple):
 
 
 def _bordered_starts(shapes: Shapes) -> list[int]:
-    """Where each level starts in the bordered table, in pixels; the last number is the table's length."""
+    """Return the first pixel of each level in the bordered table, and the length of the table."""
     return [0, *itertools.accumulate((h + 2) * (w + 2) for h, w in shapes)]
 
 
 def _interiors(pixels: Tensor, bordered: Tensor, shapes: Shapes, dy: int = 0, dx: int = 0) -> Any:
-    """Pairs of views, level by level: of (B, S, K), and of the same pixels, moved by (-dy, -dx), in (B, S', K)."""
+    """Yield for each level a view of (B, S, K), and of the same pixels, shifted by (-dy, -dx), in (B, S', K)."""
     starts, first = _bordered_starts(shapes), 0
     for (h, w), (start, end) in zip(shapes, itertools.pairwise(starts), strict=True):
         level = bordered[:, start:end].unflatten(1, (h + 2, w + 2))
@@ -95,7 +95,7 @@ def _interiors(pixels: Tensor, bordered: Tensor, shapes: Shapes, dy: int = 0, dx
 
 
 def _table(value: Tensor, shapes: Shapes) -> Tensor:
-    """(B, S, H, D) -> (B, R, D), a border of zeros around each level."""
+    """Copy (B, S, H, D) into a table (B, R, D) with a border of zeros around each level."""
     B, _, H, D = value.shape
     bordered = value.new_zeros(B, _bordered_starts(shapes)[-1], H * D, dtype=compute_dtype(value))
     for pixels, interior in _interiors(value.flatten(2), bordered, shapes):
@@ -118,7 +118,7 @@ def _lanes(shapes: Shapes, heads: int, points: int, dtype: torch.dtype) -> _Lane
 
 
 def _taps(locations: Tensor, lanes: _Lanes) -> _Taps:
-    """(Q, H, L, P, 2) -> the taps of one image. A location that is not a number still gets a row of the table."""
+    """Return the taps of one image for locations (Q, H, L, P, 2). NaN also gets a row of the table."""
     Q, heads = locations.shape[:2]
     size = lanes.size
     xy = locations.reshape(Q, -1, 2).permute(2, 0, 1).to(size.dtype)
@@ -138,7 +138,7 @@ def _taps(locations: Tensor, lanes: _Lanes) -> _Taps:
 
 
 def _corner_weights(weights: Tensor, frac: Tensor) -> list[Tensor]:
-    """(Q, C) attention weights, split over upper left, upper right, lower left and lower right corner."""
+    """Split attention weights (Q, C) over the upper left, upper right, lower left, and lower right corners."""
     right = weights * frac[0]
     left = weights - right
     lower_right = right * frac[1]
@@ -154,14 +154,14 @@ def _bag(table: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -> Tenso
 
 @functools.cache
 def _silence_sparse_notice() -> None:
-    """PyTorch announces, once per process, that compressed sparse tensors are in beta. Nobody can act on that here."""
+    """Suppress PyTorch's notice, once per process, that compressed sparse tensors are in beta."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.tensor([], dtype=torch.int64), torch.zeros(0), (1, 1))
 
 
 def _dots(table: Tensor, rows: Tensor, offsets: Tensor, grads: Tensor) -> Tensor:
-    """(R, D) table, (N, D) grads -> for each tap the dot product of its row and its bag's gradient, (taps,)."""
+    """Return for each tap the dot product of its row of the table (R, D) and its bag's gradient (N, D)."""
     pattern = torch.sparse_csr_tensor(
         offsets, rows, grads.new_zeros(len(rows)), (len(grads), len(table)), check_invariants=False
     )
@@ -169,13 +169,13 @@ def _dots(table: Tensor, rows: Tensor, offsets: Tensor, grads: Tensor) -> Tensor
 
 
 def _offsets(taps: _Taps, heads: int) -> Tensor:
-    """First tap of each bag, a bag being one (query, head)."""
+    """Return the first tap of each bag. A bag is one (query, head)."""
     total, queries = len(taps.upper), taps.pixel.shape[1]
     return torch.arange(0, total + 1, total // (queries * heads), dtype=taps.upper.dtype)
 
 
 def _blocks(queries: int, taps_per_query: int) -> list[slice]:
-    """Equal parts of the queries, small enough that what is computed for one stays in the processor's cache."""
+    """Split the queries into equal parts whose intermediate results fit into the processor's cache."""
     count = -(-queries * taps_per_query // _BLOCK_TAPS)
     step = -(-queries // count)
     return [slice(first, min(first + step, queries)) for first in range(0, queries, step)]
@@ -238,9 +238,9 @@ def _backward_image(
     shapes: Shapes,
     out: list[Tensor | None],
 ) -> None:
-    """Fills the derivatives of one image by value (S, H, D), locations (Q, H, L, P, 2) and weights (Q, H, L, P).
+    """Fill the gradients of one image's value (S, H, D), locations (Q, H, L, P, 2), and weights (Q, H, L, P) in `out`.
 
-    Takes the output's derivative (Q * H, D), the table (R, D), the locations and the weights (Q, C).
+    The inputs are the gradient of the output (Q * H, D), the table (R, D), the locations, and the weights (Q, C).
     """
     (Q, C), heads = weights.shape, locations.shape[1]
     by_value, by_location, by_weight = out
@@ -264,9 +264,9 @@ def _backward_image(
 
 
 def _tap_grads(table: Tensor, lanes: _Lanes, taps: _Taps, weight: Tensor, grads: Tensor) -> tuple[Tensor, Tensor]:
-    """Derivatives of one image by locations, (2, Q, C), and by weights, (Q, C).
+    """Return the gradients of one image's locations, (2, Q, C), and weights, (Q, C).
 
-    At a location outside the map in x (or y) the derivative in that direction is zero, as in mmcv's kernels.
+    For a location outside the map in x (or y), the gradient in that direction is zero, as in mmcv's kernels.
     """
     _silence_sparse_notice()
     _, Q, C = taps.pixel.shape
@@ -289,10 +289,10 @@ def _tap_grads(table: Tensor, lanes: _Lanes, taps: _Taps, weight: Tensor, grads:
 
 
 def _add_value_grad(out: Tensor, shapes: Shapes, taps: Tensor, parts: Tensor, grads: Tensor) -> None:
-    """Adds the derivative by one image's value to `out` (S, H, D).
+    """Add the gradient of one image's value to `out` (S, H, D).
 
-    `taps` are the rows of all upper left corners, `parts` (4, taps) the weights of the four corners. The taps are
-    sorted once: the other three corners share the order and differ by a constant step, so their sums are moved by one
+    `taps` are the rows of all upper left corners, and `parts` (4, taps) the weights of the four corners. The taps are
+    sorted once. The other three corners have the same order and a constant offset, so their sums are shifted by one
     pixel.
     """
     heads, channels = out.shape[1:]

@@ -1,11 +1,11 @@
 """Multi-scale deformable attention in Triton: equation 3 of Deformable DETR, forward and backward, one kernel each.
 
-Import this module only where `triton` can be imported. A program computes BLOCK bags, a bag being one (image, query,
-head), over all D channels. It walks over levels and points, reads the four corners of each and keeps its sums in fp32
-(fp64 for fp64 input); what lies outside of a level is masked. In backward every tap belongs to one bag, so the
-derivatives by locations and weights are plain stores; those by the value meet, and are added atomically in fp32.
+Import this module only if `triton` can be imported. A program computes BLOCK bags, each one (image, query, head), over
+all D channels. It loops over levels and points, reads the four corners of each, and keeps its sums in fp32 (fp64 for
+fp64 input). Pixels outside a level are masked. In backward every tap belongs to one bag, so the gradients of locations
+and weights are plain stores. The gradients of the value are added atomically in fp32.
 
-Level sizes are read on the device: the host never waits for them.
+Level sizes are read on the device, so the host never waits for them.
 
 Letters: B images, Q queries, H heads, D channels per head, L levels, P points, S pixels of all levels.
 """
@@ -26,7 +26,7 @@ _TILE = 512  # elements of one program's (BLOCK, BLOCK_D) tile
 
 @triton.jit
 def _load_tap(locations, weights, tap, live, h, w, DTYPE: tl.constexpr):
-    """Weight, x and y in pixels of one tap per bag, and whether it touches the level; (0, 0) where it does not."""
+    """Return weight, x, and y in pixels of one tap per bag, and whether it touches the level; (0, 0) if it does not."""
     x = tl.load(locations + tap * 2, mask=live, other=-2.0).to(DTYPE) * w - 0.5
     y = tl.load(locations + tap * 2 + 1, mask=live, other=-2.0).to(DTYPE) * h - 0.5
     inside = live & (x > -1) & (x < w) & (y > -1) & (y < h)
@@ -36,7 +36,7 @@ def _load_tap(locations, weights, tap, live, h, w, DTYPE: tl.constexpr):
 
 @triton.jit
 def _corner(x0, y0, h, w, start, S, inside, DX: tl.constexpr, DY: tl.constexpr):
-    """Row of one corner among the S pixels, and whether it exists. S guards against level sizes that are not true."""
+    """Return the row of one corner among the S pixels, and whether it exists. S guards against wrong level sizes."""
     column = x0.to(tl.int32) + DX
     line = y0.to(tl.int32) + DY
     row = start + line * w + column
@@ -117,7 +117,7 @@ def _backward(
 def deformable_attention(
     value: Tensor, spatial_shapes: Tensor, sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
-    """The op for tensors on a GPU, or anywhere under TRITON_INTERPRET=1; `spatial_shapes` (L, 2) is there, too."""
+    """Compute the attention for tensors on a GPU (all of them), or anywhere with TRITON_INTERPRET=1."""
     return _Triton.apply(value, spatial_shapes, sampling_locations, attention_weights)
 
 
@@ -136,7 +136,7 @@ def _constants(value: Tensor, locations: Tensor) -> dict[str, Any]:
 
 
 def _on(tensor: Tensor) -> contextlib.AbstractContextManager:
-    """Triton launches on the current device, which need not be the tensor's."""
+    """Make the tensor's device the current one, where Triton launches."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
 
 

@@ -1,12 +1,12 @@
-"""Multi-scale deformable attention: one function, and the choice of what computes it.
+"""Multi-scale deformable attention: one function with several backends.
 
-    pytorch   CPU: an embedding bag, many times faster than reading pixels by `grid_sample`. CUDA: the plain form
+    pytorch   CPU: an embedding bag, many times faster than `grid_sample`. CUDA: the same as `plain`
     triton    CUDA: Triton kernels, forward and backward, compiled at first use
-    mmcv      CUDA: the kernels of a compiled mmcv, where one is installed
-    plain     anywhere: `grid_sample`; what torch.compile and the exporters get
+    mmcv      CUDA: the kernels of a compiled mmcv, if one is installed
+    plain     anywhere: `grid_sample`; used by torch.compile and the exporters
 
-All give the same numbers. Without a word the best one for the tensors is taken; the argument `backend`, and after it
-the environment variable REFSEG_DEFORM_BACKEND, override that. `pytorch` and `plain` differ in speed and memory only.
+All give the same numbers. By default, the best backend for the tensors is chosen. The argument `backend` overrides
+that, and so does the environment variable REFSEG_DEFORM_BACKEND if the argument is not given.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ def deformable_attention(
     attention_weights: Tensor,
     backend: str | None = None,
 ) -> Tensor:
-    """Equation 3 of Deformable DETR without its projections, with mmcv's conventions.
+    """Compute equation 3 of Deformable DETR without its projections, with mmcv's conventions.
 
     Args:
-        value: (B, S, H, D), the pixels of all levels one after the other, each level line by line; S = sum(h * w).
-        spatial_shapes: (L, 2), each level's (h, w); a tensor, or numbers.
-        sampling_locations: (B, Q, H, L, P, 2), (x, y) with (0, 0) the upper left and (1, 1) the lower right corner of
-            the image. Outside of it the value is zero.
+        value: (B, S, H, D), the pixels of all levels one after the other, row by row; S = sum(h * w).
+        spatial_shapes: (L, 2), the (h, w) of each level, as a tensor or as numbers.
+        sampling_locations: (B, Q, H, L, P, 2), the (x, y) from (0, 0), the upper left corner of the image, to (1, 1),
+            the lower right one. Outside the image the value is zero.
         attention_weights: (B, Q, H, L, P).
-        backend: one of BACKENDS; chosen for the tensors by default.
+        backend: One of BACKENDS; by default the best one for the tensors.
 
     Returns:
-        (B, Q, H * D) in the dtype of `value`. Sums are taken in fp32 at least.
+        (B, Q, H * D) in the dtype of `value`. Sums are computed at least in fp32.
     """
     if backend is None:
         backend, _ = choose_backend(value)
@@ -69,7 +69,7 @@ def deformable_attention(
 
 
 def choose_backend(value: Tensor) -> tuple[str, str]:
-    """The backend that `value` gets without the argument `backend`, and why."""
+    """Return the default backend for `value`, and the reason."""
     if _is_captured():
         return "plain", "a compiler or an exporter follows the call"
     named = os.environ.get(ENVIRONMENT_VARIABLE)
@@ -89,38 +89,38 @@ def choose_backend(value: Tensor) -> tuple[str, str]:
 
 
 def available_backends(value: Tensor | None = None) -> tuple[str, ...]:
-    """The backends that can run on the device of `value`; by default on a GPU if there is one, else on CPU."""
+    """Return the backends that can run on the device of `value`; by default on a GPU if there is one, else on CPU."""
     if value is None:
         value = torch.empty(0, device="cuda" if torch.cuda.is_available() else "cpu")
     return tuple(name for name in BACKENDS if not why_not(name, value))
 
 
 def why_not(name: str, value: Tensor) -> str:
-    """Why this backend cannot run on `value`, and what would mend it; empty if it can."""
+    """Return why this backend cannot run on `value`, and the remedy; empty if it can."""
     if name == "triton":
         return _why_not_triton(value)
     if name == "mmcv":
         if not value.is_cuda:
-            return f"mmcv has this kernel for CUDA only and the tensors are on {value.device.type}; take 'pytorch'"
+            return f"mmcv has this kernel for CUDA only and the tensors are on {value.device.type}; use 'pytorch'"
         reason = _mmcv.why_not_compiled()
-        return f"{reason}; build mmcv from source for this PyTorch, or take 'triton' or 'pytorch'" if reason else ""
+        return f"{reason}; build mmcv from source for this PyTorch, or use 'triton' or 'pytorch'" if reason else ""
     return ""
 
 
 def _why_not_triton(value: Tensor) -> str:
     if not _triton_is_installed():
-        return "Triton is not installed; `pip install triton` (Linux), or take 'pytorch'"
+        return "Triton is not installed; `pip install triton` (Linux), or use 'pytorch'"
     if os.environ.get("TRITON_INTERPRET") == "1":
         return ""
     if not value.is_cuda:
         return (
-            f"Triton's kernels run on GPUs and the tensors are on {value.device.type}; take 'pytorch' "
+            f"Triton's kernels run on GPUs and the tensors are on {value.device.type}; use 'pytorch' "
             "(TRITON_INTERPRET=1, set before Python starts, runs them on CPU, for tests only)"
         )
     if torch.version.hip is None and torch.cuda.get_device_capability(value.device) < (7, 0):
-        return "Triton needs a GPU of compute capability 7.0 or more; take 'mmcv' or 'pytorch'"
+        return "Triton needs a GPU of compute capability 7.0 or more; use 'mmcv' or 'pytorch'"
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
-        return "Triton builds its launcher with a C compiler and there is none; install gcc, or take 'pytorch'"
+        return "Triton builds its launcher with a C compiler and there is none; install gcc, or use 'pytorch'"
     return ""
 
 
@@ -135,7 +135,7 @@ def _is_captured() -> bool:
 
 def _check_backend(name: str, value: Tensor, source: str) -> None:
     if name not in BACKENDS:
-        raise ValueError(f"{source} names an unknown backend, {name!r}; choose one of {', '.join(BACKENDS)}")
+        raise ValueError(f"{source} names an unknown backend, {name!r}. Valid backends: {', '.join(BACKENDS)}")
     if reason := why_not(name, value):
         raise RuntimeError(f"{source} asks for the backend {name!r}, which cannot run here: {reason}")
 
@@ -146,7 +146,7 @@ def _sizes(spatial_shapes: Tensor | Sequence[Sequence[int]]) -> list[tuple[int, 
 
 
 def _check_shapes(value: Tensor, spatial_shapes: object, locations: Tensor, weights: Tensor) -> None:
-    """What can be compared without waiting for a device."""
+    """Check shapes and devices, without waiting for a device."""
     if value.dim() != 4 or locations.dim() != 6 or weights.dim() != 5:
         raise ValueError(
             "expected value (B, S, H, D), sampling_locations (B, Q, H, L, P, 2) and attention_weights (B, Q, H, L, P), "

@@ -1,7 +1,7 @@
 """The attention module of Deformable DETR (section 4.1) around `deformable_attention`.
 
-It has the constructor arguments, the parameters and the initialisation of mmcv's `MultiScaleDeformableAttention`, so
-that the state dicts are the same and mmdet's layers can use it: no compiled mmcv is needed, and backends can be chosen.
+It has the constructor arguments, parameters, and initialization of mmcv's `MultiScaleDeformableAttention`, so the state
+dicts are the same and mmdet's layers can use it. It needs no compiled mmcv, and its backend can be chosen.
 
 Letters: B images, Q queries, C channels, H heads, L levels, P points, S pixels of all levels.
 """
@@ -24,14 +24,17 @@ class MultiScaleDeformableAttention(BaseModule):
     """Multi-scale deformable attention with its four projections, dropout and residual.
 
     Args:
-        embed_dims: channels C of queries and output; a multiple of `num_heads`.
-        num_heads, num_levels, num_points: H, L and P.
-        im2col_step, norm_cfg: taken for mmcv's sake; nothing here depends on them.
-        dropout: on the output, before the residual is added.
-        batch_first: tensors are (B, Q, C) rather than (Q, B, C).
-        init_cfg: mmengine's; parameters are initialised by `init_weights` in any case.
-        value_proj_ratio: channels of the projected value, as a share of C.
-        backend: see `deformable_attention`.
+        embed_dims: Channels C of queries and output, a multiple of `num_heads`.
+        num_heads: Number of heads H.
+        num_levels: Number of levels L.
+        num_points: Number of points P.
+        im2col_step: Ignored; an argument of mmcv's class.
+        dropout: Dropout of the output, before the residual is added.
+        batch_first: Tensors are (B, Q, C), not (Q, B, C).
+        norm_cfg: Ignored; an argument of mmcv's class.
+        init_cfg: mmengine's; `init_weights` initializes the parameters in any case.
+        value_proj_ratio: Channels of the projected value, as a fraction of C.
+        backend: See `deformable_attention`.
     """
 
     backend: str | None = None
@@ -50,7 +53,7 @@ class MultiScaleDeformableAttention(BaseModule):
         value_proj_ratio: float = 1.0,
         backend: str | None = None,
     ) -> None:
-        BaseModule.__init__(self, init_cfg)  # by name: `_mmcv_module` has mmcv's class between the two
+        BaseModule.__init__(self, init_cfg)  # by name, because in `_mmcv_module` mmcv's class is in between
         value_dims = int(embed_dims * value_proj_ratio)
         if embed_dims % num_heads or value_dims % num_heads:
             raise ValueError(
@@ -70,7 +73,7 @@ class MultiScaleDeformableAttention(BaseModule):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Head h looks into the direction 2 pi h / H, its point p at p + 1 pixels (appendix A.4); all weights alike."""
+        """Point p of head h looks p + 1 pixels into the direction 2 pi h / H, with equal weights (appendix A.4)."""
         offsets = self.sampling_offsets
         angle = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
         direction = torch.stack([angle.cos(), angle.sin()], dim=-1)  # (H, 2)
@@ -98,16 +101,16 @@ class MultiScaleDeformableAttention(BaseModule):
         level_start_index: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """mmcv's arguments; `key`, `level_start_index` and what else mmdet's layers pass have no effect.
+        """Attend with mmcv's arguments. `key`, `level_start_index`, and further keywords of mmdet have no effect.
 
         Args:
             query: (Q, B, C), or (B, Q, C) if `batch_first`.
-            value: (S, B, C), or (B, S, C); the query by default.
-            identity: the residual; the query, before `query_pos` is added, by default.
-            query_pos: as the query.
+            value: (S, B, C) or (B, S, C); by default the query.
+            identity: The residual; by default the query without `query_pos`.
+            query_pos: Position embedding with the shape of the query.
             key_padding_mask: (B, S), True on pixels that count as zero.
-            reference_points: (B, Q, L, 2) points, or (B, Q, L, 4) boxes (cx, cy, w, h), in 0 to 1.
-            spatial_shapes: (L, 2), each level's (h, w); a tensor, or numbers, which a compiler can follow.
+            reference_points: (B, Q, L, 2) points or (B, Q, L, 4) boxes (cx, cy, w, h), from 0 to 1.
+            spatial_shapes: (L, 2), the (h, w) of each level, as a tensor or as numbers, which a compiler can trace.
         """
         if reference_points is None or spatial_shapes is None:
             raise ValueError("MultiScaleDeformableAttention needs reference_points and spatial_shapes")
@@ -116,9 +119,13 @@ class MultiScaleDeformableAttention(BaseModule):
         query = query if query_pos is None else query + query_pos
         if not self.batch_first:
             query, value = query.transpose(0, 1), value.transpose(0, 1)
+
+        # Project the values; padding becomes zero.
         value = self.value_proj(value)
         if key_padding_mask is not None:
             value = value.masked_fill(key_padding_mask[..., None].bool(), 0)
+
+        # Read values at the sampling locations of each query, and weight them.
         taps = (self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(query).unflatten(-1, (*taps, 2))  # (B, Q, H, L, P, 2)
         weights = self.attention_weights(query).unflatten(-1, (taps[0], -1)).softmax(-1)  # (B, Q, H, L * P)
@@ -129,6 +136,8 @@ class MultiScaleDeformableAttention(BaseModule):
             weights.unflatten(-1, taps[1:]),
             backend=self.backend,
         )
+
+        # Project the output and add the residual.
         out = self.output_proj(out)  # (B, Q, C)
         if not self.batch_first:
             out = out.transpose(0, 1)
@@ -138,7 +147,8 @@ class MultiScaleDeformableAttention(BaseModule):
 def sampling_locations(
     reference_points: Tensor, offsets: Tensor, spatial_shapes: Tensor | Sequence[Sequence[int]]
 ) -> Tensor:
-    """Offsets (B, Q, H, L, P, 2), in pixels around points (B, Q, L, 2) or in half boxes over P around (B, Q, L, 4)."""
+    """Return (B, Q, H, L, P, 2) locations: reference points (B, Q, L, 2) plus offsets in pixels, or the centers of
+    reference boxes (B, Q, L, 4) plus offsets in half box sizes, divided by P."""
     center = reference_points[:, :, None, :, None, :2]  # (B, Q, 1, L, 1, 2)
     if reference_points.shape[-1] == 2:
         size = torch.as_tensor(spatial_shapes, device=offsets.device).flip(-1)  # (L, 2): w, h
@@ -149,19 +159,18 @@ def sampling_locations(
 
 
 def use_refseg_deformable_attention(module: nn.Module, backend: str | None = None) -> int:
-    """Makes every mmcv `MultiScaleDeformableAttention` in `module` one of ours; returns how many there were.
+    """Turn every mmcv `MultiScaleDeformableAttention` in `module` into ours, in place; return their number.
 
-    The modules change their class in place: parameters, hooks, training state and the state dict's keys stay, and so
-    do the places that hold them. mmdet still recognises them as mmcv's, which `MSDeformAttnPixelDecoder.init_weights`
-    relies on to initialise them; subclasses of mmcv's class with a forward of their own are left alone.
+    Parameters, hooks, training state, and state-dict keys stay. mmdet still recognizes the modules as mmcv's, which
+    `MSDeformAttnPixelDecoder.init_weights` needs to initialize them. Subclasses of mmcv's class do not change.
     """
     theirs = sys.modules.get("mmcv.ops.multi_scale_deform_attn")
-    if theirs is None:  # never imported, hence nowhere in `module`
+    if theirs is None:  # never imported, so `module` has none
         return 0
     from refseg.ops._mmcv_module import InMmcv
 
-    found: list[Any] = [m for m in module.modules() if type(m) is theirs.MultiScaleDeformableAttention]
-    for attention in found:
+    attentions: list[Any] = [m for m in module.modules() if type(m) is theirs.MultiScaleDeformableAttention]
+    for attention in attentions:
         attention.__class__ = InMmcv
         attention.backend = backend
-    return len(found)
+    return len(attentions)

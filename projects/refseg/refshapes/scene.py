@@ -1,7 +1,7 @@
 """The content of a RefShapes image: colored shapes on a background. placement.py makes random scenes.
 
-All lengths are whole numbers of 1/16 pixel (``UNIT``), and all angles are whole steps of 3 degrees. A scene is made, drawn,
-and judged with integers only, so it is the same on every machine.
+All lengths are whole numbers of 1/16 pixel (``UNIT``), and all angles are whole steps of 3 degrees. A scene is made,
+drawn, and judged with integers only, so it is the same on every machine.
 """
 
 from dataclasses import dataclass
