@@ -42,7 +42,7 @@ def refshapes_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_options(refshapes_tiny: Path) -> dict:
-    """Return `cfg_options` with which `baseline_tiny_refshapes` trains in seconds: tiny data and model, constant rate."""
+    """Return `cfg_options` with which `baseline_tiny_refshapes` trains in seconds: tiny data and model."""
     options: dict = {
         "model.embed_dim": 32,
         "model.num_decoder_layers": 2,

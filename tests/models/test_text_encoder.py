@@ -40,7 +40,8 @@ def test_equals_transformers_forward(kind: str) -> None:
     torch.manual_seed(0)
     encoder = TextEncoder(config=CONFIGS[kind]).eval()
     settings = dict(CONFIGS[kind])
-    model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)).eval()
+    config = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
+    model = transformers.AutoModel.from_config(config).eval()
     model.embeddings.load_state_dict(encoder.embeddings.state_dict())
     stack = model.transformer if kind == "distilbert" else model.encoder
     layers = stack.layers if kind == "clip_text_model" else stack.layer
@@ -89,7 +90,8 @@ def test_equal_texts_are_encoded_once(kind: str) -> None:
 
 def test_from_a_folder_with_safetensors(tmp_path: Path, kind: str) -> None:
     settings = dict(CONFIGS[kind])
-    model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(settings.pop("model_type"), **settings))
+    config = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
+    model = transformers.AutoModel.from_config(config)
     model.save_pretrained(tmp_path)
     encoder = TextEncoder(pretrained=str(tmp_path))
     for name, weight in encoder.embeddings.state_dict().items():
