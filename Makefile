@@ -20,6 +20,7 @@ CODE = setup.py projects tools tests configs
 ENV = $(call SETUP,)
 RUN = PYTHONPATH="$(CURDIR)/projects$${PYTHONPATH:+:$$PYTHONPATH}" "$$py"
 STYLE = $(RUN) -m ruff check $(CODE) && $(RUN) -m ruff format --check $(CODE)
+CACHED = PYTHONDONTWRITEBYTECODE=  # without bytecode files, every test process would compile all tests again
 SMOKE = tests/test_configs.py tests/evaluation/test_protocols.py tests/inference/test_predict.py
 
 help:  ## list the targets
@@ -33,11 +34,11 @@ setup: python-found  ## make the environment and print its Python
 demo: python-found  ## generate RefShapes, train a small model, evaluate it, write a report (work_dirs/quickstart)
 	@$(call SETUP,--runtime); $(RUN) -m refseg.cli quickstart $(ARGS)
 
-test: python-found  ## run the tests, several at a time; ARGS="tests/ops -k triton" goes to pytest (-n 0: one at a time)
-	@$(ENV); $(RUN) -m pytest -n auto --maxprocesses 8 --dist worksteal $(ARGS)
+test: python-found  ## run the tests in parallel; ARGS="tests/ops -k triton" goes to pytest (-n 0: in one process)
+	@$(ENV); $(CACHED) $(RUN) -m pytest -n auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 check: python-found  ## check style and run the smoke tests (a step of each method, a protocol, predict): under a minute
-	@$(ENV); $(STYLE) && $(RUN) -m pytest -m smoke -q $(SMOKE)
+	@$(ENV); $(STYLE) && $(CACHED) $(RUN) -m pytest -m smoke -q $(SMOKE)
 
 lint: python-found  ## check style, types (mypy takes a minute the first time) and the documentation's links
 	@$(ENV); $(STYLE) && $(RUN) -m mypy && "$$py" tools/dev/check_docs.py

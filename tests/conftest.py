@@ -1,4 +1,4 @@
-"""Shared fixtures: a tiny generated data set, and the options that make a config small enough for a test."""
+"""Shared fixtures: a tiny generated data set, and options that make a config small enough for a test."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores; read when torch is imported
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores. torch reads this at import
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from work_dirs import refshapes_images, work_dir  # noqa: F401  (fixtures)
@@ -20,19 +20,19 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def pytest_configure() -> None:
-    """Import the test modules without garbage collection: nothing is garbage yet, and looking for it takes seconds."""
+    """Import the test modules without garbage collection, which takes seconds and would find nothing."""
     gc.disable()
 
 
 def pytest_collection_finish() -> None:
-    """Turn garbage collection on again, but leave alone what exists by now."""
+    """Turn garbage collection on again, for objects that do not exist yet."""
     gc.freeze()
     gc.enable()
 
 
 @pytest.fixture(scope="session")
 def refshapes_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """RefShapes tiny: 24 / 7 / 7 images."""
+    """Generate RefShapes tiny: 24 / 7 / 7 images."""
     from refseg.refshapes import generate
 
     out = tmp_path_factory.mktemp("refshapes_tiny")
@@ -42,7 +42,7 @@ def refshapes_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_options(refshapes_tiny: Path) -> dict:
-    """`cfg_options` that make `baseline_tiny_refshapes` train in seconds: tiny data and model, constant rate."""
+    """Return `cfg_options` with which `baseline_tiny_refshapes` trains in seconds: tiny data and model."""
     options: dict = {
         "model.embed_dim": 32,
         "model.num_decoder_layers": 2,
@@ -72,7 +72,7 @@ def tiny_options(refshapes_tiny: Path) -> dict:
 
 @pytest.fixture(scope="session")
 def tiny_config(tiny_options: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`baseline_tiny_refshapes` with `tiny_options`, as a file that a command can be given."""
+    """Write `baseline_tiny_refshapes` with `tiny_options` to a file, for commands."""
     from refseg.engine.run import RunOptions, load_config
 
     cfg = load_config("baseline_tiny_refshapes", RunOptions(cfg_options=tiny_options))

@@ -28,17 +28,16 @@ def _worker(rank: int, file: str, name: str, world_size: int, port: int, args: t
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     getattr(module, name)(rank, world_size, *args)
-    dist.barrier()  # gloo's threads may abort a process that leaves while others still talk to it
+    dist.barrier()  # gloo may abort a process that leaves while others still send to it
     dist.destroy_process_group()
 
 
 def run_distributed(function: Callable, world_size: int, *args: Any) -> None:
-    """Run `function(rank, world_size, *args)` on every rank. An exception on any of them is raised here.
+    """Run `function(rank, world_size, *args)` on every rank, and raise an exception of any of them here.
 
-    The ranks are forks of one server that has imported the libraries once, so that they start in milliseconds, and that
-    has started no threads.
+    The ranks are forks of one server without threads. It imports the libraries once, so they start in milliseconds.
     """
     mp.get_context("forkserver").set_forkserver_preload(["refseg.datasets.dataset", "refseg.evaluation.metrics"])
-    # By file and name: pytest's test modules cannot be imported in another process.
-    what = (function.__code__.co_filename, function.__name__, world_size, free_port(), args)
-    mp.start_processes(_worker, what, nprocs=world_size, start_method="forkserver")
+    # Functions are passed by file and name, because pytest's modules cannot be imported in another process.
+    arguments = (function.__code__.co_filename, function.__name__, world_size, free_port(), args)
+    mp.start_processes(_worker, arguments, nprocs=world_size, start_method="forkserver")

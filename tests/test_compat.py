@@ -1,4 +1,4 @@
-"""One test per work-around: it works, and the library still needs it. When the second half fails, delete both."""
+"""Each work-around works, and the library still needs it. If a `test_is_still_needed` fails, delete the work-around."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OBSOLETE = "the library does not need this work-around any more: delete it"
 
 
 def run(program: str, *paths: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A program in its own process; `paths` come first on sys.path, then this repository's packages."""
+    """Run a program in a new process, with `paths` and then this repository's packages first on sys.path."""
     path = os.pathsep.join(str(one) for one in (*paths, PACKAGES))
     env = os.environ | {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""} | environment
     command = [sys.executable, "-W", "ignore", "-c", program]
@@ -47,7 +47,7 @@ class TestStandInForMmcvExt:
         assert "No module named 'mmcv._ext'" in done.stderr or "_ext" in done.stderr.splitlines()[-1], OBSOLETE
 
     def test_lets_everything_import(self) -> None:
-        """mmdet, mmseg, and what another library imports directly; availability is asked of a real spec."""
+        """mmdet and mmseg import, and so does another library that checks the module's spec first."""
         program = (
             "import refseg, importlib.util as u\n"
             "import mmdet.models, mmseg.models, mmcv.ops\n"
@@ -57,7 +57,7 @@ class TestStandInForMmcvExt:
         )
         assert output(program) == "fine"
 
-    def test_a_missing_op_names_the_remedy(self, mmcv_is_compiled: bool) -> None:
+    def test_missing_op_has_a_remedy(self, mmcv_is_compiled: bool) -> None:
         if mmcv_is_compiled:
             pytest.skip("this mmcv is compiled for this PyTorch")
         program = (
@@ -77,13 +77,13 @@ class TestStandInForMmcvExt:
         (package / "__init__.py").write_text("__version__ = '2.1.0'\n")
         return package
 
-    def test_uses_a_compiled_extension_as_it_is(self, fake_mmcv: Path) -> None:
+    def test_compiled_extension_is_used(self, fake_mmcv: Path) -> None:
         (fake_mmcv / "_ext.py").write_text("def nms(): return 'the real one'\n")
         program = "import refseg, mmcv._ext as e; print(e.nms(), refseg.compat.mmcv_ext_state()[0])"
         assert output(program, fake_mmcv.parent) == "the real one True"
 
-    def test_falls_back_from_a_broken_one(self, fake_mmcv: Path) -> None:
-        """As one that was compiled for another PyTorch: the file is there and does not load."""
+    def test_broken_extension_is_replaced(self, fake_mmcv: Path) -> None:
+        """The file is there but does not load, as if compiled for another PyTorch."""
         (fake_mmcv / f"_ext{sysconfig.get_config_var('EXT_SUFFIX')}").write_bytes(b"not a library")
         program = "import refseg, mmcv._ext as e; print(callable(e.nms), refseg.compat.mmcv_ext_state())"
         text = output(program, fake_mmcv.parent)
@@ -100,7 +100,7 @@ class TestStandInForMmcvExt:
 
 
 class TestCheckpointsOfMmengine:
-    """A checkpoint as mmengine writes it: weights, and the history of its message hub."""
+    """Write a checkpoint like mmengine's: weights, and the history of its message hub."""
 
     SAVE = (
         "import sys, torch, numpy as np\n"
@@ -130,7 +130,7 @@ class TestCheckpointsOfMmengine:
         )
         assert output(program) == "[1.0, 1.0] 1.5 1.5"
 
-    def test_other_objects_are_still_refused(self, tmp_path: Path) -> None:
+    def test_other_pickles_are_refused(self, tmp_path: Path) -> None:
         """A pickle that would run a command, and one that reaches through getattr."""
         program = (
             "import os, pathlib, torch; from refseg import compat; compat.allow_mmengine_checkpoints()\n"
@@ -148,7 +148,7 @@ class TestCheckpointsOfMmengine:
 class TestDistributedOnCpu:
     @pytest.fixture
     def environment(self) -> dict[str, str]:
-        """What torchrun sets, for one process."""
+        """Return the variables that torchrun sets, for one process."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
@@ -158,7 +158,7 @@ class TestDistributedOnCpu:
         done = run("from mmengine.dist import init_dist; init_dist('pytorch', backend='gloo')", **environment)
         assert done.returncode != 0 and "set_device" in done.stderr, OBSOLETE
 
-    def test_initializes_gloo(self, environment: dict[str, str]) -> None:
+    def test_gloo_is_initialized(self, environment: dict[str, str]) -> None:
         program = (
             "from refseg import compat; import torch.distributed as dist\n"
             "print(compat.init_cpu_dist('pytorch'), dist.get_backend(), compat.init_cpu_dist('pytorch'))\n"
@@ -166,9 +166,7 @@ class TestDistributedOnCpu:
         )
         assert output(program, **environment) == "True gloo False"
 
-    def test_processes_wait_for_the_given_timeout(
-        self, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
-    ) -> None:
+    def test_timeout_of_processes(self, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
         waits = []
         monkeypatch.setattr("torch.cuda.is_available", lambda: False)
         monkeypatch.setattr(torch.distributed, "init_process_group", lambda _, timeout: waits.append(timeout))
@@ -180,7 +178,7 @@ class TestDistributedOnCpu:
 
     @pytest.mark.parametrize("code", [0, 3])
     def test_launched_processes_end_without_destructors(self, environment: dict[str, str], code: int) -> None:
-        """Exit handlers run and buffered output arrives; what Python would do after them does not happen."""
+        """Exit handlers run and buffered output is flushed. Python's later clean-up is skipped."""
         program = (
             "import atexit, sys; from refseg import compat\n"
             "class Destroyed:\n"
@@ -205,7 +203,7 @@ class TestDistributedOnCpu:
     def test_one_process_needs_nothing(self) -> None:
         assert compat.init_cpu_dist("none") is False
 
-    def test_names_what_the_environment_lacks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_missing_variables_are_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("torch.cuda.is_available", lambda: False)
         for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
             monkeypatch.delenv(name, raising=False)
@@ -299,7 +297,7 @@ def test_bases_that_ship_are_found(tmp_path: Path) -> None:
 
 
 def test_the_launcher_adds_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A process that failed by itself has printed its error; one that was killed gets a sentence about --resume."""
+    """A failed process has printed its error. A killed one gets a sentence about --resume."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
     from refseg.compat import torchrun

@@ -1,4 +1,4 @@
-"""The built package, its configs, the check of the documentation, and what `make` offers."""
+"""The built package, its configs, the check of the documentation, and the targets of `make`."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
-def test_readme_starts_with_the_two_commands() -> None:
-    """`make demo` runs the main job and `make test` the tests. CI runs the second."""
+def test_readme_and_ci_run_the_targets() -> None:
+    """The README shows `make demo` and `make test` first. CI runs lint, the documentation's build and the tests."""
     first_screen = (REPO / "README.md").read_text(encoding="utf-8").splitlines()[:40]
     targets = re.findall(r"^(\w+):", (REPO / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     for target in ("demo", "test"):
         assert target in targets and any(line.strip().startswith(f"make {target} ") for line in first_screen)
-    assert re.search(r"^make .*\btest\b", (REPO / ".ci/run").read_text(encoding="utf-8"), re.MULTILINE)
+    steps = re.findall(r"^make .*-directory (\w+)", (REPO / ".ci/run").read_text(encoding="utf-8"), re.MULTILINE)
+    assert steps == ["lint", "docs", "test"]
 
 
 @pytest.mark.slow
 def test_wheel_from_the_sdist_works_outside_the_repository(tmp_path: Path) -> None:
-    """sdist -> wheel -> installed folder; the version and the requirements are read there too."""
+    """Build sdist -> wheel -> installed folder, with configs, tools, version and requirements."""
     parts = ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md", "requirements", "projects")
     repo = clone(tmp_path / "repo", *parts, "configs", "tools")
     run(sys.executable, "setup.py", "-q", "sdist", "-d", tmp_path, cwd=repo)
@@ -68,7 +69,7 @@ def test_wheel_from_the_sdist_works_outside_the_repository(tmp_path: Path) -> No
 
 
 class TestPaths:
-    def test_finds_configs_by_any_of_their_names(self) -> None:
+    def test_configs_are_found_by_each_of_their_names(self) -> None:
         from refseg.paths import configs_dir, resolve_config
 
         wanted = (configs_dir() / "baseline_tiny_refshapes.py").resolve()
@@ -76,7 +77,7 @@ class TestPaths:
             assert resolve_config(name).resolve() == wanted
         assert resolve_config(wanted) == wanted
 
-    def test_names_near_matches(self) -> None:
+    def test_near_matches_are_suggested(self) -> None:
         from refseg.paths import resolve_config
 
         with pytest.raises(FileNotFoundError, match=r"did you mean .*baseline_tiny_refshapes"):
@@ -96,7 +97,7 @@ class TestDocs:
         page.write_text(text)
         return importlib.import_module("check_docs").check(page)
 
-    def test_finds_what_does_not_exist(self, page: Path) -> None:
+    def test_broken_links_paths_and_targets_are_found(self, page: Path) -> None:
         text = (
             "# A title, *here*\n\n[a](page.md#a-title-here) [b](gone.md)\n[c](#no-heading)\n\n"
             "```\nmake test\nmake coffee\n```\nsee `tools/gone.py`, `configs/<name>.py`, `make doctor`\n"
@@ -106,7 +107,7 @@ class TestDocs:
         for line, word in zip(found, ("gone.md", "#no-heading", "coffee", "tools/gone.py"), strict=True):
             assert word in line
 
-    def test_accepts_what_exists(self, page: Path) -> None:
+    def test_valid_references_are_accepted(self, page: Path) -> None:
         assert self.problems(page, "[x](https://example.org/y) [m](Makefile) `Makefile` `make`\n") == []
 
 
@@ -114,7 +115,7 @@ def test_make_lists_its_targets_by_default() -> None:
     if shutil.which("make") is None:
         pytest.skip("no make here")
     output = run("make", "--no-print-directory", cwd=REPO)
-    for target in ("demo", "test", "lint", "format", "docs", "doctor", "wheel", "clean", "help"):
+    for target in ("setup", "demo", "test", "check", "lint", "format", "docs", "doctor", "wheel", "clean", "help"):
         assert re.search(rf"^  {target} ", output, re.MULTILINE), output
 
 

@@ -1,4 +1,4 @@
-"""The environment behind `make`: its key, when it is made again, and what it keeps."""
+"""The environment behind `make`: its key, when it is rebuilt, and the torch that it keeps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cloning import REPO, clone
 
 @pytest.fixture
 def setup_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as a module. Nothing is kept, and pip only notes what it is asked to do (`module.pip_calls`)."""
+    """Return the script as a module. It keeps no torch, and pip only records its arguments in `module.pip_calls`."""
     spec = importlib.util.spec_from_file_location("setup_env", REPO / "tools/dev/setup_env.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -39,7 +39,7 @@ def setup_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_the_key_depends_on_the_pins_and_not_on_the_place(tmp_path: Path) -> None:
+def test_key_depends_on_pins_and_not_on_location(tmp_path: Path) -> None:
     def key(repo: Path) -> str:
         command = [sys.executable, str(repo / "tools/dev/setup_env.py"), "--print-key"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -55,7 +55,7 @@ def test_the_key_depends_on_the_pins_and_not_on_the_place(tmp_path: Path) -> Non
     assert key(two) != before
 
 
-def test_an_environment_is_made_once_and_again_when_the_key_changes(
+def test_environment_is_rebuilt_only_when_the_key_changes(
     setup_env: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     python = setup_env.ensure()
@@ -69,7 +69,7 @@ def test_an_environment_is_made_once_and_again_when_the_key_changes(
     assert len(setup_env.pip_calls) == 2 * made
 
 
-def test_an_interrupted_set_up_is_repaired(setup_env: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_setup_is_repaired(setup_env: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
@@ -81,7 +81,7 @@ def test_an_interrupted_set_up_is_repaired(setup_env: ModuleType, monkeypatch: p
     assert setup_env.ensure().exists()
 
 
-def test_a_shared_environment_is_pointed_at_this_clone(setup_env: ModuleType, tmp_path: Path) -> None:
+def test_shared_environment_points_to_this_clone(setup_env: ModuleType, tmp_path: Path) -> None:
     setup_env.ensure()
     stamp = tmp_path / "a place/venv/refseg-env.json"
     stamp.write_text(json.dumps({**json.loads(stamp.read_text()), "project": "/elsewhere"}))
@@ -90,7 +90,7 @@ def test_a_shared_environment_is_pointed_at_this_clone(setup_env: ModuleType, tm
     assert [call[0] for call in setup_env.pip_calls] == ["install"] and str(REPO) in setup_env.pip_calls[0]
 
 
-def test_other_environments_stay_as_they_are(setup_env: ModuleType, tmp_path: Path) -> None:
+def test_other_environments_are_not_touched(setup_env: ModuleType, tmp_path: Path) -> None:
     other = tmp_path / "a place/venv/precious.txt"
     other.parent.mkdir(parents=True)
     other.touch()
@@ -99,9 +99,7 @@ def test_other_environments_stay_as_they_are(setup_env: ModuleType, tmp_path: Pa
     assert other.exists()
 
 
-def test_a_kept_torch_is_pinned_as_it_is(
-    setup_env: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kept_torch_is_pinned(setup_env: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "site-packages"
     folder.mkdir()
     kept = {"torch": "2.6.0+cu124", "torchvision": "0.21.0", "mmcv": "2.1.0"}
@@ -144,7 +142,7 @@ def test_only_a_torch_that_works_with_its_torchvision_is_kept(
     assert ("torchvision" in shown) == kept
 
 
-def test_the_system_mode_names_what_is_missing(
+def test_system_mode_lists_missing_packages(
     setup_env: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setup_env.check_system(("runtime",))  # the environment of the tests has all
@@ -168,8 +166,21 @@ def test_every_direct_requirement_is_pinned_within_its_range(setup_env: ModuleTy
             assert all(wanted.specifier.contains(version) for version in versions), f"{line}: {versions}"
 
 
-def test_the_tested_torch_fixes_what_a_kept_one_leaves_open(setup_env: ModuleType) -> None:
+def test_every_dependency_of_torch_is_unpinned_with_it(setup_env: ModuleType) -> None:
     requires = importlib.metadata.requires("torch") or []
     direct = {setup_env.name_of(line) for line in requires if "extra ==" not in line}
     libraries = {name for name in direct if re.match(r"nvidia-|cuda-|triton|setuptools", name)}
     assert direct - libraries <= setup_env.TORCH_FAMILY
+
+
+def test_pip_draws_no_progress_bars_without_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location("setup_env", REPO / "tools/dev/setup_env.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    commands: list[list[str]] = []
+    done = subprocess.CompletedProcess([], 0)
+    monkeypatch.setattr(module.subprocess, "run", lambda command, **how: commands.append(command) or done)
+    for terminal in (False, True):
+        monkeypatch.setattr(module.sys.stderr, "isatty", lambda terminal=terminal: terminal)
+        module.pip(tmp_path / "bin/python", "install", "x")
+    assert commands[0][-2:] == ["--progress-bar", "off"] and "--progress-bar" not in commands[1]

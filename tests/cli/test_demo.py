@@ -1,4 +1,4 @@
-"""`refseg demo` before there is a page: options, the model of `make demo`, examples."""
+"""`refseg demo` before it opens the page: options, the model of `make demo`, examples."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_mistakes_are_one_message(
 
 
 def keep_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it is: what the command sets is undone."""
+    """Restore the variables that the command sets."""
     for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR", "GRADIO_EXAMPLES_CACHE", "HF_HUB_DISABLE_TELEMETRY"):
         monkeypatch.setenv(name, os.environ.get(name, ""))
     for name in ("NO_PROXY", "no_proxy"):
@@ -57,16 +57,14 @@ def test_a_missing_gradio_is_named(
     assert "pip install 'refseg[demo]'" in capsys.readouterr().err
 
 
-def test_the_quick_starts_model_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_of_the_quick_start_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path(command.QUICKSTART).mkdir(parents=True)
     Path(command.QUICKSTART, "best_refseg_gIoU_epoch_3.pth").touch()
     assert command.quickstart_model() == command.QUICKSTART
 
 
-def test_gradio_reports_to_nobody_and_asks_itself_without_a_proxy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gradio_sends_no_analytics_and_bypasses_the_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keep_environment(monkeypatch)
     command.prepare_environment(tmp_path, "192.0.2.1")
     assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
@@ -75,23 +73,21 @@ def test_gradio_reports_to_nobody_and_asks_itself_without_a_proxy(
 
 
 class TestExamples:
-    def test_of_the_data_that_the_model_was_tested_on(
-        self, work_dir: Callable[[str], Path], refshapes_tiny: Path
-    ) -> None:
+    def test_examples_come_from_the_test_split(self, work_dir: Callable[[str], Path], refshapes_tiny: Path) -> None:
         found = examples.of_test_split(work_dir("instalign_tiny_refshapes") / "instalign_tiny_refshapes.py")
         rows = [json.loads(line) for line in (refshapes_tiny / "refshapes.jsonl").read_text().splitlines()]
         texts = {(str(refshapes_tiny / row["image"]), row["text"]) for row in rows if row["split"] == "test"}
         assert len(found) == examples.MOST
         assert {(str(one.image), phrase) for one in found for phrase in one.phrases} <= texts
 
-    def test_none_where_the_data_are_not(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_no_examples_without_the_data(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from refseg.paths import resolve_config
 
         monkeypatch.setenv("REFSEG_DATA", str(tmp_path))
         assert examples.of_test_split(resolve_config("instalign_tiny_refshapes")) == []
 
-    def test_one_several_and_nothing(self) -> None:
-        """The first of each kind, of the split; images without any are left out."""
+    def test_first_phrase_of_each_kind(self) -> None:
+        """Take the first phrase of each kind in the split. Skip images without any."""
 
         def phrase(text: str, referents: int, split: str = "test") -> Expression:
             return Expression(text, text, tuple(range(referents)), split)
@@ -108,8 +104,8 @@ class TestExamples:
             Example(Path("d/c.png"), ("first",)),
         ]
 
-    def test_of_a_file(self, tmp_path: Path, refshapes_images: list[str]) -> None:
-        """What is not there is left out; the others are copied, names that are equal beside each other."""
+    def test_examples_from_a_file(self, tmp_path: Path, refshapes_images: list[str]) -> None:
+        """Missing images are skipped. The others are copied, even if their names are equal."""
         lines = [{"image": refshapes_images[0], "texts": ["a", "b"]}, {"image": "gone.png", "text": "c"}]
         (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, lines)))
         found = examples.examples_in(str(tmp_path / "own.jsonl"))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from refseg.cli.data import COMMANDS
 from refseg.cli.main import RANK_WAIT_S, VERBS, main, print_error
 
 
@@ -55,7 +56,7 @@ def test_mistakes_are_one_message_without_a_traceback(
     tiny_config: Path,
     refshapes_tiny: Path,
 ) -> None:
-    """The error stands last, and nothing else is on the screen but the checks that went before."""
+    """The error comes last, after nothing but the lines of the preflight."""
     arguments = [word.format(data=refshapes_tiny, config=tiny_config) for word in arguments]
     if "none.pth" in arguments and arguments[0] == "test":
         arguments = [arguments[0], str(tiny_config), *arguments[2:]]
@@ -84,7 +85,7 @@ def test_wrong_options_are_one_line(arguments: list[str], says: str, capsys: pyt
 def test_other_processes_print_only_what_rank_0_does_not_share(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """The launcher ends a process that waits; one that is still there after the wait prints its error with its rank."""
+    """The launcher ends a process that waits. A process that survives the wait prints its error with its rank."""
     waits: list[float] = []
     monkeypatch.setattr("time.sleep", waits.append)
     print_error("train", "bad")
@@ -102,10 +103,12 @@ def test_configs_are_listed_with_method_and_data(capsys: pytest.CaptureFixture) 
 
 
 def test_every_help_has_an_example(capsys: pytest.CaptureFixture) -> None:
-    for name in VERBS:
+    commands = {(name,): importlib.import_module(f"refseg.cli.{name}").EXAMPLES for name in VERBS}
+    commands |= {("data", name): command.examples for name, command in COMMANDS.items()}
+    for command, text in commands.items():
         with pytest.raises(SystemExit):
-            main([name, "--help"])
-        examples = importlib.import_module(f"refseg.cli.{name}").EXAMPLES.strip().splitlines()
+            main([*command, "--help"])
+        examples = text.strip().splitlines()
         out = capsys.readouterr().out
         assert examples and all(f"  {line}" in out for line in examples)
 
@@ -117,32 +120,32 @@ def test_a_work_directory_is_tested(work_dir: Any, tmp_path: Path, capsys: pytes
     assert "42 phrases" in out and "gIoU" in out and len(out.splitlines()) < 20
 
 
-def test_what_the_machine_refuses_is_one_message(
+def test_errors_of_the_system_are_one_message(
     capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(args: object) -> int:
+    def fail(args: object) -> int:
         return len((tmp_path / "file" / "below").read_text())
 
     (tmp_path / "file").touch()
-    monkeypatch.setattr("refseg.cli.configs.main", refused)
+    monkeypatch.setattr("refseg.cli.configs.main", fail)
     assert main(["configs"]) == 1
     err = capsys.readouterr().err
     assert "refseg configs: error: " in err and "Not a directory" in err and str(tmp_path / "file") in err
 
 
 @pytest.mark.parametrize("lines", [1, 100_000])
-def test_whoever_has_read_enough_may_leave(lines: int) -> None:
-    """As `| head -1` does, whether the pipe is noticed while the verb writes or only when it is done."""
+def test_reader_may_close_the_pipe(lines: int) -> None:
+    """As `| head -1` does, while the verb writes or after it has finished."""
     program = (
         "import sys; from refseg.cli import configs, main; sys.stdin.read(); "
         f"configs.main = lambda args: [print('line') for _ in range({lines})] and 0; "
         "sys.exit(main(['configs']))"
     )
     pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    with subprocess.Popen([sys.executable, "-c", program], **pipes) as left:
-        left.stdout.close()
-        left.stdin.close()
-        assert left.stderr.read() == b"" and left.wait() == 141
+    with subprocess.Popen([sys.executable, "-c", program], **pipes) as process:
+        process.stdout.close()
+        process.stdin.close()
+        assert process.stderr.read() == b"" and process.wait() == 141
 
 
 def test_missing_data_names_the_path_and_the_command(

@@ -116,7 +116,7 @@ def test_golden_numbers_of_r_refcoco(files: Path, capsys: pytest.CaptureFixture)
     assert "leak filter are not known" in capsys.readouterr().out
 
 
-def test_a_result_says_what_it_is_of(files: Path, capsys: pytest.CaptureFixture) -> None:
+def test_result_names_data_and_protocol(files: Path, capsys: pytest.CaptureFixture) -> None:
     result = score("--protocol", "gres,refseg")
     out = capsys.readouterr()
     assert "p.jsonl on data.jsonl:val: 5 images, 5 expressions" in out.out and "c0ffee" in out.out
@@ -222,7 +222,7 @@ def test_some_probabilities_are_missing(files: Path) -> None:
 
 
 def test_expressions_without_target_can_be_left_out(files: Path, capsys: pytest.CaptureFixture) -> None:
-    """As of a run with no_target='drop'. IoU 2/3, 0 and 1 are left."""
+    """As in a run with no_target='drop'. IoU 2/3, 0 and 1 remain."""
     write_predictions("p.jsonl", [answer(name, name) for name in "125"])
     assert main(["score", "p.jsonl", "--data", "data.jsonl:val"]) == 1
     err = capsys.readouterr().err
@@ -261,7 +261,7 @@ def test_absent_answers_can_be_nothing(kind: str, files: Path, capsys: pytest.Ca
 
 
 def test_absent_answers_in_compare_and_report(files: Path) -> None:
-    """Pages show them too: their pictures come from a second pass over the file."""
+    """Pages show them too. Their pictures come from a second pass over the file."""
     write_predictions("a.jsonl", [answer(name, name) for name in "145"])
     option = ["--data", "data.jsonl:val", "--absent-is-nothing"]
     assert main(["compare", "a.jsonl", "p.jsonl", *option, "--resamples", "9", "--html", "c.html"]) == 0
@@ -281,7 +281,7 @@ def test_a_file_of_another_split_is_not_nothing_everywhere(files: Path, capsys: 
 
 
 def test_breakdowns_by_any_tag(files: Path, capsys: pytest.CaptureFixture) -> None:
-    """Texts as they are, other values as JSON, expressions without the tag in no group."""
+    """Tags that are text keep it, other values become JSON. Expressions without the tag are in no group."""
     lines = [json.loads(line) for line in Path("data.jsonl").read_text().splitlines()]
     for line, value in zip(lines, ("old", "old", 3, True, None), strict=False):
         line["tags"] = {} if value is None else {"film": value}
@@ -307,7 +307,7 @@ def test_low_scores_are_counted(files: Path) -> None:
 
 
 def test_what_made_the_predictions_is_one_line(files: Path, capsys: pytest.CaptureFixture) -> None:
-    """Of refseg's own header; of another's, what there is. All of it is in the JSON."""
+    """A header of refseg becomes a sentence, another one a list of its keys. The JSON has all of it."""
     header = {
         "config": "x.py",
         "checkpoint": {"file": "runs/a/best.pth", "sha256": "0123456789abcdef"},

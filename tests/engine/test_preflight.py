@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
 
 from refseg.datasets.tokenizers import word_list_tokenizer
 from refseg.engine.preflight import estimate_memory, preflight, require_preflight
@@ -20,6 +19,8 @@ CONFIG = "instalign_swinb"
 @pytest.fixture
 def bert(tmp_path: Path) -> Path:
     """A folder as transformers saves it, of a small BERT."""
+    from transformers import BertConfig, BertModel
+
     folder = tmp_path / "bert"
     sizes: dict[str, Any] = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
     BertModel(BertConfig(vocab_size=8, **sizes)).save_pretrained(folder)
@@ -91,6 +92,8 @@ def test_a_folder_below_data_needs_no_override(bert: Path, tmp_path: Path, monke
 
 
 def test_a_text_model_of_another_build_is_named(tmp_path: Path) -> None:
+    from transformers import DistilBertConfig, DistilBertModel
+
     DistilBertModel(DistilBertConfig(vocab_size=8, dim=32, n_layers=1, n_heads=2, hidden_dim=32)).save_pretrained(
         tmp_path
     )

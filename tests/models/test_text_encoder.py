@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers  # its classes are imported when they are first used
 from mmengine.model import BaseModule
-from transformers import AutoConfig, AutoModel
 
 from refseg.errors import ConfigError, DataError
 from refseg.models import TextEncoder
@@ -40,7 +40,8 @@ def test_equals_transformers_forward(kind: str) -> None:
     torch.manual_seed(0)
     encoder = TextEncoder(config=CONFIGS[kind]).eval()
     settings = dict(CONFIGS[kind])
-    model = AutoModel.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings)).eval()
+    config = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
+    model = transformers.AutoModel.from_config(config).eval()
     model.embeddings.load_state_dict(encoder.embeddings.state_dict())
     stack = model.transformer if kind == "distilbert" else model.encoder
     layers = stack.layers if kind == "clip_text_model" else stack.layer
@@ -89,7 +90,8 @@ def test_equal_texts_are_encoded_once(kind: str) -> None:
 
 def test_from_a_folder_with_safetensors(tmp_path: Path, kind: str) -> None:
     settings = dict(CONFIGS[kind])
-    model = AutoModel.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings))
+    config = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
+    model = transformers.AutoModel.from_config(config)
     model.save_pretrained(tmp_path)
     encoder = TextEncoder(pretrained=str(tmp_path))
     for name, weight in encoder.embeddings.state_dict().items():
@@ -124,8 +126,8 @@ def test_mistakes_are_named() -> None:
 
 def test_unsupported_type_in_a_folder(tmp_path: Path) -> None:
     """DeBERTa's layers also need relative positions. Without them it would encode other features, silently."""
-    config = AutoConfig.for_model("deberta-v2", **SMALL)
-    AutoModel.from_config(config).save_pretrained(tmp_path)
+    config = transformers.AutoConfig.for_model("deberta-v2", **SMALL)
+    transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=rf"type 'deberta-v2' \({tmp_path}\)\. Supported types: bert, distilbert"):
         TextEncoder(pretrained=str(tmp_path))
 

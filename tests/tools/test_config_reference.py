@@ -1,4 +1,4 @@
-"""docs/config_reference.md is what the code says, and the examples of docs/configs.md are keys that something reads."""
+"""docs/config_reference.md matches the code, and the examples of docs/configs.md have keys that are read."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def test_the_page_is_up_to_date(tool: ModuleType) -> None:
     assert tool.PAGE.read_text() == tool.reference(), "python tools/dev/config_reference.py"
 
 
-def test_prose_and_arguments_are_told_apart(tool: ModuleType) -> None:
+def test_docstrings_are_split_into_prose_and_arguments(tool: ModuleType) -> None:
     prose, texts = tool.split_docstring("One.\n\nTwo.\n\nArgs:\n    a: x,\n        y.\n    b, c: z.")
     assert prose == "One.\n\nTwo."
     assert texts == {"a": "x, y.", "b": "z.", "c": "z."}
 
 
-def test_sizes_that_the_owner_gives_are_no_keys(tool: ModuleType) -> None:
-    """The owner has `size` itself, and `width` is required: it gives both."""
+def test_sizes_that_the_owner_passes_are_not_listed(tool: ModuleType) -> None:
+    """The owner has `size` itself, and `width` is required, so the owner passes both."""
 
     class Owner:
         def __init__(self, size: int = 1) -> None: ...
@@ -53,7 +53,7 @@ def page() -> str:
     return (REPOSITORY / "docs/configs.md").read_text()
 
 
-def test_the_examples_of_keys_are_read_by_something() -> None:
+def test_example_keys_are_read_by_the_code() -> None:
     examples = re.findall(r"^\| `([\w.]+=\S+)` \|", page(), re.MULTILINE)
     assert len(examples) == page().count("| `"), "a row without KEY=VALUE"
     parser = argparse.ArgumentParser()

@@ -1,4 +1,4 @@
-"""The launchers on gloo processes: training on two, and the same metrics on one, two and three."""
+"""The launchers with gloo: two processes train, and one, two and three processes give the same metrics."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def trained(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
 
 
 def test_two_processes_train(trained: tuple[Path, str]) -> None:
-    """24 images in batches of 4 on 2 processes: 3 steps an epoch."""
+    """24 images in batches of 4 on 2 processes make 3 steps per epoch."""
     work_dir, log = trained
     assert "batch  4 per process x 2 x 1 accumulation = 8 images (the learning rate belongs to 8)" in log
     rows = [json.loads(line) for line in next(work_dir.glob("*/vis_data/scalars.json")).read_text().splitlines()]
@@ -39,8 +39,8 @@ def test_two_processes_train(trained: tuple[Path, str]) -> None:
 
 @pytest.mark.slow
 def test_one_two_and_three_processes_agree(tiny_config: Path, tmp_path: Path) -> None:
-    """7 test images: neither 2 nor 3 divides them. Random weights put about every other pixel into the masks. A
-    `load_from` with other weights changes nothing."""
+    """7 test images: neither 2 nor 3 divides them. With random weights, masks have about half of the
+    pixels. A `load_from` with other weights changes nothing."""
     from refseg.cli import main
     from refseg.engine.run import build_model, load_config
     from refseg.evaluation.prediction_file import read_predictions
@@ -92,7 +92,7 @@ def test_wrong_use_prints_the_usage() -> None:
 
 
 def test_slurm_passes_the_launcher(tmp_path: Path) -> None:
-    """A fake srun prints what it would start."""
+    """A fake srun prints the command that it would start."""
     srun = tmp_path / "srun"
     srun.write_text('#!/bin/sh\necho "$@"\n')
     srun.chmod(0o755)

@@ -9,7 +9,7 @@ from conftest import REPOSITORY
 
 
 @pytest.mark.slow
-def test_killed_in_training_and_in_writing(tiny_config: Path) -> None:
+def test_kills_during_training_and_checkpoint_writes(tiny_config: Path) -> None:
     command = [sys.executable, str(REPOSITORY / "tools/dev/kill_and_resume.py"), str(tiny_config), "--kills", "2"]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "projects")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -23,15 +23,15 @@ TORCH_FAMILY = {"torch", "torchvision", "filelock", "fsspec", "jinja2", "network
 TRY_TORCH = "import torch, torchvision; torchvision.ops.nms(torch.rand(2, 4), torch.rand(2), 0.5)"
 FIND_KEPT = f"""
 import importlib.metadata as metadata, json, sys
-found = {{}}
+versions = {{}}
 try:
     {TRY_TORCH}
-    found = {{name: metadata.version(name) for name in ("torch", "torchvision")}}
+    versions = {{name: metadata.version(name) for name in ("torch", "torchvision")}}
     import mmcv._ext
-    found["mmcv"] = metadata.version("mmcv")
+    versions["mmcv"] = metadata.version("mmcv")
 except BaseException:
     pass
-print(json.dumps([found, [path for path in sys.path if path.endswith("-packages")]]))
+print(json.dumps([versions, [path for path in sys.path if path.endswith("-packages")]]))
 """
 
 
@@ -65,12 +65,12 @@ def find_kept(base: str) -> tuple:
     if os.environ.get("REFSEG_KEEP_TORCH") == "0":
         return {}, []
     done = subprocess.run([base, "-c", FIND_KEPT], capture_output=True, text=True)
-    found, folders = json.loads(done.stdout.strip().splitlines()[-1]) if done.stdout.strip() else ({}, [])
-    if not found or version_of(found["torch"]) < (2, 4):
+    versions, folders = json.loads(done.stdout.strip().splitlines()[-1]) if done.stdout.strip() else ({}, [])
+    if not versions or version_of(versions["torch"]) < (2, 4):
         return {}, []
-    if "mmcv" in found and not (2, 0, 1) <= version_of(found["mmcv"]) < (2, 2):  # mmdet refuses others
-        del found["mmcv"]
-    return found, folders
+    if "mmcv" in versions and not (2, 0, 1) <= version_of(versions["mmcv"]) < (2, 2):  # mmdet refuses others
+        del versions["mmcv"]
+    return versions, folders
 
 
 def pip(python: Path, *arguments: str) -> None:

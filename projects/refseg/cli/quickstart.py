@@ -173,7 +173,7 @@ def quickstart(
     # The best checkpoint answers the test split, into a prediction file.
     checkpoint = best_checkpoint(work_dir)
     if checkpoint is None:
-        raise TrainingError(f"the training left no best_*.pth in {work_dir}; see the log there")
+        raise TrainingError(f"the training wrote no best_*.pth to {work_dir}. See the log there")
     print(f"3/4 evaluating {checkpoint.name} on the test split", flush=True)
     load_weights(runner.model, checkpoint)
     model = runner.model.eval()

@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from mmengine.model import BaseModule
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -73,6 +72,8 @@ def resize_positions(table: Tensor, size: tuple[int, int], old_size: tuple[int, 
         size: The new (h, w).
         old_size: The old (h, w); a square if None.
     """
+    from timm.layers import resample_abs_pos_embed  # here, because it imports torch.compile
+
     resized = resample_abs_pos_embed(
         table[None], list(size), old_size and list(old_size), num_prefix_tokens=PREFIX, antialias=False
     )

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timm.layers import drop_path
 from torch import Tensor, nn
 
 
@@ -99,6 +98,8 @@ class MultiwayLayer(nn.Module):
 
     def _add(self, streams: Streams, update: Streams) -> Streams:
         if self.drop_prob and self.training:
+            from timm.layers import drop_path  # here, because it imports torch.compile
+
             keep = drop_path(update.pixels.new_ones(len(update.pixels), 1, 1), self.drop_prob, True)
             update = Streams(update.pixels * keep, update.words * keep)
         return Streams(streams.pixels + update.pixels, streams.words + update.words)

@@ -9,7 +9,6 @@ from typing import Literal, get_args
 
 import torch
 from mmengine.model import BaseModule
-from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from refseg.errors import ConfigError, check_choice
@@ -36,6 +35,8 @@ class MaskDecoder(BaseModule):
         if scale < 1 or scale & (scale - 1):
             raise ConfigError(f"decoder.scale must be a power of two, not {scale}.")
         self.average: Average = average
+        from timm.layers import LayerNorm2d  # here, because it imports torch.compile, which takes more than a second
+
         self.upsample = nn.Sequential(
             upsampler(embed_dim, width, scale), LayerNorm2d(width), nn.GELU(), nn.Conv2d(width, width, 1)
         )

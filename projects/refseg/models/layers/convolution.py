@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 
@@ -58,6 +57,8 @@ def upsampler(in_dim: int, out_dim: int, scale: int) -> nn.Module:
     doublings = scale.bit_length() - 1
     if not doublings:
         return nn.Identity() if in_dim == out_dim else nn.Conv2d(in_dim, out_dim, 1)
+    from timm.layers import LayerNorm2d  # here, because it imports torch.compile, which takes more than a second
+
     layers: list[nn.Module] = []
     for number in range(doublings):
         layers += [LayerNorm2d(out_dim), nn.GELU()] * (number > 0)
