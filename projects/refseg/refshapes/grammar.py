@@ -223,5 +223,5 @@ def _change_match(match: Match, scene: Scene, stream: Stream) -> Match | None:
     other = stream.choice(present if present and stream.chance(75) else others)
     if excluded:
         return replace(match, without=(attribute, other))
-    changed = replace(match, **{attribute: other})
+    changed = Match(**{**match.given, attribute: other}, without=match.without)
     return changed if changed.sensible else None
