@@ -271,6 +271,15 @@ def test_importing_the_package_stays_light() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, env={"PYTHONPATH": ":".join(sys.path)})
 
 
+def test_one_method_does_not_load_the_others() -> None:
+    program = (
+        "import sys; from refseg.registry import MODELS; from refseg.models import InstAlign;"
+        "assert MODELS.get('InstAlign') is MODELS.get('refseg.InstAlign') is InstAlign;"
+        "assert not {'refseg.models.vipa', 'refseg.models.rela', 'refseg.evaluation.metrics'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, env={"PYTHONPATH": ":".join(sys.path)})
+
+
 # Results --------------------------------------------------------------------------------------------------------------
 
 

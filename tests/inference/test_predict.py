@@ -69,15 +69,15 @@ def test_tasks_of_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("{", "line 2: a line is"),
-        ('{"texts": ["x"]}', "line 2: a line is"),
-        ("7", "line 2: a line is"),
-        ('{"image": "a.png"}', "line 2: .* either text or texts"),
-        ('{"image": 3, "text": "x"}', "line 2: image is a path"),
+        ("{", "line 2: expected"),
+        ('{"texts": ["x"]}', "line 2: expected"),
+        ("7", "line 2: expected"),
+        ('{"image": "a.png"}', "line 2: .* exactly one of"),
+        ('{"image": 3, "text": "x"}', "line 2: 'image' must be a path"),
         ('{"image": "a.png", "texts": []}', "line 2: there is no phrase"),
         ('{"image": "a.png", "texts": [" "]}', "line 2: phrase 0 is empty"),
-        ('{"image": "a.png", "texts": "red"}', "line 2: texts is a list of phrases; 'red' is none"),
-        ('{"image": "b.png", "text": "x", "expression_id": "1"}', "stand for several phrases, the first is '1'"),
+        ('{"image": "a.png", "texts": "red"}', "line 2: texts must be a list of phrases, not 'red'"),
+        ('{"image": "b.png", "text": "x", "expression_id": "1"}', "have several phrases, such as '1'"),
     ],
 )
 def test_wrong_lines(line: str, says: str, tmp_path: Path) -> None:
@@ -187,9 +187,9 @@ def test_what_a_journal_refuses(tmp_path: Path) -> None:
     row = {"expression_id": "1", "image": "a", "text": "x"}
     with Journal(file, header={"threshold": 0.5}, tasks={"a": ["x"]}) as journal:
         journal.write([row])
-        with pytest.raises(UsageError, match="another run is writing"):
+        with pytest.raises(UsageError, match="Another run is writing"):
             Journal(file, header={"threshold": 0.5}, tasks={"a": ["x"]})
-    with pytest.raises(UsageError, match="made with another threshold: take another --out, or --restart"):
+    with pytest.raises(UsageError, match=r"made with another threshold\. Please use another --out, or --restart"):
         Journal(file, header={"threshold": 0.4}, tasks={"a": ["x"]})
     with pytest.raises(UsageError, match="other phrases of a"):
         Journal(file, header={"threshold": 0.5}, tasks={"a": ["y"]})
@@ -198,14 +198,14 @@ def test_what_a_journal_refuses(tmp_path: Path) -> None:
     with Journal(file, header={"threshold": 0.4}, tasks={}, restart=True) as journal:
         assert not journal.done
     file.write_bytes(file.read_bytes() + b"{}\n")
-    with pytest.raises(DataError, match=r"p\.jsonl, line 2: no row"):
+    with pytest.raises(DataError, match=r"p\.jsonl, line 2: not a row"):
         Journal(file, header={"threshold": 0.4}, tasks={})
     file.write_text("a file of somebody else\n")
     with pytest.raises(UsageError, match="not made by refseg predict"):
         Journal(file, header={}, tasks={})
     assert file.read_text() == "a file of somebody else\n" and not list(tmp_path.glob("*.lock"))
     for folder in (file, file / "below"):
-        with pytest.raises(UsageError, match=r"p\.jsonl.* is no folder to write to .*: take another --out"):
+        with pytest.raises(UsageError, match=r"Cannot write to the folder .*p\.jsonl.*Use another --out"):
             Journal(folder / "predictions.jsonl", header={}, tasks={})
 
 
@@ -239,8 +239,8 @@ def test_the_command(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "Give --image and --text, or --jsonl"),
-        (["--image", "."], "Give --image and --text, or --jsonl"),
+        ([], "Pass --image and --text, or --jsonl"),
+        (["--image", "."], "Pass --image and --text, or --jsonl"),
         (["--image", "nowhere.png", "--text", "x"], "no such image, folder or pattern: nowhere.png"),
         (["--jsonl", "nowhere.jsonl"], "nowhere.jsonl cannot be read"),
         (["--jsonl", "a.jsonl", "--text", "x"], "leave out --image and --text"),

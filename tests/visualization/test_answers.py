@@ -8,7 +8,7 @@ import pytest
 from refseg.instance import Instance
 from refseg.visualization.answers import (
     HEAT,
-    NARROWEST,
+    MIN_WIDTH,
     GridMap,
     answer_cell,
     heat_cell,
@@ -36,9 +36,9 @@ def test_any_size(size: tuple[int, int]) -> None:
     instances = [Instance(mask, 0.9, [0.1, 0.8, 0.1])]
     for found in ((), instances):
         cell = answer_cell(image, "the red box", mask, found)
-        assert cell.dtype == np.uint8 and NARROWEST <= cell.shape[1] <= 1280 and cell.shape[0] < 1600
+        assert cell.dtype == np.uint8 and MIN_WIDTH <= cell.shape[1] <= 1280 and cell.shape[0] < 1600
     heat = heat_cell(image, mask.astype(np.float32), "probability")
-    assert heat.dtype == np.uint8 and NARROWEST <= heat.shape[1] <= 640
+    assert heat.dtype == np.uint8 and MIN_WIDTH <= heat.shape[1] <= 640
 
 
 def test_an_instance_has_one_color_on_the_image_and_in_the_phrase() -> None:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from refseg.visualization.word_bars import bars, glossed_caption, numbers, owners_of_words, words_of_instances
+from refseg.visualization.word_bars import bars, caption_with_bars, numbers, owners_of_words, words_of_instances
 
 COLORS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 
@@ -61,7 +61,7 @@ def _rows_of(strip, color):
 
 def test_bars_lie_below_their_words():
     """ "red star" is one run of instance 0, "circle" of 0 and 1: there the second bar lies below the first."""
-    strip = glossed_caption("red star and circle", [(0,), (0,), (), (0, 1)], 600, colors=COLORS)
+    strip = caption_with_bars("red star and circle", [(0,), (0,), (), (0, 1)], 600, colors=COLORS)
     red, green = _rows_of(strip, COLORS[0]), _rows_of(strip, COLORS[1])
     assert len({*red.values()}) == 1, "both runs of the first bar are on one level"
     (first, last), (left, right) = next(iter(red.values())), next(iter(green.values()))
@@ -74,28 +74,28 @@ def test_bars_lie_below_their_words():
 
 def test_bars_wrap_with_their_words():
     """50 pixels of 62 are left: "a red" and "star" on a line each."""
-    wide = glossed_caption("a red star", [(0,)] * 3, 600, colors=COLORS)
-    narrow = glossed_caption("a red star", [(0,)] * 3, 62, colors=COLORS)
+    wide = caption_with_bars("a red star", [(0,)] * 3, 600, colors=COLORS)
+    narrow = caption_with_bars("a red star", [(0,)] * 3, 62, colors=COLORS)
     levels = [np.diff([-9, *_rows_of(strip, COLORS[0])]) > 1 for strip in (wide, narrow)]
     assert [level.sum() for level in levels] == [1, 2]
 
 
 def test_a_line_without_owners_is_no_higher():
-    with_gloss = glossed_caption("a b", [(0,), ()], 300, colors=COLORS)
-    assert glossed_caption("a b", [(), ()], 300, colors=COLORS).shape[0] < with_gloss.shape[0]
+    with_bars = caption_with_bars("a b", [(0,), ()], 300, colors=COLORS)
+    assert caption_with_bars("a b", [(), ()], 300, colors=COLORS).shape[0] < with_bars.shape[0]
 
 
 @pytest.mark.parametrize("width", [1, 20, 160, 900])
 @pytest.mark.parametrize("text", ["", "a", "x" * 300, "the " * 200, "القط الأسود", "🐱 e\u0301 \u200f\u2067z"])
 def test_any_text_at_any_width(text, width):
     owners = [tuple(range(18)) if index % 2 else (index % 3,) for index in range(len(text.split()))]
-    strip = glossed_caption(text, owners, width, colors=COLORS)
+    strip = caption_with_bars(text, owners, width, colors=COLORS)
     assert strip.shape[1:] == (width, 3) and strip.dtype == np.uint8
 
 
 def test_long_text_stops():
     heights = [
-        glossed_caption("word " * count, [(0,)] * count, 100, colors=COLORS, max_lines=3).shape[0]
+        caption_with_bars("word " * count, [(0,)] * count, 100, colors=COLORS, max_lines=3).shape[0]
         for count in (30, 300)
     ]
     assert heights[0] == heights[1]
@@ -103,4 +103,4 @@ def test_long_text_stops():
 
 def test_owners_must_fit_the_words():
     with pytest.raises(ValueError):
-        glossed_caption("two words", [(0,)], 100, colors=COLORS)
+        caption_with_bars("two words", [(0,)], 100, colors=COLORS)

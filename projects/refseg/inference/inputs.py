@@ -1,4 +1,4 @@
-"""What people hand in -> images and phrases: paths, folders, patterns, URLs, Pillow images, arrays, tensors."""
+"""Normalize user inputs (paths, folders, patterns, URLs, Pillow images, arrays, tensors) into images and phrases."""
 
 from __future__ import annotations
 
@@ -22,14 +22,20 @@ from refseg.errors import DataError, UsageError
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"))
 URL_STARTS = ("http://", "https://")
 CHUNK = 2**16
-UNNAMED = "image"  # an array's name; in a list its number follows
+UNNAMED = "image"  # name of an array, followed by its number in a list
 
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """`upright`: images are turned as EXIF says, so that "left" is what people see as left; False leaves them as they
-    are stored, as COCO's annotations do. `allow_url`: whether an image may come from the network, of at most
-    `max_url_bytes` and within `url_seconds`."""
+    """How images are loaded.
+
+    Args:
+        upright: Turn images as their EXIF data say, so that "left" is what people see as left. False leaves them as
+            stored, which is what COCO's annotations expect.
+        allow_url: Whether images may come from the network.
+        max_url_bytes: Most bytes of an image from the network.
+        url_seconds: Most seconds to wait for an image from the network.
+    """
 
     upright: bool = True
     allow_url: bool = False
@@ -39,13 +45,13 @@ class Loading:
 
 @dataclass(frozen=True, slots=True)
 class ImageInput:
-    """An image that has a name, and is loaded when it is needed."""
+    """A named image that is loaded when it is needed."""
 
     name: str
     source: Any
 
     def load(self, how: Loading) -> np.ndarray:
-        """(H, W, 3) RGB uint8."""
+        """Return the image as (H, W, 3) RGB uint8."""
         if isinstance(self.source, np.ndarray):
             return from_array(self.source, self.name)
         if isinstance(self.source, torch.Tensor):
@@ -60,8 +66,10 @@ class ImageInput:
 
 
 def find_images(images: Any) -> tuple[list[ImageInput], bool]:
-    """The images that are meant, and whether there may be several of them: a list, a folder (with all below it) or a
-    pattern. What is not there is an error at once; what cannot be decoded is one when it is loaded."""
+    """Find the images, and say whether there may be several: in a list, a folder (with subfolders) or a pattern.
+
+    A missing image is an error at once. An image that cannot be decoded is one when it is loaded.
+    """
     if isinstance(images, list | tuple):
         found = [one for part in images for one in find_images(part)[0]]
         names = [f"{UNNAMED} {k}" if one.name == UNNAMED else one.name for k, one in enumerate(found)]
@@ -70,12 +78,12 @@ def find_images(images: Any) -> tuple[list[ImageInput], bool]:
         return _find_files(os.fspath(images))
     if isinstance(images, np.ndarray | torch.Tensor):
         if images.ndim == 4:
-            raise UsageError(f"an array of shape {tuple(images.shape)} is several images: pass list(array)")
+            raise UsageError(f"An array of shape {tuple(images.shape)} is several images. Pass list(array) instead.")
         return [ImageInput(UNNAMED, images)], False
     if isinstance(images, Image.Image):
         return [ImageInput(str(getattr(images, "filename", "") or UNNAMED), images)], False
     raise UsageError(
-        f"an image is a path, a URL, a Pillow image, an array or a tensor; a {type(images).__name__} is none of them"
+        f"Cannot use a {type(images).__name__} as an image. Pass a path, a URL, a Pillow image, an array or a tensor."
     )
 
 
@@ -90,12 +98,12 @@ def _find_files(name: str) -> tuple[list[ImageInput], bool]:
         raise DataError(f"no such image, folder or pattern: {name}")
     images = sorted(path for path in paths if is_image_file(path))
     if not images:
-        raise DataError(f"no image in {name}: {', '.join(sorted(IMAGE_SUFFIXES))} are looked for")
+        raise DataError(f"No image in {name}. Supported suffixes: {', '.join(sorted(IMAGE_SUFFIXES))}.")
     return [ImageInput(path, path) for path in images], True
 
 
 def _refuse(error: OSError) -> None:
-    """A folder that cannot be read is not one without images."""
+    """Report a folder that cannot be read, which os.walk would skip."""
     raise DataError(f"{error.filename} cannot be read ({error.strerror})")
 
 
@@ -108,24 +116,29 @@ def is_url(source: Any) -> bool:
 
 
 def pair_phrases(texts: Any, num_images: int) -> list[tuple[str, ...]]:
-    """The phrases of each image: one phrase or a list of phrases is for all images, a list of lists has one for each
-    image."""
+    """Return the phrases of each image.
+
+    A phrase or a list of phrases is for all images. A list of lists has one list for each image.
+    """
     if isinstance(texts, str):
         texts = [texts]
     if not isinstance(texts, Sequence) or not len(texts):
-        raise UsageError("there is no phrase: texts are a phrase, a list of them, or a list of lists, one per image")
+        raise UsageError("No phrase. Pass a phrase, a list of phrases, or a list of lists (one per image) as texts.")
     if all(isinstance(text, str) for text in texts):
         return [check_phrases(texts)] * num_images
     if any(isinstance(text, str) for text in texts):
-        raise UsageError("texts mixes phrases and lists of phrases: a list of lists has one list per image")
+        raise UsageError(
+            "texts mixes phrases and lists of phrases. Pass a list of phrases, or a list of lists (one per image)."
+        )
     if len(texts) != num_images:
         raise UsageError(f"texts has {len(texts)} lists of phrases for {num_images} images")
     return [check_phrases(of_image, f"image {number}: ") for number, of_image in enumerate(texts)]
 
 
 def check_phrases(texts: Any, place: str = "") -> tuple[str, ...]:
+    """Check a list of phrases. Error messages begin with `place`."""
     if isinstance(texts, str) or not isinstance(texts, Sequence):
-        raise UsageError(f"{place}texts is a list of phrases; {texts!r} is none")
+        raise UsageError(f"{place}texts must be a list of phrases, not {texts!r}")
     if not len(texts):
         raise UsageError(f"{place}there is no phrase")
     for number, text in enumerate(texts):
@@ -140,10 +153,10 @@ def check_phrases(texts: Any, place: str = "") -> tuple[str, ...]:
 
 
 def from_array(array: np.ndarray, name: str) -> np.ndarray:
-    """(H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA uint8 -> (H, W, 3). Alpha is dropped, as of files."""
+    """Convert (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA uint8 to (H, W, 3). Alpha is dropped, as in files."""
     if array.dtype != np.uint8:
         raise DataError(
-            f"{name}: an array of {array.dtype} has no range that is known: scale it to 0..255 and convert it to uint8"
+            f"{name}: cannot infer the value range of a {array.dtype} array. Convert it to uint8 (0-255) first."
         )
     if array.ndim == 2:
         array = array[..., None]
@@ -157,10 +170,10 @@ def from_array(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def from_tensor(tensor: torch.Tensor, name: str) -> np.ndarray:
-    """(H, W) or (1, 3 or 4, H, W) uint8, as torchvision has them."""
+    """Convert (H, W) or (1, 3 or 4, H, W) uint8, torchvision's layout, to (H, W, 3)."""
     if tensor.dtype != torch.uint8:
         raise DataError(
-            f"{name}: a tensor of {tensor.dtype} has no range that is known: scale it to 0..255 and convert it to uint8"
+            f"{name}: cannot infer the value range of a {tensor.dtype} tensor. Convert it to uint8 (0-255) first."
         )
     if tensor.ndim not in (2, 3) or (tensor.ndim == 3 and tensor.shape[0] not in (1, 3, 4)):
         hint = "; permute(2, 0, 1) it" if tensor.ndim == 3 and tensor.shape[2] in (1, 3, 4) else ""
@@ -170,10 +183,10 @@ def from_tensor(tensor: torch.Tensor, name: str) -> np.ndarray:
 
 
 def fetch(url: str, how: Loading) -> bytes:
-    """What a URL holds, if the user allowed it."""
+    """Download a URL, if `how` allows it."""
     if not how.allow_url:
         raise UsageError(
-            f"{url}: images come from the network only where that is allowed (allow_url=True, --allow-url)"
+            f"{url}: images from the network are not allowed. Allow them with allow_url=True or --allow-url."
         )
     end = time.monotonic() + how.url_seconds
     content = bytearray()
@@ -181,7 +194,7 @@ def fetch(url: str, how: Loading) -> bytes:
         request = urllib.request.Request(url, headers={"User-Agent": "refseg"})
         with urllib.request.urlopen(request, timeout=how.url_seconds) as response:
             if not is_url(response.url):
-                raise DataError(f"{url} leads to {response.url}, which is no web address")
+                raise DataError(f"{url} leads to {response.url}, which is not a web address")
             while chunk := response.read(CHUNK):
                 content += chunk
                 if len(content) > how.max_url_bytes:

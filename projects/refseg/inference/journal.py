@@ -1,7 +1,7 @@
-"""The file that `refseg predict` writes as it goes: a prediction file with notes, to which a later run can add.
+"""The prediction file that `refseg predict` writes as it goes, and that a later run can continue.
 
-An image's rows are written together. What a kill left of the last image's rows is removed when the file is opened
-again, and the image is answered anew.
+The rows of an image are written together. If a run was killed in between, the next one removes the incomplete rows of
+the last image and answers it again.
 """
 
 from __future__ import annotations
@@ -16,28 +16,34 @@ from filelock import FileLock, Timeout
 from refseg.errors import DataError, UsageError
 from refseg.evaluation.prediction_file import HEADER
 
-REMEDY = "take another --out, or --restart to begin anew"
+REMEDY = "use another --out, or --restart to start over"
 
 
 class Journal:
-    """`tasks`: the phrases of each image. `header`: what the answers depend on; a file with another one is refused.
+    """A prediction file that grows image by image. `done` is the set of images in it.
 
-    `done`: the images that the file has. `write` adds the rows of one more.
+    Args:
+        file: The prediction file. A lock file beside it keeps other runs away.
+        header: Everything that the answers depend on. A file with another header is refused.
+        tasks: The phrases of each image.
+        restart: Start over, without the rows that are there.
     """
 
     def __init__(
         self, file: Path, *, header: dict[str, Any], tasks: Mapping[str, Sequence[str]], restart: bool = False
     ) -> None:
         self.file = file
-        header = json.loads(json.dumps(header))  # as it will be read
+        header = json.loads(json.dumps(header))  # as it will be read back
         self._lock = FileLock(f"{file}.lock")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise UsageError(f"another run is writing {file}") from None
+            raise UsageError(f"Another run is writing {file}. Wait for it, or use another --out.") from None
         except OSError as error:
-            raise UsageError(f"{file.parent} is no folder to write to ({error.strerror}): take another --out") from None
+            raise UsageError(
+                f"Cannot write to the folder {file.parent} ({error.strerror}). Use another --out."
+            ) from None
         try:
             self.done: set[str] = set()
             if file.exists() and not restart:
@@ -61,31 +67,32 @@ class Journal:
         self._lock.release()
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add the rows of one image."""
         self._out.write(b"".join(map(_line, rows)))
         self._out.flush()
         self.done.add(rows[0]["image"])
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """All rows of the file."""
+        """Yield all rows of the file."""
         self._out.flush()
         return (row for _, _, row in _rows(self.file) if HEADER not in row)
 
     def _open(self, header: dict[str, Any], tasks: Mapping[str, Sequence[str]]) -> None:
-        """Notes what is done, and cuts off what is not whole."""
+        """Note the images that are done, and cut off an incomplete one."""
         written = _header(self.file)
-        if written is None:  # the very first line is not whole
+        if written is None:  # the first line is incomplete
             self.file.write_bytes(_line({HEADER: header}))
             return
         changed = [key for key in {**header, **written} if written.get(key) != header.get(key)]
         if changed:
-            raise UsageError(f"{self.file} was made with another {', '.join(changed)}: {REMEDY}")
+            raise UsageError(f"{self.file} was made with another {', '.join(changed)}. Please {REMEDY}.")
         end, images = _images(self.file)
         for number, (image, start, texts) in enumerate(images):
             expected = list(tasks.get(image, texts))
             if number + 1 == len(images) and texts == expected[: len(texts)] != expected:
                 end = start
             elif texts != expected:
-                raise UsageError(f"{self.file} has other phrases of {image}: {REMEDY}")
+                raise UsageError(f"{self.file} has other phrases of {image}. Please {REMEDY}.")
             else:
                 self.done.add(image)
         with self.file.open("r+b") as file:
@@ -104,11 +111,11 @@ def _header(file: Path) -> dict[str, Any] | None:
     try:
         return dict(json.loads(line)[HEADER])
     except (ValueError, KeyError, TypeError):
-        raise UsageError(f"{file} was not made by refseg predict: {REMEDY}") from None
+        raise UsageError(f"{file} was not made by refseg predict. Please {REMEDY}.") from None
 
 
 def _images(file: Path) -> tuple[int, list[tuple[str, int, list[str]]]]:
-    """Where the last whole line ends; of each image where its rows begin, and its phrases."""
+    """Return the end of the last complete line, and for each image the start of its rows and its phrases."""
     images: list[tuple[str, int, list[str]]] = []
     whole = 0
     for start, end, row in _rows(file):
@@ -122,7 +129,7 @@ def _images(file: Path) -> tuple[int, list[tuple[str, int, list[str]]]]:
 
 
 def _rows(file: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """Where a whole line begins and ends, and what it says; the header first."""
+    """Yield the start and end of each complete line, and its content; the header first."""
     end = 0
     with file.open("rb") as opened:
         for number, line in enumerate(opened, start=1):
@@ -133,6 +140,6 @@ def _rows(file: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
                 if number > 1:
                     row["image"], row["text"]
             except (ValueError, KeyError, TypeError):
-                raise DataError(f"{file}, line {number}: no row of refseg predict; {REMEDY}") from None
+                raise DataError(f"{file}, line {number}: not a row of refseg predict. Please {REMEDY}.") from None
             start, end = end, end + len(line)
             yield start, end, row

@@ -1,4 +1,4 @@
-"""`refseg predict`: masks for many images and phrases, into one folder; a run that was killed goes on."""
+"""Predict masks for many images and phrases into one folder. A run that was killed can be continued."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from refseg.inference.exports import write_coco, write_labelstudio
 from refseg.inference.inferencer import ReferringInferencer, Task
 from refseg.inference.inputs import ImageInput, check_phrases, find_images, is_url, pair_phrases
 from refseg.inference.journal import Journal
-from refseg.inference.results import ImageAnswer, PhraseAnswer, picture_png
+from refseg.inference.results import ImageAnswer, picture_png
 from refseg.terminal import printable
 from refseg.weights import describe_weights
 
-SOME_FAILED = 3  # the exit code where images could not be read; the others are answered
+SOME_FAILED = 3  # exit code if some images could not be read, and the others were answered
 FORMATS = ("coco", "labelstudio", "masks")
 JOURNAL = "predictions.jsonl"
 NOT_IN_NAMES = re.compile(r"[^\w.-]+")
@@ -36,33 +36,35 @@ NOT_IN_NAMES = re.compile(r"[^\w.-]+")
 
 @dataclass(frozen=True, slots=True)
 class ImageTask:
-    """The phrases of one image, and by which ids files call them."""
+    """The phrases of one image, and their ids in files."""
 
     image: str
     texts: tuple[str, ...]
     ids: tuple[str, ...]
 
 
-# What is to be done ---------------------------------------------------------------------------------------------------
+# Tasks ---------------------------------------------------------------------------------------------------------------
 
 
 def tasks_of(images: Iterable[str], texts: Iterable[str], jsonl: str | None) -> list[ImageTask]:
-    """From the options, or from a file of them. An image that is named twice has its phrases put together."""
+    """Read the tasks from the options or from a JSONL file. An image that is named twice gets all its phrases."""
     images, texts = list(images), list(texts)
     if jsonl is not None:
         if images or texts:
-            raise UsageError("--jsonl names images and phrases itself: leave out --image and --text")
+            raise UsageError("--jsonl already names images and phrases: leave out --image and --text.")
         return _merged(read_jsonl(jsonl))
     if not images or not texts:
-        raise UsageError("what is to be predicted? Give --image and --text, or --jsonl")
+        raise UsageError("Nothing to predict. Pass --image and --text, or --jsonl.")
     found = list(dict.fromkeys(one.name for one in find_images(images)[0]))
     return _merged((name, text, None) for name, of_image in zip(found, pair_phrases(texts, len(found)), strict=True)
                    for text in of_image)  # fmt: skip
 
 
 def read_jsonl(file: str) -> Iterable[tuple[str, str, str | None]]:
-    """Image, phrase and id of lines {"image", "texts"} or {"image", "text", "expression_id"}; other keys are left to
-    others, so that a data set's own file will do. Paths are relative to the file."""
+    """Yield image, phrase and id from lines {"image", "texts"} or {"image", "text", "expression_id"}.
+
+    Other keys are ignored, so that the file of a data set works too. Paths are relative to the file.
+    """
     folder = Path(file).parent
     try:
         lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
@@ -76,9 +78,9 @@ def read_jsonl(file: str) -> Iterable[tuple[str, str, str | None]]:
             row = json.loads(line)
             image = row["image"]
         except (ValueError, KeyError, TypeError):
-            raise DataError(f'{place}a line is {{"image": path, "texts": [phrase, ...]}}') from None
+            raise DataError(f'{place}expected {{"image": path, "texts": [phrase, ...]}}.') from None
         if not isinstance(image, str) or ("text" in row) == ("texts" in row):
-            raise DataError(f"{place}image is a path, and beside it is either text or texts")
+            raise DataError(f"{place}'image' must be a path, together with exactly one of 'text' or 'texts'.")
         name = image if is_url(image) else os.path.normpath(folder / image)
         for text in check_phrases([row["text"]] if "text" in row else row["texts"], place):
             yield name, text, None if row.get("expression_id") is None else str(row["expression_id"])
@@ -94,12 +96,12 @@ def _merged(rows: Iterable[tuple[str, str, str | None]]) -> list[ImageTask]:
         tasks.append(ImageTask(image, tuple(text for text, _ in phrases), ids))
     twice = [name for name, count in Counter(name for task in tasks for name in task.ids).items() if count > 1]
     if twice:
-        raise DataError(f"{len(twice)} expression ids stand for several phrases, the first is {twice[0]!r}")
+        raise DataError(f"Expression ids must be unique, but {len(twice)} have several phrases, such as {twice[0]!r}.")
     return tasks
 
 
 def output_names(images: Iterable[str]) -> dict[str, str]:
-    """For each image a name for files: its own without the suffix; where two have the same, with a hash of the path."""
+    """Name the files of each image: its name without the suffix, with a hash of its path if two names are equal."""
     names = {image: in_file_name(Path(image).stem, 80) or "image" for image in images}
     count = Counter(name.lower() for name in names.values())
     return {
@@ -108,12 +110,20 @@ def output_names(images: Iterable[str]) -> dict[str, str]:
     }
 
 
-# Doing it -------------------------------------------------------------------------------------------------------------
+# Run ------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Where answers go: `folder`, or nowhere; which files besides the prediction file; whether pictures are drawn."""
+    """Files that a run writes.
+
+    Args:
+        folder: Folder for the answers; None writes no files.
+        formats: Files besides the prediction file: "coco", "labelstudio", "masks".
+        show: Draw pictures.
+        heat: Draw heat maps of each phrase.
+        image_prefix: Prefix of images in labelstudio.json.
+    """
 
     folder: Path | None
     formats: frozenset[str] = frozenset()
@@ -122,7 +132,7 @@ class Output:
     image_prefix: str = ""
 
     def files_of(self, task: ImageTask, name: str) -> list[Path]:
-        """The files that an image has of its own."""
+        """Return the files that belong to this image alone."""
         if self.folder is None:
             return []
         masks = phrase_files(self.folder / "masks" / name, task.texts) if "masks" in self.formats else []
@@ -135,12 +145,12 @@ def phrase_files(folder: Path, texts: Iterable[str]) -> list[Path]:
 
 
 def in_file_name(text: str, most: int) -> str:
-    """Of a text what a file's name may have, at most so many bytes: file systems count these, not letters."""
+    """Keep the characters that are safe in file names, at most so many bytes: file systems count bytes."""
     return NOT_IN_NAMES.sub("_", text).strip("._").encode("utf-8", "ignore")[:most].decode("utf-8", "ignore")
 
 
 def rows_of_answer(answer: ImageAnswer, ids: Iterable[str]) -> list[dict[str, Any]]:
-    """What the prediction file says of an image, with notes for people."""
+    """Return the rows of the prediction file for an image, with notes for people."""
     rows = []
     for expression_id, phrase in zip(ids, answer, strict=True):
         row = row_to_json(phrase.to_row(expression_id))
@@ -155,18 +165,14 @@ def rows_of_answer(answer: ImageAnswer, ids: Iterable[str]) -> list[dict[str, An
     return rows
 
 
-def described(phrase: PhraseAnswer) -> str:
-    """One answer for people."""
-    return f"\u201c{phrase.text}\u201d: {phrase.in_words}"
-
-
 def counted(number: int, what: str) -> str:
+    """Return a number with its noun, such as "1 image" or "2 images"."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 @dataclass(slots=True)
 class Summary:
-    """What a run did; `failures`: images that could not be read, and why."""
+    """Counts of a run. `failures`: images that could not be read, and why."""
 
     images: int = 0
     phrases: int = 0
@@ -177,6 +183,7 @@ class Summary:
     unknown: UnknownWords = field(default_factory=UnknownWords)
 
     def count(self, answer: ImageAnswer) -> None:
+        """Add the answers of one image."""
         self.images += 1
         self.phrases += len(answer)
         self.nothing += sum(phrase.nothing_here for phrase in answer)
@@ -209,8 +216,16 @@ def predict(
     restart: bool = False,
     max_failures: int = 100,
 ) -> Summary:
-    """Answers what is not yet answered. With more than `max_failures` unreadable images it gives up; what is done
-    stays."""
+    """Answer the tasks that are not answered yet.
+
+    Args:
+        inferencer: The model.
+        tasks: Images with their phrases.
+        output: Files to write.
+        header: Everything that the answers depend on (`header_of`).
+        restart: Start over, without the answers that are there.
+        max_failures: Stop with an error after more unreadable images than this. Answers so far are kept.
+    """
     by_name = {task.image: task for task in tasks}
     names = output_names(by_name)
     summary = Summary()
@@ -233,14 +248,16 @@ def predict(
                 bar.update()
                 bar.write(f"skipped: {error}", file=sys.stderr)
                 if len(summary.failures) > max_failures:
-                    raise DataError(f"more than {max_failures} images could not be read (--max-failures)")
+                    raise DataError(f"Stopped: more than {max_failures} images could not be read (--max-failures).")
 
             for answer in inferencer.stream(todo, failed=failed):
                 task = by_name[answer.name]
                 write_files(answer, output, task, names[answer.name])
                 if output.folder is None:
                     for phrase in answer:
-                        bar.write(printable(f"{answer.name}: {described(phrase)}"), file=sys.stdout)
+                        bar.write(
+                            printable(f"{answer.name}: \u201c{phrase.text}\u201d: {phrase.in_words}"), file=sys.stdout
+                        )
                 elif answer.name not in journal.done:
                     journal.write(rows_of_answer(answer, task.ids))
                 summary.count(answer)
@@ -252,7 +269,7 @@ def predict(
 
 
 def write_files(answer: ImageAnswer, output: Output, task: ImageTask, name: str) -> None:
-    """An image's masks and pictures."""
+    """Write the masks and pictures of one image."""
     if output.folder is None:
         return
     if "masks" in output.formats:
@@ -266,7 +283,7 @@ def write_files(answer: ImageAnswer, output: Output, task: ImageTask, name: str)
 
 
 def write_exports(journal: Journal, output: Output, tasks: Mapping[str, ImageTask], version: str) -> None:
-    """The files of other programs, of all that the journal has of these tasks."""
+    """Write the files for other programs, with all rows of these tasks."""
     assert output.folder is not None
     if "coco" in output.formats:
         rows = (row for row in journal.rows() if row["image"] in tasks)
@@ -277,6 +294,7 @@ def write_exports(journal: Journal, output: Output, tasks: Mapping[str, ImageTas
 
 
 def write_failures(file: Path, failures: Mapping[str, str]) -> None:
+    """Write the images that could not be read; remove the file if there are none."""
     if failures:
         lines = [json.dumps({"image": image, "error": error}) + "\n" for image, error in failures.items()]
         write_atomically(file, "".join(lines))
@@ -284,11 +302,8 @@ def write_failures(file: Path, failures: Mapping[str, str]) -> None:
         file.unlink(missing_ok=True)
 
 
-# The command ----------------------------------------------------------------------------------------------------------
-
-
 def header_of(inferencer: ReferringInferencer, cfg_options: Mapping[str, Any]) -> dict[str, Any]:
-    """What answers depend on."""
+    """Return everything that answers depend on."""
     loaded = inferencer.loaded
     return {
         "config": loaded.config.name,

@@ -1,4 +1,4 @@
-"""Pictures of answers about an image: a panel for each phrase, and what a model says of each place and word.
+"""Pictures of answers about an image: a panel for each phrase, and heat maps of places and words.
 
 Letters: H x W pixels of the image, W words.
 """
@@ -28,10 +28,10 @@ from refseg.visualization.overlay import (
 SINGLE = Display(640, 1280)  # alone in its picture
 ONE_OF_FEW = Display(448, 640)
 FEW = 9
-NARROWEST = 320  # pixels, so that words have room below and above a thin image
-MOST_NAMED = 12  # instances whose words and scores are written out
+MIN_WIDTH = 320  # pixels, so that words have room below and above a thin image
+MAX_LISTED = 12  # instances whose words and scores are written out
 
-# From dark to light, and from blue to yellow, which every kind of color vision tells apart.
+# Dark blue to light yellow, which every kind of color vision can distinguish
 HEAT = np.array([(8, 16, 64), (0, 84, 147), (0, 158, 160), (146, 205, 105), (250, 236, 90)], np.float32)
 HEAT_OPACITY = (0.4, 0.85)  # of the lowest value and of the highest
 WHITE = (255, 255, 255)
@@ -39,13 +39,13 @@ WHITE = (255, 255, 255)
 
 @dataclass(frozen=True)
 class GridMap:
-    """`values` (h, w) on a grid; the image covers its upper left `extent` (rows, columns), not always whole ones."""
+    """Values (h, w) on a model's grid. The image covers its upper left `extent` (rows, columns; may be fractions)."""
 
     values: np.ndarray
     extent: tuple[float, float]
 
     def at(self, size: tuple[int, ...]) -> np.ndarray:
-        """(H, W) float32: the values at the pixels of an image of that size, interpolated between cells' centres."""
+        """Interpolate the values between the cells' centers at the pixels of an image of that size: (H, W) float32."""
         columns, rows = (
             ((np.arange(length, dtype=np.float32) + 0.5) * (extent / length) - 0.5)
             for length, extent in zip(size[::-1], self.extent[::-1], strict=True)
@@ -55,7 +55,7 @@ class GridMap:
         return cv2.remap(values, x.copy(), y.copy(), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
     def cells_at(self, size: tuple[int, ...]) -> np.ndarray:
-        """(H, W): of each pixel the value of the cell that it lies in."""
+        """Return the value of the cell that each pixel lies in: (H, W)."""
         rows, columns = (
             np.minimum(np.arange(length) / length * extent, cells - 1).astype(int)
             for length, extent, cells in zip(size, self.extent, self.values.shape, strict=True)
@@ -64,7 +64,7 @@ class GridMap:
 
 
 def display_for(count: int) -> Display:
-    """Of so many panels in one picture."""
+    """Return the panel size for a picture with `count` panels."""
     if count == 1:
         return SINGLE
     return ONE_OF_FEW if count <= FEW else THUMBNAIL
@@ -83,12 +83,20 @@ def answer_cell(
     *,
     display: Display = SINGLE,
 ) -> np.ndarray:
-    """The phrase, below it the image with what it refers to, below that the answer `in_words` and the instances' words
-    and scores. An empty mask is the answer "nothing here", whose instances do not count."""
+    """Draw the phrase, the image with what it refers to, and the answer in words with the instances' words and scores.
+
+    Args:
+        image: (H, W, 3).
+        text: The phrase.
+        merged: (H, W) bool; an empty mask means "nothing here", and instances are not drawn.
+        instances: The objects one by one, best first.
+        in_words: The answer in words; the mask's share of the image by default.
+        display: Size of the picture.
+    """
     nothing = not merged.any()
     shown = () if nothing else instances
     panel = answer_panel(image, merged, shown, rejected=nothing, display=display)
-    width = max(NARROWEST, panel.shape[1])
+    width = max(MIN_WIDTH, panel.shape[1])
     in_words = in_words or (NOTHING_HERE if nothing else f"{percent(float(merged.mean()))} of the image")
     scores = f"instances: {list_instances(text, shown)}" if shown else ""
     captions = [caption(line, width) for line in (in_words, scores) if line]
@@ -96,19 +104,19 @@ def answer_cell(
 
 
 def percent(share: float) -> str:
-    """Such as "5.8 %"; a share is never shown as nothing."""
+    """Write a share such as "5.8 %"; a small one is never shown as 0."""
     return "less than 0.1 %" if share < 0.001 else f"{100 * share:.1f} %"
 
 
 def list_instances(text: str, instances: Sequence[Instance]) -> str:
-    """The numbers, words and scores of instances, such as "1 “red star” 0.93; 2 0.88"."""
+    """List the numbers, words and scores of instances, such as "1 “red star” 0.93; 2 0.88"."""
     phrases = own_phrases(text, [one.words for one in instances])
     named = [
         " ".join([f"{number}", *[f"\u201c{phrase}\u201d"] * bool(phrase), f"{one.score:.2f}"])
         for number, (phrase, one) in enumerate(zip(phrases, instances, strict=True), start=1)
     ]
-    more = [f"and {len(named) - MOST_NAMED} more"] * (len(named) > MOST_NAMED)
-    return "; ".join([*named[:MOST_NAMED], *more])
+    more = [f"and {len(named) - MAX_LISTED} more"] * (len(named) > MAX_LISTED)
+    return "; ".join([*named[:MAX_LISTED], *more])
 
 
 def heat_cell(
@@ -120,39 +128,41 @@ def heat_cell(
     span: tuple[float, float] = (0.0, 1.0),
     display: Display = ONE_OF_FEW,
 ) -> np.ndarray:
-    """The title, the image under a heat map of values (H, W), and the scale from `span`'s first to its second value.
-    Places where values are not finite stay grey; `marked` (H, W) bool is outlined."""
+    """Draw a title, the image under a heat map of values (H, W), and the scale of the values from span[0] to span[1].
+
+    Places without a finite value stay gray. `marked` (H, W) bool is outlined.
+    """
     masks = np.zeros((1, *values.shape), bool) if marked is None else marked[None]
     shown, fitted = fit_for_display(image, masks, display)
     picture = heat_overlay(shown, _resized(values, shown.shape[:2]), span)
     if fitted.any():
         picture = overlay_masks(picture, fitted, colors=(WHITE,), alpha=0.0)
-    width = max(NARROWEST, picture.shape[1])
+    width = max(MIN_WIDTH, picture.shape[1])
     return stack([caption(title, width), picture, heat_scale(width, span)], width)
 
 
 def heat_overlay(image: np.ndarray, values: np.ndarray, span: tuple[float, float]) -> np.ndarray:
-    """Image (H, W, 3), without its colors, under the colors of values (H, W)."""
-    grey = np.asarray(Image.fromarray(as_rgb(image)).convert("L"), np.float32)[..., None].repeat(3, 2)
+    """Draw the image (H, W, 3) in gray under the colors of values (H, W)."""
+    gray = np.asarray(Image.fromarray(as_rgb(image)).convert("L"), np.float32)[..., None].repeat(3, 2)
     opacity = np.interp(_share(values, span), (0, 1), HEAT_OPACITY)[..., None]
-    told = np.isfinite(values)[..., None]
-    return np.rint(grey + told * opacity * (heat_colors(values, span) - grey)).astype(np.uint8)
+    finite = np.isfinite(values)[..., None]
+    return np.rint(gray + finite * opacity * (heat_colors(values, span) - gray)).astype(np.uint8)
 
 
 def heat_colors(values: np.ndarray, span: tuple[float, float]) -> np.ndarray:
-    """(...) -> (..., 3) float32; what lies beyond the span has its ends' colors."""
+    """Color values (...) as (..., 3) float32. Values beyond the span get the color of its end."""
     stops, share = np.linspace(0, 1, len(HEAT)), _share(values, span)
     return np.stack([np.interp(share, stops, HEAT[:, channel]) for channel in range(3)], -1).astype(np.float32)
 
 
 def _share(values: np.ndarray, span: tuple[float, float]) -> np.ndarray:
-    """0..1 from the span's first value to its second."""
+    """Scale values to 0..1 over the span."""
     low, high = span
     return np.clip((np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12), 0, 1)
 
 
 def heat_scale(width: int, span: tuple[float, float]) -> np.ndarray:
-    """A strip (h, width, 3): the colors from left to right, and the values at the ends."""
+    """Draw a strip (h, width, 3) with the colors from left to right, and the values at its ends."""
     bar = heat_colors(np.linspace(*span, width)[None].repeat(10, 0), span)
     size, left = caption_size(width), width // 2
     words = (
@@ -163,7 +173,7 @@ def heat_scale(width: int, span: tuple[float, float]) -> np.ndarray:
 
 
 def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bilinear, which leaves NaN where it is."""
+    """Resize values bilinearly, which keeps NaN in place."""
     if values.shape == size:
         return values
     picture = Image.fromarray(np.asarray(values, np.float32))

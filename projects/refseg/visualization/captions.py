@@ -1,4 +1,4 @@
-"""Text strips for pictures: wrapped phrases and marks, in Pillow's own font as far as that has the letters."""
+"""Text strips for pictures: wrapped phrases and marks, in Pillow's font if it has the letters."""
 
 from __future__ import annotations
 
@@ -22,21 +22,24 @@ _MARK_WORDS = {True: "right", False: "wrong"}
 
 @lru_cache(maxsize=32)
 def load_font(size: int) -> Font:
-    """Pillow's own font: the same on every machine. It has the letters of English."""
+    """Load Pillow's font, which is the same on every machine and has the letters of English."""
     return ImageFont.load_default(size)
 
 
 def font_for(text: str, size: int) -> Font:
-    """Pillow's own font, or one with more letters where the text needs it. What that has not either, such as Chinese,
-    shows as boxes, and a warning says so; HTML has phrases as text, in any script."""
+    """Return Pillow's font, or one with more letters if the text needs it.
+
+    Letters that neither has, such as Chinese, are drawn as boxes, with a warning. HTML pages show phrases as text, in
+    any script.
+    """
     font = load_font(size)
     if has_letters(font, text):
         return font
     font = load_larger_font(size, os.environ.get(FONT_VARIABLE))
     if not has_letters(font, text):
         warnings.warn(
-            f"pictures show boxes for letters that the font {font.getname()[0]} does not have: the environment "
-            f"variable {FONT_VARIABLE} names the file of another one",
+            f"Pictures show boxes for letters that the font {font.getname()[0]} does not have. Set the environment "
+            f"variable {FONT_VARIABLE} to the file of another font.",
             stacklevel=2,
         )
     return font
@@ -44,7 +47,7 @@ def font_for(text: str, size: int) -> Font:
 
 @lru_cache(maxsize=32)
 def load_larger_font(size: int, file: str | None) -> ImageFont.FreeTypeFont:
-    """The user's, or DejaVu Sans, which lies in matplotlib: Latin, Greek, Cyrillic, Arabic, Hebrew and others."""
+    """Load the user's font, or matplotlib's DejaVu Sans (Latin, Greek, Cyrillic, Arabic, Hebrew and others)."""
     if file is None:
         import matplotlib
 
@@ -56,7 +59,7 @@ def load_larger_font(size: int, file: str | None) -> ImageFont.FreeTypeFont:
 
 
 def has_letters(font: Font, text: str) -> bool:
-    """Whether all that is to be seen of a text is in the font: what is not looks like what no font has."""
+    """Whether the font has all visible letters of a text. A missing letter looks like one that no font has."""
     return not any(unicodedata.category(letter)[0] not in "CMZ" and _is_missing(font, letter) for letter in set(text))
 
 
@@ -76,10 +79,16 @@ def caption(
     right_aligned: bool = False,
     max_lines: int = 6,
 ) -> np.ndarray:
-    """A white strip (height, width, 3) with the text wrapped into it.
+    """Draw the text, wrapped, into a white strip (height, width, 3).
 
-    `size` is the font's, None scales it with the width. `mark` draws a tick (True) or a cross (False) and writes
-    the word, so that neither color nor the sign alone carries it. Text past `max_lines` ends in an ellipsis.
+    Args:
+        text: The text. What goes past `max_lines` is replaced by an ellipsis.
+        width: Width of the strip.
+        size: Size of the font; by default it follows the width.
+        mark: Draw a tick (True) or a cross (False), and add the word "right" or "wrong".
+        quoted: Put the text in quotation marks.
+        right_aligned: Align the lines to the right.
+        max_lines: Most lines of text.
     """
     size = size or caption_size(width)
     font = font_for(text, size)
@@ -100,12 +109,12 @@ def caption(
 
 
 def caption_size(width: int) -> int:
-    """The font's size for a strip of this width."""
+    """Return the font's size for a strip of this width."""
     return max(13, min(24, width // 24))
 
 
 def wrap(text: str, width: float, font: Font, *, max_lines: int = 6) -> list[str]:
-    """Lines of at most `width` pixels. A word too long for a line is broken; at least one line comes back."""
+    """Break text into lines of at most `width` pixels, at least one. A word too long for a line is broken."""
     lines = [""]
     for word in text.split():
         joined = f"{lines[-1]} {word}".strip()
@@ -125,7 +134,7 @@ def wrap(text: str, width: float, font: Font, *, max_lines: int = 6) -> list[str
 
 
 def break_word(word: str, width: float, font: Font) -> list[str]:
-    """The word in pieces that fit; a piece has at least one letter."""
+    """Break a word into pieces that fit. A piece has at least one letter."""
     pieces = [""]
     for letter in word:
         if pieces[-1] and font.getlength(pieces[-1] + letter) > width:
@@ -135,7 +144,7 @@ def break_word(word: str, width: float, font: Font) -> list[str]:
 
 
 def _mark(size: int, right: bool) -> Image.Image:
-    """A tick or a cross of `size` pixels on white: drawn, because fonts need not have the signs."""
+    """Draw a tick or a cross of `size` pixels on white, since fonts may lack the signs."""
     big = 4 * size  # drawn large and reduced, for smooth edges
     picture = Image.new("RGB", (big, big), (255, 255, 255))
     draw = ImageDraw.Draw(picture)

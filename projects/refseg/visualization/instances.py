@@ -1,4 +1,4 @@
-"""Pictures of a model's instances: each outlined in its own color, with its number beside it or on it.
+"""Pictures of instances: each outlined in a color, with its number beside it or on it.
 
 Letters: N instances, H x W pixels.
 """
@@ -28,16 +28,16 @@ from refseg.visualization.overlay import (
     overlay_masks,
     spotlight,
 )
-from refseg.visualization.word_bars import glossed_caption, owners_of_words, words_of_instances
+from refseg.visualization.word_bars import caption_with_bars, owners_of_words, words_of_instances
 
-# The palette turned, so that the colors of predictions and ground truths come last.
+# The palette, with the colors of predictions and ground truths last
 INSTANCE_COLORS: tuple[Color, ...] = PALETTE[2:] + PALETTE[:2]
 
-_ROOMY = 6  # a mask of this many times a number's area has the number on it, others beside them
+_ROOMY = 6  # a mask of at least this many times its number's area carries the number on it
 
 
 def words_by_instance(text: str, weights: Sequence[Sequence[float] | None]) -> list[list[int]]:
-    """The content words that belong to each instance, by its weights of the words; none to one without weights."""
+    """Return the content words of each instance, by its word weights. An instance without weights has none."""
     is_content = [is_content_word(word) for word in text.split()]
     return words_of_instances(
         [
@@ -48,16 +48,16 @@ def words_by_instance(text: str, weights: Sequence[Sequence[float] | None]) -> l
 
 
 def own_phrases(text: str, weights: Sequence[Sequence[float] | None]) -> list[str]:
-    """The content words of each instance, such as "red star"."""
+    """Return the content words of each instance as a phrase, such as "red star"."""
     words = text.split()
-    return [" ".join(words[word] for word in own) for own in words_by_instance(text, weights)]
+    return [" ".join(words[word] for word in of_instance) for of_instance in words_by_instance(text, weights)]
 
 
 def phrase_strip(text: str, instances: Sequence[Instance], width: int) -> np.ndarray:
-    """The quoted phrase (h, width, 3), with bars under the words that belong to instances."""
+    """Draw the quoted phrase (h, width, 3), with bars under the words that belong to instances."""
     owners = owners_of_words(len(text.split()), words_by_instance(text, [one.words for one in instances]))
     if any(owners):
-        return glossed_caption(text, owners, width, colors=INSTANCE_COLORS)
+        return caption_with_bars(text, owners, width, colors=INSTANCE_COLORS)
     return caption(text, width, quoted=True)
 
 
@@ -69,8 +69,7 @@ def answer_panel(
     rejected: bool = False,
     display: Display = THUMBNAIL,
 ) -> np.ndarray:
-    """One picture for a model's answer: its instances where it has any, or its mask, or words that say "nothing here"
-    or "empty mask"."""
+    """Draw a model's answer: its instances if it has any, else its mask, else "nothing here" or "empty mask"."""
     if instances and merged.any() and not rejected:
         return instances_panel(image, merged, np.stack([one.mask for one in instances]), display=display)
     return mask_panel(image, merged, color=PREDICTION_COLOR, rejected=rejected, empty=EMPTY_MASK, display=display)
@@ -79,9 +78,9 @@ def answer_panel(
 def instances_panel(
     image: np.ndarray, merged: np.ndarray, masks: np.ndarray, *, display: Display = THUMBNAIL
 ) -> np.ndarray:
-    """One picture: the merged mask (H, W) lit, the instances' masks (N, H, W) outlined and numbered, the best on top.
+    """Draw the merged mask (H, W) lit, and the instances' masks (N, H, W) outlined and numbered, the best on top.
 
-    What is lit is the answer that counts. A thin line of the prediction's color runs around it below the instances'
+    The lit area is the answer that counts. A thin line in the prediction's color runs around it, below the instances'
     outlines, so it only shows where the two differ.
     """
     shown, fitted = fit_for_display(image, np.concatenate([merged[None], masks]), display)
@@ -100,7 +99,7 @@ def instances_panel(
 
 @lru_cache(maxsize=256)
 def number_chip(text: str, size: int, color: Color) -> Image.Image:
-    """A number in dark ink on a white pill with a ring of the color and a dark rim; `size` is the font's."""
+    """Draw a number in dark ink on a white pill with a ring of the color and a dark rim. `size` is the font's."""
     scale = 4  # drawn large and reduced, for smooth edges
     font = load_font(scale * size)
     height = round(size * 1.4)
@@ -116,10 +115,11 @@ def number_chip(text: str, size: int, color: Color) -> Image.Image:
 
 
 def chip_places(masks: np.ndarray, sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The left and top of each number (width, height), for masks (N, H, W): on a large mask, beside a small one.
+    """Place numbers of sizes (width, height) on or beside masks (N, H, W), and return the left and top of each.
 
-    The place is taken that covers the fewest pixels of the numbers before it; of equals, one close to the mask; then
-    one that covers the fewest pixels of masks. An empty mask has its number in a corner.
+    A large mask carries its number, a small one has it at its side. The best place covers the fewest pixels of earlier
+    numbers, then is closest to the mask, then covers the fewest pixels of masks. The number of an empty mask is in a
+    corner.
     """
     anything = np.logical_or.reduce(masks)
     numbered = np.zeros_like(anything)
@@ -140,7 +140,7 @@ def chip_places(masks: np.ndarray, sizes: Sequence[tuple[int, int]]) -> list[tup
 
 
 def _window(place: tuple[int, int], size: tuple[int, int], shape: tuple[int, ...]) -> tuple[slice, slice]:
-    """Rows and columns of a box (left, top) of a size (width, height), moved into the image where it fits."""
+    """Return rows and columns of a box (left, top) of a size (width, height), moved into the image if it fits."""
     left, top = (
         min(max(0, start), max(0, whole - part))
         for start, part, whole in zip(place, size, (shape[1], shape[0]), strict=True)
@@ -149,7 +149,7 @@ def _window(place: tuple[int, int], size: tuple[int, int], shape: tuple[int, ...
 
 
 def _inside(mask: np.ndarray, width: int, height: int) -> tuple[int, int]:
-    """The left and top of a box around the mask's innermost pixel; of equals, the one in their middle."""
+    """Return the left and top of a box around the mask's innermost pixel, or the middle one of several."""
     depth = distance_inside(np.pad(mask, 1))[1:-1, 1:-1]
     y, x = np.nonzero(depth >= depth.max() - 0.5)
     middle = np.argmin((y - y.mean()) ** 2 + (x - x.mean()) ** 2)
@@ -157,8 +157,10 @@ def _inside(mask: np.ndarray, width: int, height: int) -> tuple[int, int]:
 
 
 def _around(mask: np.ndarray, width: int, height: int) -> list[tuple[int, tuple[int, int]]]:
-    """Rings, and lefts and tops, of boxes outside the mask where it reaches farthest, in eight directions: those of
-    ring 0 touch it, those of ring 1 touch them."""
+    """Return the ring, left and top of boxes outside the mask, where it reaches farthest in eight directions.
+
+    Boxes of ring 0 touch the mask, and those of ring 1 touch the boxes of ring 0.
+    """
     y, x = np.nonzero(mask)
     if not len(y):
         return [(0, (0, 0))]

@@ -1,8 +1,8 @@
 """Masks drawn on images: pure functions from numpy arrays to numpy arrays.
 
-Letters: K masks, H x W pixels. Images are (H, W, 3) uint8 RGB, or (H, W) uint8 grey, which becomes RGB.
-Shapes are told apart by a tint, and by an outline with a dark rim that stays visible on any background, so that a
-picture reads without color vision; what a panel says is also written in words.
+Letters: K masks, H x W pixels. Images are (H, W, 3) uint8 RGB, or (H, W) uint8 gray, which becomes RGB.
+Masks have a tint, and an outline with a dark rim that is visible on any background. A picture can be read without
+color vision, since its message is also written in words.
 """
 
 from __future__ import annotations
@@ -38,8 +38,12 @@ EMPTY_MASK = "empty mask"  # a prediction without a pixel that was not rejected
 
 @dataclass(frozen=True)
 class Display:
-    """How large pictures are on their longer side: small images are enlarged towards `edge` pixels, large ones are
-    reduced to `largest`."""
+    """The size of pictures.
+
+    Args:
+        edge: Small images are enlarged toward this length of the longer side, in pixels.
+        largest: Large images are reduced to this length of the longer side.
+    """
 
     edge: int
     largest: int
@@ -62,10 +66,16 @@ def overlay_masks(
     alpha: float = 0.35,
     outline: float | None = None,
 ) -> np.ndarray:
-    """The image with each of the masks (K, H, W) tinted and outlined, as a new (H, W, 3) array.
+    """Draw masks (K, H, W) on an image, and return a new (H, W, 3) array.
 
-    Later masks lie on top. `outline` is the line's width in pixels: None scales it with the image, 0 draws none.
     Only pixels of a mask, and those within `outline_reach(width)` of its boundary, change.
+
+    Args:
+        image: The image.
+        masks: (K, H, W) bool. Later masks are drawn on top.
+        colors: Color of each mask, starting over if there are more masks than colors.
+        alpha: Opacity of the tint; 0 draws none.
+        outline: Width of the outline in pixels; 0 draws none. By default it follows the image's size.
     """
     canvas = as_rgb(image).astype(np.float32)
     masks = _check_masks(masks, canvas.shape[:2])
@@ -82,28 +92,28 @@ def overlay_masks(
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:
-    """The image as (H, W, 3) uint8; a grey one (H, W) gets three equal channels."""
+    """Return the image as (H, W, 3) uint8. A gray one (H, W) gets three equal channels."""
     if image.dtype != np.uint8:
         raise TypeError(f"an image must be uint8 with values 0..255, not {image.dtype}: scale and convert it first")
     if image.ndim == 2:
         image = np.repeat(image[:, :, None], 3, axis=2)
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(f"an image must be (H, W, 3) RGB or (H, W) grey, not {image.shape}")
+        raise ValueError(f"an image must be (H, W, 3) RGB or (H, W) gray, not {image.shape}")
     return image
 
 
 def outline_width(height: int, width: int) -> float:
-    """2.8 pixels at 288, 3.7 at 480, 5.3 at 1024: grows with the image, but slower."""
+    """Return the outline's width, which grows more slowly than the image: 2.8 pixels at 288, 5.3 at 1024."""
     return max(1.5, min(height, width) ** 0.5 / 6)
 
 
 def outline_reach(width: float) -> float:
-    """How far from a mask's boundary its outline, the dark rim and their soft edges may change a pixel."""
+    """Return the distance from a mask's boundary within which its outline may change a pixel."""
     return width / 2 + _rim_width(width) + 2 * _SOFTNESS
 
 
 def upscale(image: np.ndarray, factor: int) -> np.ndarray:
-    """The image enlarged by an integer factor: bicubic, which neither shows blocks nor blurs the edges of shapes."""
+    """Enlarge the image by an integer factor, bicubically: no blocks, and no blurred edges."""
     _check_factor(factor)
     height, width = image.shape[:2]
     size = (width * factor, height * factor)
@@ -111,9 +121,9 @@ def upscale(image: np.ndarray, factor: int) -> np.ndarray:
 
 
 def upscale_masks(masks: np.ndarray, factor: int) -> np.ndarray:
-    """Masks (K, H, W) enlarged by an integer factor, with smooth edges; a lone pixel or a thin line survives.
+    """Enlarge masks (K, H, W) by an integer factor, with smooth edges. A lone pixel or a thin line survives.
 
-    The distance to the boundary is enlarged, and its zero line is the new boundary: no stairs.
+    The distance to the boundary is enlarged, and its zero line becomes the new boundary.
     """
     _check_factor(factor)
     masks = _check_masks(masks, masks.shape[1:])
@@ -129,7 +139,7 @@ def upscale_masks(masks: np.ndarray, factor: int) -> np.ndarray:
 def fit_for_display(
     image: np.ndarray, masks: np.ndarray, display: Display = THUMBNAIL
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Image and masks (K, H, W) as large as the display says: enlarged by an integer, or reduced."""
+    """Enlarge (by an integer) or reduce the image and masks (K, H, W) for a display."""
     image = as_rgb(image)
     masks = _check_masks(masks, image.shape[:2])
     height, width = image.shape[:2]
@@ -143,20 +153,22 @@ def fit_for_display(
 
 
 def reduced_size(size: tuple[int, int], display: Display) -> tuple[int, int]:
-    """(height, width) of an image on a display: its own, or smaller where it would not fit."""
+    """Return the (height, width) of an image on a display, reduced if it would not fit."""
     scale = display.largest / max(size)
     return size if scale >= 1 else (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
 
 
 def reduce_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The image at a smaller (height, width)."""
+    """Reduce the image to a (height, width)."""
     reduced = Image.fromarray(as_rgb(image)).resize(size[::-1], Image.Resampling.LANCZOS, reducing_gap=3.0)
     return np.asarray(reduced)
 
 
 def spotlight(image: np.ndarray, mask: np.ndarray, *, fade: float = _FADE) -> np.ndarray:
-    """The image with all that the mask (H, W) leaves out faded towards white. The mask's own colors stay true:
-    a tint would turn "the red circle" into an orange one."""
+    """Fade everything outside the mask (H, W) toward white.
+
+    The mask keeps its colors: a tint would turn "the red circle" into an orange one.
+    """
     image = as_rgb(image)
     pale = np.rint(image + fade * (255.0 - image)).astype(np.uint8)
     return np.where(mask[:, :, None], image, pale)
@@ -171,9 +183,9 @@ def mask_panel(
     empty: str = NOTHING_HERE,
     display: Display = THUMBNAIL,
 ) -> np.ndarray:
-    """One picture for one answer, of an image and a mask (H, W): lit and outlined, or a frame with a few words.
+    """Draw one answer: the mask (H, W) lit and outlined, or a frame with a few words.
 
-    The words are "nothing here" where the answer is rejected, and `empty` where the mask has no pixel.
+    The words are "nothing here" if the answer is rejected, and `empty` if the mask has no pixel.
     """
     shown, masks = fit_for_display(image, mask[None], display)
     if rejected or not mask.any():
@@ -182,7 +194,7 @@ def mask_panel(
 
 
 def frame_with_words(image: np.ndarray, words: str = NOTHING_HERE) -> np.ndarray:
-    """The image, faded, in a dashed frame; the words are in its middle where they fit."""
+    """Draw the faded image in a dashed frame, with the words in its middle if they fit."""
     image = as_rgb(image)
     canvas = Image.fromarray(spotlight(image, np.zeros(image.shape[:2], bool)))
     draw = ImageDraw.Draw(canvas)
@@ -209,9 +221,16 @@ def side_by_side(
     right: bool | None = None,
     rejected: bool = False,
 ) -> np.ndarray:
-    """One picture: the phrase, below it the prediction beside the ground truth, each with its name in words.
+    """Draw the phrase above the prediction and the ground truth, each with its name.
 
-    `predicted`, `ground_truth` (H, W) bool. `iou` is written where given; `right` adds a tick or a cross and the word.
+    Args:
+        image: The image.
+        predicted: (H, W) bool.
+        ground_truth: (H, W) bool.
+        text: The phrase.
+        iou: Written below the prediction, if given.
+        right: Adds a tick (True) or a cross (False) and the word.
+        rejected: The prediction says "nothing here".
     """
     prediction = mask_panel(image, predicted, color=PREDICTION_COLOR, rejected=rejected, empty=EMPTY_MASK)
     truth = mask_panel(image, ground_truth, color=GROUND_TRUTH_COLOR)
@@ -226,7 +245,7 @@ def two_panels(
     iou: float | None = None,
     right: bool | None = None,
 ) -> np.ndarray:
-    """What `side_by_side` draws, of two pictures; `phrase` makes the strip above them, of a given width."""
+    """Arrange two pictures as `side_by_side` does. `phrase` draws the strip above them, of a given width."""
     labels = ["prediction"] if iou is None else ["prediction", f"IoU {iou:.2f}"]
     panels = [(prediction, ", ".join(labels), right), (truth, "ground truth", None)]
     column = max(160, truth.shape[1])
@@ -242,8 +261,7 @@ def two_panels(
 
 
 def grid(cells: Sequence[np.ndarray], *, columns: int = 3, margin: int = 16) -> np.ndarray:
-    """One picture (H, W, 3) of cells side by side, row by row, on white. Those of a row stand on one line, however high
-    they are."""
+    """Arrange cells in rows on white: (H, W, 3). The cells of a row are aligned at the bottom."""
     if not cells:
         raise ValueError("a grid needs at least one cell")
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
@@ -260,7 +278,7 @@ def grid(cells: Sequence[np.ndarray], *, columns: int = 3, margin: int = 16) -> 
 
 
 def stack(parts: Sequence[np.ndarray], width: int = 0) -> np.ndarray:
-    """Pictures one below the other, on white, at least `width` wide."""
+    """Stack pictures on white, at least `width` wide."""
     width = max(width, *(part.shape[1] for part in parts))
     return np.concatenate([_pad_width(part, width) for part in parts])
 
@@ -269,7 +287,7 @@ def stack(parts: Sequence[np.ndarray], width: int = 0) -> np.ndarray:
 
 
 def _draw_outline(canvas: np.ndarray, mask: np.ndarray, color: np.ndarray, width: float) -> None:
-    """Blends a dark rim and a colored line along the mask's boundary into the canvas, in place."""
+    """Blend a dark rim and a colored line along the mask's boundary into the canvas, in place."""
     reach = int(np.ceil(outline_reach(width))) + 1
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     top, left = max(0, rows[0] - reach), max(0, columns[0] - reach)
@@ -282,9 +300,9 @@ def _draw_outline(canvas: np.ndarray, mask: np.ndarray, color: np.ndarray, width
 
 
 def _signed_distance(mask: np.ndarray, *, closed: bool) -> np.ndarray:
-    """(H, W) float32 distances of pixel centres to the mask's boundary, positive inside the mask, which is not empty.
+    """Return the distances of pixel centers to the boundary of a mask that is not empty: (H, W), positive inside.
 
-    `closed` says whether the image's border is a boundary too.
+    `closed`: the image's border is a boundary too.
     """
     padded = np.pad(mask, 1, mode="constant" if closed else "edge")
     if padded.all():
@@ -295,7 +313,7 @@ def _signed_distance(mask: np.ndarray, *, closed: bool) -> np.ndarray:
 
 
 def distance_inside(mask: np.ndarray) -> np.ndarray:
-    """(H, W) float32: the Euclidean distance from each pixel of the mask to the nearest pixel outside it, 0 outside."""
+    """Return the Euclidean distance from each pixel of the mask to the nearest pixel outside it: (H, W), 0 outside."""
     return cv2.distanceTransform(mask.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
 
 
@@ -304,7 +322,7 @@ def _rim_width(width: float) -> float:
 
 
 def _reduce_masks(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Masks (K, H, W) at a smaller `size` (width, height). A mask that would vanish keeps every pixel it touches."""
+    """Reduce masks (K, H, W) to a `size` (width, height). A mask that would vanish keeps every pixel it touches."""
     reduced = np.zeros((len(masks), size[1], size[0]), bool)
     for out, mask in zip(reduced, masks, strict=True):
         share = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX))
@@ -313,7 +331,7 @@ def _reduce_masks(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _dashed_frame(draw: ImageDraw.ImageDraw, width: int, height: int, thickness: int) -> None:
-    """A frame of dark dashes on white along the image's border."""
+    """Draw a frame of dark dashes on white along the image's border."""
     draw.rectangle((0, 0, width - 1, height - 1), outline=(255, 255, 255), width=2 * thickness)
     dash = 4 * thickness
     for start in range(0, width, 2 * dash):

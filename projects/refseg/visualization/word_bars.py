@@ -1,4 +1,4 @@
-"""Phrases that show which words belong to which instance: bars in the instances' colors under the words, and numbers.
+"""Captions with bars in the instances' colors, and numbers, under the words that belong to each instance.
 
 The text stays dark on white, because some of the colors are too light to be read as text. Instances are counted from 0
 in code and from 1 wherever a person reads a number.
@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from refseg.visualization.captions import INK, Font, break_word, caption_size, font_for, load_font
 
-TOP_SHARE = 0.5  # a word belongs to an instance from this share of the instance's greatest weight on
+TOP_SHARE = 0.5  # a word belongs to an instance if its weight is at least this share of the greatest one
 
 Color = tuple[int, int, int]
 Owners = tuple[int, ...]
@@ -25,11 +25,10 @@ _EDGE: Color = (110, 110, 110)  # around a bar: yellow on white needs it
 
 
 def words_of_instances(words: Sequence[Sequence[float]]) -> list[list[int]]:
-    """Weights of each instance's words -> which words are its own: those of at least half its greatest weight.
+    """Return the words of each instance: those with at least half of its greatest weight.
 
-    So the top word always belongs, equal words all belong, whether they are two of nine or three of four, and an
-    instance that does not tell the words apart has the whole phrase. Weights that are not finite count as 0; an
-    instance without a positive weight has no words.
+    The top word always belongs to the instance. If all weights are equal, all words do. Weights that are not finite
+    count as 0, and an instance without a positive weight has no words.
     """
     chosen = []
     for weights in words:
@@ -40,12 +39,15 @@ def words_of_instances(words: Sequence[Sequence[float]]) -> list[list[int]]:
 
 
 def owners_of_words(num_words: int, words: Sequence[Sequence[int]]) -> list[Owners]:
-    """The other way round: the words of each instance -> the instances of each of the `num_words` words."""
-    return [tuple(instance for instance, own in enumerate(words) if word in own) for word in range(num_words)]
+    """Return the instances of each of the `num_words` words, given the words of each instance."""
+    return [
+        tuple(instance for instance, of_instance in enumerate(words) if word in of_instance)
+        for word in range(num_words)
+    ]
 
 
 def numbers(instances: Sequence[int]) -> str:
-    """Ascending instances as people read them, from 1: (0, 1, 2, 4) is "1-3, 5"."""
+    """Write ascending instances for people, from 1: (0, 1, 2, 4) is "1-3, 5"."""
     parts = []
     for _, pairs in groupby(enumerate(instances), key=lambda pair: pair[1] - pair[0]):
         block = [instance + 1 for _, instance in pairs]
@@ -54,17 +56,24 @@ def numbers(instances: Sequence[int]) -> str:
 
 
 def bars(owners: Owners, num_colors: int) -> list[int]:
-    """The color of each bar under a word. There are no more bars than colors: then only the number tells more."""
+    """Return the color of each bar under a word. There is one bar per color, even if several instances share it."""
     return list(dict.fromkeys(instance % num_colors for instance in owners))
 
 
-def glossed_caption(
+def caption_with_bars(
     text: str, owners: Sequence[Owners], width: int, *, colors: Sequence[Color], max_lines: int = 6
 ) -> np.ndarray:
-    """A white strip (height, width, 3) with the quoted text wrapped into it; `owners`: of each word of `text.split()`.
+    """Draw the quoted text with bars into a white strip (height, width, 3).
 
-    Neighbouring words of the same instances share their bars, and the numbers stand below where the bars begin, on each
-    line again. Text past `max_lines` ends in an ellipsis.
+    Neighboring words of the same instances share their bars. Numbers stand below the start of the bars, on each line
+    again. Text past `max_lines` ends in an ellipsis.
+
+    Args:
+        text: The phrase.
+        owners: The instances of each word of `text.split()`.
+        width: Width of the strip, into which the text is wrapped.
+        colors: Color of each instance.
+        max_lines: Most lines of text.
     """
     size = caption_size(width)
     fonts = font_for(text, size), load_font(max(11, round(size * 0.72)))
@@ -72,8 +81,8 @@ def glossed_caption(
     words = f"\u201c{' '.join(text.split())}\u201d".split()
     lines = _flow(words, owners or [()], width - 2 * pad, fonts, max_lines)
     bar = max(3, round(size / 6))
-    glosses = [max((len(bars(piece.owners, len(colors))) for piece in line), default=0) for line in lines]
-    heights = [text_height + (count * (bar + 1) + label_height if count else 0) for count in glosses]
+    num_bars = [max((len(bars(piece.owners, len(colors))) for piece in line), default=0) for line in lines]
+    heights = [text_height + (count * (bar + 1) + label_height if count else 0) for count in num_bars]
     strip = Image.new("RGB", (width, 2 * pad + sum(heights)), (255, 255, 255))
     draw = ImageDraw.Draw(strip)
     top = pad
@@ -95,7 +104,7 @@ def glossed_caption(
 
 @dataclass(frozen=True)
 class _Piece:
-    """A word, or a part of one, on its line; `left` and `right` of its text in pixels."""
+    """A word, or a part of one, on its line. `left` and `right` are those of its text, in pixels."""
 
     text: str
     owners: Owners
@@ -106,7 +115,7 @@ class _Piece:
 def _flow(
     words: Sequence[str], owners: Sequence[Owners], width: float, fonts: tuple[Font, Font], max_lines: int
 ) -> list[list[_Piece]]:
-    """The words in lines of at most `width` pixels. Numbers wider than their words move the next ones that begin."""
+    """Break the words into lines of at most `width` pixels. Numbers that are wider than their words push the next."""
     font, small = fonts
     space = font.getlength(" ")
     lines: list[list[_Piece]] = [[]]
@@ -132,5 +141,5 @@ def _flow(
 
 
 def _shortened(text: str) -> list[str]:
-    """The text with an ellipsis, ever shorter."""
+    """Return the text with an ellipsis, shortened by one letter at a time."""
     return [f"{text[:length]}…" for length in range(len(text), 0, -1)]
