@@ -1,25 +1,20 @@
 """Which cases are shown, when they count as right, and how they are packed."""
 
-import base64
-import io
 import math
 import random
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from refseg.report.examples import (
     GROUPS,
     Example,
     choose_examples,
     contact_sheet,
-    data_uri,
     example_pictures,
-    phrase_strip,
 )
 from refseg.visualization.captions import caption
-from refseg.visualization.instances import CaseInstance
+from refseg.visualization.instances import CaseInstance, phrase_strip
 from refseg.visualization.overlay import side_by_side
 
 
@@ -161,14 +156,18 @@ def _two_instances():
     return [CaseInstance(mask, 0.9, words) for mask, words in zip(masks, weights, strict=True)]
 
 
+def _strip(case):
+    return phrase_strip(case.text, case.shown_instances, 400)
+
+
 def test_instances_are_in_the_picture_and_under_the_words():
     plain, case = _case_with(()), _case_with(_two_instances())
     assert case.owners == [(0,), (0,), (), (1,)] and plain.owners == [()] * 4
     pictures = [example_pictures(c) for c in (plain, case)]
     assert (pictures[0][0] != pictures[1][0]).any() and (pictures[0][1] == pictures[1][1]).all()
-    assert phrase_strip(case, 400).shape[0] > phrase_strip(plain, 400).shape[0]
+    assert _strip(case).shape[0] > _strip(plain).shape[0]
     wordless = _case_with([CaseInstance(instance.mask, 0.9) for instance in case.instances])
-    assert (phrase_strip(wordless, 400) == caption(case.text, 400, quoted=True)).all()
+    assert (_strip(wordless) == caption(case.text, 400, quoted=True)).all()
     assert (example_pictures(wordless)[0] == pictures[1][0]).all()
 
 
@@ -199,29 +198,6 @@ def test_pictures_tell_the_answers_apart():
     assert len(set(pictures)) == 3
 
 
-def _decode(uri):
-    head, content = uri.split(",", 1)
-    return head, Image.open(io.BytesIO(base64.b64decode(content)))
-
-
-def test_data_uri_is_a_faithful_small_picture():
-    flat = np.full((50, 70, 3), (10, 200, 30), np.uint8)
-    ramp = np.stack([np.tile(np.arange(256, dtype=np.uint8), (200, 1))] * 3, axis=2)
-    for picture in (flat, ramp):
-        head, image = _decode(data_uri(picture))
-        assert head in {"data:image/png;base64", "data:image/webp;base64", "data:image/jpeg;base64"}
-        assert np.abs(np.asarray(image.convert("RGB")).astype(int) - picture).mean() < 3
-    assert data_uri(flat) == data_uri(flat)
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
-    assert "png" not in data_uri(noise)[:20]
-
-
-def test_data_uri_without_webp(monkeypatch):
-    monkeypatch.setattr("refseg.report.examples.features.check", lambda name: False)
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
-    assert data_uri(noise).startswith("data:image/jpeg")
-
-
 def test_contact_sheet_is_a_grid():
     """5 equal cases in 3 columns: 2 rows; the last place of the second is white."""
     image = np.zeros((20, 20, 3), np.uint8)
@@ -233,7 +209,7 @@ def test_contact_sheet_is_a_grid():
     assert five.shape == (2 * height + 10, 3 * width + 10, 3)
     assert np.array_equal(five[height : 2 * height, width : 2 * width], one[:height, :width])
     assert (five[height:, 2 * width + 10 :] == 255).all()
-    with pytest.raises(ValueError, match="at least one case"):
+    with pytest.raises(ValueError, match="at least one example"):
         contact_sheet([])
 
 

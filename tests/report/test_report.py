@@ -1,17 +1,20 @@
 """The report: whole, escaped, small, and never half-written."""
 
+import base64
+import io
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from refseg.report import report
-from refseg.report.curves import TrainingCurves
 from refseg.report.examples import Example
-from refseg.report.page import MOST_LINES, table
+from refseg.report.page import MAX_TABLE_ROWS, data_uri, macros
 from refseg.report.plots import Curve
-from refseg.report.report import MOST_BYTES, Report, render_report, write_report
+from refseg.report.report import MAX_PICTURE_BYTES, Report, render_report, write_report
+from refseg.report.work_dir import TrainingCurves
 from refseg.visualization.instances import CaseInstance
 
 _VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -211,11 +214,11 @@ def test_sixty_cases_stay_small(tmp_path):
 def test_cases_beyond_the_bound_are_left_out_and_counted(monkeypatch):
     """Two groups share the bound, so that each has room for two of its five cards; the page says what is missing."""
     cases = [_case(index, size=320, group="random" if index % 2 else "worst") for index in range(10)]
-    card = len(report.case_card(cases[0]))
-    monkeypatch.setattr(report, "MOST_BYTES", 5 * card)
+    card = sum(len(picture["uri"]) for picture in report.example_card(cases[0])["pictures"])
+    monkeypatch.setattr(report, "MAX_PICTURE_BYTES", 5 * card)
     html = render_report(_report(cases=cases))
     assert html.count("<article") == 4 and html.count("3 more are left out") == 2
-    assert 5 * card < MOST_BYTES, "the real bound is larger"
+    assert 5 * card < MAX_PICTURE_BYTES, "the real bound is larger"
 
 
 def test_empty_report():
@@ -270,9 +273,13 @@ def test_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
 
 
 def test_table_fills_gaps_and_aligns_numbers():
-    html = table([{"skill": "a", "n": np.int64(2)}, {"skill": "b", "iou": np.float32(0.25)}], caption="c")
+    html = _table([{"skill": "a", "n": np.int64(2)}, {"skill": "b", "iou": np.float32(0.25)}])
     assert '<th scope="col">skill</th><th scope="col" class="number">n</th>' in html
     assert '<th scope="row">b</th><td class="number">–</td><td class="number">0.2500</td>' in html
+
+
+def _table(rows):
+    return str(macros().table(rows, caption="c"))
 
 
 def test_no_target_is_written_in_words():
@@ -282,5 +289,28 @@ def test_no_target_is_written_in_words():
 
 
 def test_long_tables_are_cut_and_say_so():
-    html = table([{"tag": f"t{i}"} for i in range(MOST_LINES + 1200)], caption="c")
-    assert html.count("<tr>") == MOST_LINES + 1 and "and 1,200 more lines, not shown" in html
+    html = _table([{"tag": f"t{i}"} for i in range(MAX_TABLE_ROWS + 1200)])
+    assert html.count("<tr>") == MAX_TABLE_ROWS + 1 and "and 1,200 more lines, not shown" in html
+
+
+def _decode(uri):
+    head, content = uri.split(",", 1)
+    return head, Image.open(io.BytesIO(base64.b64decode(content)))
+
+
+def test_data_uri_is_a_faithful_small_picture():
+    flat = np.full((50, 70, 3), (10, 200, 30), np.uint8)
+    ramp = np.stack([np.tile(np.arange(256, dtype=np.uint8), (200, 1))] * 3, axis=2)
+    for picture in (flat, ramp):
+        head, image = _decode(data_uri(picture))
+        assert head in {"data:image/png;base64", "data:image/webp;base64", "data:image/jpeg;base64"}
+        assert np.abs(np.asarray(image.convert("RGB")).astype(int) - picture).mean() < 3
+    assert data_uri(flat) == data_uri(flat)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    assert "png" not in data_uri(noise)[:20]
+
+
+def test_data_uri_without_webp(monkeypatch):
+    monkeypatch.setattr("refseg.report.page.features.check", lambda name: False)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    assert data_uri(noise).startswith("data:image/jpeg")

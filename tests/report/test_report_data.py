@@ -133,7 +133,7 @@ def test_the_command_with_predictions(files: Path, capsys: pytest.CaptureFixture
         "<svg",
         "Python",
         "seed",
-        "type=&#x27;&lt;X&gt;",
+        "type=&#39;&lt;X&gt;",
         "grad_norm",
     ):
         assert words in html, words

@@ -146,7 +146,7 @@ def disagreements(
 ) -> list[Disagreement]:
     """The largest, with masks from a second pass over the files."""
     from refseg.datasets.masks import decode
-    from refseg.report.rows import chosen_rows, image_or_grey, mask_at
+    from refseg.report.examples import chosen_rows, image_or_gray, mask_at
 
     order = comparison.by_disagreement()[: args.cases]
     ids = [str(comparison.rows_a.expression_id[i]) for i in order]
@@ -163,7 +163,7 @@ def disagreements(
         position = truths.position[name]
         expression, truth = truths.expression(position), truths.truth(position)
         size = truth.record.size
-        image, problem = image_or_grey(truth.record.image_path, size)
+        image, problem = image_or_gray(truth.record.image_path, size)
         found.append(
             Disagreement(
                 expression_id=name,
