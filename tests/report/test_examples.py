@@ -1,4 +1,4 @@
-"""Which cases are shown, when they count as right, and how they are packed."""
+"""Choosing examples, judging them, and drawing them."""
 
 import math
 import random
@@ -85,7 +85,7 @@ def _several_rows():
     return rows + [_row(60 + index, 0.2 + index / 100) for index in range(60)]
 
 
-def test_half_of_the_several_are_found():
+def test_half_of_those_with_several_targets_are_found():
     groups = choose_examples(_several_rows(), per_group=6, found_all=lambda row: int(row["expression_id"]) % 2 == 0)
     assert len(groups["several"]) == 6 and all(row["several"] for row in groups["several"])
     assert [int(row["expression_id"]) % 2 for row in groups["several"]] == [0, 0, 0, 1, 1, 1]
@@ -94,19 +94,19 @@ def test_half_of_the_several_are_found():
 
 
 @pytest.mark.parametrize("answer", [True, False])
-def test_one_sided_several_fill_the_group_and_few_are_asked(answer):
-    asked = []
-    groups = choose_examples(_several_rows(), per_group=5, found_all=lambda row: asked.append(row) or answer)
-    assert len(groups["several"]) == 5 and len(asked) == 20
+def test_few_rows_are_checked_for_several_targets(answer):
+    checked = []
+    groups = choose_examples(_several_rows(), per_group=5, found_all=lambda row: checked.append(row) or answer)
+    assert len(groups["several"]) == 5 and len(checked) == 20
 
 
-def test_several_are_found_by_iou_where_nobody_tells():
+def test_several_targets_are_found_by_iou_by_default():
     rows = choose_examples(_several_rows(), per_group=6)["several"]
     assert [row["iou"] >= 0.5 for row in rows] == [True] * 3 + [False] * 3
 
 
-def test_several_change_no_earlier_group():
-    """Worst, best and no-target are what they are without the mark; random ones only lack those that are now shown."""
+def test_several_targets_do_not_change_other_groups():
+    """The worst, best and no-target rows are the same with and without `several`."""
     rows = _rows()
     marked = [row | {"several": not row["no_target"]} for row in rows]
     plain, groups = choose_examples(rows, per_group=4), choose_examples(marked, per_group=4)
@@ -172,7 +172,7 @@ def test_instances_are_in_the_picture_and_under_the_words():
 
 
 @pytest.mark.parametrize("changes", [{"rejected": True}, {"predicted": np.zeros((40, 60), bool)}])
-def test_instances_of_an_answer_that_says_nothing_are_not_shown(changes):
+def test_empty_answers_show_no_instances(changes):
     cases = [_case_with(instances, **changes) for instances in ((), _two_instances())]
     assert contact_sheet(cases[:1]).tobytes() == contact_sheet(cases[1:]).tobytes()
 
@@ -192,7 +192,7 @@ def test_wrong_instance_names_the_expression():
         _case_with([CaseInstance(mask, 0.5, [0.1, 0.2, 0.3])])
 
 
-def test_pictures_tell_the_answers_apart():
+def test_pictures_of_different_answers_differ():
     pictures = [example_pictures(case)[0].tobytes() for case in (_case(True, True, 1.0), _case(False, True, 0.0))]
     pictures.append(example_pictures(_case(False, True, 0.0, rejected=True))[0].tobytes())
     assert len(set(pictures)) == 3
@@ -213,7 +213,7 @@ def test_contact_sheet_is_a_grid():
         contact_sheet([])
 
 
-def test_pictures_of_a_row_are_level():
+def test_pictures_of_a_row_are_aligned():
     """One phrase needs more lines than the other: the two cells end on the same line."""
     short, long = _case_with(()), _case_with((), text="the red star " * 8)
     sheet, alone = contact_sheet([short, long], margin=10), contact_sheet([short], margin=10)

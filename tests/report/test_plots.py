@@ -36,13 +36,13 @@ def test_epochs_are_placed_at_iterations():
     assert curves.learning_rates == (Curve("lr", (2, 4, 6), (0.1, 0.1, 0.01)),)
 
 
-def test_iterations_stay():
+def test_iterations_are_kept():
     curves = training_curves(ITERATION_ROWS)
     assert curves.metrics == (Curve("refseg/gIoU", (3,), (12.3,)), Curve("refseg/N_acc", (3,), (50,)))
 
 
 @pytest.mark.parametrize("end", ["", "\n", '{"lr": 0.1, "lo', '{"lr": 0.1, "loss": 1.0, "st', "{", "12", "\x00\x00"])
-def test_half_written_last_line_is_left_out(tmp_path, end, recwarn):
+def test_half_written_last_line_is_skipped(tmp_path, end, recwarn):
     assert read_scalars(_write(tmp_path / "scalars.json", EPOCH_ROWS, end)) == EPOCH_ROWS
     assert not recwarn
 
@@ -66,7 +66,7 @@ def test_resumed_run_overwrites_and_sorts():
     assert training_curves(rows).losses == (Curve("loss", (10, 20), (5.0, 2.0)),)
 
 
-def test_validation_that_a_resumed_run_makes_up_for_stands_where_it_belongs():
+def test_late_validation_of_a_resumed_run_keeps_its_iteration():
     """The run was cut in epoch 3, and, resumed, began with the validation of epoch 2, which ended at iteration 20."""
     first = [{"loss": 1.0, "iter": 20, "epoch": 2}, {"gIoU": 7.0, "step": 2}, {"loss": 1.0, "iter": 25, "epoch": 3}]
     second = [{"gIoU": 7.0, "step": 2}, {"loss": 1.0, "iter": 30, "epoch": 3}, {"gIoU": 9.0, "step": 3}]
@@ -123,7 +123,7 @@ def test_svg_is_well_formed(curves, smoothing):
     assert len(text) < 60_000
 
 
-def test_gap_breaks_the_line_and_points_answer():
+def test_gaps_break_the_line_and_points_have_tooltips():
     text = plot_svg([Curve("gIoU", (1, 2, 3, 4, 5), (1.0, 1.5, math.nan, 2.0, 3.0))], title="t")
     root = ElementTree.fromstring(text)
     titles = [node.text for node in root.iter("{http://www.w3.org/2000/svg}title")]
@@ -165,7 +165,7 @@ def test_more_lines_than_styles_are_counted():
     assert "and 3 more, not drawn" in text
 
 
-def test_other_values_of_training_are_no_validation_metrics():
+def test_other_training_values_are_not_validation_metrics():
     """grad_norm has a plot of its own; a count that is always 0 has none, and of many the first eight are drawn."""
     rows = [{**row, "grad_norm": 3.0, "num_nonfinite": 0.0} if "iter" in row else row for row in ITERATION_ROWS]
     curves = training_curves(rows)

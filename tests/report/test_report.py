@@ -1,4 +1,4 @@
-"""The report: whole, escaped, small, and never half-written."""
+"""The report page: complete, escaped, small, and never half-written."""
 
 import base64
 import io
@@ -53,14 +53,14 @@ def _parse(html):
 
 
 def _case(index=0, *, text="the red box", group="random", size=96, no_target=False, rejected=False):
-    """A box on noise, which compresses as badly as a photograph or worse."""
+    """A box on noise, which compresses no better than a photograph."""
     rng = np.random.default_rng(index)
     image = (rng.normal(140, 12, (size, size, 1)) + rng.normal(0, 4, (size, size, 3))).clip(0, 255).astype(np.uint8)
     truth = np.zeros((size, size), bool)
     truth[size // 4 : size // 2, size // 3 : size // 2] = not no_target
     image[truth] = (200, 40, 40)
     predicted = np.roll(truth, size // 20, 1)
-    return Example(image, text, predicted, truth, 0.6, rejected, f"e{index}", {"skill": "colour", "targets": 1}, group)
+    return Example(image, text, predicted, truth, 0.6, rejected, f"e{index}", {"skill": "color", "targets": 1}, group)
 
 
 def _report(**changes):
@@ -73,7 +73,7 @@ def _report(**changes):
             "bootstrap": {"resamples": 1000},
             "by": {
                 "skill": [
-                    {"skill": "colour", "gIoU": 80.0, "interval": {"of": "gIoU", "ends": [75.0, 85.0]}},
+                    {"skill": "color", "gIoU": 80.0, "interval": {"of": "gIoU", "ends": [75.0, 85.0]}},
                     {"skill": "size", "gIoU": None, "count": 3},
                 ]
             },
@@ -91,7 +91,7 @@ def _report(**changes):
     return Report(**(parts | changes))
 
 
-def test_report_is_whole_and_self_contained():
+def test_report_is_complete_and_self_contained():
     html = render_report(_report())
     page = _parse(html)
     text = "".join(page.text)
@@ -141,7 +141,7 @@ def test_words_stand_on_bars_of_their_instances():
     alts = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
     assert listed in alts[0] and "(0.93)" not in alts[1]
     gloss = '<span aria-hidden="true"><i class="bar hue-0">'
-    assert html.count(gloss) == 3, "readers of the page aloud get the list"
+    assert html.count(gloss) == 3, "screen readers get the list"
 
 
 def test_instances_without_words_and_rejected_ones():
@@ -170,7 +170,7 @@ def test_same_input_same_bytes():
     "attack", ["<script>alert(1)</script>", "\"><img src=x onerror='alert(1)'>", "a\x00b\ud800\x1b & <b>"]
 )
 def test_all_outside_text_is_escaped(attack):
-    """The attack sits wherever text enters; the page keeps its tags, and shows the attack as text."""
+    """The attack is everywhere text enters. The page keeps its tags and shows the attack as text."""
     case = _case(text=attack, group=attack)
     hostile = Example(
         case.image, attack, case.predicted, case.ground_truth, 0.6, False, attack, {attack: attack}, attack
@@ -211,14 +211,14 @@ def test_sixty_cases_stay_small(tmp_path):
     assert page.tags.count(("details", {})) == 3 and "54 more" in "".join(page.text)
 
 
-def test_cases_beyond_the_bound_are_left_out_and_counted(monkeypatch):
-    """Two groups share the bound, so that each has room for two of its five cards; the page says what is missing."""
+def test_examples_over_the_limit_are_counted(monkeypatch):
+    """Two groups share the limit, so each has room for two of its five cards. The page counts the others."""
     cases = [_case(index, size=320, group="random" if index % 2 else "worst") for index in range(10)]
     card = sum(len(picture["uri"]) for picture in report.example_card(cases[0])["pictures"])
     monkeypatch.setattr(report, "MAX_PICTURE_BYTES", 5 * card)
     html = render_report(_report(cases=cases))
     assert html.count("<article") == 4 and html.count("3 more are left out") == 2
-    assert 5 * card < MAX_PICTURE_BYTES, "the real bound is larger"
+    assert 5 * card < MAX_PICTURE_BYTES, "the real limit is larger"
 
 
 def test_empty_report():
@@ -235,7 +235,7 @@ def test_numbers_need_their_data(key):
         render_report(_report(summary=summary))
 
 
-def test_nothing_here_is_drawn_and_told():
+def test_no_target_plots_and_table():
     """A reliability line, the diagonal and the curve of thresholds, with a table of the bins behind a click; without a
     probability the page says so."""
     found = {
@@ -282,13 +282,13 @@ def _table(rows):
     return str(macros().table(rows, caption="c"))
 
 
-def test_no_target_is_written_in_words():
+def test_no_target_alt_texts():
     page = _parse(render_report(_report()))
     alts = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
     assert [alt.rsplit(": ", 1)[1] for alt in alts[2:]] == ["nothing here", "nothing here"]
 
 
-def test_long_tables_are_cut_and_say_so():
+def test_long_tables_are_cut():
     html = _table([{"tag": f"t{i}"} for i in range(MAX_TABLE_ROWS + 1200)])
     assert html.count("<tr>") == MAX_TABLE_ROWS + 1 and "and 1,200 more lines, not shown" in html
 

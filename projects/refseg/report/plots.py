@@ -27,7 +27,7 @@ _MAX_TOOLTIPS = 40  # points per line that show their value under the pointer
 _SETTINGS: dict[Any, Any] = {
     "text.parse_math": False,  # names are plain text, whatever they contain
     "svg.fonttype": "none",
-    "font.size": 10,
+    "font.size": 12,
     "axes.spines.top": False,
     "axes.spines.right": False,
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
@@ -55,9 +55,13 @@ def plot_svg(curves: Sequence[Curve], *, title: str, x_label: str = "iteration",
     drawn, num_hidden = curves[: len(LINE_COLORS)], len(curves) - len(LINE_COLORS)
     with matplotlib.rc_context(_SETTINGS | {"svg.hashsalt": title}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser has its own fonts
-        figure = Figure(figsize=(5.5, 3.6 + 0.25 * max(0, len(curves) - 3)), dpi=72, layout="constrained")
+        labels = [printable(curve.name) for curve in drawn] + [f"and {num_hidden} more, not drawn"] * (num_hidden > 0)
+        longest = max(map(len, labels), default=0)
+        columns = 3 if longest <= 12 else 2 if longest <= 22 else 1
+        rows = math.ceil(len(labels) / columns)
+        figure = Figure(figsize=(5.5, 3.3 + 0.26 * rows), dpi=72, layout="constrained")
         axes = figure.subplots()
-        axes.set_title(printable(title), loc="left", fontweight="bold", fontsize=12)
+        axes.set_title(printable(title), loc="left", fontweight="bold", fontsize=13)
         axes.set_xlabel(printable(x_label))
         axes.grid(axis="y", color=_INK, alpha=0.15)
         axes.xaxis.set_major_formatter(_tick_label)
@@ -78,13 +82,9 @@ def plot_svg(curves: Sequence[Curve], *, title: str, x_label: str = "iteration",
             points += [(few.name, x, y) for x, y in zip(few.steps, few.values, strict=True) if math.isfinite(y)]
 
         # Legend below the axes
-        labels = [printable(curve.name) for curve in drawn]
-        if num_hidden > 0:
-            handles.append(Line2D([], [], alpha=0))
-            labels.append(f"and {num_hidden} more, not drawn")
+        handles += [Line2D([], [], alpha=0)] * (num_hidden > 0)
         if points:
-            columns = 1 if max(map(len, labels)) > 36 else 2 if max(map(len, labels)) > 16 else 3
-            figure.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False, handlelength=2.6)
+            figure.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False, handlelength=2.4)
         else:
             axes.text(0.5, 0.5, "no values logged", ha="center", transform=axes.transAxes)
         file = io.StringIO()
