@@ -71,7 +71,7 @@ def files(tmp_path: Path) -> Path:
 
 
 def test_scores_hits_and_examples_of_predictions(files: Path) -> None:
-    """ "left" is correct, "right" gets the other object, "both" is correct on two of four images, "none" is rejected."""
+    """ "left" is correct, "right" gets the other object, "both" is correct on two images, "none" is rejected."""
     data = open_data(f"{files / 'data.jsonl'}:val")
     scored = score_run(files / "p.jsonl", data, Settings([get_protocol("refseg")], per_group=3, resamples=50))
     (result,) = scored.results

@@ -17,7 +17,7 @@ def test_environment_of_a_log() -> None:
         "INFO - \n---\nSystem environment:\n    Python: 3.11.7 (main) [GCC]\n    PyTorch compiling details: x:\n"
         "  - C++ Version: 2020\n\n    OpenCV: 4\n\nRuntime environment:\n    seed: 0\n---\nConfig:\n    a: 1\n"
     )
-    environment = environment_in(log)
+    result = environment_in(log)
     assert result["Python"] == "3.11.7 (main) [GCC]" and result["seed"] == "0" and result["OpenCV"] == "4"
     assert result.keys() == {"Python", "OpenCV", "seed"}
     assert environment_in("nothing") == {}
