@@ -136,6 +136,13 @@ def test_gaps_break_the_line_and_points_have_tooltips():
     assert len(lines) == 1 and lines[0].count("M") == 2
 
 
+def test_titles_of_any_characters_and_length_give_the_same_plot_twice():
+    for title in ("none", "\ud800\x00", "x" * 5000):
+        first, second = (plot_svg([Curve(title, (1, 2), (1.0, 2.0))], title=title) for _ in range(2))
+        assert first == second and first.encode("utf-8")
+        ElementTree.fromstring(first)
+
+
 def test_tooltips_lie_on_the_points():
     """Each transparent circle has the place of the marker that matplotlib drew for the same point."""
     root = ElementTree.fromstring(plot_svg([Curve("a", (1, 2, 3), (1.0, 5.0, 2.0))], title="t"))

@@ -24,6 +24,7 @@ _DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (7, 2)), 
 _INK = "#010203"  # stands for the color of the page's text
 _MAX_POINTS = 400  # per line
 _MAX_TOOLTIPS = 40  # points per line that show their value under the pointer
+_MAX_LABEL = 60  # characters
 _SETTINGS: dict[Any, Any] = {
     "text.parse_math": False,  # names are plain text, whatever they contain
     "svg.fonttype": "none",
@@ -53,15 +54,17 @@ def plot_svg(curves: Sequence[Curve], *, title: str, x_label: str = "iteration",
         smoothing: Weight (0 to 1) of the moving average. The raw line is drawn pale behind the smoothed one.
     """
     drawn, num_hidden = curves[: len(LINE_COLORS)], len(curves) - len(LINE_COLORS)
-    with matplotlib.rc_context(_SETTINGS | {"svg.hashsalt": title}), warnings.catch_warnings():
+    title = printable(title)
+    with matplotlib.rc_context(_SETTINGS | {"svg.hashsalt": f"refseg {title}"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser has its own fonts
-        labels = [printable(curve.name) for curve in drawn] + [f"and {num_hidden} more, not drawn"] * (num_hidden > 0)
+        labels = [printable(curve.name)[:_MAX_LABEL] for curve in drawn]
+        labels += [f"and {num_hidden} more, not drawn"] * (num_hidden > 0)
         longest = max(map(len, labels), default=0)
         columns = 3 if longest <= 12 else 2 if longest <= 22 else 1
         rows = math.ceil(len(labels) / columns)
         figure = Figure(figsize=(5.5, 3.3 + 0.26 * rows), dpi=72, layout="constrained")
         axes = figure.subplots()
-        axes.set_title(printable(title), loc="left", fontweight="bold", fontsize=13)
+        axes.set_title(title[:_MAX_LABEL], loc="left", fontweight="bold", fontsize=13)
         axes.set_xlabel(printable(x_label))
         axes.grid(axis="y", color=_INK, alpha=0.15)
         axes.xaxis.set_major_formatter(_tick_label)
