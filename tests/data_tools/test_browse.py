@@ -1,4 +1,4 @@
-"""`refseg data browse`: the page shows what the model gets, and text from outside is text."""
+"""`refseg data browse`: the page shows the samples as the model gets them, and escapes text."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from PIL import Image
 
 from refer_files import square
 from refseg.cli import main
-from refseg.data_tools.browse import Choice, contact_sheet, tokenizer_of
-from refseg.data_tools.sample_cards import cut_tokens, draw_sample, ink_on, token_words
+from refseg.data_tools.browse import Choice, contact_sheet, cut_tokens, draw_sample, ink_on, tokenizer_of, tokens_of
 from refseg.datasets.dataset import MixedDataset, ReferringDataset
 from refseg.visualization.overlay import PALETTE
 
@@ -22,7 +21,7 @@ EVIL = '<script>alert(1)</script> & "dog" \''
 
 @pytest.fixture
 def arguments(tmp_path: Path) -> dict[str, Any]:
-    """A set of two images: phrases with HTML in them, one without target, two instances, an image that is damaged."""
+    """A data set of two images: phrases with HTML, one without a target, two instances, and one damaged image."""
     Image.new("RGB", (10, 8), (90, 90, 90)).save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"no image")
     one, two = [square(1.0, 1.0)], [square(6.0, 4.0)]
@@ -46,18 +45,19 @@ def arguments(tmp_path: Path) -> dict[str, Any]:
     )
 
 
-def test_the_page(arguments: dict[str, Any]) -> None:
+def test_page(arguments: dict[str, Any]) -> None:
     html, failed = contact_sheet(ReferringDataset(**arguments), Choice(num=5), title="<i>config</i>")
     assert failed == 1 and "cannot be read" in html and "lost" in html
-    assert "<script" not in html and "&lt;script&gt;alert(1)&lt;/script&gt; &amp; &quot;dog&quot; &#x27;" in html
+    assert "<script" not in html and "&lt;script&gt;alert(1)&lt;/script&gt; &amp; &#34;dog&#34; &#39;" in html
     assert "<i>config" not in html and "skill: &lt;b&gt;" in html
     assert "nothing here" in html
-    assert "<strong>cut off:</strong> <s>of it</s>" in html
+    assert "<strong>cut off:</strong> <s>of it</s>" in html and "<strong>[UNK]</strong>" in html
+    assert "unknown to the tokenizer" in html
     assert "http" not in html.replace("http-equiv", "")
     assert "2 of 2 items, seed 0, epoch 0" in html
 
 
-def test_a_mixture(arguments: dict[str, Any]) -> None:
+def test_mixed_dataset(arguments: dict[str, Any]) -> None:
     part = dict(type="ReferringDataset", **arguments)
     mixed = MixedDataset(datasets=[part, part])
     html, failed = contact_sheet(mixed, Choice(num=4), title="mix")
@@ -94,9 +94,9 @@ def test_tokens(arguments: dict[str, Any]) -> None:
     assert cut_tokens([2, 5], [2, 5, 3]) == [3]
     assert cut_tokens([2, 5, 3], [2, 5, 3]) == []
     (ids,) = tokenizer(["a <dog>"]).token_ids
-    shown = token_words(ids, "a <dog>", tokenizer)
-    assert "<strong>[UNK]</strong>" in shown and "unknown to the tokenizer" in shown
-    assert token_words([2, 5], "x", None) == "2 tokens: 2 5"
+    tokens = tokens_of(ids, "a <dog>", tokenizer)
+    assert tokens["words"].count("[UNK]") == tokens["num_unknown"] > 0 and tokens["unknown"] == "[UNK]"
+    assert tokens_of([2, 5], "x", None)["words"] == ["2", "5"]
 
 
 def test_ink_is_readable_on_every_colour() -> None:
@@ -134,7 +134,7 @@ def test_mistakes(tiny_config: Path, more: list[str], says: str, capsys: pytest.
     assert says in err and "Traceback" not in err
 
 
-def test_options_keep_their_blanks(tiny_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_options_may_contain_blanks(tiny_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """mmengine deletes every blank of a value."""
     option = f"val_dataloader.dataset.annotations.file={tmp_path}/my data/no such.jsonl"
     command = ["data", "browse", str(tiny_config), "--loader", "val", "--out", str(tmp_path / "p.html")]

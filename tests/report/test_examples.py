@@ -1,13 +1,10 @@
-"""Which cases are shown, when they count as right, and how they are packed."""
+"""Choosing examples, judging them, and drawing them."""
 
-import base64
-import io
 import math
 import random
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from refseg.instance import Instance
 from refseg.report.examples import (
@@ -15,11 +12,10 @@ from refseg.report.examples import (
     Example,
     choose_examples,
     contact_sheet,
-    data_uri,
     example_pictures,
-    phrase_strip,
 )
 from refseg.visualization.captions import caption
+from refseg.visualization.instances import phrase_strip
 from refseg.visualization.overlay import side_by_side
 
 
@@ -90,7 +86,7 @@ def _several_rows():
     return rows + [_row(60 + index, 0.2 + index / 100) for index in range(60)]
 
 
-def test_half_of_the_several_are_found():
+def test_half_of_those_with_several_targets_are_found():
     groups = choose_examples(_several_rows(), per_group=6, found_all=lambda row: int(row["expression_id"]) % 2 == 0)
     assert len(groups["several"]) == 6 and all(row["several"] for row in groups["several"])
     assert [int(row["expression_id"]) % 2 for row in groups["several"]] == [0, 0, 0, 1, 1, 1]
@@ -99,19 +95,19 @@ def test_half_of_the_several_are_found():
 
 
 @pytest.mark.parametrize("answer", [True, False])
-def test_one_sided_several_fill_the_group_and_few_are_asked(answer):
-    asked = []
-    groups = choose_examples(_several_rows(), per_group=5, found_all=lambda row: asked.append(row) or answer)
-    assert len(groups["several"]) == 5 and len(asked) == 20
+def test_few_rows_are_checked_for_several_targets(answer):
+    checked = []
+    groups = choose_examples(_several_rows(), per_group=5, found_all=lambda row: checked.append(row) or answer)
+    assert len(groups["several"]) == 5 and len(checked) == 20
 
 
-def test_several_are_found_by_iou_where_nobody_tells():
+def test_several_targets_are_found_by_iou_by_default():
     rows = choose_examples(_several_rows(), per_group=6)["several"]
     assert [row["iou"] >= 0.5 for row in rows] == [True] * 3 + [False] * 3
 
 
-def test_several_change_no_earlier_group():
-    """Worst, best and no-target are what they are without the mark; random ones only lack those that are now shown."""
+def test_several_targets_do_not_change_other_groups():
+    """The worst, best and no-target rows are the same with and without `several`."""
     rows = _rows()
     marked = [row | {"several": not row["no_target"]} for row in rows]
     plain, groups = choose_examples(rows, per_group=4), choose_examples(marked, per_group=4)
@@ -161,19 +157,23 @@ def _two_instances():
     return [Instance(mask, 0.9, words) for mask, words in zip(masks, weights, strict=True)]
 
 
+def _strip(case):
+    return phrase_strip(case.text, case.shown_instances, 400)
+
+
 def test_instances_are_in_the_picture_and_under_the_words():
     plain, case = _case_with(()), _case_with(_two_instances())
     assert case.owners == [(0,), (0,), (), (1,)] and plain.owners == [()] * 4
     pictures = [example_pictures(c) for c in (plain, case)]
     assert (pictures[0][0] != pictures[1][0]).any() and (pictures[0][1] == pictures[1][1]).all()
-    assert phrase_strip(case, 400).shape[0] > phrase_strip(plain, 400).shape[0]
+    assert _strip(case).shape[0] > _strip(plain).shape[0]
     wordless = _case_with([Instance(instance.mask, 0.9) for instance in case.instances])
-    assert (phrase_strip(wordless, 400) == caption(case.text, 400, quoted=True)).all()
+    assert (_strip(wordless) == caption(case.text, 400, quoted=True)).all()
     assert (example_pictures(wordless)[0] == pictures[1][0]).all()
 
 
 @pytest.mark.parametrize("changes", [{"rejected": True}, {"predicted": np.zeros((40, 60), bool)}])
-def test_instances_of_an_answer_that_says_nothing_are_not_shown(changes):
+def test_empty_answers_show_no_instances(changes):
     cases = [_case_with(instances, **changes) for instances in ((), _two_instances())]
     assert contact_sheet(cases[:1]).tobytes() == contact_sheet(cases[1:]).tobytes()
 
@@ -193,33 +193,10 @@ def test_wrong_instance_names_the_expression():
         _case_with([Instance(mask, 0.5, [0.1, 0.2, 0.3])])
 
 
-def test_pictures_tell_the_answers_apart():
+def test_pictures_of_different_answers_differ():
     pictures = [example_pictures(case)[0].tobytes() for case in (_case(True, True, 1.0), _case(False, True, 0.0))]
     pictures.append(example_pictures(_case(False, True, 0.0, rejected=True))[0].tobytes())
     assert len(set(pictures)) == 3
-
-
-def _decode(uri):
-    head, content = uri.split(",", 1)
-    return head, Image.open(io.BytesIO(base64.b64decode(content)))
-
-
-def test_data_uri_is_a_faithful_small_picture():
-    flat = np.full((50, 70, 3), (10, 200, 30), np.uint8)
-    ramp = np.stack([np.tile(np.arange(256, dtype=np.uint8), (200, 1))] * 3, axis=2)
-    for picture in (flat, ramp):
-        head, image = _decode(data_uri(picture))
-        assert head in {"data:image/png;base64", "data:image/webp;base64", "data:image/jpeg;base64"}
-        assert np.abs(np.asarray(image.convert("RGB")).astype(int) - picture).mean() < 3
-    assert data_uri(flat) == data_uri(flat)
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
-    assert "png" not in data_uri(noise)[:20]
-
-
-def test_data_uri_without_webp(monkeypatch):
-    monkeypatch.setattr("refseg.report.examples.features.check", lambda name: False)
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
-    assert data_uri(noise).startswith("data:image/jpeg")
 
 
 def test_contact_sheet_is_a_grid():
@@ -233,11 +210,11 @@ def test_contact_sheet_is_a_grid():
     assert five.shape == (2 * height + 10, 3 * width + 10, 3)
     assert np.array_equal(five[height : 2 * height, width : 2 * width], one[:height, :width])
     assert (five[height:, 2 * width + 10 :] == 255).all()
-    with pytest.raises(ValueError, match="at least one case"):
+    with pytest.raises(ValueError, match="at least one example"):
         contact_sheet([])
 
 
-def test_pictures_of_a_row_are_level():
+def test_pictures_of_a_row_are_aligned():
     """One phrase needs more lines than the other: the two cells end on the same line."""
     short, long = _case_with(()), _case_with((), text="the red star " * 8)
     sheet, alone = contact_sheet([short, long], margin=10), contact_sheet([short], margin=10)

@@ -1,18 +1,21 @@
-"""The report: whole, escaped, small, and never half-written."""
+"""The report page: complete, escaped, small, and never half-written."""
 
+import base64
+import io
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from refseg.instance import Instance
 from refseg.report import report
-from refseg.report.curves import TrainingCurves
 from refseg.report.examples import Example
-from refseg.report.page import MOST_LINES, table
+from refseg.report.page import MAX_TABLE_ROWS, data_uri, macros
 from refseg.report.plots import Curve
-from refseg.report.report import MOST_BYTES, Report, render_report, write_report
+from refseg.report.report import MAX_PICTURE_BYTES, Report, render_report, write_report
+from refseg.report.work_dir import TrainingCurves
 
 _VOID = {"meta", "img", "br", "link", "input", "hr"}
 _DATA = {"data set": "RefShapes", "split": "val"}
@@ -50,7 +53,7 @@ def _parse(html):
 
 
 def _case(index=0, *, text="the red box", group="random", size=96, no_target=False, rejected=False):
-    """A box on noise, which compresses as badly as a photograph or worse."""
+    """A box on noise, which compresses no better than a photograph."""
     rng = np.random.default_rng(index)
     image = (rng.normal(140, 12, (size, size, 1)) + rng.normal(0, 4, (size, size, 3))).clip(0, 255).astype(np.uint8)
     truth = np.zeros((size, size), bool)
@@ -88,7 +91,7 @@ def _report(**changes):
     return Report(**(parts | changes))
 
 
-def test_report_is_whole_and_self_contained():
+def test_report_is_complete_and_self_contained():
     html = render_report(_report())
     page = _parse(html)
     text = "".join(page.text)
@@ -138,7 +141,7 @@ def test_words_stand_on_bars_of_their_instances():
     alts = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
     assert listed in alts[0] and "(0.93)" not in alts[1]
     gloss = '<span aria-hidden="true"><i class="bar hue-0">'
-    assert html.count(gloss) == 3, "readers of the page aloud get the list"
+    assert html.count(gloss) == 3, "screen readers get the list"
 
 
 def test_instances_without_words_and_rejected_ones():
@@ -167,7 +170,7 @@ def test_same_input_same_bytes():
     "attack", ["<script>alert(1)</script>", "\"><img src=x onerror='alert(1)'>", "a\x00b\ud800\x1b & <b>"]
 )
 def test_all_outside_text_is_escaped(attack):
-    """The attack sits wherever text enters; the page keeps its tags, and shows the attack as text."""
+    """The attack is everywhere text enters. The page keeps its tags and shows the attack as text."""
     case = _case(text=attack, group=attack)
     hostile = Example(
         case.image, attack, case.predicted, case.ground_truth, 0.6, False, attack, {attack: attack}, attack
@@ -208,14 +211,14 @@ def test_sixty_cases_stay_small(tmp_path):
     assert page.tags.count(("details", {})) == 3 and "54 more" in "".join(page.text)
 
 
-def test_cases_beyond_the_bound_are_left_out_and_counted(monkeypatch):
-    """Two groups share the bound, so that each has room for two of its five cards; the page says what is missing."""
+def test_examples_over_the_limit_are_counted(monkeypatch):
+    """Two groups share the limit, so each has room for two of its five cards. The page counts the others."""
     cases = [_case(index, size=320, group="random" if index % 2 else "worst") for index in range(10)]
-    card = len(report.case_card(cases[0]))
-    monkeypatch.setattr(report, "MOST_BYTES", 5 * card)
+    card = sum(len(picture["uri"]) for picture in report.example_card(cases[0])["pictures"])
+    monkeypatch.setattr(report, "MAX_PICTURE_BYTES", 5 * card)
     html = render_report(_report(cases=cases))
     assert html.count("<article") == 4 and html.count("3 more are left out") == 2
-    assert 5 * card < MOST_BYTES, "the real bound is larger"
+    assert 5 * card < MAX_PICTURE_BYTES, "the real limit is larger"
 
 
 def test_empty_report():
@@ -232,7 +235,7 @@ def test_numbers_need_their_data(key):
         render_report(_report(summary=summary))
 
 
-def test_nothing_here_is_drawn_and_told():
+def test_no_target_plots_and_table():
     """A reliability line, the diagonal and the curve of thresholds, with a table of the bins behind a click; without a
     probability the page says so."""
     found = {
@@ -270,17 +273,44 @@ def test_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
 
 
 def test_table_fills_gaps_and_aligns_numbers():
-    html = table([{"skill": "a", "n": np.int64(2)}, {"skill": "b", "iou": np.float32(0.25)}], caption="c")
+    html = _table([{"skill": "a", "n": np.int64(2)}, {"skill": "b", "iou": np.float32(0.25)}])
     assert '<th scope="col">skill</th><th scope="col" class="number">n</th>' in html
     assert '<th scope="row">b</th><td class="number">–</td><td class="number">0.2500</td>' in html
 
 
-def test_no_target_is_written_in_words():
+def _table(rows):
+    return str(macros().table(rows, caption="c"))
+
+
+def test_no_target_alt_texts():
     page = _parse(render_report(_report()))
     alts = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
     assert [alt.rsplit(": ", 1)[1] for alt in alts[2:]] == ["nothing here", "nothing here"]
 
 
-def test_long_tables_are_cut_and_say_so():
-    html = table([{"tag": f"t{i}"} for i in range(MOST_LINES + 1200)], caption="c")
-    assert html.count("<tr>") == MOST_LINES + 1 and "and 1,200 more lines, not shown" in html
+def test_long_tables_are_cut():
+    html = _table([{"tag": f"t{i}"} for i in range(MAX_TABLE_ROWS + 1200)])
+    assert html.count("<tr>") == MAX_TABLE_ROWS + 1 and "and 1,200 more lines, not shown" in html
+
+
+def _decode(uri):
+    head, content = uri.split(",", 1)
+    return head, Image.open(io.BytesIO(base64.b64decode(content)))
+
+
+def test_data_uri_is_a_faithful_small_picture():
+    flat = np.full((50, 70, 3), (10, 200, 30), np.uint8)
+    ramp = np.stack([np.tile(np.arange(256, dtype=np.uint8), (200, 1))] * 3, axis=2)
+    for picture in (flat, ramp):
+        head, image = _decode(data_uri(picture))
+        assert head in {"data:image/png;base64", "data:image/webp;base64", "data:image/jpeg;base64"}
+        assert np.abs(np.asarray(image.convert("RGB")).astype(int) - picture).mean() < 3
+    assert data_uri(flat) == data_uri(flat)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    assert "png" not in data_uri(noise)[:20]
+
+
+def test_data_uri_without_webp(monkeypatch):
+    monkeypatch.setattr("refseg.report.page.features.check", lambda name: False)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    assert data_uri(noise).startswith("data:image/jpeg")

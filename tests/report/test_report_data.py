@@ -30,8 +30,8 @@ def rle(x: int) -> dict:
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """Four images, of which the last has no file, with a left, a right box, both, and no box: 16 expressions. Every
-    answer is the left box, except that "both" has both of its instances on every second image."""
+    """Write four images with expressions for the left box, the right box, both, and none: 16 in all. The last image has
+    no file. Every answer is the left box, except that "both" gets both instances on every second image."""
     left, right = ({"size": [SIDE, SIDE], "counts": rle(x)["counts"].decode()} for x in (20, 220))
     both = coco_mask.merge([rle(20), rle(220)])
     lines, rows = [], []
@@ -46,10 +46,10 @@ def files(tmp_path: Path) -> Path:
             name = f"{i}_{text[:4]}"
             shared = {"image": f"{i}.png", "size": [SIDE, SIDE], "split": "val", "tags": {"skill": text[:4]}}
             lines.append(shared | {"expression_id": name, "text": text, "targets": targets, "instance_ids": ids})
-            found = text == "both" and i % 2 == 0
-            instances = [Instance(rle(x), 0.9, [1.0] * len(text.split())) for x in ((20, 220) if found else (20,))]
+            finds_both = text == "both" and i % 2 == 0
+            instances = [Instance(rle(x), 0.9, [1.0] * len(text.split())) for x in ((20, 220) if finds_both else (20,))]
             rows.append(
-                PredictionRow(name, both if found else rle(20), 0.9 if text == "none" else 0.1, None, instances)
+                PredictionRow(name, both if finds_both else rle(20), 0.9 if text == "none" else 0.1, None, instances)
             )
         if i < NUM_IMAGES - 1:
             Image.fromarray(np.full((SIDE, SIDE, 3), 90, np.uint8)).save(tmp_path / f"{i}.png")
@@ -69,8 +69,8 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_is_said_of_predictions(files: Path) -> None:
-    """Left is right, right is wrong (the other object), both is right on two of four images, none is rejected."""
+def test_scores_hits_and_examples_of_predictions(files: Path) -> None:
+    """ "left" is correct, "right" gets the other object, "both" is correct on two images, "none" is rejected."""
     data = open_data(f"{files / 'data.jsonl'}:val")
     scored = score_run(files / "p.jsonl", data, Settings([get_protocol("refseg")], per_group=3, resamples=50))
     (result,) = scored.results
@@ -97,10 +97,10 @@ def test_what_is_said_of_predictions(files: Path) -> None:
         (None, None, ""),
     ],
 )
-def test_words_are_shown_where_they_point(
+def test_words_are_shown_if_they_beat_chance(
     left: list[float] | None, right: list[float] | None, note: str, tmp_path: Path
 ) -> None:
-    """32 instances in 16 images, of which "red" is the left one's and "blue" the right one's: chance has 1 of 5."""
+    """32 instances in 16 images. "red" names the left one and "blue" the right one, so chance is 1 of 5."""
     lines, rows = [], []
     boxes = [{"size": [SIDE, SIDE], "counts": rle(x)["counts"].decode()} for x in (20, 220)]
     for i in range(16):
@@ -119,7 +119,7 @@ def test_words_are_shown_where_they_point(
     assert [note in line for line in scored.notes if "words of instances" in line] == [True] * bool(note)
 
 
-def test_the_command_with_predictions(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_with_predictions(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call = ["report", str(files / "work"), "--predictions", str(files / "p.jsonl"), "--protocol", "refseg,gres"]
     numbers = files / "numbers.json"
     data = ["--data", f"{files / 'data.jsonl'}:val"]
@@ -132,17 +132,17 @@ def test_the_command_with_predictions(files: Path, capsys: pytest.CaptureFixture
         "<svg",
         "Python",
         "seed",
-        "type=&#x27;&lt;X&gt;",
+        "type=&#39;&lt;X&gt;",
         "grad_norm",
     ):
         assert words in html, words
     assert "not: this" not in html.split("<pre>")[0] and "<script" not in html and "3.11 &lt;b&gt;" in html
-    told = json.loads(numbers.read_text())
-    assert [result["protocol"] for result in told["results"]] == ["refseg", "gres"] and told["hits"]
+    content = json.loads(numbers.read_text())
+    assert [result["protocol"] for result in content["results"]] == ["refseg", "gres"] and content["hits"]
 
 
-def test_protocols_of_boxes(files: Path) -> None:
-    """The metric is of boxes, the cases are of masks; predictions of boxes alone have no cases, and nothing to hit."""
+def test_box_protocol(files: Path) -> None:
+    """The metric is about boxes, the examples show masks. Predictions with boxes only have no examples and no hits."""
     data = open_data(f"{files / 'data.jsonl'}:val", drop_no_target=True)
     settings = Settings([get_protocol("rec")], per_group=4, resamples=20, allow_partial=True)
     scored = score_run(files / "p.jsonl", data, settings)
@@ -157,8 +157,8 @@ def test_protocols_of_boxes(files: Path) -> None:
     assert "Cases" not in render_report(bare.report(title="t", summary={}))
 
 
-def test_the_command_without_predictions(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The page has curves and config, and says how scores are made, with the checkpoint that is there."""
+def test_command_without_predictions(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The page has curves and config, and the commands that make scores name the existing checkpoint."""
     assert main(["report", str(files / "work"), "--out", str(files / "r.html")]) == 0
     printed = capsys.readouterr().out
     assert f"refseg test {files / 'work' / 'tiny.py'} {files / 'work' / 'best_gIoU.pth'} --predictions" in printed
@@ -166,7 +166,7 @@ def test_the_command_without_predictions(files: Path, capsys: pytest.CaptureFixt
     assert "no scores" in html and "refseg test" in html and "Train loss" in html and "Metrics</h2>" not in html
 
 
-def test_what_cannot_be_reported(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_messages(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def error(*call: str) -> str:
         assert main(["report", *call]) == 1
         return capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What is read of a work directory."""
+"""Reading a work directory."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from refseg.report.work_dir import environment_in, read_work_dir
 
 
 def test_environment_of_a_log() -> None:
-    """Both blocks of entries; what compilers were told, and later lines, are no entries."""
+    """Both blocks have entries. Compiler details and later lines are skipped."""
     log = (
         "INFO - \n---\nSystem environment:\n    Python: 3.11.7 (main) [GCC]\n    PyTorch compiling details: x:\n"
         "  - C++ Version: 2020\n\n    OpenCV: 4\n\nRuntime environment:\n    seed: 0\n---\nConfig:\n    a: 1\n"
     )
-    found = environment_in(log)
-    assert found["Python"] == "3.11.7 (main) [GCC]" and found["seed"] == "0" and found["OpenCV"] == "4"
-    assert found.keys() == {"Python", "OpenCV", "seed"}
+    result = environment_in(log)
+    assert result["Python"] == "3.11.7 (main) [GCC]" and result["seed"] == "0" and result["OpenCV"] == "4"
+    assert result.keys() == {"Python", "OpenCV", "seed"}
     assert environment_in("nothing") == {}
 
 
@@ -34,8 +34,8 @@ def test_best_and_newest_come_first(tmp_path: Path) -> None:
         _touch(tmp_path / name, age)
     _touch(tmp_path / "named.py", 9, "old = 1")
     _touch(tmp_path / "2026" / "vis_data" / "config.py", 5, "new = 1")
-    found = read_work_dir(tmp_path)
-    assert [file.name for file in found.checkpoints] == ["best_b.pth", "best_a.pth", "epoch_2.pth", "epoch_1.pth"]
-    assert found.config == "named" and found.config_text == "new = 1"
+    result = read_work_dir(tmp_path)
+    assert [file.name for file in result.checkpoints] == ["best_b.pth", "best_a.pth", "epoch_2.pth", "epoch_1.pth"]
+    assert result.config == "named" and result.config_text == "new = 1"
     with pytest.raises(UsageError, match="no such work directory"):
         read_work_dir(tmp_path / "named.py")

@@ -17,9 +17,8 @@ from pathlib import Path
 from statistics import mean
 
 from refseg.errors import UsageError, UserError
-from refseg.report.curves import training_curves
-from refseg.report.plots import LINE_COLOURS, Curve, plot_svg
-from refseg.report.work_dir import scalar_rows
+from refseg.report.plots import LINE_COLORS, Curve, plot_svg
+from refseg.report.work_dir import scalar_rows, training_curves
 
 
 def parse_args() -> argparse.Namespace:
@@ -131,7 +130,7 @@ def main() -> None:
         if args.svg:
             by_run = {name: curves_of(name, folders, args.curve) for name, folders in runs.items()}
             curves = [curve for found in by_run.values() for curve in found]
-            if len(curves) > len(LINE_COLOURS):
+            if len(curves) > len(LINE_COLORS):
                 curves = [mean_curve(name, found) for name, found in by_run.items()]
             args.svg.write_text(plot_svg(curves, title=f"{args.curve} in training"), encoding="utf-8")
     except UserError as error:

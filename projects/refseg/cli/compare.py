@@ -134,7 +134,7 @@ def disagreements(
 ) -> list[Disagreement]:
     """Return the largest disagreements, with masks from a second pass over the files."""
     from refseg.datasets.masks import decode
-    from refseg.report.rows import chosen_rows, image_or_grey, mask_at
+    from refseg.report.examples import chosen_rows, image_or_gray, mask_at
 
     order = comparison.by_disagreement()[: args.cases]
     ids = [str(comparison.rows_a.expression_id[i]) for i in order]
@@ -146,7 +146,7 @@ def disagreements(
     for i, name in zip(order, ids, strict=True):
         expression, truth = truths.expression(truths.position[name]), truths.truth(truths.position[name])
         size = truth.record.size
-        image, problem = image_or_grey(truth.record.image_path, size)
+        image, problem = image_or_gray(truth.record.image_path, size)
         first, second = (
             AnswerPicture(mask_at(answers[k][name].mask, size), bool(rejected[k][i]), float(worth[k][i]))
             for k in (0, 1)

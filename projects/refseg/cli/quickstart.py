@@ -41,11 +41,10 @@ from refseg.files import write_atomically
 from refseg.inference.loading import ALIGNMENT, LoadedModel, test_pipeline
 from refseg.refshapes import generate
 from refseg.refshapes.generate import EXPRESSIONS
-from refseg.report.curves import read_scalars, training_curves
 from refseg.report.examples import contact_sheet
 from refseg.report.report import write_report
 from refseg.report.report_data import Settings, score_run
-from refseg.report.work_dir import read_work_dir
+from refseg.report.work_dir import read_scalars, read_work_dir, training_curves
 from refseg.weights import describe_weights
 
 

@@ -11,8 +11,7 @@ from jinja2 import Environment
 from refseg.demo.page import Asked, Opened
 from refseg.inference.predict import counted, output_names, phrase_files
 from refseg.inference.results import ImageAnswer, PhraseAnswer, picture_png
-from refseg.report.examples import data_uri
-from refseg.report.phrases import numbered_html, phrase_html, phrase_style
+from refseg.report.page import data_uri, numbered_html, phrase_html, phrase_style
 from refseg.visualization.answers import ONE_OF_FEW
 from refseg.visualization.instances import INSTANCE_COLORS
 

@@ -1,4 +1,4 @@
-"""The page of `refseg compare`: one HTML file without scripts, which asks nothing of the network."""
+"""The page of `refseg compare`. This module prepares the data; `templates/compare.html` lays it out."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from refseg.evaluation.compare import CLEARLY, Comparison, headline
-from refseg.report.page import bullets, card, facts, figure, gallery, page, soft, table, titled_tables
-from refseg.report.text import markup_text as _text
+from refseg.report.page import figure_of, render
 from refseg.visualization.overlay import (
     EMPTY_MASK,
     GROUND_TRUTH_COLOR,
@@ -21,12 +20,13 @@ from refseg.visualization.overlay import (
     mask_panel,
 )
 
-COLOURS: tuple[Color, Color] = (ORANGE, PURPLE)  # of A's and B's outlines
+COLORS: tuple[Color, Color] = (ORANGE, PURPLE)  # of A's and B's outlines
+COLUMNS = frozenset({"metric", "difference", "95 % interval", "p"})  # of `metric_lines`, beside the two names
 
 
 @dataclass(frozen=True)
 class AnswerPicture:
-    """`mask` (H, W) bool, raw; `rejected`: by the protocol's rule; `worth`: its IoU, by the protocol."""
+    """One answer. `mask` (H, W) bool is the raw mask; `rejected` and `worth` (the IoU) are by the protocol's rules."""
 
     mask: np.ndarray
     rejected: bool
@@ -41,7 +41,8 @@ class AnswerPicture:
 
 @dataclass(frozen=True)
 class Disagreement:
-    """One expression. `image` (H, W, 3) uint8; where the file cannot be read it is grey, and `image_problem` why."""
+    """One expression with two answers. `image` (H, W, 3) uint8 is gray if the file cannot be read; `image_problem` is
+    then the reason."""
 
     expression_id: str
     text: str
@@ -60,31 +61,35 @@ def render_comparison(
     cases: Sequence[Disagreement],
     notes: Sequence[str] = (),
 ) -> str:
-    """`facts`: data and files, by name. `notes`: what a reader must know to use the numbers."""
-    sections = {
-        "Summary": _summary(comparison, names, facts, notes),
-        "Metrics": table(
-            metric_lines(comparison, names), caption=f"Percent, by protocol {comparison.protocol.name}; {_HOW_SURE}"
-        ),
-        "Breakdowns": titled_tables(
-            {f"by {by}": group_lines(comparison, by, names) for by in comparison.breakdowns}, caption="percent"
-        ),
-        "Disagreements": _cases(comparison, names, cases),
-    }
-    return page(f"{names[0]} against {names[1]}", sections)
+    """Render the comparison as one HTML page.
 
-
-_HOW_SURE = (
-    "interval of 95 % of the difference from paired resampling of images, p from swapping the two within images; "
-    "p is not corrected for the number of metrics"
-)
-
-
-COLUMNS = frozenset({"metric", "difference", "95 % interval", "p"})  # beside the two names
+    Args:
+        comparison: The measured comparison.
+        names: Names of the two models.
+        facts: Data and files, by name.
+        cases: Expressions to show, the largest difference first.
+        notes: Facts that a reader must know to use the numbers.
+    """
+    protocol = comparison.protocol
+    counted = {"protocol": f"{protocol.name}: {protocol.title}", "expressions": f"{len(comparison.rows_a):,}"}
+    return render(
+        "compare.html",
+        title=f"{names[0]} against {names[1]}",
+        facts=counted | facts,
+        tally=tally_line(comparison, names),
+        notes=notes,
+        protocol=protocol.name,
+        metrics=metric_lines(comparison, names),
+        breakdowns={f"by {by}": group_lines(comparison, by, names) for by in comparison.breakdowns},
+        measure=comparison.what,
+        num_differing=len(comparison.by_disagreement()),
+        problems=[case.image_problem for case in cases if case.image_problem],
+        cards=[_card(case, names, comparison.what) for case in cases],
+    )
 
 
 def metric_lines(comparison: Comparison, names: tuple[str, str]) -> list[dict[str, Any]]:
-    """A line per metric, as text where a sign or a bracket is needed."""
+    """One line per metric. Numbers are text, because some need a sign or brackets."""
     return [
         {
             "metric": name,
@@ -99,12 +104,11 @@ def metric_lines(comparison: Comparison, names: tuple[str, str]) -> list[dict[st
 
 
 def group_lines(comparison: Comparison, by: str, names: tuple[str, str]) -> list[dict[str, Any]]:
-    """A breakdown's lines, with the headline metrics of both."""
-    chosen = headline(list(comparison.metrics))
+    """The lines of a breakdown, with the headline metrics of both models."""
     lines = []
     for line in comparison.breakdowns[by]:
         out = {by: line[by], "expressions": line["expressions"]}
-        for metric in chosen:
+        for metric in headline(list(comparison.metrics)):
             a, b = line.get(metric, (None, None))
             out[f"{metric} {names[0]}"] = "-" if a is None else f"{a:.2f}"
             out[f"{metric} {names[1]}"] = "-" if b is None else f"{b:.2f}"
@@ -114,6 +118,7 @@ def group_lines(comparison: Comparison, by: str, names: tuple[str, str]) -> list
 
 
 def tally_line(comparison: Comparison, names: tuple[str, str]) -> str:
+    """Count the expressions on which each model is clearly better."""
     tally = comparison.tally()
     return (
         f"{comparison.what} higher by {CLEARLY:g} or more: {names[0]} on {tally['a']:,} expressions, {names[1]} on "
@@ -121,43 +126,16 @@ def tally_line(comparison: Comparison, names: tuple[str, str]) -> str:
     )
 
 
-def _summary(comparison: Comparison, names: tuple[str, str], more: dict[str, str], notes: Sequence[str]) -> str:
-    told = {
-        "protocol": f"{comparison.protocol.name}: {comparison.protocol.title}",
-        "expressions": f"{len(comparison.rows_a):,}",
-        **more,
-    }
-    return f"{facts(told)}<p>{_text(tally_line(comparison, names))}.</p>{bullets(notes)}"
-
-
-def _cases(comparison: Comparison, names: tuple[str, str], cases: Sequence[Disagreement]) -> str:
-    differing = len(comparison.by_disagreement())
-    if not differing:
-        return soft(f"There is no expression on which the two differ in {comparison.what}.")
-    intro = (
-        f"{len(cases):,} of the {differing:,} expressions on which the two differ in {comparison.what}, the largest "
-        "difference first. They are the extremes, so they say nothing about how often. Where there is no target, 1 is "
-        "a right answer."
-    )
-    missing = [case for case in cases if case.image_problem]
-    note = ""
-    if missing:
-        note = (
-            f"<p><strong>{len(missing):,} of the images cannot be shown</strong>; their masks lie on grey. The first: "
-            f"{_text(missing[0].image_problem)}</p>"
-        )
-    return soft(intro) + note + gallery((_card(case, names, comparison.what) for case in cases), wide=True)
-
-
-def _card(case: Disagreement, names: tuple[str, str], what: str) -> str:
-    figures = []
-    for name, answer, colour in zip(names, case.answers, COLOURS, strict=True):
-        picture = mask_panel(case.image, answer.mask, color=colour, rejected=answer.rejected, empty=EMPTY_MASK)
-        figures.append(figure(picture, label=f"{name}: {what} {answer.worth:.2f}", alt=f"{name}: {answer.words}"))
+def _card(case: Disagreement, names: tuple[str, str], measure: str) -> dict[str, Any]:
+    """The contents of one card: the phrase, both answers beside the ground truth, and tags."""
+    pictures = []
+    for name, answer, color in zip(names, case.answers, COLORS, strict=True):
+        picture = mask_panel(case.image, answer.mask, color=color, rejected=answer.rejected, empty=EMPTY_MASK)
+        label = f"{name}: {measure} {answer.worth:.2f}"
+        pictures.append(figure_of(picture, label=label, alt=f"{name}: {answer.words}"))
     truth = mask_panel(case.image, case.truth, color=GROUND_TRUTH_COLOR)
-    told = "Ground truth" if case.truth.any() else f"Ground truth: {NOTHING_HERE}"
-    figures.append(figure(truth, label="Ground truth", alt=told))
-    tags = [f"expression {case.expression_id}", *([f"skill: {case.skill}"] if case.skill else [])]
-    if case.image_problem:
-        tags.append("image missing")
-    return card(phrase_html=_text(case.text), figures=figures, tags=" \u00b7 ".join(tags))
+    alt = "Ground truth" if case.truth.any() else f"Ground truth: {NOTHING_HERE}"
+    pictures.append(figure_of(truth, label="Ground truth", alt=alt))
+    tags = [f"expression {case.expression_id}", f"skill: {case.skill}" * bool(case.skill)]
+    tags.append("image missing" * bool(case.image_problem))
+    return {"phrase": case.text, "pictures": pictures, "tags": " \u00b7 ".join(filter(None, tags))}

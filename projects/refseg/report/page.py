@@ -1,129 +1,93 @@
-"""The pieces of refseg's HTML pages: one file each, without scripts, which asks nothing of the network.
+"""Rendering of refseg's HTML pages: one file each, without scripts, that loads nothing from the network.
 
-Every piece is a function from data to HTML; `page` joins them. Text from outside is escaped in `_text`, the only way in
-which it enters a page; arguments named `html` are HTML already. The page's own policy forbids scripts besides.
+Pages are the jinja2 templates in `templates/`. Autoescape is on, so text from outside enters a page as text. The only
+exceptions are SVG plots (`refseg.report.plots`) and the style sheet. The page's own policy forbids scripts as well.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import groupby
 from numbers import Integral, Real
+from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image, features
 
-from refseg.report.examples import data_uri
-from refseg.report.style import style_sheet
-from refseg.report.text import markup_text as _text
+from refseg.visualization.instances import INSTANCE_COLORS
+from refseg.visualization.word_bars import Owners, bars, numbers
 
-MOST_LINES = 60  # of a table: a tag may have thousands of values
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+MAX_TABLE_ROWS = 60  # a tag may have thousands of values
+# Control characters except tab and line ends, surrogate halves, and two non-characters: no HTML or SVG may hold them.
+_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
-def page(title: str, sections: Mapping[str, str]) -> str:
-    """A whole page: `sections` are HTML by heading; empty ones are left out."""
-    sections = {heading: html for heading, html in sections.items() if html}
-    ids = {heading: heading.lower().replace(" ", "-") for heading in sections}
-    links = "".join(f'<li><a href="#{_text(ids[name])}">{_text(name)}</a></li>' for name in sections)
-    body = "\n".join(
-        f'<section id="{_text(ids[name])}"><h2>{_text(name)}</h2>\n{html}</section>' for name, html in sections.items()
+def printable(text: str) -> str:
+    """Replace the characters that no HTML or SVG file may hold."""
+    return _FORBIDDEN.sub("\ufffd", text)
+
+
+def render(template: str, **context: Any) -> str:
+    """Render a page from a template of `templates/`."""
+    return printable(_environment().get_template(template).render(context))
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<title>{_text(title)}</title>
-<style>{style_sheet()}</style>
-</head>
-<body>
-<header><h1>{_text(title)}</h1></header>
-<nav aria-label="Sections"><ul>{links}</ul></nav>
-<main>
-{body}
-</main>
-<footer></footer>
-</body>
-</html>
-"""
+    environment.filters.update(cell=format_cell, number=format_number, table=table_of)
+    environment.globals["instance_colors"] = INSTANCE_COLORS
+    return environment
 
 
-# Words and numbers ----------------------------------------------------------------------------------------------------
+# Numbers and tables ---------------------------------------------------------------------------------------------------
 
 
-def soft(text: str) -> str:
-    """A paragraph that explains."""
-    return f'<p class="soft">{_text(text)}</p>'
+def table_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Prepare rows for the table macro: columns in order of first appearance, and the first MAX_TABLE_ROWS rows.
+
+    Columns of numbers are aligned right. The first column heads its row.
+    """
+    shown = rows[:MAX_TABLE_ROWS]
+    columns = list(dict.fromkeys(name for row in shown for name in row))
+    numeric = [name for name in columns[1:] if all(_is_number(row.get(name, 0)) or row[name] is None for row in shown)]
+    return {"columns": columns, "numeric": numeric, "rows": shown, "num_hidden": len(rows) - len(shown)}
 
 
-def bullets(texts: Sequence[str]) -> str:
-    return f'<ul class="soft">{"".join(f"<li>{_text(text)}</li>" for text in texts)}</ul>' if texts else ""
-
-
-def facts(values: Mapping[str, Any]) -> str:
-    items = "".join(f"<div><dt>{_text(key)}</dt><dd>{_text(cell(value))}</dd></div>" for key, value in values.items())
-    return f'<dl class="facts">{items}</dl>' if items else ""
-
-
-def headline(values: Mapping[str, float]) -> str:
-    """Numbers in large type."""
-    items = "".join(
-        f'<div><dt>{_text(name)}</dt><dd class="value">{_text(number(value))}</dd></div>'
-        for name, value in values.items()
-    )
-    return f'<dl class="cards">{items}</dl>' if items else ""
-
-
-def table(rows: Sequence[Mapping[str, Any]], *, caption: str) -> str:
-    """Rows as an HTML table, of the first MOST_LINES of them. Columns come in the order of first appearance; the first
-    one heads its row."""
-    left_out = len(rows) - MOST_LINES
-    rows = rows[:MOST_LINES]
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    numeric = {name for name in columns[1:] if all(is_number(row.get(name, 0)) or row[name] is None for row in rows)}
-    kinds = {name: ' class="number"' if name in numeric else "" for name in columns}
-    head = "".join(f'<th scope="col"{kinds[name]}>{_text(name)}</th>' for name in columns)
-    body = []
-    for row in rows:
-        first = f'<th scope="row">{_text(cell(row.get(columns[0])))}</th>'
-        rest = "".join(f"<td{kinds[name]}>{_text(cell(row.get(name)))}</td>" for name in columns[1:])
-        body.append(f"<tr>{first}{rest}</tr>")
-    more = soft(f"and {left_out:,} more lines, not shown") if left_out > 0 else ""
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{_text(f"Table by {columns[0]}")}"><table>'
-        f"<caption>{_text(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
-        f"{more}"
-    )
-
-
-def titled_tables(tables: Mapping[str, Sequence[Mapping[str, Any]]], *, caption: str) -> str:
-    """Tables side by side, by heading; those without rows are left out."""
-    parts = [
-        f"<div><h3>{_text(name)}</h3>{table(rows, caption=caption)}</div>" for name, rows in tables.items() if rows
-    ]
-    return f'<div class="tables">{"".join(parts)}</div>' if parts else ""
-
-
-def interval(ends: Sequence[float] | None, *, digits: int = 2) -> str:
-    """Such as "[51.47, 58.96]", unbroken; a dash where there is none."""
+def format_interval(ends: Sequence[float] | None, *, digits: int = 2) -> str:
+    """Format an interval such as "[51.47, 58.96]", without line breaks. None becomes a dash."""
     if ends is None:
         return "\u2013"
-    return f"[{', '.join(f'{end:.{digits}f}' for end in ends)}]".replace(" ", "\u00a0")
+    return "[" + ",\u00a0".join(f"{end:.{digits}f}" for end in ends) + "]"
 
 
-def cell(value: Any) -> str:
+def format_cell(value: Any) -> str:
+    """Format a table cell: None becomes a dash, lists are joined, and numbers are rounded."""
     if value is None:
         return "\u2013"
     if isinstance(value, list | tuple | set):
         return ", ".join(map(str, value))
-    return number(value) if is_number(value) else str(value)
+    return format_number(value) if _is_number(value) else str(value)
 
 
-def number(value: float) -> str:
-    """Two decimals, four below one; whole numbers as they are; a dash where there is no value."""
+def format_number(value: float) -> str:
+    """Format with two decimals, four below one. Whole numbers have none, and NaN becomes a dash."""
     if isinstance(value, Integral):
         return str(int(value))
     if math.isnan(value):
@@ -131,37 +95,80 @@ def number(value: float) -> str:
     return f"{value:.4f}" if 0 < abs(value) < 1 else f"{value:.2f}"
 
 
-def is_number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-# Pictures -------------------------------------------------------------------------------------------------------------
+# Pictures and phrases -------------------------------------------------------------------------------------------------
 
 
-def plots(svgs: Sequence[str]) -> str:
-    return f'<div class="plots">{"".join(f"<div>{svg}</div>" for svg in svgs)}</div>' if svgs else ""
+def figure_of(picture: np.ndarray, *, label: str, alt: str) -> dict[str, Any]:
+    """Prepare a picture (H, W, 3) for the figure macro.
+
+    Args:
+        picture: RGB image, uint8.
+        label: Line below the picture.
+        alt: Description for readers who cannot see the picture.
+    """
+    return {"uri": data_uri(picture), "height": picture.shape[0], "width": picture.shape[1], "label": label, "alt": alt}
 
 
-def figure(picture: np.ndarray, *, label: str, alt: str) -> str:
-    """A picture (H, W, 3) above its label; `alt` is what it says to those who cannot see it."""
-    height, width = picture.shape[:2]
-    image = f'<img src="{data_uri(picture)}" width="{width}" height="{height}" alt="{_text(alt)}" loading="lazy">'
-    return f"<figure>{image}<figcaption>{_text(label)}</figcaption></figure>"
+def data_uri(picture: np.ndarray) -> str:
+    """Encode the picture (H, W, 3) as a data URI: WebP (JPEG where Pillow lacks it), or PNG if that is smaller.
+
+    PNG is tried only on pictures of few colors. On others it is slow and never the smallest.
+    """
+    image = Image.fromarray(picture)
+    options: dict[str, dict[str, Any]] = {"jpeg": {"quality": 88, "subsampling": 0}}
+    if features.check("webp"):
+        options = {"webp": {"quality": 85}}
+    if image.getcolors(maxcolors=256) is not None:
+        options["png"] = {"optimize": True}
+    encoded = {}
+    for name, arguments in options.items():
+        buffer = io.BytesIO()
+        image.save(buffer, format=name, **arguments)
+        encoded[name] = buffer.getvalue()
+    name = min(encoded, key=lambda key: len(encoded[key]))
+    return f"data:image/{name};base64,{base64.b64encode(encoded[name]).decode('ascii')}"
 
 
-def card(*, phrase_html: str, figures: Sequence[str], lines_html: Sequence[str] = (), tags: str) -> str:
-    """One expression: the phrase, pictures side by side, lines, and small print."""
-    lines = "".join(lines_html)
-    return (
-        f'<article class="case"><p class="phrase">\u201c<bdi>{phrase_html}</bdi>\u201d</p>'
-        f'<div class="pair">{"".join(figures)}</div>{lines}<p class="tags">{_text(tags)}</p></article>\n'
-    )
+def phrase_html(text: str, owners: Sequence[Owners]) -> Markup:
+    """The phrase with a bar under each word for each instance that the word belongs to.
+
+    Neighboring words of the same instances form one run, with the instances' numbers below its first word. Bars and
+    numbers are hidden from screen readers, which get `numbered` instead.
+
+    Args:
+        text: The phrase.
+        owners: Instances of each word of `text.split()`.
+    """
+    if not any(owners):
+        return Markup.escape(printable(text))
+    runs = [
+        {"words": [word for _, word in pairs], "bars": bars(owned, len(INSTANCE_COLORS)), "numbers": numbers(owned)}
+        for owned, pairs in groupby(zip(owners, text.split(), strict=True), key=itemgetter(0))
+    ]
+    return Markup(printable(macros().phrase(runs)))
 
 
-def gallery(cards: Iterable[str], *, wide: bool = False) -> str:
-    return f'<div class="cases{" wide" * wide}">{"".join(cards)}</div>'
+def numbered(phrases: Sequence[str], scores: Sequence[float]) -> str:
+    """List instances as text, such as "1: red star (0.93) \u00b7 2 (0.88)", where the second one has no words."""
+    pairs = enumerate(zip(phrases, scores, strict=True), start=1)
+    return " \u00b7 ".join(f"{i}{phrase and f': {phrase}'} ({score:.2f})" for i, (phrase, score) in pairs)
 
 
-def fold(summary: str, html: str, *, unfolded: bool = False) -> str:
-    """What opens with a click; browsers decode its pictures only then."""
-    return f"<details{' open' * unfolded}><summary>{_text(summary)}</summary>{html}</details>" if html else ""
+def numbered_html(phrases: Sequence[str], scores: Sequence[float]) -> Markup:
+    """List instances as `numbered` does, with each phrase isolated from the direction of the text around it."""
+    pairs = list(zip(phrases, scores, strict=True))
+    return Markup(printable(macros().numbered(pairs)))
+
+
+def phrase_style(scope: str = "") -> str:
+    """CSS for `phrase_html` below the selector `scope`. The variable `--rim` is the color around bars."""
+    return _environment().get_template("phrases.css").render(scope=scope)
+
+
+def macros() -> Any:
+    """The macros of `templates/macros.html` as functions."""
+    return _environment().get_template("macros.html").module

@@ -1,7 +1,6 @@
-"""A prediction file -> what the report of a run says of it: results by protocol, what answers hit, calibration, and
-cases to look at.
+"""Turn a prediction file into the data of a report: results by protocol, objects hit, calibration, and examples.
 
-Two passes over the file: one measures every row, one fetches the few that are shown.
+The file is read twice: once to measure every row, and once to fetch the few rows that are shown.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -27,7 +26,6 @@ from refseg.evaluation.protocols import Protocol, View
 from refseg.evaluation.rows import Rows
 from refseg.evaluation.scorer import (
     Data,
-    ScoreResult,
     TruthIndex,
     answers_of,
     describe_predictions,
@@ -37,22 +35,29 @@ from refseg.evaluation.scorer import (
 from refseg.evaluation.statistics import beats_chance
 from refseg.instance import Instance
 from refseg.records import Expression
-from refseg.report.examples import Example, choose_examples
+from refseg.report.examples import Example, choose_examples, chosen_rows, image_or_gray, mask_at
 from refseg.report.report import Report
-from refseg.report.rows import chosen_rows, image_or_grey, mask_at
 from refseg.visualization.overlay import Display, fit_for_display
 
 BY = ("skill", "length", "targets", "size")
 RESAMPLES = 1000
-PER_GROUP = 12  # cases
-REDUCED = Display(0, 320)  # as large as pictures of a page can need, and no enlarging before them
-
-T = TypeVar("T")
+PER_GROUP = 12  # examples
+REDUCED = Display(0, 320)  # the largest pictures that a page needs; small images are not enlarged
 
 
 @dataclass(frozen=True)
 class Settings:
-    """`groups`: ways to break down. `per_group`: cases of each sort."""
+    """Settings of `score_run`.
+
+    Args:
+        protocols: Protocols to score by. The first one is the headline.
+        groups: Breakdowns.
+        per_group: Number of examples in each group.
+        resamples: Number of resamples of images, for intervals.
+        min_score: As `refseg score --min-score`.
+        allow_partial: As `refseg score --allow-partial`.
+        absent_is_nothing: As `refseg score --absent-is-nothing`.
+    """
 
     protocols: Sequence[Protocol]
     groups: Sequence[str] = BY
@@ -65,7 +70,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Scored:
-    """Of one prediction file; the fields are those of `Report`. `summary` names the data and what made the file."""
+    """Data of one prediction file. The fields are those of `Report`; `summary` names the data and the file's origin."""
 
     summary: dict[str, str]
     results: list[dict[str, Any]]
@@ -76,71 +81,73 @@ class Scored:
     notes: list[str] = field(default_factory=list)
 
     def report(self, *, title: str, summary: dict[str, str], **more: Any) -> Report:
-        """With more facts, and what else a report has."""
+        """Return the report, with more facts in its summary and more parts."""
         parts = {name: getattr(self, name) for name in ("results", "no_target", "hits", "instances", "cases", "notes")}
         return Report(title=title, summary={**self.summary, **summary}, **parts, **more)
 
 
 def score_run(path: str | Path, data: Data, settings: Settings) -> Scored:
-    columns = tag_columns(data.truths, settings.groups)
-    told = describe_predictions(Path(path), min_score=settings.min_score)
-    objects = ObjectTable(data.truths)
-    first = settings.protocols[0]
-    with tqdm(total=2 * len(data.truths), unit=" rows", desc="report", mininterval=0.5, dynamic_ncols=True) as bar:
+    """Score a prediction file on its data and collect what a report shows.
+
+    Args:
+        path: Prediction file, of any kind that `refseg score` reads.
+        data: The data that the predictions answer.
+        settings: Protocols, breakdowns and numbers of examples.
+    """
+    truths, first = data.truths, settings.protocols[0]
+    columns = tag_columns(truths, settings.groups)
+    description = describe_predictions(Path(path), min_score=settings.min_score)
+    objects = ObjectTable(truths)
+    with tqdm(total=2 * len(truths), unit=" rows", desc="report", mininterval=0.5, dynamic_ncols=True) as bar:
 
         def rows() -> Iterator[PredictionRow]:
-            answers = answers_of(
-                path, data.truths, min_score=settings.min_score, absent_is_nothing=settings.absent_is_nothing
-            )
-            return _counted(answers, bar)
+            for row in answers_of(
+                path, truths, min_score=settings.min_score, absent_is_nothing=settings.absent_is_nothing
+            ):
+                yield row
+                bar.update()
 
-        found = score_predictions(
-            objects.watch(rows()), data.truths, settings.protocols, allow_partial=settings.allow_partial
+        # First pass: measure every row
+        scores = score_predictions(
+            objects.watch(rows()), truths, settings.protocols, allow_partial=settings.allow_partial
         )
-        found = replace(found, rows={name: with_columns(r, data.truths, columns) for name, r in found.rows.items()})
+        scores = replace(scores, rows={name: with_columns(r, truths, columns) for name, r in scores.rows.items()})
         results = [
-            result_of(p, found.rows[p.name], found.counts[p.name], settings.resamples, settings.groups)
+            result_of(p, scores.rows[p.name], scores.counts[p.name], settings.resamples, settings.groups)
             for p in settings.protocols
         ]
-        cases, problems = make_cases(rows, data.truths, found.rows[first.name], first, objects, settings.per_group)
+        # Second pass: fetch the examples
+        first_rows = scores.rows[first.name]
+        cases, problems = make_examples(rows, truths, first_rows, first, objects, settings.per_group)
         bar.update(bar.total - bar.n)
     if any(one.words for case in cases for one in case.instances):
-        cases, said = keep_measured_words(cases, rows(), data.truths)
-        problems += said
-    rows_of_first = found.rows[first.name]
-    rejected = first.no_target.rejected(rows_of_first)
-    return Scored(
-        summary=_summary(data, told, found, first),
-        results=results,
-        no_target=no_target_report(rows_of_first, first),
-        hits=objects.hits(rows_of_first, rejected, first.worth_of(rows_of_first)),
-        instances=objects.calibration(),
-        cases=cases,
-        notes=[*notes_of(settings.protocols, found, told, min_score=settings.min_score), *problems],
-    )
-
-
-def _counted(items: Iterable[T], bar: tqdm) -> Iterator[T]:
-    for item in items:
-        yield item
-        bar.update()
-
-
-def _summary(data: Data, told: dict[str, Any], found: ScoreResult, protocol: Protocol) -> dict[str, str]:
-    described, counts = data.describe(), found.counts[protocol.name]
+        cases, word_notes = keep_measured_words(cases, rows(), truths)
+        problems += word_notes
+    # Facts about the data and the file
+    described, counts = data.describe(), scores.counts[first.name]
     summary = {
         "data set": "/".join(Path(described["set"]).parts[-2:]),
         "split": ", ".join(described["split"] or ["all"]),
         "expressions": f"{counts.scored:,} of {counts.expected:,}, of {described['images']:,} images",
-        "predictions": told["file"],
+        "predictions": description["file"],
     }
-    return summary | ({"made with": header_line(told["header"])} if told["header"] else {})
+    if description["header"]:
+        summary["made with"] = header_line(description["header"])
+    return Scored(
+        summary=summary,
+        results=results,
+        no_target=no_target_report(first_rows, first),
+        hits=objects.hits(first_rows, first.no_target.rejected(first_rows), first.worth_of(first_rows)),
+        instances=objects.calibration(),
+        cases=cases,
+        notes=[*notes_of(settings.protocols, scores, description, min_score=settings.min_score), *problems],
+    )
 
 
-# Cases ----------------------------------------------------------------------------------------------------------------
+# Examples -------------------------------------------------------------------------------------------------------------
 
 
-def make_cases(
+def make_examples(
     rows: Callable[[], Iterable[PredictionRow]],
     truths: TruthIndex,
     scored: Rows,
@@ -148,51 +155,60 @@ def make_cases(
     objects: ObjectTable,
     per_group: int,
 ) -> tuple[list[Example], list[str]]:
-    """The best, the worst, random and no-target expressions and such with several targets, small enough to be kept;
-    and what to tell of images that cannot be shown. Answers without a mask are no cases."""
-    place = np.array([truths.position[name] for name in scored.expression_id], np.int64)
+    """Make the examples, small enough to be kept in memory, and notes on images that cannot be shown.
+
+    Answers without a mask are skipped.
+    """
+    # IoU by the protocol's rules; of masks if the protocol is about boxes
+    if protocol.view.boxes is None:
+        ious = protocol.worth_of(scored)
+    else:
+        ious = terms.worth(scored, protocol.no_target.rejected(scored), empties=True)
+    # Choice of the rows
+    positions = np.array([truths.position[name] for name in scored.expression_id], np.int64)
     choices = choose_examples(
         [
             {
                 "expression_id": str(name),
                 "iou": float(iou),
                 "no_target": bool(num_targets == 0),
-                "rejected": bool(refused),
+                "rejected": bool(rejected),
                 "several": bool(num_targets > 1),
-                "found_all": bool(objects.found_all[at]),
+                "found_all": bool(objects.found_all[position]),
             }
-            for name, iou, num_targets, refused, at in zip(
+            for name, iou, num_targets, rejected, position in zip(
                 scored.expression_id,
-                iou_of_answers(scored, protocol),
+                ious,
                 scored.num_targets,
                 protocol.no_target.rejected(scored),
-                place,
+                positions,
                 strict=True,
             )
-            if objects.seen[at]
+            if objects.seen[position]
         ],
         per_group=per_group,
         found_all=(lambda row: row["found_all"] and not row["rejected"]) if objects.tells_instances else None,
     )
+    # Their rows, in a second pass over the file
     chosen = [(group, choice) for group, members in choices.items() for choice in members]
     answers = chosen_rows(rows(), {choice["expression_id"] for _, choice in chosen})
     cases, problems = [], []
+    view = View(crowds=protocol.view.crowds)
     for group, choice in chosen:
         position = truths.position[choice["expression_id"]]
         answer = answers[choice["expression_id"]]
-        view = View(crowds=protocol.view.crowds)
-        case, problem = make_case(answer, truths.truth(position), truths.expression(position), view, choice, group)
+        case, problem = make_example(answer, truths.truth(position), truths.expression(position), view, choice, group)
         cases.append(case)
         problems += [problem] if problem else []
     if problems:
-        problems = [f"{len(problems):,} of the images of cases cannot be shown, the first: {problems[0]}"]
+        problems = [f"{len(problems):,} of the images of examples cannot be shown, the first: {problems[0]}"]
     return cases, problems
 
 
 def keep_measured_words(
     cases: list[Example], rows: Iterable[PredictionRow], truths: TruthIndex
 ) -> tuple[list[Example], list[str]]:
-    """Return the cases, without the instances' words unless these point better than chance, and a note."""
+    """Return the examples, without the instances' words unless these point better than chance, and a note."""
     scores = alignment_scores(align_predictions(rows, truths))
     if beats_chance(scores):
         return cases, []
@@ -206,19 +222,12 @@ def keep_measured_words(
     ]
 
 
-def iou_of_answers(scored: Rows, protocol: Protocol) -> np.ndarray:
-    """(R,) by the protocol's rules; where these are of boxes, the IoU of masks."""
-    if protocol.view.boxes is None:
-        return protocol.worth_of(scored)
-    return terms.worth(scored, protocol.no_target.rejected(scored), empties=True)
-
-
-def make_case(
+def make_example(
     row: PredictionRow, truth: Truth, expression: Expression, view: View, choice: Mapping[str, Any], group: str
 ) -> tuple[Example, str]:
-    """The case, reduced to a thumbnail, and why its image is grey, if it is."""
+    """Make one example, reduced to a thumbnail. Also return the reason if its image is gray, or ""."""
     size = truth.record.size
-    image, problem = image_or_grey(truth.record.image_path, size)
+    image, problem = image_or_gray(truth.record.image_path, size)
     instances = [one for one in row.instances or () if tuple(one.rle["size"]) == tuple(size)]
     masks = [mask_at(row.mask, size), decode(truth.mask(expression, view, size))]
     masks += [one.mask for one in instances]
