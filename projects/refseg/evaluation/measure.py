@@ -11,7 +11,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from refseg.datasets.masks import Overlap, to_rle
-from refseg.datasets.readers.segmentations import decode_runs
+from refseg.datasets.readers.checks import decode_runs
 from refseg.errors import DataError
 from refseg.evaluation.areas import areas_of_rles, union_rle
 from refseg.evaluation.boxes import Matches, best_box, match_boxes, surviving

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from refseg.datasets.annotations import complete_paths
-from refseg.datasets.store import RecordStore, Strings
+from refseg.datasets.store import RecordStore
 from refseg.errors import DataError
 from refseg.evaluation.areas import union_rle
 from refseg.evaluation.measure import Answer, Truth, measure, misfit, scored_box
@@ -39,8 +39,7 @@ class TruthIndex:
         self.image_root = Path(image_root)
         self.expressions = np.flatnonzero(chosen)
         self.images = store.image_of_expression[self.expressions]
-        names = Strings(store.arrays["expression_id"], store.arrays["expression_id.starts"])
-        self.position = {names[index]: position for position, index in enumerate(self.expressions.tolist())}
+        self.position = {store.expression_id(index): row for row, index in enumerate(self.expressions.tolist())}
         if len(self.position) != len(self):
             raise DataError("expressions of the ground truth share an id; `refseg data check` lists them")
         self._truths: OrderedDict[int, Truth] = OrderedDict()
