@@ -146,7 +146,7 @@ def test_without_a_writable_folder_it_works_from_memory(
     with caplog.at_level(logging.WARNING, "refseg.data"):
         store = open_annotations(**files)
     assert store.path is None and store.record(0).expressions[0].text == "Thing 1"
-    assert "no folder can be written" in caplog.text
+    assert "no cache folder is writable" in caplog.text
 
 
 def test_reader_errors_are_raised(tmp_path: Path) -> None:

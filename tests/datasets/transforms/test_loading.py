@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
+from mmengine.logging import MMLogger
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -48,6 +50,7 @@ def test_storage_that_hangs_is_a_bad_sample(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture,
 ) -> None:
+    monkeypatch.setattr(MMLogger, "_instance_dict", OrderedDict())  # a new logger, which writes to this test's output
     if storage != "a pipe":
         monkeypatch.setattr(images, "_read_regular_file", lambda path: Path(path).read_bytes())
     loader = DataLoader(hanging_dataset(tmp_path, timeout), batch_size=None, num_workers=workers)
