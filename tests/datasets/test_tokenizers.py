@@ -15,8 +15,8 @@ from refseg.datasets.tokenizers import (
     TextTokenizer,
     UnknownWords,
     all_unknown,
-    keep_files,
-    with_files_of,
+    save_tokenizer_files,
+    with_tokenizer_files,
     word_list_tokenizer,
     words_of_tokens,
 )
@@ -320,16 +320,18 @@ def test_word_lists_are_saved_with_the_weights(tmp_path: Path, word_file: str) -
     config = [{"tokenizer": {"word_list": word_file, "max_words": 4}}, {"tokenizer": {"pretrained": "bert"}}]
     folder = tmp_path / "weights"
     folder.mkdir()
-    keep_files({"dataset": {"pipeline": config}}, folder)
+    save_tokenizer_files({"dataset": {"pipeline": config}}, folder)
     assert [file.name for file in folder.iterdir()] == [Path(word_file).name]
-    with_copies = with_files_of(folder, config)
+    with_copies = with_tokenizer_files(folder, config)
     assert with_copies[0]["tokenizer"] == {"word_list": str(folder / Path(word_file).name), "max_words": 4}
     assert config[0]["tokenizer"]["word_list"] == word_file and with_copies[1] == config[1]
-    assert with_files_of(tmp_path / "nothing", config) == config
+    assert with_tokenizer_files(tmp_path / "nothing", config) == config
     (tmp_path / "other").mkdir()
     other = tmp_path / "other" / Path(word_file).name
     other.write_text("zebra")
     empty = tmp_path / "empty"
     empty.mkdir()
-    keep_files([*config, {"tokenizer": {"word_list": str(other)}}, {"tokenizer": {"word_list": "gone.txt"}}], empty)
+    save_tokenizer_files(
+        [*config, {"tokenizer": {"word_list": str(other)}}, {"tokenizer": {"word_list": "gone.txt"}}], empty
+    )
     assert list(empty.iterdir()) == []

@@ -96,7 +96,7 @@ def decode_image(encoded: bytes, path: str) -> np.ndarray:
     size = header_size(encoded)
     if size is not None:
         _check_num_pixels(path, size)
-    if ends_as_it_should(encoded) and (encoded.startswith(JPEG_START) or _chunks_fit(encoded)):
+    if has_end_marker(encoded) and (encoded.startswith(JPEG_START) or _chunks_fit(encoded)):
         try:
             image = cv2.imdecode(np.frombuffer(encoded, np.uint8), OPENCV_FLAGS)
         except cv2.error:
@@ -214,7 +214,7 @@ def decoding(name: str) -> Iterator[None]:
         raise DataError(f"image is truncated or corrupt: {name} ({reason}). Get the file again") from None
 
 
-def ends_as_it_should(encoded: bytes) -> bool:
+def has_end_marker(encoded: bytes) -> bool:
     """Return whether a file is a JPEG or PNG with its end marker, which a few bytes may follow."""
     if encoded.startswith(JPEG_START):
         return JPEG_END in encoded[-32:]

@@ -269,7 +269,7 @@ def read_word_list(path: str) -> list[str]:
 # Tokenizers in configs ------------------------------------------------------------------------------------------------
 
 
-def let_tokenizers_follow(cfg: Any) -> None:
+def sync_tokenizers(cfg: Any) -> None:
     """Give all pretrained tokenizers of a config the `pretrained` of its text encoder, in place.
 
     This makes a change of the text model a single change. A text encoder without `pretrained` changes nothing.
@@ -281,7 +281,7 @@ def let_tokenizers_follow(cfg: Any) -> None:
                 tokenizer["pretrained"] = next(iter(names))
 
 
-def keep_files(config: Any, folder: str | Path) -> None:
+def save_tokenizer_files(config: Any, folder: str | Path) -> None:
     """Copy the files of a config's tokenizers into a folder, so that a checkpoint there can be used without its data.
 
     Different files with the same name are not copied.
@@ -293,7 +293,7 @@ def keep_files(config: Any, folder: str | Path) -> None:
             write_atomically(Path(folder, file.name), file.read_bytes())
 
 
-def with_files_of(folder: str | Path, config: Any) -> Any:
+def with_tokenizer_files(folder: str | Path, config: Any) -> Any:
     """Return the config with its tokenizers' files replaced by those that the folder has."""
     config = deepcopy(config)
     for tokenizer, key in _file_arguments(config):

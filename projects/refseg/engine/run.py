@@ -19,7 +19,7 @@ from mmengine.runner import Runner
 
 from refseg.compat import find_shipped_bases, init_cpu_dist, wrap_on_cpu
 from refseg.config_check import check_config, merge_options
-from refseg.datasets.tokenizers import let_tokenizers_follow, with_files_of
+from refseg.datasets.tokenizers import sync_tokenizers, with_tokenizer_files
 from refseg.engine import RefRunner, latest_checkpoint
 from refseg.errors import CheckpointError, ConfigError, UsageError, UserError
 from refseg.files import write_atomically
@@ -50,7 +50,7 @@ def load_config(config: str, options: RunOptions | None = None) -> Config:
     path = Path(resolve_config(config))
     cfg = read_config(path)
     merge_options(cfg, options.cfg_options)
-    let_tokenizers_follow(cfg)
+    sync_tokenizers(cfg)
     cfg.launcher = options.launcher
     cfg.work_dir = options.work_dir or cfg.get("work_dir") or f"work_dirs/{path.stem}"
     if options.amp:
@@ -247,7 +247,7 @@ def test(
     cfg.custom_hooks = [
         hook for hook in cfg.get("custom_hooks", []) if hook["type"] in ("TextTruncationHook", "ProgressBarHook")
     ]
-    cfg.test_dataloader = with_files_of(Path(checkpoint).parent, cfg.test_dataloader)
+    cfg.test_dataloader = with_tokenizer_files(Path(checkpoint).parent, cfg.test_dataloader)
     runner = build_runner(cfg)
     model = runner.model.module if hasattr(runner.model, "module") else runner.model
     meta = load_weights(model, checkpoint)

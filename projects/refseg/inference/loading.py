@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from refseg.datasets.tokenizers import with_files_of
+from refseg.datasets.tokenizers import with_tokenizer_files
 from refseg.datasets.transforms import LoadImage
 from refseg.engine import best_checkpoint, latest_checkpoint
 from refseg.engine.run import RunOptions, build_model, load_config, load_weights
@@ -137,7 +137,7 @@ def load_model(
     if not isinstance(segmentor, RefSegmentor):
         raise ConfigError(f"{config}: {type(segmentor).__name__} is no RefSegmentor, which predict needs")
     load_weights(segmentor, checkpoint)
-    pipeline = with_files_of(checkpoint.parent, test_pipeline(cfg))
+    pipeline = with_tokenizer_files(checkpoint.parent, test_pipeline(cfg))
     return LoadedModel(
         segmentor.to(where).eval(), pipeline, cfg, config, checkpoint, aligned=measured_alignment(checkpoint)
     )
