@@ -42,7 +42,7 @@ def test_published_totals() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("RefCOCO", "did you mean refcoco"), ("ref-zoom", "ref-zom"), ("xyz", "there are: refcoco,")]
+    ("name", "hint"), [("RefCOCO", "did you mean refcoco"), ("ref-zoom", "ref-zom"), ("xyz", "available: refcoco,")]
 )
 def test_unknown_names(name: str, hint: str) -> None:
     with pytest.raises(UnknownSetError, match="no data set") as raised:

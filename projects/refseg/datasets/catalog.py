@@ -113,7 +113,7 @@ _ANNOTATION_ID = "an annotation may be the target of several refs; samples are i
 _BY_OBJECT = "split by object: train has images of val and test, so results are not comparable to the image splits"
 _GREFS_SOURCE = "https://github.com/henghuiding/gRefCOCO"
 _RRIS_SOURCE = "https://github.com/jianzongwu/robust-ref-seg"
-_EXIST = "negatives are sentences with exist = False; they refer to nothing. no_target='drop' leaves them out"
+_EXIST = "negatives are sentences with exist = False; they refer to nothing. no_target='drop' removes them"
 
 _SETS = (
     KnownSet(
@@ -279,5 +279,5 @@ def get_set(name: str) -> KnownSet:
     if name in SETS:
         return SETS[name]
     close = difflib.get_close_matches(name.lower(), SETS, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(SETS)}"
+    hint = f"did you mean {' or '.join(close)}?" if close else f"available: {', '.join(SETS)}"
     raise UnknownSetError(f"no data set {name!r}; {hint}")

@@ -70,7 +70,7 @@ def test_the_size_may_come_from_the_image(tmp_path: Path) -> None:
     assert read_jsonl(file=write(tmp_path, without)).records[0].size == (5, 7)
     (tmp_path / "a.png").write_bytes(b"no image")
     (problem,) = read_jsonl(file=write(tmp_path, without)).problems
-    assert "the row has no size and the image cannot be read" in str(problem)
+    assert "the row has no size, and its image is corrupt" in str(problem)
 
 
 def test_an_untrusted_image_without_size_is_a_bad_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,7 +164,7 @@ class _Content:
             with open_image(path) as header:
                 return header.height, header.width
         except DataError as error:
-            raise BadEntry(f"the row has no size and the image cannot be read: {error}") from None
+            raise BadEntry(f"the row has no size, and its {error}") from None
 
 
 def _segmentation(value: Any, size: tuple[int, int]) -> Segmentation:
