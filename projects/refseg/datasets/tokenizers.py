@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from refseg.errors import DataError
+from refseg.errors import ConfigError, DataError
 from refseg.files import write_atomically
 from refseg.paths import data_path
 
@@ -147,9 +147,9 @@ class TextTokenizer:
         keep_end: bool = True,
     ) -> None:
         if [pretrained, word_list, sentencepiece].count(None) != 2:
-            raise ValueError("TextTokenizer needs exactly one of pretrained, word_list and sentencepiece")
+            raise ConfigError("TextTokenizer needs exactly one of pretrained, word_list and sentencepiece")
         if max_words < 2:
-            raise ValueError(f"TextTokenizer.max_words must be at least 2, not {max_words}")
+            raise ConfigError(f"TextTokenizer.max_words must be at least 2, not {max_words}")
         self.max_words = max_words
         self.keep_end = keep_end
         if word_list is not None:

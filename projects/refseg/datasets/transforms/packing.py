@@ -39,9 +39,9 @@ class PackSample:
         self, *, with_ground_truth: bool = False, overlap: Overlap = "union", masks_at: MasksAt = "input"
     ) -> None:
         if overlap not in ("union", "exclude"):
-            raise ValueError(f"PackSample.overlap must be 'union' or 'exclude', not {overlap!r}")
+            raise ConfigError(f"PackSample.overlap must be 'union' or 'exclude', not {overlap!r}")
         if masks_at not in ("input", "original"):
-            raise ValueError(f"PackSample.masks_at must be 'input' or 'original', not {masks_at!r}")
+            raise ConfigError(f"PackSample.masks_at must be 'input' or 'original', not {masks_at!r}")
         self.with_ground_truth = with_ground_truth
         self.overlap: Overlap = overlap
         self.masks_at: MasksAt = masks_at
