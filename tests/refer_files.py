@@ -1,4 +1,4 @@
-"""Writes small sets in the REFER layout, by hand."""
+"""Small data sets in the REFER layout, written by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def square(x: float, y: float, side: float = 2) -> list[float]:
 
 
 def annotation(id: int, image_id: int = 1, **changes: Any) -> dict:
-    """A 2 x 2 square at (id % 5, 1)."""
+    """Return the annotation of a 2 x 2 square at (id % 5, 1)."""
     x = float(id % 5)
     entry = {
         "id": id,
@@ -53,7 +53,7 @@ def write_refer(
     name: str = "refs(unc).p",
     protocol: int = 2,
 ) -> dict[str, Any]:
-    """Writes both files; returns the `annotations` of a config. By default images 1 and 2, annotations 1-3 and 4."""
+    """Write both files and return the `annotations` of a config. Defaults: images 1 and 2, annotations 1-3 and 4."""
     folder.mkdir(parents=True, exist_ok=True)
     if name.endswith(".json"):
         (folder / name).write_text(json.dumps(refs))

@@ -1,4 +1,4 @@
-"""Phrases of RefShapes read back: referents from words and a scene, by code that shares nothing with the grammar."""
+"""Find the referents of RefShapes phrases in a scene, independently of the grammar that generated them."""
 
 import re
 from functools import partial
@@ -57,7 +57,7 @@ DEPTHS = (
 
 
 def _covers(scene, over, under):
-    """Whether one shape is drawn over another, and whether it is wholly within its outline."""
+    """Return whether one shape is drawn over another, and whether it lies completely inside its outline."""
     full = full_masks(scene)
     both = full[over.id] & full[under.id]
     return over.id > under.id and both.any(), (both == full[over.id]).all()
@@ -70,7 +70,7 @@ def _has_depth(scene, shape, depth, anchor):
 
 
 def read_far(text, scene):
-    """Phrases of the larger presets; None where it is not one."""
+    """Return the shapes of a phrase of the larger presets, or None for other phrases."""
     for pattern in ORDINALS:
         if match := re.fullmatch(pattern, text):
             shapes = sorted(read_phrase(match["a"], scene), key=lambda s: -_toward(s, match["s"]))
@@ -101,7 +101,7 @@ def _in_region(shape, sides, scene):
 
 
 def read_phrase(text, scene):
-    """The shapes that one noun phrase names."""
+    """Return the shapes that one noun phrase names."""
     if (far := read_far(text, scene)) is not None:
         return far
     for pattern in (TURNED, RELATION):
@@ -130,7 +130,7 @@ def read_phrase(text, scene):
 
 
 def read_words(words, scene):
-    """Adjectives and a noun; a superlative ranks what the rest of the words leave."""
+    """Read adjectives and a noun. A superlative ranks the shapes that match the other words."""
     shapes, rank, places = list(scene.shapes), None, []
     for before, word in zip([""] + words, words, strict=False):
         if word in MEANS:

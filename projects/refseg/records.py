@@ -1,4 +1,4 @@
-"""Records: what annotation files say, one per image. No torch here; `refseg.structures` has what comes after."""
+"""Records: the content of annotation files, one per image. Independent of torch, unlike `refseg.structures`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,21 @@ from typing import Any, Literal
 
 # polygons [[x, y, ...], ...] | RLE {"size", "counts"} | path of a mask image
 Segmentation = Sequence[Sequence[float]] | dict | str
-NoTargetRule = Literal["head", "head-or-empty", "area", "none"]  # when "nothing here" is the answer
+NoTargetRule = Literal["head", "head-or-empty", "area", "none"]  # when a phrase is rejected
 Crowds = Literal["include", "exclude"]  # whether crowd regions are part of a target's mask
 
 
 @dataclass(slots=True)
 class AnnotatedInstance:
-    """One annotated object. `box`: (x, y, width, height) as annotated, where the file has one. `is_crowd`: a region of
-    many objects that were not annotated one by one (COCO's `iscrowd`)."""
+    """One annotated object.
+
+    Args:
+        instance_id: Its id in the file.
+        segmentation: Its mask.
+        category: Name of its category, if the file has categories.
+        box: (x, y, width, height) as annotated, if the file has boxes.
+        is_crowd: Whether this is a region of many objects without masks of their own (COCO's `iscrowd`).
+    """
 
     instance_id: str
     segmentation: Segmentation
@@ -26,10 +33,16 @@ class AnnotatedInstance:
 
 @dataclass(slots=True)
 class Expression:
-    """One phrase. `referents` index the record's instances; empty means that the phrase refers to nothing here.
+    """One phrase.
 
-    `text` is the phrase as people wrote it (REFER's `raw`), `sent` the cleaned one where the file has both.
-    `object_id`: expressions that share it describe the same thing (REFER's `ref_id`). `tags`: more, by name.
+    Args:
+        expression_id: Its id, unique in the data set.
+        text: The phrase as people wrote it (REFER's `raw`).
+        referents: Indices of the record's instances that it refers to. Empty means that it refers to nothing.
+        split: Its split, if the file has splits.
+        object_id: Id that expressions of the same object share (REFER's `ref_id`).
+        sent: The cleaned phrase, if the file has both.
+        tags: Further values by name.
     """
 
     expression_id: str
@@ -43,30 +56,34 @@ class Expression:
 
 @dataclass(slots=True)
 class Record:
-    """One image with all its instances and all its expressions, of whatever split."""
+    """One image with all its instances and its expressions of all splits."""
 
     image_id: str
-    image_path: str  # as in the file, relative to the image root, from a reader; complete from a data set
+    image_path: str  # relative to the image root from a reader, complete from a data set
     size: tuple[int, int]  # (height, width) of the file
     instances: list[AnnotatedInstance]
     expressions: list[Expression]
 
 
 def without_crowds(expression: Expression, record: Record) -> Expression:
-    """The expression without the referents that are crowd regions; `referents` may be empty though it has a target."""
+    """Return the expression without referents that are crowd regions. It may have no referents then."""
     referents = tuple(index for index in expression.referents if not record.instances[index].is_crowd)
     return expression if referents == expression.referents else replace(expression, referents=referents)
 
 
-UNKNOWN = "?"  # the split of an entry that does not say it
+UNKNOWN = "?"  # split of an entry that names none
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An entry that a reader had to leave out: where (file and record), and what.
+    """An entry that a reader skipped.
 
-    `split`: the split that is the poorer for it; UNKNOWN; or "" for what no expression needs. `is_notice`: nothing is
-    lost and nothing needs fixing, as with a ref without sentences; it is reported and never counts as a defect.
+    Args:
+        place: File and entry.
+        message: Reason.
+        split: Split that lacks the entry; UNKNOWN; or "" if no expression needs it.
+        is_notice: Nothing is lost and nothing needs fixing, as with a ref without sentences. A notice is reported but
+            never counts as a defect.
     """
 
     place: str
@@ -80,8 +97,13 @@ class Problem:
 
 @dataclass(slots=True)
 class Annotations:
-    """What a reader returns: the records of all splits, the entries that it could not use, and the images that it had
-    to open, because the file does not say their sizes."""
+    """Result of a reader.
+
+    Args:
+        records: Records of all splits.
+        problems: Entries that could not be used.
+        opened: Images that were opened because the file does not give their sizes.
+    """
 
     records: list[Record]
     problems: list[Problem] = field(default_factory=list)

@@ -1,7 +1,7 @@
-"""What flows through refseg after the records (`refseg.records`): samples, batches, features, predictions.
+"""Samples, batches, features, predictions and results: the data types after the records (`refseg.records`).
 
 Letters: B images, E expressions, U distinct texts, L words (tokens), I instances, N queries, C channels.
-Every class has slots: a misspelt field is an error, not a new attribute. `x.to(device)` moves any of them.
+Every class has slots, so a misspelled field is an error. `x.to(device)` moves any of them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def move(value: Any, device: torch.device | str, *, non_blocking: bool = False) -> Any:
-    """Moves every tensor inside tensors, lists, tuples, dicts and the classes above; the rest is returned as it is."""
+    """Move every tensor inside lists, tuples, dicts and the classes below. Other values are returned unchanged."""
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=non_blocking)
     if isinstance(value, Movable) and is_dataclass(value):
@@ -34,24 +34,29 @@ def move(value: Any, device: torch.device | str, *, non_blocking: bool = False) 
 
 
 class Movable:
-    """Gives the classes below `to(device)`, which returns a moved copy."""
+    """Base of the classes below, with `to(device)`."""
 
     __slots__ = ()
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        """Return a copy on another device."""
         return move(self, device, non_blocking=non_blocking)
 
 
-# Samples and batches: what a model sees -------------------------------------------------------------------------------
+# Samples and batches: the input of models -----------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class TextTokens(Movable):
-    """Distinct texts as tokens, and which of them each expression is.
+    """Tokens of the distinct texts, and the text of each expression.
 
-    `ids`, `word_mask` (U, L): token ids; True on real tokens. `text_of` (E,): row of each expression.
-    `num_truncated`: expressions that were longer than the tokenizer's limit. `word_of` (U, L): which of `text.split()`
-    each token is part of, -1 of special tokens and padding; None where nobody told. Models do not need it.
+    Args:
+        ids: (U, L) token ids.
+        word_mask: (U, L) bool, True on real tokens.
+        text_of: (E,) row of each expression.
+        num_truncated: Number of expressions that exceeded the tokenizer's limit.
+        word_of: (U, L) index of each token's word in `text.split()`, -1 for special tokens and padding. None if
+            unknown; models do not need it.
     """
 
     ids: Tensor
@@ -63,10 +68,17 @@ class TextTokens(Movable):
 
 @dataclass(slots=True)
 class SampleMeta:
-    """Where a sample comes from, and what is needed to bring a mask back to its image.
+    """Source of a sample, and the sizes for mapping a mask back to its image.
 
-    `content_size`: (height, width) of the resized image inside the padded input; padding is right and below.
-    `unknown_words`: for each text, the words that the tokenizer does not know; empty where nothing says.
+    Args:
+        image_id: Id of the image in its data set.
+        image_path: File of the image.
+        original_size: (height, width) of the image file.
+        content_size: (height, width) of the resized image inside the input, which is padded right and below.
+        expression_ids: Ids of the expressions.
+        texts: Texts of the expressions.
+        tags: Tags of the expressions.
+        unknown_words: For each text, the words that the tokenizer does not know; empty if unknown.
     """
 
     image_id: str
@@ -81,10 +93,12 @@ class SampleMeta:
 
 @dataclass(slots=True)
 class GroundTruth:
-    """Evaluation's ground truth at the original size.
+    """Ground truth for evaluation, at the original size.
 
-    `record`: the sample's expressions, with the instances that they refer to and no others; every instance has a box,
-    (x, y, width, height), as annotated or around its mask. `instance_rles`: their masks, with the union of polygons.
+    Args:
+        record: The sample's expressions and only the instances that they refer to. Every instance has a box, (x, y,
+            width, height), as annotated or around its mask.
+        instance_rles: Masks of these instances, with the union of their polygons.
     """
 
     record: Record
@@ -92,18 +106,25 @@ class GroundTruth:
 
     @property
     def referents(self) -> list[tuple[int, ...]]:
-        """Per expression, indices of its instances."""
+        """For each expression, the indices of its instances."""
         return [expression.referents for expression in self.record.expressions]
 
 
 @dataclass(slots=True)
 class Sample(Movable):
-    """One image with K expressions, packed for collation.
+    """One image with K expressions, ready for collation.
 
-    `image` (3, H, W) uint8 RGB. `instance_masks` (I, H, W) bool at the input's size: the instances some expression
-    refers to; `instance_boxes` (I, 4) float32: their boxes as x0, y0, x1, y1 in pixels of the input. `referents`
-    (K, I) bool. `token_ids`: K lists of ids, to be padded with `pad_id`. `word_of`: of each token, the word of its text
-    (`TextTokens`).
+    Args:
+        image: (3, H, W) uint8 RGB.
+        token_ids: Token ids of each expression.
+        word_of: Word index of each token (`TextTokens`).
+        pad_id: Token id of padding.
+        instance_masks: (I, H, W) bool masks of all referents at the input's size.
+        instance_boxes: (I, 4) float32 boxes of these instances, x0, y0, x1, y1 in pixels of the input.
+        referents: (K, I) bool, True where an expression refers to an instance.
+        meta: Source of the sample.
+        ground_truth: Ground truth, in evaluation.
+        num_truncated: Number of expressions that exceeded the tokenizer's limit.
     """
 
     image: Tensor
@@ -120,12 +141,18 @@ class Sample(Movable):
 
 @dataclass(slots=True)
 class Batch(Movable):
-    """B images, E >= B expressions. Those of an image follow each other, images in order.
+    """B images with E >= B expressions, which are grouped by image.
 
-    `images` (B, 3, H, W): uint8 from `collate`, normalised floats after the data preprocessor.
-    `pixel_mask` (B, H, W) bool: True on image, False on padding. `image_of` (E,): the image of each expression.
-    `instance_masks`: B tensors (I_b, H, W) bool. `referents`: E tensors (I_b,) bool over the instances of its image.
-    `instance_boxes`: B tensors (I_b, 4) of x0, y0, x1, y1 in pixels of the input.
+    Args:
+        images: (B, 3, H, W), uint8 from `collate`, normalized floats after the data preprocessor.
+        pixel_mask: (B, H, W) bool, True on image, False on padding.
+        tokens: Tokens of the texts.
+        image_of: (E,) image of each expression.
+        metas: B sources of the samples.
+        instance_masks: B bool tensors (I_b, H, W).
+        referents: E bool tensors (I_b,) over the instances of the expression's image.
+        ground_truth: B ground truths, in evaluation.
+        instance_boxes: B tensors (I_b, 4) of x0, y0, x1, y1 in pixels of the input.
     """
 
     images: Tensor
@@ -140,51 +167,58 @@ class Batch(Movable):
 
     @property
     def num_images(self) -> int:
+        """B."""
         return self.images.shape[0]
 
     @property
     def num_expressions(self) -> int:
+        """E."""
         return self.image_of.shape[0]
 
     @property
     def expression_counts(self) -> list[int]:
-        """The number of expressions of each image; known without asking the device."""
+        """Number of expressions of each image, known without synchronizing the device."""
         return [len(meta.expression_ids) for meta in self.metas]
 
     @property
     def is_padded(self) -> bool:
-        """Whether any image is smaller than the input; known without asking the device."""
+        """Whether any image is smaller than the input, known without synchronizing the device."""
         size = tuple(self.images.shape[-2:])
         return any(tuple(meta.content_size) != size for meta in self.metas)
 
     def target_masks(self) -> list[Tensor]:
-        """Per expression the masks of its referents, (num referents, H, W) bool."""
+        """Return for each expression the masks of its referents, (num referents, H, W) bool."""
         images = self.image_of.tolist()
         return [self.instance_masks[image][refers] for image, refers in zip(images, self.referents, strict=True)]
 
     def merged_masks(self) -> Tensor:
-        """The union of each expression's referents, (E, H, W) bool."""
+        """Return the union of each expression's referents, (E, H, W) bool."""
         return torch.stack([masks.any(0) for masks in self.target_masks()])
 
     def no_target(self) -> Tensor:
-        """(E,) bool: the expression refers to nothing."""
+        """Return (E,) bool, True for expressions that refer to nothing."""
         return torch.stack([~refers.any() for refers in self.referents])
 
 
-# Features and predictions: what models say ----------------------------------------------------------------------------
+# Features and predictions: the output of models -----------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class TextFeatures(Movable):
-    """Word features of the distinct texts: `word_feats` (U, L, C), `word_mask` (U, L), `text_of` (E,), which is None
-    where rows are expressions already."""
+    """Word features of the distinct texts.
+
+    Args:
+        word_feats: (U, L, C) features.
+        word_mask: (U, L) bool, True on real tokens.
+        text_of: (E,) row of each expression, or None if rows are expressions already.
+    """
 
     word_feats: Tensor
     word_mask: Tensor
     text_of: Tensor | None
 
     def per_expression(self) -> tuple[Tensor, Tensor]:
-        """Word features (E, L, C) and mask (E, L)."""
+        """Return the word features (E, L, C) and mask (E, L) of each expression."""
         if self.text_of is None:
             return self.word_feats, self.word_mask
         return self.word_feats.index_select(0, self.text_of), self.word_mask.index_select(0, self.text_of)
@@ -192,9 +226,14 @@ class TextFeatures(Movable):
 
 @dataclass(slots=True)
 class EncodedFeatures(Movable):
-    """Pixel features by level, fine to coarse, (B, C_i, H_i, W_i); `masks` (B, H_i, W_i), True on image; `strides` of
-    each level; `image_of` (E,), the row of each expression. Where words were fused inside the encoder, rows are
-    expressions and `image_of` is None."""
+    """Pixel features of several levels, fine to coarse.
+
+    Args:
+        levels: Features (B, C_i, H_i, W_i).
+        masks: (B, H_i, W_i) bool, True on image.
+        strides: Stride of each level.
+        image_of: (E,) row of each expression. None if words were fused in the encoder, so that rows are expressions.
+    """
 
     levels: list[Tensor]
     masks: list[Tensor]
@@ -202,7 +241,7 @@ class EncodedFeatures(Movable):
     image_of: Tensor | None
 
     def per_expression(self) -> Self:
-        """The same with one row per expression."""
+        """Return features with one row per expression."""
         if self.image_of is None:
             return self
         levels, masks = ([t.index_select(0, self.image_of) for t in tensors] for tensors in (self.levels, self.masks))
@@ -211,7 +250,13 @@ class EncodedFeatures(Movable):
 
 @dataclass(slots=True)
 class InstancePrediction(Movable):
-    """Per query: `mask_logits` (N, h, w), `relevance` (N,) in 0..1, `word_attention` (N, L) or None."""
+    """Prediction of N queries for one expression.
+
+    Args:
+        mask_logits: (N, h, w) mask logits.
+        relevance: (N,) probability that the query's instance is referred to.
+        word_attention: (N, L) weights, or None.
+    """
 
     mask_logits: Tensor
     relevance: Tensor
@@ -220,8 +265,12 @@ class InstancePrediction(Movable):
 
 @dataclass(slots=True)
 class RegionPrediction(Movable):
-    """What each token drew from the image, at a coarse level: `scores` (E, L, h, w), and which places are `retrieved`
-    (E, L, h, w) bool."""
+    """Image regions that each token retrieved, at a coarse level.
+
+    Args:
+        scores: (E, L, h, w) scores.
+        retrieved: (E, L, h, w) bool.
+    """
 
     scores: Tensor
     retrieved: Tensor
@@ -229,11 +278,14 @@ class RegionPrediction(Movable):
 
 @dataclass(slots=True)
 class Prediction(Movable):
-    """What every model returns for E expressions, at any one resolution of the padded input.
+    """Output of every model for E expressions, at any one resolution of the padded input.
 
-    `mask_logits` (E, h, w): the merged mask. `no_target_logit` (E,) or None for models that cannot tell.
-    `instances`: E entries, for models that tell instances apart. `auxiliary`: what only the model's loss reads.
-    `regions`: for models whose words retrieve places.
+    Args:
+        mask_logits: (E, h, w) logits of the merged mask.
+        no_target_logit: (E,), or None from models without a no-target head.
+        instances: E entries, from models that predict instances.
+        auxiliary: Values that only the model's loss reads.
+        regions: Retrieved regions, from models whose words retrieve them.
     """
 
     mask_logits: Tensor
@@ -245,12 +297,16 @@ class Prediction(Movable):
 
 @dataclass(slots=True)
 class WordRegions(Movable):
-    """Where in the image an expression and its words were found, on a grid of (h, w) cells, on the CPU.
+    """Image regions that an expression and its words retrieved, on a grid of (h, w) cells, on the CPU.
 
-    `scores` (1 + W, h, w), `retrieved` (1 + W, h, w) bool. Row 0 is of the expression as a whole, row 1 + i of word i
-    of `text.split()`: of its tokens the highest score, and every cell that one of them retrieved. A word that was cut
-    off has scores of NaN and no cell. `extent`: rows and columns of the grid that the image covers, not always whole
-    ones; a pixel at y of an image of that height is in row floor(y / height * extent[0]).
+    Row 0 belongs to the expression as a whole, row 1 + i to word i of `text.split()`. A word that was cut off has NaN
+    scores and no cell.
+
+    Args:
+        scores: (1 + W, h, w), the highest score of the row's tokens.
+        retrieved: (1 + W, h, w) bool, True for cells that a token of the row retrieved.
+        extent: Rows and columns of the grid that the image covers, not necessarily whole ones. A pixel at y is in row
+            floor(y / height * extent[0]).
     """
 
     scores: Tensor

@@ -436,7 +436,7 @@ def test_binary_files_get_one_message(tmp_path: Path, capsys: pytest.CaptureFixt
         assert main(["data", "check", str(tmp_path / name)]) == 1
         printed = capsys.readouterr()
         assert printed.out == "" and printed.err.count("\n") == 1
-        assert f"{name} is no JSONL file: it does not hold text in UTF-8" in printed.err
+        assert f"{name} is not a JSONL file" in printed.err
     (tmp_path / "long.jsonl").write_text(json.dumps({"image": "\u00e9" * 3000}, ensure_ascii=False), encoding="utf-8")
     assert main(["data", "check", str(tmp_path / "long.jsonl")]) == 1
     assert "field 'text' is missing" in capsys.readouterr().out, "a character that is cut off at 4096 bytes is text"
@@ -479,9 +479,9 @@ def test_generated_folder_that_is_a_link(refshapes_tiny: Path, tmp_path: Path, c
     [
         (["refcoc"], "did you mean refcoco"),
         (["none.jsonl"], "no such file or folder: none.jsonl"),
-        (["--data-root", "nowhere"], "`refseg data layout` shows what goes where"),
+        (["--data-root", "nowhere"], "`refseg data layout` shows"),
         (["my.jsonl", "--json", "my.jsonl/report.json"], "cannot be written"),
-        (["."], "neither made by `refseg data refshapes`"),
+        (["."], "was not made by `refseg data refshapes`"),
     ],
 )
 def test_user_errors_are_one_message(

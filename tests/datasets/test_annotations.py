@@ -15,17 +15,17 @@ from refseg.errors import ConfigError, DataError
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Notes each time that the annotations are really read."""
-    noted: list[str] = []
+    """List of the calls of the reader, to tell reading from the cache."""
+    calls: list[str] = []
     reader = module.READERS["refer"]
 
     def read(**arguments: str) -> object:
-        noted.append(arguments["refs"])
+        calls.append(arguments["refs"])
         return reader.read(**arguments)
 
     read.__signature__ = __import__("inspect").signature(reader.read)  # type: ignore[attr-defined]
     monkeypatch.setitem(module.READERS, "refer", type(reader)(read, reader.files))
-    return noted
+    return calls
 
 
 def cache_of(folder: Path) -> list[Path]:
@@ -39,9 +39,7 @@ def test_converted_once_then_mapped(tmp_path: Path, reads: list[str]) -> None:
     assert second.record(0).expressions == first.record(0).expressions
 
 
-def test_one_cache_for_one_file_however_it_is_named(
-    tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_cache_for_all_names_of_a_file(tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     files = write_refer(tmp_path / "data", [ref(1, 1)])
     open_annotations(**files)
     monkeypatch.chdir(tmp_path)
@@ -53,7 +51,7 @@ def test_one_cache_for_one_file_however_it_is_named(
 
 
 @pytest.mark.parametrize("which", ["refs", "instances"])
-def test_made_again_when_a_source_changes(tmp_path: Path, reads: list[str], which: str) -> None:
+def test_converted_again_when_a_source_changes(tmp_path: Path, reads: list[str], which: str) -> None:
     files = write_refer(tmp_path, [ref(1, 1)])
     assert open_annotations(**files).num_instances == 3
     before = os.stat(files[which])
@@ -79,14 +77,14 @@ def test_touched_files_are_not_read_again(tmp_path: Path, reads: list[str]) -> N
     assert not hashed, "the new times are remembered"
 
 
-def test_a_damaged_cache_is_made_again(tmp_path: Path, reads: list[str]) -> None:
+def test_a_damaged_cache_is_converted_again(tmp_path: Path, reads: list[str]) -> None:
     files = write_refer(tmp_path, [ref(1, 1)])
     open_annotations(**files)
     cache_of(tmp_path)[0].write_bytes(b"half a file")
     assert open_annotations(**files).num_expressions == 1 and len(reads) == 2
 
 
-def test_a_cache_of_the_former_version_is_made_again(
+def test_a_cache_of_an_older_version_is_converted_again(
     tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Version 3 did not know which instances are crowds."""
@@ -97,7 +95,7 @@ def test_a_cache_of_the_former_version_is_made_again(
     assert open_annotations(**files).record(0).instances[0].is_crowd
 
 
-def test_images_that_gave_their_size_are_watched(tmp_path: Path) -> None:
+def test_changed_images_that_gave_their_size_are_noticed(tmp_path: Path) -> None:
     """Written before the images were copied, then with them, then with one of another size."""
     (tmp_path / "a.jsonl").write_text('{"image": "a.png", "text": "x", "targets": null}')
     files = dict(format="jsonl", file=str(tmp_path / "a.jsonl"))
@@ -108,7 +106,7 @@ def test_images_that_gave_their_size_are_watched(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["header length", "name of an array", "dtype"])
-def test_any_damage_of_the_cache_is_mended(tmp_path: Path, reads: list[str], damage: str) -> None:
+def test_any_damage_of_the_cache_is_repaired(tmp_path: Path, reads: list[str], damage: str) -> None:
     files = write_refer(tmp_path, [ref(1, 1)])
     open_annotations(**files)
     place = cache_of(tmp_path)[0]
@@ -139,7 +137,7 @@ def test_a_chosen_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert open_annotations(**files).path.parent == tmp_path / "fast"
 
 
-def test_no_room_anywhere_works_from_memory(
+def test_without_a_writable_folder_it_works_from_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     files = write_refer(tmp_path, [ref(1, 1)])
@@ -148,10 +146,10 @@ def test_no_room_anywhere_works_from_memory(
     with caplog.at_level(logging.WARNING, "refseg.data"):
         store = open_annotations(**files)
     assert store.path is None and store.record(0).expressions[0].text == "Thing 1"
-    assert "no folder can be written" in caplog.text
+    assert "no cache folder is writable" in caplog.text
 
 
-def test_errors_of_the_reader_come_through(tmp_path: Path) -> None:
+def test_reader_errors_are_raised(tmp_path: Path) -> None:
     files = write_refer(tmp_path, {"not": "a list"})
     with pytest.raises(DataError, match="holds a dict"):
         open_annotations(**files)

@@ -1,4 +1,4 @@
-"""The catalogue: facts that must fit together."""
+"""The facts in the catalog must fit together."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from refseg.errors import UserError
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_every_set_can_stand_in_a_config(name: str) -> None:
+def test_every_set_works_in_a_config(name: str) -> None:
     known = get_set(name)
     arguments = dict(known.annotations)
     check_arguments(arguments.pop("format"), arguments)
     assert known.name == name and known.image_root in IMAGE_FOLDERS
     assert known.refs.startswith(f"{known.folder}/") and known.source.startswith("https://")
-    assert known.title and known.protocol and known.licence
+    assert known.title and known.protocol and known.license
 
 
-def test_the_division_that_most_work_uses_comes_first_in_its_folder() -> None:
+def test_the_usual_division_comes_first_in_its_folder() -> None:
     """So that `refseg data check` asks for it where a folder has no refs file at all."""
     first = {known.folder: known.name for known in reversed(SETS.values())}
     assert first == {folder: folder for folder in first}
@@ -42,7 +42,7 @@ def test_published_totals() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("RefCOCO", "did you mean refcoco"), ("ref-zoom", "ref-zom"), ("xyz", "there are: refcoco,")]
+    ("name", "hint"), [("RefCOCO", "did you mean refcoco"), ("ref-zoom", "ref-zom"), ("xyz", "available: refcoco,")]
 )
 def test_unknown_names(name: str, hint: str) -> None:
     with pytest.raises(UnknownSetError, match="no data set") as raised:

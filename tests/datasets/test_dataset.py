@@ -80,9 +80,9 @@ def test_a_draw_depends_on_the_key_alone(folder: Path) -> None:
 def test_squash_and_keep(folder: Path) -> None:
     """b.png is 4 x 6. Into 8 x 8, `keep` scales by 8/6 to 5 x 8; `squash` makes it 8 x 8."""
     assert dataset(folder, resize=dict(size=(8, 8)))[1].image.shape == (3, 8, 8)
-    kept = dataset(folder, resize=dict(size=(8, 8), mode="keep"))[1]
-    assert kept.image.shape == (3, 5, 8) and kept.instance_masks.shape == (1, 5, 8)
-    assert kept.meta.content_size == (5, 8) and kept.meta.original_size == (4, 6)
+    fitted = dataset(folder, resize=dict(size=(8, 8), mode="keep"))[1]
+    assert fitted.image.shape == (3, 5, 8) and fitted.instance_masks.shape == (1, 5, 8)
+    assert fitted.meta.content_size == (5, 8) and fitted.meta.original_size == (4, 6)
 
 
 def test_collate_pads_and_keeps_each_text_once(folder: Path) -> None:
@@ -99,7 +99,7 @@ def test_collate_pads_and_keeps_each_text_once(folder: Path) -> None:
     assert batch.merged_masks().sum((1, 2)).tolist() == [4, 4, 8, 0, 4]
 
 
-def test_texts_of_equal_tokens_and_other_words_are_two(folder: Path) -> None:
+def test_texts_with_equal_tokens_and_other_words_differ(folder: Path) -> None:
     """ "one,two" is one word, "one , two" are three, of the same tokens; "one" is padded."""
     rows = [
         {"image": "a.png", "size": [4, 4], "text": text, "targets": None} for text in ("one,two", "one , two", "one")

@@ -1,4 +1,4 @@
-"""The data set's choices of expressions, told from its records: no image is read here."""
+"""Selection of expressions by the data set. No image is read here."""
 
 from collections import Counter
 from pathlib import Path
@@ -54,7 +54,7 @@ def test_text_field(files: dict) -> None:
     assert texts(dataset(files, split="val", text_field="sent")) == [["g."]]
 
 
-def test_paths_begin_at_the_image_root(files: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_relative_to_the_image_root(files: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = dataset(files, image_root="data/coco").record(SampleKey(0))
     assert record.image_path == "data/coco/COCO_train2014_000000000001.jpg"
     monkeypatch.setenv("REFSEG_DATA", str(tmp_path))
@@ -67,11 +67,11 @@ def test_categories_and_no_target(files: dict) -> None:
     assert texts(dataset(files, split="train", categories="unseen")) == [["F."]]
     assert texts(dataset(files, split="train", categories=["person"])) == [["A.", "B.", "C.", "D."]]
     assert texts(dataset(files, split="train", no_target="drop")) == [["A.", "B.", "C.", "D."], ["F."]]
-    with pytest.raises(DataError, match="nothing is left of it"):
+    with pytest.raises(DataError, match="no expression remains"):
         dataset(files, split="val", categories=["person"])
 
 
-def test_negatives_name_what_the_image_has_none_of(files: dict) -> None:
+def test_negatives_name_categories_that_the_image_lacks(files: dict) -> None:
     """Image 1 has persons, image 2 a dog: only F (a dog) can become a negative of image 1, and A-D of image 2."""
     data = dataset(files, split="train", negative_rate=0.5)
     seen: dict[str, Counter] = {"1": Counter(), "2": Counter()}
@@ -212,7 +212,7 @@ class TestCrowds:
 
     def test_nothing_but_crowds(self, tmp_path: Path) -> None:
         files = write_refer(tmp_path / "c", [ref(1, 1)], annotations=[annotation(1, iscrowd=1)])
-        with pytest.raises(DataError, match="nothing is left of it"):
+        with pytest.raises(DataError, match="no expression remains"):
             dataset(files, pipeline=PACKS[::2])
 
     def test_another_word_for_it(self, crowded: dict) -> None:
@@ -220,14 +220,14 @@ class TestCrowds:
             dataset(crowded, crowd_targets="drop")
 
 
-def test_a_split_of_which_nothing_could_be_read(tmp_path: Path) -> None:
+def test_a_split_of_unreadable_annotations(tmp_path: Path) -> None:
     """The first mistake of everybody: the message must be about the row, not about the split."""
     (tmp_path / "own.jsonl").write_text('{"image": "a.png", "size": [4, 4], "text": "x", "target": [], "split": "val"}')
     with pytest.raises(DataError, match=r"no expression has split 'val'(.|\n)*line 1: unknown field 'target'"):
         dataset(dict(format="jsonl", file=str(tmp_path / "own.jsonl")), split="val")
 
 
-def test_a_data_set_ends(files: dict) -> None:
+def test_indexing_past_the_end(files: dict) -> None:
     data = dataset(files, split="train")
     with pytest.raises(IndexError):
         data[len(data)]
@@ -245,7 +245,7 @@ def test_a_data_set_ends(files: dict) -> None:
         (dict(hold_out=dict(share=0.1)), "hold_out is dict"),
         (dict(hold_out=dict(share=2, use="rest")), "hold_out is dict"),
         (dict(categories=["persn"]), "no instance is a 'persn'; did you mean 'person'"),
-        (dict(pipeline=[dict(type="LoadImage")]), "a pipeline ends with PackSample"),
+        (dict(pipeline=[dict(type="LoadImage")]), "PackSample must be the last transform"),
         (dict(expressions_per_image=0), "expressions_per_image must be a whole number of at least 1"),
     ],
 )

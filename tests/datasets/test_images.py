@@ -52,10 +52,10 @@ def test_jpegs_look_as_pillow_shows_them(mode: str) -> None:
     assert np.abs(image.astype(int) - expected).max() <= 2
 
 
-def test_grey_is_repeated_and_alpha_is_dropped() -> None:
-    """Alpha 0 hides a pixel in a viewer; its colour is still what the file says."""
-    grey = decode_image(encoded(PICTURE.convert("L"), "PNG"), "x")
-    assert np.array_equal(grey, np.repeat(np.asarray(PICTURE.convert("L"))[..., None], 3, 2))
+def test_gray_is_repeated_and_alpha_is_dropped() -> None:
+    """Alpha 0 hides a pixel in a viewer; its color is still the one in the file."""
+    gray = decode_image(encoded(PICTURE.convert("L"), "PNG"), "x")
+    assert np.array_equal(gray, np.repeat(np.asarray(PICTURE.convert("L"))[..., None], 3, 2))
     transparent = PICTURE.copy()
     transparent.putalpha(0)
     assert np.array_equal(decode_image(encoded(transparent, "PNG"), "x"), PIXELS)
@@ -85,7 +85,7 @@ def test_16_bits_are_scaled_not_clipped(suffix: str) -> None:
     assert np.array_equal(image, np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, 2))
 
 
-def test_16_bits_in_colour() -> None:
+def test_16_bit_colors() -> None:
     values = np.random.default_rng(0).integers(0, 65536, (8, 9, 3)).astype(np.uint16)
     assert np.array_equal(decode_image(opencv_encoded(values, ".png"), "x"), (values >> 8)[..., ::-1])
 
@@ -112,7 +112,7 @@ def test_truncated_files_are_detected(form: str, part: float, tmp_path: Path) ->
 
 
 def test_a_truncated_jpeg_is_detected_whatever_opencv_makes_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some versions of OpenCV fill the rest with grey and say nothing; they are not asked."""
+    """Some versions of OpenCV silently fill the rest with gray, so OpenCV must not be called."""
     monkeypatch.setattr(cv2, "imdecode", lambda *args: np.zeros((32, 40, 3), np.uint8))
     file = encoded(PICTURE, "JPEG")
     with pytest.raises(DataError, match="truncated"):
@@ -121,13 +121,13 @@ def test_a_truncated_jpeg_is_detected_whatever_opencv_makes_of_it(monkeypatch: p
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
-def test_bytes_after_the_end_are_no_truncation(form: str) -> None:
+def test_bytes_after_the_end_are_accepted(form: str) -> None:
     """Cameras append previews and videos; Pillow then says whether the image itself is whole."""
     file = encoded(PICTURE, form)
     assert np.array_equal(decode_image(file + bytes(1000), "x"), decode_image(file, "x"))
 
 
-def test_what_is_no_image(tmp_path: Path) -> None:
+def test_files_that_are_not_images(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"not an image")
     (tmp_path / "b.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"corrupt or of an unknown format: .*a\.png"):
@@ -191,7 +191,7 @@ def test_exif_orientation(orientation: int, form: str, tmp_path: Path) -> None:
             read_image(str(path), (40, 32))
 
 
-def test_another_size_than_annotated_is_an_error(tmp_path: Path) -> None:
+def test_a_size_other_than_annotated_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(encoded(PICTURE, "PNG"))
     with pytest.raises(DataError, match=r"a\.png has size \[32, 40\], .* says \[32, 41\] .*correct the size"):
@@ -220,7 +220,7 @@ def mutated(file: bytes, rng: np.random.Generator) -> bytes:
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "DDS", "ICO", "TGA"])
 def test_a_damaged_file_is_an_image_or_a_data_error(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 40 variants of a file; of DDS files, 2 in 3 made Pillow raise NotImplementedError."""
+    """40 variants of a file. 2 in 3 of the DDS variants made Pillow raise NotImplementedError."""
     monkeypatch.setattr(images, "MAX_PIXELS", 10**6)  # so that no variant takes long
     file, rng = encoded(PICTURE, form), np.random.default_rng(1)
     outcomes = []
@@ -234,7 +234,7 @@ def test_a_damaged_file_is_an_image_or_a_data_error(form: str, monkeypatch: pyte
     assert all(outcomes)
 
 
-def test_a_png_chunk_that_claims_more_than_the_file_holds_is_not_given_to_opencv(
+def test_a_png_chunk_larger_than_the_file_is_not_given_to_opencv(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It would allocate that much: up to 4 GB, and 20 seconds, for a file of 400 bytes. Pillow does not, and the pixels
@@ -247,16 +247,16 @@ def test_a_png_chunk_that_claims_more_than_the_file_holds_is_not_given_to_opencv
 
 
 @pytest.mark.parametrize("form", ["DDS", "ICO", "TGA", "EPS", "JPEG2000", "AVIF"])
-def test_formats_that_nobody_needs_are_off(form: str) -> None:
+def test_rare_formats_are_refused(form: str) -> None:
     Image.init()
     if form not in Image.SAVE:
         pytest.skip(f"this Pillow writes no {form}")
-    with pytest.raises(DataError, match=r"unknown format: x\. Formats that are read: JPEG, PNG"):
+    with pytest.raises(DataError, match=r"unknown format: x\. Supported formats: JPEG, PNG"):
         decode_image(encoded(PICTURE, form), "x")
 
 
 @pytest.mark.parametrize("error", [NotImplementedError("no such mode"), RuntimeError(), IndexError("7"), MemoryError()])
-def test_whatever_a_decoder_raises_is_a_data_error(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_decoder_error_is_a_data_error(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(self: Image.Image, *args: object) -> Image.Image:
         raise error
 
@@ -269,7 +269,7 @@ def test_whatever_a_decoder_raises_is_a_data_error(error: Exception, monkeypatch
 
 
 @pytest.mark.parametrize("error", [NotImplementedError(), RuntimeError("broken"), IndexError(), struct.error()])
-def test_a_damaged_orientation_is_none(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_orientation_is_ignored(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(self: Image.Image) -> Image.Exif:
         raise error
 
@@ -289,7 +289,7 @@ def pipe(tmp_path: Path) -> str:
     return path
 
 
-def test_a_pipe_in_place_of_an_image_is_refused_at_once(pipe: str) -> None:
+def test_a_pipe_is_refused_immediately(pipe: str) -> None:
     with pytest.raises(DataError, match=r"cannot be read: .*pipe\.png \(it is a pipe or a device, not a file\)"):
         read_image(pipe, timeout=None)
     with pytest.raises(DataError, match="a pipe or a device"):
@@ -297,7 +297,7 @@ def test_a_pipe_in_place_of_an_image_is_refused_at_once(pipe: str) -> None:
 
 
 def waiting_open(path: str) -> bytes:
-    """What reading a file on storage that hangs is: a system call that does not return."""
+    """Simulate storage that hangs by a system call that does not return."""
     if path.endswith("pipe.png"):
         with open(path, "rb") as file:
             return file.read()
@@ -317,7 +317,7 @@ def test_storage_that_hangs(pipe: str, tmp_path: Path, monkeypatch: pytest.Monke
     os.close(writer)
     for _ in range(20):
         assert np.array_equal(read_image(str(tmp_path / "a.png")), PIXELS)
-    assert threading.active_count() <= before + 3, "threads are kept, one for each file that hung"
+    assert threading.active_count() <= before + 3, "one thread remains for each file that hung"
 
 
 def test_files_are_read_after_a_fork(tmp_path: Path) -> None:

@@ -22,14 +22,14 @@ Content = dict[tuple[str, str, str | None], frozenset[bytes]]
 
 def content(records: list[Record]) -> Content:
     """(image, phrase, split) -> the masks that the phrase refers to, as bytes."""
-    found: Content = {}
+    contents: Content = {}
     for record in records:
         masks = [np.packbits(decode(to_rle(i.segmentation, record.size))).tobytes() for i in record.instances]
         for expression in record.expressions:
             key = (Path(record.image_path).name, expression.text, expression.split)
-            assert key not in found, key
-            found[key] = frozenset(masks[index] for index in expression.referents)
-    return found
+            assert key not in contents, key
+            contents[key] = frozenset(masks[index] for index in expression.referents)
+    return contents
 
 
 # Anything, written by hand into every layout --------------------------------------------------------------------------
@@ -84,9 +84,9 @@ def write_everywhere(folder: Path, images: list[dict], form: int, protocol: int)
         "ref-zom": write_refer(folder / "z", zom, images=files, annotations=annotations, name="refs(final).p"),
         "pickle": write_refer(folder / "p", refs, images=files, annotations=annotations, protocol=protocol),
     }
-    found = {name: read_refer(refs=at["refs"], instances=at["instances"]) for name, at in layouts.items()}
+    contents = {name: read_refer(refs=at["refs"], instances=at["instances"]) for name, at in layouts.items()}
     (folder / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return {**found, "jsonl": read_jsonl(file=folder / "own.jsonl")}
+    return {**contents, "jsonl": read_jsonl(file=folder / "own.jsonl")}
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
@@ -97,9 +97,9 @@ def test_content_is_equal_in_every_layout(tmp_path: Path, images: list[dict], fo
         masks = [np.packbits(decode(to_rle([square(x, y)], SIZE))).tobytes() for x, y in one["squares"]]
         for text, split, referents in one["expressions"]:
             expected[image(number)["file_name"], text, split] = frozenset(masks[i] for i in referents)
-    for name, found in write_everywhere(tmp_path, images, form, protocol).items():
-        assert not found.problems, name
-        assert content(found.records) == expected, name
+    for name, contents in write_everywhere(tmp_path, images, form, protocol).items():
+        assert not contents.problems, name
+        assert content(contents.records) == expected, name
 
 
 # RefShapes, written by its generator ----------------------------------------------------------------------------------
@@ -128,20 +128,20 @@ def generated(refshapes_tiny: Path) -> Content:
 
 
 @pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "refcocog"])
-def test_refshapes_says_the_same_in_every_layout(refshapes_tiny: Path, generated: Content, name: str) -> None:
+def test_refshapes_is_equal_in_every_layout(refshapes_tiny: Path, generated: Content, name: str) -> None:
     """Positives of R-RefCOCO; all phrases of the others. RefCOCO's are those with one referent, gRefCOCO's are all."""
     records = read_layout(refshapes_tiny, name)
     for record in records:
         record.expressions = [e for e in record.expressions if e.tags.get("exist", True)]
-    found = content(records)
-    splits = {split for _, _, split in found}
+    contents = content(records)
+    splits = {split for _, _, split in contents}
     wanted = {key: masks for key, masks in generated.items() if key[2] in splits}
     if name in ("grefcoco", "ref-zom"):
-        assert found == wanted
+        assert contents == wanted
     else:
         single = {key: masks for key, masks in wanted.items() if len(masks) == 1}
-        assert found.items() <= single.items()
-        assert found == single or name == "refcoco+"
+        assert contents.items() <= single.items()
+        assert contents == single or name == "refcoco+"
 
 
 def test_grefcoco_has_refs_without_sentences(refshapes_tiny: Path) -> None:
@@ -158,12 +158,12 @@ def test_grefcoco_has_refs_without_sentences(refshapes_tiny: Path) -> None:
 
 
 def test_long_sentences_refer_to_the_same_instances(refshapes_tiny: Path, generated: Content) -> None:
-    """refcocog has phrases of its own, longer ones, about instances that the JSONL knows."""
-    found = content(read_layout(refshapes_tiny, "refcocog"))
+    """refcocog has other, longer phrases about instances of the JSONL."""
+    contents = content(read_layout(refshapes_tiny, "refcocog"))
     known = {masks for masks in generated.values() if len(masks) == 1}
-    assert found and sum(masks in known for masks in found.values()) > 0.5 * len(found)
-    assert all(len(masks) == 1 for masks in found.values())
-    words = [np.mean([len(text.split()) for _, text, _ in phrases]) for phrases in (found, generated)]
+    assert contents and sum(masks in known for masks in contents.values()) > 0.5 * len(contents)
+    assert all(len(masks) == 1 for masks in contents.values())
+    words = [np.mean([len(text.split()) for _, text, _ in phrases]) for phrases in (contents, generated)]
     assert words[0] > words[1] + 2
 
 

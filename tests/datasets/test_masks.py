@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageFile
 from pycocotools import mask as coco_mask
 
-from refseg.datasets.geometry import mirroring, resizing, rotation, scaling, translation
-from refseg.datasets.masks import box_of_segmentation, decode, draw_polygons, rasterise, to_rle
+from refseg.datasets.geometry import mirroring, resizing, rotation, translation
+from refseg.datasets.masks import box_of_segmentation, decode, draw_polygons, rasterize, to_rle
 from refseg.errors import DataError
 
 # An 8 x 8 and a 10 x 10 square that share 5 x 5 pixels: 64 + 100 - 25 = 139 covered, 139 - 25 = 114 covered once.
@@ -40,7 +40,7 @@ def test_overlapping_polygons_are_united() -> None:
     assert decode(to_rle(polygons, (8, 8))).sum() == 28
 
 
-def test_a_first_polygon_of_four_numbers_is_no_box() -> None:
+def test_a_polygon_of_four_numbers_is_not_a_box() -> None:
     """pycocotools takes such a list for boxes (x, y, w, h); as a polygon it has no area."""
     assert decode(to_rle([[0, 0, 4, 4], [0, 0, 2, 0, 2, 2, 0, 2]], (8, 8))).sum() == 4
     assert decode(to_rle([[0, 0, 4, 4]], (8, 8))).sum() == 0
@@ -60,7 +60,7 @@ def test_a_mask_image(tmp_path: Path) -> None:
 
 
 def mask_images() -> dict[str, Image.Image]:
-    """The same mask in every kind of image that has one meaning, with numbers that a conversion to grey makes 0."""
+    """The same mask in every unambiguous kind of image. A conversion to gray would turn its numbers into 0."""
     mask = np.zeros((4, 5), np.uint8)
     mask[1, 2:] = 1
     palette = Image.fromarray(mask).convert("P")
@@ -76,7 +76,7 @@ def mask_images() -> dict[str, Image.Image]:
 
 
 @pytest.mark.parametrize("kind", list(mask_images()))
-def test_what_is_not_0_is_mask(kind: str, tmp_path: Path) -> None:
+def test_nonzero_pixels_are_mask(kind: str, tmp_path: Path) -> None:
     mask_images()[kind].save(tmp_path / "m.png")
     mask = decode(to_rle(str(tmp_path / "m.png"), (4, 5)))
     assert mask.nonzero()[0].tolist() == [1, 1, 1] and mask.nonzero()[1].tolist() == [2, 3, 4]
@@ -88,14 +88,14 @@ def test_integers_of_32_bits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA", "CMYK", "F"])
-def test_mask_images_that_do_not_say_what_is_mask(mode: str, tmp_path: Path) -> None:
+def test_ambiguous_mask_images_are_refused(mode: str, tmp_path: Path) -> None:
     path = tmp_path / ("m.png" if mode.endswith("A") else "m.tiff")
     Image.new(mode, (5, 4)).save(path)
-    with pytest.raises(DataError, match=rf"{path} is of mode {mode}, .*save it as a grey image"):
+    with pytest.raises(DataError, match=rf"{path} has mode {mode}, .*[Ss]ave it as a gray image"):
         to_rle(str(path), (4, 5))
 
 
-def test_16_bits_of_colour_are_refused(tmp_path: Path) -> None:
+def test_colors_of_16_bits_are_refused(tmp_path: Path) -> None:
     """Pillow has their high bytes only: 1 would be 0."""
     cv2.imwrite(str(tmp_path / "m.png"), np.ones((4, 5, 3), np.uint16))
     with pytest.raises(DataError, match="mode RGB with 16 bits"):
@@ -118,9 +118,7 @@ def test_a_mask_image_that_is_a_decompression_bomb(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("error", [SyntaxError("broken PNG"), ValueError("bad"), EOFError("end"), struct.error("x")])
-def test_whatever_pillow_raises_is_an_unreadable_mask(
-    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_any_pillow_error_is_a_data_error(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object) -> None:
         raise error
 
@@ -139,7 +137,7 @@ def test_overlap_by_name() -> None:
     for overlap, area in (("union", 139), ("exclude", 114)):
         assert decode(to_rle(OVERLAPPING, (20, 20), overlap)).sum() == area
         for masks_at in ("input", "original"):
-            mask = rasterise(OVERLAPPING, (20, 20), np.eye(3), (20, 20), overlap=overlap, masks_at=masks_at)
+            mask = rasterize(OVERLAPPING, (20, 20), np.eye(3), (20, 20), overlap=overlap, masks_at=masks_at)
             assert mask.dtype == np.uint8 and mask.sum() == area
 
 
@@ -154,7 +152,7 @@ def test_drawing_in_a_window_gives_pycocotools_pixels(corners: list, overlap: st
     assert np.array_equal(draw_polygons(arrays, (12, 15), overlap), expected)
 
 
-def test_polygons_that_pycocotools_stumbles_over() -> None:
+def test_degenerate_polygons() -> None:
     """An empty list, too few points, and a number too many: none may raise."""
     square = [0, 0, 2, 0, 2, 2, 0, 2]
     for segmentation, area in (
@@ -164,25 +162,25 @@ def test_polygons_that_pycocotools_stumbles_over() -> None:
         ([[0, 0, 4, 4], square], 4),
         ([[*square, 7]], 4),
     ):
-        assert rasterise(segmentation, (8, 8), np.eye(3), (8, 8)).sum() == area
-        assert rasterise(segmentation, (8, 8), np.eye(3), (8, 8), masks_at="original").sum() == area
+        assert rasterize(segmentation, (8, 8), np.eye(3), (8, 8)).sum() == area
+        assert rasterize(segmentation, (8, 8), np.eye(3), (8, 8), masks_at="original").sum() == area
         assert decode(to_rle(segmentation, (8, 8))).sum() == area
-    assert rasterise([np.array(square, np.float32)], (8, 8), np.eye(3), (8, 8)).sum() == 4
+    assert rasterize([np.array(square, np.float32)], (8, 8), np.eye(3), (8, 8)).sum() == 4
 
 
 def test_polygons_are_drawn_at_the_input_size() -> None:
     """x 1..3, y 1..2 at twice the size is 4 x 2 = 8 pixels; mirrored in a 16 wide input it covers x 10..14."""
     rectangle = [[1, 1, 3, 1, 3, 2, 1, 2]]
-    mask = rasterise(rectangle, (8, 8), mirroring(16) @ scaling(2, 2), (16, 16))
+    mask = rasterize(rectangle, (8, 8), mirroring(16) @ np.diag([2.0, 2.0, 1.0]), (16, 16))
     assert mask.sum() == 8 and mask[2:4, 10:14].all()
-    assert rasterise(rectangle, (8, 8), translation(100, 0), (8, 8)).sum() == 0
+    assert rasterize(rectangle, (8, 8), translation(100, 0), (8, 8)).sum() == 0
 
 
-def test_where_masks_are_drawn_shows_at_boundaries() -> None:
+def test_masks_at_input_and_original_differ_at_boundaries() -> None:
     """A triangle at 3 times the size: drawn there its edge is straight, resized it has steps of 3 pixels."""
-    triangle, matrix = [[0, 0, 6, 0, 0, 6]], scaling(3, 3)
-    smooth = rasterise(triangle, (6, 6), matrix, (18, 18))
-    steps = rasterise(triangle, (6, 6), matrix, (18, 18), masks_at="original")
+    triangle, matrix = [[0, 0, 6, 0, 0, 6]], np.diag([3.0, 3.0, 1.0])
+    smooth = rasterize(triangle, (6, 6), matrix, (18, 18))
+    steps = rasterize(triangle, (6, 6), matrix, (18, 18), masks_at="original")
     assert np.array_equal(steps, np.kron(decode(to_rle(triangle, (6, 6))), np.ones((3, 3), np.uint8)))
     assert not np.array_equal(smooth, steps)
     assert (smooth != steps).sum() <= 3 * 18
@@ -198,9 +196,9 @@ def test_rles_and_mask_images_are_moved_like_polygons(tmp_path: Path) -> None:
         (rotation(20, (32, 40)), (32, 40)),
         (translation(-6, -5), (20, 25)),
     ):
-        expected = rasterise(polygon, (32, 40), matrix, size).astype(bool)
+        expected = rasterize(polygon, (32, 40), matrix, size).astype(bool)
         for segmentation in (to_rle(polygon, (32, 40)), str(tmp_path / "m.png")):
-            moved = rasterise(segmentation, (32, 40), matrix, size).astype(bool)
+            moved = rasterize(segmentation, (32, 40), matrix, size).astype(bool)
             assert (moved & expected).sum() / (moved | expected).sum() > 0.93
 
 

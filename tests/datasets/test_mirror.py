@@ -72,7 +72,7 @@ def test_mirrored(text: str, mirrored: str) -> None:
         "rt guy", "l side", "rigth", "leftt", "LeFt", "rightish", "aleft", "lft most",
     ],
 )  # fmt: skip
-def test_not_mirrored_where_it_cannot_be_told(text: str) -> None:
+def test_unsafe_phrases_are_not_mirrored(text: str) -> None:
     assert mirror_text(text) is None
 
 
@@ -93,6 +93,6 @@ def test_twice_is_the_identity(pieces: list[str], joint: str) -> None:
 
 
 @given(st.text(max_size=30))
-def test_any_text_is_taken(text: str) -> None:
+def test_any_text_is_accepted(text: str) -> None:
     mirrored = mirror_text(text)
     assert mirrored is None or mirror_text(mirrored) == text

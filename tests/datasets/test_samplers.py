@@ -30,7 +30,7 @@ def test_skipping_continues_the_same_order(size: int, skip: int, epoch: int) -> 
     assert len(whole) == len(resumed) == size
 
 
-def test_epochs_and_seeds_differ_and_are_told_to_the_dataset() -> None:
+def test_epochs_and_seeds_differ_and_reach_the_dataset() -> None:
     s = sampler(50, seed=1)
     first = list(s)
     s.set_epoch(1)

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refseg.datasets.image_keys import image_key
 from refseg.datasets.selection import (
-    deal,
     expressions_of,
+    image_key,
     image_keys,
     in_splits,
+    make_items,
     of_categories,
     of_other_images,
     shipped_categories,
@@ -48,7 +48,7 @@ def expression(name: str, *referents: int, split: str = "train", of: str = "") -
         ("test", {"test", "testA", "testB", "testC", "testAB", "testBC", "testAC"}),
     ],
 )
-def test_splits_as_refer_selects_them(asked: str, matching: set[str]) -> None:
+def test_splits_match_as_in_refer(asked: str, matching: set[str]) -> None:
     """The rule of REFER's getRefIds: testA/B/C by letter, "test" all test splits, the rest by equality."""
     tags = ["train", "val", "test", "testA", "testB", "testC", "testAB", "testBC", "testAC", None]
     assert {tag for tag in tags if split_matches(asked, tag)} == matching
@@ -59,11 +59,11 @@ def test_expressions_of_splits() -> None:
     assert in_splits(store, None).tolist() == [True] * 3
     assert in_splits(store, "testA").tolist() == [False, True, False]
     assert in_splits(store, ["train", "testB"]).tolist() == [True] * 3
-    with pytest.raises(DataError, match=r"no expression has split 'val' \(found: testAB, testB, train\)"):
+    with pytest.raises(DataError, match=r"no expression has split 'val' \(available: testAB, testB, train\)"):
         in_splits(store, ["train", "val"])
 
 
-def test_a_split_named_test_is_that_one() -> None:
+def test_a_split_named_test_is_exact() -> None:
     """RefShapes has test, testA and testB; RefCOCO has testA and testB only."""
     store = store_of([expression("a", split="test"), expression("b", split="testA")])
     assert in_splits(store, "test").tolist() == [True, False]
@@ -71,7 +71,7 @@ def test_a_split_named_test_is_that_one() -> None:
     assert in_splits(store, "test").tolist() == [True, True, False]
 
 
-def test_categories_ask_all_referents() -> None:
+def test_categories_apply_to_all_referents() -> None:
     store = store_of(
         [expression("cat", 0), expression("dog", 1), expression("both", 0, 1), expression("none")],
         [expression("nameless", 2), expression("cat2", 0)],
@@ -92,8 +92,8 @@ def test_the_shipped_split_of_coco_is_48_and_17() -> None:
     assert (len(seen), len(unseen), len(seen & unseen)) == (48, 17, 0)
 
 
-def test_image_keys_find_coco_images_whatever_the_folder() -> None:
-    """COCO's ids are one numbering over its releases; other files are told by folder, name and size, so that frames of
+def test_image_keys_recognize_coco_images_in_any_folder() -> None:
+    """COCO's releases share one numbering; other files are recognized by folder, name and size, so that frames of
     two clips are two images."""
     size = (4, 6)
     same = ["COCO_train2014_000000000123.jpg", "x/COCO_val2014_000000000123.jpg", "a/val2017/000000000123.jpg"]
@@ -103,7 +103,7 @@ def test_image_keys_find_coco_images_whatever_the_folder() -> None:
     assert image_key("clip/000000000123.jpg", size) != "coco:123"
 
 
-def test_images_of_an_evaluation_split_are_left_out() -> None:
+def test_images_of_an_evaluation_split_are_excluded() -> None:
     """Image 1 is in val, so that its training expression c goes; image 0 stays."""
     store = store_of([expression("a"), expression("b")], [expression("c"), expression("d", split="val")])
     keys = image_keys(store, in_splits(store, "val"))
@@ -112,7 +112,7 @@ def test_images_of_an_evaluation_split_are_left_out() -> None:
 
 
 def everything(store: RecordStore, sentences: str, per_image: int | None, epoch: int) -> list[list[int]]:
-    items = deal(store, np.ones(store.num_expressions, bool), sentences, per_image)
+    items = make_items(store, np.ones(store.num_expressions, bool), sentences, per_image)
     objects = store.object_of_expression
     return [expressions_of(items, i, objects, sentences, seed=3, epoch=epoch).tolist() for i in range(len(items))]
 

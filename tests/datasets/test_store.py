@@ -28,13 +28,13 @@ instances = st.builds(
 
 @st.composite
 def records(draw: st.DrawFn) -> Record:
-    own = draw(st.lists(instances, max_size=3))
-    indices = st.lists(st.integers(0, len(own) - 1), unique=True).map(tuple) if own else st.just(())
+    objects = draw(st.lists(instances, max_size=3))
+    indices = st.lists(st.integers(0, len(objects) - 1), unique=True).map(tuple) if objects else st.just(())
     expression = st.builds(
         Expression, texts, texts, indices, st.none() | st.sampled_from(["train", "val"]), texts, st.none() | texts,
         st.dictionaries(texts, st.integers() | texts | st.lists(st.integers())),
     )  # fmt: skip
-    return Record(draw(texts), draw(texts), (3, 4), own, draw(st.lists(expression, max_size=4)))
+    return Record(draw(texts), draw(texts), (3, 4), objects, draw(st.lists(expression, max_size=4)))
 
 
 def plain(record: Record) -> Record:
@@ -47,7 +47,7 @@ def plain(record: Record) -> Record:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 @given(st.lists(records(), max_size=4))
-def test_records_come_back_as_they_were(tmp_path: Path, given_records: list[Record]) -> None:
+def test_records_survive_a_round_trip(tmp_path: Path, given_records: list[Record]) -> None:
     problem = Problem("file, ref 3", "is bad", "val")
     store = from_annotations(Annotations(given_records, [problem]), sources=[1])
     store.save(tmp_path / "x.columns")
@@ -89,14 +89,14 @@ def test_an_opened_store_is_shared_not_copied(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:40], lambda b: b"x" + b[1:], lambda b: b""])
-def test_half_a_file_is_not_opened(tmp_path: Path, damage) -> None:
+def test_an_incomplete_file_is_not_opened(tmp_path: Path, damage) -> None:
     from_annotations(small()).save(tmp_path / "x.columns")
     (tmp_path / "x.columns").write_bytes(damage((tmp_path / "x.columns").read_bytes()))
     with pytest.raises(ValueError):
         open_store(tmp_path / "x.columns")
 
 
-def test_nothing_is_left_behind_when_saving_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_saving_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 

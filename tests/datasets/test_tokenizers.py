@@ -15,8 +15,8 @@ from refseg.datasets.tokenizers import (
     TextTokenizer,
     UnknownWords,
     all_unknown,
-    keep_files,
-    with_files_of,
+    save_tokenizer_files,
+    with_tokenizer_files,
     word_list_tokenizer,
     words_of_tokens,
 )
@@ -82,22 +82,24 @@ def test_unknown_words_of_word_pieces_and_bytes() -> None:
         ("us bus", ("us",), False),
     ],
 )
-def test_a_phrase_of_unknown_words_only(text: str, unknown: tuple[str, ...], nothing_known: bool) -> None:
+def test_phrases_of_only_unknown_words(text: str, unknown: tuple[str, ...], nothing_known: bool) -> None:
     """Articles and the like are no knowledge; a word of place is."""
     assert all_unknown(text, unknown) == nothing_known
 
 
 def test_unknown_words_are_counted() -> None:
-    found = UnknownWords()
-    found.count([("bus",), (), ("bus", "tram")])
-    assert found.phrases == 2 and found.listed() == "bus (2), tram (1)" and found.listed(1) == "bus (2), and 1 more"
+    unknown = UnknownWords()
+    unknown.count([("bus",), (), ("bus", "tram")])
+    assert (
+        unknown.phrases == 2 and unknown.listed() == "bus (2), tram (1)" and unknown.listed(1) == "bus (2), and 1 more"
+    )
 
 
-def test_truncation_is_counted_and_keeps_the_end_or_not(word_file: str) -> None:
+def test_truncation_with_and_without_end_token(word_file: str) -> None:
     """Five words and two specials, cut to 4: [CLS] the red + [SEP], or [CLS] the red circle."""
     texts = ["the red circle left of", "red"]
-    kept = parts(TextTokenizer(word_list=word_file, max_words=4), texts)
-    assert kept == ([[2, 4, 5, 3], [2, 5, 3]], [[-1, 0, 1, -1], [-1, 0, -1]], 1)
+    with_end = parts(TextTokenizer(word_list=word_file, max_words=4), texts)
+    assert with_end == ([[2, 4, 5, 3], [2, 5, 3]], [[-1, 0, 1, -1], [-1, 0, -1]], 1)
     without_end = parts(TextTokenizer(word_list=word_file, max_words=4, keep_end=False), texts)
     assert without_end[0][0] == [2, 4, 5, 6] and without_end[1][0] == [-1, 0, 1, 2]
 
@@ -148,18 +150,18 @@ def test_sentencepiece_has_the_ids_of_xlm_r(tmp_path: Path) -> None:
     assert len(tokenizer.tokenizer) == 4 + 7 + 1
 
 
-def test_sentencepiece_files_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"beit3\.spm, beside its weights"):
+def test_invalid_sentencepiece_files(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"beit3\.spm, next to its weights"):
         TextTokenizer(sentencepiece=str(tmp_path / "none.spm"))
     with pytest.raises(DataError, match="of another kind than unigram"):
         TextTokenizer(sentencepiece=spm_file(tmp_path, model_type=2))
     (tmp_path / "text.spm").write_text("no model")
-    with pytest.raises(DataError, match="is no SentencePiece model"):
+    with pytest.raises(DataError, match="is not a SentencePiece model"):
         TextTokenizer(sentencepiece=str(tmp_path / "text.spm"))
 
 
-def test_bad_arguments_name_the_remedy(tmp_path: Path, word_file: str) -> None:
-    with pytest.raises(ValueError, match="either pretrained or word_list or sentencepiece"):
+def test_bad_arguments_name_a_fix(tmp_path: Path, word_file: str) -> None:
+    with pytest.raises(ValueError, match="exactly one of pretrained, word_list and sentencepiece"):
         TextTokenizer()
     with pytest.raises(DataError, match="--allow-download"):
         TextTokenizer(pretrained="nobody/no-such-model")
@@ -248,15 +250,15 @@ def test_word_pieces_punctuation_and_accents_by_hand() -> None:
 @pytest.mark.parametrize("trim", [False, True])
 def test_bytes_by_hand(trim: bool) -> None:
     """A space that stands alone is of the word after it; after the last word there is none. 漢 has three bytes."""
-    found = pieces_of(byte_level(trim), "man,  漢 ")
-    assert "".join(piece for piece, _ in found) == "[CLS]Ġman,ĠĠæ¼¢Ġ[SEP]"
-    of_words = ["".join(piece for piece, word in found if word == number) for number in (0, 1, -1)]
+    pieces = pieces_of(byte_level(trim), "man,  漢 ")
+    assert "".join(piece for piece, _ in pieces) == "[CLS]Ġman,ĠĠæ¼¢Ġ[SEP]"
+    of_words = ["".join(piece for piece, word in pieces if word == number) for number in (0, 1, -1)]
     assert of_words == ["Ġman,", "ĠĠæ¼¢", "[CLS]Ġ[SEP]"]
 
 
 def test_metaspace_by_hand() -> None:
-    found = pieces_of(metaspace(), "The man,  left")
-    of_words = ["".join(piece for piece, word in found if word == number) for number in (0, 1, 2, -1)]
+    pieces = pieces_of(metaspace(), "The man,  left")
+    of_words = ["".join(piece for piece, word in pieces if word == number) for number in (0, 1, 2, -1)]
     assert of_words == ["▁the", "▁man,", "▁▁left", "[CLS][SEP]"]
 
 
@@ -275,7 +277,7 @@ PHRASES = st.lists(st.text("abTé,.'(3漢é😀İßſﬁ", min_size=1, max_size=
 @settings(deadline=None)
 @given(words=WILD | PHRASES, data=st.data())
 def test_a_word_has_the_tokens_that_it_has_alone(name: str, words: list[str], data: st.DataObject) -> None:
-    """Which tokenizers of words do that split at white space first; those that keep spaces do where there is one."""
+    """Holds for tokenizers that split at white space first, and for those that keep spaces where there is one."""
     tokenizer = TOKENIZERS[name]()
     spaces = [" "] if name.startswith(("bytes", "meta")) else [" ", "  ", "\t", "\n ", "\u00a0"]
     text = "".join(word + data.draw(st.sampled_from(spaces)) for word in words[:-1]) + "".join(words[-1:])
@@ -313,21 +315,23 @@ def test_words_of_offsets_by_hand() -> None:
     assert words_of_tokens("", [(0, 0)], [1]) == [-1] and words_of_tokens("a", [], []) == []
 
 
-def test_words_lie_beside_the_weights(tmp_path: Path, word_file: str) -> None:
+def test_word_lists_are_saved_with_the_weights(tmp_path: Path, word_file: str) -> None:
     """Files of one name from two places would overwrite each other, and stay where they are."""
     config = [{"tokenizer": {"word_list": word_file, "max_words": 4}}, {"tokenizer": {"pretrained": "bert"}}]
-    kept = tmp_path / "weights"
-    kept.mkdir()
-    keep_files({"dataset": {"pipeline": config}}, kept)
-    assert [file.name for file in kept.iterdir()] == [Path(word_file).name]
-    found = with_files_of(kept, config)
-    assert found[0]["tokenizer"] == {"word_list": str(kept / Path(word_file).name), "max_words": 4}
-    assert config[0]["tokenizer"]["word_list"] == word_file and found[1] == config[1]
-    assert with_files_of(tmp_path / "nothing", config) == config
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    save_tokenizer_files({"dataset": {"pipeline": config}}, folder)
+    assert [file.name for file in folder.iterdir()] == [Path(word_file).name]
+    with_copies = with_tokenizer_files(folder, config)
+    assert with_copies[0]["tokenizer"] == {"word_list": str(folder / Path(word_file).name), "max_words": 4}
+    assert config[0]["tokenizer"]["word_list"] == word_file and with_copies[1] == config[1]
+    assert with_tokenizer_files(tmp_path / "nothing", config) == config
     (tmp_path / "other").mkdir()
     other = tmp_path / "other" / Path(word_file).name
     other.write_text("zebra")
     empty = tmp_path / "empty"
     empty.mkdir()
-    keep_files([*config, {"tokenizer": {"word_list": str(other)}}, {"tokenizer": {"word_list": "gone.txt"}}], empty)
+    save_tokenizer_files(
+        [*config, {"tokenizer": {"word_list": str(other)}}, {"tokenizer": {"word_list": "gone.txt"}}], empty
+    )
     assert list(empty.iterdir()) == []

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,24 @@ def test_invalid_folders(tmp_path: Path) -> None:
         list(read_png_folder(tmp_path))
     Image.fromarray(np.zeros((2, 3, 4), np.uint8)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match="without transparency"):  # as of masks in annotations
+        list(read_png_folder(tmp_path))
+
+
+def test_untrusted_pngs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe would block forever, an EPS file would start Ghostscript, and decoders raise nearly anything."""
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"a\.png .*a pipe or a device"):
+        list(read_png_folder(tmp_path))
+    (tmp_path / "a.png").unlink()
+    Image.new("RGB", (3, 2)).save(tmp_path / "a.png", format="EPS")
+    with pytest.raises(DataError, match=r"unknown format: .*a\.png"):
+        list(read_png_folder(tmp_path))
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise NotImplementedError("no such mode")
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(DataError, match=r"a\.png \(no such mode\)"):
         list(read_png_folder(tmp_path))
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from refseg.data_tools.issues import DataIssue
-from refseg.datasets.images import ends_as_it_should, header_size, read_image
+from refseg.datasets.images import has_end_marker, header_size, read_image
 from refseg.datasets.masks import to_rle
 from refseg.datasets.store import RecordStore
 from refseg.errors import DataError, UsageError
@@ -102,7 +102,7 @@ def looks_whole(path: str, size: tuple[int, int]) -> bool:
         head = file.read(HEAD)
         file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
         tail = file.read()
-    return header_size(head) == tuple(size) and ends_as_it_should(head[:16] + tail)
+    return header_size(head) == tuple(size) and has_end_marker(head[:16] + tail)
 
 
 def box_fault(box: tuple[float, float, float, float], size: tuple[int, int]) -> str:

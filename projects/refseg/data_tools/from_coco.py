@@ -19,8 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from refseg.datasets.readers.segmentations import clean_segmentation
-from refseg.datasets.readers.values import is_side, is_text
+from refseg.datasets.readers.checks import clean_segmentation, is_side, is_text
 from refseg.errors import DataError, UsageError
 from refseg.terminal import open_output
 

@@ -84,7 +84,7 @@ def details(known: KnownSet) -> list[str]:
     facts = {
         "annotations": known.source + (f"; rename {known.renamed}" if known.renamed else ""),
         "images": IMAGE_FOLDERS[known.image_root].source,
-        "license": f"annotations: {known.licence}. Images: {IMAGE_FOLDERS[known.image_root].terms}",
+        "license": f"annotations: {known.license}. Images: {IMAGE_FOLDERS[known.image_root].terms}",
         "splits": "; ".join(splits) + ("" if known.verified else " (unverified)") if splits else "no counts known",
         "split by": known.split_by or "unknown",
         "used for": known.protocol,

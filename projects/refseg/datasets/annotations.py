@@ -1,9 +1,9 @@
-"""Annotation files -> a `RecordStore`, converted once and then memory-mapped.
+"""Open annotation files as a `RecordStore`, which is converted once and then memory-mapped.
 
-The converted file lies in `.refseg_cache` beside the annotations, or, where that cannot be written, in `$REFSEG_CACHE`
-or the user's cache folder; where none of them can, the data set works from memory. It is made again when a source file
-changes: size and time are compared, and where they differ, a hash of the content. Several processes may start at once:
-one converts, the others wait.
+The converted file is in `$REFSEG_CACHE` if that is set, else in `.refseg_cache` next to the annotations, else in the
+user's cache folder. If none of them can be written, the data set works from memory. The file is converted again when a
+source file changes: size and time are compared first, then a hash of the content. Of several processes that start at
+once, one converts and the others wait.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,28 +26,37 @@ from refseg.paths import data_path
 from refseg.records import Record
 
 logger = logging.getLogger("refseg.data")
-VERSION = 4  # raise it when a reader gives other records for the same files
+VERSION = 4  # raise it when a reader returns other records for the same files
 LOCK_SECONDS = 1800
 
 
 def open_annotations(*, format: str, **arguments: Any) -> RecordStore:
-    """`format`: a name in `READERS`; `arguments`: that reader's."""
+    """Open the annotations of a data set.
+
+    Args:
+        format: Name in `READERS`.
+        **arguments: Arguments of that reader.
+    """
     check_arguments(format, arguments)
     reader = READERS[format]
     files = [data_path(arguments[name]) for name in reader.files]
     if not all(file.is_file() for file in files):
-        reader.read(**arguments)  # says which is missing and what to do
-    name = _cache_name(format, arguments, files)
+        reader.read(**arguments)  # raises an error that names the missing file
+    # The name of the cached file identifies the reader, its arguments and the source files.
+    others = sorted((key, str(value)) for key, value in arguments.items() if key not in reader.files)
+    identity = [VERSION, format, others, [str(file.resolve()) for file in files]]
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
+    name = f"{files[0].parent.name}-{files[0].stem}-{digest}.columns"
     for folder in _cache_folders(files):
         store = _from_folder(folder, name, files, reader.read, arguments)
         if store is not None:
             return store
-    logger.warning("no folder can be written to keep %s in: it is read anew in every process", files[0])
+    logger.warning("no cache folder is writable for %s: every process reads it again", files[0])
     return _convert(reader.read, arguments)
 
 
 def complete_paths(record: Record, root: Path) -> Record:
-    """The record, in place, with the paths of its image and mask files beginning at the image root."""
+    """Prepend the image root to the paths of a record's image and mask files, in place."""
     record.image_path = str(root / record.image_path)
     for instance in record.instances:
         if isinstance(instance.segmentation, str):
@@ -57,16 +65,16 @@ def complete_paths(record: Record, root: Path) -> Record:
 
 
 def image_root_of(annotations: dict[str, Any], image_root: str | None) -> Path:
-    """Where image paths begin: JSONL's are relative to the file unless said otherwise, REFER's must be told."""
+    """Return the folder that image paths are relative to. JSONL defaults to the file's folder; others need it."""
     if image_root is not None:
         return data_path(image_root)
     if annotations["format"] != "jsonl":
-        raise ConfigError("image_root is needed: these annotations do not say where their images are")
+        raise ConfigError("image_root is needed: these annotations do not name the folder of their images")
     return data_path(annotations["file"]).parent
 
 
 def generated_by(annotations: dict[str, Any]) -> dict[str, Any] | None:
-    """Preset and generator version of RefShapes, from the meta.json of its folder; None for other data."""
+    """Return the preset and generator version of RefShapes from its folder's meta.json, or None for other data."""
     file = data_path(annotations[READERS[annotations["format"]].files[0]])
     for folder in (file.parent, file.parent.parent):  # the official layouts have a folder of their own
         try:
@@ -78,21 +86,14 @@ def generated_by(annotations: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def check_arguments(format: str, arguments: dict[str, Any]) -> None:
+    """Raise ConfigError if a format is unknown or its reader does not take exactly these arguments."""
     if format not in READERS:
         raise ConfigError(f"annotations.format must be one of {sorted(READERS)}, not {format!r}")
     accepted = inspect.signature(READERS[format].read).parameters
     needed = {name for name, parameter in accepted.items() if parameter.default is parameter.empty}
     if not needed <= set(arguments) <= set(accepted):
         optional = f" (and may have {sorted(set(accepted) - needed)})" if needed != set(accepted) else ""
-        message = f"annotations of format {format!r} need {sorted(needed)}{optional}, not {sorted(arguments)}"
-        raise ConfigError(message)
-
-
-def _cache_name(format: str, arguments: dict[str, Any], files: list[Path]) -> str:
-    others = sorted((key, str(value)) for key, value in arguments.items() if key not in READERS[format].files)
-    identity = [VERSION, format, others, [str(file.resolve()) for file in files]]
-    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
-    return f"{files[0].parent.name}-{files[0].stem}-{digest}.columns"
+        raise ConfigError(f"annotations of format {format!r} need {sorted(needed)}{optional}, not {sorted(arguments)}")
 
 
 def _cache_folders(files: list[Path]) -> Iterator[Path]:
@@ -102,12 +103,12 @@ def _cache_folders(files: list[Path]) -> Iterator[Path]:
     root = os.environ.get("XDG_CACHE_HOME")
     try:
         yield (Path(root) if root else Path.home() / ".cache") / "refseg" / "annotations"
-    except RuntimeError:  # no home
+    except RuntimeError:  # no home folder
         return
 
 
 def _from_folder(folder: Path, name: str, files: list[Path], read: Callable, arguments: dict) -> RecordStore | None:
-    """The store in this folder, made if need be; None where that is not possible here."""
+    """Return the store in this folder, converting the files if necessary, or None if the folder cannot be used."""
     from filelock import FileLock, Timeout
 
     place = folder / name
@@ -117,10 +118,11 @@ def _from_folder(folder: Path, name: str, files: list[Path], read: Callable, arg
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{place}.lock", timeout=LOCK_SECONDS):
-            store = _fresh(place, files)  # another process may have made it meanwhile
+            store = _fresh(place, files)  # another process may have converted the files meanwhile
             if store is None:
                 logger.warning("converting %s (once)", files[0])
-                stamps = [_stamp(file) for file in files]
+                # Taken before reading: a file that changes while it is read will not match.
+                stamps = [{"name": f.name, "stat": _quick_stamp(f), "sha256": sha256_of(f)} for f in files]
                 _convert(read, arguments, sources=stamps).save(place)
                 store = open_store(place)
     except (OSError, NotImplementedError, Timeout) as error:
@@ -130,32 +132,27 @@ def _from_folder(folder: Path, name: str, files: list[Path], read: Callable, arg
 
 
 def _convert(read: Callable, arguments: dict[str, Any], **info: Any) -> RecordStore:
-    with _without_collector():
-        found = read(**arguments)
-        stamps = [[file, _quick_stamp(Path(file))] for file in found.opened]  # whose sizes the columns hold
-        return from_annotations(found, opened=stamps, **info)
-
-
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """The garbage collector walks over millions of new objects again and again: 40 % of the time, for no garbage."""
+    # The garbage collector walks over millions of new objects again and again: 40 % of the time, for no garbage.
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        yield
+        annotations = read(**arguments)
+        # Stamps of the images whose sizes are part of the store.
+        stamps = [[file, _quick_stamp(Path(file))] for file in annotations.opened]
+        return from_annotations(annotations, opened=stamps, **info)
     finally:
         if was_enabled:
             gc.enable()
 
 
 def _fresh(place: Path, files: list[Path]) -> RecordStore | None:
-    """The saved store if it was made from these files as they are now."""
+    """Return the saved store if it was made from these files as they are now."""
     try:
         store = open_store(place)
         sources, opened = store.info["sources"], store.info["opened"]
         if any(_quick_stamp(Path(file)) != stat for file, stat in opened):
             return None
-    except Exception as error:  # not there, of an older version, or damaged in one of many ways
+    except Exception as error:  # missing, of an older version, or damaged in any way
         logger.debug("%s is not used: %s", place, error)
         return None
     quick = [_quick_stamp(file) for file in files]
@@ -163,23 +160,18 @@ def _fresh(place: Path, files: list[Path]) -> RecordStore | None:
         return store
     if [source["sha256"] for source in sources] != [sha256_of(file) for file in files]:
         return None
-    # Touched or copied, not changed: remember the new times.
+    # The files were touched or copied, not changed: save the new times.
     store.info["sources"] = [{**source, "stat": stat} for source, stat in zip(sources, quick, strict=True)]
     try:
         store.save(place)
     except OSError:
-        pass  # it is only slower next time
+        pass  # the hashes will be compared again
     return store
 
 
 def _quick_stamp(file: Path) -> list[int] | None:
     try:
-        found = file.stat()
+        stat = file.stat()
     except OSError:
         return None
-    return [found.st_size, found.st_mtime_ns]
-
-
-def _stamp(file: Path) -> dict[str, Any]:
-    """Taken before reading: a file that changes while it is read does not match afterwards."""
-    return {"name": file.name, "stat": _quick_stamp(file), "sha256": sha256_of(file)}
+    return [stat.st_size, stat.st_mtime_ns]

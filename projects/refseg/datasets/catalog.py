@@ -1,7 +1,7 @@
-"""The data sets of the field: where their files lie, what they should hold, where they come from. One table of facts.
+"""Catalog of the field's data sets: locations of their files, expected counts, and sources.
 
-Nothing here is downloaded or read. Counts are those that were published or counted by others; those that could not be
-traced to code or a release note are marked unverified, and a set that differs from them is not called wrong.
+Nothing here is downloaded or read. Counts were published or counted by others. Those that could not be traced to code
+or a release note are marked unverified, and data that differs from them is not reported as wrong.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TRAIN2014 = "data/images/train2014"
 
 @dataclass(frozen=True)
 class Counts:
-    """What a split holds; None where it is not known."""
+    """Expected numbers of a split, None if unknown."""
 
     refs: int | None = None
     images: int | None = None
@@ -26,7 +26,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Where images lie and where they come from; `files`: how many the whole download has."""
+    """A folder of images. `files` is the number of images in the whole download."""
 
     path: str
     source: str
@@ -36,34 +36,46 @@ class ImageFolder:
 
 @dataclass(frozen=True)
 class KnownSet:
-    """One data set in one division into splits.
+    """One data set with one division into splits.
 
-    `annotations` and `image_root` are what a config has. `split_by`: what was dealt out to the splits; with "image" no
-    image is in two of them, with "object" they share images, None is not known. `verified`: whether `counts` could be
-    traced to a source. `seen_unseen`: by split, the refs of COCO's seen and of its unseen classes that CGFormer's code
-    has. `renamed`: how a download's file must be renamed.
+    Args:
+        name: Name of the set in commands.
+        title: Name to show.
+        refs: File of the refs below data/.
+        source: Address of the download.
+        image_root: Folder of the images, as in a config.
+        split_by: "image" if no image is in two splits, "object" if splits share images, None if unknown.
+        counts: Expected numbers by split.
+        seen_unseen: By split, the numbers of refs of COCO's seen and unseen classes in CGFormer's code.
+        verified: Whether `counts` could be traced to a source.
+        license: License of the annotations.
+        protocol: Protocols that use the set.
+        renamed: How to rename the download's file.
+        notes: Peculiarities worth knowing.
     """
 
     name: str
     title: str
-    refs: str  # below data/
-    image_root: str
-    split_by: Literal["image", "object"] | None
+    refs: str
     source: str
-    counts: dict[str, Counts]
+    image_root: str = TRAIN2014
+    split_by: Literal["image", "object"] | None = None
+    counts: dict[str, Counts] = field(default_factory=dict)
     seen_unseen: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
     verified: bool = True
-    licence: str = "none stated that we know of: ask its authors"
+    license: str = "none stated that we know of: ask its authors"
     protocol: str = ""
     renamed: str = ""
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     @property
     def folder(self) -> str:
+        """Name of the set's folder."""
         return self.refs.split("/")[0]
 
     @property
     def annotations(self) -> dict[str, Any]:
+        """The `annotations` of a config."""
         return dict(format="refer", refs=f"data/{self.refs}", instances=f"data/{self.folder}/instances.json")
 
 
@@ -88,31 +100,29 @@ IMAGE_FOLDERS = {
         ImageFolder(
             "data/images/saiapr_tc-12",
             "the 19,997 images of SAIAPR TC-12 that RefCLEF uses, named by https://github.com/lichengunc/refer",
-            "IAPR TC-12 has terms of its own: ask its distributor",
+            "IAPR TC-12 has its own terms: ask its distributor",
             19_997,
         ),
     )
 }
 
 _REFER = "https://github.com/lichengunc/refer"
-_REFER_LICENCE = "its repository is under Apache-2.0"
+_REFER_LICENSE = "its repository is under Apache-2.0"
 _RIS = "RIS (LAVT's protocol): training draws one sentence per ref, evaluation takes every sentence"
-_ANNOTATION_ID = "an annotation may be the target of several refs; samples are told apart by ref and sentence"
-_BY_OBJECT = "split by object: images of val and test occur in train, so results are not those of the image splits"
+_ANNOTATION_ID = "an annotation may be the target of several refs; samples are identified by ref and sentence"
+_BY_OBJECT = "split by object: train has images of val and test, so results are not comparable to the image splits"
 _GREFS_SOURCE = "https://github.com/henghuiding/gRefCOCO"
 _RRIS_SOURCE = "https://github.com/jianzongwu/robust-ref-seg"
-_EXIST = "negatives are sentences with exist = False; they refer to nothing. no_target='drop' leaves them out"
-_RRIS = "R-RIS: positive and negative sentences of a ref"
+_EXIST = "negatives are sentences with exist = False; they refer to nothing. no_target='drop' removes them"
 
 _SETS = (
     KnownSet(
         name="refcoco",
         title="RefCOCO, UNC's splits",
         refs="refcoco/refs(unc).p",
-        image_root=TRAIN2014,
         split_by="image",
         source=_REFER,
-        licence=_REFER_LICENCE,
+        license=_REFER_LICENSE,
         counts=_table(
             train=(42_404, 16_994, 120_624),
             val=(3_811, 1_500, 10_834),
@@ -127,10 +137,9 @@ _SETS = (
         name="refcoco-google",
         title="RefCOCO, Google's splits",
         refs="refcoco/refs(google).p",
-        image_root=TRAIN2014,
         split_by="object",
         source=_REFER,
-        licence=_REFER_LICENCE,
+        license=_REFER_LICENSE,
         counts=_table(train=(40_000, 19_213, None), val=(5_000, 4_559, None), test=(5_000, 4_527, None)),
         protocol="older RIS and REC work",
         notes=(_BY_OBJECT,),
@@ -139,10 +148,9 @@ _SETS = (
         name="refcoco+",
         title="RefCOCO+, UNC's splits",
         refs="refcoco+/refs(unc).p",
-        image_root=TRAIN2014,
         split_by="image",
         source=_REFER,
-        licence=_REFER_LICENCE,
+        license=_REFER_LICENSE,
         counts=_table(
             train=(42_278, 16_992, 120_191),
             val=(3_805, 1_500, 10_758),
@@ -157,10 +165,9 @@ _SETS = (
         name="refcocog",
         title="RefCOCOg, UMD's splits",
         refs="refcocog/refs(umd).p",
-        image_root=TRAIN2014,
         split_by="image",
         source=_REFER,
-        licence=_REFER_LICENCE,
+        license=_REFER_LICENSE,
         counts=_table(
             train=(42_226, 21_899, 80_512),
             val=(2_573, 1_300, 4_896),
@@ -174,10 +181,9 @@ _SETS = (
         name="refcocog-google",
         title="RefCOCOg, Google's splits",
         refs="refcocog/refs(google).p",
-        image_root=TRAIN2014,
         split_by="object",
         source=_REFER,
-        licence=_REFER_LICENCE,
+        license=_REFER_LICENSE,
         counts=_table(train=(44_822, 24_698, 85_474), val=(5_000, 4_650, 9_536)),
         seen_unseen=dict(train=(35_105, None), val=(3_923, 760)),
         protocol="RIS on 'val*'",
@@ -188,10 +194,8 @@ _SETS = (
         title="RefCLEF (ReferIt), UNC's splits",
         refs="refclef/refs(unc).p",
         image_root="data/images/saiapr_tc-12",
-        split_by=None,
         source=_REFER,
-        licence=_REFER_LICENCE,
-        counts={},
+        license=_REFER_LICENSE,
         verified=False,
         protocol="RIS",
         notes=(
@@ -204,10 +208,8 @@ _SETS = (
         title="RefCLEF (ReferIt), Berkeley's splits",
         refs="refclef/refs(berkeley).p",
         image_root="data/images/saiapr_tc-12",
-        split_by=None,
         source=_REFER,
-        licence=_REFER_LICENCE,
-        counts={},
+        license=_REFER_LICENSE,
         verified=False,
         protocol="RIS",
         notes=(
@@ -219,7 +221,6 @@ _SETS = (
         name="grefcoco",
         title="gRefCOCO",
         refs="grefcoco/grefs(unc).json",
-        image_root=TRAIN2014,
         split_by="image",
         source=_GREFS_SOURCE,
         counts=_table(
@@ -233,7 +234,7 @@ _SETS = (
         notes=(
             "ann_id is a list; [-1] refers to nothing",
             "the released file has 259,859 sentences, the paper 278,232",
-            "reorganised on 2023-08-29 with new ids: files made from the earlier release do not fit",
+            "reorganized on 2023-08-29 with new ids: files made from the earlier release do not fit",
             "images are split as in RefCOCO",
         ),
     ),
@@ -242,7 +243,6 @@ _SETS = (
         title="Ref-ZOM",
         refs="ref-zom/refs(final).p",
         image_root="data/images/trainval2014",
-        split_by=None,
         source="https://github.com/toggle1995/RIS-DMMI",
         counts=_table(train=(None, 43_749, None), test=(None, 11_329, None)),
         verified=False,
@@ -250,53 +250,34 @@ _SETS = (
         renamed="Ref-ZOM(final).p -> refs(final).p",
         notes=("source = 'zero' refers to nothing, whatever ann_id says",),
     ),
-    KnownSet(
-        name="rrefcoco",
-        title="R-RefCOCO",
-        refs="rrefcoco/refs(unc).p",
-        image_root=TRAIN2014,
-        split_by=None,
-        source=_RRIS_SOURCE,
-        counts={},
-        verified=False,
-        protocol=_RRIS,
-        notes=(_EXIST,),
-    ),
-    KnownSet(
-        name="rrefcoco+",
-        title="R-RefCOCO+",
-        refs="rrefcoco+/refs(unc).p",
-        image_root=TRAIN2014,
-        split_by=None,
-        source=_RRIS_SOURCE,
-        counts={},
-        verified=False,
-        protocol=_RRIS,
-        notes=(_EXIST,),
-    ),
-    KnownSet(
-        name="rrefcocog",
-        title="R-RefCOCOg",
-        refs="rrefcocog/refs(umd).p",
-        image_root=TRAIN2014,
-        split_by=None,
-        source=_RRIS_SOURCE,
-        counts={},
-        verified=False,
-        protocol=_RRIS,
-        notes=(_EXIST, "the name of its refs file is taken from RefCOCOg: rename the download if need be"),
+    *(
+        KnownSet(
+            name=f"r{name.lower()}",
+            title=f"R-{name}",
+            refs=f"r{name.lower()}/{file}",
+            source=_RRIS_SOURCE,
+            verified=False,
+            protocol="R-RIS: positive and negative sentences of a ref",
+            notes=(_EXIST, *notes),
+        )
+        for name, file, *notes in (
+            ("RefCOCO", "refs(unc).p"),
+            ("RefCOCO+", "refs(unc).p"),
+            ("RefCOCOg", "refs(umd).p", "the name of its refs file is RefCOCOg's: rename the download if necessary"),
+        )
     ),
 )
-SETS: dict[str, KnownSet] = {one.name: one for one in _SETS}
+SETS: dict[str, KnownSet] = {known.name: known for known in _SETS}
 
 
 class UnknownSetError(UsageError):
-    """A name that the catalogue does not have."""
+    """A name that is not in the catalog."""
 
 
 def get_set(name: str) -> KnownSet:
+    """Return a set by name, or raise UnknownSetError with a suggestion."""
     if name in SETS:
         return SETS[name]
     close = difflib.get_close_matches(name.lower(), SETS, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(SETS)}"
+    hint = f"did you mean {' or '.join(close)}?" if close else f"available: {', '.join(SETS)}"
     raise UnknownSetError(f"no data set {name!r}; {hint}")

@@ -1,4 +1,4 @@
-"""Samples -> batch: stacks images (more is the preprocessor's), pads tokens to the longest, keeps each text once."""
+"""Collate samples into a batch. Images and tokens are padded to the largest, and each distinct text is kept once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from refseg.structures import Batch, Sample, TextTokens
 
 
 def stack_images(images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """(B, 3, H, W) of the images' dtype, at the largest height and width, and (B, H, W) True on image."""
+    """Stack images of any sizes.
+
+    Returns:
+        (B, 3, H, W) of the images' dtype at the largest height and width, and (B, H, W) bool, True on image.
+    """
     height = max(image.shape[1] for image in images)
     width = max(image.shape[2] for image in images)
     padded = images[0].new_zeros(len(images), 3, height, width)
@@ -25,7 +29,7 @@ def stack_images(images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def distinct_tokens(samples: Sequence[Sample]) -> TextTokens:
-    """The phrases of all samples, where equal ones share a row."""
+    """Return the tokens of all samples' texts. Equal texts share a row."""
     rows: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
     text_of = [
         rows.setdefault((tuple(ids), tuple(words)), len(rows))
@@ -44,26 +48,25 @@ def distinct_tokens(samples: Sequence[Sample]) -> TextTokens:
 
 
 def pad_rows(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    """(rows, longest) long."""
+    """Pad rows at the end to a (rows, longest) int64 tensor."""
     length = max(len(row) for row in rows)
     return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows], dtype=torch.long)
 
 
 @FUNCTIONS.register_module()
 def collate_samples(samples: Sequence[Sample]) -> dict[str, Batch]:
-    """`{"batch": Batch}`, the keyword that `RefSegmentor.forward` takes."""
+    """Return `{"batch": Batch}`, the keyword argument of `RefSegmentor.forward`."""
     images, pixel_mask = stack_images([sample.image for sample in samples])
     height, width = pixel_mask.shape[1:]
     masks = []
     for sample in samples:
         _, h, w = sample.instance_masks.shape
         masks.append(torch.nn.functional.pad(sample.instance_masks, (0, width - w, 0, height - h)))
-    image_of = [row for row, sample in enumerate(samples) for _ in sample.token_ids]
     batch = Batch(
         images=images,
         pixel_mask=pixel_mask,
         tokens=distinct_tokens(samples),
-        image_of=torch.tensor(image_of),
+        image_of=torch.tensor([row for row, sample in enumerate(samples) for _ in sample.token_ids]),
         metas=[sample.meta for sample in samples],
         instance_masks=masks,
         referents=[refers for sample in samples for refers in sample.referents],

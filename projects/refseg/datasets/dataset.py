@@ -1,11 +1,10 @@
-"""The one Dataset class: annotations of any set, a choice of expressions, a pipeline of transforms; and its mixture."""
+"""The data set of all tasks, `ReferringDataset`, and mixtures of several, `MixedDataset`."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,16 +15,15 @@ from refseg.datasets.annotations import complete_paths, generated_by, image_root
 from refseg.datasets.samplers import SampleKey
 from refseg.datasets.selection import (
     Sentences,
-    deal,
     expressions_of,
     held_out,
     image_keys,
     in_splits,
+    make_items,
     of_categories,
     of_other_images,
     refer_only_to,
 )
-from refseg.datasets.store import RecordStore
 from refseg.datasets.transforms import PackSample, TransformState
 from refseg.errors import ConfigError, DataError
 from refseg.records import UNKNOWN, Crowds, Expression, Problem, Record, without_crowds
@@ -37,28 +35,30 @@ TextField = Literal["raw", "sent"]
 
 @DATASETS.register_module()
 class ReferringDataset(Dataset):
-    """Items are images with K of their expressions.
+    """A data set whose items are images with K of their expressions.
 
-    `annotations`: dict(format=..., and that reader's arguments); `image_root`: where its image paths begin, for JSONL
-    the file's folder by default. `split`: one name, several, or None for all; "testA" and "test" as REFER has them.
-
-    `sentences`: 'all', or 'one_per_object', which draws one of each object's expressions anew per epoch.
-    `expressions_per_image`: K; an image with more has several items. None: all in one item, as evaluation needs.
-    `text_field`: 'raw' as people wrote it, or 'sent', the set's cleaned form (the same where a set has one form only).
-    `categories`: 'seen', 'unseen' or names; keeps expressions whose referents are all of these.
-    `no_target`: 'drop' leaves out expressions that refer to nothing, R-RefCOCO's negatives among them.
-    `negative_rate`: chance that an expression is replaced by one that belongs to another image and refers to objects of
-    categories that this image has none of; it then refers to nothing. Unlike DeRIS's, the share stays what it is.
-    `crowd_targets`: 'exclude' leaves crowd regions (COCO's `iscrowd`) out of training targets, as ReLA does, and with
-    them expressions that refer to nothing else; 'include' keeps them as annotated. Data sets for evaluation, whose
-    pipeline packs ground truth, always keep them, because each protocol decides.
-    `hold_out`: dict(share=0.02, use='rest' or 'held_out') for sets without a val split: a fixed part of the images.
-    `exclude_images_of`: the leak filter: dicts of `annotations`, `split` and, if need be, `image_root`; images that
-    occur in one of them are left out (COCO's are told by their ids, others by folder, name and size).
-
-    `max_bad_samples`: so many unreadable annotations of the split, and so many items (per process) that cannot be
-    loaded, are left out, counted and logged; an item is replaced by its successor. The default None lets the first one
-    stop the run, as evaluation must.
+    Args:
+        annotations: dict(format=..., and the arguments of that reader).
+        pipeline: Transforms. The last one is PackSample.
+        image_root: Folder that image paths are relative to. JSONL defaults to the file's folder.
+        split: One name, several, or None for all. "testA" and "test" match as in REFER.
+        sentences: 'all', or 'one_per_object', which draws one of each object's expressions anew in each epoch.
+        expressions_per_image: Largest K. An image with more expressions has several items. None puts all into one item,
+            as evaluation needs.
+        text_field: 'raw' as people wrote it, or 'sent', the set's cleaned form. They are equal if a set has one form.
+        categories: 'seen', 'unseen' or a list of names. Keeps expressions whose referents all have these categories.
+        no_target: 'drop' removes expressions that refer to nothing, such as R-RefCOCO's negatives.
+        negative_rate: Probability that an expression is replaced by one of another image, about objects of categories
+            that this image does not have. It then refers to nothing. Unlike in DeRIS, the share is constant.
+        crowd_targets: 'exclude' removes crowd regions (COCO's `iscrowd`) from training targets, as ReLA does, and with
+            them expressions that refer to nothing else. 'include' keeps them as annotated. Data sets for evaluation,
+            whose pipeline packs ground truth, always keep them, because each protocol decides.
+        hold_out: dict(share=0.02, use='rest' or 'held_out') splits off a fixed part of the images of a set without val.
+        exclude_images_of: The leak filter, a list of dict(annotations=..., split=..., image_root=...), where
+            `image_root` is optional. Images that occur in one of them are removed. COCO images are recognized by id,
+            others by folder, name and size.
+        max_bad_samples: Number of unreadable annotations of the split, and of items per process that cannot be loaded,
+            to skip and log. The next item replaces a bad one. None stops the run at the first, as evaluation must.
     """
 
     def __init__(
@@ -110,10 +110,14 @@ class ReferringDataset(Dataset):
         self.transforms = [TRANSFORMS.build(transform) for transform in pipeline]
         packs = [transform for transform in self.transforms if isinstance(transform, PackSample)]
         if pipeline and packs != self.transforms[-1:]:
-            raise ConfigError("a pipeline ends with PackSample, and has it only there")
-        self.excludes_crowds = crowd_targets == "exclude" and bool(packs) and not packs[0].with_ground_truth
-        chosen = self._in_splits(split)
+            raise ConfigError("PackSample must be the last transform of a pipeline, and occur only there")
+        # Choose expressions, in this order.
+        try:
+            chosen = in_splits(self.store, split)
+        except DataError as error:  # perhaps because nothing of that split could be read
+            raise DataError("\n  ".join([str(error), *map(str, self.store.problems[:5])])) from None
         self._note_problems(chosen)
+        self.excludes_crowds = crowd_targets == "exclude" and bool(packs) and not packs[0].with_ground_truth
         if self.excludes_crowds:
             chosen = self._without_crowds(chosen)
         if categories is not None:
@@ -121,11 +125,14 @@ class ReferringDataset(Dataset):
         if no_target == "drop":
             chosen &= self.store.num_referents > 0
         if hold_out is not None:
-            chosen &= _part(self.store, hold_out, self.image_root)
+            if set(hold_out) != {"share", "use"} or not 0 < hold_out["share"] < 1:
+                raise ConfigError(f"hold_out is dict(share=0.02, use='rest' or 'held_out'), not {dict(hold_out)}")
+            _one_of("hold_out.use", hold_out["use"], ("rest", "held_out"))
+            chosen &= held_out(self.store, hold_out["share"], self.image_root) == (hold_out["use"] == "held_out")
         chosen = self._filter_leaks(chosen, exclude_images_of)
-        self.items = deal(self.store, chosen, sentences, expressions_per_image)
+        self.items = make_items(self.store, chosen, sentences, expressions_per_image)
         if not len(self.items):
-            raise DataError(f"{_name(annotations)}, split {split}: nothing is left of it after filtering")
+            raise DataError(f"{_name(annotations)}, split {split}: no expression remains after filtering")
         if negative_rate:
             self._donors = np.flatnonzero(chosen & (self.store.num_referents > 0))
             if (self.store.category_of_instance < 0).any() or not len(self._donors):
@@ -133,7 +140,7 @@ class ReferringDataset(Dataset):
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """Goes into checkpoints: what was trained on, and what the leak filter dropped."""
+        """Description for checkpoints: the training data, and what the leak filter dropped."""
         return self._meta
 
     def __len__(self) -> int:
@@ -156,7 +163,7 @@ class ReferringDataset(Dataset):
         raise DataError("no sample of the data set can be read")
 
     def make_sample(self, key: SampleKey) -> Sample:
-        """The sample of one item: a pure function of the key."""
+        """Make the sample of one item, as a pure function of the key."""
         record = self.record(key)
         rng = np.random.default_rng([key.seed, key.epoch, key.item])
         expressions = [self._maybe_negative(expression, record, rng) for expression in record.expressions]
@@ -171,7 +178,7 @@ class ReferringDataset(Dataset):
         return state
 
     def record(self, key: SampleKey) -> Record:
-        """An item's image with all its instances and the item's expressions, paths complete."""
+        """Return an item's image with all its instances and the item's expressions. Paths include the image root."""
         objects = self.store.object_of_expression
         chosen = expressions_of(self.items, key.item, objects, self.sentences, seed=key.seed, epoch=key.epoch)
         record = self.store.record(int(self.items.image[key.item]), chosen)
@@ -187,82 +194,74 @@ class ReferringDataset(Dataset):
         if not self.negative_rate or not expression.referents or rng.random() >= self.negative_rate:
             return expression
         present = {instance.category for instance in record.instances}
-        for donor in rng.choice(self._donors, 20):
-            if not present & self._referred_categories(int(donor)):
-                other = self._with_text(self.store.expression(int(donor)))
-                negative = {"negative_of": expression.expression_id, "text_of": other.expression_id}
+        for donor in rng.choice(self._donors, 20).tolist():
+            image = np.searchsorted(self.store.expression_starts, donor, side="right") - 1
+            instances = self.store.instance_starts[image] + self.store.referents(donor)
+            categories = {self.store.categories[code] for code in self.store.category_of_instance[instances]}
+            if not present & categories:
+                other = self._with_text(self.store.expression(donor))
                 return replace(
                     expression,
                     expression_id=f"{expression.expression_id}~",
                     text=other.text,
                     referents=(),
-                    tags=negative,
+                    tags={"negative_of": expression.expression_id, "text_of": other.expression_id},
                 )
         return expression
 
-    def _referred_categories(self, expression: int) -> set[str]:
-        image = np.searchsorted(self.store.expression_starts, expression, side="right") - 1
-        instances = self.store.instance_starts[image] + self.store.referents(expression)
-        return {self.store.categories[code] for code in self.store.category_of_instance[instances]}
-
     def _filter_leaks(self, chosen: np.ndarray, against: Sequence[dict[str, Any]]) -> np.ndarray:
+        """Drop the images of other data sets, and note the numbers in the metainfo."""
         keys: set[str] = set()
         for other in against:
-            unknown = (set(other) - {"image_root"}) ^ {"annotations", "split"}
-            if unknown:
-                raise ConfigError(f"exclude_images_of takes dicts of annotations and split; mind {sorted(unknown)}")
+            wrong = (set(other) - {"image_root"}) ^ {"annotations", "split"}
+            if wrong:
+                message = "exclude_images_of takes dicts of annotations and split (image_root is optional)"
+                raise ConfigError(f"{message}; missing or unexpected: {', '.join(sorted(wrong))}")
             store = open_annotations(**other["annotations"])
             root = other.get("image_root")
             if root is not None or other["annotations"]["format"] == "jsonl":
                 root = image_root_of(other["annotations"], root)
             keys |= image_keys(store, in_splits(store, other["split"]), root or self.image_root)
-        kept = chosen & of_other_images(self.store, keys, self.image_root) if against else chosen
-        dropped = np.unique(self.store.image_of_expression[chosen & ~kept])
+        dropped = chosen & ~of_other_images(self.store, keys, self.image_root) if against else np.zeros_like(chosen)
+        num_images, num_expressions = len(np.unique(self.store.image_of_expression[dropped])), int(dropped.sum())
         self._meta["leak_filter"] = {
             "against": [f"{_name(other['annotations'])} {other['split']}" for other in against],
-            "dropped_images": len(dropped),
-            "dropped_expressions": int((chosen & ~kept).sum()),
+            "dropped_images": num_images,
+            "dropped_expressions": num_expressions,
         }
         if against:
-            found = self._meta["leak_filter"]
             print_log(
-                f"leak filter: {found['dropped_expressions']} of {int(chosen.sum())} expressions of "
-                f"{_name(self._meta['annotations'])} {self._meta['split']} dropped ({found['dropped_images']} images)",
+                f"leak filter: {num_expressions} of {int(chosen.sum())} expressions of "
+                f"{_name(self._meta['annotations'])} {self._meta['split']} dropped ({num_images} images)",
                 "current",
             )
-        return kept
-
-    def _in_splits(self, split: str | Sequence[str] | None) -> np.ndarray:
-        try:
-            return in_splits(self.store, split)
-        except DataError as error:  # perhaps because nothing of that split could be read
-            raise DataError("\n  ".join([str(error), *map(str, self.store.problems[:5])])) from None
+        return chosen & ~dropped
 
     def _without_crowds(self, chosen: np.ndarray) -> np.ndarray:
-        """Leave out expressions that refer to crowd regions only: without these they have a target but no mask."""
+        """Drop expressions that refer to crowd regions only. Without these they would have a target but no mask."""
         only_crowds = chosen & refer_only_to(self.store, self.store.is_crowd)
         self._meta["crowd_only_expressions"] = int(only_crowds.sum())
         if only_crowds.any():
             print_log(
                 f"{only_crowds.sum()} of {chosen.sum()} expressions of {_name(self._meta['annotations'])} refer to "
-                "crowd regions (iscrowd 1) only and are left out of training; crowd_targets='include' keeps them",
+                "crowd regions (iscrowd 1) only and are not used in training; crowd_targets='include' keeps them",
                 "current",
                 logging.WARNING,
             )
         return chosen & ~only_crowds
 
     def _note_problems(self, chosen: np.ndarray) -> None:
-        """Log what was skipped in the splits in use. More unreadable annotations than the limit are an error."""
+        """Log skipped annotations of the splits in use. More of them than the limit are an error."""
         names = {self.store.splits[code] for code in np.unique(self.store.split_of_expression[chosen])} | {UNKNOWN}
         for notice in (problem for problem in self.store.problems if problem.is_notice):
             print_log(str(notice), "current", logging.WARNING)
         problems: list[Problem] = [problem for problem in self.store.problems if problem.split in names]
         self._meta["unreadable_annotations"] = len(problems)
         if len(problems) > (self.max_bad_samples or 0):
-            shown = "\n  ".join(map(str, problems[:5]))
+            first = "\n  ".join(map(str, problems[:5]))
             raise DataError(
                 f"{len(problems)} annotations cannot be used, {self.max_bad_samples or 0} are allowed "
-                f"(max_bad_samples); the first:\n  {shown}\nMend the file; `refseg data check` lists all."
+                f"(max_bad_samples); the first:\n  {first}\nFix the file; `refseg data check` lists all."
             )
         for problem in problems:
             print_log(f"skipping an annotation: {problem}", "current", logging.WARNING)
@@ -279,8 +278,13 @@ class ReferringDataset(Dataset):
 
 @DATASETS.register_module()
 class MixedDataset(Dataset):
-    """Several data sets as one. `weights[i]`: how often an epoch goes through set i (default 1 each); of a fraction of
-    a set, another part is drawn in each epoch."""
+    """Several data sets as one.
+
+    Args:
+        datasets: Configs of `ReferringDataset`s.
+        weights: Number of times that an epoch goes through each set (default: once). Of a fraction of a set, each epoch
+            draws another part.
+    """
 
     def __init__(self, *, datasets: Sequence[dict], weights: Sequence[float] | None = None) -> None:
         weights = [1.0] * len(datasets) if weights is None else [float(weight) for weight in weights]
@@ -290,32 +294,30 @@ class MixedDataset(Dataset):
         self.weights = weights
         counts = [max(1, round(weight * len(part))) for weight, part in zip(weights, self.datasets, strict=True)]
         self.ends = np.cumsum(counts)
-        self._orders: dict[int, tuple[tuple[int, int], np.ndarray]] = {}  # set -> (seed, epoch), order
+        self._orders: dict[int, tuple[tuple[int, int], np.ndarray]] = {}  # by set: (seed, epoch), order
 
     @property
     def metainfo(self) -> dict[str, Any]:
+        """Description for checkpoints."""
         return {"mixture": [part.metainfo for part in self.datasets], "weights": list(self.weights)}
 
     def __len__(self) -> int:
         return int(self.ends[-1])
 
     def locate(self, key: SampleKey) -> tuple[ReferringDataset, SampleKey]:
-        """The set that an item belongs to, and its key there."""
+        """Return the set that an item belongs to, and its key there."""
         which = int(np.searchsorted(self.ends, key.item, side="right"))
         part = self.datasets[which]
         position = key.item - (int(self.ends[which - 1]) if which else 0)
         rounds, rest = divmod(position, len(part))
         count = int(self.ends[which] - (self.ends[which - 1] if which else 0))
-        if (rounds + 1) * len(part) > count:  # the last, incomplete round takes a part that differs by epoch
-            rest = int(self._order(which, key.seed, key.epoch)[rest])
+        if (rounds + 1) * len(part) > count:  # the last, incomplete round takes another part in each epoch
+            if self._orders.get(which, (None,))[0] != (key.seed, key.epoch):
+                order = np.random.default_rng([key.seed, key.epoch, which, 2]).permutation(len(part))
+                self._orders[which] = ((key.seed, key.epoch), order)
+            rest = int(self._orders[which][1][rest])
         # A set's second round in an epoch draws other sentences and augmentations than its first.
         return part, SampleKey(rest, key.epoch * (count // len(part) + 1) + rounds, key.seed)
-
-    def _order(self, which: int, seed: int, epoch: int) -> np.ndarray:
-        if which not in self._orders or self._orders[which][0] != (seed, epoch):
-            order = np.random.default_rng([seed, epoch, which, 2]).permutation(len(self.datasets[which]))
-            self._orders[which] = ((seed, epoch), order)
-        return self._orders[which][1]
 
     def __getitem__(self, key: SampleKey | int) -> Sample:
         part, key = self.locate(key if isinstance(key, SampleKey) else SampleKey(int(key)))
@@ -330,14 +332,6 @@ def _one_of(name: str, value: object, options: tuple[str, ...]) -> None:
 def _count(name: str, value: object, least: int) -> None:
     if value is not None and not (isinstance(value, int) and value >= least):
         raise ConfigError(f"{name} must be a whole number of at least {least}, or None, not {value!r}")
-
-
-def _part(store: RecordStore, hold_out: dict[str, Any], root: Path) -> np.ndarray:
-    if set(hold_out) != {"share", "use"} or not 0 < hold_out["share"] < 1:
-        raise ConfigError(f"hold_out is dict(share=0.02, use='rest' or 'held_out'), not {dict(hold_out)}")
-    _one_of("hold_out.use", hold_out["use"], ("rest", "held_out"))
-    out = held_out(store, hold_out["share"], root)
-    return out if hold_out["use"] == "held_out" else ~out
 
 
 def _name(annotations: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
-"""Affine geometry of samples. One 3 x 3 matrix takes places in the original image to places in the current one.
+"""Affine geometry of samples. A 3 x 3 matrix maps points in the original image to points in the current one.
 
-Places are continuous: x to the right, y down, pixel i covers [i, i + 1]. Sizes are (height, width). Matrices are
-float64 and act on columns (x, y, 1), so the later step stands on the left of the product.
+Coordinates are continuous: x to the right, y down, pixel i covers [i, i + 1]. Sizes are (height, width). Matrices are
+float64 and act on columns (x, y, 1), so the later step is on the left of a product.
 """
 
 from __future__ import annotations
@@ -16,21 +16,18 @@ Box = tuple[float, float, float, float]
 AXIS_TOLERANCE = 1e-9
 
 
-def scaling(x: float, y: float) -> np.ndarray:
-    return np.array([[x, 0.0, 0.0], [0.0, y, 0.0], [0.0, 0.0, 1.0]])
-
-
 def translation(x: float, y: float) -> np.ndarray:
+    """Return the matrix that moves points by (x, y)."""
     return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
 
 
 def mirroring(width: float) -> np.ndarray:
-    """Left becomes right: x -> width - x."""
+    """Return the matrix of a horizontal flip: x -> width - x."""
     return np.array([[-1.0, 0.0, width], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
 
 
 def rotation(degrees: float, size: Size) -> np.ndarray:
-    """About the middle of the image, clockwise as seen."""
+    """Return the matrix of a clockwise rotation about the center of an image."""
     height, width = size
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     turn = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
@@ -38,26 +35,27 @@ def rotation(degrees: float, size: Size) -> np.ndarray:
 
 
 def resizing(old: Size, new: Size) -> np.ndarray:
-    return scaling(new[1] / old[1], new[0] / old[0])
+    """Return the matrix that scales an image of size `old` to size `new`."""
+    return np.diag([new[1] / old[1], new[0] / old[0], 1.0])
 
 
 def is_axis_aligned(matrix: np.ndarray) -> bool:
-    """Boxes stay boxes: nothing but scaling, translation and mirroring."""
+    """Return whether boxes stay boxes, as under scaling, translation and mirroring."""
     return abs(matrix[0, 1]) <= AXIS_TOLERANCE and abs(matrix[1, 0]) <= AXIS_TOLERANCE
 
 
 def is_resizing(matrix: np.ndarray, old: Size, new: Size) -> bool:
-    """The whole of the old image fills the whole of the new one, upright."""
+    """Return whether the matrix does nothing but resize the whole image."""
     return np.allclose(matrix, resizing(old, new), atol=1e-6)
 
 
 def move_points(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """(N, 2) -> (N, 2)."""
+    """Move (N, 2) points."""
     return points @ matrix[:2, :2].T + matrix[:2, 2]
 
 
 def move_box(matrix: np.ndarray, box: Box) -> Box:
-    """Corners x0, y0, x1, y1 -> the upright box around the moved corners."""
+    """Return the upright box around the moved corners of a box x0, y0, x1, y1."""
     x0, y0, x1, y1 = box
     corners = move_points(matrix, np.array([[x0, y0], [x1, y0], [x0, y1], [x1, y1]], np.float64))
     low, high = corners.min(0), corners.max(0)
@@ -65,13 +63,14 @@ def move_box(matrix: np.ndarray, box: Box) -> Box:
 
 
 def clip_box(box: Box, size: Size) -> Box:
+    """Clip a box x0, y0, x1, y1 to an image."""
     height, width = size
     x0, y0, x1, y1 = box
     return min(max(x0, 0), width), min(max(y0, 0), height), min(max(x1, 0), width), min(max(y1, 0), height)
 
 
 def box_of_mask(mask: np.ndarray) -> Box:
-    """x0, y0, x1, y1 of the pixels' outer edges; zeros for an empty mask."""
+    """Return x0, y0, x1, y1 around the pixels of a mask, zeros for an empty one."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not rows.size:
         return 0.0, 0.0, 0.0, 0.0
@@ -79,20 +78,20 @@ def box_of_mask(mask: np.ndarray) -> Box:
 
 
 def warp_image(image: np.ndarray, matrix: np.ndarray, size: Size, fill: tuple[int, int, int]) -> np.ndarray:
-    """Bilinear; what comes from outside of the image is `fill`."""
-    flags = cv2.INTER_LINEAR
-    return cv2.warpAffine(image, _on_centres(matrix), (size[1], size[0]), flags=flags, borderValue=fill)
+    """Warp an image bilinearly. Pixels from outside of it get the color `fill`."""
+    centers = _between_centers(matrix)
+    return cv2.warpAffine(image, centers, (size[1], size[0]), flags=cv2.INTER_LINEAR, borderValue=fill)
 
 
 def warp_mask(mask: np.ndarray, matrix: np.ndarray, size: Size) -> np.ndarray:
-    """(H, W) uint8 -> (h, w) uint8: the value of the pixel in which a new pixel's centre lies, 0 outside.
+    """Warp a (H, W) uint8 mask: a new pixel gets the value of the pixel that its center lies in, 0 outside.
 
-    A plain resize is Pillow's, which decides as the papers' code where a centre lies on the edge of two pixels.
+    A mere resize uses Pillow, which breaks ties on the edge of two pixels as the papers' code does.
     """
     if is_resizing(matrix, mask.shape, size):
         return np.array(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
     if not is_axis_aligned(matrix):
-        return cv2.warpAffine(mask, _on_centres(matrix), (size[1], size[0]), flags=cv2.INTER_NEAREST)
+        return cv2.warpAffine(mask, _between_centers(matrix), (size[1], size[0]), flags=cv2.INTER_NEAREST)
     rows, rows_inside = _sources(size[0], matrix[1, 1], matrix[1, 2], mask.shape[0])
     columns, columns_inside = _sources(size[1], matrix[0, 0], matrix[0, 2], mask.shape[1])
     warped = mask.take(rows, 0).take(columns, 1)
@@ -104,11 +103,11 @@ def warp_mask(mask: np.ndarray, matrix: np.ndarray, size: Size) -> np.ndarray:
 
 
 def _sources(length: int, scale: float, offset: float, old_length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Per new pixel of one axis the old pixel that its centre lies in, and whether there is one."""
+    """Return for each new pixel of one axis the old pixel that its center lies in, and whether there is one."""
     source = np.floor((np.arange(length) + 0.5 - offset) / scale).astype(np.intp)
     return source.clip(0, old_length - 1), (source >= 0) & (source < old_length)
 
 
-def _on_centres(matrix: np.ndarray) -> np.ndarray:
-    """(2, 3): the same map for OpenCV, in whose coordinates pixel i lies at i instead of i + 0.5."""
+def _between_centers(matrix: np.ndarray) -> np.ndarray:
+    """Return the (2, 3) matrix for OpenCV, where the center of pixel i is at i instead of i + 0.5."""
     return (translation(-0.5, -0.5) @ matrix @ translation(0.5, 0.5))[:2]

@@ -1,13 +1,14 @@
-"""Segmentations -> masks. Evaluation's ground truth is pycocotools' rasterisation at the original size (`to_rle`);
-a model's input gets its masks drawn once, at its own size (`rasterise`).
+"""Segmentations to masks.
 
-`overlap` says what pixels are that several polygons of one instance cover: "union" makes them mask, as COCO does and
-nearly all of the field; "exclude" makes them background, as the code of LAVT, CrossVLT and CGFormer does, by accident.
+Evaluation's ground truth is pycocotools' rasterization at the original size (`to_rle`). A model's input gets its masks
+drawn once, at its own size (`rasterize`).
+
+`overlap` decides about pixels that several polygons of one instance cover. "union" makes them mask, as COCO and nearly
+all of the field do. "exclude" makes them background, as the code of LAVT, CrossVLT and CGFormer does by accident.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Literal
 
@@ -15,17 +16,17 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from refseg.datasets.geometry import Box, Size, move_points, warp_mask
-from refseg.datasets.images import FORMATS, decoding, read_bytes
+from refseg.datasets.geometry import Box, Size, move_box, move_points, warp_mask
+from refseg.datasets.images import open_image
 from refseg.errors import DataError
-from refseg.records import Segmentation
+from refseg.records import AnnotatedInstance, Segmentation
 
 Overlap = Literal["union", "exclude"]
 MasksAt = Literal["input", "original"]
 
 
 def to_rle(segmentation: Segmentation, size: Size, overlap: Overlap = "union") -> dict:
-    """Compressed COCO RLE of polygons, an RLE of either kind, or a mask PNG."""
+    """Return the compressed COCO RLE of polygons, an RLE of either kind, or the path of a mask image."""
     height, width = size
     if isinstance(segmentation, dict):
         if tuple(segmentation["size"]) != (height, width):
@@ -34,8 +35,9 @@ def to_rle(segmentation: Segmentation, size: Size, overlap: Overlap = "union") -
             return coco_mask.frPyObjects(segmentation, height, width)
         return segmentation
     if isinstance(segmentation, str):
-        return coco_mask.encode(np.asfortranarray(_read_png(segmentation, size)))
-    polygons = [polygon for polygon in segmentation if _has_area(polygon)]
+        return coco_mask.encode(np.asfortranarray(_read_mask_image(segmentation, size)))
+    # pycocotools would take a polygon of 4 numbers for a box.
+    polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
     if not polygons:
         return coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))
     rles = coco_mask.frPyObjects(polygons, height, width)
@@ -59,11 +61,11 @@ def rle_to_json(rle: dict) -> dict:
 
 
 def decode(rle: dict) -> np.ndarray:
-    """(h, w) bool."""
+    """Return the (h, w) bool mask of a compressed RLE."""
     return coco_mask.decode(rle).astype(bool)
 
 
-def rasterise(
+def rasterize(
     segmentation: Segmentation,
     original_size: Size,
     matrix: np.ndarray,
@@ -72,28 +74,37 @@ def rasterise(
     overlap: Overlap = "union",
     masks_at: MasksAt = "input",
 ) -> np.ndarray:
-    """(h, w) uint8 0/1 of `size`, seen through `matrix` (original -> input).
+    """Draw a segmentation in another image.
 
-    With `masks_at="input"` the polygons' corners are moved and drawn at the input's size, as ReLA does. With
-    "original" the mask is drawn at the original size and its pixels are moved, as LAVT does; masks that are no polygons
-    always go this way. The two differ in boundary pixels.
+    Args:
+        segmentation: Polygons, RLE or mask image of the original image.
+        original_size: Size of the original image.
+        matrix: (3, 3) map from the original image to the new one.
+        size: Size of the new image.
+        overlap: See the module.
+        masks_at: "input" moves the corners of polygons and draws them at `size`, as ReLA does. "original" draws at the
+            original size and moves the pixels, as LAVT does and as always happens to RLEs and mask images. The two
+            differ in boundary pixels.
+
+    Returns:
+        (h, w) uint8 of 0 and 1.
     """
     if masks_at == "input" and not isinstance(segmentation, dict | str):
-        corners = [np.asarray(polygon[: len(polygon) // 2 * 2], np.float64).reshape(-1, 2) for polygon in segmentation]
-        return draw_polygons([move_points(matrix, points) for points in corners if len(points) >= 3], size, overlap)
+        return draw_polygons([move_points(matrix, corners) for corners in _corners(segmentation)], size, overlap)
     if isinstance(segmentation, str):
-        mask = _read_png(segmentation, original_size)
+        mask = _read_mask_image(segmentation, original_size)
     else:
         mask = coco_mask.decode(to_rle(segmentation, original_size, overlap))
     return warp_mask(mask, matrix, size)
 
 
 def draw_polygons(polygons: Sequence[np.ndarray], size: Size, overlap: Overlap = "union") -> np.ndarray:
-    """Corners (N, 2) each -> (h, w) uint8: pycocotools' pixels, but it only sees the window that holds them all."""
+    """Draw polygons, (N, 2) corners each, into a (h, w) uint8 mask with the pixels that pycocotools gives."""
     height, width = size
     mask = np.zeros(size, np.uint8)
     if not polygons:
         return mask
+    # Draw only the window that holds all polygons.
     points = np.concatenate(polygons) if len(polygons) > 1 else polygons[0]
     (left, top), (right, bottom) = np.floor(points.min(0)), np.ceil(points.max(0)) + 1
     left, top, right, bottom = int(max(left, 0)), int(max(top, 0)), int(min(right, width)), int(min(bottom, height))
@@ -104,11 +115,47 @@ def draw_polygons(polygons: Sequence[np.ndarray], size: Size, overlap: Overlap =
     return mask
 
 
+def instance_mask(
+    instance: AnnotatedInstance,
+    original_size: Size,
+    matrix: np.ndarray,
+    size: Size,
+    *,
+    overlap: Overlap = "union",
+    masks_at: MasksAt = "input",
+    content: np.ndarray | None = None,
+    must_show: bool = False,
+) -> np.ndarray:
+    """Draw an instance as `rasterize` does, with at least one pixel if its center is in the image.
+
+    Args:
+        instance: The instance.
+        original_size: See `rasterize`; so for `matrix`, `size`, `overlap` and `masks_at`.
+        content: (h, w) uint8 of the pixels that may be mask; None for all.
+        must_show: Draw the nearest pixel if the center lies outside. Only an annotation without area is empty then.
+    """
+    segmentation = instance.segmentation
+    mask = rasterize(segmentation, original_size, matrix, size, overlap=overlap, masks_at=masks_at)
+    if content is not None:
+        mask &= content
+    box = None if np.count_nonzero(mask) else box_of_segmentation(segmentation, original_size)
+    if box is None:
+        return mask
+    # The instance covers no pixel's center: draw the one pixel that its own center lies in.
+    x0, y0, x1, y1 = move_box(matrix, box)
+    column, row = int(np.floor((x0 + x1) / 2)), int(np.floor((y0 + y1) / 2))
+    height, width = size
+    if must_show:
+        column, row = min(max(column, 0), width - 1), min(max(row, 0), height - 1)
+    if 0 <= column < width and 0 <= row < height and (must_show or content is None or content[row, column]):
+        mask[row, column] = 1
+    return mask
+
+
 def box_of_segmentation(segmentation: Segmentation, size: Size) -> Box | None:
-    """x0, y0, x1, y1 around the corners or pixels; None where there is nothing."""
+    """Return x0, y0, x1, y1 around the corners or pixels, or None if there are none."""
     if not isinstance(segmentation, dict | str):
-        polygons = [np.asarray(polygon[: len(polygon) // 2 * 2]).reshape(-1, 2) for polygon in segmentation]
-        polygons = [polygon for polygon in polygons if len(polygon) >= 3]
+        polygons = _corners(segmentation)
         if not polygons:
             return None
         points = np.concatenate(polygons)
@@ -118,35 +165,39 @@ def box_of_segmentation(segmentation: Segmentation, size: Size) -> Box | None:
     return (x, y, x + w, y + h) if w and h else None
 
 
+def mask_of_image(image: Image.Image, path: str) -> np.ndarray:
+    """Return the (h, w) bool mask of an image: pixels that are not 0, or not the first color of a palette.
+
+    The numbers in the file decide. A conversion to gray would turn dark colors into 0.
+    """
+    # Pillow keeps only the high bytes of 16-bit colors.
+    has_16_bit_colors = image.mode == "RGB" and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    if image.mode in ("1", "L", "P", "I") or image.mode.startswith("I;16"):
+        return np.asarray(image) != 0
+    if image.mode == "RGB" and not has_16_bit_colors:
+        return (np.asarray(image) != 0).any(-1)
+    raise DataError(
+        f"mask image {path} has mode {image.mode}{' with 16 bits' * has_16_bit_colors}, which does not define a mask. "
+        "Save it as a gray image without transparency, where 0 is background"
+    )
+
+
+def _corners(polygons: Sequence[Sequence[float]]) -> list[np.ndarray]:
+    """Return the (N, 2) float64 corners of each polygon of at least 3 points."""
+    corners = [np.asarray(polygon[: len(polygon) // 2 * 2], np.float64).reshape(-1, 2) for polygon in polygons]
+    return [points for points in corners if len(points) >= 3]
+
+
 def _combine(rles: list[dict], overlap: Overlap) -> np.ndarray:
-    """(h, w) uint8 of the RLEs of one instance's polygons."""
+    """Return the (h, w) uint8 mask of the RLEs of one instance's polygons."""
     if overlap == "exclude" and len(rles) > 1:
         return (coco_mask.decode(rles).sum(-1) == 1).astype(np.uint8)
     return coco_mask.decode(rles[0] if len(rles) == 1 else coco_mask.merge(rles))
 
 
-def _has_area(polygon: Sequence[float]) -> bool:
-    """Fewer than 3 points have no area, and pycocotools would take 4 numbers for a box."""
-    return len(polygon) >= 6
-
-
-def _read_png(path: str, size: Size) -> np.ndarray:
-    """(h, w) uint8 0/1 of a mask image: what is not 0, or not the first colour of a palette, is mask."""
-    encoded = read_bytes(path)
-    with decoding(path), Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+def _read_mask_image(path: str, size: Size) -> np.ndarray:
+    """Return the (h, w) uint8 mask of a file, which must have the size of its image."""
+    with open_image(path) as image:
         if (image.height, image.width) != tuple(size):
             raise DataError(f"mask image {path} has size {[image.height, image.width]}, its image has {list(size)}")
         return mask_of_image(image, path).astype(np.uint8)
-
-
-def mask_of_image(image: Image.Image, path: str) -> np.ndarray:
-    """(h, w) bool from the numbers in the file. A conversion to grey would turn dark colors into 0."""
-    sixteen_bits_of_colour = image.mode == "RGB" and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
-    if image.mode in ("1", "L", "P", "I") or image.mode.startswith("I;16"):
-        return np.asarray(image) != 0
-    if image.mode == "RGB" and not sixteen_bits_of_colour:  # of which Pillow has the high bytes only
-        return (np.asarray(image) != 0).any(-1)
-    raise DataError(
-        f"mask image {path} is of mode {image.mode}{' with 16 bits' * sixteen_bits_of_colour}, which does not say "
-        "what is mask: save it as a grey image without transparency, where 0 is background"
-    )

@@ -1,28 +1,27 @@
-"""The text of a mirrored image: left and right change places, or None where that cannot be told safely.
+"""Swap left and right in a phrase, for the mirrored image, unless that is unsafe.
 
-`mirror_text` swaps all side words at once, which is exact for the mirrored image whatever stands between them: the
-mirror image of "left of the right door" is right of the left door. Other senses of the two words are the difficulty
-("right behind her", "one slice left"), and things that a mirror changes without the phrase saying so. Rules are few and
-prefer None: a phrase that is skipped costs a flip, a phrase that is wrong teaches the model the wrong side.
+`mirror_text` swaps all side words at once: "left of the right door" becomes "right of the left door". The difficulty is
+other senses of the two words ("right behind her", "one slice left"), and things that a mirror changes without a side
+word. The rules are few and prefer None: a skipped phrase costs a flip, a wrong one teaches the model the wrong side.
 
-None, for a phrase that has
-1. digits, unless as an ordinal ("2nd from left"), quotation marks, or words about lettering: what can be read in an
-   image cannot in its mirror image;
-2. clock or compass words, a driver's or a ship's sides;
-3. a side word in a spelling not known here ("rigth", "rt", "bottomleftish", mixed case), or a single letter l or r;
+The result is None for a phrase that contains
+1. digits other than an ordinal ("2nd from left"), quotation marks, or words about lettering, because text cannot be
+   read in a mirrored image;
+2. clock or compass words, or a driver's or a ship's sides;
+3. a side word in an unknown spelling ("rigth", "rt", "bottomleftish", mixed case), or a single letter l or r;
 4. "left" or "right", without an article or owner before it, before a word that makes it an adverb or a participle
-   ("right next to", "right on", "left over"); before "in" only where a place follows ("right in front", "left in the
+   ("right next to", "right on", "left over"); before "in" only if a place follows ("right in front", "left in the
    box"), and before "to" unless the other side follows ("left to right");
 5. "left" or "right" after a verb of being or a word for a rest ("is left", "slice left", "all right"), unless "of" or
-   "most" follows; before "of", after "what" or a word for a rest, whatever verb of being or "that" stands between
+   "most" follows; or before "of" and after "what" or a word for a rest, even with a verb of being or "that" in between
    ("what is left of the pizza", "all that's left of it", "a piece left of it");
 6. "left" or "right" before a posture ("left standing"), unless an article, an owner or a preposition is before it ("the
    left sitting man", "on right standing");
-7. "left" or "right" beside "turn" ("turn left", "right turn lane"), or beside "sign" or "arrow" ("left arrow") without
-   an article or owner before it and "of" after it: it may be what the sign says.
+7. "left" or "right" next to "turn" ("turn left", "right turn lane"), or next to "sign" or "arrow" ("left arrow")
+   without an article or owner before it or "of" after it, because the sign may say it.
 
-"left" and "right" obey the same rules, so that mirroring the mirrored text gives the first text back, and no word is
-added or removed, so that tags which tie words to instances stay true.
+"left" and "right" follow the same rules, so mirroring twice returns the original text. No word is added or removed, so
+tags that tie words to instances stay true.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ SIDE_WORD = re.compile(
 ORDINAL = re.compile(r"\d+(?:st|nd|rd|th)")
 QUOTATION = re.compile(r"[\"“”„«»`]|(?<!\w)['‘]\w")
 SAME_LETTERS = re.compile(r"(?:b|f|up)right(?:er|est|ly|ness|en|ened|ened|ening)?")  # bright, fright, upright
-MISSPELT = _words("l r rt lt lf lft rgt rht rght rite rigt righ rigth rihgt rghit lef letf lfet leftt")
+MISSPELLED = _words("l r rt lt lf lft rgt rht rght rite rigt righ rigth rihgt rghit lef letf lfet leftt")
 
 UNREADABLE_IN_A_MIRROR = _words(
     "number numbers numbered numeral digit digits letter letters lettered lettering say says said saying word words "
@@ -78,20 +77,20 @@ SIGNS = _words("sign signs arrow arrows")
 AFTER_ALWAYS_OTHER = _words("over overs angle angles angled way")  # even with an article
 PLACES_AFTER_IN = _words("front back the middle center centre between line a an this that there here his her")
 BEING = _words("is are was were be been being am has had have having isn't aren't isnt arent there's")
-OF_WHICH_SOMETHING_IS_LEFT = _words(
+REST_WORDS = _words(
     "what whats what's all any some nothing anything something everything much none few half slice slices piece pieces "
     "bite bites portion portions"
 )
 BEFORE_OTHER_SENSE = (
     BEING
-    | OF_WHICH_SOMETHING_IS_LEFT
+    | REST_WORDS
     | _words("thats whos its it's that's who's here's he's she's they're only just many little more time")
 )
-BETWEEN_IT_AND_LEFT = BEING | _words("that that's thats there")
+BETWEEN_REST_AND_LEFT = BEING | _words("that that's thats there")
 
 
 def mirror_text(text: str) -> str | None:
-    """The phrase for the mirrored image, or None where it cannot be told (the module's docstring has the rules)."""
+    """Return the phrase for the mirrored image, or None if that is unsafe by the rules of this module."""
     lower = text.lower()
     if QUOTATION.search(text) or OTHER_PHRASES.search(lower) or len(lower) != len(text):
         return None
@@ -112,7 +111,7 @@ def _mirror_word(words: list[str], i: int, written: str) -> str | None:
     if word[0].isdigit():
         return written if ORDINAL.fullmatch(word) else None
     stem = POSSESSIVE.sub("", word)
-    if stem in MISSPELT or stem in UNREADABLE_IN_A_MIRROR or stem in OTHER_FRAMES:
+    if stem in MISSPELLED or stem in UNREADABLE_IN_A_MIRROR or stem in OTHER_FRAMES:
         return None
     match = SIDE_WORD.fullmatch(stem)
     if match is None:
@@ -121,11 +120,16 @@ def _mirror_word(words: list[str], i: int, written: str) -> str | None:
     if stem in ("left", "right") and not _is_a_side(words, i):
         return None
     side = match.group(1) or match.group(2)
-    return _in_case_of(written, written.lower().replace(side, OTHER_SIDE[side]))
+    mirrored = written.lower().replace(side, OTHER_SIDE[side])
+    # Keep lower, UPPER or Title case. Other mixtures are unsafe.
+    for style in (str.lower, str.upper, str.capitalize):
+        if written == style(written):
+            return style(mirrored)
+    return None
 
 
 def _is_a_side(words: list[str], i: int) -> bool:
-    """Whether "left" or "right" at place `i` surely names a side (rules 4 to 7)."""
+    """Return whether "left" or "right" at index `i` certainly names a side (rules 4 to 7)."""
     before = words[i - 1] if i else ""
     is_owned = before in DETERMINERS or (before.endswith("'s") and before not in BEFORE_OTHER_SENSE)
     if before == "its" and i > 1:  # "to its left", not "its left" for "it is left"
@@ -133,8 +137,13 @@ def _is_a_side(words: list[str], i: int) -> bool:
     after, later = [*words[i + 1 : i + 3], "", ""][:2]
     if after in AFTER_ALWAYS_OTHER or (after == "side" and later == "up") or not TURNS.isdisjoint((before, after)):
         return False
-    if after == "of" and _is_of_a_rest(words, i):
-        return False
+    if after == "of":
+        # "left of" after "what" or a word for a rest, except for verbs of being and "that" in between.
+        start = i
+        while start and words[start - 1] in BETWEEN_REST_AND_LEFT:
+            start -= 1
+        if start and words[start - 1] in REST_WORDS:
+            return False
     if is_owned or after in ("of", "most"):
         return True
     if before in BEFORE_OTHER_SENSE or after in AFTER_OTHER_SENSE or not SIGNS.isdisjoint((before, after)):
@@ -146,18 +155,3 @@ def _is_a_side(words: list[str], i: int) -> bool:
     if after == "to":
         return later in OTHER_SIDE and later != words[i]
     return True
-
-
-def _is_of_a_rest(words: list[str], i: int) -> bool:
-    """Whether "left of" at place `i` follows "what" or a word for a rest, but for verbs of being and "that"."""
-    while i and words[i - 1] in BETWEEN_IT_AND_LEFT:
-        i -= 1
-    return i > 0 and words[i - 1] in OF_WHICH_SOMETHING_IS_LEFT
-
-
-def _in_case_of(written: str, word: str) -> str | None:
-    """`word` in the case of what was written: lower, UPPER or Title; None for other mixtures."""
-    for style in (str.lower, str.upper, str.capitalize):
-        if written == style(written):
-            return style(word)
-    return None

@@ -1,4 +1,4 @@
-"""The sampler of training and evaluation: position and randomness are functions of (seed, epoch), never of history."""
+"""The sampler of training and evaluation. Its order depends on (seed, epoch) only, never on history."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from refseg.registry import DATA_SAMPLERS
 
 
 class SampleKey(NamedTuple):
-    """What a dataset needs to make one sample: everything random about it derives from these."""
+    """Key of one sample. All of its randomness derives from these numbers."""
 
     item: int
     epoch: int = 0
@@ -22,10 +22,15 @@ class SampleKey(NamedTuple):
 
 @DATA_SAMPLERS.register_module()
 class EpochSampler(Sampler):
-    """Each rank takes every world_size-th item of one (shuffled) order, padded by wrapping to equal lengths.
+    """Sampler of `SampleKey`s for one or more processes.
 
-    `set_position` starts an epoch anywhere, so that a resumed run reads nothing twice. Interleaving keeps the order
-    for mmengine's `collect_results`, which also cuts off the padding.
+    Each rank takes every world_size-th item of one (shuffled) order, which wraps around to equal lengths. Interleaving
+    keeps the order for mmengine's `collect_results`, which also cuts off the padding.
+
+    Args:
+        dataset: The data set.
+        shuffle: Draw a new order in each epoch.
+        seed: Seed of the orders and of the samples' randomness.
     """
 
     def __init__(self, dataset: Sized, shuffle: bool = True, seed: int | None = None) -> None:
@@ -37,14 +42,15 @@ class EpochSampler(Sampler):
         self.skip = 0
 
     def set_epoch(self, epoch: int) -> None:
+        """Set the epoch of the next pass."""
         self.epoch = epoch
 
     def set_position(self, *, seed: int, epoch: int, skip: int) -> None:
-        """The next pass is epoch `epoch` without its first `skip` items of this rank."""
+        """Start the next pass in `epoch` after `skip` items of this rank, so that a resumed run repeats none."""
         self.seed, self.epoch, self.skip = seed, epoch, skip
 
     def __len__(self) -> int:
-        """Items of this rank in a whole epoch."""
+        """Return the number of items of this rank in a whole epoch."""
         return -(-len(self.dataset) // self.world_size)
 
     def __iter__(self) -> Iterator[SampleKey]:

@@ -1,58 +1,65 @@
-"""Which expressions of a store a data set uses, and how they are dealt out into items. Pure functions of arrays.
+"""Selection of the expressions that a data set uses, and their grouping into items. Pure functions of arrays.
 
-Letters: X expressions of a store, I images, P the chosen expressions ("the pool"), K expressions of an item.
+Letters: X expressions of a store, I images, P chosen expressions ("the pool"), K expressions of an item.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
+import re
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
 
-from refseg.datasets.image_keys import image_key
 from refseg.datasets.store import RecordStore
 from refseg.errors import ConfigError, DataError
 
 Sentences = Literal["all", "one_per_object"]
+_COCO_2014 = re.compile(r"COCO_(?:train|val|test)20\d\d_(\d{12})\.\w+")
+_COCO_2017 = re.compile(r"(?:train|val|test)2017/(\d{12})\.\w+")
 
 
-def split_matches(asked: str, tag: str | None) -> bool:
-    """REFER's rule (of its `getRefIds`): "testA" means every split that names A, so that RefCLEF's "testAB" counts in
-    two; "test" means every test split; all else must be equal."""
-    if tag is None or asked == tag:
-        return asked == tag
+def split_matches(split: str, tag: str | None) -> bool:
+    """Return whether an expression tagged `tag` belongs to `split`, by the rule of REFER's `getRefIds`.
+
+    "testA" matches every test tag that names A, so RefCLEF's "testAB" counts in two splits. "test" matches every test
+    tag. Any other split must be equal.
+    """
+    if tag is None or split == tag:
+        return split == tag
     if not tag.startswith("test"):
         return False
-    return asked == "test" or (asked in ("testA", "testB", "testC") and asked[-1] in tag[4:])
+    return split == "test" or (split in ("testA", "testB", "testC") and split[-1] in tag[4:])
 
 
-def in_splits(store: RecordStore, asked: str | Sequence[str] | None) -> np.ndarray:
-    """(X,) bool: expressions of these splits; None is all. A split that no expression has is an error."""
-    if asked is None:
+def in_splits(store: RecordStore, splits: str | Sequence[str] | None) -> np.ndarray:
+    """Return (X,) bool: expressions of these splits, None for all. A split without expressions is an error."""
+    if splits is None:
         return np.ones(store.num_expressions, bool)
-    wanted = [asked] if isinstance(asked, str) else list(asked)
     codes: set[int] = set()
-    for one in wanted:
+    for split in [splits] if isinstance(splits, str) else splits:
         # A set with a split "test" beside testA and testB means that one (no set that REFER reads has both).
-        exact = one == "test" and one in store.splits
-        found = [c for c, tag in enumerate(store.splits) if (tag == one if exact else split_matches(one, tag))]
-        if not found:
-            there = ", ".join(sorted(str(tag) for tag in store.splits)) or "none: there are no expressions"
-            raise DataError(f"no expression has split {one!r} (found: {there})")
-        codes.update(found)
+        exact = split == "test" and split in store.splits
+        matching = [c for c, tag in enumerate(store.splits) if (tag == split if exact else split_matches(split, tag))]
+        if not matching:
+            available = ", ".join(sorted(str(tag) for tag in store.splits)) or "none: there are no expressions"
+            raise DataError(f"no expression has split {split!r} (available: {available})")
+        codes.update(matching)
     return np.isin(store.split_of_expression, sorted(codes))
+
+
+# Categories -----------------------------------------------------------------------------------------------------------
 
 
 @cache
 def shipped_categories(part: str) -> tuple[str, ...]:
-    """`seen` or `unseen`: the split of COCO's classes in coco_seen_unseen.json, which names its source."""
+    """Return COCO's `seen` or `unseen` classes from coco_seen_unseen.json, which names its source."""
     shipped = json.loads((Path(__file__).parent / "coco_seen_unseen.json").read_text(encoding="utf-8"))
     if part not in ("seen", "unseen"):
         raise ConfigError(f"categories must be 'seen', 'unseen' or a list of names, not {part!r}")
@@ -60,61 +67,82 @@ def shipped_categories(part: str) -> tuple[str, ...]:
 
 
 def of_categories(store: RecordStore, categories: str | Sequence[str]) -> np.ndarray:
-    """(X,) bool: expressions with referents, all of them of these categories (the seen/unseen protocol)."""
+    """Return (X,) bool: expressions with referents, all of them of these categories (the seen/unseen protocol)."""
     names = shipped_categories(categories) if isinstance(categories, str) else tuple(categories)
     absent = [] if isinstance(categories, str) else [name for name in names if name not in store.categories]
     if absent:
         close = difflib.get_close_matches(absent[0], store.categories, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(store.categories[:20])}"
+        hint = f"did you mean {close[0]!r}?" if close else f"available: {', '.join(store.categories[:20])}"
         raise ConfigError(f"categories: no instance is a {absent[0]!r}; {hint}")
     allowed = [code for code, name in enumerate(store.categories) if name in names]
     if not allowed:
-        there = ", ".join(store.categories[:10]) or "none"
-        raise DataError(f"no instance has one of the categories {', '.join(names[:10])} ... (categories here: {there})")
+        available = ", ".join(store.categories[:10]) or "none"
+        raise DataError(f"no instance has one of the categories {', '.join(names[:10])} ... (available: {available})")
     return refer_only_to(store, np.isin(store.category_of_instance, allowed))
 
 
 def num_referents_among(store: RecordStore, instances: np.ndarray) -> np.ndarray:
-    """(X,) how many of each expression's referents are among these instances, a bool for each of the store's."""
+    """Return (X,): the number of each expression's referents that a bool array over all instances selects."""
     first_instance = np.repeat(store.instance_starts[store.image_of_expression], store.num_referents)
     among = instances[first_instance + store.arrays["referents"]]
     return np.diff(np.concatenate([[0], np.cumsum(among)])[store.arrays["referents.starts"]])
 
 
 def refer_only_to(store: RecordStore, instances: np.ndarray) -> np.ndarray:
-    """(X,) bool: expressions with referents, all of them among these instances."""
+    """Return (X,) bool: expressions with referents, all of which a bool array over all instances selects."""
     return (store.num_referents > 0) & (num_referents_among(store, instances) == store.num_referents)
 
 
+# Images ---------------------------------------------------------------------------------------------------------------
+
+
+def image_key(path: str, size: tuple[int, int]) -> str:
+    """Return a key that is equal for the same image in different data sets.
+
+    Files that COCO named get `coco:<id>`: train, val, 2014 and 2017 share one numbering, and the bare numbers of 2017
+    need a folder of that name. Other files get their name with its folder and size. The folder distinguishes 00001.jpg
+    of one clip from that of another. Only `refseg data leaks --by-content` recognizes images in a renamed folder.
+    """
+    place = PurePosixPath(path.replace("\\", "/"))
+    coco = _COCO_2014.fullmatch(place.name) or _COCO_2017.fullmatch("/".join(place.parts[-2:]))
+    return f"coco:{int(coco[1])}" if coco else f"{'/'.join(place.parts[-2:])}:{size[0]}x{size[1]}"
+
+
 def key_of(store: RecordStore, image: int, root: str | Path) -> str:
+    """Return the key of an image of a store, whose paths start at `root`."""
     return image_key(str(Path(root, store.image_path(image))), store.size(image))
 
 
 def image_keys(store: RecordStore, chosen: np.ndarray, root: str | Path = "") -> set[str]:
-    """Keys of the images that the chosen (X,) expressions are about; `root`: the image root of the set."""
+    """Return the keys of the images of the chosen (X,) expressions."""
     return {key_of(store, image, root) for image in np.unique(store.image_of_expression[chosen])}
 
 
 def of_other_images(store: RecordStore, keys: Iterable[str], root: str | Path = "") -> np.ndarray:
-    """(X,) bool: expressions of images that are not among these."""
+    """Return (X,) bool: expressions of images without one of these keys."""
     keys = set(keys)
     other = np.array([key_of(store, image, root) not in keys for image in range(len(store))], bool)
     return other[store.image_of_expression]
 
 
 def held_out(store: RecordStore, share: float, root: str | Path = "") -> np.ndarray:
-    """(X,) bool: expressions of a fixed `share` of the images, told by a hash of what image it is, so that an image is
-    held out of every set or of none."""
+    """Return (X,) bool: expressions of a fixed `share` of the images.
+
+    A hash of the image's key decides, so an image is held out of every data set or of none.
+    """
     limit = int(share * 2**32)
     out = [zlib.crc32(key_of(store, image, root).encode()) < limit for image in range(len(store))]
     return np.array(out, bool)[store.image_of_expression]
 
 
+# Items ----------------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Items:
-    """How a pool is dealt out: item i is part `part[i]` of the `num_parts[i]` of image `image[i]`.
+    """Items of a data set: item i is part `part[i]` of `num_parts[i]` parts of image `image[i]`.
 
-    `starts` (I + 1,) and `pool` (P,): the chosen expressions of image i are pool[starts[i] : starts[i + 1]].
+    The chosen expressions of image i are pool[starts[i] : starts[i + 1]], with `starts` (I + 1,) and `pool` (P,).
     """
 
     image: np.ndarray
@@ -127,10 +155,10 @@ class Items:
         return len(self.image)
 
 
-def deal(store: RecordStore, chosen: np.ndarray, sentences: Sentences, per_image: int | None) -> Items:
-    """Each image's pool is dealt into as few items of at most `per_image` expressions as it takes (None: one item).
+def make_items(store: RecordStore, chosen: np.ndarray, sentences: Sentences, per_image: int | None) -> Items:
+    """Group each image's chosen expressions into as few items of at most `per_image` as possible (None: one item).
 
-    An epoch so takes every expression once, or, with `one_per_object`, one of each object. LAVT's protocol is
+    An epoch takes every expression once, or one of each object with `one_per_object`. LAVT's protocol is
     `one_per_object` with 1 per image: an item per ref. ReLA's is `all` with 1: an item per sentence.
     """
     pool = np.flatnonzero(chosen)
@@ -138,8 +166,8 @@ def deal(store: RecordStore, chosen: np.ndarray, sentences: Sentences, per_image
     starts = np.searchsorted(images, np.arange(len(store) + 1))
     if sentences == "one_per_object":
         objects = store.object_of_expression[pool]
-        drawn = np.unique(np.stack([images, objects], 1), axis=0)[:, 0] if len(pool) else images
-        counts = np.bincount(drawn, minlength=len(store))
+        image_of_object = np.unique(np.stack([images, objects], 1), axis=0)[:, 0] if len(pool) else images
+        counts = np.bincount(image_of_object, minlength=len(store))
     else:
         counts = np.diff(starts)
     parts = (counts > 0).astype(np.int64) if per_image is None else -(-counts // per_image)
@@ -151,15 +179,17 @@ def deal(store: RecordStore, chosen: np.ndarray, sentences: Sentences, per_image
 def expressions_of(
     items: Items, item: int, objects: np.ndarray, sentences: Sentences, *, seed: int, epoch: int
 ) -> np.ndarray:
-    """Indices of an item's expressions, in the file's order. The draws are functions of (seed, epoch, image), so that
-    the items of an image share out the same draw."""
+    """Return the indices of an item's expressions, in the file's order.
+
+    The draws depend on (seed, epoch, image) only, so the items of an image share the same draw.
+    """
     image = int(items.image[item])
     pool = items.pool[items.starts[image] : items.starts[image + 1]]
     rng = np.random.default_rng([seed, epoch, image, 1])
     if sentences == "one_per_object":
-        mixed = rng.permutation(pool)
-        _, first = np.unique(objects[mixed], return_index=True)
-        pool = mixed[first]
+        shuffled = rng.permutation(pool)
+        _, first = np.unique(objects[shuffled], return_index=True)
+        pool = shuffled[first]
     if items.num_parts[item] > 1:
         pool = np.array_split(rng.permutation(pool), items.num_parts[item])[items.part[item]]
     return np.sort(pool)

@@ -1,11 +1,10 @@
-"""Records as columns: a few flat arrays that can be memory-mapped, so that opening a data set costs nothing and worker
-processes share its pages.
+"""Store records as columns: a few flat arrays that are memory-mapped, so opening is free and workers share the pages.
 
-Python objects would be copied into every forked worker, because touching one writes its reference count. Here an
-object lives only as long as somebody looks at it.
+Python objects would be copied into every forked worker, because touching one writes its reference count. Here records
+are built on request.
 
-File: a magic line, the length of the header, the header (JSON: where each array lies, and what is not an array), then
-the arrays, each at a multiple of 64 bytes. Nothing in it is ever executed.
+File format: a magic line, the length of the header, the header (JSON: the place of each array, and other values), then
+the arrays, each at a multiple of 64 bytes. Nothing in the file is ever executed.
 """
 
 from __future__ import annotations
@@ -29,34 +28,15 @@ _TEXTS = (
     "image_id", "image_path", "instance_id", "instance_bytes", "expression_id", "object_id", "text",
     "sent", "tags",
 )  # fmt: skip
-
-
 _NUMBERS = (
     "image_size", "image_instances", "image_expressions", "instance_kind", "instance_category", "instance_box",
     "instance_crowd", "instance_rings", "expression_split", "expression_object", "has_sent", "numbers", "referents",
 )  # fmt: skip
 
 
-class Strings:
-    """Many strings as one array of UTF-8 bytes and where each begins."""
-
-    def __init__(self, blob: np.ndarray, starts: np.ndarray) -> None:
-        self.blob = blob
-        self.starts = starts
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-    def raw(self, index: int) -> bytes:
-        return self.blob[self.starts[index] : self.starts[index + 1]].tobytes()
-
-    def __getitem__(self, index: int) -> str:
-        return self.raw(index).decode("utf-8", "surrogatepass")
-
-
 @dataclass
-class _Rows:
-    """Grows one column of variable-length entries: all values, and where each entry begins."""
+class _Column:
+    """A growing column of entries of variable length: all values, and the start of each entry."""
 
     values: list = field(default_factory=list)
     starts: list[int] = field(default_factory=lambda: [0])
@@ -76,7 +56,7 @@ class _Rows:
 
 
 class RecordStore:
-    """Records, one per image, built when asked for. Made by `from_annotations` or `open_store`."""
+    """Records, one per image, built on request. Made by `from_annotations` or `open_store`."""
 
     def __init__(self, arrays: dict[str, np.ndarray], info: dict[str, Any], path: Path | None = None) -> None:
         self.arrays = arrays
@@ -85,10 +65,9 @@ class RecordStore:
         self.problems = [Problem(**problem) for problem in info["problems"]]
         self.splits: list[str | None] = info["splits"]
         self.categories: list[str] = info["categories"]
-        self._texts = {name: Strings(arrays[name], arrays[f"{name}.starts"]) for name in _TEXTS}
 
     def __reduce__(self) -> tuple:
-        """Workers that are spawned open the file; a store without one is sent whole."""
+        """Pickle the path for spawned workers, or everything if there is no file."""
         if self.path is not None:
             return (open_store, (self.path,))
         return (RecordStore, (self.arrays, self.info))
@@ -108,65 +87,67 @@ class RecordStore:
 
     @property
     def expression_starts(self) -> np.ndarray:
-        """(images + 1,) index of each image's first expression."""
+        """(images + 1,) Index of each image's first expression."""
         return self.arrays["image_expressions"]
 
     @property
     def instance_starts(self) -> np.ndarray:
-        """(images + 1,) index of each image's first instance."""
+        """(images + 1,) Index of each image's first instance."""
         return self.arrays["image_instances"]
 
     @property
     def image_of_expression(self) -> np.ndarray:
-        """(expressions,) index of its image."""
+        """(expressions,) Index of the image."""
         return np.repeat(np.arange(len(self)), np.diff(self.expression_starts))
 
     @property
     def split_of_expression(self) -> np.ndarray:
-        """(expressions,) index into `splits`."""
+        """(expressions,) Index into `splits`."""
         return self.arrays["expression_split"]
 
     @property
     def object_of_expression(self) -> np.ndarray:
-        """(expressions,) a number that the expressions of one object of one image share."""
+        """(expressions,) A number that the expressions of one object share."""
         return self.arrays["expression_object"]
 
     @property
     def category_of_instance(self) -> np.ndarray:
-        """(instances,) index into `categories`, -1 for none."""
+        """(instances,) Index into `categories`, -1 for none."""
         return self.arrays["instance_category"]
 
     @property
     def is_crowd(self) -> np.ndarray:
-        """(instances,) bool"""
+        """(instances,) Whether it is a crowd region."""
         return self.arrays["instance_crowd"]
 
     def referents(self, expression: int) -> np.ndarray:
+        """Return the indices of an expression's referents among the instances of its image."""
         starts = self.arrays["referents.starts"]
         return self.arrays["referents"][starts[expression] : starts[expression + 1]]
 
     @property
     def num_referents(self) -> np.ndarray:
-        """(expressions,)"""
+        """(expressions,) Number of referents."""
         return np.diff(self.arrays["referents.starts"])
 
     def image_path(self, image: int) -> str:
-        return self._texts["image_path"][image]
+        """Return the path of an image, relative to the image root."""
+        return self._text("image_path", image)
 
     def size(self, image: int) -> tuple[int, int]:
-        """(height, width)"""
+        """Return (height, width) of an image."""
         height, width = self.arrays["image_size"][image].tolist()
         return height, width
 
     # Records ---------------------------------------------------------------------------------------------------------
 
     def record(self, image: int, expressions: Iterable[int] | None = None) -> Record:
-        """One image with all its instances, and with the expressions of these (global) indices, or all."""
+        """Return one image with all its instances, and its expressions with these indices in the store, or all."""
         first, last = self.instance_starts[image], self.instance_starts[image + 1]
         if expressions is None:
             expressions = range(self.expression_starts[image], self.expression_starts[image + 1])
         return Record(
-            image_id=self._texts["image_id"][image],
+            image_id=self._text("image_id", image),
             image_path=self.image_path(image),
             size=self.size(image),
             instances=[self._instance(i, self.size(image)) for i in range(first, last)],
@@ -174,41 +155,53 @@ class RecordStore:
         )
 
     def expression(self, index: int) -> Expression:
-        text, sent, tags = self._texts["text"][index], self._texts["sent"][index], self._texts["tags"].raw(index)
+        """Return one expression by its index in the store."""
+        tags = self._bytes("tags", index)
         return Expression(
-            expression_id=self._texts["expression_id"][index],
-            text=text,
+            expression_id=self.expression_id(index),
+            text=self._text("text", index),
             referents=tuple(self.referents(index).tolist()),
             split=self.splits[self.split_of_expression[index]],
-            object_id=self._texts["object_id"][index],
-            sent=sent if self.arrays["has_sent"][index] else None,
+            object_id=self._text("object_id", index),
+            sent=self._text("sent", index) if self.arrays["has_sent"][index] else None,
             tags=json.loads(tags) if tags else {},
         )
 
     def _instance(self, index: int, size: tuple[int, int]) -> AnnotatedInstance:
         category, box = self.category_of_instance[index], self.arrays["instance_box"][index]
         return AnnotatedInstance(
-            instance_id=self._texts["instance_id"][index],
+            instance_id=self._text("instance_id", index),
             segmentation=self._segmentation(index, size),
             category=self.categories[category] if category >= 0 else None,
             box=None if np.isnan(box[0]) else tuple(box.tolist()),
             is_crowd=bool(self.is_crowd[index]),
         )
 
+    def expression_id(self, index: int) -> str:
+        """Return the id of an expression by its index in the store."""
+        return self._text("expression_id", index)
+
     def _segmentation(self, index: int, size: tuple[int, int]) -> Segmentation:
         kind = self.arrays["instance_kind"][index]
         if kind == _RLE:
-            return {"size": list(size), "counts": self._texts["instance_bytes"].raw(index)}
+            return {"size": list(size), "counts": self._bytes("instance_bytes", index)}
         if kind == _PATH:
-            return self._texts["instance_bytes"][index]
+            return self._text("instance_bytes", index)
         rings, starts = self.arrays["instance_rings"], self.arrays["numbers.starts"]
         numbers = self.arrays["numbers"]
         return [numbers[starts[ring] : starts[ring + 1]] for ring in range(rings[index], rings[index + 1])]
 
+    def _bytes(self, column: str, index: int) -> bytes:
+        starts = self.arrays[f"{column}.starts"]
+        return self.arrays[column][starts[index] : starts[index + 1]].tobytes()
+
+    def _text(self, column: str, index: int) -> str:
+        return self._bytes(column, index).decode("utf-8", "surrogatepass")
+
     # Files -----------------------------------------------------------------------------------------------------------
 
     def save(self, file: str | Path) -> None:
-        """Nobody ever sees half a file."""
+        """Write the store to a file, which is complete or not there at all."""
         places, end = {}, 0
         for name, array in self.arrays.items():
             places[name] = [array.dtype.str, list(array.shape), end]
@@ -223,8 +216,13 @@ class RecordStore:
 
 
 def from_annotations(annotations: Annotations, **info: Any) -> RecordStore:
-    """Puts records into columns. `info`: more to keep in the file's header, as JSON values."""
-    columns = {name: _Rows() for name in (*_TEXTS, "numbers", "referents")}
+    """Convert records to columns.
+
+    Args:
+        annotations: Result of a reader.
+        **info: Further JSON values for the file's header.
+    """
+    columns = {name: _Column() for name in (*_TEXTS, "numbers", "referents")}
     sizes, kinds, boxes, crowds, rings = [], [], [], [], [0]
     category_codes: dict[str, int] = {}
     split_codes: dict[str | None, int] = {}
@@ -237,16 +235,22 @@ def from_annotations(annotations: Annotations, **info: Any) -> RecordStore:
         sizes.append(record.size)
         for instance in record.instances:
             columns["instance_id"].add(_utf8(instance.instance_id))
-            kind, data, polygons = _pack(instance.segmentation)
+            segmentation = instance.segmentation
+            if isinstance(segmentation, str):
+                kind, content, polygons = _PATH, _utf8(segmentation), ()
+            elif isinstance(segmentation, dict):
+                kind, content, polygons = _RLE, segmentation["counts"], ()
+            else:
+                kind, content, polygons = _POLYGONS, b"", segmentation
             kinds.append(kind)
-            columns["instance_bytes"].add(data)
+            columns["instance_bytes"].add(content)
             for polygon in polygons:
                 columns["numbers"].add(polygon)
             rings.append(rings[-1] + len(polygons))
             boxes.append(instance.box or (np.nan,) * 4)
             crowds.append(instance.is_crowd)
-            known = instance.category is not None
-            categories.append(category_codes.setdefault(instance.category, len(category_codes)) if known else -1)
+            has_category = instance.category is not None
+            categories.append(category_codes.setdefault(instance.category, len(category_codes)) if has_category else -1)
         for expression in record.expressions:
             columns["expression_id"].add(_utf8(expression.expression_id))
             columns["object_id"].add(_utf8(expression.object_id))
@@ -274,25 +278,17 @@ def from_annotations(annotations: Annotations, **info: Any) -> RecordStore:
     }
     for name, rows in columns.items():
         arrays |= rows.arrays(name, {"numbers": np.float64, "referents": np.int32}.get(name, np.uint8))
-    known = {"splits": list(split_codes), "categories": list(category_codes)}
-    return RecordStore(arrays, {**known, "problems": [asdict(p) for p in annotations.problems], **info})
+    names = {"splits": list(split_codes), "categories": list(category_codes)}
+    return RecordStore(arrays, {**names, "problems": [asdict(p) for p in annotations.problems], **info})
 
 
 def _utf8(text: str) -> bytes:
-    """Names may hold half characters, which JSON can express; phrases are checked by the readers."""
+    """Encode a name, which may hold half characters as JSON may. Readers check phrases."""
     return text.encode("utf-8", "surrogatepass")
 
 
-def _pack(segmentation: Segmentation) -> tuple[int, bytes, Sequence[Sequence[float]]]:
-    if isinstance(segmentation, str):
-        return _PATH, _utf8(segmentation), ()
-    if isinstance(segmentation, dict):
-        return _RLE, segmentation["counts"], ()
-    return _POLYGONS, b"", segmentation
-
-
 def read_header(file: str | Path) -> tuple[dict[str, Any], int]:
-    """The header and where the arrays begin; ValueError for anything that is not a whole store."""
+    """Return the header and the start of the arrays, or raise ValueError if the file is not a complete store."""
     with open(file, "rb") as opened:
         if opened.read(len(MAGIC)) != MAGIC:
             raise ValueError("another format")
@@ -302,12 +298,12 @@ def read_header(file: str | Path) -> tuple[dict[str, Any], int]:
         header = json.loads(opened.read(length))
     start = -(-(len(MAGIC) + 8 + length) // _ALIGN) * _ALIGN
     if os.path.getsize(file) != start + header["bytes"]:
-        raise ValueError("not whole")
+        raise ValueError("incomplete")
     return header, start
 
 
 def open_store(file: str | Path) -> RecordStore:
-    """Maps a saved store; nothing but the header is read until it is used."""
+    """Map a saved store into memory. Only the header is read at once."""
     header, start = read_header(file)
     mapped: Any = np.memmap(file, np.uint8, "r", start) if header["bytes"] else np.zeros(0, np.uint8)
     mapped = np.asarray(mapped)  # a plain view of the map: slicing a memmap object is slow

@@ -1,4 +1,4 @@
-"""What the arguments of the data commands name: sets of the catalogue, JSONL files, folders."""
+"""Resolve the SET:SPLIT arguments of commands: sets of the catalog, annotation files and folders."""
 
 from __future__ import annotations
 
@@ -15,16 +15,27 @@ from refseg.datasets.catalog import IMAGE_FOLDERS, SETS, TRAIN2014, Counts, Know
 from refseg.errors import DataError
 from refseg.paths import data_path
 
-META = "meta.json"  # by which a folder made by RefShapes is known
+META = "meta.json"  # marks a folder made by RefShapes
 EXPRESSIONS = "refshapes.jsonl"
 
 
 @dataclass(frozen=True)
 class Target:
-    """A data set as a command works on it. `annotations` and `image_root` are what a config has.
+    """A data set that a command works on.
 
-    `counts` are what it should hold, `reference` says by whom. `seen_unseen`: the catalog's, see there. `files`: hashes
-    that its files should have.
+    Args:
+        name: Name to show, as the user gave it.
+        title: Description to show.
+        annotations: As in a config.
+        image_root: As in a config.
+        split_by: See `KnownSet`.
+        counts: Expected numbers by split.
+        seen_unseen: See `KnownSet`.
+        verified: Whether the counts are certain.
+        reference: Source of the counts.
+        source: Address or command that the annotations come from.
+        image_source: The same for the images.
+        files: Expected SHA-256 by file.
     """
 
     name: str
@@ -42,6 +53,7 @@ class Target:
 
     @property
     def main_file(self) -> Path:
+        """The file of expressions."""
         return data_path(self.annotations.get("refs") or self.annotations["file"])
 
     @property
@@ -52,7 +64,7 @@ class Target:
 
 @contextmanager
 def data_root(root: str | None) -> Iterator[None]:
-    """Within it, `data/...` means `root/...`, here and in processes started here."""
+    """Let `data/...` mean `root/...` inside the block, also in processes that it starts."""
     before = os.environ.get("REFSEG_DATA")
     if root is not None:
         os.environ["REFSEG_DATA"] = os.path.abspath(root)
@@ -65,11 +77,87 @@ def data_root(root: str | None) -> Iterator[None]:
                 os.environ["REFSEG_DATA"] = before
 
 
-def of_catalogue(known: KnownSet) -> Target:
-    return Target(
+def resolve(argument: str) -> list[Target]:
+    """Return the data sets that one argument names."""
+    if argument in SETS:
+        return [_catalog_target(SETS[argument])]
+    path = Path(argument) if Path(argument).exists() else data_path(argument)
+    if path.is_dir():
+        return _folder_targets(_absolute(path), argument.rstrip("/"))
+    if path.is_file() and path.suffix == ".json":
+        annotations = dict(format="seqtr", file=str(_absolute(path)))
+        image_source = IMAGE_FOLDERS[TRAIN2014].source
+        return [Target(argument, "SeqTR's layout", annotations, image_root=TRAIN2014, image_source=image_source)]
+    if path.is_file():
+        check_is_text(path)
+        return [Target(argument, "JSONL", dict(format="jsonl", file=str(_absolute(path))))]
+    if "/" in argument or path.suffix:
+        raise DataError(f"no such file or folder: {path}")
+    return [_catalog_target(get_set(argument))]
+
+
+def resolve_all(arguments: Sequence[str]) -> list[Target]:
+    """Return the data sets that the arguments name, or all sets in the data root if there are none."""
+    if arguments:
+        return [target for argument in arguments for target in resolve(argument)]
+    root = data_path("data")
+    known = [
+        one
+        for one in SETS.values()
+        if (root / one.refs).is_file() or ((root / one.folder).is_dir() and not _has_other_division(root, one))
+    ]
+    generated = sorted(file.parent for file in root.glob(f"*/{META}")) if root.is_dir() else []
+    targets = [_catalog_target(one) for one in known]
+    targets += [target for folder in generated for target in refshapes_targets(_absolute(folder))]
+    if not targets:
+        raise DataError(
+            f"no data set is in {root}. `refseg data layout` shows the expected files. Choose another folder with "
+            "--data-root or $REFSEG_DATA, or pass a JSONL file or a folder"
+        )
+    return targets
+
+
+def parse_target(argument: str) -> tuple[list[Target], list[str] | None]:
+    """Parse SET or SET:SPLIT,SPLIT into targets and split names. A colon inside a path does not mark a split."""
+    name, colon, splits = argument.rpartition(":")
+    if not colon or "/" in splits or "\\" in splits:
+        return resolve(argument), None
+    if not name or not splits or not all(splits.split(",")):
+        raise DataError(f"{argument!r} is not SET:SPLIT or SET:SPLIT,SPLIT")
+    return resolve(name), splits.split(",")
+
+
+def check_is_text(path: Path) -> None:
+    """Raise DataError for a file that is not text, such as an image, a pickle or an archive."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # the last character may be incomplete
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        head = b"\0"
+    if b"\0" in head:
+        raise DataError(
+            f"{path} is not a JSONL file: it does not hold text in UTF-8. Give the file of annotations, the folder of "
+            "a set, or a name that `refseg data layout` lists"
+        )
+
+
+def _absolute(path: Path) -> Path:
+    """Return an absolute path without resolving links: images are next to a link, not next to its target."""
+    return Path(os.path.abspath(path))
+
+
+def _catalog_target(known: KnownSet, root: Path | None = None, **changes: Any) -> Target:
+    """Return a set of the catalog, whose folder is in `root` if that is given, with other fields changed."""
+    annotations = known.annotations
+    if root is not None:
+        annotations = {key: value.replace("data/", f"{root}/", 1) for key, value in annotations.items()}
+    fields = dict(
         name=known.name,
         title=known.title,
-        annotations=known.annotations,
+        annotations=annotations,
         image_root=known.image_root,
         split_by=known.split_by,
         counts=known.counts,
@@ -79,134 +167,75 @@ def of_catalogue(known: KnownSet) -> Target:
         source=known.source,
         image_source=IMAGE_FOLDERS[known.image_root].source,
     )
+    return Target(**{**fields, **changes})
 
 
-def of_jsonl(file: Path, **more: Any) -> Target:
-    annotations = dict(format="jsonl", file=str(file))
-    return Target(name=more.pop("name", file.name), title=more.pop("title", "JSONL"), annotations=annotations, **more)
-
-
-def of_seqtr(file: Path, name: str) -> Target:
-    """A JSON file in SeqTR's layout, with COCO's images."""
-    annotations = dict(format="seqtr", file=str(file))
-    source = IMAGE_FOLDERS[TRAIN2014].source
-    return Target(name, "SeqTR's layout", annotations, image_root=TRAIN2014, image_source=source)
-
-
-def _moved(known: KnownSet, root: Path, **changes: Any) -> Target:
-    """A set of the catalogue whose folder lies in another root than `data`."""
-    annotations = {key: value.replace("data/", f"{root}/", 1) for key, value in known.annotations.items()}
-    return Target(**{**vars(of_catalogue(known)), "annotations": annotations, **changes})
-
-
-def resolve(argument: str) -> list[Target]:
-    """The data sets that one argument names."""
-    if argument in SETS:
-        return [of_catalogue(SETS[argument])]
-    path = Path(argument) if Path(argument).exists() else data_path(argument)
-    if path.is_dir():
-        return _of_folder(_absolute(path), argument.rstrip("/"))
-    if path.is_file() and path.suffix == ".json":
-        return [of_seqtr(_absolute(path), argument)]
-    if path.is_file():
-        check_is_text(path)
-        return [of_jsonl(_absolute(path), name=argument)]
-    if "/" in argument or path.suffix:
-        raise DataError(f"no such file or folder: {path}")
-    return [of_catalogue(get_set(argument))]
-
-
-def check_is_text(path: Path) -> None:
-    """An image, a pickle or an archive is refused as a whole, not line by line."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(4096)
-        codecs.getincrementaldecoder("utf-8")().decode(head)  # a character may be cut off at the end
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        head = b"\0"
-    if b"\0" in head:
-        raise DataError(
-            f"{path} is no JSONL file: it does not hold text in UTF-8. Give the file of annotations, the folder of a "
-            "set, or a name that `refseg data layout` lists"
-        )
-
-
-def _absolute(path: Path) -> Path:
-    """Links stay links: images lie beside them, where data sets look, and not beside what they lead to."""
-    return Path(os.path.abspath(path))
-
-
-def _of_folder(folder: Path, argument: str) -> list[Target]:
+def _folder_targets(folder: Path, argument: str) -> list[Target]:
+    """Return the sets in a folder that RefShapes made, or that has the name of a set's folder."""
+    root = folder.parent
     if (folder / META).is_file():
-        return of_refshapes(folder)
-    if (folder.parent / META).is_file():
-        found = [target for target in of_refshapes(folder.parent) if target.main_file.parent == folder]
+        return refshapes_targets(folder)
+    if (root / META).is_file():
+        targets = [target for target in refshapes_targets(root) if target.main_file.parent == folder]
     else:
-        found = _known_in(folder, argument)
-    if not found:
+        targets = [
+            _catalog_target(
+                known,
+                root,
+                name=f"{argument}/{Path(known.refs).name}",
+                image_root=str(root / Path(known.image_root).relative_to("data")),
+            )
+            for known in SETS.values()
+            if known.folder == folder.name and (root / known.refs).is_file()
+        ]
+    if not targets:
         raise DataError(
-            f"{folder} is neither made by `refseg data refshapes` (no {META}) nor the folder of a known set with its "
-            "refs file in it; `refseg data layout` shows what is expected. A folder of folders is a --data-root"
+            f"{folder} was not made by `refseg data refshapes` (no {META}) and is not the folder of a known set with "
+            "its refs file in it. `refseg data layout` shows the expected files. Pass a folder of such folders as "
+            "--data-root"
         )
-    return found
+    return targets
 
 
-def _known_in(folder: Path, argument: str) -> list[Target]:
-    return [
-        _moved(
-            known,
-            folder.parent,
-            name=f"{argument}/{Path(known.refs).name}",
-            image_root=str(folder.parent / Path(known.image_root).relative_to("data")),
-        )
-        for known in SETS.values()
-        if known.folder == folder.name and (folder.parent / known.refs).is_file()
-    ]
-
-
-def of_refshapes(folder: Path) -> list[Target]:
-    """The JSONL file of a generated folder, and each of the official layouts in it."""
+def refshapes_targets(folder: Path) -> list[Target]:
+    """Return the JSONL file of a folder made by RefShapes, and each of the official layouts in it."""
     try:
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
         hashes = {str(folder / name): str(digest) for name, digest in meta.get("sha256", {}).items()}
-        common: dict[str, Any] = dict(
-            split_by="image", verified=True, reference=META, source="`refseg data refshapes --overwrite`"
-        )
-        common["image_source"] = common["source"]
         jsonl = {
             split: Counts(images=_number(numbers, "images"), sentences=_number(numbers, "expressions"))
             for split, numbers in meta.get("counts", {}).items()
         }
         layouts = {
             name: {
-                split: Counts(*(_number(numbers, what) for what in ("refs", "images", "sentences")))
+                split: Counts(*(_number(numbers, key) for key in ("refs", "images", "sentences")))
                 for split, numbers in splits.items()
             }
             for name, splits in meta.get("layouts", {}).items()
         }
     except (ValueError, AttributeError, TypeError) as error:
-        raise DataError(f"{folder / META} is damaged ({error}); make the folder again") from None
+        raise DataError(f"{folder / META} is damaged ({error}). Make the folder again") from None
+    command = "`refseg data refshapes --overwrite`"
+    common: dict[str, Any] = dict(split_by="image", verified=True, reference=META, source=command, image_source=command)
     targets = []
-    if (folder / EXPRESSIONS).is_file() or str(folder / EXPRESSIONS) in hashes:
+    expressions = folder / EXPRESSIONS
+    if expressions.is_file() or str(expressions) in hashes:
         targets.append(
-            of_jsonl(
-                folder / EXPRESSIONS,
+            Target(
                 name=f"{folder.name}/{EXPRESSIONS}",
                 title="RefShapes",
+                annotations=dict(format="jsonl", file=str(expressions)),
                 counts=jsonl,
                 files={name: digest for name, digest in hashes.items() if name.endswith(EXPRESSIONS)},
                 **common,
             )
         )
     for known in SETS.values():
-        if known.folder in layouts or (folder / known.refs).is_file():
-            if not (folder / known.refs).is_file() and _other_division(folder, known):
-                continue
+        is_present = (folder / known.refs).is_file()
+        if is_present or (known.folder in layouts and not _has_other_division(folder, known)):
             names = {str(folder / known.refs), str(folder / known.folder / "instances.json")}
             targets.append(
-                _moved(
+                _catalog_target(
                     known,
                     folder,
                     name=f"{folder.name}/{known.name}",
@@ -225,41 +254,7 @@ def _number(numbers: dict[str, Any], name: str) -> int | None:
     return int(numbers[name]) if name in numbers else None
 
 
-def _other_division(root: Path, known: KnownSet) -> bool:
-    """Whether another set of the same folder is there, or comes first in the catalogue."""
+def _has_other_division(root: Path, known: KnownSet) -> bool:
+    """Return whether another set of the same folder is present, or comes first in the catalog."""
     others = [one for one in SETS.values() if one.folder == known.folder]
     return any((root / one.refs).is_file() for one in others) or others[0] is not known
-
-
-def present() -> list[Target]:
-    """What the data root holds: sets of the catalogue whose folder exists, and folders made by RefShapes."""
-    root = data_path("data")
-    known = [
-        one
-        for one in SETS.values()
-        if (root / one.refs).is_file() or ((root / one.folder).is_dir() and not _other_division(root, one))
-    ]
-    generated = sorted(file.parent for file in root.glob(f"*/{META}")) if root.is_dir() else []
-    return [of_catalogue(one) for one in known] + [t for folder in generated for t in of_refshapes(_absolute(folder))]
-
-
-def resolve_all(arguments: Sequence[str]) -> list[Target]:
-    if arguments:
-        return [target for argument in arguments for target in resolve(argument)]
-    found = present()
-    if not found:
-        raise DataError(
-            f"no data set is in {data_path('data')}. `refseg data layout` shows what goes where; another place is "
-            "--data-root or $REFSEG_DATA; a JSONL file or a folder is an argument"
-        )
-    return found
-
-
-def parse_target(argument: str) -> tuple[list[Target], list[str] | None]:
-    """Parse SET or SET:SPLIT,SPLIT into targets and split names. A colon inside a path does not mark a split."""
-    name, colon, splits = argument.rpartition(":")
-    if not colon or "/" in splits or "\\" in splits:
-        return resolve(argument), None
-    if not name or not splits or not all(splits.split(",")):
-        raise DataError(f"{argument!r} is not SET:SPLIT or SET:SPLIT,SPLIT")
-    return resolve(name), splits.split(",")

@@ -1,4 +1,4 @@
-"""Text -> token ids, with fast tokenizers, in the data workers.
+"""Tokenizers of phrases: pretrained ones, word lists and SentencePiece models.
 
 Nothing is downloaded unless the user asks for it (`REFSEG_ALLOW_DOWNLOAD=1`, or `--allow-download` of the tools).
 """
@@ -16,47 +16,54 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from refseg.errors import DataError
+from refseg.errors import ConfigError, DataError
 from refseg.files import write_atomically
 from refseg.paths import data_path
 
-WORD = re.compile(r"\S+")  # finds what `str.split` finds
+WORD = re.compile(r"\S+")  # matches what `str.split` returns
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 XLMR_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
-# Articles, pronouns, auxiliaries, conjunctions, negations and prepositions without a place. Alone they name nothing.
-# Words of place and number ("left", "behind", "both") are content.
+# Articles, pronouns, auxiliaries, conjunctions, negations and prepositions that name no place.
+# Words of place and number ("left", "behind", "both") are content words.
 FUNCTION_WORDS = frozenset(
     "a an the this that these those which who whom whose what it its he his him she her they their them one ones there "
     "is are was were be been being am has have had do does did can and or but as well also than then so "
     "not no non nor without except of to in on at by with from for into onto".split()
 )
-LOCAL_FILES = ("word_list", "sentencepiece")  # arguments of `TextTokenizer` that name a file
-VOCABULARIES = ("pretrained", *LOCAL_FILES)  # of which a tokenizer has one
+FILE_ARGUMENTS = ("word_list", "sentencepiece")  # of `TextTokenizer`
+VOCABULARIES = ("pretrained", *FILE_ARGUMENTS)  # a tokenizer has one of them
 BEIT3 = "https://github.com/microsoft/unilm/tree/master/beit3"
 
 
 def downloads_allowed() -> bool:
+    """Return whether the user allows downloads from the hub."""
     return os.environ.get("REFSEG_ALLOW_DOWNLOAD", "0") not in ("", "0")
 
 
 def load_pretrained(auto_class: Any, name: str, **kwargs: Any) -> Any:
-    """`auto_class.from_pretrained` on a local folder, `data/weights/NAME`, the local hub cache, or, on request, the
-    hub."""
-    kept = data_path(f"data/weights/{Path(name).name}")
-    folder = str(kept) if kept.is_dir() and not Path(name).is_dir() else name
+    """Load a pretrained tokenizer or model from a folder, `data/weights/NAME`, the local hub cache, or, if allowed, the
+    hub.
+
+    Args:
+        auto_class: Class of transformers with `from_pretrained`.
+        name: Folder or hub name.
+        **kwargs: Arguments of `from_pretrained`.
+    """
+    local = data_path(f"data/weights/{Path(name).name}")
+    folder = str(local) if local.is_dir() and not Path(name).is_dir() else name
     try:
         return auto_class.from_pretrained(folder, local_files_only=not downloads_allowed(), **kwargs)
     except (OSError, ValueError) as error:
         raise DataError(
             f"pretrained text model {name!r} is neither a folder nor in the local hub cache. Download it once with "
             f"`hf download {name}`, or allow it here with --allow-download (REFSEG_ALLOW_DOWNLOAD=1), or put its "
-            f"folder at {kept}, or name the folder in the model's text.pretrained. "
+            f"folder at {local}, or name the folder in the model's text.pretrained. "
             f"(transformers: {' '.join(str(error).split()).split('. ')[0][:150]})"
         ) from None
 
 
 def word_list_tokenizer(words: Sequence[str]) -> Any:
-    """A fast word-level tokenizer over a closed word list, lower-casing, with BERT's special tokens first."""
+    """Make a fast lower-casing tokenizer of a closed word list. BERT's special tokens come first."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -71,22 +78,24 @@ def word_list_tokenizer(words: Sequence[str]) -> Any:
 
 
 def sentencepiece_tokenizer(path: str) -> Any:
-    """A fast tokenizer of a SentencePiece unigram model, with XLM-R's special tokens and ids, which BEiT-3 has too:
-    <s> 0, <pad> 1, </s> 2, <unk> 3, then the file's pieces without its own three specials, and <mask>."""
+    """Make a fast tokenizer of a SentencePiece unigram model with the special tokens and ids of XLM-R and BEiT-3.
+
+    These are <s> 0, <pad> 1, </s> 2, <unk> 3, then the file's pieces without its own three special ones, and <mask>.
+    """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
     from transformers.convert_slow_tokenizer import import_protobuf
 
     file = data_path(path)
     if not file.is_file():
-        raise DataError(f"SentencePiece model not found: {file}. BEiT-3's is beit3.spm, beside its weights: {BEIT3}")
+        raise DataError(f"SentencePiece model not found: {file}. BEiT-3's is beit3.spm, next to its weights: {BEIT3}")
     content = import_protobuf().ModelProto()
     try:
         content.ParseFromString(file.read_bytes())
     except Exception:  # protobuf's own DecodeError, wherever the installed version has it
-        raise DataError(f"{file} is no SentencePiece model") from None
+        raise DataError(f"{file} is not a SentencePiece model") from None
     if content.trainer_spec.model_type != 1:
-        raise DataError(f"{file} is a SentencePiece model of another kind than unigram, which XLM-R's is")
+        raise DataError(f"{file} is a SentencePiece model of another kind than unigram, which XLM-R and BEiT-3 use")
     pieces = [(piece.piece, piece.score) for piece in content.pieces[3:]]
     vocabulary = [*((token, 0.0) for token in XLMR_SPECIAL), *pieces, ("<mask>", 0.0)]
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=XLMR_SPECIAL.index("<unk>"), byte_fallback=False))
@@ -102,11 +111,13 @@ def sentencepiece_tokenizer(path: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Tokenized:
-    """Phrases as tokens, with one entry per phrase.
+    """Tokens of phrases.
 
-    `token_ids`: the tokens. `word_of`: for each token, the word of `text.split()` that it is part of
-    (`words_of_tokens`). `unknown_words`: the parts of the text that the tokenizer does not know (`unknown_parts`).
-    `num_truncated`: phrases that were cut.
+    Args:
+        token_ids: Token ids of each phrase.
+        word_of: For each token, the index of its word in `text.split()` (`words_of_tokens`).
+        unknown_words: For each phrase, the parts that the tokenizer does not know (`unknown_parts`).
+        num_truncated: Number of phrases that were cut.
     """
 
     token_ids: list[list[int]]
@@ -116,11 +127,15 @@ class Tokenized:
 
 
 class TextTokenizer:
-    """Tokens of phrases, cut at `max_words` tokens (special ones counted).
+    """Tokenize phrases. Exactly one of the first three arguments is given.
 
-    One of `pretrained` (hub name or folder), `word_list` (file with a word per line) and `sentencepiece` (file of a
-    SentencePiece model, with XLM-R's ids). `keep_end`: a cut phrase keeps its end token; False cuts it off as LAVT's
-    and ReLA's code does, which their weights need.
+    Args:
+        pretrained: Hub name or folder of a pretrained tokenizer.
+        word_list: File with one word per line.
+        sentencepiece: File of a SentencePiece model, used with XLM-R's ids.
+        max_words: Largest number of tokens, including special ones. Longer phrases are cut.
+        keep_end: Whether a cut phrase keeps its end token. The code of LAVT and ReLA drops it, and their weights need
+            that.
     """
 
     def __init__(
@@ -133,11 +148,9 @@ class TextTokenizer:
         keep_end: bool = True,
     ) -> None:
         if [pretrained, word_list, sentencepiece].count(None) != 2:
-            raise ValueError(
-                "TextTokenizer needs either pretrained or word_list or sentencepiece (and one of them only)"
-            )
+            raise ConfigError("TextTokenizer needs exactly one of pretrained, word_list and sentencepiece")
         if max_words < 2:
-            raise ValueError(f"TextTokenizer.max_words must be at least 2, not {max_words}")
+            raise ConfigError(f"TextTokenizer.max_words must be at least 2, not {max_words}")
         self.max_words = max_words
         self.keep_end = keep_end
         if word_list is not None:
@@ -156,17 +169,14 @@ class TextTokenizer:
         encoded = self.tokenizer(
             list(texts), padding=False, truncation=False, return_attention_mask=False, return_token_type_ids=False
         )
-        token_ids = encoded["input_ids"]
-        word_of = [
-            words_of_tokens(text, encoding.offsets, encoding.special_tokens_mask)
-            for text, encoding in zip(texts, encoded.encodings or (), strict=True)
-        ]
-        unknown_id = self.tokenizer.unk_token_id
-        unknown_words = []
-        for text, ids, words, encoding in zip(texts, token_ids, word_of, encoded.encodings or (), strict=True):
-            # CLIP's end token is its unknown token too, so special tokens do not count.
-            seen = zip(ids[: self.max_words], words, encoding.offsets, strict=False)
-            unknown_words.append(unknown_parts(text, [at for id, word, at in seen if id == unknown_id and word >= 0]))
+        token_ids, word_of, unknown_words = encoded["input_ids"], [], []
+        for text, ids, encoding in zip(texts, token_ids, encoded.encodings or (), strict=True):
+            words = words_of_tokens(text, encoding.offsets, encoding.special_tokens_mask)
+            word_of.append(words)
+            # CLIP's end token is its unknown token too, so special tokens (word -1) do not count.
+            tokens = zip(ids[: self.max_words], words, encoding.offsets, strict=False)
+            unknown = [span for id, word, span in tokens if id == self.tokenizer.unk_token_id and word >= 0]
+            unknown_words.append(unknown_parts(text, unknown))
         return Tokenized(
             token_ids=[self._cut(ids) for ids in token_ids],
             word_of=[self._cut(words) for words in word_of],
@@ -183,10 +193,15 @@ class TextTokenizer:
 
 
 def words_of_tokens(text: str, offsets: Iterable[tuple[int, int]], special: Iterable[int]) -> list[int]:
-    """Of each token, the index in `text.split()` of the word in which it begins, -1 of special tokens.
+    """Return for each token the index in `text.split()` of the word in which it begins, or -1 for special tokens.
 
-    `offsets`: (start, end) of each token in the text; `special`: 1 for tokens that are not of the text. White space
-    belongs to the word after it, as byte-level BPE and SentencePiece have it; at the end of a text it is of no word.
+    A tokenizer's own `word_ids` cannot be used: most tokenizers count punctuation as words, and `is_split_into_words`
+    changes the tokens of byte-level BPE. White space belongs to the word after it; at the end of a text it has no word.
+
+    Args:
+        text: The text.
+        offsets: (start, end) of each token in the text.
+        special: 1 for each token that is not part of the text.
     """
     ends = [word.end() for word in WORD.finditer(text)]
     words = [*range(len(ends)), -1]
@@ -195,9 +210,9 @@ def words_of_tokens(text: str, offsets: Iterable[tuple[int, int]], special: Iter
 
 
 def unknown_parts(text: str, offsets: Iterable[tuple[int, int]]) -> tuple[str, ...]:
-    """The parts of a text (start, end) that a tokenizer does not know, each once.
+    """Return the distinct parts of a text at these (start, end) offsets, which the tokenizer does not know.
 
-    Punctuation is left out unless the text is nothing else: a word list knows "circle" but not the comma after it.
+    Punctuation is dropped unless the text consists of it: a word list knows "circle" but not the comma after it.
     """
     parts = [part for start, end in offsets if (part := text[start:end].strip())]
     text_is_punctuation = _is_punctuation("".join(text.split()))
@@ -209,13 +224,13 @@ def _is_punctuation(text: str) -> bool:
 
 
 def is_content_word(word: str) -> bool:
-    """Whether a word, with its punctuation, names a thing, a property, a number or a place."""
+    """Return whether a word, with its punctuation, names a thing, a property, a number or a place."""
     plain = "".join(letter for letter in word if not _is_punctuation(letter)).lower()
     return bool(plain) and plain not in FUNCTION_WORDS
 
 
 def all_unknown(text: str, unknown_words: Sequence[str]) -> bool:
-    """Whether a phrase has unknown words and no content word besides."""
+    """Return whether a phrase has unknown words and no other content word."""
     for part in sorted(unknown_words, key=len, reverse=True):
         text = text.replace(part, " ")
     return bool(unknown_words) and not any(map(is_content_word, text.split()))
@@ -223,13 +238,13 @@ def all_unknown(text: str, unknown_words: Sequence[str]) -> bool:
 
 @dataclass(slots=True)
 class UnknownWords:
-    """A count of the phrases with words that a model does not know, and of these words."""
+    """Counts of phrases with unknown words, and of these words."""
 
     phrases: int = 0
     words: Counter[str] = field(default_factory=Counter)
 
     def count(self, unknown_words: Iterable[tuple[str, ...]]) -> None:
-        """Add phrases, given by the unknown words of each."""
+        """Count phrases, given the unknown words of each."""
         for words in unknown_words:
             self.phrases += bool(words)
             self.words.update(words)
@@ -241,21 +256,25 @@ class UnknownWords:
 
 
 def read_word_list(path: str) -> list[str]:
+    """Return the words of a file, which white space separates."""
     file = data_path(path)
     try:
         return file.read_text(encoding="utf-8").split()
     except OSError:
         raise DataError(
-            f"word list not found: {file}. RefShapes writes it: "
+            f"word list not found: {file}. Make RefShapes, which writes it, with "
             f"`refseg data refshapes --preset mini --out {file.parent}`"
         ) from None
 
 
-# A model's words lie beside its weights: it can answer where its data is not ------------------------------------------
+# Tokenizers in configs ------------------------------------------------------------------------------------------------
 
 
-def keep_files(config: Any, folder: str | Path) -> None:
-    """Copies the files of all tokenizers of a config into a folder; files of one name but of two places stay out."""
+def save_tokenizer_files(config: Any, folder: str | Path) -> None:
+    """Copy the files of a config's tokenizers into a folder, so that a checkpoint there can be used without its data.
+
+    Different files with the same name are not copied.
+    """
     files = {data_path(tokenizer[key]) for tokenizer, key in _file_arguments(config)}
     names = [file.name for file in files]
     for file in files:
@@ -263,24 +282,30 @@ def keep_files(config: Any, folder: str | Path) -> None:
             write_atomically(Path(folder, file.name), file.read_bytes())
 
 
-def with_files_of(folder: str | Path, config: Any) -> Any:
-    """The config with its tokenizers' files read from the folder, where it has them."""
+def with_tokenizer_files(folder: str | Path, config: Any) -> Any:
+    """Return the config with its tokenizers' files replaced by those that the folder has."""
     config = deepcopy(config)
     for tokenizer, key in _file_arguments(config):
-        kept = Path(folder, Path(tokenizer[key]).name)
-        if kept.is_file():
-            tokenizer[key] = str(kept)
+        copy = Path(folder, Path(tokenizer[key]).name)
+        if copy.is_file():
+            tokenizer[key] = str(copy)
     return config
 
 
-def _file_arguments(config: Any) -> Iterator[tuple[dict, str]]:
-    """Of each `tokenizer=dict(...)` inside, the argument that names a file."""
+def _tokenizers(config: Any) -> list[dict]:
+    """Return every `tokenizer=dict(...)` inside."""
+    return [part["tokenizer"] for part in _dicts(config) if isinstance(part.get("tokenizer"), dict)]
+
+
+def _file_arguments(config: Any) -> list[tuple[dict, str]]:
+    """Return each tokenizer inside with its argument that names a file."""
+    return [(tokenizer, key) for tokenizer in _tokenizers(config) for key in FILE_ARGUMENTS if tokenizer.get(key)]
+
+
+def _dicts(config: Any) -> Iterator[dict]:
+    """Yield every dict inside."""
     if isinstance(config, dict):
-        tokenizer = config.get("tokenizer")
-        if isinstance(tokenizer, dict):
-            yield from ((tokenizer, key) for key in LOCAL_FILES if tokenizer.get(key))
-        for value in config.values():
-            yield from _file_arguments(value)
-    elif isinstance(config, list | tuple):
-        for value in config:
-            yield from _file_arguments(value)
+        yield config
+        config = list(config.values())
+    for value in config if isinstance(config, list | tuple) else ():
+        yield from _dicts(value)

@@ -16,7 +16,7 @@ from mmengine.dist import broadcast
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 
-from refseg.datasets.tokenizers import keep_files
+from refseg.datasets.tokenizers import save_tokenizer_files
 from refseg.errors import ConfigError
 from refseg.files import write_atomically
 from refseg.registry import HOOKS
@@ -91,7 +91,7 @@ class SafeCheckpointHook(CheckpointHook):
                 )
         super().before_train(runner)
         if runner.rank == 0:
-            keep_files(runner.cfg.train_dataloader, self.out_dir)
+            save_tokenizer_files(runner.cfg.train_dataloader, self.out_dir)
             for leftover in Path(self.out_dir).glob(".*.pth.*.part"):
                 leftover.unlink(missing_ok=True)
 

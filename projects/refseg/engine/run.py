@@ -19,7 +19,7 @@ from mmengine.runner import Runner
 
 from refseg.compat import find_shipped_bases, init_cpu_dist, wrap_on_cpu
 from refseg.config_check import check_config, complete_inputs, merge_options
-from refseg.datasets.tokenizers import with_files_of
+from refseg.datasets.tokenizers import with_tokenizer_files
 from refseg.engine import RefRunner, latest_checkpoint
 from refseg.errors import CheckpointError, ConfigError, UsageError, UserError
 from refseg.files import write_atomically
@@ -294,7 +294,7 @@ def test(
     cfg.custom_hooks = [
         hook for hook in cfg.get("custom_hooks", []) if hook["type"] in ("TextTruncationHook", "ProgressBarHook")
     ]
-    cfg.test_dataloader = with_files_of(Path(checkpoint).parent, cfg.test_dataloader)
+    cfg.test_dataloader = with_tokenizer_files(Path(checkpoint).parent, cfg.test_dataloader)
 
     # Build, load the weights, and compare what they were trained on with the test data.
     runner = build_runner(cfg)

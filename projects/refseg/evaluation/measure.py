@@ -10,7 +10,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from refseg.datasets.masks import Overlap, to_rle
-from refseg.datasets.readers.segmentations import decode_runs
+from refseg.datasets.readers.checks import decode_runs
 from refseg.errors import DataError
 from refseg.evaluation.overlap import BoxMatches, areas_of_rles, match_boxes, select_boxes, union_rle
 from refseg.evaluation.prediction_file import PredictionRow

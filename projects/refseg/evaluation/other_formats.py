@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from refseg.datasets.images import open_image
 from refseg.datasets.masks import mask_of_image
 from refseg.errors import DataError
 from refseg.evaluation.overlap import union_rle, with_area
@@ -84,21 +84,12 @@ def read_png_folder(folder: str | Path) -> Iterator[PredictionRow]:
 
 
 def _read_png(file: Path) -> tuple[dict, int]:
-    """Return the RLE of the mask, and the number of values in the channel that has most.
-
-    Indices of a palette are not counted, since they number objects.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            mask = mask_of_image(image, str(file))
-            pixels = np.atleast_3d(np.asarray(image))
-            palette = image.mode == "P"
-    except DataError:
-        raise
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise DataError(f"mask image cannot be read: {file} ({error})") from None
+    """Return the RLE of the mask, and the number of values in the channel that has the most. The indices of a palette
+    are not counted, because they number objects."""
+    with open_image(str(file)) as image:
+        mask = mask_of_image(image, str(file))
+        pixels = np.atleast_3d(np.asarray(image))
+        palette = image.mode == "P"
     levels = 2 if palette else max(len(np.unique(pixels[..., channel])) for channel in range(pixels.shape[2]))
     return coco_mask.encode(np.asfortranarray(mask.astype(np.uint8))), max(levels, 2)
 

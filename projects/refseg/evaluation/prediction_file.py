@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from refseg.datasets.masks import rle_to_json
-from refseg.datasets.readers.segmentations import clean_rle
+from refseg.datasets.readers.checks import clean_rle
 from refseg.errors import DataError
 from refseg.files import open_to_replace
 from refseg.instance import Instance

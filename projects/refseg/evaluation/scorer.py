@@ -17,7 +17,7 @@ import numpy as np
 
 from refseg.datasets.annotations import complete_paths, open_annotations
 from refseg.datasets.selection import in_splits
-from refseg.datasets.store import RecordStore, Strings
+from refseg.datasets.store import RecordStore
 from refseg.datasets.targets import Target, parse_target
 from refseg.errors import DataError, UsageError
 from refseg.evaluation.breakdowns import breakdown
@@ -56,8 +56,7 @@ class TruthIndex:
         self.image_root = Path(image_root)
         self.expressions = np.flatnonzero(chosen)
         self.images = store.image_of_expression[self.expressions]
-        names = Strings(store.arrays["expression_id"], store.arrays["expression_id.starts"])
-        self.position = {names[index]: position for position, index in enumerate(self.expressions.tolist())}
+        self.position = {store.expression_id(index): row for row, index in enumerate(self.expressions.tolist())}
         if len(self.position) != len(self):
             raise DataError("expressions of the ground truth share an id; `refseg data check` lists them")
         self._truths: OrderedDict[int, Truth] = OrderedDict()

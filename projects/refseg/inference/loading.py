@@ -13,7 +13,7 @@ import torch
 from mmengine.config import Config
 
 from refseg.config_check import check_config, complete_inputs, merge_options
-from refseg.datasets.tokenizers import with_files_of
+from refseg.datasets.tokenizers import with_tokenizer_files
 from refseg.datasets.transforms import LoadImage
 from refseg.engine.checkpoint import best_checkpoint, latest_checkpoint
 from refseg.engine.run import build_model, load_weights, read_config
@@ -158,7 +158,7 @@ def load_model(
     if not isinstance(segmentor, RefSegmentor):
         raise ConfigError(f"{config}: {type(segmentor).__name__} is not a RefSegmentor, which inference needs.")
     load_weights(segmentor, checkpoint)
-    pipeline = with_files_of(checkpoint.parent, test_pipeline(cfg))
+    pipeline = with_tokenizer_files(checkpoint.parent, test_pipeline(cfg))
     return LoadedModel(
         segmentor.to(target).eval(), pipeline, cfg, config, checkpoint, aligned=measured_alignment(checkpoint)
     )

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from refseg.datasets.readers import read_jsonl
-from refseg.datasets.readers.segmentations import decode_runs
+from refseg.datasets.readers.checks import decode_runs
 from refseg.datasets.store import from_annotations
 from refseg.errors import DataError
 
@@ -50,7 +50,7 @@ def test_instances_without_ids_are_all_different(tmp_path: Path) -> None:
 
 
 def test_splits_and_objects(tmp_path: Path) -> None:
-    """Expressions with the same referents are of one object; each without referents is one of its own."""
+    """Expressions with the same referents are of one object; each without referents is another object."""
     rows = [
         row(split="train", instance_ids=[1]),
         row(split="val", instance_ids=[1]),
@@ -70,7 +70,28 @@ def test_the_size_may_come_from_the_image(tmp_path: Path) -> None:
     assert read_jsonl(file=write(tmp_path, without)).records[0].size == (5, 7)
     (tmp_path / "a.png").write_bytes(b"no image")
     (problem,) = read_jsonl(file=write(tmp_path, without)).problems
-    assert "the row has no size and the image cannot be read" in str(problem)
+    assert "the row has no size, and its image is corrupt" in str(problem)
+
+
+def test_an_untrusted_image_without_size_is_a_bad_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe would block forever, an EPS file would start Ghostscript, and decoders raise nearly anything."""
+    without = {key: value for key, value in row().items() if key != "size"}
+
+    def message() -> str:
+        (problem,) = read_jsonl(file=write(tmp_path, without)).problems
+        return str(problem)
+
+    os.mkfifo(tmp_path / "a.png")
+    assert "a pipe or a device" in message()
+    (tmp_path / "a.png").unlink()
+    Image.new("RGB", (7, 5)).save(tmp_path / "a.png", format="EPS")
+    assert "unknown format" in message()
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise NotImplementedError("no such mode")
+
+    monkeypatch.setattr(Image, "open", fail)
+    assert "no such mode" in message()
 
 
 @pytest.mark.parametrize(
@@ -80,7 +101,7 @@ def test_the_size_may_come_from_the_image(tmp_path: Path) -> None:
         ("[1]", "a row is an object"),
         ({"image": "a.png", "targets": None}, "'text' is missing"),
         (row(text=3), "'text' has the wrong type int"),
-        (row(text="  "), "the text is empty"),
+        (row(text="  "), "field 'text' is empty"),
         (row(text="\ud800"), "half a character"),
         (row(image=""), "field 'image' is empty"),
         (row(target=[]), "unknown field 'target'"),
@@ -91,10 +112,10 @@ def test_the_size_may_come_from_the_image(tmp_path: Path) -> None:
         (row(targets=[5]), "a target is a list of polygons"),
     ],
 )
-def test_bad_rows_are_left_out_and_name_file_line_and_field(tmp_path: Path, bad: object, says: str) -> None:
-    found = read_jsonl(file=write(tmp_path, row(), bad, row(text="third")))
-    assert [e.text for record in found.records for e in record.expressions] == ["a box", "third"]
-    (problem,) = found.problems
+def test_bad_rows_are_skipped_and_named_by_file_line_and_field(tmp_path: Path, bad: object, says: str) -> None:
+    result = read_jsonl(file=write(tmp_path, row(), bad, row(text="third")))
+    assert [e.text for record in result.records for e in record.expressions] == ["a box", "third"]
+    (problem,) = result.problems
     assert "a.jsonl, line 2" in str(problem) and says in str(problem)
 
 
@@ -102,35 +123,35 @@ def test_contradicting_rows(tmp_path: Path) -> None:
     """Rows 2-4 contradict row 1: another size, another mask of the same instance, the same id of an expression."""
     first = row(expression_id="x", instance_ids=[1])
     other = [[0, 0, 5, 0, 5, 5]]
-    found = read_jsonl(file=write(tmp_path, first, row(size=[9, 9]), row(targets=[other], instance_ids=[1]), first))
-    assert [p.message.split(" (")[0] for p in found.problems] == [
+    result = read_jsonl(file=write(tmp_path, first, row(size=[9, 9]), row(targets=[other], instance_ids=[1]), first))
+    assert [p.message.split(" (")[0] for p in result.problems] == [
         "size is [9, 9], but an earlier row of a.png says [8, 9]",
         "instance_id '1' stands for two different masks of a.png",
         "expression_id 'x' is taken by an earlier row",
     ]
-    assert len(found.records[0].expressions) == len(found.records[0].instances) == 1
+    assert len(result.records[0].expressions) == len(result.records[0].instances) == 1
 
 
 def test_one_name_for_two_masks_of_a_row(tmp_path: Path) -> None:
     """As people write who take class names for ids: the second mask would vanish."""
     other = [[0, 0, 5, 0, 5, 5]]
-    found = read_jsonl(
+    result = read_jsonl(
         file=write(
             tmp_path,
             row(targets=[SQUARE, other], instance_ids=["dog", "dog"]),
             row(targets=[SQUARE] * 2, instance_ids=[1, 1]),
         )
     )
-    assert "instance_id 'dog' stands for two different masks" in str(found.problems[0])
-    assert len(found.problems) == 1 and len(found.records[0].instances) == 1
+    assert "instance_id 'dog' stands for two different masks" in str(result.problems[0])
+    assert len(result.problems) == 1 and len(result.records[0].instances) == 1
 
 
 def test_runs_of_zero_in_targets(tmp_path: Path) -> None:
     """[2, 3, 0, 4, 63] are 2 off, 3 + 4 on, of 8 x 9 pixels; a run beyond the image is a problem, not a mask."""
     target = {"size": [8, 9], "counts": [2, 3, 0, 4, 63]}
-    found = read_jsonl(file=write(tmp_path, row(targets=[target]), row(targets=[{**target, "counts": [0, 73, -1]}])))
-    assert decode_runs(found.records[0].instances[0].segmentation["counts"]).tolist() == [2, 7, 63]
-    assert "do not add up to 8 x 9 pixels" in str(found.problems[0])
+    result = read_jsonl(file=write(tmp_path, row(targets=[target]), row(targets=[{**target, "counts": [0, 73, -1]}])))
+    assert decode_runs(result.records[0].instances[0].segmentation["counts"]).tolist() == [2, 7, 63]
+    assert "do not add up to 8 x 9 pixels" in str(result.problems[0])
 
 
 def test_objects_may_be_named(tmp_path: Path) -> None:
@@ -146,8 +167,8 @@ def test_objects_may_be_named(tmp_path: Path) -> None:
     (record,) = read_jsonl(file=write(tmp_path, *rows)).records
     objects = [e.object_id for e in record.expressions]
     assert objects[:3] == ["0"] * 3 and len(set(objects)) == 3
-    found = from_annotations(read_jsonl(file=write(tmp_path, *rows)))
-    assert [found.expression(i).object_id for i in range(5)] == objects
+    result = from_annotations(read_jsonl(file=write(tmp_path, *rows)))
+    assert [result.expression(i).object_id for i in range(5)] == objects
     (problem,) = read_jsonl(file=write(tmp_path, row(object_id=""))).problems
     assert "field 'object_id' is empty" in str(problem)
 
@@ -159,19 +180,19 @@ def test_a_byte_order_mark(tmp_path: Path) -> None:
 
 
 def test_brackets_without_end_and_sizes_beyond_reason(tmp_path: Path) -> None:
-    found = read_jsonl(file=write(tmp_path, row(), "[" * 100_000, row(size=[10**12, 4])))
-    assert len(found.problems) == 2 and len(found.records) == 1
+    result = read_jsonl(file=write(tmp_path, row(), "[" * 100_000, row(size=[10**12, 4])))
+    assert len(result.problems) == 2 and len(result.records) == 1
 
 
-def test_images_that_were_opened_are_named(tmp_path: Path) -> None:
+def test_opened_images_are_listed(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((5, 7, 3), np.uint8)).save(tmp_path / "b.png")
     without = {k: v for k, v in row(image="b.png").items() if k != "size"}
     assert read_jsonl(file=write(tmp_path, row(), without)).opened == [str(tmp_path / "b.png")]
 
 
 def test_a_bad_row_counts_for_its_split(tmp_path: Path) -> None:
-    found = read_jsonl(file=write(tmp_path, row(split="val", text=""), row(text=""), "{"))
-    assert [problem.split for problem in found.problems] == ["val", "?", "?"]
+    result = read_jsonl(file=write(tmp_path, row(split="val", text=""), row(text=""), "{"))
+    assert [problem.split for problem in result.problems] == ["val", "?", "?"]
 
 
 def test_a_missing_file_names_the_command_that_makes_it(tmp_path: Path) -> None:

@@ -47,8 +47,8 @@ def test_entries_of_an_image_are_one_record(tmp_path: Path) -> None:
         "train": [entry(7, "Left dog", "the dog"), entry(9, "cat"), entry(7, "other", x=5)],
         "val": [entry(7, "dog again")],
     }
-    found = read(tmp_path, content)
-    one, two = found.records
+    result = read(tmp_path, content)
+    one, two = result.records
     assert (one.image_path, one.size, len(one.instances)) == (NAME.format(7), SIZE, 2)
     assert one.instances[1].box == (5, 1, 2, 2) and {i.instance_id for i in one.instances} == {"mask 0", "mask 1"}
     assert [(e.expression_id, e.text, e.referents, e.split, e.object_id) for e in one.expressions] == [
@@ -57,16 +57,16 @@ def test_entries_of_an_image_are_one_record(tmp_path: Path) -> None:
         ("train_2_0", "other", (1,), "train", "train_2"),
         ("val_0_0", "dog again", (0,), "val", "val_0"),
     ]
-    assert [e.text for e in two.expressions] == ["cat"] and not found.problems
+    assert [e.text for e in two.expressions] == ["cat"] and not result.problems
 
 
 def test_masks_of_every_form(tmp_path: Path) -> None:
     mask = decode(to_rle([square(1, 1)], SIZE))
     rle = coco_mask.encode(np.asfortranarray(mask))
     text = {"size": list(SIZE), "counts": rle["counts"].decode()}
-    found = read(tmp_path, {"train": [entry(1, mask=form) for form in ([square(1, 1)], text, [text])]})
-    assert not found.problems and len(found.records[0].instances) == 3
-    for instance in found.records[0].instances:
+    result = read(tmp_path, {"train": [entry(1, mask=form) for form in ([square(1, 1)], text, [text])]})
+    assert not result.problems and len(result.records[0].instances) == 3
+    for instance in result.records[0].instances:
         assert (decode(to_rle(instance.segmentation, SIZE)) == mask).all()
 
 
@@ -80,9 +80,9 @@ def test_annotations_in_place_of_a_mask(tmp_path: Path) -> None:
             entry(1, "nothing either", annotations=[]),
         ]
     }
-    found = read(tmp_path, content)
-    record = found.records[0]
-    assert not found.problems
+    result = read(tmp_path, content)
+    record = result.records[0]
+    assert not result.problems
     assert [(i.instance_id, i.is_crowd) for i in record.instances] == [("11", False), ("12", True)]
     assert [(e.text, e.referents) for e in record.expressions] == [
         *(("both", (0, 1)), ("no dog", ())),
@@ -93,8 +93,8 @@ def test_annotations_in_place_of_a_mask(tmp_path: Path) -> None:
 def test_lists_of_entries_are_one_object(tmp_path: Path) -> None:
     """R-RefCOCO's positives and negatives of a ref."""
     negative = entry(1, "cat", annotations=[NOTHING], file_name="x/1.jpg")
-    found = read(tmp_path, {"val_rrefcoco": [[entry(1, "dog", file_name="x/1.jpg"), negative]]})
-    (record,) = found.records
+    result = read(tmp_path, {"val_rrefcoco": [[entry(1, "dog", file_name="x/1.jpg"), negative]]})
+    (record,) = result.records
     assert record.image_path == "x/1.jpg" and {e.object_id for e in record.expressions} == {"val_rrefcoco_0"}
     assert [(e.expression_id, e.referents) for e in record.expressions] == [
         ("val_rrefcoco_0_0_0", (0,)),
@@ -105,12 +105,12 @@ def test_lists_of_entries_are_one_object(tmp_path: Path) -> None:
 def test_images_of_mixed_files(tmp_path: Path) -> None:
     content = {"train": [entry(1, data_source="coco"), entry(1, data_source="saiaprtc12")]}
     names = {"coco": "train2014/" + NAME.replace(":", "image_id:"), "saiaprtc12": "saiapr/{image_id}.jpg"}
-    found = read(tmp_path, content, image_name=names)
-    assert [record.image_path for record in found.records] == ["train2014/" + NAME.format(1), "saiapr/1.jpg"]
-    assert found.records[1].expressions[0].tags == {"data_source": "saiaprtc12"}
+    result = read(tmp_path, content, image_name=names)
+    assert [record.image_path for record in result.records] == ["train2014/" + NAME.format(1), "saiapr/1.jpg"]
+    assert result.records[1].expressions[0].tags == {"data_source": "saiaprtc12"}
     del names["coco"]
     (problem,) = read(tmp_path, content, image_name=names).problems
-    assert problem.message == "data_source is 'coco'; image_name has saiaprtc12"
+    assert problem.message == "data_source is 'coco', but image_name has only saiaprtc12"
     with pytest.raises(ConfigError, match=r"image_name: '\{id\}' cannot be filled in"):
         read(tmp_path, content, image_name="{id}")
 
@@ -133,10 +133,10 @@ def test_images_of_mixed_files(tmp_path: Path) -> None:
         ({k: v for k, v in entry(1).items() if k != "mask"}, "has neither a mask nor annotations"),
     ],
 )
-def test_bad_entries_are_left_out_and_named(tmp_path: Path, bad: Any, says: str) -> None:
-    found = read(tmp_path, {"train": [entry(1, "good")], "val": [entry(2), bad]})
-    assert [e.text for record in found.records for e in record.expressions] == ["good", "it"]
-    (problem,) = found.problems
+def test_bad_entries_are_skipped_and_named(tmp_path: Path, bad: Any, says: str) -> None:
+    result = read(tmp_path, {"train": [entry(1, "good")], "val": [entry(2), bad]})
+    assert [e.text for record in result.records for e in record.expressions] == ["good", "it"]
+    (problem,) = result.problems
     assert problem.place == f"{tmp_path / 'instances.json'}, val[1]" and problem.split == "val"
     with pytest.raises(AssertionError, match=says):
         raise AssertionError(str(problem))

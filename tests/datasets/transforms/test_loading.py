@@ -1,12 +1,14 @@
-"""`LoadImage`: what counts as a bad sample, in the main process and in data-loading workers."""
+"""Bad samples of `LoadImage`, in the main process and in data-loading workers."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
+from mmengine.logging import MMLogger
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -35,19 +37,26 @@ def hanging_dataset(folder: Path, timeout: float) -> ReferringDataset:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("storage", ["a pipe", "a system call that does not return"])
+@pytest.mark.parametrize(
+    ("storage", "timeout", "reason"),
+    [("a pipe", 60.0, "it is a pipe or a device"), ("a call that does not return", 2.0, "no answer from the storage")],
+)
 def test_storage_that_hangs_is_a_bad_sample(
-    workers: int, storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+    workers: int,
+    storage: str,
+    timeout: float,
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture,
 ) -> None:
+    monkeypatch.setattr(MMLogger, "_instance_dict", OrderedDict())  # a new logger, which writes to this test's output
     if storage != "a pipe":
         monkeypatch.setattr(images, "_read_regular_file", lambda path: Path(path).read_bytes())
-    dataset = hanging_dataset(tmp_path, timeout=1.0)
-    loader = DataLoader(dataset, batch_size=None, num_workers=workers)
+    loader = DataLoader(hanging_dataset(tmp_path, timeout), batch_size=None, num_workers=workers)
     assert [sample.meta.image_id for sample in loader] == ["a.png", "a.png"]
-    said = {"a pipe": "it is a pipe or a device", "a system call that does not return": "no answer from the storage"}
-    assert f"skipping a bad sample (1): image pipe.png: image cannot be read: {tmp_path}/pipe.png ({said[storage]}" in (
-        "".join(capfd.readouterr())
-    )
+    output = "".join(capfd.readouterr())
+    assert f"skipping a bad sample (1): image pipe.png: image cannot be read: {tmp_path}/pipe.png ({reason}" in output
 
 
 @pytest.mark.parametrize("timeout", [0, -1.0, float("nan")])

@@ -115,13 +115,13 @@ def test_chains(names: list[str], seed: int, masks_at: str) -> None:
     check_chain(names, seed, masks_at)
 
 
-def test_colours_move_nothing() -> None:
+def test_photometric_keeps_geometry() -> None:
     state = Photometric(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1)(painted_state(0))
     assert np.array_equal(state.matrix, np.eye(3)) and not state.augmented_by
 
 
 @pytest.mark.parametrize("name", GEOMETRIC)
-def test_what_is_drawn_depends_on_the_generator_alone(name: str) -> None:
+def test_draws_depend_only_on_the_generator(name: str) -> None:
     first, second = (GEOMETRIC[name]()(painted_state(7)) for _ in range(2))
     assert np.array_equal(first.image, second.image) and np.array_equal(first.matrix, second.matrix)
     state = painted_state(7)

@@ -83,7 +83,7 @@ def test_ground_truth(state_of: MakeState) -> None:
     assert [instance.box for instance in truth.record.instances] == [(1.5, 1, 1, 2), (3, 0, 2, 1)]
 
 
-def test_ground_truth_holds_who_is_referred_to_and_nobody_else(state_of: MakeState) -> None:
+def test_ground_truth_holds_only_referents(state_of: MakeState) -> None:
     """Instance 0 of three is not referred to: the others become 0 and 1; the data set's own record stays as it is."""
     shapes = [[[x, 1, x + 2, 1, x + 2, 3]] for x in (0, 1, 2)]
     state = state_of(blank(4, 6), shapes, [("a", (2,)), ("b", (1, 2))])
@@ -99,7 +99,7 @@ def test_overlap_is_that_of_the_input(state_of: MakeState) -> None:
         assert decode(sample.ground_truth.instance_rles[0]).sum() == 139, "protocols decide about the ground truth"
 
 
-def test_masks_like_lavts(state_of: MakeState) -> None:
+def test_masks_as_in_lavt(state_of: MakeState) -> None:
     """Drawn at the original size, pixels covered twice dropped, resized by Pillow: bit for bit."""
     shape = [[3.3, 7.1, 90.2, 20.8, 70.7, 88.1, 20.5, 60.9], [50, 40, 120, 50, 100, 95, 55.5, 90]]
     state = Resize(size=(96, 96), antialias=True)(state_of(blank(107, 128), [shape], [("a", (0,))]))
@@ -121,7 +121,7 @@ def test_masks_like_lavts(state_of: MakeState) -> None:
 def test_ground_truth_refuses_augmented_geometry_at_the_first_sample(transform: object, state_of: MakeState) -> None:
     """Even where this sample happened to stay as it was."""
     state = transform(state_of(blank(4, 6), [], [("a", ())]))
-    with pytest.raises(ConfigError, match=f"cannot follow {type(transform).__name__}.*Resize excepted"):
+    with pytest.raises(ConfigError, match=f"cannot follow {type(transform).__name__}.*except Resize"):
         packed(state, with_ground_truth=True)
 
 

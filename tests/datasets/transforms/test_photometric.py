@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from refseg.datasets.transforms import Photometric, TransformState
-from refseg.datasets.transforms.photometric import saturate, shift_hue, tone_table
+from refseg.datasets.transforms.image import saturate, shift_hue, tone_table
 
 NOISE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 
@@ -21,11 +21,11 @@ def test_tones_by_hand() -> None:
 
 
 def test_saturation() -> None:
-    grey = cv2.cvtColor(NOISE, cv2.COLOR_RGB2GRAY)
+    gray = cv2.cvtColor(NOISE, cv2.COLOR_RGB2GRAY)
     assert np.array_equal(saturate(NOISE, 1.0), NOISE)
-    assert np.abs(saturate(NOISE, 0.0).astype(int) - grey[..., None]).max() <= 1
+    assert np.abs(saturate(NOISE, 0.0).astype(int) - gray[..., None]).max() <= 1
     less = saturate(NOISE, 0.8)
-    assert np.abs(cv2.cvtColor(less, cv2.COLOR_RGB2GRAY).astype(int) - grey).max() <= 2
+    assert np.abs(cv2.cvtColor(less, cv2.COLOR_RGB2GRAY).astype(int) - gray).max() <= 2
 
 
 def test_hue() -> None:
@@ -35,8 +35,8 @@ def test_hue() -> None:
     assert shift_hue(red, -1 / 3).tolist() == [[[0, 0, 200]]]
 
 
-def test_colours_stay_what_they_are_called(state_of: Callable[..., TransformState]) -> None:
-    """With the default hue the largest channel of a pure colour stays the largest."""
+def test_colors_keep_their_names(state_of: Callable[..., TransformState]) -> None:
+    """With the default hue the largest channel of a pure color stays the largest."""
     image = np.array([[[200, 30, 30], [30, 200, 30], [30, 30, 200]]], np.uint8)
     transform = Photometric(brightness=0.4, contrast=0.4, saturation=0.4)
     for seed in range(30):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from refseg.datasets.masks import instance_mask
 from refseg.datasets.transforms import (
     PackSample,
     RandomCrop,
@@ -18,8 +19,7 @@ from refseg.datasets.transforms import (
     ScaleJitter,
     TransformState,
 )
-from refseg.datasets.transforms.crop import choose_window
-from refseg.datasets.transforms.referents import all_keep_a_referent, instance_mask
+from refseg.datasets.transforms.geometric import all_keep_a_referent, choose_window
 from refseg.errors import ConfigError
 from refseg.records import AnnotatedInstance, Expression, Record
 
@@ -69,8 +69,8 @@ def test_every_expression_keeps_a_visible_referent(shapes: list, chain: list, se
     assert sample.referents.any(1).tolist() == [bool(indices) for indices in referents]
 
 
-def test_enough_of_a_referent() -> None:
-    """Of 10 pixels 5 are half; one expression may live on its second referent; one without referents asks nothing."""
+def test_min_visible_by_hand() -> None:
+    """5 of 10 pixels are half. One visible referent is enough, and an expression without referents needs none."""
     expressions = [Expression("a", "", (0,)), Expression("b", "", (0, 1)), Expression("c", "", ())]
     assert all_keep_a_referent(expressions, {0: 10, 1: 10}, {0: 5, 1: 0}, 0.5)
     assert not all_keep_a_referent(expressions, {0: 10, 1: 10}, {0: 4, 1: 10}, 0.5)
@@ -79,19 +79,17 @@ def test_enough_of_a_referent() -> None:
     assert all_keep_a_referent(expressions[:1], {0: 0}, {0: 0}, 0.5), "an annotation without area has nothing to lose"
 
 
-def test_a_window_is_found_even_where_chance_finds_none() -> None:
+def test_a_window_is_found_when_random_places_fail() -> None:
     """One pixel of a 100 x 100 image at (70, 3), windows of 5 x 5: hit by 1 place in 371 or so."""
     mask = np.zeros((100, 100), np.uint8)
     mask[70, 3] = 1
     for seed in range(20):
-        top, left = choose_window(
-            np.random.default_rng(seed), size=(100, 100), window=(5, 5), masks={0: mask},
-            expressions=[Expression("a", "", (0,))], min_visible=0.5, tries=2,
-        )  # fmt: skip
+        state = TransformState(None, [Expression("a", "", (0,))], np.random.default_rng(seed))
+        top, left = choose_window(state, (100, 100), (5, 5), {0: mask}, min_visible=0.5, tries=2)
         assert top <= 70 < top + 5 and left <= 3 < left + 5
 
 
-def test_referents_too_far_apart_leave_the_sample_whole(state_of: Callable[..., TransformState]) -> None:
+def test_referents_too_far_apart_keep_the_sample_whole(state_of: Callable[..., TransformState]) -> None:
     """Two expressions whose squares no 10 x 10 window shows together."""
     image = np.zeros((40, 60, 3), np.uint8)
     shapes, expressions = [square(0, 0, 5), square(50, 30, 5)], [("a", (0,)), ("b", (1,))]
@@ -103,7 +101,7 @@ def test_referents_too_far_apart_leave_the_sample_whole(state_of: Callable[..., 
     assert one_of_two.size in ((10, 10), (40, 60))
 
 
-def test_a_turn_that_shows_no_referent_is_not_made(state_of: Callable[..., TransformState]) -> None:
+def test_rotations_that_hide_all_referents_are_rejected(state_of: Callable[..., TransformState]) -> None:
     """A quarter turn of a 10 x 60 image shows its middle 10 columns only, in which the square at x = 2 is not."""
     turn = RandomRotate(degrees=(90, 90))
     state = turn(state_of(np.zeros((10, 60, 3), np.uint8), [square(2, 2, 4)], [("a", (0,))]))
@@ -112,7 +110,7 @@ def test_a_turn_that_shows_no_referent_is_not_made(state_of: Callable[..., Trans
     assert not np.array_equal(state.matrix, np.eye(3)) and len(state.frames) == 1
 
 
-def test_cut_away_instances_leave_the_sample(state_of: Callable[..., TransformState]) -> None:
+def test_cropped_out_instances_are_dropped(state_of: Callable[..., TransformState]) -> None:
     """A crop of the left half: "both" keeps the left square, and the right one is no instance of the sample."""
     state = state_of(np.zeros((10, 20, 3), np.uint8), [square(1, 1, 4), square(14, 2, 4)], [("both", (0, 1)), ("", ())])
     from refseg.datasets.geometry import translation
@@ -125,7 +123,7 @@ def test_cut_away_instances_leave_the_sample(state_of: Callable[..., TransformSt
 
 
 def test_the_last_referent_stays_as_one_pixel(state_of: Callable[..., TransformState]) -> None:
-    """Of a square at x 14..18 the left half shows nothing: the nearest pixel is in column 9, and row 4 holds y = 4."""
+    """The left half does not show a square at x 14..18: the nearest pixel is in column 9, and row 4 holds y = 4."""
     from refseg.datasets.geometry import translation
 
     state = state_of(np.zeros((10, 20, 3), np.uint8), [square(14, 2, 4)], [("it", (0,))])
@@ -135,7 +133,7 @@ def test_the_last_referent_stays_as_one_pixel(state_of: Callable[..., TransformS
     assert mask.nonzero().tolist() == [[4, 9]]
 
 
-def test_specks_get_a_pixel() -> None:
+def test_tiny_instances_get_one_pixel() -> None:
     """0.2 pixels about (3.1, 5.1) cover no centre; an annotation without area stays empty; out of sight is empty."""
     speck, nothing = AnnotatedInstance("a", square(3, 5, 0.2)), AnnotatedInstance("b", [])
     assert instance_mask(speck, (8, 8), np.eye(3), (8, 8)).nonzero() == (np.array([5]), np.array([3]))

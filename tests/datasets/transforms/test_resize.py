@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from refseg.datasets.transforms import RandomCrop, Resize, ScaleJitter, TransformState
-from refseg.datasets.transforms.resize import fit_inside
+from refseg.datasets.transforms.geometric import fit_inside
 from refseg.errors import ConfigError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
@@ -32,7 +32,7 @@ def test_the_same_size_costs_nothing(state_of: Callable[..., TransformState]) ->
 
 
 @pytest.mark.parametrize("size", [(20, 30), (90, 100), (48, 20)])
-def test_antialiasing_is_pillows_bilinear(size: tuple[int, int], state_of: Callable[..., TransformState]) -> None:
+def test_antialiasing_equals_pillow_bilinear(size: tuple[int, int], state_of: Callable[..., TransformState]) -> None:
     state = Resize(size=size, antialias=True)(state_of(NOISE))
     expected = Image.fromarray(NOISE).resize(size[::-1], Image.Resampling.BILINEAR)
     assert np.array_equal(state.image, np.asarray(expected))
@@ -70,7 +70,7 @@ def test_one_number_is_a_square(state_of: Callable[..., TransformState]) -> None
 
 
 @pytest.mark.parametrize("size", ["24", None, 24.5, True, (24,), (24, 24, 3), (24, "24"), (24.0, 24), -1, (0, 4), {}])
-def test_what_is_no_size(size: Any) -> None:
+def test_invalid_sizes(size: Any) -> None:
     for make in (Resize, ScaleJitter):
         with pytest.raises(ConfigError, match=rf"{make.__name__}\.size must be \(height, width\), or one number"):
             make(size=size)

@@ -1,7 +1,7 @@
-"""Readers: annotation files -> records. Pure functions that know neither torch nor registries.
+"""Readers of annotation files. They are pure functions that return records and know neither torch nor registries.
 
-A reader raises `DataError` for a file that it cannot use at all, and otherwise returns what it could read together with
-a `Problem` for each entry that it left out; whoever uses the records decides how many problems are too many.
+A reader raises `DataError` for a file that it cannot use at all. Otherwise it returns the records that it could read
+and a `Problem` for each entry that it skipped. The caller decides how many problems are too many.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["READERS", "Reader", "read_jsonl", "read_refer", "read_seqtr"]
 
 @dataclass(frozen=True)
 class Reader:
-    """`files`: the names of `read`'s arguments that are paths of files to read."""
+    """A reader, and the names of its arguments that are paths of files."""
 
     read: Callable[..., Annotations]
     files: tuple[str, ...]

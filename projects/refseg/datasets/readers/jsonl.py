@@ -1,23 +1,23 @@
-"""Reader of refseg's JSONL: one row per expression, which is what users write for their own data.
+"""Reader of refseg's JSONL: one row per expression. Users write their own data in this format.
 
 Row: `{"expression_id", "image", "size": [h, w], "text", "targets": [polygons | RLE | "mask.png", ...] or null,
-"instance_ids": [...], "object_id", "split", "tags": {...}}`; image, text and targets are required, null or [] targets
-mean that the phrase refers to nothing; paths are relative to the file.
+"instance_ids": [...], "object_id", "split", "tags": {...}}`. `image`, `text` and `targets` are required. The
+phrase refers to nothing if `targets` is null or []. Paths are relative to the file.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from refseg.datasets.readers.segmentations import clean_segmentation
-from refseg.datasets.readers.values import is_side, is_text
+from refseg.datasets.readers.checks import BadEntry, clean_segmentation, is_side, is_text
 from refseg.errors import DataError
 from refseg.paths import data_path
-from refseg.records import UNKNOWN, AnnotatedInstance, Annotations, Expression, Problem, Record, Segmentation
+from refseg.records import UNKNOWN, Annotations, Expression, Problem, Record, Segmentation
 
-_KINDS: dict[str, Any] = {
+_TYPES: dict[str, Any] = {
     "image": str,
     "text": str,
     "targets": list | None,
@@ -31,26 +31,25 @@ _KINDS: dict[str, Any] = {
 _REQUIRED = ("image", "text", "targets")
 
 
-class _BadRow(ValueError):
-    """Why one row cannot be used."""
-
-
 def read_jsonl(*, file: str | Path) -> Annotations:
-    """Records grouped by image in order of first appearance. Instances with the same id in an image are one, and
-    expressions of the same `object_id`, or, where they have none, with the same referents, describe one object."""
+    """Read records, grouped by image in order of first appearance.
+
+    Instances of an image with the same id are one. Expressions describe one object if they have the same `object_id`
+    or, without one, the same referents.
+
+    Args:
+        file: The JSONL file.
+    """
     file = data_path(file)
     if not file.is_file():
         raise DataError(
-            f"annotation file not found: {file}. RefShapes is made by "
+            f"annotation file not found: {file}. Make RefShapes with "
             f"`refseg data refshapes --preset mini --out {file.parent}`"
             if file.name == "refshapes.jsonl"
-            else f"annotation file not found: {file}. docs/data.md says how to write one."
+            else f"annotation file not found: {file}. docs/data.md explains how to write one."
         )
-    records: dict[str, Record] = {}
-    known: dict[str, dict[str, int]] = {}  # image -> instance id -> index
-    ids: set[str] = set()
+    content = _Content(file.parent)
     problems: list[Problem] = []
-    opened: list[str] = []
     with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -58,102 +57,114 @@ def read_jsonl(*, file: str | Path) -> Annotations:
             row: Any = None
             try:
                 row = _parse(line)
-                _add_row(records, known, ids, row, file.parent, opened)
-            except _BadRow as error:
+                _check_fields(row)
+                content.add(row)
+            except BadEntry as error:
                 split = (row.get("split") or "") if isinstance(row, dict) else UNKNOWN
                 problems.append(Problem(f"{file}, line {number}", str(error), str(split) or UNKNOWN))
-    return Annotations(list(records.values()), problems, opened)
+    return Annotations(list(content.records.values()), problems, content.opened)
 
 
 def _parse(line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or brackets without end
-        raise _BadRow(f"not JSON ({error}). Each line is one object.") from None
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or endless brackets
+        raise BadEntry(f"not JSON ({error}). Each line is one object.") from None
     if not isinstance(row, dict):
-        raise _BadRow(f"a row is an object, not {type(row).__name__}")
+        raise BadEntry(f"a row is an object, not {type(row).__name__}")
     return row
 
 
-def _check_row(row: dict[str, Any]) -> None:
-    unknown = sorted(set(row) - set(_KINDS))
+def _check_fields(row: dict[str, Any]) -> None:
+    unknown = sorted(set(row) - set(_TYPES))
     if unknown:
-        raise _BadRow(f"unknown field {unknown[0]!r}; fields are {', '.join(sorted(_KINDS))}")
+        raise BadEntry(f"unknown field {unknown[0]!r}. Valid fields: {', '.join(sorted(_TYPES))}")
     for name in _REQUIRED:
         if name not in row:
-            raise _BadRow(f"field {name!r} is missing")
+            raise BadEntry(f"field {name!r} is missing")
     for name, value in row.items():
-        if not isinstance(value, _KINDS[name]):
-            raise _BadRow(f"field {name!r} has the wrong type {type(value).__name__}")
-    if not is_text(row["text"]):
-        raise _BadRow("the text is empty, or holds half a character")
-    for name in ("image", "expression_id", "object_id", "split"):
+        if not isinstance(value, _TYPES[name]):
+            raise BadEntry(f"field {name!r} has the wrong type {type(value).__name__}")
+    for name in ("text", "image", "expression_id", "object_id", "split"):
         if isinstance(row.get(name), str) and not is_text(row[name]):
-            raise _BadRow(f"field {name!r} is empty, or holds half a character")
+            raise BadEntry(f"field {name!r} is empty, or holds half a character")
     ids, targets = row.get("instance_ids"), row["targets"] or []
     if ids is not None and len(ids) != len(targets):
-        raise _BadRow(f"{len(ids)} instance_ids for {len(targets)} targets")
+        raise BadEntry(f"{len(ids)} instance_ids for {len(targets)} targets")
     size = row.get("size")
     if size is not None and not (len(size) == 2 and all(is_side(side) for side in size)):
-        raise _BadRow(f"size must be [height, width], not {size!r}")
+        raise BadEntry(f"size must be [height, width], not {size!r}")
 
 
-def _add_row(
-    records: dict[str, Record],
-    known: dict[str, dict[str, int]],
-    ids: set[str],
-    row: dict[str, Any],
-    root: Path,
-    opened: list[str],
-) -> None:
-    _check_row(row)
-    image, targets = row["image"], row["targets"] or []
-    record = records.get(image)
-    if record is None:
-        if not row.get("size"):
-            opened.append(str(root / image))
-        record = Record(image, image, tuple(row.get("size") or _image_size(root / image)), [], [])
-    elif row.get("size") and tuple(row["size"]) != record.size:
-        raise _BadRow(f"size is {row['size']}, but an earlier row of {image} says {list(record.size)}")
-    number = len(record.expressions)
-    names = [str(name) for name in row.get("instance_ids") or [f"{number}:{i}" for i in range(len(targets))]]
-    expression_id = str(row["expression_id"]) if row.get("expression_id") is not None else f"{image}:{number}"
-    if expression_id in ids:
-        raise _BadRow(f"expression_id {expression_id!r} is taken by an earlier row")
-    indices = known.get(image, {})
-    known_masks = {name: record.instances[index].segmentation for name, index in indices.items()}
-    instances = []
-    for name, target in zip(names, targets, strict=True):
-        segmentation = _segmentation(target, record.size)
-        if name not in known_masks:
-            known_masks[name] = segmentation
-            instances.append(AnnotatedInstance(name, segmentation))
-        elif known_masks[name] != segmentation:
-            raise _BadRow(f"instance_id {name!r} stands for two different masks of {image}")
+@dataclass
+class _Content:
+    """Records made from the rows so far.
 
-    # The row is good: only now is anything added.
-    ids.add(expression_id)
-    records[image], known[image] = record, indices
-    for instance in instances:
-        indices[instance.instance_id] = len(record.instances)
-        record.instances.append(instance)
-    referents = tuple(dict.fromkeys(indices[name] for name in names))
-    record.expressions.append(
-        Expression(
-            expression_id=expression_id,
-            text=row["text"],
-            referents=referents,
-            split=row.get("split"),
-            object_id=_object_id(row.get("object_id"), referents, expression_id),
-            tags=row.get("tags") or {},
+    `index_of`: for each image, the index of each instance id. `opened`: images that were opened to get their size.
+    """
+
+    root: Path
+    records: dict[str, Record] = field(default_factory=dict)
+    index_of: dict[str, dict[str, int]] = field(default_factory=dict)
+    expression_ids: set[str] = field(default_factory=set)
+    opened: list[str] = field(default_factory=list)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Add one row. A row that is bad in any part adds nothing."""
+        image, targets, size = row["image"], row["targets"] or [], row.get("size")
+        record = self.records.get(image)
+        if record is None:
+            record = Record(image, image, tuple(size) if size else self._size_of_file(image), [], [])
+        elif size and tuple(size) != record.size:
+            raise BadEntry(f"size is {size}, but an earlier row of {image} says {list(record.size)}")
+        number = len(record.expressions)
+        expression_id = f"{image}:{number}" if row.get("expression_id") is None else str(row["expression_id"])
+        if expression_id in self.expression_ids:
+            raise BadEntry(f"expression_id {expression_id!r} is taken by an earlier row")
+        # Instances by their ids. An id that occurs twice must have the same mask.
+        ids = [str(name) for name in row.get("instance_ids") or [f"{number}:{i}" for i in range(len(targets))]]
+        indices = self.index_of.get(image, {})
+        masks = {name: record.instances[index].segmentation for name, index in indices.items()}
+        new_instances = []
+        for instance_id, target in zip(ids, targets, strict=True):
+            segmentation = _segmentation(target, record.size)
+            if instance_id not in masks:
+                masks[instance_id] = segmentation
+                new_instances.append(AnnotatedInstance(instance_id, segmentation))
+            elif masks[instance_id] != segmentation:
+                raise BadEntry(f"instance_id {instance_id!r} stands for two different masks of {image}")
+
+        # The row is good: add everything.
+        self.expression_ids.add(expression_id)
+        self.records[image], self.index_of[image] = record, indices
+        for instance in new_instances:
+            indices[instance.instance_id] = len(record.instances)
+            record.instances.append(instance)
+        referents = tuple(dict.fromkeys(indices[name] for name in ids))
+        object_id = row.get("object_id")
+        if object_id is None:
+            object_id = f"of {','.join(map(str, sorted(referents))) or expression_id}"
+        record.expressions.append(
+            Expression(
+                expression_id=expression_id,
+                text=row["text"],
+                referents=referents,
+                split=row.get("split"),
+                object_id=str(object_id),
+                tags=row.get("tags") or {},
+            )
         )
-    )
 
+    def _size_of_file(self, image: str) -> tuple[int, int]:
+        from refseg.datasets.images import open_image  # OpenCV is needed only here
 
-def _object_id(given: str | int | None, referents: tuple[int, ...], expression_id: str) -> str:
-    if given is not None:
-        return str(given)
-    return f"of {','.join(map(str, sorted(referents))) or expression_id}"
+        path = str(self.root / image)
+        self.opened.append(path)
+        try:
+            with open_image(path) as header:
+                return header.height, header.width
+        except DataError as error:
+            raise BadEntry(f"the row has no size, and its {error}") from None
 
 
 def _segmentation(value: Any, size: tuple[int, int]) -> Segmentation:
@@ -162,17 +173,7 @@ def _segmentation(value: Any, size: tuple[int, int]) -> Segmentation:
     try:
         return clean_segmentation(value, size)
     except (ValueError, OverflowError) as error:
-        raise _BadRow(
+        raise BadEntry(
             f"a target is a list of polygons [[x, y, ...], ...] with at least 3 points each, an RLE "
             f'{{"size", "counts"}} or the path of a mask image; here: {error}'
         ) from None
-
-
-def _image_size(path: Path) -> tuple[int, int]:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise _BadRow(f"the row has no size and the image cannot be read: {path} ({error})") from None

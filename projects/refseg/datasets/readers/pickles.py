@@ -1,8 +1,8 @@
-"""Pickles of plain values, of Python 2 or 3, read without running what is in them.
+"""Safe reader of pickles of plain values, written by Python 2 or 3.
 
-Scripts that rewrite annotation files with Python 3 often leave numpy scalars, numpy arrays and OrderedDicts in them.
-Stand-ins of this module read these as numbers, lists and dicts, so that neither numpy nor anything else is called with
-values of the file's choosing. Every other class or function is refused.
+Scripts that rewrite annotation files with Python 3 often store numpy scalars, numpy arrays and OrderedDicts. Stand-ins
+in this module read these as numbers, lists and dicts, so nothing else is ever called with values from the file. All
+other classes and functions are refused.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import numpy as np
 
 from refseg.errors import DataError
 
-_PLAIN_TYPES = re.compile(r"[biuf]\d{1,2}|[US]\d{1,6}")  # of bools, numbers and strings
+_PLAIN_TYPES = re.compile(r"[biuf]\d{1,2}|[US]\d{1,6}")  # bools, numbers and strings
 
 
 class _Dtype:
-    """Stand-in of `numpy.dtype`: its code and byte order."""
+    """Stand-in for `numpy.dtype`: its code and byte order."""
 
     def __init__(self, code: str | bytes, align: bool = False, copy: bool = False) -> None:
         self.code = _as_str(code)
@@ -32,15 +32,15 @@ class _Dtype:
         self.order = _as_str(state[1])
 
     def values(self, content: str | bytes, shape: tuple[int, ...], order: Literal["C", "F"] = "C") -> Any:
-        """Numbers or strings in nested lists."""
-        if isinstance(content, str):  # bytes of Python 2
+        """Return numbers or strings in nested lists."""
+        if isinstance(content, str):  # bytes written by Python 2
             content = content.encode("latin-1")
         values = np.frombuffer(content, np.dtype(self.order + self.code))
         return _plain(values.reshape(shape, order=order).tolist())
 
 
 class _Array(list):
-    """Stand-in of a numpy array, filled when its state arrives."""
+    """Stand-in for a numpy array, filled when its state arrives."""
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, dtype, in_fortran_order, content = state
@@ -56,7 +56,7 @@ def _array_of_buffer(content: bytes, dtype: _Dtype, shape: tuple[int, ...], orde
 
 
 def _encode(text: str, encoding: str = "utf-8") -> bytes:
-    """How protocol 2 writes bytes."""
+    """Stand-in for `codecs.encode`, by which protocol 2 stores bytes."""
     if _as_str(encoding) not in ("latin1", "latin-1"):
         raise DataError(f"asks for bytes in the encoding {encoding!r}")
     return text.encode("latin-1")
@@ -65,7 +65,7 @@ def _encode(text: str, encoding: str = "utf-8") -> bytes:
 _STAND_INS: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): dict,
     ("_codecs", "encode"): _encode,
-    ("__builtin__", "bytes"): lambda: b"",  # how protocol 2 writes no bytes
+    ("__builtin__", "bytes"): lambda: b"",  # empty bytes in protocol 2
     ("numpy", "dtype"): _Dtype,
     ("numpy", "ndarray"): _Array,
 }
@@ -76,16 +76,16 @@ for _core in ("numpy.core", "numpy._core"):  # before and since numpy 2
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Knows the stand-ins above and no other class or function."""
+    """An unpickler that knows the stand-ins above and no other class or function."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _STAND_INS:
             stand_in = _STAND_INS[module, name]
-            return lambda *arguments: stand_in(*arguments)  # a new one each time, as the file may set its attributes
+            return lambda *arguments: stand_in(*arguments)  # a new one each time: the file may set its attributes
         raise DataError(
-            f"asks for {module}.{name}, which annotations never need. The file is not what it should be and may be an "
-            "attack: get it again from its authors. If you wrote it yourself, write lists, dicts, strings and numbers "
-            "only, or JSON (json.dump). Nothing of it was run."
+            f"asks for {module}.{name}, which annotations never need. The file is damaged or an attack; nothing in it "
+            "was run. Get it again from its authors. If you wrote it yourself, use only lists, dicts, strings and "
+            "numbers, or JSON (json.dump)."
         )
 
     def persistent_load(self, pid: object) -> Any:
@@ -93,11 +93,11 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def load_pickle(file: str | Path) -> Any:
-    """The content of a pickle as plain values. Byte strings of Python 2 become str: ASCII, UTF-8 or Latin-1."""
+    """Return the content of a pickle as plain values. Byte strings become str (ASCII, UTF-8 or Latin-1)."""
     try:
         try:
             return _load(file, "ASCII")
-        except UnicodeDecodeError:  # some string is not ASCII: find out string by string
+        except UnicodeDecodeError:  # some string is not ASCII: decode string by string
             return _plain(_load(file, "bytes"))
     except DataError as error:
         raise DataError(f"{file}: {error}") from None

@@ -1,14 +1,14 @@
 """Reader of SeqTR's layout: one JSON file that maps each split to its entries. C3VG, SimVG, DeRIS and PropVG use it.
 
-Entry: `{"image_id", "width", "height", "expressions": [text, ...], "mask": polygons or RLE, "bbox": [x, y, w, h]}`, and
-in some files `id` (of COCO's annotation), `data_source` and `file_name`. Some files differ:
+Entry: `{"image_id", "width", "height", "expressions": [text, ...], "mask": polygons or RLE, "bbox": [x, y, w, h]}`, in
+some files with `id` (of COCO's annotation), `data_source` and `file_name`. Some files differ:
 
 - gRefCOCO's and Ref-ZOM's files have `annotations` instead of `mask`: `{"id", "segmentation", "bbox", "empty", ...}`
   each. None, or only ones that are `empty`, mean "refers to nothing". A list of lists has one for each expression.
 - Their `expressions` may be `{"raw": text or [text, ...]}`.
 - R-RefCOCO's entries are lists of entries: the expressions of one ref.
 
-Training entries have several expressions of one object, those of other splits one.
+Training entries have several expressions of one object; entries of other splits have one.
 """
 
 from __future__ import annotations
@@ -18,8 +18,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from refseg.datasets.readers.segmentations import clean_segmentation
-from refseg.datasets.readers.values import as_flag, as_xywh, is_side, is_text
+from refseg.datasets.readers.checks import (
+    BadEntry,
+    as_flag,
+    as_xywh,
+    clean_segmentation,
+    image_size,
+    is_text,
+    load_json,
+)
 from refseg.errors import ConfigError, DataError
 from refseg.paths import data_path
 from refseg.records import AnnotatedInstance, Annotations, Expression, Problem, Record
@@ -27,41 +34,35 @@ from refseg.records import AnnotatedInstance, Annotations, Expression, Problem, 
 COCO_NAME = "COCO_train2014_{image_id:012d}.jpg"
 
 
-class _BadEntry(ValueError):
-    """Why one entry cannot be used."""
-
-
 @dataclass
 class _Image:
-    """One image; `index_of`: annotation id, or mask where entries have none -> index of the instance."""
+    """One image. `index_of`: index of the instance by annotation id, or by mask for entries without ids."""
 
     record: Record
     index_of: dict[Any, int] = field(default_factory=dict)
 
 
 def read_seqtr(*, file: str | Path, image_name: str | dict[str, str] = COCO_NAME) -> Annotations:
-    """Records of all splits, one per image.
+    """Read records of all splits, one per image.
 
     Expression ids are `<split>_<entry>_<number>`, and the expressions of an entry describe one object.
 
     Args:
+        file: The JSON file.
         image_name: Path of an entry without `file_name` below the image root, with `{image_id}`. A dict has one for
             each `data_source` of a mixed file.
     """
     file = data_path(file)
     if not file.is_file():
         raise DataError(f"annotation file not found: {file}. docs/data.md says where these files come from.")
-    try:
-        content = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file}: truncated, or not JSON ({error})") from None
+    content = load_json(file)
     if not isinstance(content, dict) or not all(isinstance(entries, list) for entries in content.values()):
         raise DataError(f"{file}: is not in SeqTR's layout, which maps the name of each split to a list of entries")
     for template in image_name.values() if isinstance(image_name, dict) else [image_name]:
         try:
             template.format(image_id=1)
         except (AttributeError, KeyError, IndexError, ValueError) as error:
-            message = f"annotations.image_name: {template!r} cannot be filled in ({error!r}); use {{image_id}}"
+            message = f"annotations.image_name: {template!r} cannot be filled in ({error!r}). Use {{image_id}}"
             raise ConfigError(message) from None
     images: dict[str, _Image] = {}
     problems: list[Problem] = []
@@ -73,7 +74,7 @@ def read_seqtr(*, file: str | Path, image_name: str | dict[str, str] = COCO_NAME
                 name = f"{split}_{number}" + (f"_{position}" if isinstance(entry, list) else "")
                 try:
                     _add_entry(images, part, split, name, f"{split}_{number}", image_name)
-                except ValueError as error:
+                except BadEntry as error:
                     problems.append(Problem(place, str(error), split))
     return Annotations([image.record for image in images.values() if image.record.expressions], problems)
 
@@ -81,21 +82,24 @@ def read_seqtr(*, file: str | Path, image_name: str | dict[str, str] = COCO_NAME
 def _add_entry(
     images: dict[str, _Image], entry: Any, split: str, name: str, object_id: str, image_name: str | dict[str, str]
 ) -> None:
-    """Add the expressions of one entry, or nothing where any of it is wrong."""
+    """Add the expressions of one entry. An entry that is bad in any part adds nothing."""
     if not isinstance(entry, dict):
-        raise _BadEntry(f"is a {type(entry).__name__}, not an object")
+        raise BadEntry(f"is a {type(entry).__name__}, not an object")
     path = _image_path(entry, image_name)
-    size = (entry.get("height"), entry.get("width"))
-    if not all(is_side(side) for side in size):
-        raise _BadEntry(f"height and width are {size[0]!r} and {size[1]!r}")
+    size = image_size(entry)
     image = images.get(path) or _Image(Record(path, path, size, [], []))
     record = image.record
     if record.size != size:
-        raise _BadEntry(f"height and width are {list(size)}, but {list(record.size)} in an earlier entry of {path}")
-    texts = _texts(entry)
+        raise BadEntry(f"height and width are {list(size)}, but {list(record.size)} in an earlier entry of {path}")
+    # The text is a string, a list, or either of them under "raw".
+    texts = entry.get("expressions")
+    texts = texts.get("raw") if isinstance(texts, dict) else texts
+    texts = [texts] if isinstance(texts, str) else texts
+    if not isinstance(texts, list) or not texts or not all(is_text(text) for text in texts):
+        raise BadEntry(f"expressions is {str(texts)[:60]!r}: it must be a list of texts")
     targets = [_targets(annotations, size) for annotations in _annotations(entry, len(texts))]
 
-    # The entry is good: only now is anything added.
+    # The entry is good: add everything.
     images[path] = image
     for number, (text, instances) in enumerate(zip(texts, targets, strict=True)):
         for key, instance in instances:
@@ -113,57 +117,47 @@ def _image_path(entry: dict, image_name: str | dict[str, str]) -> str:
         return entry["file_name"]
     image_id, source = entry.get("image_id"), entry.get("data_source")
     if not isinstance(image_id, int) or isinstance(image_id, bool):
-        raise _BadEntry(f"image_id is {image_id!r}, not a whole number, and there is no file_name")
+        raise BadEntry(f"image_id is {image_id!r}, not a whole number, and there is no file_name")
     if isinstance(image_name, dict):
         if source not in image_name:
-            raise _BadEntry(f"data_source is {source!r}; image_name has {', '.join(sorted(image_name))}")
+            raise BadEntry(f"data_source is {source!r}, but image_name has only {', '.join(sorted(image_name))}")
         image_name = image_name[source]
     return image_name.format(image_id=image_id)
 
 
-def _texts(entry: dict) -> list[str]:
-    texts = entry.get("expressions")
-    if isinstance(texts, dict):
-        texts = texts.get("raw")
-    texts = [texts] if isinstance(texts, str) else texts
-    if not isinstance(texts, list) or not texts or not all(is_text(text) for text in texts):
-        raise _BadEntry(f"expressions is {str(texts)[:60]!r}: it must be a list of texts")
-    return texts
-
-
 def _annotations(entry: dict, num_texts: int) -> list[list]:
-    """The annotations that each expression refers to."""
+    """Return the annotations that each expression refers to."""
     annotations = entry.get("annotations")
     if annotations is None:
         if "mask" not in entry:
-            raise _BadEntry("has neither a mask nor annotations; files with boxes only cannot be used")
-        one = {"id": entry.get("id"), "segmentation": entry["mask"], "bbox": entry.get("bbox")}
-        return [[one]] * num_texts
+            raise BadEntry("has neither a mask nor annotations; files with boxes only cannot be used")
+        annotation = {"id": entry.get("id"), "segmentation": entry["mask"], "bbox": entry.get("bbox")}
+        return [[annotation]] * num_texts
     if not isinstance(annotations, list):
-        raise _BadEntry(f"annotations is a {type(annotations).__name__}, not a list")
-    if not any(isinstance(one, list) for one in annotations):
+        raise BadEntry(f"annotations is a {type(annotations).__name__}, not a list")
+    if not any(isinstance(part, list) for part in annotations):
         return [annotations] * num_texts
-    if len(annotations) != num_texts or not all(isinstance(one, list) for one in annotations):
-        raise _BadEntry(f"annotations has {len(annotations)} parts for {num_texts} expressions")
+    if len(annotations) != num_texts or not all(isinstance(part, list) for part in annotations):
+        raise BadEntry(f"annotations has {len(annotations)} parts for {num_texts} expressions")
     return annotations
 
 
 def _targets(annotations: list, size: tuple[int, int]) -> list[tuple[Any, AnnotatedInstance]]:
-    """Instances, each with its key for `index_of`. Annotations that are `empty` stand for no target."""
-    found = []
-    for one in annotations:
-        if not isinstance(one, dict):
-            raise _BadEntry(f"an annotation is a {type(one).__name__}, not an object")
-        annotation_id = one.get("id")
-        if as_flag("empty", one.get("empty", annotation_id == -1)):
+    """Return the instances, each with its key for `index_of`. Annotations that are `empty` stand for no target."""
+    targets = []
+    for annotation in annotations:
+        if not isinstance(annotation, dict):
+            raise BadEntry(f"an annotation is a {type(annotation).__name__}, not an object")
+        annotation_id = annotation.get("id")
+        if as_flag("empty", annotation.get("empty", annotation_id == -1)):
             continue
         try:
-            segmentation = clean_segmentation(one.get("segmentation"), size)
-            box = as_xywh(one.get("bbox"))
-        except (TypeError, OverflowError) as error:
-            raise _BadEntry(str(error)) from None
-        is_crowd = as_flag("iscrowd", one.get("iscrowd") or 0)
+            segmentation = clean_segmentation(annotation.get("segmentation"), size)
+            box = as_xywh(annotation.get("bbox"))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise BadEntry(str(error)) from None
+        is_crowd = as_flag("iscrowd", annotation.get("iscrowd") or 0)
         name = "" if annotation_id is None else str(annotation_id)
-        key = name or json.dumps(one["segmentation"])  # entries about one object repeat its mask
-        found.append((key, AnnotatedInstance(name, segmentation, box=box, is_crowd=is_crowd)))
-    return found
+        key = name or json.dumps(annotation["segmentation"])  # entries about one object repeat its mask
+        targets.append((key, AnnotatedInstance(name, segmentation, box=box, is_crowd=is_crowd)))
+    return targets

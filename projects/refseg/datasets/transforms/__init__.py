@@ -1,21 +1,16 @@
-"""Transforms: record -> sample, one after the other on a typed state.
+"""Transforms turn a record into a sample, one after the other, through a `TransformState`.
 
-Geometry moves the image at once and is noted in the state's matrix; masks and boxes are made once, from the matrix,
-when the sample is packed. All randomness comes from the state's generator.
+Geometric transforms move the image at once and multiply the state's matrix. Masks and boxes are made once, from that
+matrix, when the sample is packed. All randomness comes from the state's generator.
 """
 
 import cv2
 
-from refseg.datasets.images import read_image
-from refseg.datasets.transforms.crop import RandomCrop, ScaleJitter
-from refseg.datasets.transforms.flip import RandomFlip
-from refseg.datasets.transforms.loading import LoadImage, LoadText
+from refseg.datasets.transforms.geometric import RandomCrop, RandomFlip, RandomRotate, Resize, ScaleJitter
+from refseg.datasets.transforms.image import LoadImage, Photometric
 from refseg.datasets.transforms.packing import PackSample
-from refseg.datasets.transforms.photometric import Photometric
-from refseg.datasets.transforms.resize import Resize
-from refseg.datasets.transforms.rotate import RandomRotate
 from refseg.datasets.transforms.state import TransformState
-from refseg.datasets.transforms.words import DropArticles, TextDrop
+from refseg.datasets.transforms.text import DropArticles, LoadText, TextDrop
 
 cv2.setNumThreads(0)  # the data loader's workers are the parallelism
 
@@ -32,5 +27,4 @@ __all__ = [
     "ScaleJitter",
     "TextDrop",
     "TransformState",
-    "read_image",
 ]

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from refseg.datasets.readers.segmentations import clean_rle, clean_segmentation, decode_runs, join_runs
+from refseg.datasets.readers.checks import clean_rle, clean_segmentation, decode_runs, join_runs
 
 SIZE = (4, 6)
 SQUARE = [1.0, 1.0, 3.0, 1.0, 3.0, 3.0, 1.0, 3.0]
@@ -20,7 +20,7 @@ def pixels(segmentation: object) -> np.ndarray:
 
 @given(st.lists(st.integers(0, 1), min_size=1, max_size=200), st.integers(1, 40))
 def test_runs_are_decoded_as_they_were_encoded(bits: list[int], repeat: int) -> None:
-    """The runs of pycocotools' own string: lengths of alternating runs, beginning with zeros, column by column."""
+    """The runs of pycocotools' string: lengths of alternating runs, beginning with zeros, column by column."""
     flat = np.repeat(bits, repeat)
     changes = np.flatnonzero(np.diff(flat)) + 1
     runs = np.diff(np.concatenate([[0], changes, [len(flat)]])).tolist()
@@ -41,13 +41,13 @@ def test_all_forms_of_rle_become_one() -> None:
         assert (pixels(cleaned) == mask).all()
 
 
-def test_refclefs_list_of_rles_is_their_union() -> None:
+def test_a_list_of_rles_is_their_union() -> None:
     left, right = np.zeros(SIZE, bool), np.zeros(SIZE, bool)
     left[:, :3], right[:, 2:5] = True, True
     assert (pixels(clean_segmentation([encode(left), encode(right)], SIZE)) == (left | right)).all()
 
 
-def test_polygons_without_area_are_left_out() -> None:
+def test_polygons_without_area_are_dropped() -> None:
     assert clean_segmentation([[1, 1, 2, 2], SQUARE, [1, 1, 2, 2, 3]], SIZE) == [SQUARE]
 
 
@@ -76,7 +76,7 @@ def test_polygons_without_area_are_left_out() -> None:
         ({"size": [4, 6], "counts": 7}, "a string or a list"),
     ],
 )
-def test_what_c_code_must_never_see_is_refused(bad: object, says: str) -> None:
+def test_values_unsafe_for_c_code_are_refused(bad: object, says: str) -> None:
     """pycocotools reads uninitialised memory for runs that end early, and beyond its arrays for some that go on."""
     with pytest.raises(ValueError, match=says):
         clean_segmentation(bad, SIZE)
@@ -107,7 +107,7 @@ def any_runs(draw: st.DrawFn) -> tuple[tuple[int, int], list[int]]:
 
 @given(any_runs())
 def test_runs_of_zero_are_joined(case: tuple[tuple[int, int], list[int]]) -> None:
-    """Whatever its runs, an RLE becomes the string that pycocotools gives the pixels, from which all else follows."""
+    """An RLE with any runs becomes the string that pycocotools returns for its pixels."""
     size, runs = case
     state = np.arange(len(runs)) % 2
     mask = np.repeat(state, runs).reshape(size, order="F").astype(bool)
@@ -139,7 +139,7 @@ def test_sums_that_wrap_around() -> None:
         clean_rle({"size": [2**15, 2**14], "counts": [2**29]}, (2**15, 2**14))
 
 
-def test_the_largest_differences_that_are_let_through() -> None:
+def test_the_largest_accepted_differences() -> None:
     """Runs 0, n, 1, 1, rest: the last but one is written as 1 - n. Beyond MAX_RLE_PIXELS pycocotools loses it."""
     n = 2**29 - 9
     rle = clean_rle({"size": [1, n + 4], "counts": [0, n, 1, 1, 2]}, (1, n + 4))
@@ -148,7 +148,7 @@ def test_the_largest_differences_that_are_let_through() -> None:
 
 
 @given(st.binary(max_size=12))
-def test_no_byte_string_gets_through_unless_it_is_a_mask(counts: bytes) -> None:
+def test_only_valid_byte_strings_are_accepted(counts: bytes) -> None:
     try:
         cleaned = clean_segmentation({"size": list(SIZE), "counts": counts}, SIZE)
     except (ValueError, OverflowError):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refseg.datasets.transforms import DropArticles, RandomFlip, TextDrop, TransformState
-from refseg.datasets.transforms.words import keep_words, may_drop, without_articles
+from refseg.datasets.transforms.text import keep_words, may_drop, without_articles
 from refseg.records import Expression
 
 IMAGE = np.zeros((2, 2, 3), np.uint8)
@@ -31,7 +31,7 @@ def test_articles_by_hand() -> None:
     assert before.tags["words"] == {"0": [0, 1, 2, 3, 4, 5]}, "the record's tags stay"
 
 
-def test_texts_without_articles_or_of_nothing_else_stay() -> None:
+def test_texts_without_articles_or_only_of_articles_stay() -> None:
     for text in ("red star", "the", "", "theatre"):
         expression = grounded(text) if text else Expression("e", "", ())
         assert without_articles(expression) is expression
@@ -60,7 +60,7 @@ def test_words_that_may_go(word: str) -> None:
 @given(
     st.lists(st.sampled_from("the red star not left big of two".split()), min_size=1, max_size=8), st.integers(0, 2**32)
 )
-def test_some_words_are_left_and_tags_name_the_same_words(words: list[str], seed: int) -> None:
+def test_some_words_remain_and_tags_name_the_same_words(words: list[str], seed: int) -> None:
     """Each word describes an instance of its own, so that the tags tell which words stayed."""
     tags = {"words": {i: [i] for i in range(len(words))}}
     state = TransformState(None, [Expression("e", " ".join(words), (0,), tags=tags)], np.random.default_rng(seed))
