@@ -77,7 +77,9 @@ def measure_latents(trained: TrainedModel) -> dict[str, float]:
         latents.append(expressions.latents.cpu())
         # Subjects. A token that belongs to no word has the index -1.
         texts = [text for meta in batch.metas for text in meta.texts]
-        tags: list[dict[str, Any]] = [of for meta in batch.metas for of in (meta.tags or ({},) * len(meta.texts))]
+        tags: list[dict[str, Any]] = []
+        for meta in batch.metas:
+            tags += meta.tags or [{}] * len(meta.texts)
         word_of = batch.tokens.word_of.index_select(0, batch.tokens.text_of)
         subjects = word_of.gather(1, expressions.subject_token[:, None])[:, 0].tolist()
         for text, of_text, subject in zip(texts, tags, subjects, strict=True):
