@@ -206,6 +206,11 @@ class TestInputs:
         with pytest.raises(ConfigError, match=f"{re.escape(option)}: .*{message}"):
             self.load(name, **{option: 64})
 
+    @pytest.mark.parametrize("option", ["inputs", "inputs.tokenizer"])
+    def test_inputs_of_another_type_are_an_error(self, option: str) -> None:
+        with pytest.raises(ConfigError, match="inputs must be dict"):
+            self.load("lavt_swinb", **{option: "bert"})
+
     def test_a_model_without_inputs_is_an_error(self, tmp_path: Path) -> None:
         bases = ["datasets/refcoco.py", "models/lavt_tiny.py", "schedules/adamw_poly.py", "default_runtime.py"]
         file = tmp_path / "own.py"

@@ -278,10 +278,12 @@ def complete_inputs(cfg: Any, options: Iterable[str] = ()) -> None:
         ConfigError: A pipeline has no tokenizer or size, or a key of `inputs` is unknown or was set in vain.
     """
     inputs = cfg.pop("inputs", None) or {}
+    if not isinstance(inputs, dict) or not isinstance(inputs.get("tokenizer") or {}, dict):
+        wanted = "dict(tokenizer=dict(...), image_size=(height, width))"
+        raise ConfigError(f"{cfg.filename or 'config'}: inputs must be {wanted}, not {inputs!r}")
     complaints = list(_group(inputs, "inputs", {"tokenizer", "image_size"}, "the model's inputs"))
-    encoders = {part.get("pretrained") for part in _dicts(cfg.get("model")) if part.get("type") == "TextEncoder"} - {
-        None
-    }
+    encoders = {part.get("pretrained") for part in _dicts(cfg.get("model")) if part.get("type") == "TextEncoder"}
+    encoders.discard(None)
     encoder = encoders.pop() if len(encoders) == 1 else None
     taken = set()
     for key, section in cfg.items():
@@ -290,8 +292,8 @@ def complete_inputs(cfg: Any, options: Iterable[str] = ()) -> None:
             if kind == "Resize" and "size" not in step and "image_size" in inputs:
                 step["size"] = inputs["image_size"]
                 taken.add("inputs.image_size")
-            if kind == "LoadText":
-                explicit = step.get("tokenizer") or {}
+            explicit = step.get("tokenizer") or {}
+            if kind == "LoadText" and isinstance(explicit, dict):
                 defaults = inputs.get("tokenizer") or {}
                 if any(explicit.get(name) for name in VOCABULARIES):  # one vocabulary takes the place of another
                     defaults = {name: value for name, value in defaults.items() if name not in VOCABULARIES}
