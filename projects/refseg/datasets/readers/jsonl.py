@@ -15,7 +15,7 @@ from typing import Any
 from refseg.datasets.readers.checks import BadEntry, clean_segmentation, is_side, is_text
 from refseg.errors import DataError
 from refseg.paths import data_path
-from refseg.records import UNKNOWN, Annotations, Expression, Problem, Record, Segmentation
+from refseg.records import UNKNOWN, AnnotatedInstance, Annotations, Expression, Problem, Record, Segmentation
 
 _TYPES: dict[str, Any] = {
     "image": str,
