@@ -94,7 +94,7 @@ def serving(model: Path, temporary: Path, *options: str) -> Iterator[Server]:
     with log.open("w") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT, cwd=temporary)
     try:
-        end = time.monotonic() + 90
+        end = time.monotonic() + 300  # loading may take long on a busy machine
         while f"open http://127.0.0.1:{port}/" not in log.read_text():
             assert process.poll() is None and time.monotonic() < end, log.read_text()
             time.sleep(0.2)
