@@ -45,7 +45,7 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture) -> None:
         (["train", "{config}", "--cfg-options", "optim_wrapper.optimizer.lr=-1"], "optim_wrapper: it cannot be built"),
         (["train", "{config}", "--cfg-options", "model.embed_dim=33"], "model: it cannot be built"),
         (["quickstart", "--config", "instalign_swinb"], "quickstart trains on RefShapes"),
-        (["benchmark", "{config}", "--device", "cuda"], "PyTorch sees 0 GPUs here"),
+        (["benchmark", "{config}", "--device", "cuda"], "PyTorch sees 0 GPUs"),
     ],
 )
 def test_mistakes_are_one_message_without_a_traceback(

@@ -161,7 +161,7 @@ def test_every_parameter_learns(config: str, num_points: int | None) -> None:
     for layer in model.pixel_decoder.mmdet_decoder.encoder.layers:
         torch.nn.init.normal_(layer.self_attn.attention_weights.weight, std=0.5)
     unseen = {n for n in parameters_without_gradient(model, prepared(model)) if not n.endswith("key.bias")}
-    if config.endswith("none"):  # nothing reads the last block's words
+    if config.endswith("without_instance_supervision"):  # nothing reads the last block's words
         last = f"decoder.blocks.{len(model.decoder.blocks) - 1}"
         unseen = {n for n in unseen if not n.startswith((f"{last}.cross_attn_objects", f"{last}.norm_objects"))}
     assert unseen == set()

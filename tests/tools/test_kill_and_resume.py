@@ -14,4 +14,4 @@ def test_kills_during_training_and_checkpoint_writes(tiny_config: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "projects")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "killed in training" in done.stdout and "killed while a checkpoint was written" in done.stdout
+    assert "killed during training" in done.stdout and "killed during a checkpoint write" in done.stdout
