@@ -107,7 +107,7 @@ def test_all_that_comes_out(inferencer: ReferringInferencer, photos: Path, tmp_p
     summary = predict(inferencer, tasks, output, header={"checkpoint": "x"})
     assert (summary.images, summary.phrases, summary.nothing) == (3, 6, 0)
     assert list(summary.failures) == [f"{photos}/c.png"]
-    assert summary.told(1) == "3 images, 6 phrases (0 of them: nothing here) in 1.0 s; 1 image could not be read"
+    assert summary.in_words(1) == "3 images, 6 phrases (0 of them: nothing here) in 1.0 s; 1 image could not be read"
 
     rows = list(read_predictions(out / JOURNAL))
     assert read_header(out / JOURNAL) == {"checkpoint": "x"} and len(rows) == 6

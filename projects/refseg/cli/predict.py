@@ -70,7 +70,7 @@ def main(args: argparse.Namespace) -> int:
     output = Output(folder, frozenset(args.format), args.show, args.heat, args.image_prefix)
     header = {} if output.folder is None else header_of(inferencer, args.cfg_options)
     summary = predict(inferencer, tasks, output, header=header, restart=args.restart, max_failures=args.max_failures)
-    print(summary.told(time.monotonic() - start), file=sys.stderr)
+    print(summary.in_words(time.monotonic() - start), file=sys.stderr)
     if output.folder is not None:
         print(f"answers: {output.folder / JOURNAL}", file=sys.stderr)
     return SOME_FAILED if summary.failures else 0

@@ -28,7 +28,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Wording:
-    """How annotations become rows, and the text of each row."""
+    """Rules that turn annotations into rows, with the text of each row."""
 
     per: Literal["category", "instance"] = "category"
     text: str = "{category}"

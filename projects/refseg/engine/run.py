@@ -1,4 +1,4 @@
-"""From a config file to a running mmengine Runner, read from top to bottom: config, model, runner, train, test."""
+"""Train and test a config. This file reads from top to bottom: config, model, runner, train, test."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ UNNAMED = "image"  # name of an array, followed by its number in a list
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """How images are loaded.
+    """Options for loading images.
 
     Args:
         upright: Turn images as their EXIF data say, so that "left" is what people see as left. False leaves them as

@@ -190,7 +190,7 @@ class Summary:
         self.cut += answer.num_cut
         self.unknown.count(phrase.unknown_words for phrase in answer)
 
-    def told(self, seconds: float) -> str:
+    def in_words(self, seconds: float) -> str:
         parts = [
             f"{counted(self.images, 'image')}, {counted(self.phrases, 'phrase')} ({self.nothing} of them: nothing "
             f"here) in {seconds:.1f} s"

@@ -61,7 +61,7 @@ def embedding_bag(value: Tensor, shapes: Shapes, sampling_locations: Tensor, att
 
 
 class _Lanes(NamedTuple):
-    """Where to find the rows of the C taps of a query, in the order (H, L, P)."""
+    """Positions of the rows that the C taps of a query read, in the order (H, L, P)."""
 
     size: Tensor  # (2, 1, C) width and height of the level
     pitch: Tensor  # (C,) rows from one line of the bordered level to the next
