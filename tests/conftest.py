@@ -22,6 +22,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def pytest_configure() -> None:
     """Import the test modules without garbage collection, which takes seconds and would find nothing."""
     gc.disable()
+    if "PYTEST_XDIST_WORKER" not in os.environ:  # before the workers start
+        from refseg.compat import write_yapf_cache
+
+        write_yapf_cache()
 
 
 def pytest_collection_finish() -> None:

@@ -313,3 +313,16 @@ def test_the_launcher_adds_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys:
             torchrun()
         err = capsys.readouterr().err
         assert done.value.code == 1 and words in err and bool(err) == bool(words)
+
+
+class TestYapfCache:
+    def test_processes_that_start_together_find_it_written(self, tmp_path: Path) -> None:
+        """With an empty cache, the parent writes the grammar; a process that follows only reads it."""
+        environment = {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
+        assert (
+            output("from refseg.compat import write_yapf_cache as w; w(); print('written')", **environment) == "written"
+        )
+        files = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.pickle")}
+        assert files
+        assert output("import mmengine.config; print('read')", **environment) == "read"
+        assert files == {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.pickle")}

@@ -285,6 +285,15 @@ def find_shipped_bases() -> None:
     Config._get_cfg_path = staticmethod(get_cfg_path)
 
 
+def write_yapf_cache() -> None:
+    """Import yapf (0.43) once before several processes do, because mmengine's configs need it.
+
+    On its first import in a new environment, yapf writes its grammar into a cache, without a lock. A process that
+    starts at the same moment can read half of the file, and dies with an EOFError.
+    """
+    importlib.import_module("yapf.yapflib.yapf_api")
+
+
 def torchrun() -> None:
     """Run torch's launcher on the command line's arguments, without its traceback.
 
@@ -297,6 +306,7 @@ def torchrun() -> None:
     from torch.distributed.run import main
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    write_yapf_cache()
     try:
         main()
     except ChildFailedError as error:
