@@ -28,6 +28,11 @@ def pytest_configure() -> None:
         write_yapf_cache()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run slow tests first, so that no worker waits for another one's slow test at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def pytest_collection_finish() -> None:
     """Turn garbage collection on again, for objects that do not exist yet."""
     gc.freeze()

@@ -1,5 +1,8 @@
 """Multi-scale deformable attention: every backend that runs on CPU against mmcv's `grid_sample` function."""
 
+import sys
+from types import ModuleType, SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +10,7 @@ from hypothesis import strategies as st
 
 import refseg  # noqa: F401  lets mmcv.ops import without a compiled extension
 from refseg.ops import available_backends, choose_backend, deformable_attention
+from refseg.ops.deformable_attention import why_not
 
 NAMES = ("pytorch", "plain")
 
@@ -224,14 +228,13 @@ def test_unknown_and_impossible_backends(monkeypatch):
         deformable_attention(value, [(2, 2)], locations, weights)
 
 
-def test_the_stand_in_is_no_compiled_mmcv():
-    import mmcv._ext
-
-    from refseg.ops import _mmcv
-
-    _mmcv.why_not_compiled.cache_clear()
-    stand_in = getattr(mmcv._ext, "__refseg_stand_in__", False)
-    assert bool(_mmcv.why_not_compiled()) == stand_in
+@pytest.mark.parametrize("compiled", [False, True])
+def test_mmcv_needs_a_compiled_extension_with_the_operator(monkeypatch, compiled):
+    """mmcv's extension is missing, or was compiled without this operator."""
+    monkeypatch.setitem(sys.modules, "mmcv._ext", ModuleType("mmcv._ext"))
+    monkeypatch.setattr("refseg.ops.deformable_attention.mmcv_ext_state", lambda: (compiled, "no extension"))
+    reason = why_not("mmcv", SimpleNamespace(is_cuda=True))
+    assert reason.startswith("this mmcv was compiled without" if compiled else "no extension; build mmcv")
 
 
 @pytest.mark.parametrize(

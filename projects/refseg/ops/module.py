@@ -62,7 +62,6 @@ class MultiScaleDeformableAttention(BaseModule):
             )
         self.embed_dims, self.num_heads = embed_dims, num_heads
         self.num_levels, self.num_points = num_levels, num_points
-        self.im2col_step, self.norm_cfg = im2col_step, norm_cfg
         self.batch_first, self.backend = batch_first, backend
         self.dropout = nn.Dropout(dropout)
         self.sampling_offsets = nn.Linear(embed_dims, num_heads * num_levels * num_points * 2)
