@@ -1,4 +1,4 @@
-"""Which objects answers hit: by hand on boxes of 10 x 10 pixels."""
+"""Objects that answers hit, by hand on boxes of 10 x 10 pixels."""
 
 from __future__ import annotations
 
@@ -42,8 +42,7 @@ def test_covered() -> None:
 
 @pytest.fixture
 def truths(tmp_path: Path) -> TruthIndex:
-    """One image with four objects; expressions 'a' to 'h': 'a' to 'f' mean the first two, the others nothing. 'z' means
-    the last two, so that the file knows them."""
+    """One image with four objects. 'a' to 'f' refer to the first two, 'g' and 'h' to nothing, and 'z' to the others."""
 
     def row(name: str, targets: list[int]) -> dict:
         told = [{"size": list(SIZE), "counts": boxes(i)["counts"].decode()} for i in targets]

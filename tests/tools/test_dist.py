@@ -1,4 +1,4 @@
-"""The launchers with gloo: two processes train, and one, two and three processes give the same metrics."""
+"""Launchers with gloo. One, two, and three processes give the same metrics."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def evaluate_on_a_rank(rank: int, world_size: int, folder: str, config: str, che
 
 @pytest.mark.slow
 def test_one_two_and_three_processes_agree(tiny_config: Path, tmp_path: Path) -> None:
-    """7 test images: neither 2 nor 3 divides them. With random weights, masks have about half of the
-    pixels. A `load_from` with other weights changes nothing.
+    """Neither 2 nor 3 divides the 7 test images. With random weights, masks cover about half of the pixels. A
+    `load_from` with other weights changes nothing.
 
     Two processes are started by the script, the others here, which takes less time.
     """
@@ -91,7 +91,7 @@ def test_one_two_and_three_processes_agree(tiny_config: Path, tmp_path: Path) ->
     assert result["predictions"]["header"]["checkpoint"]["sha256"] and result["no_target"]["calibration"]["AUROC"]
 
 
-def test_wrong_use_prints_the_usage() -> None:
+def test_wrong_arguments_print_the_usage() -> None:
     for script, arguments in (
         ("dist_train.sh", ["c"]),
         ("dist_test.sh", ["c", "k"]),
@@ -104,7 +104,7 @@ def test_wrong_use_prints_the_usage() -> None:
     assert done.returncode == 2 and "positive number, not 'two'" in done.stderr
 
 
-def test_slurm_passes_the_launcher(tmp_path: Path) -> None:
+def test_slurm_scripts_start_srun(tmp_path: Path) -> None:
     """A fake srun prints the command that it would start."""
     srun = tmp_path / "srun"
     srun.write_text('#!/bin/sh\necho "$@"\n')
