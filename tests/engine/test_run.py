@@ -143,7 +143,7 @@ def test_run_shorter_than_its_warm_up(tiny_config: Path, tmp_path: Path) -> None
 def test_models_of_checkpoints_are_built_without_pretrained_weights() -> None:
     """Encoders are built from their architecture. Tokenizers stay pretrained."""
     cfg = load_config("lavt_swinb")
-    encoder = without_weights(cfg.model.to_dict())["encoder"]
+    encoder = without_weights(cfg.model)["encoder"]
     assert cfg.model.encoder.vision.pretrained and cfg.model.encoder.text.pretrained
     assert encoder["vision"]["pretrained"] is None and encoder["text"]["pretrained"] is None
     assert cfg.test_dataloader.dataset.pipeline[2].tokenizer.pretrained == "bert-base-uncased"

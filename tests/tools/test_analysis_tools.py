@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -11,16 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import REPOSITORY
+from conftest import load_script
 from refseg.engine.run import RunOptions, build_model, load_config
 from refseg.errors import UsageError
 
 
 def tool(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, REPOSITORY / f"tools/analysis_tools/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(f"tools/analysis_tools/{name}.py")
 
 
 def scores(oiou: float, of_size: float, data: str = "val") -> dict:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import re
 import textwrap
 from pathlib import Path
@@ -11,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from conftest import REPOSITORY
+from conftest import REPOSITORY, load_script
 from refseg.compat import dict_action
 from refseg.engine.run import RunOptions, load_config
 
@@ -20,10 +19,7 @@ CONFIG = "instalign_swinb"
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("config_reference", REPOSITORY / "tools/dev/config_reference.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tools/dev/config_reference.py")
 
 
 def test_page_is_up_to_date(tool: ModuleType) -> None:
