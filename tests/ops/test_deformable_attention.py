@@ -232,7 +232,7 @@ def test_unknown_and_impossible_backends(monkeypatch):
 def test_mmcv_needs_a_compiled_extension_with_the_operator(monkeypatch, compiled):
     """mmcv's extension is missing, or was compiled without this operator."""
     monkeypatch.setitem(sys.modules, "mmcv._ext", ModuleType("mmcv._ext"))
-    monkeypatch.setattr("refseg.ops.deformable_attention.mmcv_ext_state", lambda: (compiled, "no extension"))
+    monkeypatch.setattr(sys.modules[why_not.__module__], "mmcv_ext_state", lambda: (compiled, "no extension"))
     reason = why_not("mmcv", SimpleNamespace(is_cuda=True))
     assert reason.startswith("this mmcv was compiled without" if compiled else "no extension; build mmcv")
 
