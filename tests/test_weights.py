@@ -127,7 +127,7 @@ def test_tensors_that_cannot_be_copied(tmp_path: Path) -> None:
 
 
 def test_partial_loading_reports_the_loaded_tensors() -> None:
-    """Of the 6 tensors 3 fit: half of them."""
+    """3 of the 6 tensors fit, which is half of them."""
     model = nn.ModuleDict({"body": nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]), "head": nn.Linear(2, 5)})
     before = model["head"].weight.clone()
     state = ones(model) | {"head.weight": torch.ones(7, 2), "old.a": torch.ones(1), "old.b": torch.ones(1)}
@@ -141,7 +141,7 @@ def test_partial_loading_reports_the_loaded_tensors() -> None:
 
 
 def test_weights_of_another_model_need_load_from_partial() -> None:
-    """2 of 6 tensors are less than half."""
+    """2 of the 6 tensors fit, which is less than half of them."""
     model = nn.ModuleDict({"body": nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]), "head": nn.Linear(2, 5)})
     state = {name: value for name, value in ones(model).items() if name.startswith("head")}
     with pytest.raises(

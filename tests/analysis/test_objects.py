@@ -63,8 +63,8 @@ def truths(tmp_path: Path) -> TruthIndex:
 
 
 def test_hits(truths: TruthIndex) -> None:
-    """Of seven expressions with targets: all, some, with another, another only, none, rejected, all. Of two without:
-    one object, and an empty mask."""
+    """Seven expressions with targets hit all, some, one more, another only, none, nothing (rejected), and all of them.
+    Two without targets hit one object and nothing."""
     answers = {
         "a": (boxes(0, 1), 0.0),
         "b": (boxes(1), 0.0),

@@ -49,7 +49,7 @@ class Pair:
 
     @property
     def same_truth(self) -> bool:
-        """Whether one answer may be right for both phrases."""
+        """True if one answer may be right for both phrases."""
         return self.changed_truth is not None and iou_of(self.truth, self.changed_truth) >= SAME_IOU
 
 
