@@ -160,7 +160,7 @@ class _ImagePart:
 def _write_image(preset: Preset, folder: Path, place: tuple[str, int]) -> _ImagePart:
     """Write one PNG, unless it is there, and return what the image adds to the annotation files."""
     image = make_image(preset, *place)
-    path = folder / f"{image.name}.png"
+    path = folder / image.file_name
     if not path.exists():
         unfinished = path.with_suffix(".tmp")
         Image.fromarray(draw_image(preset, image)).save(unfinished, format="PNG", compress_level=1)
@@ -220,7 +220,7 @@ def _expression_rows(image: GeneratedImage, rles: list[dict[str, Any]]) -> Itera
             tags |= {"form": expression.form, "change": expression.change}
         yield {
             "expression_id": f"{image.name}_{k}",
-            "image": f"{IMAGES}/{image.name}.png",
+            "image": f"{IMAGES}/{image.file_name}",
             "size": [image.scene.height, image.scene.width],
             "text": expression.text,
             "targets": [rles[i] for i in expression.referents] or None,
