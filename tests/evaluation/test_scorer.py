@@ -148,7 +148,7 @@ def runs_with_zeros(draw: st.DrawFn, pixels: int) -> list[int]:
 @settings(max_examples=30, deadline=None)
 @given(data=st.data(), size=st.tuples(st.integers(1, 6), st.integers(1, 6)))
 def test_runs_of_zero(data: st.DataObject, size: tuple[int, int]) -> None:
-    """pycocotools takes a run of 0 for the end of a mask. Masks with such runs must be scored as plain arrays are, on the
+    """pycocotools takes a run of 0 for the end of a mask. Masks with such runs must be scored like plain arrays, on the
     original grid and on another one."""
     target, predicted = data.draw(runs_with_zeros(size[0] * size[1])), data.draw(runs_with_zeros(size[0] * size[1]))
     masks = [np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size, order="F") for runs in (predicted, target)]
