@@ -6,8 +6,8 @@ Means over the phrases of the config's test set by stage, from the coarsest leve
 models to compare key-value sets.
 
 "over tokens": relative entropy of a pixel's attention over the key-value set. "over pixels": of the pixels' attention
-to a token. 0: all the weight is in one place. 1: all places weigh the same. "to target", "to others": mean distance (1 -
-cosine, of the attention's keys and queries) of the tokens to the target's pixels and to all other pixels.
+to a token. 0: all the weight is in one place. 1: all places weigh the same. "to target", "to others": mean distance
+(1 - cosine, of the attention's keys and queries) of the tokens to the target's pixels and to all other pixels.
 """
 
 from functools import partial
