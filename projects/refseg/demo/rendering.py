@@ -13,7 +13,7 @@ from refseg.inference.predict import counted, output_names, phrase_files
 from refseg.inference.results import ImageAnswer, PhraseAnswer, picture_png
 from refseg.report.page import data_uri, numbered_html, phrase_html, phrase_style
 from refseg.visualization.answers import ONE_OF_FEW
-from refseg.visualization.instances import INSTANCE_COLORS
+from refseg.visualization.word_bars import INSTANCE_COLORS
 
 STYLE = """
 #timing .html-container, #answers .html-container { padding: 10px 0; }

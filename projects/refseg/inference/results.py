@@ -28,9 +28,9 @@ from refseg.models.postprocess import ImageResult, LogitMask, PostProcess, rejec
 from refseg.structures import WordRegions
 from refseg.visualization import answers
 from refseg.visualization.answers import GridMap
-from refseg.visualization.instances import answer_panel, own_phrases, words_by_instance
-from refseg.visualization.overlay import Display, grid, reduce_image, reduced_size
-from refseg.visualization.word_bars import Owners, owners_of_words
+from refseg.visualization.instances import answer_panel
+from refseg.visualization.overlay import NOTHING_HERE, Display, grid, reduce_image, reduced_size
+from refseg.visualization.word_bars import Owners, instance_phrases, word_owners
 
 if TYPE_CHECKING:
     from refseg.evaluation.prediction_file import PredictionRow
@@ -132,7 +132,7 @@ class PhraseAnswer:
     @property
     def owners(self) -> list[Owners]:
         """The instances of each word of `text.split()`."""
-        return owners_of_words(len(self.text.split()), words_by_instance(self.text, self.words))
+        return word_owners(self.text, self.words)
 
     def instances_at(self, size: Size) -> list[Instance]:
         """Return the instances for a picture of the image scaled to `size`."""
@@ -158,7 +158,7 @@ class PhraseAnswer:
         unknown = f"; the model does not know: {', '.join(self.unknown_words)}" if self.unknown_words else ""
         if self.nothing_here:  # unknown words may already be the reason
             unknown = "" if all_unknown(self.text, self.unknown_words) else unknown
-            return f"{answers.NOTHING_HERE}: {self.reason}{unknown}"
+            return f"{NOTHING_HERE}: {self.reason}{unknown}"
         count = len(self.instances)
         objects = f"{count} object{'s' * (count > 1)}, " if count else ""
         return f"{objects}{answers.percent(self.share)} of the image, score {self.score:.2f}{unknown}"
@@ -352,7 +352,7 @@ def answers_of(result: ImageResult, *, aligned: bool = False) -> tuple[PhraseAns
     # Instances with their phrases
     queries: list[tuple[Instance, ...] | None] = [None] * len(texts)
     for k, of_text in enumerate(result.queries or ()):
-        phrases = own_phrases(texts[k], [one.words if aligned else None for one in of_text])
+        phrases = instance_phrases(texts[k], [one.words if aligned else None for one in of_text])
         queries[k] = tuple(replace(one, phrase=phrase) for one, phrase in zip(of_text, phrases, strict=True))
 
     no_target_prob = [None] * len(texts) if result.no_target_prob is None else result.no_target_prob.tolist()
