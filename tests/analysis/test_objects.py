@@ -1,4 +1,4 @@
-"""Which objects answers hit: by hand on boxes of 10 x 10 pixels."""
+"""Objects that answers hit, by hand on boxes of 10 x 10 pixels."""
 
 from __future__ import annotations
 
@@ -42,8 +42,7 @@ def test_covered() -> None:
 
 @pytest.fixture
 def truths(tmp_path: Path) -> TruthIndex:
-    """One image with four objects; expressions 'a' to 'h': 'a' to 'f' mean the first two, the others nothing. 'z' means
-    the last two, so that the file knows them."""
+    """One image with four objects. 'a' to 'f' refer to the first two, 'g' and 'h' to nothing, and 'z' to the others."""
 
     def row(name: str, targets: list[int]) -> dict:
         told = [{"size": list(SIZE), "counts": boxes(i)["counts"].decode()} for i in targets]
@@ -64,8 +63,8 @@ def truths(tmp_path: Path) -> TruthIndex:
 
 
 def test_hits(truths: TruthIndex) -> None:
-    """Of seven expressions with targets: all, some, with another, another only, none, rejected, all. Of two without:
-    one object, and an empty mask."""
+    """Seven expressions with targets hit all, some, one more, another only, none, nothing (rejected), and all of them.
+    Two without targets hit one object and nothing."""
     answers = {
         "a": (boxes(0, 1), 0.0),
         "b": (boxes(1), 0.0),

@@ -124,15 +124,21 @@ def test_a_tokenizer_folder(tmp_path: Path) -> None:
     assert TextTokenizer(pretrained=str(tmp_path))(["red"]).token_ids == [[2, 5, 3]]
 
 
-def spm_file(tmp_path: Path, *, model_type: int = 1) -> str:
+def spm_file(tmp_path: Path, *, normalizer: dict | None = None, **trainer: object) -> str:
     """A SentencePiece model of a few pieces: three specials first, then pieces with scores."""
     from transformers.convert_slow_tokenizer import import_protobuf
 
     proto = import_protobuf().ModelProto()
-    proto.trainer_spec.model_type = model_type
+    proto.trainer_spec.model_type = 1  # unigram
+    for spec, values in ((proto.trainer_spec, trainer), (proto.normalizer_spec, normalizer or {})):
+        for name, value in values.items():
+            setattr(spec, name, value)
     pieces = ["<unk>", "<s>", "</s>", "▁", "▁the", "▁dog", "s", "d", "o", "g"]
     for piece, kind, score in zip(pieces, (2, 3, 3, *[1] * 7), (0, 0, 0, -3, -1, -1, -2, -5, -5, -5), strict=True):
         proto.pieces.add(piece=piece, score=score, type=kind)
+    if proto.trainer_spec.byte_fallback:
+        for byte in range(256):
+            proto.pieces.add(piece=f"<0x{byte:02X}>", score=0, type=6)
     file = tmp_path / "small.spm"
     file.write_bytes(proto.SerializeToString())
     return str(file)
@@ -148,6 +154,28 @@ def test_sentencepiece_has_the_ids_of_xlm_r(tmp_path: Path) -> None:
     assert word_of == [[-1, 0, 1, 1, -1], [-1, 0, 1, 1, -1], [-1, -1]]
     assert tokenizer(["the  dogs ", "dog x", ""]).unknown_words == [(), ("x",), ()]
     assert len(tokenizer.tokenizer) == 4 + 7 + 1
+
+
+def test_sentencepiece_settings_are_honored(tmp_path: Path) -> None:
+    """Pieces "▁" 4, "▁the" 5, "▁dog" 6, "s" 7, "d" 8, "o" 9, "g" 10. Without the prefix, the first word is spelled out.
+    Without the removal, each space is a piece. With byte fallback, "é" is its two bytes, 0xC3 and 0xA9."""
+    text, expected = " dog  dogs ", [0, 6, 6, 7, 2]
+    assert TextTokenizer(sentencepiece=spm_file(tmp_path))([text]).token_ids == [expected]
+    no_prefix = TextTokenizer(sentencepiece=spm_file(tmp_path, normalizer=dict(add_dummy_prefix=False)))
+    assert no_prefix([text, ""]).token_ids == [[0, 8, 9, 10, 6, 7, 2], [0, 2]]
+    all_spaces = TextTokenizer(sentencepiece=spm_file(tmp_path, normalizer=dict(remove_extra_whitespaces=False)))
+    assert all_spaces([text]).token_ids == [[0, 4, 6, 4, 6, 7, 4, 2]]
+    as_bytes = TextTokenizer(sentencepiece=spm_file(tmp_path, byte_fallback=True))
+    found = as_bytes(["dog é"])
+    assert found.token_ids == [[0, 6, 4, 11 + 0xC3, 11 + 0xA9, 2]]
+    assert found.word_of == [[-1, 0, 1, 1, 1, -1]] and found.unknown_words == [()]
+
+
+def test_unsupported_sentencepiece_settings_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="treat_whitespace_as_suffix=true is not supported"):
+        TextTokenizer(sentencepiece=spm_file(tmp_path, treat_whitespace_as_suffix=True))
+    with pytest.raises(DataError, match="escape_whitespaces=false is not supported"):
+        TextTokenizer(sentencepiece=spm_file(tmp_path, normalizer=dict(escape_whitespaces=False)))
 
 
 def test_invalid_sentencepiece_files(tmp_path: Path) -> None:

@@ -81,8 +81,10 @@ def sentencepiece_tokenizer(path: str) -> Any:
     """Make a fast tokenizer of a SentencePiece unigram model with the special tokens and ids of XLM-R and BEiT-3.
 
     These are <s> 0, <pad> 1, </s> 2, <unk> 3, then the file's pieces without its own three special ones, and <mask>.
+    The file's own settings apply: its character map, `remove_extra_whitespaces`, `add_dummy_prefix`, and
+    `byte_fallback`.
     """
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from tokenizers import Regex, Tokenizer, models, normalizers, processors
     from transformers import PreTrainedTokenizerFast
     from transformers.convert_slow_tokenizer import import_protobuf
 
@@ -94,14 +96,25 @@ def sentencepiece_tokenizer(path: str) -> Any:
         content.ParseFromString(file.read_bytes())
     except Exception:  # protobuf's own DecodeError, wherever the installed version has it
         raise DataError(f"{file} is not a SentencePiece model") from None
-    if content.trainer_spec.model_type != 1:
+    trainer, text = content.trainer_spec, content.normalizer_spec
+    if trainer.model_type != 1:
         raise DataError(f"{file} is a SentencePiece model of another kind than unigram, which XLM-R and BEiT-3 use")
+    if trainer.treat_whitespace_as_suffix or not text.escape_whitespaces:
+        name = "treat_whitespace_as_suffix=true" if trainer.treat_whitespace_as_suffix else "escape_whitespaces=false"
+        raise DataError(f"{file}: the SentencePiece setting {name} is not supported. Use a model trained without it.")
     pieces = [(piece.piece, piece.score) for piece in content.pieces[3:]]
     vocabulary = [*((token, 0.0) for token in XLMR_SPECIAL), *pieces, ("<mask>", 0.0)]
-    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=XLMR_SPECIAL.index("<unk>"), byte_fallback=False))
-    if charsmap := content.normalizer_spec.precompiled_charsmap:
-        tokenizer.normalizer = normalizers.Precompiled(charsmap)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    model = models.Unigram(vocabulary, unk_id=XLMR_SPECIAL.index("<unk>"), byte_fallback=trainer.byte_fallback)
+    tokenizer = Tokenizer(model)
+    # The steps of SentencePiece's normalizer, in its order
+    steps: list[Any] = []
+    if text.precompiled_charsmap:
+        steps.append(normalizers.Precompiled(text.precompiled_charsmap))
+    if text.remove_extra_whitespaces:
+        steps += [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+    if text.add_dummy_prefix:
+        steps.append(normalizers.Prepend("▁"))
+    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", "▁")])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[(token, XLMR_SPECIAL.index(token)) for token in ("<s>", "</s>")]
     )

@@ -13,18 +13,13 @@ version of zlib.
 """
 
 import argparse
-import hashlib
 import io
 import json
-import multiprocessing
 import os
 import pickle
-import signal
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,14 +29,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from refseg.errors import UsageError
-from refseg.refshapes.official_layouts import (
-    LAYOUTS,
-    annotation_entries,
-    encode_masks,
-    image_entry,
-    instances_head,
-)
-from refseg.refshapes.presets import GeneratedImage, Preset, draw_image, get_preset, make_image
+from refseg.files import sha256_of
+from refseg.processes import process_map, usable_cores
+from refseg.refshapes.official_layouts import LAYOUTS, annotation_entries, encode_masks, image_entry, instances_head
+from refseg.refshapes.presets import PRESETS, GeneratedImage, Preset, draw_image, make_image
 from refseg.refshapes.vocabulary import word_list
 
 EXPRESSIONS = "refshapes.jsonl"
@@ -74,27 +65,27 @@ def generate(
     Returns:
         The content of meta.json.
     """
-    preset = get_preset(preset) if isinstance(preset, str) else preset
+    if isinstance(preset, str):
+        if preset not in PRESETS:
+            raise UsageError(f"Unknown RefShapes preset {preset!r}. Valid presets: {', '.join(sorted(PRESETS))}")
+        preset = PRESETS[preset]
     out = Path(out)
     places = [(split, index) for split, count in preset.images.items() for index in range(count)]
     meta = _read_meta(out, preset, overwrite)
-    if meta is not None and _is_complete(out, places):
-        if progress:
-            print(f"RefShapes {preset.name}: already complete in {out}")
-        return meta
+    if meta is not None:
+        names = {f"{IMAGES}/{split}_{index:06d}.png" for split, index in places}
+        if all((out / name).exists() for name in (*annotation_files(), WORDS, *names)):
+            if progress:
+                print(f"RefShapes {preset.name}: already complete in {out}")
+            return meta
     (out / IMAGES).mkdir(parents=True, exist_ok=True)
     (out / STARTED).write_text(json.dumps(preset.identity(), indent=2) + "\n", encoding="utf-8")
     (out / META).unlink(missing_ok=True)
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(workers or cores, -(-len(places) // 16))
-    with _AnnotationWriter(out, list(preset.images)) as writer, _mapper(workers) as mapped:
-        done = mapped(partial(_write_image, preset, out / IMAGES), places)
-        for part in tqdm(done, total=len(places), desc=f"RefShapes {preset.name}", unit="image", disable=not progress):
-            writer.add(part)
-        written = writer.finish()
+    write_image = partial(_write_image, preset, out / IMAGES)
+    with process_map(write_image, places, workers or usable_cores(), chunksize=16) as parts:
+        bar = tqdm(parts, total=len(places), desc=f"RefShapes {preset.name}", unit="image", disable=not progress)
+        written = _write_annotations(out, bar)
     (out / WORDS).write_text("\n".join(word_list()) + "\n", encoding="utf-8", newline="\n")
-
     meta = {**preset.identity(), **written}
     (out / (META + ".tmp")).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
     os.replace(out / (META + ".tmp"), out / META)
@@ -142,37 +133,6 @@ def _read_meta(out: Path, preset: Preset, overwrite: bool) -> dict[str, Any] | N
     return None
 
 
-def _is_complete(out: Path, places: list[tuple[str, int]]) -> bool:
-    present = {path.name for path in out.glob(f"{IMAGES}/*.png")}
-    if not {f"{split}_{index:06d}.png" for split, index in places} <= present:
-        return False
-    return all((out / name).exists() for name in (*annotation_files(), WORDS))
-
-
-@contextmanager
-def _mapper(workers: int) -> Iterator[Any]:
-    """Yield an ordered, lazy map over processes, or Python's ``map`` for one worker."""
-    if workers <= 1:
-        yield map
-        return
-    # Unlike a Pool, an executor does not start workers forever if a script lacks `if __name__ == "__main__":`.
-    pool = ProcessPoolExecutor(
-        workers,
-        multiprocessing.get_context("spawn"),
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),
-    )
-    try:
-        yield partial(pool.map, chunksize=16)
-    except BrokenProcessPool:
-        raise RuntimeError(
-            "The worker processes died. Call generate() below `if __name__ == '__main__':`, or pass workers=1. "
-            "Otherwise the machine may be out of memory"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 # One image ------------------------------------------------------------------------------------------------------------
 
 
@@ -186,15 +146,13 @@ class _ImagePart:
     split: str
     content: dict[str, bytes]  # by name of the file
     image_entry: bytes  # for every instances.json; images are written after the annotations
-    counts: Counter  # of the image's instances and expressions
-    skills: Counter
-    layout_counts: dict[str, Counter]  # by folder of the layout
+    counts: dict[str, Counter]  # "image": of its instances and expressions; "skills"; and by folder of a layout
 
 
 def _write_image(preset: Preset, folder: Path, place: tuple[str, int]) -> _ImagePart:
     """Write one PNG, unless it is there, and return what the image adds to the annotation files."""
     image = make_image(preset, *place)
-    path = folder / f"{image.name}.png"
+    path = folder / image.file_name
     if not path.exists():
         unfinished = path.with_suffix(".tmp")
         Image.fromarray(draw_image(preset, image)).save(unfinished, format="PNG", compress_level=1)
@@ -209,9 +167,19 @@ def _write_image(preset: Preset, folder: Path, place: tuple[str, int]) -> _Image
     ]
     annotations = {False: b",\n".join(map(_json, entries)), True: b",\n".join(map(_json, listed))}
 
-    # Files, all that have this image's split.
+    # The files of all layouts that have this image's split, and counts.
+    numbers = [len(expression.referents) for expression in image.expressions]
+    counts = {
+        "image": Counter(
+            images=1,
+            instances=len(image.scene.shapes),
+            expressions=len(numbers),
+            no_target=numbers.count(0),
+            multi_target=sum(number > 1 for number in numbers),
+        ),
+        "skills": Counter(expression.skill for expression in image.expressions),
+    }
     content = {EXPRESSIONS: b"".join(_json(row) + b"\n" for row in _expression_rows(image, rles))}
-    layout_counts = {}
     for layout in LAYOUTS:
         if image.split not in layout.splits:
             continue
@@ -221,27 +189,12 @@ def _write_image(preset: Preset, folder: Path, place: tuple[str, int]) -> _Image
             b",\n".join(map(_json, refs)) if is_json else b"".join(map(_pickled_item, refs))
         )
         content[f"{layout.folder}/{INSTANCES}"] = annotations[layout.lists_rles]
-        layout_counts[layout.folder] = Counter(
+        counts[layout.folder] = Counter(
             images=int(any(ref["sentences"] for ref in refs)),
             refs=sum(bool(ref["sentences"]) for ref in refs),
             sentences=sum(len(ref["sentences"]) for ref in refs),
         )
-
-    numbers = [len(expression.referents) for expression in image.expressions]
-    return _ImagePart(
-        split=image.split,
-        content=content,
-        image_entry=_json(image_entry(image)),
-        counts=Counter(
-            images=1,
-            instances=len(image.scene.shapes),
-            expressions=len(numbers),
-            no_target=numbers.count(0),
-            multi_target=sum(number > 1 for number in numbers),
-        ),
-        skills=Counter(expression.skill for expression in image.expressions),
-        layout_counts=layout_counts,
-    )
+    return _ImagePart(image.split, content, _json(image_entry(image)), counts)
 
 
 def _expression_rows(image: GeneratedImage, rles: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -254,7 +207,7 @@ def _expression_rows(image: GeneratedImage, rles: list[dict[str, Any]]) -> Itera
             tags |= {"form": expression.form, "change": expression.change}
         yield {
             "expression_id": f"{image.name}_{k}",
-            "image": f"{IMAGES}/{image.name}.png",
+            "image": f"{IMAGES}/{image.file_name}",
             "size": [image.scene.height, image.scene.width],
             "text": expression.text,
             "targets": [rles[i] for i in expression.referents] or None,
@@ -285,79 +238,51 @@ def _pickled_item(value: Any) -> bytes:
 # All images -----------------------------------------------------------------------------------------------------------
 
 
-class _File:
-    """A file under a temporary name, with its digest. The separator stands between non-empty parts."""
-
-    def __init__(self, path: Path, start: bytes, separator: bytes, end: bytes) -> None:
-        path.parent.mkdir(exist_ok=True)
-        self.path = path
-        self.separator, self.end = separator, end
-        self.sha256 = hashlib.sha256()
-        self.empty = True
-        self.file = path.with_name(path.name + ".tmp").open("wb")  # closed by _AnnotationWriter
-        self.write(start)
-
-    def write(self, content: bytes) -> None:
-        self.file.write(content)
-        self.sha256.update(content)
-
-    def add(self, part: bytes) -> None:
-        if part:
-            self.write(part if self.empty else self.separator + part)
-            self.empty = False
-
-    def finish(self) -> str:
-        """Write the end, give the file its name, and return the digest."""
-        self.write(self.end)
-        self.file.close()
-        os.replace(self.file.name, self.path)
-        return self.sha256.hexdigest()
+def _frame(name: str) -> tuple[bytes, bytes, bytes]:
+    """Return the start of an annotation file, the separator of its images' parts, and the end."""
+    if name == EXPRESSIONS:
+        return b"", b"", b""
+    if name.endswith(INSTANCES):
+        return _json(instances_head()).removesuffix(b"}") + b', "annotations": [\n', b",\n", b"\n]}\n"
+    if name.endswith(".json"):
+        return b"[\n", b",\n", b"\n]\n"
+    return _PICKLE_START + pickle.EMPTY_LIST + pickle.MARK, b"", pickle.APPENDS + _PICKLE_END
 
 
-class _AnnotationWriter(ExitStack):
-    """All annotation files of a data set, written image by image in one pass. As a context, it closes them."""
-
-    def __init__(self, out: Path, splits: list[str]) -> None:
-        super().__init__()
-        before_annotations = _json(instances_head()).removesuffix(b"}") + b', "annotations": [\n'
-        self.files: dict[str, _File] = {}
-        for name in annotation_files():
-            if name == EXPRESSIONS:
-                start, separator, end = b"", b"", b""
-            elif name.endswith(INSTANCES):
-                start, separator, end = before_annotations, b",\n", b"\n]}\n"
-            elif name.endswith(".json"):
-                start, separator, end = b"[\n", b",\n", b"\n]\n"
-            else:
-                start = _PICKLE_START + pickle.EMPTY_LIST + pickle.MARK
-                separator, end = b"", pickle.APPENDS + _PICKLE_END
-            self.files[name] = _File(out / name, start, separator, end)
-            self.callback(self.files[name].file.close)
-        self.image_entries: dict[str, list[bytes]] = {layout.folder: [] for layout in LAYOUTS}
-        numbers = ("images", "instances", "expressions", "no_target", "multi_target")
-        self.counts = {split: Counter(dict.fromkeys(numbers, 0)) for split in splits}
-        self.skills: dict[str, Counter] = {split: Counter() for split in splits}
-        self.layouts: dict[str, dict[str, Counter]] = {layout.folder: {} for layout in LAYOUTS}
-
-    def add(self, part: _ImagePart) -> None:
-        for name, content in part.content.items():
-            self.files[name].add(content)
-        self.counts[part.split].update(part.counts)
-        self.skills[part.split].update(part.skills)
-        for folder, counts in part.layout_counts.items():
-            self.image_entries[folder].append(part.image_entry)
-            self.layouts[folder].setdefault(part.split, Counter()).update(counts)
-
-    def finish(self) -> dict[str, Any]:
-        """Give all files their names; return counts and digests for meta.json."""
-        for folder, entries in self.image_entries.items():
-            self.files[f"{folder}/{INSTANCES}"].write(b'\n], "images": [\n' + b",\n".join(entries))
-        skills = {split: dict(sorted(counts.items())) for split, counts in self.skills.items()}
-        return {
-            "counts": {split: {**counts, "skills": skills[split]} for split, counts in self.counts.items()},
-            "layouts": {folder: {split: dict(n) for split, n in by.items()} for folder, by in self.layouts.items()},
-            "sha256": {name: file.finish() for name, file in self.files.items()},
-        }
+def _write_annotations(out: Path, parts: Iterable[_ImagePart]) -> dict[str, Any]:
+    """Write the annotation files image by image, rename them at the end, and return what meta.json says about them."""
+    image_entries: dict[str, list[bytes]] = {layout.folder: [] for layout in LAYOUTS}
+    counts: dict[str, dict[str, Counter]] = {name: {} for name in ("image", "skills", *image_entries)}  # by split
+    frames = {name: _frame(name) for name in annotation_files()}
+    with ExitStack() as stack:
+        files = {}
+        for name, (start, _, _) in frames.items():
+            (out / name).parent.mkdir(exist_ok=True)
+            files[name] = stack.enter_context((out / f"{name}.tmp").open("wb"))
+            files[name].write(start)
+        for part in parts:
+            for name, content in part.content.items():
+                start, separator, _ = frames[name]
+                if content:
+                    files[name].write(content if files[name].tell() == len(start) else separator + content)
+            for name, numbers in part.counts.items():
+                counts[name].setdefault(part.split, Counter()).update(numbers)
+                if name in image_entries:
+                    image_entries[name].append(part.image_entry)
+        for folder, entries in image_entries.items():
+            files[f"{folder}/{INSTANCES}"].write(b'\n], "images": [\n' + b",\n".join(entries))
+        for name, (_, _, end) in frames.items():
+            files[name].write(end)
+    for name in frames:
+        os.replace(out / f"{name}.tmp", out / name)
+    return {
+        "counts": {
+            split: {**numbers, "skills": dict(sorted(counts["skills"][split].items()))}
+            for split, numbers in counts["image"].items()
+        },
+        "layouts": {folder: counts[folder] for folder in image_entries},
+        "sha256": {name: sha256_of(out / name) for name in frames},
+    }
 
 
 def main(args: argparse.Namespace) -> int:
