@@ -15,7 +15,7 @@ from refseg.datasets.images import read_image
 from refseg.datasets.masks import decode
 from refseg.errors import DataError
 from refseg.evaluation.measure import resize_rle
-from refseg.evaluation.prediction_file import PredictionRow
+from refseg.evaluation.prediction_file import Answer
 from refseg.instance import Instance
 from refseg.visualization.captions import caption
 from refseg.visualization.instances import answer_panel, phrase_strip
@@ -156,10 +156,10 @@ def choose_examples(
 # Rows and images of chosen examples -----------------------------------------------------------------------------------
 
 
-def chosen_rows(rows: Iterable[PredictionRow], ids: Set[str]) -> dict[str, PredictionRow]:
+def chosen_rows(rows: Iterable[Answer], ids: Set[str]) -> dict[str, Answer]:
     """Return the rows of these expressions, reading no further than needed. The first of duplicates counts, as in
     scoring."""
-    chosen: dict[str, PredictionRow] = {}
+    chosen: dict[str, Answer] = {}
     if not ids:
         return chosen
     for row in rows:

@@ -19,7 +19,7 @@ from refseg.evaluation import terms
 from refseg.evaluation.alignment import align_predictions, alignment_scores
 from refseg.evaluation.breakdowns import tag_columns, with_columns
 from refseg.evaluation.notes import header_line, notes_of
-from refseg.evaluation.prediction_file import PredictionRow
+from refseg.evaluation.prediction_file import Answer
 from refseg.evaluation.protocols import Protocol, View
 from refseg.evaluation.rows import Rows
 from refseg.evaluation.scorer import (
@@ -87,7 +87,7 @@ def score_run(path: str | Path, data: Data, settings: Settings) -> Report:
     objects = ObjectTable(truths)
     with tqdm(total=2 * len(truths), unit=" rows", desc="report", mininterval=0.5, dynamic_ncols=True) as bar:
 
-        def rows() -> Iterator[PredictionRow]:
+        def rows() -> Iterator[Answer]:
             for row in answers_of(
                 path, truths, min_score=settings.min_score, absent_is_nothing=settings.absent_is_nothing
             ):
@@ -141,7 +141,7 @@ def score_run(path: str | Path, data: Data, settings: Settings) -> Report:
 
 
 def make_examples(
-    rows: Callable[[], Iterable[PredictionRow]],
+    rows: Callable[[], Iterable[Answer]],
     truths: TruthIndex,
     scored: Rows,
     protocol: Protocol,
@@ -184,8 +184,8 @@ def make_examples(
             image, problem = image_or_gray(truth.record.image_path, size)
             problems += [problem] if problem else []
             # All masks, reduced together with the image. Weights that do not fit the words are left out.
-            instances = [one for one in answer.instances or () if tuple(one.rle["size"]) == tuple(size)]
-            masks = [mask_at(answer.mask, size), decode(truth.mask(expression, view, size))]
+            instances = [one for one in answer.raw_instances or () if tuple(one.rle["size"]) == tuple(size)]
+            masks = [mask_at(answer.raw_rle, size), decode(truth.mask(expression, view, size))]
             image, small = fit_for_display(image, np.stack([*masks, *(one.mask for one in instances)]), REDUCED)
             num_words = len(expression.text.split())
             case = Example(
