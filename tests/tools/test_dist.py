@@ -79,7 +79,9 @@ def test_one_two_and_three_processes_agree(tiny_config: Path, tmp_path: Path) ->
     answers = [{row.expression_id: row for row in read_predictions(tmp_path / f"{n}.jsonl")} for n in (1, 2, 3)]
     assert len(answers[0]) == 42
     for others in answers[1:]:  # probabilities differ in the last digits: batches are of other images
-        assert {name: row.mask for name, row in others.items()} == {name: row.mask for name, row in answers[0].items()}
+        assert {name: row.source for name, row in others.items()} == {
+            name: row.source for name, row in answers[0].items()
+        }
         probs = [{name: row.no_target_prob for name, row in one.items()} for one in (others, answers[0])]
         assert probs[0] == pytest.approx(probs[1], abs=1e-5)
     assert not list(tmp_path.glob("*.part")), "the parts of the processes are merged and removed"

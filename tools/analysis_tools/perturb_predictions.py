@@ -24,18 +24,18 @@ from scipy import ndimage
 
 from refseg.datasets.masks import decode
 from refseg.evaluation.measure import Truth
-from refseg.evaluation.prediction_file import PredictionRow, write_predictions
+from refseg.evaluation.prediction_file import Answer, write_predictions
 from refseg.evaluation.scorer import TruthIndex, open_data
 from refseg.records import Expression
 
 
-def perturbed(truths: TruthIndex, *, seed: int, severity: float) -> Iterator[PredictionRow]:
+def perturbed(truths: TruthIndex, *, seed: int, severity: float) -> Iterator[Answer]:
     for position in range(len(truths)):
         expression = truths.expression(position)
         rng = np.random.default_rng([seed, zlib.crc32(expression.expression_id.encode())])
         mask = wrong_mask(expression, truths.truth(position), rng, severity)
         logit = rng.normal(-2.0 if expression.referents else 2.0, 1.6 * severity)
-        yield PredictionRow(
+        yield Answer(
             expression.expression_id,
             coco_mask.encode(np.asfortranarray(mask.astype(np.uint8))),
             no_target_prob=round(float(1 / (1 + np.exp(-logit))), 6),

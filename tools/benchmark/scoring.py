@@ -30,7 +30,7 @@ from pycocotools import mask as coco_mask
 from refseg.datasets.readers.jsonl import read_jsonl
 from refseg.datasets.store import from_annotations
 from refseg.evaluation.overlap import areas_of_rles
-from refseg.evaluation.prediction_file import PredictionRow, read_predictions, rle_to_json, write_predictions
+from refseg.evaluation.prediction_file import Answer, read_predictions, rle_to_json, write_predictions
 from refseg.evaluation.protocols import get_protocol
 from refseg.evaluation.scorer import TruthIndex, score_predictions
 
@@ -75,7 +75,7 @@ def write_truth(file: Path, targets: list[dict]) -> None:
 
 
 def write_answers(file: Path, masks: list[dict], number: int) -> None:
-    answers = (PredictionRow(f"{i // PER_IMAGE}_{i}", masks[i % len(masks)], 0.1) for i in range(number))
+    answers = (Answer(f"{i // PER_IMAGE}_{i}", masks[i % len(masks)], 0.1) for i in range(number))
     write_predictions(file, answers)
 
 
