@@ -37,19 +37,19 @@ class _Uncounted(TorchDispatchMode):
         return out
 
 
-def count(cfg: Config, *, shape: tuple[int, int] | None = None, num_words: int = 20) -> dict[str, Any]:
+def count(cfg: Config, *, shape: tuple[int, int] | None = None, num_words: int | None = None) -> dict[str, Any]:
     """Count the work for one image and one expression.
 
     Args:
         shape: (height, width) of the image. None: the input size of the config.
-        num_words: Length of the expression in tokens.
+        num_words: Length of the expression in tokens. None: the longest that the config's tokenizer allows.
 
     Returns:
         "params", "macs", "flops", the "input", the same by "modules" (two levels), and "not_counted_elements": the
         output elements of operators that have no formula.
     """
     model = build_model(cfg).eval()
-    shape = shape or input_size(cfg)
+    shape, num_words = shape or input_size(cfg), num_words or longest_expression(cfg)
     data = dummy_batch(shape=shape, num_words=num_words, vocab_size=vocabulary_size(model))
     batch = model.data_preprocessor(data, False)["batch"]
     counter, uncounted = FlopCounterMode(display=False), _Uncounted()
@@ -80,6 +80,13 @@ def count(cfg: Config, *, shape: tuple[int, int] | None = None, num_words: int =
         "modules": modules,
         "not_counted_elements": dict(uncounted.elements.most_common()),
     }
+
+
+def longest_expression(cfg: Config) -> int:
+    """Return the `max_words` of the tokenizer in the config's test pipeline; 20 if it has none."""
+    pipeline = (cfg.get("test_dataloader") or {}).get("dataset", {}).get("pipeline", [])
+    limits = [step.tokenizer.get("max_words") for step in pipeline if step["type"] == "LoadText"]
+    return next(filter(None, limits), 20)
 
 
 def table(result: dict[str, Any]) -> str:
