@@ -130,7 +130,7 @@ def test_an_image_of_another_size_than_annotated_is_an_error(folder: Path) -> No
 
 
 def test_bad_arguments(folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"annotations\.format must be one of"):
+    with pytest.raises(ValueError, match=r"Unknown annotations\.format 'cvs'"):
         ReferringDataset(annotations=dict(format="cvs"), pipeline=[])
     with pytest.raises(ValueError, match="expressions_per_image"):
         dataset(folder, expressions_per_image=0)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from refseg.datasets.readers.checks import clean_rle, clean_segmentation, decode_runs, join_runs
+from refseg.datasets.readers.checks import clean_rle, clean_segmentation, decode_runs
 
 SIZE = (4, 6)
 SQUARE = [1.0, 1.0, 3.0, 1.0, 3.0, 3.0, 1.0, 3.0]
@@ -120,13 +120,20 @@ def test_runs_of_zero_are_joined(case: tuple[tuple[int, int], list[int]]) -> Non
         assert box == ([columns[0], rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1] if mask.any() else [0, 0, 0, 0])
 
 
-def test_joining_by_hand() -> None:
-    """3 off, 2 + 4 on; all on; 5 on and 1 off, with ends of 0."""
-    assert join_runs(np.array([3, 2, 0, 4])).tolist() == [3, 6]
-    assert join_runs(np.array([0, 0, 0, 6])).tolist() == [0, 6]
-    assert join_runs(np.array([0, 5, 1, 0])).tolist() == [0, 5, 1] and join_runs(np.array([6, 0])).tolist() == [6]
-    plain = np.array([0, 5, 1])
-    assert join_runs(plain) is plain
+@pytest.mark.parametrize(
+    ("runs", "joined"),
+    [
+        ([3, 2, 0, 4, 15], [3, 6, 15]),
+        ([0, 0, 0, 24], [0, 24]),
+        ([0, 5, 19, 0], [0, 5, 19]),
+        ([24, 0], [24]),
+        ([0, 5, 19], [0, 5, 19]),
+    ],
+)
+def test_runs_of_zero_by_hand(runs: list[int], joined: list[int]) -> None:
+    for counts in (runs, compressed(runs)):
+        cleaned = clean_rle({"size": list(SIZE), "counts": counts}, SIZE)
+        assert decode_runs(cleaned["counts"]).tolist() == joined
 
 
 def test_sums_that_wrap_around() -> None:
