@@ -7,13 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refseg.datasets.selection import (
-    expressions_of,
+    Items,
     image_key,
     image_keys,
     in_splits,
-    make_items,
     of_categories,
-    of_other_images,
     shipped_categories,
     split_matches,
 )
@@ -103,18 +101,15 @@ def test_image_keys_recognize_coco_images_in_any_folder() -> None:
     assert image_key("clip/000000000123.jpg", size) != "coco:123"
 
 
-def test_images_of_an_evaluation_split_are_excluded() -> None:
-    """Image 1 is in val, so that its training expression c goes; image 0 stays."""
+def test_keys_of_the_images_of_a_split() -> None:
     store = store_of([expression("a"), expression("b")], [expression("c"), expression("d", split="val")])
-    keys = image_keys(store, in_splits(store, "val"))
-    assert keys == {"1.png:4x4"}
-    assert of_other_images(store, keys).tolist() == [True, True, False, False]
+    assert image_keys(store, in_splits(store, "val")) == {"1.png:4x4"}
+    assert image_keys(store, in_splits(store, None), "x") == {"x/0.png:4x4", "x/1.png:4x4"}
 
 
 def everything(store: RecordStore, sentences: str, per_image: int | None, epoch: int) -> list[list[int]]:
-    items = make_items(store, np.ones(store.num_expressions, bool), sentences, per_image)
-    objects = store.object_of_expression
-    return [expressions_of(items, i, objects, sentences, seed=3, epoch=epoch).tolist() for i in range(len(items))]
+    items = Items(store, np.ones(store.num_expressions, bool), sentences, per_image)
+    return [items.expressions_of(i, seed=3, epoch=epoch).tolist() for i in range(len(items))]
 
 
 def test_protocols_by_hand() -> None:
