@@ -175,12 +175,12 @@ def instances_of(batch: Batch, predicted: list[InstancePrediction] | None, **set
     return [result.instances for result in finish(prediction, batch, PostProcess(**settings))]
 
 
-def test_weights_of_pieces_are_summed_and_of_words_cut_off_0() -> None:
-    """[CLS] the rhom ##bus, [SEP] and padding, of a text of three words, the last cut off. Nothing is renormalised: 0.3
-    of the first query is left out."""
+def test_token_weights_become_shares_of_words() -> None:
+    """[CLS] the rhom ##bus, [SEP] and padding, of a text of three words, the last cut off. The first query gives 0.125
+    to "the" and 0.25 + 0.3125 to "rhombus"; the rest, 0.3125, is outside of words."""
     attention = torch.tensor([[0.25, 0.125, 0.25, 0.3125, 0.0625, 0.0], [0.0, 0.0, 0.5, 0.5, 0.0, 0.0]])
     weights = word_weights(attention, torch.tensor([-1, 0, 1, 1, -1, -1]), 3)
-    assert weights.tolist() == [[0.125, 0.5625, 0.0], [0.0, 1.0, 0.0]]
+    torch.testing.assert_close(weights, torch.tensor([[2 / 11, 9 / 11, 0.0], [0.0, 1.0, 0.0]]))
     assert word_weights(torch.ones(2, 2), torch.tensor([-1, -1]), 0).shape == (2, 0)
     assert word_weights(torch.ones(0, 2), torch.tensor([0, 1]), 2).shape == (0, 2)
 
@@ -241,7 +241,7 @@ def test_results_without_instances() -> None:
     assert instances_of(batch, attended, instances=False) == [None, None]
     assert instances_of(batch, [queries([0.1], [columns(0)], [[1.0]])] * 2) == [[[]], [[]]]
     assert instances_of(batch, [queries([], [], []), queries([], [])]) == [[[]], [[]]]
-    assert [found.words for ((found,),) in instances_of(batch, attended)] == [[0.5], []]
+    assert [found.words for ((found,),) in instances_of(batch, attended)] == [[1.0], []]
     assert [found.words for ((found,),) in instances_of(batch_of([["a"], [""]], None), attended)] == [None, None]
 
 
@@ -269,7 +269,7 @@ def test_results_can_be_pickled_and_moved_before_and_after() -> None:
     for _ in range(2):
         for same in (pickle.loads(pickle.dumps(result)), result.to("cpu")):
             (((found,),),) = [same.instances]
-            assert (found.score, found.words, found.mask.sum()) == (0.75, [0.5], 8)
+            assert (found.score, found.words, found.mask.sum()) == (0.75, [1.0], 8)
         assert result.instances is not None  # and again, made
 
 
@@ -303,7 +303,10 @@ def test_choice_against_loops(sizes: list[int], threshold: int, most: int, seed:
         masks = restore_masks(query.mask_logits, **where)
         shown = [i for i, mask in enumerate(masks) if mask.any()]
         assert [each.score for each in found] == query.relevance[shown].tolist()
-        assert [each.words for each in found] == query.word_attention[shown, :2].tolist()
+        words = query.word_attention[shown, :2]
+        torch.testing.assert_close(
+            torch.tensor([each.words for each in found]).view(-1, 2), words / words.sum(1, keepdim=True)
+        )
         assert all((each.mask == masks[i].numpy()).all() for each, i in zip(found, shown, strict=True))
 
 

@@ -96,7 +96,7 @@ def test_grounding_by_hand(make_scene):
     """ "the star left of the red square": word 1 is the star's, words 5 and 6 are the anchor's; other wordings and
     synonyms move them, so the words at the indices are compared, not the indices."""
     scene = make_scene(("star", "blue", "small", 20, 50), ("square", "red", "large", 70, 50))
-    expression = Meaning((Phrase(Relative(Match(kind="star"), "left", Phrase(Match("square", "red")))),))
+    expression = Meaning((Phrase(Relative(Match(kind="star"), "left", Match("square", "red"))),))
     texts = set()
     for seed in range(60):
         words = realize(expression, Stream(seed))

@@ -39,6 +39,7 @@ from refseg.evaluation.protocols import get_protocol
 from refseg.evaluation.scorer import describe_predictions, open_data
 from refseg.files import write_atomically
 from refseg.inference.loading import ALIGNMENT, LoadedModel, test_pipeline
+from refseg.processes import usable_cores
 from refseg.refshapes import generate
 from refseg.refshapes.generate import EXPRESSIONS
 from refseg.report.examples import contact_sheet
@@ -127,8 +128,8 @@ def default_processes(batch_size: int) -> int:
     """Return one process per core (at most 4) that can share a batch evenly, or one if there is a GPU."""
     if torch.cuda.is_available():
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(n for n in range(1, min(cores, batch_size // 2, 4) + 1) if batch_size % n == 0)
+    most = min(usable_cores(), batch_size // 2, 4)
+    return max(n for n in range(1, most + 1) if batch_size % n == 0)
 
 
 def quickstart(

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +19,7 @@ from refseg.datasets.images import has_end_marker, header_size, read_image
 from refseg.datasets.masks import to_rle
 from refseg.datasets.store import RecordStore
 from refseg.errors import DataError, UsageError
+from refseg.processes import process_map, usable_cores
 from refseg.records import AnnotatedInstance, Record
 
 ImageMode = Literal["quick", "all", "none"]
@@ -45,15 +42,12 @@ class ImageChecker:
     image_source: str  # for remedies
     source: str  # of the annotations, for remedies
 
-    def check(self, images: range) -> list[DataIssue]:
-        issues: list[DataIssue] = []
-        for image in images:
-            record = self.store.record(image)
-            if self.images != "none":
-                issues += self.check_file(record)
-            referents = {index for expression in record.expressions for index in expression.referents}
-            for index, instance in enumerate(record.instances):
-                issues += self.check_instance(record, instance, index in referents)
+    def check(self, image: int) -> list[DataIssue]:
+        record = self.store.record(image)
+        issues = [] if self.images == "none" else list(self.check_file(record))
+        referents = {index for expression in record.expressions for index in expression.referents}
+        for index, instance in enumerate(record.instances):
+            issues += self.check_instance(record, instance, index in referents)
         return issues
 
     def check_file(self, record: Record) -> Iterator[DataIssue]:
@@ -162,43 +156,10 @@ def check_images(
     from tqdm import tqdm
 
     num_images = len(checker.store)
-    chunks = [range(first, min(first + CHUNK, num_images)) for first in range(0, num_images, CHUNK)]
     if workers is None:
         few = checker.store.num_instances < FEW_INSTANCES and (checker.images != "all" or num_images < 1000)
         workers = 1 if few else usable_cores()
-    pool = None
-    if (workers := min(workers, len(chunks))) > 1:
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(checker,))
-    issues: list[DataIssue] = []
-    try:
-        results = pool.map(_check_in_worker, chunks) if pool else map(checker.check, chunks)
-        disable = None if progress else True  # None: no bar unless stderr is a terminal
-        with tqdm(total=num_images, desc=title, unit="image", leave=False, disable=disable) as bar:
-            for chunk, found in zip(chunks, results, strict=True):
-                issues += found
-                bar.update(len(chunk))
-    except BrokenProcessPool:
-        raise DataError("a worker process died (out of memory?); try --workers 1") from None
-    finally:
-        if pool:
-            pool.shutdown(cancel_futures=True)
-    return issues
-
-
-def usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-_checker: ImageChecker | None = None  # set in workers
-
-
-def _start_worker(checker: ImageChecker) -> None:
-    global _checker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
-    _checker = checker
-
-
-def _check_in_worker(images: range) -> list[DataIssue]:
-    assert _checker is not None
-    return _checker.check(images)
+    disable = None if progress else True  # None: no bar unless stderr is a terminal
+    with process_map(checker.check, range(num_images), workers, chunksize=CHUNK) as results:
+        bar = tqdm(results, total=num_images, desc=title, unit="image", leave=False, disable=disable)
+        return [issue for issues in bar for issue in issues]

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from refseg.data_tools.check_images import usable_cores
 from refseg.datasets.annotations import open_annotations
 from refseg.datasets.images import read_image
 from refseg.datasets.selection import image_keys, in_splits, key_of, split_matches
 from refseg.datasets.store import RecordStore
 from refseg.datasets.targets import Target, parse_target
+from refseg.processes import usable_cores
 from refseg.terminal import aligned
 
 

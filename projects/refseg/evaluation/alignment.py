@@ -15,10 +15,10 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from refseg.errors import DataError
-from refseg.evaluation.measure import Truth
+from refseg.evaluation.measure import Truth, check_instances
 from refseg.evaluation.other_formats import open_predictions
 from refseg.evaluation.prediction_file import PredictionRow
-from refseg.evaluation.scorer import TruthIndex, check_instances
+from refseg.evaluation.scorer import TruthIndex
 from refseg.instance import Instance
 from refseg.records import Expression
 

@@ -170,8 +170,6 @@ def _rate(chosen: np.ndarray, among: np.ndarray) -> float | None:
 
 def _distinct(column: np.ndarray) -> tuple[list[str], np.ndarray]:
     """Return the sorted names of a column, and the index of each row's name among them."""
-    if not len(column):
-        return [], np.zeros(0, np.int64)
     names, code_of_row = np.unique(column.astype(str), return_inverse=True)
     return names.tolist(), code_of_row.reshape(-1)
 

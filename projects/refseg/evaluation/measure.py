@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -11,11 +12,11 @@ from pycocotools import mask as coco_mask
 
 from refseg.datasets.masks import Overlap, to_rle
 from refseg.datasets.readers.checks import decode_runs
-from refseg.errors import DataError
 from refseg.evaluation.overlap import BoxMatches, areas_of_rles, match_boxes, select_boxes, union_rle
 from refseg.evaluation.prediction_file import PredictionRow
 from refseg.evaluation.protocols import Nearest, View
 from refseg.evaluation.rows import Row
+from refseg.instance import Instance
 from refseg.records import Expression, Record, without_crowds
 
 Size = tuple[int, int]
@@ -119,45 +120,51 @@ def nearest_source(length: int, new_length: int, rule: Nearest) -> np.ndarray:
     return np.asarray(Image.fromarray(line).resize((new_length, 1), Image.Resampling.NEAREST))[0].astype(np.int64)
 
 
-def scored_box(rle: dict, score: float) -> list[float]:
-    """Return the box (x, y, width, height, score) around a mask."""
-    return [*coco_mask.toBbox(rle).tolist(), score]
+class MisfitError(ValueError):
+    """An answer that cannot be measured on a view: it has no mask, or a mask of the wrong size."""
 
 
-def misfit(answer: PredictionRow, size: Size, grid: Size, view: View) -> str:
-    """Say why the answer's mask cannot be compared on the grid, for an image of this size. "" if it can."""
-    if answer.mask is None:
-        return "" if view.boxes is not None and answer.boxes is not None else "no mask"
-    height, width = answer.mask["size"]
-    if (height, width) in (size, grid):
-        return ""
-    wanted = " or ".join(f"{height} x {width}" for height, width in dict.fromkeys((size, grid)))
-    return f"{height} x {width}, not {wanted}"
+def check_instances(instances: Sequence[Instance], size: Size) -> None:
+    """Raise a MisfitError unless all masks have the image's size."""
+    for number, instance in enumerate(instances):
+        height, width = instance.rle["size"]
+        if (height, width) != tuple(size):
+            raise MisfitError(f"instances[{number}] is {height} x {width}, but the image is {size[0]} x {size[1]}")
 
 
 def measure(answer: PredictionRow, truth: Truth, expression: Expression, view: View) -> Row:
     """Measure an answer on the grid of a view.
 
     The mask must have the size of the grid, or that of the image, from which it is resized. Views with a box rule need
-    no mask.
+    no mask if there are boxes or instances.
+
+    Raises:
+        MisfitError: The answer does not fit the image or the view.
     """
-    record = truth.record
-    has_target = bool(expression.referents)
+    record, has_target = truth.record, bool(expression.referents)
     grid = view.grid_of(has_target, record.size)
-    problem = misfit(answer, record.size, grid, view)
-    if problem:
-        raise DataError(f"the answer to {expression.expression_id} does not fit: {problem}")
+
+    # Boxes: those of the answer, or those around its instances, or the one around its mask
+    boxes, rule = answer.boxes, view.boxes
+    if rule is not None and boxes is None and answer.instances is not None:
+        check_instances(answer.instances, record.size)
+        boxes = [_box_around(instance.rle, instance.score) for instance in answer.instances]
+    if answer.mask is None:
+        if rule is None or boxes is None:
+            raise MisfitError("no mask")
+    elif tuple(answer.mask["size"]) not in (record.size, grid):
+        size, *fitting = [f"{h} x {w}" for h, w in (answer.mask["size"], *dict.fromkeys((record.size, grid)))]
+        raise MisfitError(f"{size}, not {' or '.join(fitting)}")
+    matches = BoxMatches(0, 0, 0)
+    if rule is not None:
+        predicted = select_boxes([_box_around(answer.mask, 1.0)] if boxes is None else boxes, rule.min_score)
+        targets = truth.boxes(expression)
+        matches = match_boxes(predicted, targets, generalized=rule.generalised, threshold=rule.threshold)
+
+    # Masks
     target = truth.mask(expression, view, grid)
     areas = areas_of_rles(union_rle([], grid) if answer.mask is None else resize_rle(answer.mask, grid), target)
     original = truth.mask(expression, View(crowds=view.crowds), record.size)
-    matches, rule = BoxMatches(0, 0, 0), view.boxes
-    if rule is not None:
-        boxes = answer.boxes
-        if boxes is None:  # fall back to the box around the mask
-            boxes = [] if answer.mask is None else [scored_box(answer.mask, 1.0)]
-        predicted = select_boxes(boxes, rule.min_score)
-        targets = truth.boxes(expression)
-        matches = match_boxes(predicted, targets, generalized=rule.generalised, threshold=rule.threshold)
     categories = {record.instances[i].category for i in expression.referents}
     return Row(
         expression_id=expression.expression_id,
@@ -178,3 +185,8 @@ def measure(answer: PredictionRow, truth: Truth, expression: Expression, view: V
         boxes_predicted=matches.predicted,
         boxes_target=matches.target,
     )
+
+
+def _box_around(rle: dict, score: float) -> list[float]:
+    """Return the scored box (x, y, width, height, score) around a mask."""
+    return [*coco_mask.toBbox(rle).tolist(), score]

@@ -18,7 +18,7 @@ from mmengine.evaluator import BaseMetric
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from refseg.evaluation.measure import Truth, measure, scored_box
+from refseg.evaluation.measure import Truth, measure
 from refseg.evaluation.prediction_file import PredictionRow, PredictionWriter, merge_parts, part_file
 from refseg.evaluation.protocols import Protocol, View, get_protocol
 from refseg.evaluation.rows import Row, Rows
@@ -60,36 +60,23 @@ def instances_of(result: ImageResult) -> list[list[Instance]] | None:
     return [[Instance(one.rle, one.score, one.rounded_words) for one in instances] for instances in result.instances]
 
 
-def boxes_of(result: ImageResult, view: View) -> Sequence[list[list[float]] | None]:
-    """Return each expression's scored boxes (x, y, width, height, score), from the masks of its instances.
-
-    None if the view does not score boxes, or if the model does not predict instances.
-    """
-    instances = None if view.boxes is None else instances_of(result)
-    if instances is None:
-        return [None] * len(result.meta.expression_ids)
-    return [[scored_box(one.rle, one.score) for one in each] for each in instances]
-
-
-def truth_of(result: ImageResult) -> Truth:
-    """Return the ground truth that came with the sample."""
-    truth = result.ground_truth
-    if truth is None:
-        raise ValueError(f"image {result.meta.image_id} has no ground truth: PackSample needs with_ground_truth=True")
-    return Truth(truth.record, {(index, "union"): rle for index, rle in enumerate(truth.instance_rles)})
-
-
 def rows_of(result: ImageResult, view: View, truth: Truth) -> list[Row]:
     """Measure the expressions of one image on a view."""
     expressions, size = truth.record.expressions, truth.record.size
     grids = [view.grid_of(bool(expression.referents), size) for expression in expressions]
     masks = {grid: masks_on(result, view, grid) for grid in dict.fromkeys(grids)}
-    probs = [None] * len(grids) if result.no_target_prob is None else result.no_target_prob.tolist()
-    boxes = boxes_of(result, view)
-    return [
-        measure(PredictionRow(expression.expression_id, masks[grid][k], probs[k], boxes[k]), truth, expression, view)
-        for k, (grid, expression) in enumerate(zip(grids, expressions, strict=True))
-    ]
+    probs = None if result.no_target_prob is None else result.no_target_prob.tolist()
+    instances = None if view.boxes is None else instances_of(result)  # only boxes need them
+    rows = []
+    for k, (grid, expression) in enumerate(zip(grids, expressions, strict=True)):
+        answer = PredictionRow(
+            expression.expression_id,
+            masks[grid][k],
+            None if probs is None else probs[k],
+            instances=None if instances is None else instances[k],
+        )
+        rows.append(measure(answer, truth, expression, view))
+    return rows
 
 
 def predicted_rows(result: ImageResult) -> list[PredictionRow]:
@@ -141,7 +128,11 @@ class ReferringMetric(BaseMetric):
     def process(self, data_batch: Any, data_samples: Sequence[ImageResult]) -> None:
         for result in data_samples:
             check_finite(result)
-            truth = truth_of(result)
+            if result.ground_truth is None:
+                image = result.meta.image_id
+                raise ValueError(f"image {image} has no ground truth: PackSample needs with_ground_truth=True")
+            rles = {(index, "union"): rle for index, rle in enumerate(result.ground_truth.instance_rles)}
+            truth = Truth(result.ground_truth.record, rles)
             self.results.append([rows_of(result, view, truth) for view in self.views])
 
     def compute_metrics(self, results: list[list[list[Row]]]) -> dict[str, float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -79,19 +78,13 @@ def read_png_folder(folder: str | Path) -> Iterator[PredictionRow]:
     if not names:
         raise DataError(f"{folder} has no .png file")
     for name in names:
-        mask, levels = _read_png(folder / name)
-        yield PredictionRow(unquote(name[: -len(".png")]), mask, levels=levels)
-
-
-def _read_png(file: Path) -> tuple[dict, int]:
-    """Return the RLE of the mask, and the number of values in the channel that has the most. The indices of a palette
-    are not counted, because they number objects."""
-    with open_image(str(file)) as image:
-        mask = mask_of_image(image, str(file))
-        pixels = np.atleast_3d(np.asarray(image))
-        palette = image.mode == "P"
-    levels = 2 if palette else max(len(np.unique(pixels[..., channel])) for channel in range(pixels.shape[2]))
-    return coco_mask.encode(np.asfortranarray(mask.astype(np.uint8))), max(levels, 2)
+        with open_image(str(folder / name)) as image:
+            mask = mask_of_image(image, str(folder / name))
+            channels = np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
+            # The values of a palette image number objects, so they are not counted.
+            levels = 2 if image.mode == "P" else max(2, *(len(np.unique(channel)) for channel in channels))
+        rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+        yield PredictionRow(unquote(name[: -len(".png")]), rle, levels=levels)
 
 
 # COCO's results -------------------------------------------------------------------------------------------------------
@@ -108,38 +101,32 @@ def read_coco_results(file: str | Path, *, min_score: float | None = None) -> It
     entries = _load_list(file)
     first = entries[0] if entries and isinstance(entries[0], dict) else {}
     id_field = next((name for name in ID_FIELDS if name in first), ID_FIELDS[0])
-    groups: dict[str, list[int]] = {}
+    groups: dict[str, list[tuple[dict | None, float, list[float]]]] = {}
+    sizes: dict[str, list[int]] = {}
     for number, entry in enumerate(entries):
-        with _errors_at(file, number):
+        try:
             if not isinstance(entry, dict):
                 raise BadField(f"an entry must be an object, not {type(entry).__name__}")
-            groups.setdefault(id_from_json(entry.get(id_field), id_field), []).append(number)
-    for expression_id, numbers in groups.items():
-        boxes, masks = [], []
-        for number in numbers:
-            with _errors_at(file, number):
-                mask, score, box = _parse_entry(entries[number])
-            entries[number] = None  # frees its memory
-            boxes.append([*box, score])
-            if mask is not None:
-                masks.append((mask, score))
-        with _errors_at(file, numbers[-1]):
-            merged = _merge_masks(expression_id, masks, min_score)
-        yield PredictionRow(expression_id, merged, boxes=with_area(boxes).tolist())
+            expression_id = id_from_json(entry.get(id_field), id_field)
+            mask, score, box = _parse_entry(entry)
+            if mask is not None and sizes.setdefault(expression_id, mask["size"]) != mask["size"]:
+                raise BadField(f"the masks of {expression_id} differ in size")
+        except BadField as error:
+            raise DataError(f"{file}, entry {number} (from 0): {error}") from None
+        groups.setdefault(expression_id, []).append((mask, score, box))
+        entries[number] = None  # frees its memory
+    for expression_id, parsed in groups.items():
+        merged = None
+        if expression_id in sizes:
+            masks = [mask for mask, score, _ in parsed if mask and (min_score is None or score >= min_score)]
+            merged = union_rle(masks, sizes[expression_id])
+        boxes = with_area([[*box, score] for _, score, box in parsed])
+        yield PredictionRow(expression_id, merged, boxes=boxes.tolist())
 
 
 def entries_below(file: str | Path, min_score: float) -> int:
     """Count the entries of COCO results that `min_score` leaves out of masks. The file must be valid."""
     return sum(entry.get("score", 1.0) < min_score for entry in _load_list(file))
-
-
-@contextmanager
-def _errors_at(file: str | Path, number: int) -> Iterator[None]:
-    """Name the file and the entry in errors."""
-    try:
-        yield
-    except BadField as error:
-        raise DataError(f"{file}, entry {number} (from 0): {error}") from None
 
 
 def _load_list(file: str | Path) -> list:
@@ -169,11 +156,3 @@ def _parse_entry(entry: dict[str, Any]) -> tuple[dict | None, float, list[float]
         raise BadField("segmentation must be an RLE, since polygons do not give the size of the mask")
     rle = rle_from_json(segmentation, "segmentation")
     return rle, float(score), coco_mask.toBbox(rle).tolist() if box is None else box
-
-
-def _merge_masks(expression_id: str, masks: list[tuple[dict, float]], min_score: float | None) -> dict | None:
-    sizes = {tuple(mask["size"]) for mask, _ in masks}
-    if len(sizes) > 1:
-        raise BadField(f"the masks of {expression_id} differ in size")
-    chosen = [mask for mask, score in masks if min_score is None or score >= min_score]
-    return union_rle(chosen, sizes.pop()) if sizes else None

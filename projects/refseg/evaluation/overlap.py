@@ -72,18 +72,15 @@ class BoxMatches(NamedTuple):
 
 def match_boxes(predicted: np.ndarray, target: np.ndarray, *, generalized: bool, threshold: float = 0.5) -> BoxMatches:
     """Match boxes (N, 4) and (M, 4) greedily as GREC does: the largest overlap first, down to the threshold."""
-    num_predicted, num_target = len(predicted), len(target)
-    if not num_predicted or not num_target:
-        return BoxMatches(0, num_predicted, num_target)
     overlap = box_iou(predicted, target, generalized=generalized)
     matched = 0
-    for _ in range(min(num_predicted, num_target)):
+    for _ in range(min(overlap.shape)):
         row, column = np.unravel_index(int(overlap.argmax()), overlap.shape)
         if overlap[row, column] < threshold:
             break
         matched += 1
         overlap[row], overlap[:, column] = -np.inf, -np.inf
-    return BoxMatches(matched, num_predicted, num_target)
+    return BoxMatches(matched, len(predicted), len(target))
 
 
 def with_area(boxes: Sequence[Sequence[float]]) -> np.ndarray:

@@ -223,27 +223,28 @@ def write_predictions(file: str | Path, rows: Iterable[PredictionRow], *, header
 
 def read_predictions(file: str | Path) -> Iterator[PredictionRow]:
     """Yield the rows of a prediction file."""
-    for number, line in _lines(file):
+    for number, _, value in _lines(file):
+        if number == 1 and _header(value) is not None:
+            continue
         try:
-            value = _parse(line)
-            if number > 1 or _header(value) is None:
-                yield row_from_json(value)
+            yield row_from_json(value)
         except BadField as error:
             raise DataError(f"{file}, line {number}: {error}") from None
 
 
 def read_header(file: str | Path) -> dict[str, Any]:
     """Return the header of a prediction file, or {} if it has none."""
-    for number, line in _lines(file):
-        try:
-            return (_header(_parse(line)) if number == 1 else None) or {}
-        except BadField as error:
-            raise DataError(f"{file}, line {number}: {error}") from None
-    return {}
+    number, _, value = next(_lines(file), (0, b"", None))
+    return (_header(value) if number == 1 else None) or {}
 
 
-def _lines(file: str | Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the line numbers, from 1, and the lines that are not empty."""
+def _header(value: Any) -> dict[str, Any] | None:
+    header = value.get(HEADER) if isinstance(value, dict) else None
+    return header if isinstance(header, dict) else None
+
+
+def _lines(file: str | Path) -> Iterator[tuple[int, bytes, Any]]:
+    """Yield the number (from 1), the text and the JSON value of each line that is not empty."""
     path = Path(file)
     if not os.path.isfile(path):
         raise DataError(f"no such prediction file: {path}")
@@ -251,8 +252,16 @@ def _lines(file: str | Path) -> Iterator[tuple[int, bytes]]:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as opened:
             for number, line in enumerate(opened, start=1):
                 line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-                if line.strip():
-                    yield number, line
+                if not line.strip():
+                    continue
+                try:
+                    value = _DECODER.decode(line.decode())
+                except BadField as error:
+                    raise DataError(f"{path}, line {number}: {error}") from None
+                except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
+                    reason = f"not JSON ({error}). Each line must be one object."
+                    raise DataError(f"{path}, line {number}: {reason}") from None
+                yield number, line, value
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is damaged or incomplete ({error})") from None
     except OSError as error:
@@ -276,20 +285,6 @@ def _refuse_constant(name: str) -> None:
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=unique_keys)
 
 
-def _parse(line: bytes) -> Any:
-    try:
-        return _DECODER.decode(line.decode())
-    except BadField:
-        raise
-    except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
-        raise BadField(f"not JSON ({error}). Each line must be one object.") from None
-
-
-def _header(value: Any) -> dict[str, Any] | None:
-    header = value.get(HEADER) if isinstance(value, dict) else None
-    return header if isinstance(header, dict) else None
-
-
 # Parts of several processes -------------------------------------------------------------------------------------------
 
 
@@ -309,14 +304,10 @@ def merge_parts(parts: Sequence[str | Path], file: str | Path) -> int:
     seen: set[str] = set()
     with PredictionWriter(file, header=headers[0] or None) as writer:
         for part in parts:
-            for number, line in _lines(part):
-                try:
-                    value = _parse(line)
-                    if number == 1 and _header(value) is not None:
-                        continue
-                    expression_id = id_from_json(value.get("expression_id"), "expression_id")
-                except (BadField, AttributeError) as error:
-                    raise DataError(f"{part}, line {number}: {error}") from None
+            for number, line, value in _lines(part):
+                if number == 1 and _header(value) is not None:
+                    continue
+                expression_id = str(value["expression_id"])  # the parts are our own files
                 if expression_id not in seen:
                     seen.add(expression_id)
                     writer.write_line(line.rstrip(b"\r\n"))

@@ -82,9 +82,9 @@ class View:
 
     def for_masks(self) -> View:
         """Return the view without its rules for logits. Protocols that differ only in those share rows of a file."""
-        plain = View()
+        plain = asdict(View())
         rules = ("interpolation", "align_corners", "resize", "threshold", "strict")
-        return replace(self, **{name: getattr(plain, name) for name in rules})
+        return replace(self, **{name: plain[name] for name in rules})
 
 
 @dataclass(frozen=True)
@@ -173,10 +173,10 @@ class Protocol:
 
     name: str
     title: str
-    view: View
-    no_target: NoTarget
     metrics: Callable[[Rows, np.ndarray], Terms]
-    worth: Callable[[Rows, np.ndarray], np.ndarray]
+    view: View = View()
+    no_target: NoTarget = NoTarget()
+    worth: Callable[[Rows, np.ndarray], np.ndarray] = terms.worth
     cautions: tuple[Caution, ...] = ()
 
     def terms(self, rows: Rows) -> Terms:
@@ -188,7 +188,7 @@ class Protocol:
 
     def worth_of(self, rows: Rows) -> np.ndarray:
         """Return (R,): the IoU under the protocol's rules, or, if it scores boxes, whether they are right."""
-        return self.worth(rows, self.no_target.rejected(rows))
+        return self.worth(rows, self.no_target.rejected(rows)).astype(np.float64)
 
     def describe(self) -> dict[str, Any]:
         """Return the protocol as JSON values, for result files."""
@@ -215,138 +215,117 @@ class Protocol:
         return replace(self, name=f"{self.name}+{rule.rule}{detail}", no_target=rule)
 
 
-def _ignore_rejected(function: Callable[[Rows], Any], rows: Rows, rejected: np.ndarray) -> Any:
-    """Adapt a function of rows alone, for protocols without rejection."""
-    return function(rows)
-
-
 _SQUASHED = View(grid=(480, 480))
 _DERIS = View(grid=(384, 384), target_resize="cv2", crowds="exclude")
 _NEVER = NoTarget("none")
-_BOXES = View(boxes=BoxRule())
-_EMPTIED, _KEPT = (partial(terms.worth, empties=empties) for empties in (True, False))
+_AS_IT_IS = partial(terms.worth, empties=False)
 
 _PROTOCOLS = (
     Protocol(
         "refseg",
         "ours: original size, union masks, probability >= 0.5, a rejected expression has an empty mask and the reverse",
+        terms.refseg_default,
         View(crowds="exclude"),
         NoTarget("head-or-empty"),
-        terms.refseg_default,
-        _EMPTIED,
-        (targets_without_pixels,),
+        cautions=(targets_without_pixels,),
     ),
     Protocol(
         "lavt",
         "LAVT's test.py (CrossVLT's too): 480 x 480 squashed, argmax, pixels of two polygons are background",
+        terms.single_target,
         replace(_SQUASHED, align_corners=True, strict=True, overlap="exclude"),
         _NEVER,
-        partial(_ignore_rejected, terms.single_target),
-        _KEPT,
-        (no_target_counts_as_zero,),
+        cautions=(no_target_counts_as_zero,),
     ),
     Protocol(
         "cgformer",
         "CGFormer's test: original size, probabilities bicubic from 480, > 0.5, Pr@X with >",
+        partial(terms.single_target, strict=True),
         View(interpolation="bicubic", align_corners=True, resize="probs", strict=True, overlap="exclude"),
         _NEVER,
-        partial(_ignore_rejected, partial(terms.single_target, strict=True)),
-        _KEPT,
-        (no_target_counts_as_zero,),
+        cautions=(no_target_counts_as_zero,),
     ),
     Protocol(
         "gres",
         "ReLA's evaluator (GRES): 480 x 480 squashed, polygons drawn there, argmax, the raw mask's union when rejected",
-        replace(_SQUASHED, strict=True, target_by="input", crowds="exclude"),
-        NoTarget(),
         terms.generalized,
-        _EMPTIED,
-        (targets_without_pixels,),
+        replace(_SQUASHED, strict=True, target_by="input", crowds="exclude"),
+        cautions=(targets_without_pixels,),
     ),
     Protocol(
         "deris",
         "DeRIS: 384 x 384 squashed, probability >= 0.5, a rejected expression has an empty mask",
-        _DERIS,
-        NoTarget(),
         partial(terms.generalized, rejected_target="emptied"),
-        _EMPTIED,
-        (targets_without_pixels,),
+        _DERIS,
+        cautions=(targets_without_pixels,),
     ),
     Protocol(
         "gsva",
         "GSVA on gRefCOCO: original size, logit >= 0, a rejected expression with a target is scored as it is",
-        View(),
-        NoTarget(),
         partial(terms.generalized, rejected_target="kept"),
-        _KEPT,
+        worth=_AS_IT_IS,
     ),
     Protocol(
         "gsva-refzom",
         "GSVA on Ref-ZOM: as gsva, but a mask where nothing is referred to adds no pixels to cIoU",
-        View(),
-        NoTarget(),
         partial(terms.generalized, rejected_target="kept", union_of_accepted=False),
-        _KEPT,
+        worth=_AS_IT_IS,
     ),
     Protocol(
         "refzom",
         "Ref-ZOM as DMMI's test.py: 480 x 480 squashed, argmax; Acc asks for not one pixel",
+        partial(terms.ref_zom, empties=False),
         replace(_SQUASHED, align_corners=True, strict=True),
         NoTarget("area", min_area=1),
-        partial(terms.ref_zom, empties=False),
-        _KEPT,
-        (thin_masks_vanish,),
+        worth=_AS_IT_IS,
+        cautions=(thin_masks_vanish,),
     ),
     Protocol(
         "refzom-score",
         "Ref-ZOM as DeRIS: 384 x 384 squashed, Acc by the no-target score, which empties the mask",
-        _DERIS,
-        NoTarget(),
         partial(terms.ref_zom, empties=True),
-        _EMPTIED,
+        _DERIS,
     ),
     Protocol(
         "rrefcoco",
         "R-RIS: argmax; positives at the original size, negatives at 480 x 480; one pixel is a wrong answer",
-        View(align_corners=True, strict=True, overlap="exclude", negative_grid=(480, 480)),
-        NoTarget(),
         terms.robust,
-        terms.robust_worth,
-        (objects_of_both_kinds, thin_masks_vanish),
+        View(align_corners=True, strict=True, overlap="exclude", negative_grid=(480, 480)),
+        worth=terms.robust_worth,
+        cautions=(objects_of_both_kinds, thin_masks_vanish),
     ),
     Protocol(
         "rrefcoco-original",
         "as rrefcoco, negatives at the original size too",
-        View(align_corners=True, strict=True, overlap="exclude"),
-        NoTarget(),
         terms.robust,
-        terms.robust_worth,
-        (objects_of_both_kinds,),
+        View(align_corners=True, strict=True, overlap="exclude"),
+        worth=terms.robust_worth,
+        cautions=(objects_of_both_kinds,),
     ),
     Protocol(
         "rec",
         "comprehension: the best box (or the mask's) with IoU >= 0.5",
-        _BOXES,
+        terms.comprehension,
+        View(boxes=BoxRule()),
         _NEVER,
-        partial(_ignore_rejected, terms.comprehension),
-        partial(_ignore_rejected, terms.comprehension_worth),
-        (one_target_only,),
+        worth=terms.best_box_matches,
+        cautions=(one_target_only,),
     ),
     Protocol(
         "grec",
         "gRefCOCO's official code: boxes of score >= 0.7, matched by GENERALISED IoU >= 0.5, though it is called IoU",
+        terms.generalized_comprehension,
         View(boxes=BoxRule(min_score=0.7, generalised=True)),
         _NEVER,
-        partial(_ignore_rejected, terms.generalized_comprehension),
-        partial(_ignore_rejected, terms.generalized_comprehension_worth),
+        worth=terms.all_boxes_match,
     ),
     Protocol(
         "grec-iou",
         "as grec, matched by IoU, as its paper says",
+        terms.generalized_comprehension,
         View(boxes=BoxRule(min_score=0.7)),
         _NEVER,
-        partial(_ignore_rejected, terms.generalized_comprehension),
-        partial(_ignore_rejected, terms.generalized_comprehension_worth),
+        worth=terms.all_boxes_match,
     ),
 )
 PROTOCOLS = {protocol.name: protocol for protocol in _PROTOCOLS}

@@ -79,12 +79,10 @@ class Rows:
     @property
     def image(self) -> np.ndarray:
         """(R,) int code of each row's image, for resampling images."""
-        return np.unique(self.image_id.astype(str), return_inverse=True)[1] if len(self) else np.zeros(0, np.int64)
+        return np.unique(self.image_id.astype(str), return_inverse=True)[1]
 
     @property
     def unit(self) -> np.ndarray:
         """(R,) int code of each row's object within its image."""
-        if not len(self):
-            return np.zeros(0, np.int64)
         objects = np.unique(self.object_id.astype(str), return_inverse=True)[1]
-        return np.unique(np.stack([self.image, objects]), axis=1, return_inverse=True)[1].reshape(-1)
+        return np.unique(self.image * (len(self) + 1) + objects, return_inverse=True)[1]

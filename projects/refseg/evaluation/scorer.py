@@ -7,9 +7,9 @@ whatever the order of the predictions is.
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from refseg.datasets.store import RecordStore
 from refseg.datasets.targets import Target, parse_target
 from refseg.errors import DataError, UsageError
 from refseg.evaluation.breakdowns import breakdown
-from refseg.evaluation.measure import Truth, measure, misfit, scored_box
+from refseg.evaluation.measure import MisfitError, Truth, measure
 from refseg.evaluation.notes import MAX_IDS, IdList, SuspiciousFields
 from refseg.evaluation.other_formats import SUFFIXES, entries_below, is_coco_results, open_predictions
 from refseg.evaluation.overlap import union_rle
@@ -30,7 +30,6 @@ from refseg.evaluation.protocols import Protocol, View
 from refseg.evaluation.rows import Rows
 from refseg.evaluation.statistics import bootstrap
 from refseg.files import sha256_of
-from refseg.instance import Instance
 from refseg.records import UNKNOWN, Expression
 
 CACHED_IMAGES = 64
@@ -59,14 +58,10 @@ class TruthIndex:
         self.position = {store.expression_id(index): row for row, index in enumerate(self.expressions.tolist())}
         if len(self.position) != len(self):
             raise DataError("expressions of the ground truth share an id; `refseg data check` lists them")
-        self._truths: OrderedDict[int, Truth] = OrderedDict()
+        self._truth_of_image = lru_cache(CACHED_IMAGES)(self._read_image)
 
     def __len__(self) -> int:
         return len(self.expressions)
-
-    def has_target(self) -> np.ndarray:
-        """Return (N,) bool."""
-        return self.store.num_referents[self.expressions] > 0
 
     def ids(self, positions: np.ndarray) -> list[str]:
         """Return the ids of the expressions at these positions, in the order of the ground truth."""
@@ -78,13 +73,10 @@ class TruthIndex:
 
     def truth(self, position: int) -> Truth:
         """Return the ground truth of the image of an expression."""
-        image = int(self.images[position])
-        if image not in self._truths:
-            self._truths[image] = Truth(complete_paths(self.store.record(image, ()), self.image_root))
-            if len(self._truths) > CACHED_IMAGES:
-                self._truths.popitem(last=False)
-        self._truths.move_to_end(image)
-        return self._truths[image]
+        return self._truth_of_image(int(self.images[position]))
+
+    def _read_image(self, image: int) -> Truth:
+        return Truth(complete_paths(self.store.record(image, ()), self.image_root))
 
 
 @dataclass(frozen=True)
@@ -247,42 +239,20 @@ class _ViewRows:
         self.mask_boxes = 0
 
     def add(self, position: int, row: PredictionRow, truth: Truth, expression: Expression) -> None:
-        size = truth.record.size
-        grid = self.view.grid_of(bool(expression.referents), size)
         try:
-            boxes = None if self.view.boxes is None else boxes_of(row, size)
-            answer = replace(row, boxes=boxes)
-            problem = misfit(answer, size, grid, self.view)
-        except ValueError as error:
-            problem = str(error)
-        if problem:
-            self.mis_sized.add(f"{expression.expression_id} ({problem})")
+            measured = measure(row, truth, expression, self.view)
+        except MisfitError as error:
+            self.mis_sized.add(f"{expression.expression_id} ({error})")
             return
-        measured = measure(answer, truth, expression, self.view)
         for name, column in self.columns.items():
             column[position] = getattr(measured, name)
         self.filled[position] = True
+        grid = self.view.grid_of(measured.has_target, truth.record.size)
         self.resized += row.mask is not None and not row.absent and tuple(row.mask["size"]) != grid
-        self.mask_boxes += self.view.boxes is not None and boxes is None
+        self.mask_boxes += self.view.boxes is not None and row.boxes is None and row.instances is None
 
     def rows(self) -> Rows:
         return Rows(self.columns) if self.filled.all() else Rows(self.columns)[self.filled]
-
-
-def boxes_of(row: PredictionRow, size: tuple[int, int]) -> list[list[float]] | None:
-    """Return the scored boxes of a row, or those around its instances. None if it has neither."""
-    if row.boxes is not None or row.instances is None:
-        return row.boxes
-    check_instances(row.instances, size)
-    return [scored_box(instance.rle, instance.score) for instance in row.instances]
-
-
-def check_instances(instances: Sequence[Instance], size: tuple[int, int]) -> None:
-    """Raise a ValueError unless all masks have the image's size."""
-    for number, instance in enumerate(instances):
-        height, width = instance.rle["size"]
-        if (height, width) != tuple(size):
-            raise ValueError(f"instances[{number}] is {height} x {width}, but the image is {size[0]} x {size[1]}")
 
 
 def score_predictions(
@@ -316,7 +286,13 @@ def score_predictions(
     missing = IdList(len(unseen), truths.ids(unseen[:MAX_IDS]))
     of_protocol = {protocol.name: tables[protocol.view.for_masks()] for protocol in protocols}
     if not allow_partial:
-        _refuse(missing, duplicate, extra, of_protocol, all_none=not truths.has_target()[unseen].any())
+        _refuse(
+            missing,
+            duplicate,
+            extra,
+            of_protocol,
+            all_none=not truths.store.num_referents[truths.expressions[unseen]].any(),
+        )
     unanswered = IdList(missing.number + num_absent, missing.ids or truths.ids(np.arange(min(MAX_IDS, len(truths)))))
     for name, table in of_protocol.items():
         if not table.filled.any() or num_absent == len(truths):

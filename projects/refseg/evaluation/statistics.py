@@ -10,7 +10,7 @@ Letters: R rows, I images, M metrics, S resamples.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,13 +51,7 @@ def bootstrap(
     sums = sum_by_image(terms, image)
     if not sums.size:
         return {}
-    columns = len(terms)
-
-    def ratios(weights: np.ndarray) -> np.ndarray:
-        drawn = weights @ sums  # (S, 2M)
-        return _percent(drawn[:, :columns], drawn[:, columns:])
-
-    samples = _in_chunks(ratios, _resamples(len(sums), num, seed))  # (S, M)
+    samples = np.concatenate([_percent(weights @ sums) for weights in _resamples(len(sums), num, seed)])  # (S, M)
     ends = {name: _ends(column, level) for name, column in zip(terms, samples.T, strict=True)}
     return {name: (low, high) for name, (low, high) in ends.items() if low is not None and high is not None}
 
@@ -82,28 +76,30 @@ def paired_test(
     sums_b = sum_by_image({name: terms_b[name] for name in names}, image)
     if not sums_a.size:
         return {}
-    columns = len(names)
 
-    def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return _percent(b[:, :columns], b[:, columns:]) - _percent(a[:, :columns], a[:, columns:])
-
+    # Differences of the images drawn again, and with A and B swapped in some images. Equal images need no swap.
     total_a, total_b = sums_a.sum(0, keepdims=True), sums_b.sum(0, keepdims=True)
-    seen = difference(total_a, total_b)[0]  # (M,)
-    drawn = _in_chunks(
-        lambda weights: difference(weights @ sums_a, weights @ sums_b), _resamples(len(sums_a), num, seed)
+    seen = (_percent(total_b) - _percent(total_a))[0]  # (M,)
+    drawn = np.concatenate([_percent(w @ sums_b) - _percent(w @ sums_a) for w in _resamples(len(sums_a), num, seed)])
+    moved = (sums_b - sums_a)[(sums_a != sums_b).any(1)]
+    swapped = np.concatenate(
+        [
+            _percent(total_b - swaps @ moved) - _percent(total_a + swaps @ moved)
+            for swaps in _swaps(len(moved), num, seed)
+        ]
     )
-    moved = (sums_b - sums_a)[(sums_a != sums_b).any(1)]  # swapping equal images changes nothing
-    swapped = _in_chunks(
-        lambda swaps: difference(total_a + swaps @ moved, total_b - swaps @ moved), _swaps(len(moved), num, seed)
-    )
+
     values_a, values_b = values(terms_a), values(terms_b)
-    return {
-        name: PairedResult(
-            values_a[name], values_b[name], float(observed), *_ends(column, level), _p_value(by_chance, observed)
-        )
-        for name, observed, column, by_chance in zip(names, seen, drawn.T, swapped.T, strict=True)
-        if not np.isnan(observed)
-    }
+    results = {}
+    for name, observed, column, by_chance in zip(names, seen, drawn.T, swapped.T, strict=True):
+        if np.isnan(observed):
+            continue
+        by_chance = by_chance[~np.isnan(by_chance)]
+        extreme = int(np.count_nonzero(np.abs(by_chance) >= abs(observed) - _SAME))
+        p_value = (1 + extreme) / (1 + len(by_chance))
+        ends = _ends(column, level)
+        results[name] = PairedResult(values_a[name], values_b[name], float(observed), *ends, p_value)
+    return results
 
 
 def beats_chance(scores: Mapping[str, Any]) -> bool:
@@ -148,20 +144,10 @@ def _chunks(images: int, num: int) -> Iterator[int]:
         yield min(most, num - start)
 
 
-def _in_chunks(function: Callable[[np.ndarray], np.ndarray], chunks: Iterator[np.ndarray]) -> np.ndarray:
-    return np.concatenate([function(chunk) for chunk in chunks])
-
-
-def _percent(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Return 100 * numerator / denominator, NaN without a denominator."""
-    out = np.full(numerator.shape, np.nan)
-    return 100.0 * np.divide(numerator, denominator, out=out, where=denominator > 0)
-
-
-def _p_value(by_chance: np.ndarray, observed: float) -> float:
-    valid = by_chance[~np.isnan(by_chance)]
-    extreme = int(np.count_nonzero(np.abs(valid) >= abs(observed) - _SAME))
-    return (1 + extreme) / (1 + len(valid))
+def _percent(sums: np.ndarray) -> np.ndarray:
+    """Return metrics (S, M) in percent, NaN without a denominator, of sums (S, 2M) as `sum_by_image` has them."""
+    numerator, denominator = np.split(sums, 2, axis=1)
+    return 100.0 * np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)
 
 
 def _ends(column: np.ndarray, level: float) -> tuple[float, float] | tuple[None, None]:

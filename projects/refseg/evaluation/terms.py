@@ -1,8 +1,8 @@
 """Metrics as ratios of sums over rows: value = 100 * sum(numerators) / sum(denominators).
 
 In this form, breakdowns and bootstrap intervals work for every metric. Functions take rows and which of them are
-`rejected` ("nothing here"), and return a pair of (R,) arrays per metric. Metrics of units (an object with all its
-expressions, as in R-RefCOCO) stand on the unit's first row.
+`rejected` ("nothing here"; protocols without such a rule ignore it), and return a pair of (R,) arrays per metric.
+Metrics of units (an object with all its expressions, as in R-RefCOCO) stand on the unit's first row.
 
 Pixel counts stay int64 until the division, because a split has hundreds of millions of pixels.
 """
@@ -47,8 +47,8 @@ def accuracies(rows: Rows, rejected: np.ndarray) -> Terms:
     return {"N-acc": (rejected & none, none), "T-acc": (~rejected & rows.has_target, rows.has_target)}
 
 
-def single_target(rows: Rows, *, chosen: np.ndarray | None = None, strict: bool = False) -> Terms:
-    """oIoU, mIoU and Pr@X as in LAVT's test.py. Two empty masks have IoU 0."""
+def single_target(rows: Rows, rejected: np.ndarray, *, chosen: np.ndarray | None = None, strict: bool = False) -> Terms:
+    """oIoU, mIoU and Pr@X as in LAVT's test.py, which rejects nothing. Two empty masks have IoU 0."""
     chosen = np.ones(len(rows), bool) if chosen is None else chosen
     iou = ratio(rows.intersection, rows.union)
     return {
@@ -101,7 +101,7 @@ def ref_zom(rows: Rows, rejected: np.ndarray, *, empties: bool) -> Terms:
     """
     none = ~rows.has_target
     scored = emptied(rows, rejected) if empties else rows
-    return {**single_target(scored, chosen=rows.has_target), "Acc": (rejected & none, none)}
+    return {**single_target(scored, rejected, chosen=rows.has_target), "Acc": (rejected & none, none)}
 
 
 def emptied(rows: Rows, rejected: np.ndarray) -> Rows:
@@ -139,21 +139,15 @@ def robust(rows: Rows, rejected: np.ndarray) -> Terms:
     }
 
 
-def comprehension(rows: Rows) -> Terms:
+def comprehension(rows: Rows, rejected: np.ndarray) -> Terms:
     """REC: share of the expressions with one target whose best box matches it."""
-    one = rows.num_targets == 1
-    return {"Acc@0.5": ((rows.boxes_matched > 0) & one, one)}
+    return {"Acc@0.5": (best_box_matches(rows, rejected), rows.num_targets == 1)}
 
 
-def generalized_comprehension(rows: Rows) -> Terms:
+def generalized_comprehension(rows: Rows, rejected: np.ndarray) -> Terms:
     """GREC: Pr@(F1=1) over all expressions, N-acc and T-acc. Rejected means that no box reaches the score limit."""
-    none = rows.boxes_predicted == 0
-    return {"Pr@(F1=1)": (perfect_boxes(rows), np.ones(len(rows), bool)), **accuracies(rows, none)}
-
-
-def perfect_boxes(rows: Rows) -> np.ndarray:
-    """Return (R,) bool: whether the boxes match one to one (F1 = 1)."""
-    return (rows.boxes_matched == rows.boxes_predicted) & (rows.boxes_matched == rows.boxes_target)
+    every = np.ones(len(rows), bool)
+    return {"Pr@(F1=1)": (all_boxes_match(rows, rejected), every), **accuracies(rows, rows.boxes_predicted == 0)}
 
 
 def refseg_default(rows: Rows, rejected: np.ndarray) -> Terms:
@@ -162,13 +156,13 @@ def refseg_default(rows: Rows, rejected: np.ndarray) -> Terms:
     gIoU and cIoU are over all expressions as in GRES; oIoU, mIoU and Pr@X are over expressions with a target.
     """
     general = generalized(rows, rejected, rejected_target="emptied", thresholds=())
-    return {**general, **single_target(emptied(rows, rejected), chosen=rows.has_target)}
+    return {**general, **single_target(emptied(rows, rejected), rejected, chosen=rows.has_target)}
 
 
 # Worth of one answer, from 0 to 1 -------------------------------------------------------------------------------------
 
 
-def worth(rows: Rows, rejected: np.ndarray, *, empties: bool) -> np.ndarray:
+def worth(rows: Rows, rejected: np.ndarray, *, empties: bool = True) -> np.ndarray:
     """Return (R,): the IoU, or, without a target, whether it is rejected. `empties`: rejection empties the mask."""
     scored = emptied(rows, rejected) if empties else rows
     return np.where(rows.has_target, ratio(scored.intersection, scored.union), rejected)
@@ -176,15 +170,14 @@ def worth(rows: Rows, rejected: np.ndarray, *, empties: bool) -> np.ndarray:
 
 def robust_worth(rows: Rows, rejected: np.ndarray) -> np.ndarray:
     """Return (R,): the IoU, or, for a negative, whether its mask is empty."""
-    rows = emptied(rows, rejected)
-    return np.where(rows.has_target, ratio(rows.intersection, rows.union), rows.predicted == 0)
+    return worth(rows, rejected | (rows.predicted == 0))
 
 
-def comprehension_worth(rows: Rows) -> np.ndarray:
-    """Return (R,): whether the best box matches the one target."""
-    return ((rows.boxes_matched > 0) & (rows.num_targets == 1)).astype(np.float64)
+def best_box_matches(rows: Rows, rejected: np.ndarray) -> np.ndarray:
+    """Return (R,) bool: whether the best box matches the one target."""
+    return (rows.boxes_matched > 0) & (rows.num_targets == 1)
 
 
-def generalized_comprehension_worth(rows: Rows) -> np.ndarray:
-    """Return (R,): whether the boxes match one to one."""
-    return perfect_boxes(rows).astype(np.float64)
+def all_boxes_match(rows: Rows, rejected: np.ndarray) -> np.ndarray:
+    """Return (R,) bool: whether the boxes match one to one (F1 = 1)."""
+    return (rows.boxes_matched == rows.boxes_predicted) & (rows.boxes_matched == rows.boxes_target)

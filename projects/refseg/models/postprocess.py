@@ -158,12 +158,13 @@ def choose_instances(instances: Sequence[InstancePrediction], settings: PostProc
 
 
 def word_weights(attention: Tensor, word_of: Tensor, num_words: int) -> Tensor:
-    """Sum weights of tokens (N, L) to weights of words (N, W).
+    """Sum weights of tokens (N, L) to shares of words (N, W), which sum to 1.
 
-    `word_of` (L,) is -1 for tokens outside of words. A word that was cut off gets 0.
+    `word_of` (L,) is -1 for tokens outside of words, such as [CLS], which do not count. A word that was cut off gets 0.
     """
     of_text = word_of >= 0
-    return attention.new_zeros(len(attention), num_words).index_add_(1, word_of[of_text], attention[:, of_text])
+    words = attention.new_zeros(len(attention), num_words).index_add_(1, word_of[of_text], attention[:, of_text])
+    return words / words.sum(1, keepdim=True).clamp_min(1e-12)
 
 
 def instance_words(

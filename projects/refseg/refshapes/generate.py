@@ -13,18 +13,13 @@ version of zlib.
 """
 
 import argparse
-import hashlib
 import io
 import json
-import multiprocessing
 import os
 import pickle
-import signal
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,6 +29,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from refseg.errors import UsageError
+from refseg.files import sha256_of
+from refseg.processes import process_map, usable_cores
 from refseg.refshapes.official_layouts import (
     LAYOUTS,
     annotation_entries,
@@ -41,7 +38,7 @@ from refseg.refshapes.official_layouts import (
     image_entry,
     instances_head,
 )
-from refseg.refshapes.presets import GeneratedImage, Preset, draw_image, get_preset, make_image
+from refseg.refshapes.presets import PRESETS, GeneratedImage, Preset, draw_image, make_image
 from refseg.refshapes.vocabulary import word_list
 
 EXPRESSIONS = "refshapes.jsonl"
@@ -74,27 +71,27 @@ def generate(
     Returns:
         The content of meta.json.
     """
-    preset = get_preset(preset) if isinstance(preset, str) else preset
+    if isinstance(preset, str):
+        if preset not in PRESETS:
+            raise UsageError(f"Unknown RefShapes preset {preset!r}. Valid presets: {', '.join(sorted(PRESETS))}")
+        preset = PRESETS[preset]
     out = Path(out)
     places = [(split, index) for split, count in preset.images.items() for index in range(count)]
     meta = _read_meta(out, preset, overwrite)
-    if meta is not None and _is_complete(out, places):
-        if progress:
-            print(f"RefShapes {preset.name}: already complete in {out}")
-        return meta
+    if meta is not None:
+        names = {f"{IMAGES}/{split}_{index:06d}.png" for split, index in places}
+        if all((out / name).exists() for name in (*annotation_files(), WORDS, *names)):
+            if progress:
+                print(f"RefShapes {preset.name}: already complete in {out}")
+            return meta
     (out / IMAGES).mkdir(parents=True, exist_ok=True)
     (out / STARTED).write_text(json.dumps(preset.identity(), indent=2) + "\n", encoding="utf-8")
     (out / META).unlink(missing_ok=True)
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(workers or cores, -(-len(places) // 16))
-    with _AnnotationWriter(out, list(preset.images)) as writer, _mapper(workers) as mapped:
-        done = mapped(partial(_write_image, preset, out / IMAGES), places)
-        for part in tqdm(done, total=len(places), desc=f"RefShapes {preset.name}", unit="image", disable=not progress):
-            writer.add(part)
-        written = writer.finish()
+    write_image = partial(_write_image, preset, out / IMAGES)
+    with process_map(write_image, places, workers or usable_cores(), chunksize=16) as parts:
+        bar = tqdm(parts, total=len(places), desc=f"RefShapes {preset.name}", unit="image", disable=not progress)
+        written = _write_annotations(out, bar, list(preset.images))
     (out / WORDS).write_text("\n".join(word_list()) + "\n", encoding="utf-8", newline="\n")
-
     meta = {**preset.identity(), **written}
     (out / (META + ".tmp")).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
     os.replace(out / (META + ".tmp"), out / META)
@@ -140,37 +137,6 @@ def _read_meta(out: Path, preset: Preset, overwrite: bool) -> dict[str, Any] | N
     if not overwrite and out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} holds other files. Choose another --out, or --overwrite (keeps those files)")
     return None
-
-
-def _is_complete(out: Path, places: list[tuple[str, int]]) -> bool:
-    present = {path.name for path in out.glob(f"{IMAGES}/*.png")}
-    if not {f"{split}_{index:06d}.png" for split, index in places} <= present:
-        return False
-    return all((out / name).exists() for name in (*annotation_files(), WORDS))
-
-
-@contextmanager
-def _mapper(workers: int) -> Iterator[Any]:
-    """Yield an ordered, lazy map over processes, or Python's ``map`` for one worker."""
-    if workers <= 1:
-        yield map
-        return
-    # Unlike a Pool, an executor does not start workers forever if a script lacks `if __name__ == "__main__":`.
-    pool = ProcessPoolExecutor(
-        workers,
-        multiprocessing.get_context("spawn"),
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),
-    )
-    try:
-        yield partial(pool.map, chunksize=16)
-    except BrokenProcessPool:
-        raise RuntimeError(
-            "The worker processes died. Call generate() below `if __name__ == '__main__':`, or pass workers=1. "
-            "Otherwise the machine may be out of memory"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 # One image ------------------------------------------------------------------------------------------------------------
@@ -285,79 +251,52 @@ def _pickled_item(value: Any) -> bytes:
 # All images -----------------------------------------------------------------------------------------------------------
 
 
-class _File:
-    """A file under a temporary name, with its digest. The separator stands between non-empty parts."""
-
-    def __init__(self, path: Path, start: bytes, separator: bytes, end: bytes) -> None:
-        path.parent.mkdir(exist_ok=True)
-        self.path = path
-        self.separator, self.end = separator, end
-        self.sha256 = hashlib.sha256()
-        self.empty = True
-        self.file = path.with_name(path.name + ".tmp").open("wb")  # closed by _AnnotationWriter
-        self.write(start)
-
-    def write(self, content: bytes) -> None:
-        self.file.write(content)
-        self.sha256.update(content)
-
-    def add(self, part: bytes) -> None:
-        if part:
-            self.write(part if self.empty else self.separator + part)
-            self.empty = False
-
-    def finish(self) -> str:
-        """Write the end, give the file its name, and return the digest."""
-        self.write(self.end)
-        self.file.close()
-        os.replace(self.file.name, self.path)
-        return self.sha256.hexdigest()
+def _frame(name: str) -> tuple[bytes, bytes, bytes]:
+    """Return the start of an annotation file, the separator of its images' parts, and the end."""
+    if name == EXPRESSIONS:
+        return b"", b"", b""
+    if name.endswith(INSTANCES):
+        return _json(instances_head()).removesuffix(b"}") + b', "annotations": [\n', b",\n", b"\n]}\n"
+    if name.endswith(".json"):
+        return b"[\n", b",\n", b"\n]\n"
+    return _PICKLE_START + pickle.EMPTY_LIST + pickle.MARK, b"", pickle.APPENDS + _PICKLE_END
 
 
-class _AnnotationWriter(ExitStack):
-    """All annotation files of a data set, written image by image in one pass. As a context, it closes them."""
-
-    def __init__(self, out: Path, splits: list[str]) -> None:
-        super().__init__()
-        before_annotations = _json(instances_head()).removesuffix(b"}") + b', "annotations": [\n'
-        self.files: dict[str, _File] = {}
-        for name in annotation_files():
-            if name == EXPRESSIONS:
-                start, separator, end = b"", b"", b""
-            elif name.endswith(INSTANCES):
-                start, separator, end = before_annotations, b",\n", b"\n]}\n"
-            elif name.endswith(".json"):
-                start, separator, end = b"[\n", b",\n", b"\n]\n"
-            else:
-                start = _PICKLE_START + pickle.EMPTY_LIST + pickle.MARK
-                separator, end = b"", pickle.APPENDS + _PICKLE_END
-            self.files[name] = _File(out / name, start, separator, end)
-            self.callback(self.files[name].file.close)
-        self.image_entries: dict[str, list[bytes]] = {layout.folder: [] for layout in LAYOUTS}
-        numbers = ("images", "instances", "expressions", "no_target", "multi_target")
-        self.counts = {split: Counter(dict.fromkeys(numbers, 0)) for split in splits}
-        self.skills: dict[str, Counter] = {split: Counter() for split in splits}
-        self.layouts: dict[str, dict[str, Counter]] = {layout.folder: {} for layout in LAYOUTS}
-
-    def add(self, part: _ImagePart) -> None:
-        for name, content in part.content.items():
-            self.files[name].add(content)
-        self.counts[part.split].update(part.counts)
-        self.skills[part.split].update(part.skills)
-        for folder, counts in part.layout_counts.items():
-            self.image_entries[folder].append(part.image_entry)
-            self.layouts[folder].setdefault(part.split, Counter()).update(counts)
-
-    def finish(self) -> dict[str, Any]:
-        """Give all files their names; return counts and digests for meta.json."""
-        for folder, entries in self.image_entries.items():
-            self.files[f"{folder}/{INSTANCES}"].write(b'\n], "images": [\n' + b",\n".join(entries))
-        skills = {split: dict(sorted(counts.items())) for split, counts in self.skills.items()}
-        return {
-            "counts": {split: {**counts, "skills": skills[split]} for split, counts in self.counts.items()},
-            "layouts": {folder: {split: dict(n) for split, n in by.items()} for folder, by in self.layouts.items()},
-            "sha256": {name: file.finish() for name, file in self.files.items()},
-        }
+def _write_annotations(out: Path, parts: Iterable[_ImagePart], splits: Iterable[str]) -> dict[str, Any]:
+    """Write the annotation files image by image, rename them at the end, and return what meta.json says about them."""
+    image_entries: dict[str, list[bytes]] = {layout.folder: [] for layout in LAYOUTS}
+    numbers = ("images", "instances", "expressions", "no_target", "multi_target")
+    counts = {split: Counter(dict.fromkeys(numbers, 0)) for split in splits}
+    skills: dict[str, Counter] = {split: Counter() for split in splits}
+    layouts: dict[str, dict[str, Counter]] = {layout.folder: {} for layout in LAYOUTS}
+    frames = {name: _frame(name) for name in annotation_files()}
+    with ExitStack() as stack:
+        files = {}
+        for name, (start, _, _) in frames.items():
+            (out / name).parent.mkdir(exist_ok=True)
+            files[name] = stack.enter_context((out / f"{name}.tmp").open("wb"))
+            files[name].write(start)
+        for part in parts:
+            for name, content in part.content.items():
+                start, separator, _ = frames[name]
+                if content:
+                    files[name].write(content if files[name].tell() == len(start) else separator + content)
+            counts[part.split].update(part.counts)
+            skills[part.split].update(part.skills)
+            for folder, layout_counts in part.layout_counts.items():
+                image_entries[folder].append(part.image_entry)
+                layouts[folder].setdefault(part.split, Counter()).update(layout_counts)
+        for folder, entries in image_entries.items():
+            files[f"{folder}/{INSTANCES}"].write(b'\n], "images": [\n' + b",\n".join(entries))
+        for name, (_, _, end) in frames.items():
+            files[name].write(end)
+    for name in frames:
+        os.replace(out / f"{name}.tmp", out / name)
+    return {
+        "counts": {split: {**counts[split], "skills": dict(sorted(skills[split].items()))} for split in counts},
+        "layouts": layouts,
+        "sha256": {name: sha256_of(out / name) for name in frames},
+    }
 
 
 def main(args: argparse.Namespace) -> int:

@@ -10,18 +10,16 @@ from dataclasses import dataclass, field, replace
 
 from refseg.refshapes.meaning import (
     LAST_RANK,
+    NEAREST,
     NO_RULE,
     OPPOSITE,
     Head,
     Match,
     Meaning,
-    Nearest,
     Ordinal,
-    Phrase,
     Place,
     Relative,
     Rule,
-    match_of,
 )
 from refseg.refshapes.random_stream import Stream
 from refseg.refshapes.scene import VALUES, Scene
@@ -86,7 +84,7 @@ def _make_expression(scene: Scene, spec: ExpressionSpec, stream: Stream, rule: R
         redundant_percent = 100 if want == "none" else spec.redundant_percent
         meaning, change = _propose(scene, stream, form, several, redundant_percent, rule), None
         if meaning is not None and want == "none":
-            meaning, change = break_meaning(meaning, scene, stream, rule.allows)
+            meaning, change = break_meaning(meaning, scene, stream, rule)
         if meaning is None:
             continue
         words = realize(meaning, stream)
@@ -121,7 +119,7 @@ def redundant(meaning: Meaning, scene: Scene) -> bool:
     def without_extras(head: Head) -> Match:
         if not isinstance(head, Match):
             return head.of
-        # Without size and pose. A match that has neither becomes "everything", which is never redundant.
+        # A match loses its size and pose. One that has neither becomes "everything", which is never redundant.
         return replace(head, size=None, pose=None) if head.size or head.pose else Match()
 
     return all(without_extras(phrase.head).judge(scene) == phrase.judge(scene) for phrase in meaning.phrases)
@@ -133,7 +131,7 @@ Change = Callable[[Head, Scene, Stream], Head | None]  # None where there is not
 
 
 def break_meaning(
-    meaning: Meaning, scene: Scene, stream: Stream, allows: Callable[[Meaning], bool] = lambda _: True
+    meaning: Meaning, scene: Scene, stream: Stream, rule: Rule = NO_RULE
 ) -> tuple[Meaning, str] | tuple[None, None]:
     """Change each phrase once, all in the same way, so that the whole clearly refers to nothing.
 
@@ -151,14 +149,14 @@ def break_meaning(
         if len(broken.phrases) < len(heads):
             continue
         verdict = broken.judge(scene)
-        if not verdict.unclear and not verdict.ids and allows(broken):
+        if not verdict.unclear and not verdict.ids and rule.allows(broken):
             return broken, name
     return None, None
 
 
 def change_attribute(head: Head, scene: Scene, stream: Stream) -> Head | None:
     """ "the red circle" -> "the blue circle"."""
-    match = _change_match(match_of(head), scene, stream)
+    match = _change_match(head.of, scene, stream)
     return match if match is None or isinstance(head, Match) else replace(head, of=match)
 
 
@@ -176,33 +174,30 @@ def change_side(head: Head, scene: Scene, stream: Stream) -> Head | None:
 
 def change_order(head: Head, scene: Scene, stream: Stream) -> Head | None:
     """ "the star left of the square" -> "the square left of the star": the same words in another order."""
-    if not isinstance(head, Relative) or not head.of.given:
+    if not isinstance(head, Relative) or head.side == NEAREST or not head.of.given:
         return None
-    return replace(head, of=match_of(head.anchor.head), anchor=Phrase(head.of))
+    return replace(head, of=head.anchor, anchor=head.of)
 
 
 def change_anchor(head: Head, scene: Scene, stream: Stream) -> Head | None:
     """ "the star left of the red square" -> "the star left of the blue square"."""
-    if not isinstance(head, Relative | Nearest):
+    if not isinstance(head, Relative):
         return None
-    match = _change_match(match_of(head.anchor.head), scene, stream)
-    return replace(head, anchor=Phrase(match)) if match else None
+    match = _change_match(head.anchor, scene, stream)
+    return replace(head, anchor=match) if match else None
 
 
 def change_rank(head: Head, scene: Scene, stream: Stream) -> Head | None:
     """ "the second star from the left" -> "the third star from the left", where there are two."""
-    if not isinstance(head, Ordinal):
+    if not isinstance(head, Ordinal) or head.rank == LAST_RANK:
         return None
-    return replace(head, rank=stream.between(head.rank + 1, LAST_RANK)) if head.rank < LAST_RANK else None
+    return replace(head, rank=stream.between(head.rank + 1, LAST_RANK))
 
 
 CHANGES: dict[str, Change] = {
-    "attribute": change_attribute,
-    "side": change_side,
-    "order": change_order,
-    "anchor": change_anchor,
+    "attribute": change_attribute, "side": change_side, "order": change_order, "anchor": change_anchor,
     "rank": change_rank,
-}
+}  # fmt: skip
 # Side and order keep the words and change the meaning only, and seldom leave a clear case: they are tried most.
 CHANGE_WEIGHTS = {"attribute": 2, "side": 10, "order": 8, "anchor": 1}
 ORDINAL_WEIGHTS = {"attribute": 2, "rank": 1}  # few ranks are too high for the scene, or "fourth" would give it away

@@ -5,7 +5,7 @@ is hardly farther left. A meaning with a borderline case is ``unclear`` on that 
 expression that is used has exactly one right answer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import isqrt
@@ -18,12 +18,17 @@ from refseg.refshapes.scene import UNIT, VALUES, Scene, Shape
 SIDES = ("left", "right", "top", "bottom")
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
 DEPTHS = ("inside", "behind", "front")
+NEAREST = "nearest"
 LAST_RANK = 4  # "the fourth star from the left"
 OPPOSITE = {
     "left": "right", "right": "left", "top": "bottom", "bottom": "top", "large": "small", "small": "large",
     "behind": "front", "front": "behind",
 }  # fmt: skip
 HIDDEN_PERCENT = 10  # of the lower shape that the upper one must hide
+AXES = {  # attribute of a shape, and its sign toward a side or size
+    "left": ("x", -1), "right": ("x", 1), "top": ("y", -1), "bottom": ("y", 1),
+    "large": ("radius", 1), "small": ("radius", -1),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,11 @@ class Match:
     texture: str | None = None
     pose: str | None = None
     without: tuple[str, str] | None = None  # ("color", "red"): not red
+
+    @property
+    def of(self) -> "Match":
+        """The match itself. Every head has the attribute ``of``, the match that it narrows down."""
+        return self
 
     @cached_property
     def given(self) -> dict[str, str]:
@@ -107,11 +117,8 @@ class Place:
 
     def judge(self, scene: Scene) -> Verdict:
         shapes = self.of.shapes(scene)
-        verdicts = [min(_in_half(shape, side, scene) for side in self.region.split()) for shape in shapes]
-        inside = tuple(shape.id for shape, verdict in zip(shapes, verdicts, strict=True) if verdict == 1)
-        if 0 in verdicts or (not inside and len(shapes) > 1):
-            return UNCLEAR
-        return Verdict(inside)
+        verdict = _verdict(shapes, lambda shape: min(_in_half(shape, side, scene) for side in self.region.split()))
+        return verdict if verdict.ids or len(shapes) <= 1 else UNCLEAR
 
 
 @dataclass(frozen=True)
@@ -141,56 +148,29 @@ class Ordinal:
 
 @dataclass(frozen=True)
 class Relative:
-    """Matches on one side of an anchor (SIDES), or inside, behind or in front of it (DEPTHS)."""
+    """Matches on one side (SIDES) of an anchor, inside, behind, or in front of it (DEPTHS), or the one nearest to it.
 
-    of: Match
-    side: str
-    anchor: "Phrase"
-
-    def judge(self, scene: Scene) -> Verdict:
-        anchor = self.anchor.judge(scene)
-        if anchor.unclear or not anchor.ids:
-            return anchor  # without an anchor, nothing is beside it
-        fixed = scene.shapes[anchor.ids[0]]
-        shapes = [shape for shape in self.of.shapes(scene) if shape.id != fixed.id]
-        if self.side in DEPTHS:
-            verdicts = [judge_depth(shape.id, self.side, fixed.id, scene) for shape in shapes]
-        else:
-            verdicts = [_beside(shape, self.side, fixed, scene.margin) for shape in shapes]
-        if 0 in verdicts:
-            return UNCLEAR
-        return Verdict(tuple(shape.id for shape, verdict in zip(shapes, verdicts, strict=True) if verdict == 1))
-
-
-@dataclass(frozen=True)
-class Nearest:
-    """The match whose center is nearest to the anchor's, by the margin and a tenth, and whose gap is the smallest too.
-
-    Unclear if a match and the anchor overlap by a tenth of their radii.
+    The anchor is the only shape of its match. Without an anchor, there is nothing beside it.
     """
 
     of: Match
-    anchor: "Phrase"
+    side: str
+    anchor: Match
 
     def judge(self, scene: Scene) -> Verdict:
-        anchor = self.anchor.judge(scene)
+        anchor = Phrase(self.anchor).judge(scene)
         if anchor.unclear or not anchor.ids:
             return anchor
         fixed = scene.shapes[anchor.ids[0]]
         shapes = [shape for shape in self.of.shapes(scene) if shape.id != fixed.id]
-        distances = {shape.id: isqrt(_squared_distance(shape, fixed)) for shape in shapes}
-        if any(distances[shape.id] * 10 < (shape.radius + fixed.radius) * 9 for shape in shapes):
-            return UNCLEAR
-        order = sorted(shapes, key=lambda shape: distances[shape.id])
-        for other in order[1:]:
-            first, second = distances[order[0].id], distances[other.id]
-            gap_leads = first - order[0].radius < second - other.radius
-            if second - first < max(scene.margin, first // 10) or not gap_leads:
-                return UNCLEAR
-        return Verdict(tuple(shape.id for shape in order[:1]))
+        if self.side == NEAREST:
+            return _nearest(shapes, fixed, scene.margin)
+        if self.side in DEPTHS:
+            return _verdict(shapes, lambda shape: judge_depth(shape.id, self.side, fixed.id, scene))
+        return _verdict(shapes, lambda shape: _beside(shape, self.side, fixed, scene.margin))
 
 
-Head = Match | Most | Place | Relative | Ordinal | Nearest
+Head = Match | Most | Place | Ordinal | Relative
 
 
 @dataclass(frozen=True)
@@ -225,33 +205,27 @@ class Meaning:
         return Verdict(tuple(sorted(ids)))
 
 
-def match_of(head: Head) -> Match:
-    """Return the attributes that a head requires of the shapes that it refers to."""
-    return head if isinstance(head, Match) else head.of
+# Parts of judgments ---------------------------------------------------------------------------------------------------
+
+
+def _verdict(shapes: list[Shape], judge: Callable[[Shape], int]) -> Verdict:
+    """Return the shapes that are judged 1, or UNCLEAR if one is a borderline case (0)."""
+    judged = {shape.id: judge(shape) for shape in shapes}
+    return UNCLEAR if 0 in judged.values() else Verdict(tuple(i for i, value in judged.items() if value == 1))
 
 
 def _reach(shape: Shape, end: str) -> int:
-    """Return how far a shape's center is towards a side, or how large or small the shape is."""
-    return {
-        "left": -shape.x,
-        "right": shape.x,
-        "top": -shape.y,
-        "bottom": shape.y,
-        "large": shape.radius,
-        "small": -shape.radius,
-    }[end]
+    """Return how far a shape's center is toward a side, or how large or small the shape is."""
+    name, sign = AXES[end]
+    return sign * getattr(shape, name)
 
 
 def _in_half(shape: Shape, side: str, scene: Scene) -> int:
     """Return 1 in that half of the image, -1 in the other, 0 within 8 % of the middle line."""
-    horizontal = side in ("left", "right")
-    place, length = (shape.x, scene.width) if horizontal else (shape.y, scene.height)
-    part = place * 100 - 50 * length * UNIT  # from the middle line, in hundredths
-    if side in ("left", "top"):
-        part = -part
-    if abs(part) < 8 * length * UNIT:
-        return 0
-    return 1 if part > 0 else -1
+    axis, sign = AXES[side]
+    length = (scene.width if axis == "x" else scene.height) * UNIT
+    part = sign * (getattr(shape, axis) * 100 - 50 * length)  # from the middle line, in hundredths
+    return 0 if abs(part) < 8 * length else 1 if part > 0 else -1
 
 
 def _squared_distance(one: Shape, other: Shape) -> int:
@@ -265,68 +239,59 @@ def _beside(shape: Shape, side: str, anchor: Shape, margin: int) -> int:
     """
     if _squared_distance(shape, anchor) * 16 <= 9 * max(shape.radius, anchor.radius) ** 2:
         return 0
-    along, across = shape.x - anchor.x, abs(shape.y - anchor.y)
-    if side in ("top", "bottom"):
-        along, across = shape.y - anchor.y, abs(shape.x - anchor.x)
-    if side in ("left", "top"):
-        along = -along
-    if along <= 0:
-        return -1
-    return 1 if along >= max(margin, across) else 0
+    along = _reach(shape, side) - _reach(anchor, side)
+    across = abs(shape.y - anchor.y if side in ("left", "right") else shape.x - anchor.x)
+    return -1 if along <= 0 else 1 if along >= max(margin, across) else 0
 
 
-# Depth: from the full masks of the shapes and the order in which they are drawn ---------------------------------------
+def _nearest(shapes: list[Shape], anchor: Shape, margin: int) -> Verdict:
+    """Return the shape whose center is nearest to the anchor's, by the margin and a tenth, and whose gap is smallest.
 
-
-@dataclass(frozen=True)
-class Contact:
-    """Two shapes that overlap."""
-
-    upper_within: bool  # the upper one's full mask lies in the lower one's
-    lower_within: bool
-    hidden_percent: int  # share of the lower one that the visible part of the upper one hides
-    distinct: bool  # of different colors, so that one can see which is in front
+    UNCLEAR if a shape and the anchor overlap by a tenth of their radii.
+    """
+    distances = {shape.id: isqrt(_squared_distance(shape, anchor)) for shape in shapes}
+    if any(distances[shape.id] * 10 < (shape.radius + anchor.radius) * 9 for shape in shapes):
+        return UNCLEAR
+    order = sorted(shapes, key=lambda shape: distances[shape.id])
+    for other in order[1:]:
+        first, second = distances[order[0].id], distances[other.id]
+        gap_leads = first - order[0].radius < second - other.radius
+        if second - first < max(margin, first // 10) or not gap_leads:
+            return UNCLEAR
+    return Verdict(tuple(shape.id for shape in order[:1]))
 
 
 @lru_cache(maxsize=8)
-def contacts(scene: Scene) -> dict[tuple[int, int], Contact]:
-    """Return each two shapes that share pixels, by the ids of the lower and the upper one."""
+def _masks(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """Return the full and the visible masks of a scene: (N, H, W) bool each."""
     full = full_masks(scene)
-    visible = visible_masks(full)
-    by_ids = {}
-    for upper in scene.shapes:
-        for lower in scene.shapes[: upper.id]:
-            both = full[lower.id] & full[upper.id]
-            shared = int(np.count_nonzero(both))
-            if shared:
-                area = int(np.count_nonzero(full[lower.id]))
-                by_ids[lower.id, upper.id] = Contact(
-                    upper_within=shared == int(np.count_nonzero(full[upper.id])),
-                    lower_within=shared == area,
-                    hidden_percent=int(np.count_nonzero(full[lower.id] & visible[upper.id])) * 100 // area,
-                    distinct=lower.color != upper.color,
-                )
-    return by_ids
+    return full, visible_masks(full)
 
 
 def judge_depth(i: int, depth: str, anchor: int, scene: Scene) -> int:
     """Return whether shape ``i`` is inside, behind, or in front ("front") of the anchor (1, 0, or -1)."""
-    contact = contacts(scene).get((min(i, anchor), max(i, anchor)))
-    if contact is None:
+    full, visible = _masks(scene)
+    lower, upper = sorted((i, anchor))
+    shared = np.count_nonzero(full[lower] & full[upper])
+    if not shared:
         return -1
-    if depth == "inside":
-        if not contact.upper_within or not contact.distinct:
-            return 0
-        return 1 if i > anchor else -1  # a shape around the anchor is not inside it
-    clear = contact.distinct and contact.hidden_percent >= HIDDEN_PERCENT
-    if not clear or contact.upper_within or contact.lower_within:
+    if scene.shapes[lower].color == scene.shapes[upper].color:
+        return 0  # nobody can see which one is in front
+    upper_within = shared == np.count_nonzero(full[upper])
+    if depth == "inside":  # a shape around the anchor is not inside it
+        return 0 if not upper_within else 1 if i == upper else -1
+    area = np.count_nonzero(full[lower])
+    hidden_percent = np.count_nonzero(full[lower] & visible[upper]) * 100 // area
+    if hidden_percent < HIDDEN_PERCENT or upper_within or shared == area:
         return 0
-    return 1 if (i < anchor) == (depth == "behind") else -1
+    return 1 if (i == lower) == (depth == "behind") else -1
 
 
+@lru_cache(maxsize=8)
 def clear_pairs(scene: Scene, depth: str) -> list[tuple[int, int]]:
     """Return the (shape, anchor) pairs that clearly have a depth relation."""
-    pairs = [pair for lower, upper in contacts(scene) for pair in ((lower, upper), (upper, lower))]
+    ids = range(len(scene.shapes))
+    pairs = [pair for upper in ids for lower in range(upper) for pair in ((lower, upper), (upper, lower))]
     return [(i, anchor) for i, anchor in pairs if judge_depth(i, depth, anchor, scene) == 1]
 
 
@@ -354,13 +319,11 @@ class Rule:
     def allows(self, meaning: Meaning) -> bool:
         """Return whether this meaning may be used, in any scene."""
         heads = [phrase.head for phrase in meaning.phrases]
-        if self.wanted and any((m.color, m.kind) not in self.wanted for m in map(match_of, heads)):
+        if self.wanted and any((head.of.color, head.of.kind) not in self.wanted for head in heads):
             return False
         for head in heads if self.distinct_anchors else ():
             # Everything that the phrase could refer to also fits its anchor's description.
-            if isinstance(head, Relative | Nearest) and (
-                match_of(head.anchor.head).given.items() <= head.of.given.items()
-            ):
+            if isinstance(head, Relative) and head.anchor.given.items() <= head.of.given.items():
                 return False
         return not self.banned or not any(pair in self.banned for pair in named_pairs(meaning))
 
@@ -378,9 +341,9 @@ NO_RULE = Rule()
 def named_pairs(meaning: Meaning) -> Iterator[tuple[str | None, str | None]]:
     """Yield the color-kind pairs of phrases and anchors; "a circle that is not red" names red and circle too."""
     for phrase in meaning.phrases:
-        matches = [match_of(phrase.head)]
-        if isinstance(phrase.head, Relative | Nearest):
-            matches.append(match_of(phrase.head.anchor.head))
+        matches = [phrase.head.of]
+        if isinstance(phrase.head, Relative):
+            matches.append(phrase.head.anchor)
         for match in matches:
             named = match.given | (dict([match.without]) if match.without else {})
             yield named.get("color"), named.get("kind")

@@ -119,7 +119,7 @@ def rrefcoco_refs(preset: Preset, image: GeneratedImage) -> list[Ref]:
             sentence["exist"] = True
         true_meanings = [image.expressions[i % _PER_IMAGE].meaning for i in ref["sent_ids"]]
         for _ in range(_NEGATIVES_PER_OBJECT):
-            broken, _change = break_meaning(stream.choice(true_meanings), image.scene, stream, rule.allows)
+            broken, _change = break_meaning(stream.choice(true_meanings), image.scene, stream, rule)
             text = text_of(realize(broken, stream)) if broken is not None else ""
             if text and text not in texts:
                 texts.add(text)

@@ -3,12 +3,12 @@
 To add a preset, add an entry to ``_PRESETS``. No other code depends on the names.
 """
 
+import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from refseg.errors import UsageError
 from refseg.refshapes.draw import drop_hidden, render
 from refseg.refshapes.grammar import ExpressionSpec, GroundedExpression, make_expressions
 from refseg.refshapes.meaning import Pair, Rule
@@ -76,13 +76,8 @@ class Preset:
 
     def identity(self) -> dict[str, Any]:
         """Return the JSON values that identify a folder on disk."""
-        return _json_values({"preset": asdict(self), "generator_version": GENERATOR_VERSION})
-
-
-def _json_values(value: Any) -> Any:
-    if isinstance(value, dict):  # "colours": the spelling in meta.json is fixed, as a part of the file format
-        return {key.replace("colors", "colours"): _json_values(part) for key, part in value.items()}
-    return [_json_values(part) for part in value] if isinstance(value, tuple | list) else value
+        values = json.dumps({"preset": asdict(self), "generator_version": GENERATOR_VERSION})
+        return json.loads(values.replace('"colors_per_scene"', '"colours_per_scene"'))  # as the file format spells it
 
 
 _ALL_SKILLS: dict[str, Any] = dict(
@@ -151,12 +146,6 @@ _PRESETS = (
     ),
 )
 PRESETS = {preset.name: preset for preset in _PRESETS}
-
-
-def get_preset(name: str) -> Preset:
-    if name not in PRESETS:
-        raise UsageError(f"Unknown RefShapes preset {name!r}. Valid presets: {', '.join(sorted(PRESETS))}")
-    return PRESETS[name]
 
 
 # Images of a preset ---------------------------------------------------------------------------------------------------

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from refseg.refshapes.meaning import (
     CORNERS,
     LAST_RANK,
+    NEAREST,
     SIDES,
     Head,
     Match,
     Meaning,
     Most,
-    Nearest,
     Ordinal,
     Phrase,
     Place,
@@ -26,11 +26,16 @@ from refseg.refshapes.scene import Scene, Shape
 Skill = Callable[[Scene, Stream, bool], Meaning | None]
 
 
-def _match(shape: Shape, names: tuple[str, ...]) -> Match:
-    return Match(**{name: getattr(shape, name) for name in names})
+# Attributes of an anchor, and of the shapes that a relation or rank chooses from; repeated ones are likelier
+ANCHORS = ("kind", "kind color", "kind color", "size kind")
+CANDIDATES = ("kind", "kind", "color", "kind color", "size kind", "")
 
 
-def _some(scene: Scene, stream: Stream, *choices: tuple[str, ...]) -> Match:
+def _match(shape: Shape, names: str) -> Match:
+    return Match(**{name: getattr(shape, name) for name in names.split()})
+
+
+def _some(scene: Scene, stream: Stream, choices: tuple[str, ...]) -> Match:
     """Return a few attributes of a random shape. One of the ``choices`` names them."""
     return _match(stream.choice(scene.shapes), stream.choice(choices))
 
@@ -47,27 +52,24 @@ def _single_phrase(head: Head, scene: Scene, stream: Stream, several: bool) -> M
 
 def attribute(scene: Scene, stream: Stream, several: bool) -> Meaning | None:
     """ "the red circle": kind, color and texture."""
-    match = _some(
-        scene, stream, ("kind",), ("color",), ("kind", "color"), ("kind", "color"), ("kind", "texture"),
-        ("color", "texture"), ("kind", "color", "texture"),
-    )  # fmt: skip
-    return _single_phrase(match, scene, stream, several)
+    names = ("kind", "color", "kind color", "kind color", "kind texture", "color texture", "kind color texture")
+    return _single_phrase(_some(scene, stream, names), scene, stream, several)
 
 
 def size(scene: Scene, stream: Stream, several: bool) -> Meaning | None:
     """ "small blue star", "the biggest circle"."""
     if not several and stream.chance(30):
-        of = _some(scene, stream, ("kind",), ("color",), ("kind", "color"))
+        of = _some(scene, stream, ("kind", "color", "kind color"))
         if len(of.shapes(scene)) < 2:
             return None
         return Meaning((Phrase(Most(of, stream.choice(("large", "small")))),))
-    match = _some(scene, stream, ("size", "kind"), ("size", "color"), ("size", "kind", "color"), ("size", "kind"))
+    match = _some(scene, stream, ("size kind", "size color", "size kind color", "size kind"))
     return _single_phrase(match, scene, stream, several)
 
 
 def position(scene: Scene, stream: Stream, several: bool) -> Meaning | None:
     """ "the circle on the left", "leftmost square", "top right shape"."""
-    of = _some(scene, stream, ("kind",), ("color",), ("kind", "color"), ("kind",), ("color",), ())
+    of = _some(scene, stream, ("kind", "color", "kind color", "kind", "color", ""))
     if not several and len(of.shapes(scene)) >= 2 and stream.chance(50):
         return Meaning((Phrase(Most(of, stream.choice(SIDES))),))
     region = stream.choice(SIDES if several or stream.chance(65) else CORNERS)
@@ -76,28 +78,27 @@ def position(scene: Scene, stream: Stream, several: bool) -> Meaning | None:
 
 def relation(scene: Scene, stream: Stream, several: bool) -> Meaning | None:
     """ "the star left of the red square"; only one shape matches the anchor."""
-    of = _some(scene, stream, ("kind",), ("color",), ("kind", "color"), ("kind",), ("size", "kind"), ())
-    anchor = Phrase(_some(scene, stream, ("kind",), ("kind", "color"), ("kind", "color"), ("size", "kind")))
+    of = _some(scene, stream, ("kind", "color", "kind color", "kind", "size kind", ""))
+    anchor = _some(scene, stream, ANCHORS)
     return _single_phrase(Relative(of, stream.choice(SIDES), anchor), scene, stream, several)
 
 
 def group(scene: Scene, stream: Stream, several: bool) -> Meaning | None:
     """ "all red shapes", "every square", "the two circles and the star"."""
-    choices = (("kind",), ("color",), ("kind", "color"), ("kind", "texture"), ("color", "texture"))
     if stream.chance(55):
-        return _single_phrase(_some(scene, stream, *choices), scene, stream, True)
+        match = _some(scene, stream, ("kind", "color", "kind color", "kind texture", "color texture"))
+        return _single_phrase(match, scene, stream, True)
     phrases = []
     for _ in range(3 if stream.chance(15) else 2):
-        match = _some(scene, stream, ("kind",), ("kind", "color"), ("kind", "color"), ("color",), ("size", "kind"))
+        match = _some(scene, stream, ("kind", "kind color", "kind color", "color", "size kind"))
         phrases.append(Phrase(match, 1 if len(match.shapes(scene)) == 1 else _count(match, scene, stream)))
     return Meaning(tuple(phrases))
 
 
 def negation(scene: Scene, stream: Stream, several: bool) -> Meaning | None:
     """ "circle that is not red", if there are red ones too."""
-    name, unlike = stream.choice(
-        (("kind", "color"), ("kind", "color"), ("color", "kind"), ("kind", "texture"), ("kind", "size"))
-    )
+    names = stream.choice(("kind color", "kind color", "color kind", "kind texture", "kind size"))
+    name, unlike = names.split()
     shape = stream.choice(scene.shapes)
     if unlike == "texture" and shape.texture == "plain":
         return None  # nobody says "not plain"
@@ -110,19 +111,19 @@ def pose(scene: Scene, stream: Stream, several: bool) -> Meaning | None:
     shape = stream.choice(scene.shapes)
     if shape.pose is None:
         return None
-    names = stream.choice((("kind",), ("kind",), ("kind", "color"), ("kind", "size")))
+    names = stream.choice(("kind", "kind", "kind color", "kind size"))
     if shape.pose == "upright" and stream.chance(40):
         match = Match(kind=shape.kind, without=("pose", "tilted"))
     elif shape.pose == "tilted" and stream.chance(25):
-        match = _match(shape, stream.choice((("pose",), ("pose", "color"))))
+        match = _match(shape, stream.choice(("pose", "pose color")))
     else:
-        match = _match(shape, ("pose", *names))
+        match = _match(shape, f"pose {names}")
     return _single_phrase(match, scene, stream, several)
 
 
 def ordinal(scene: Scene, stream: Stream, several: bool) -> Meaning | None:
     """ "the second star from the left"; for single shapes only."""
-    of = _some(scene, stream, ("kind",), ("kind",), ("color",), ("kind", "color"), ("size", "kind"), ())
+    of = _some(scene, stream, CANDIDATES)
     number = len(of.shapes(scene))
     if several or number < 2:
         return None
@@ -132,8 +133,8 @@ def ordinal(scene: Scene, stream: Stream, several: bool) -> Meaning | None:
 
 def nearest(scene: Scene, stream: Stream, several: bool) -> Meaning | None:
     """ "the circle nearest to the red square"; for single shapes only."""
-    of = _some(scene, stream, ("kind",), ("kind",), ("color",), ("kind", "color"), ("size", "kind"), ())
-    return None if several else Meaning((Phrase(Nearest(of, _anchor(stream.choice(scene.shapes), stream))),))
+    of = _some(scene, stream, CANDIDATES)
+    return None if several else Meaning((Phrase(Relative(of, NEAREST, _some(scene, stream, ANCHORS))),))
 
 
 def inside(scene: Scene, stream: Stream, several: bool) -> Meaning | None:
@@ -151,24 +152,12 @@ def _depth(scene: Scene, stream: Stream, several: bool, depth: str) -> Meaning |
     if not pairs:
         return None
     i, anchor = stream.choice(pairs)
-    of = _match(scene.shapes[i], stream.choice((("kind",), ("kind",), ("color",), ("kind", "color"), ())))
-    return _single_phrase(Relative(of, depth, _anchor(scene.shapes[anchor], stream)), scene, stream, several)
-
-
-def _anchor(shape: Shape, stream: Stream) -> Phrase:
-    return Phrase(_match(shape, stream.choice((("kind",), ("kind", "color"), ("kind", "color"), ("size", "kind")))))
+    of = _match(scene.shapes[i], stream.choice(("kind", "kind", "color", "kind color", "")))
+    anchor_match = _match(scene.shapes[anchor], stream.choice(ANCHORS))
+    return _single_phrase(Relative(of, depth, anchor_match), scene, stream, several)
 
 
 SKILLS: dict[str, Skill] = {
-    "attribute": attribute,
-    "size": size,
-    "position": position,
-    "relation": relation,
-    "group": group,
-    "negation": negation,
-    "pose": pose,
-    "ordinal": ordinal,
-    "nearest": nearest,
-    "inside": inside,
-    "behind": behind,
-}
+    "attribute": attribute, "size": size, "position": position, "relation": relation, "group": group,
+    "negation": negation, "pose": pose, "ordinal": ordinal, "nearest": nearest, "inside": inside, "behind": behind,
+}  # fmt: skip

@@ -6,6 +6,8 @@ Phrases are in lower case and have no punctuation; spaces separate the words.
 from collections.abc import Iterator
 from typing import Any
 
+from refseg.refshapes.scene import COLORS
+
 # (singular, plural)
 KIND_NOUNS = {
     "circle": (("circle", "circles"), ("disc", "discs")),
@@ -18,20 +20,11 @@ KIND_NOUNS = {
 ANY_NOUNS = (("shape", "shapes"), ("object", "objects"), ("thing", "things"))
 PRONOUN = ("one", "ones")
 
-ADJECTIVES = {
+ADJECTIVES: dict[str, dict[str, tuple[str, ...]]] = {
     "size": {"small": ("small", "tiny", "little"), "large": ("large", "big")},
     "texture": {"plain": ("plain",), "striped": ("striped", "stripy")},
     "pose": {"upright": ("upright",), "tilted": ("tilted", "slanted", "rotated")},
-    "color": {
-        "red": ("red",),
-        "green": ("green",),
-        "blue": ("blue",),
-        "yellow": ("yellow",),
-        "purple": ("purple", "violet"),
-        "orange": ("orange",),
-        "white": ("white",),
-        "black": ("black",),
-    },
+    "color": {color: (color,) for color in COLORS} | {"purple": ("purple", "violet")},
 }
 UNSAID = ("plain", "upright")  # not said without need
 TEXTURE_TAILS = {"striped": "with stripes", "plain": "without stripes"}
@@ -151,8 +144,8 @@ LONG_RELATIONS = {
     "inside": ("inside {anchor}", "in the inside of {anchor}"),
     "behind": ("behind {anchor}", "partly hidden by {anchor}"),
     "front": ("in front of {anchor}", "partly covering {anchor}"),
+    "nearest": ("the closest one to {anchor}", "the one nearest to {anchor}"),
 }
-LONG_NEAREST = ("the closest one to {anchor}", "the one nearest to {anchor}")
 LONG_RANK = "the {rank} one {side}"
 
 # (singular, plural) words before an attribute that follows the noun
@@ -173,11 +166,5 @@ def _strings(table: Any) -> Iterator[str]:
 
 def word_list() -> list[str]:
     """Return all words, sorted."""
-    tables = (
-        KIND_NOUNS, ANY_NOUNS, PRONOUN, ADJECTIVES, TEXTURE_TAILS, DETERMINERS, JOINED_DETERMINERS, JOINTS,
-        MOST_BEFORE, MOST_AFTER, PLACE_BEFORE, PLACE_AFTER, RELATIONS, TURNED_RELATIONS, CLAUSES, NOT_CLAUSES,
-        NOT_BEFORE, EXCEPT, A_KIND, NEAREST_BEFORE, NEAREST_JOINT, RANKS, FROM_SIDES, LONG_CLAUSES, LONG_SEEN,
-        LONG_MOST, LONG_PLACES, LONG_RELATIONS, LONG_NEAREST, LONG_RANK,
-    )  # fmt: skip
-    slots = {ANCHOR, "{rank}", "{side}"}
-    return sorted({word for string in _strings(tables) for word in string.split()} - slots)
+    tables = [value for name, value in globals().items() if name.isupper() and name != "COLORS"]
+    return sorted({word for string in _strings(tables) for word in string.split() if "{" not in word})

@@ -9,24 +9,10 @@ again, with more attributes and full clauses: "the star by the square" becomes "
 the left of the large blue square".
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from refseg.refshapes import vocabulary as v
-from refseg.refshapes.meaning import (
-    SIDES,
-    Head,
-    Match,
-    Meaning,
-    Most,
-    Nearest,
-    Ordinal,
-    Phrase,
-    Place,
-    Relative,
-    Rule,
-    match_of,
-)
+from refseg.refshapes.meaning import NEAREST, SIDES, Head, Match, Meaning, Most, Ordinal, Phrase, Place, Relative, Rule
 from refseg.refshapes.random_stream import Stream
 from refseg.refshapes.scene import Scene, Shape
 
@@ -68,7 +54,7 @@ def ground_words(
         of_phrase = [(k, word.anchor) for k, word in enumerate(words) if word.phrase == i]
         described = [k for k, of_anchor in of_phrase if not of_anchor]
         referents.update(dict.fromkeys(phrase.judge(scene).ids, described))
-        if isinstance(phrase.head, Relative | Nearest):
+        if isinstance(phrase.head, Relative):
             described = [k for k, of_anchor in of_phrase if of_anchor]
             anchors.update(dict.fromkeys(phrase.head.anchor.judge(scene).ids, described))
     return dict(sorted(referents.items())), anchors
@@ -109,15 +95,17 @@ class _Wording:
             if stream.chance(25):
                 return self._group(head.of) + self._describing(rank) + side
             return self._group(head.of, before=rank) + side
-        if isinstance(head, Nearest):
-            if stream.chance(30):
-                before = stream.choice(v.NEAREST_BEFORE)
-                return self._with_anchor(f"{v.NEAREST_JOINT} {v.ANCHOR}", head.of, head.anchor, before=before)
-            return self._with_anchor(stream.choice(v.RELATIONS["nearest"]), head.of, head.anchor)
-        table: Mapping[str, tuple[str, ...]] = v.RELATIONS
-        if single and stream.chance(35):
-            table = v.TURNED_RELATIONS
-        return self._with_anchor(stream.choice(table[head.side]), head.of, head.anchor)
+        # Relative: the relation's words, with the anchor's in their place
+        before, relation = "", ""
+        if head.side == NEAREST and stream.chance(30):
+            before, relation = stream.choice(v.NEAREST_BEFORE), f"{v.NEAREST_JOINT} {v.ANCHOR}"
+        elif head.side != NEAREST and single and stream.chance(35):
+            relation = stream.choice(v.TURNED_RELATIONS[head.side])
+        else:
+            relation = stream.choice(v.RELATIONS[head.side])
+        start, end = relation.split(v.ANCHOR)
+        anchor = _Wording(Phrase(head.anchor), self.index, self.joined, stream, anchor=True)
+        return self._group(head.of, before=before) + _plain(start) + anchor.words() + _plain(end)
 
     def _describing(self, text: str) -> list[Word]:
         """Words that describe what this phrase refers to."""
@@ -173,12 +161,6 @@ class _Wording:
         clause = self.stream.choice(v.NOT_CLAUSES)[self.plural]
         return self._group(match) + _plain(f"{clause} {many if self.plural else one}")
 
-    def _with_anchor(self, words: str, of: Match, anchor: Phrase, before: str = "") -> list[Word]:
-        """The referents' words, and the relation's, with the anchor's in their place."""
-        start, end = words.split(v.ANCHOR)
-        of_anchor = _Wording(anchor, self.index, self.joined, self.stream, anchor=True)
-        return self._group(of, before=before) + _plain(start) + of_anchor.words() + _plain(end)
-
 
 # Long sentences -------------------------------------------------------------------------------------------------------
 
@@ -190,31 +172,32 @@ def long_sentence(meaning: Meaning, scene: Scene, stream: Stream, rule: Rule) ->
     (phrase,) = meaning.phrases
     for _ in range(20):
         head = _enriched(phrase.head, scene.shapes[target], scene, stream)
-        if isinstance(head, Match) and head.without is None and len(head.given) < 2:
+        attributes_only = isinstance(head, Match) and head.without is None
+        if attributes_only and len(head.of.given) < 2:
             continue  # nothing to make a clause of
         richer = Meaning((Phrase(head),))
         if richer.judge(scene) != verdict or not rule.allows(richer):
             continue
-        if isinstance(head, Match) and head.without is None:  # the last attribute goes into the clause
-            name = [name for name in ADJECTIVE_ORDER if name in head.given][-1]
-            clause = f"{stream.choice(v.LONG_CLAUSES)} {stream.choice(v.ADJECTIVES[name][head.given[name]])}"
-            return f"{_long_group(replace(head, **{name: None}), stream)} {clause}"
-        return f"{_long_group(match_of(head), stream)} {_long_clause(head, stream)}"
+        if attributes_only:  # the last attribute goes into the clause
+            name = [name for name in ADJECTIVE_ORDER if name in head.of.given][-1]
+            clause = f"{stream.choice(v.LONG_CLAUSES)} {stream.choice(v.ADJECTIVES[name][head.of.given[name]])}"
+            return f"{_long_group(replace(head.of, **{name: None}), stream)} {clause}"
+        return f"{_long_group(head.of, stream)} {_long_clause(head, stream)}"
     return None
 
 
 def _enriched(head: Head, target: Shape, scene: Scene, stream: Stream) -> Head:
     """Return the head with more attributes; a head of attributes alone mostly gets a place beside another shape."""
-    match = _described(match_of(head), target, stream)
+    match = _described(head.of, target, stream)
     if isinstance(head, Match):
         others = [shape for shape in scene.shapes if shape.id != target.id]
         if match.without or not others or stream.chance(10):
             return match
         anchor = stream.choice(others)
-        return Relative(match, stream.choice(SIDES), Phrase(_described(Match(), anchor, stream)))
-    if isinstance(head, Relative | Nearest):
+        return Relative(match, stream.choice(SIDES), _described(Match(), anchor, stream))
+    if isinstance(head, Relative):
         anchor = scene.shapes[head.anchor.judge(scene).ids[0]]
-        return replace(head, of=match, anchor=Phrase(_described(match_of(head.anchor.head), anchor, stream)))
+        return replace(head, of=match, anchor=_described(head.anchor, anchor, stream))
     return replace(head, of=match)
 
 
@@ -248,8 +231,7 @@ def _long_clause(head: Head, stream: Stream) -> str:
     if isinstance(head, Ordinal):
         rank, side = stream.choice(v.RANKS[head.rank]), stream.choice(v.FROM_SIDES[head.side])
         return f"{stream.choice(v.LONG_CLAUSES)} {v.LONG_RANK.format(rank=rank, side=side)}"
-    table = v.LONG_NEAREST if isinstance(head, Nearest) else v.LONG_RELATIONS[head.side]
     lead = stream.choice(v.LONG_CLAUSES)
-    if isinstance(head, Relative) and head.side in SIDES:
+    if head.side in SIDES:
         lead = stream.choice(v.LONG_SEEN)
-    return f"{lead} {stream.choice(table).format(anchor=_long_group(match_of(head.anchor.head), stream))}"
+    return f"{lead} {stream.choice(v.LONG_RELATIONS[head.side]).format(anchor=_long_group(head.anchor, stream))}"

@@ -41,8 +41,8 @@ STAR = Match("star")
         (Place(STAR, "top left"), LEFT_RIGHT, Place(STAR, "top right")),
         (Place(STAR, "top left"), ABOVE_BELOW, Place(STAR, "bottom left")),
         (Ordinal(STAR, 2, "bottom"), ABOVE_BELOW, Ordinal(STAR, 2, "top")),
-        (Relative(STAR, "behind", Phrase(STAR)), ABOVE_BELOW, None),
-        (Relative(STAR, "top", Phrase(STAR)), ABOVE_BELOW, Relative(STAR, "bottom", Phrase(STAR))),
+        (Relative(STAR, "behind", STAR), ABOVE_BELOW, None),
+        (Relative(STAR, "top", STAR), ABOVE_BELOW, Relative(STAR, "bottom", STAR)),
         (STAR, LEFT_RIGHT, None),
     ],
 )

@@ -29,12 +29,10 @@ from refseg.refshapes.meaning import (
     Match,
     Meaning,
     Most,
-    Nearest,
     Ordinal,
     Phrase,
     Place,
     Relative,
-    match_of,
 )
 from refseg.refshapes.presets import PRESETS, GeneratedImage, Preset, make_image
 from refseg.refshapes.random_stream import Stream
@@ -77,14 +75,11 @@ def change_color(expression: Meaning, scene: Scene, stream: Stream) -> Meaning |
     """Change the color in one phrase, or its anchor's color if it has none."""
     at = stream.below(len(expression.phrases))
     head = expression.phrases[at].head
-    match = match_of(head)
-    if match.color is not None:
-        recolored = _recolored(match, stream)
+    if head.of.color is not None:
+        recolored = _recolored(head.of, stream)
         return _with_head(expression, at, recolored if isinstance(head, Match) else replace(head, of=recolored), scene)
-    if isinstance(head, Relative | Nearest):
-        anchor = match_of(head.anchor.head)
-        if anchor.color is not None:
-            return _with_head(expression, at, replace(head, anchor=Phrase(_recolored(anchor, stream))), scene)
+    if isinstance(head, Relative) and head.anchor.color is not None:
+        return _with_head(expression, at, replace(head, anchor=_recolored(head.anchor, stream)), scene)
     return None
 
 
@@ -174,7 +169,7 @@ def changed_meaning(
     before = expression.judge(scene).ids
     for _ in range(TRIES):
         changed = PROPOSALS[kind](expression, scene, stream)
-        if changed is None or not all(match_of(phrase.head).sensible for phrase in changed.phrases):
+        if changed is None or not all(phrase.head.of.sensible for phrase in changed.phrases):
             continue
         verdict = changed.judge(scene)
         wanted = verdict.ids != before and bool(verdict.ids) != (kind == "absent")

@@ -55,6 +55,11 @@ class DecoderBlock(nn.Module):
         self.self_attn, self.norm_self = Attention(embed_dim, num_heads), nn.LayerNorm(embed_dim)
         self.ffn, self.norm_ffn = feed_forward(embed_dim, ffn_dim), nn.LayerNorm(embed_dim)
 
+    def keep_words(self) -> None:
+        """Pass words on as they are. Distributed training wants a gradient for every parameter, so a block whose words
+        nothing reads has none for them."""
+        self.cross_attn_objects = self.norm_objects = None
+
     def forward(
         self,
         query: Tensor,
@@ -66,7 +71,7 @@ class DecoderBlock(nn.Module):
         pixel_position: Tensor,
         attn_mask: Tensor | None,
         groups: Groups,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> DecodedQueries:
         """Update queries and words.
 
         Args:
@@ -81,18 +86,18 @@ class DecoderBlock(nn.Module):
         update = self.cross_attn_pixels(grouped, pixels, attn_mask, memory_position=pixel_position)
         query = self.norm_pixels(query + groups.ungroup(update))
         # Object-text attention: queries to words, and words to the same queries
-        update = None
-        if self.cross_attn_words is not None:
-            update = self.cross_attn_words(query, words, word_mask, x_position=query_position)
+        new_words, attention = words, None
         if self.cross_attn_objects is not None and self.norm_objects is not None:
-            words = self.norm_objects(words + self.cross_attn_objects(words, query, memory_position=query_position))
-        if update is not None and self.norm_words is not None:
-            query = self.norm_words(query + update)
+            update = self.cross_attn_objects(words, query, memory_position=query_position)
+            new_words = self.norm_objects(words + update)
+        if self.cross_attn_words is not None and self.norm_words is not None:
+            attention = self.cross_attn_words.weights(query, words, word_mask, x_position=query_position)
+            query = self.norm_words(query + self.cross_attn_words.read(attention, words))
         # Self-attention of queries
         update = self.self_attn(query, query, x_position=query_position, memory_position=query_position)
         query = self.norm_self(query + update)
         # Feed-forward
-        return self.norm_ffn(query + self.ffn(query)), words
+        return DecodedQueries(self.norm_ffn(query + self.ffn(query)), new_words, attention)
 
 
 @MODELS.register_module()
@@ -129,7 +134,7 @@ class ObjectTextDecoder(BaseModule):
         updates_words: bool = True,
     ) -> None:
         super().__init__()
-        self.masked_attention, self.reads_words = masked_attention, reads_words
+        self.masked_attention, self.reads_words, self.num_blocks = masked_attention, reads_words, num_blocks
         self.queries = nn.Parameter(torch.randn(num_queries, embed_dim))
         self.query_position = nn.Parameter(torch.randn(num_queries, embed_dim))
         self.level_embed = nn.Parameter(torch.randn(3, pixel_dim))
@@ -172,7 +177,7 @@ class ObjectTextDecoder(BaseModule):
             attn_mask = pixels.masks[level] if pixels.padded else None
             if self.masked_attention and number:
                 attn_mask = pixel_attn_mask(pixels, level, heads.mask_embeddings(query), groups)
-            query, words = block(
+            output = block(
                 query,
                 words,
                 query_position=self.query_position,
@@ -182,5 +187,6 @@ class ObjectTextDecoder(BaseModule):
                 attn_mask=attn_mask,
                 groups=groups,
             )
-            decoded.append(DecodedQueries(query if rows is None else query[rows], words))
+            query, words = output.query_feats, output.word_feats
+            decoded.append(output if rows is None else output._replace(query_feats=query[rows]))
         return decoded

@@ -7,15 +7,19 @@ C channels, D channels of the mask features, (h, w) their size.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from refseg.errors import ConfigError, check_choice
+from refseg.models.instalign.decoder import ObjectTextDecoder
 from refseg.models.instalign.heads import (
+    NUM_STATISTICS,
     Aggregation,
     InstanceAggregation,
     NoTargetPredictor,
+    mask_statistics,
     misalignment,
     word_attention,
 )
@@ -32,6 +36,28 @@ from refseg.models.losses import (
 from refseg.models.query_segmentor import QuerySegmentor
 from refseg.registry import MODELS
 from refseg.structures import Batch, InstancePrediction, Prediction
+
+WordMatrix = Literal["dot", "attention"]
+
+
+@dataclass(frozen=True, slots=True)
+class WordSource:
+    """Source of the word weights that instances are returned with.
+
+    Args:
+        matrix: "attention", the object-text attention of a decoder block, or "dot", the attention of eq. 2 in the last
+            block. On RefShapes the former names words that describe the instance and the latter does not
+            (docs/results/refshapes.md). A decoder without object-text attention always returns the latter.
+        block: The block. The last but one was best on RefShapes' val split.
+        heads: Attention heads to average; None for all.
+    """
+
+    matrix: WordMatrix = "attention"
+    block: int = -2
+    heads: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("words.matrix", self.matrix, get_args(WordMatrix))
 
 
 @dataclass(slots=True)
@@ -57,6 +83,9 @@ class InstAlign(QuerySegmentor):
         embed_dim: C.
         mask_dim: D.
         instances: Weights of the instance losses (`InstanceWeights`).
+        alignment: Attention of queries to words in eq. 2: "dot", the dot product of the block's outputs, or
+            "attention", the block's object-text attention, which the words of eq. 2 also describe.
+        words: Source of the word weights that instances are returned with (`WordSource`).
         aggregation: How masks are merged, the mode of `InstanceAggregation` (Table 3b).
         no_target: Arguments of `NoTargetPredictor` (Table 3c), without sizes.
         instance_weight, merged_weight: Loss weights; 1 and 1 in section 9.2. An instance weight of 0 is the row "None"
@@ -70,6 +99,7 @@ class InstAlign(QuerySegmentor):
         **QuerySegmentor.config_groups,
         "instances": InstanceWeights,
         "no_target": NoTargetPredictor,
+        "words": WordSource,
     }
 
     def __init__(
@@ -81,6 +111,8 @@ class InstAlign(QuerySegmentor):
         embed_dim: int = 256,
         mask_dim: int = 256,
         instances: dict | None = None,
+        alignment: WordMatrix = "dot",
+        words: dict | None = None,
         aggregation: Aggregation = "soft",
         no_target: dict | None = None,
         instance_weight: float = 1.0,
@@ -99,13 +131,29 @@ class InstAlign(QuerySegmentor):
             postprocess=postprocess,
         )
         word_dim = self.encoder.text.embed_dim
+        self.instances = InstanceWeights(**(instances or {}))
+        self.aligned = bool(instance_weight and self.instances.poa)
+        check_choice("alignment", alignment, get_args(WordMatrix))
+        self.alignment, self.words = alignment, WordSource(**(words or {}))
         self.decoder = MODELS.build(
             dict(**decoder, embed_dim=embed_dim, pixel_dim=self.pixel_decoder.embed_dim, word_dim=word_dim)
         )
+        if alignment == "attention" and not getattr(self.decoder, "reads_words", False):
+            raise ConfigError(
+                'alignment="attention" needs a decoder whose blocks attend to words. Use alignment="dot".'
+            )
+        if not -self.decoder.num_blocks <= self.words.block < self.decoder.num_blocks:
+            raise ConfigError(f"words.block {self.words.block} exceeds the decoder's {self.decoder.num_blocks} blocks.")
+        if not self.aligned and isinstance(self.decoder, ObjectTextDecoder):
+            self.decoder.blocks[-1].keep_words()  # nothing reads the last block's words
         self.heads = QueryHeads(embed_dim=embed_dim, mask_dim=mask_dim)
         self.aggregate = InstanceAggregation(aggregation)
-        self.no_target = NoTargetPredictor(**(no_target or {}), embed_dim=embed_dim, sentence_dim=word_dim)
-        self.instances = InstanceWeights(**(instances or {}))
+        self.no_target = NoTargetPredictor(
+            **(no_target or {}),
+            embed_dim=embed_dim,
+            sentence_dim=word_dim,
+            num_statistics=NUM_STATISTICS * self.decoder.num_blocks,
+        )
         self.loss_weights = dict(
             instance=instance_weight, merged=merged_weight, merged_dice=merged_dice_weight, no_target=no_target_weight
         )
@@ -115,24 +163,42 @@ class InstAlign(QuerySegmentor):
         pixels, text, groups = self.encode(batch, images)
         word_feats, word_mask = text.per_expression()  # (E, L, D), (E, L)
         decoded = self.decoder(pixels, word_feats, word_mask, groups=groups, heads=self.heads)
-        if not self.training:
+        object_text = decoded[self.words.block].word_attention  # (E, heads, N, L)
+        reads_masks = self.no_target.features == "concat_mask"
+        if not (self.training or reads_masks):
             decoded = decoded[-1:]
-        # Heads and phrase-object alignment of each block
+        # Heads of each block, and eqs. 2 to 4 for the loss
         blocks = []
-        for query_feats, words in decoded:
+        for query_feats, words, attention in decoded:
             relevance_logits, mask_embeds = self.heads(query_feats)
-            attention = word_attention(query_feats, words, word_mask)
-            blocks.append(BlockOutput(relevance_logits, mask_embeds, misalignment(query_feats, words, attention)))
-        # Merge the last block's instances
-        relevance = blocks[-1].relevance_logits.sigmoid()
-        mask_logits = groups.dot(blocks[-1].mask_embeds, pixels.mask_feats)  # (E, N, h, w)
-        query_feats = decoded[-1].query_feats
-        no_target = self.no_target(query_feats, relevance, word_feats, word_mask)
+            misaligned = None
+            if self.training and self.aligned:
+                by_attention = self.alignment == "attention" and attention is not None
+                weights = attention.mean(1) if by_attention else word_attention(query_feats, words, word_mask)
+                misaligned = misalignment(query_feats, words, weights)
+            blocks.append(BlockOutput(relevance_logits, mask_embeds, misaligned))
+        # Merge the instances of the last block, and of the others if "nothing here" depends on their masks
+        size = (pixels.mask_feats.shape[-2], pixels.mask_feats.shape[-1])
+        valid = level_mask(batch.pixel_mask, size)[batch.image_of] if batch.is_padded else None
+        statistics = []
+        for block in blocks if reads_masks else blocks[-1:]:
+            relevance = block.relevance_logits.sigmoid()
+            mask_logits = groups.dot(block.mask_embeds, pixels.mask_feats)  # (E, N, h, w)
+            merged = self.aggregate(mask_logits, relevance)
+            if reads_masks:
+                statistics.append(mask_statistics(mask_logits, relevance, merged, valid))
+        query_feats, words, _ = decoded[-1]
+        no_target = self.no_target(query_feats, relevance, word_feats, word_mask, statistics)
+        # Instances with their words
         auxiliary = DecoderOutputs(blocks, pixels.mask_feats, groups)
-        instances = None
-        if not self.training:
-            instances = [InstancePrediction(*one) for one in zip(mask_logits, relevance, attention, strict=True)]
-        return Prediction(self.aggregate(mask_logits, relevance), no_target, instances, auxiliary)
+        if self.training:
+            return Prediction(merged, no_target, auxiliary=auxiliary)
+        if object_text is None or self.words.matrix == "dot":
+            weights = word_attention(query_feats, words, word_mask)
+        else:
+            weights = object_text[:, self.words.heads or slice(None)].mean(1)
+        instances = [InstancePrediction(*one) for one in zip(mask_logits, relevance, weights, strict=True)]
+        return Prediction(merged, no_target, instances, auxiliary)
 
     def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         outputs: DecoderOutputs = prediction.auxiliary
@@ -143,9 +209,6 @@ class InstAlign(QuerySegmentor):
             losses = {name: self.loss_weights["instance"] * value for name, value in parts.items()}
             losses["num_nonfinite_costs"] = bad
         losses |= self._merged_losses(prediction.mask_logits, batch)
-        if not (self.loss_weights["instance"] and self.instances.poa):
-            # Only alignment uses the last block's words. Distributed training needs a gradient for their parameters.
-            losses["loss_merged"] = losses["loss_merged"] + 0.0 * outputs.blocks[-1].misalignment.sum()
         no_target = F.binary_cross_entropy_with_logits(prediction.no_target_logit.float(), batch.no_target().float())
         losses["loss_no_target"] = self.loss_weights["no_target"] * no_target
         return losses

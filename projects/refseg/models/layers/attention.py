@@ -64,11 +64,19 @@ class Attention(nn.Module):
         x = F.scaled_dot_product_attention(query, key, value, attn_mask=self._mask(attn_mask), dropout_p=dropout)
         return self.out(x.transpose(1, 2).flatten(2))
 
-    def weights(self, x: Tensor, memory: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-        """Return the attention weights of `forward` without positions, (E, heads, T, S), for analysis."""
-        query, key = self._heads(self.query(x)), self._heads(self._key_value(memory, None)[0])
+    def weights(
+        self, x: Tensor, memory: Tensor, attn_mask: Tensor | None = None, *, x_position: Tensor | None = None
+    ) -> Tensor:
+        """Return the attention weights of `forward`, (E, heads, T, S), in fp32 at least."""
+        query = self._heads(self.query(x if x_position is None else x + x_position))
+        key = self._heads(self._key_value(memory, None)[0])
         scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
         return masked_softmax(scores, self._mask(attn_mask))
+
+    def read(self, weights: Tensor, memory: Tensor) -> Tensor:
+        """Return the output of `forward`, (E, T, C), for weights from `weights`."""
+        value = self._heads(self._key_value(memory, None)[1])
+        return self.out((weights.to(value.dtype) @ value).transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

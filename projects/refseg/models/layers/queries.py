@@ -19,10 +19,12 @@ from refseg.models.layers.pixel_decoder import PixelFeatures
 
 
 class DecodedQueries(NamedTuple):
-    """Output of one decoder block: `query_feats` (E, N, C) and `word_feats` (E, L, C)."""
+    """Output of one decoder block: `query_feats` (E, N, C), `word_feats` (E, L, C), and the weights of its attention
+    from queries to words, `word_attention` (E, heads, N, L), if the block has one."""
 
     query_feats: Tensor
     word_feats: Tensor
+    word_attention: Tensor | None = None
 
 
 class QueryHeads(BaseModule):

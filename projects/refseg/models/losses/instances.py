@@ -51,12 +51,12 @@ class InstanceWeights:
 
 
 class BlockOutput(NamedTuple):
-    """Output of one decoder block: `relevance_logits` (E, N), `mask_embeds` (E, N, D), `misalignment` (E, N), the POA
-    loss of each query."""
+    """Output of one decoder block: `relevance_logits` (E, N), `mask_embeds` (E, N, D), and the POA loss of each query,
+    `misalignment` (E, N), where it has a weight."""
 
     relevance_logits: Tensor
     mask_embeds: Tensor
-    misalignment: Tensor
+    misalignment: Tensor | None = None
 
 
 class Referents:
@@ -128,7 +128,7 @@ def match(blocks: Sequence[BlockOutput], referents: Referents, weights: Instance
                 logits = logits.masked_fill(referents.padding[referents.image_of].flatten(1)[:, None], PADDING_LOGIT)
             bce, dice = pairwise_mask_costs(logits, targets)
             query_cost = weights.relevance * F.softplus(-block.relevance_logits.float())
-            if weights.poa:
+            if block.misalignment is not None:
                 query_cost = query_cost + weights.poa * block.misalignment.float()
             costs.append(weights.mask * bce + weights.dice * dice + query_cost[..., None])
         cost, num_bad = finite_costs(torch.stack(costs))
@@ -192,14 +192,12 @@ def instance_losses(
     for block, pairs in zip(blocks, matched, strict=True):
         if len(pairs.query):
             bce, dice = mask_losses(block, pairs, pair_groups, referents, weights.num_points)
-            pair_losses = dict(
-                instance_mask=bce,
-                instance_dice=dice,
-                poa=block.misalignment[pairs.expression, pairs.query].float(),
-            )
+            pair_losses = dict(instance_mask=bce, instance_dice=dice)
         else:
             zero = block.mask_embeds.sum() * 0 + referents.mask_feats.sum() * 0
-            pair_losses = dict(instance_mask=zero, instance_dice=zero, poa=block.misalignment.sum() * 0)
+            pair_losses = dict(instance_mask=zero, instance_dice=zero)
+        if block.misalignment is not None:
+            pair_losses["poa"] = block.misalignment[pairs.expression, pairs.query].float()
         losses = {name: value.sum() / num_pairs for name, value in pair_losses.items()}
         losses["relevance"] = relevance_loss(block.relevance_logits, pairs, weights.unmatched)
         for name, value in losses.items():

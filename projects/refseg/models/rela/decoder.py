@@ -122,7 +122,7 @@ class RegionDecoder(BaseModule):
         zero_words: bool = True,
     ) -> None:
         super().__init__()
-        self.num_queries = num_queries
+        self.num_queries, self.num_blocks = num_queries, num_blocks
         self.queries = nn.Parameter(torch.randn(num_queries, embed_dim))
         self.query_position = nn.Parameter(torch.randn(num_queries, embed_dim))
         self.level_embed = nn.Parameter(torch.randn(3, pixel_dim))
