@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
-from refseg.datasets.catalog import IMAGE_FOLDERS, SETS, KnownSet, get_set
+from refseg.datasets.catalog import IMAGE_FOLDERS, SETS, Target, get_set
 from refseg.paths import data_path
 
 FOUND, MISSING = "found  ", "missing"
@@ -47,7 +47,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def tree(chosen: Iterable[KnownSet]) -> list[str]:
+def tree(chosen: Iterable[Target]) -> list[str]:
     """Return the expected files of some sets as a tree, each marked as found or missing."""
     chosen = list(chosen)
     lines = ["data/"]
@@ -69,13 +69,13 @@ def mark(path: str) -> str:
     return FOUND if data_path(path).exists() else MISSING
 
 
-def summary(known: KnownSet) -> list[str]:
+def summary(known: Target) -> list[str]:
     paths = [value for key, value in known.annotations.items() if key != "format"] + [known.image_root]
     complete = all(data_path(path).exists() for path in paths)
     return [f"{known.name}: {known.title}, {'complete' if complete else 'not complete'}", f"  from {known.source}"]
 
 
-def details(known: KnownSet) -> list[str]:
+def details(known: Target) -> list[str]:
     splits = [
         f"{split} {', '.join(f'{n:,} {what}' for what, n in vars(counts).items() if n is not None)}"
         for split, counts in known.counts.items()
