@@ -107,7 +107,7 @@ def test_truncation_with_and_without_end_token(word_file: str) -> None:
 def of_fast(tokenizer: Any, max_words: int = 1000) -> TextTokenizer:
     """Around a tokenizer that is no file."""
     made = TextTokenizer.__new__(TextTokenizer)
-    made.tokenizer, made.max_words, made.keep_end = tokenizer, max_words, True
+    made.tokenizer, made.max_words, made.keep_end, made.pad_id = tokenizer, max_words, True, 0
     return made
 
 
