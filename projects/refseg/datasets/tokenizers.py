@@ -146,7 +146,7 @@ class TextTokenizer:
 
     Args:
         pretrained: Hub name or folder of a pretrained tokenizer.
-        word_list: File of words, which white space separates.
+        word_list: File with one word per line.
         sentencepiece: File of a SentencePiece model, used with XLM-R's ids.
         max_words: Largest number of tokens, including special ones. Longer phrases are cut.
         keep_end: Whether a cut phrase keeps its end token. The code of LAVT and ReLA drops it, and their weights need

@@ -45,8 +45,10 @@ def test_antialiasing_removes_noise_when_shrinking() -> None:
 
 
 def test_scale_jitter() -> None:
-    """`size` is 32 x 32. At scale 0.5 the image of 48 x 64 is fitted into 16 x 16: 12 x 16, without padding. At scale 2 it
-    is fitted into 64 x 64: 48 x 64, from which 32 x 32 are cropped."""
+    """`size` is 32 x 32. At scale 0.5 the image of 48 x 64 is fitted into 16 x 16: 12 x 16, without padding.
+
+    At scale 2 it is fitted into 64 x 64: 48 x 64, from which 32 x 32 are cropped.
+    """
     small = ScaleJitter(size=(32, 32), scale=(0.5, 0.5))(make_state(NOISE))
     assert small.size == (12, 16) and small.matrix[0, 0] == 0.25
     large = ScaleJitter(size=(32, 32), scale=(2, 2))(make_state(NOISE))
