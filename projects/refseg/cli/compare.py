@@ -148,7 +148,7 @@ def disagreements(
         size = truth.record.size
         image, problem = image_or_gray(truth.record.image_path, size)
         first, second = (
-            AnswerPicture(mask_at(answers[k][name].mask, size), bool(rejected[k][i]), float(worth[k][i]))
+            AnswerPicture(mask_at(answers[k][name].raw_rle, size), bool(rejected[k][i]), float(worth[k][i]))
             for k in (0, 1)
         )
         pictures.append(

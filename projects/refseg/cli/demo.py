@@ -75,10 +75,9 @@ def main(args: argparse.Namespace) -> int:
         from refseg.demo.page import Page
 
         page = Page(inferencer, limits)
-        chosen = (
-            examples.examples_in(args.examples) if args.examples else examples.of_test_split(inferencer.loaded.config)
-        )
-        offered = examples.copied(chosen[: examples.MOST], files / "examples")
+        config = inferencer.loaded.config
+        chosen = examples.read_examples(args.examples) if args.examples else examples.default_examples(config)
+        offered = examples.copy_examples(chosen[: examples.MAX_EXAMPLES], files / "examples")
         blocks = app.launch(page, files, offered, host=args.host, port=args.port, root_path=root_path)
         print(f"open {blocks.local_url} (Ctrl+C ends it)", flush=True)
         if args.host not in LOCAL:

@@ -28,8 +28,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from tqdm import tqdm
 
 from refseg.analysis.probes.run import probe_data
+from refseg.config_check import dicts_with
 from refseg.engine.checkpoint import best_checkpoint, chosen_from
-from refseg.engine.preflight import dicts_with
 from refseg.engine.run import RunOptions, build_runner, load_config, load_weights
 from refseg.errors import TrainingError, UsageError
 from refseg.evaluation.alignment import alignment_report

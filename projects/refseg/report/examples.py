@@ -16,7 +16,7 @@ from refseg.datasets.images import read_image
 from refseg.datasets.masks import decode
 from refseg.errors import DataError
 from refseg.evaluation.measure import resize_rle
-from refseg.evaluation.prediction_file import PredictionRow
+from refseg.evaluation.prediction_file import Answer
 from refseg.instance import Instance
 from refseg.visualization.instances import answer_panel, phrase_strip, words_by_instance
 from refseg.visualization.overlay import GROUND_TRUTH_COLOR, grid, mask_panel, two_panels
@@ -162,10 +162,10 @@ def _is_right(row: Row) -> bool:
 # Rows and images of chosen examples -----------------------------------------------------------------------------------
 
 
-def chosen_rows(rows: Iterable[PredictionRow], ids: Set[str]) -> dict[str, PredictionRow]:
+def chosen_rows(rows: Iterable[Answer], ids: Set[str]) -> dict[str, Answer]:
     """Return the rows of these expressions, reading no further than needed. The first of duplicates counts, as in
     scoring."""
-    chosen: dict[str, PredictionRow] = {}
+    chosen: dict[str, Answer] = {}
     if not ids:
         return chosen
     for row in rows:

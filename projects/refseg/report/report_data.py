@@ -21,7 +21,7 @@ from refseg.evaluation.alignment import align_predictions, alignment_scores
 from refseg.evaluation.breakdowns import tag_columns, with_columns
 from refseg.evaluation.measure import Truth
 from refseg.evaluation.notes import header_line, notes_of
-from refseg.evaluation.prediction_file import PredictionRow
+from refseg.evaluation.prediction_file import Answer
 from refseg.evaluation.protocols import Protocol, View
 from refseg.evaluation.rows import Rows
 from refseg.evaluation.scorer import (
@@ -100,7 +100,7 @@ def score_run(path: str | Path, data: Data, settings: Settings) -> Scored:
     objects = ObjectTable(truths)
     with tqdm(total=2 * len(truths), unit=" rows", desc="report", mininterval=0.5, dynamic_ncols=True) as bar:
 
-        def rows() -> Iterator[PredictionRow]:
+        def rows() -> Iterator[Answer]:
             for row in answers_of(
                 path, truths, min_score=settings.min_score, absent_is_nothing=settings.absent_is_nothing
             ):
@@ -148,7 +148,7 @@ def score_run(path: str | Path, data: Data, settings: Settings) -> Scored:
 
 
 def make_examples(
-    rows: Callable[[], Iterable[PredictionRow]],
+    rows: Callable[[], Iterable[Answer]],
     truths: TruthIndex,
     scored: Rows,
     protocol: Protocol,
@@ -206,7 +206,7 @@ def make_examples(
 
 
 def keep_measured_words(
-    cases: list[Example], rows: Iterable[PredictionRow], truths: TruthIndex
+    cases: list[Example], rows: Iterable[Answer], truths: TruthIndex
 ) -> tuple[list[Example], list[str]]:
     """Return the examples, without the instances' words unless these point better than chance, and a note."""
     scores = alignment_scores(align_predictions(rows, truths))
@@ -223,13 +223,13 @@ def keep_measured_words(
 
 
 def make_example(
-    row: PredictionRow, truth: Truth, expression: Expression, view: View, choice: Mapping[str, Any], group: str
+    row: Answer, truth: Truth, expression: Expression, view: View, choice: Mapping[str, Any], group: str
 ) -> tuple[Example, str]:
     """Make one example, reduced to a thumbnail. Also return the reason if its image is gray, or ""."""
     size = truth.record.size
     image, problem = image_or_gray(truth.record.image_path, size)
-    instances = [one for one in row.instances or () if tuple(one.rle["size"]) == tuple(size)]
-    masks = [mask_at(row.mask, size), decode(truth.mask(expression, view, size))]
+    instances = [one for one in row.raw_instances or () if tuple(one.rle["size"]) == tuple(size)]
+    masks = [mask_at(row.raw_rle, size), decode(truth.mask(expression, view, size))]
     masks += [one.mask for one in instances]
     image, small = fit_for_display(image, np.stack(masks), REDUCED)
     num_words = len(expression.text.split())
