@@ -348,7 +348,7 @@ def test_groups_of_parameters() -> None:
         if isinstance(part, torch.nn.LayerNorm | torch.nn.GroupNorm)
         for name, _ in part.named_parameters()
     }
-    embeddings = {"decoder.queries", "decoder.query_position", "decoder.level_embed"}
+    embeddings = {"decoder.queries", "decoder.query_position", "decoder.level_embed", "aggregate.slope"}
     tables = {name for name in settings if "position_bias_table" in name or "level_encoding" in name}
     assert kept == norms | embeddings | tables
 

@@ -108,7 +108,7 @@ def test_architecture_comes_from_the_folder(tmp_path: Path) -> None:
     assert encoder.embeddings.position_embeddings.weight.shape[0] == 514
     assert encoder.embeddings.LayerNorm.eps == 1e-5
     assert encoder.embeddings.dropout.p == 0.0 and encoder.layers[0].attention.self.dropout.p == 0.1
-    with pytest.raises(ConfigError, match="hidden_size 16.*says 32. Remove these settings"):
+    with pytest.raises(ConfigError, match=r"hidden_size 16.*says 32\. Remove these settings"):
         TextEncoder(pretrained=str(tmp_path), config=dict(hidden_size=32))
 
 

@@ -63,8 +63,8 @@ def text_settings(pretrained: str | None, config: dict | None) -> Any:
     if differ:
         raise ConfigError(
             f"{pretrained} has {', '.join(f'{name} {getattr(settings, name)}' for name in differ)}; the text encoder's "
-            f"config says {', '.join(str(changes[name]) for name in differ)}. Remove these settings: they come with the "
-            "weights."
+            f"config says {', '.join(str(changes[name]) for name in differ)}. Remove these settings: the "
+            "folder says them."
         )
     settings.update(changes)
     return settings
