@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import os
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -28,10 +30,25 @@ def pytest_configure() -> None:
         write_yapf_cache()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run slow tests first, so that no worker waits for another one's slow test at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def pytest_collection_finish() -> None:
     """Turn garbage collection on again, for objects that do not exist yet."""
     gc.freeze()
     gc.enable()
+
+
+def load_script(path: str) -> ModuleType:
+    """Import a Python file of the repository, such as a tool, as a new module."""
+    file = REPOSITORY / path
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Each work-around works, and the library still needs it. If a `test_is_still_needed` fails, delete the work-around."""
+"""Each workaround works, and the library still needs it. If a `test_is_still_needed` fails, delete the workaround."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from refseg import compat
 from refseg.errors import UsageError
 
 PACKAGES = Path(__file__).resolve().parents[1] / "projects"
-OBSOLETE = "the library does not need this work-around any more: delete it"
+OBSOLETE = "the library no longer needs this workaround: delete it"
 
 
 def run(program: str, *paths: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -46,7 +46,7 @@ class TestStandInForMmcvExt:
         done = run("import mmdet.models")
         assert "No module named 'mmcv._ext'" in done.stderr or "_ext" in done.stderr.splitlines()[-1], OBSOLETE
 
-    def test_lets_everything_import(self) -> None:
+    def test_mmdet_and_mmseg_can_be_imported(self) -> None:
         """mmdet and mmseg import, and so does another library that checks the module's spec first."""
         program = (
             "import refseg, importlib.util as u\n"
@@ -269,7 +269,7 @@ class TestKeepWeights:
         assert not self.weights_change(keep=True)
 
 
-def test_options_keep_their_spaces() -> None:
+def test_options_keep_spaces() -> None:
     import argparse
 
     from mmengine.config import DictAction
@@ -284,10 +284,10 @@ def test_options_keep_their_spaces() -> None:
     assert parse(dict_action(), "a.file=own dir/x.jsonl", "b=3", "c=[1, 2]", "d=1,2", "e='x y'", "f=None") == {
         "a.file": "own dir/x.jsonl", "b": 3, "c": [1, 2], "d": [1, 2], "e": "x y", "f": None,
     }  # fmt: skip
-    assert parse(DictAction, "a=own dir") == {"a": "owndir"}, "mmengine keeps blanks now: drop dict_action"
+    assert parse(DictAction, "a=own dir") == {"a": "owndir"}, "mmengine keeps spaces now: delete dict_action"
 
 
-def test_bases_that_ship_are_found(tmp_path: Path) -> None:
+def test_shipped_bases_are_found(tmp_path: Path) -> None:
     program = "{setup}from mmengine.config import Config; print(Config.fromfile('own.py').default_scope)"
     (tmp_path / "own.py").write_text("_base_ = 'refseg::_base_/default_runtime.py'\n")
     here = f"import os; os.chdir({str(tmp_path)!r}); "
@@ -296,7 +296,7 @@ def test_bases_that_ship_are_found(tmp_path: Path) -> None:
     assert run(program.format(setup=here)).returncode != 0, OBSOLETE
 
 
-def test_the_launcher_adds_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_launcher_adds_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A failed process has printed its error. A killed one gets a sentence about --resume."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
@@ -316,8 +316,8 @@ def test_the_launcher_adds_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys:
 
 
 class TestYapfCache:
-    def test_processes_that_start_together_find_it_written(self, tmp_path: Path) -> None:
-        """With an empty cache, the parent writes the grammar; a process that follows only reads it."""
+    def test_cache_is_written_once(self, tmp_path: Path) -> None:
+        """The first process writes the grammar into an empty cache. The next one only reads it."""
         environment = {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
         assert (
             output("from refseg.compat import write_yapf_cache as w; w(); print('written')", **environment) == "written"

@@ -37,7 +37,7 @@ def complaints(**options: object) -> list[str]:
         ("val_evaluator.row_file", "rows_file"),
     ],
 )
-def test_a_typo_is_reported_with_a_suggestion(key: str, meant: str) -> None:
+def test_typo_is_reported_with_a_suggestion(key: str, meant: str) -> None:
     (line,) = complaints(**{key.replace(".", "__"): 1})
     assert key.split(".")[-1] in line
     assert f"did you mean {meant!r}?" in line
@@ -54,7 +54,7 @@ def test_a_typo_is_reported_with_a_suggestion(key: str, meant: str) -> None:
         ("rela_tiny_refshapes", "decoder.num_querys", "num_queries"),
     ],
 )
-def test_a_typo_in_a_group_without_a_type_is_named(config: str, key: str, meant: str) -> None:
+def test_typo_in_a_group_without_a_type(config: str, key: str, meant: str) -> None:
     with pytest.raises(ConfigError, match=f"model.{key}: .*did you mean '{meant}'"):
         load_config(config, RunOptions(cfg_options={f"model.{key}": 1}))
 
@@ -63,12 +63,12 @@ def test_all_typos_are_reported_at_once() -> None:
     assert len(complaints(param_schedulers=1, train_cfg__max_epoch=1)) == 2
 
 
-def test_an_unregistered_type_is_reported() -> None:
+def test_unregistered_type_is_reported() -> None:
     (line,) = complaints(model__type="InstAline")
     assert "InstAline" in line
 
 
-def test_helper_variables_and_wandb_are_fine() -> None:
+def test_helper_variables_and_wandb_are_accepted() -> None:
     assert unknown_keys(load_config(CONFIG, RunOptions(cfg_options={"_helper": 1, "wandb.project": "x"}))) == []
 
 
@@ -78,7 +78,7 @@ def own_config(folder: Path, line: str) -> str:
     return str(file)
 
 
-def test_a_module_of_ones_own_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_custom_module_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "module_of_a_test.py").write_text(
         "from refseg.models import QueryBaseline\nfrom refseg.registry import MODELS\n"
         "@MODELS.register_module()\nclass OwnBaseline(QueryBaseline):\n    pass\n"
@@ -100,8 +100,8 @@ def test_custom_imports_has_two_keys() -> None:
         load_config(CONFIG, RunOptions(cfg_options={"custom_imports": dict(import_=["os"])}))
 
 
-def test_names_follow_kwargs_to_the_parents() -> None:
-    """B takes b and, through **kwargs, what A takes; C has no **kwargs and takes c alone."""
+def test_keywords_include_those_of_parents() -> None:
+    """B passes **kwargs to A, so it accepts a and b. C has no **kwargs and accepts c alone."""
 
     class A:
         def __init__(self, a: int = 0) -> None: ...

@@ -1,4 +1,4 @@
-"""The core knows nothing of the workshops around it, nobody imports the commands, and no method imports another."""
+"""The core imports no workshop, nothing imports the commands, and no method imports another."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def imports() -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
                         yield file.relative_to(PACKAGE).parts, tuple(alias.name.split(".")[1:])
 
 
-def test_rooms_import_what_they_may() -> None:
+def test_only_allowed_imports() -> None:
     wrong = []
     for file, module in imports():
         room, target = file[0], module[0]

@@ -69,7 +69,7 @@ def test_wheel_from_the_sdist_works_outside_the_repository(tmp_path: Path) -> No
 
 
 class TestPaths:
-    def test_configs_are_found_by_each_of_their_names(self) -> None:
+    def test_config_is_found_by_each_of_its_names(self) -> None:
         from refseg.paths import configs_dir, resolve_config
 
         wanted = (configs_dir() / "baseline_tiny_refshapes.py").resolve()

@@ -5,14 +5,14 @@ from mmengine.registry import DefaultScope, Registry
 from refseg import registry
 
 
-def test_every_root_registry_has_its_child_of_our_scope() -> None:
+def test_every_root_registry_has_a_child() -> None:
     for name in dir(root):
         if isinstance(parent := getattr(root, name), Registry):
             child = getattr(registry, name)
             assert child.parent is parent and child.scope == "refseg", name
 
 
-def test_components_of_refseg_mmengine_mmdet_and_mmseg_by_name() -> None:
+def test_components_of_all_packages_are_found() -> None:
     with DefaultScope.overwrite_default_scope("refseg"):
         assert type(root.HOOKS.build(dict(type="StepSeedHook"))).__module__ == "refseg.engine.hooks"
         assert type(root.HOOKS.build(dict(type="IterTimerHook"))).__module__.startswith("mmengine.")

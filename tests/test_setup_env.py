@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import json
 import re
 import subprocess
@@ -14,15 +13,13 @@ from types import ModuleType
 import pytest
 
 from cloning import REPO, clone
+from conftest import load_script
 
 
 @pytest.fixture
 def setup_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Return the script as a module. It keeps no torch, and pip only records its arguments in `module.pip_calls`."""
-    spec = importlib.util.spec_from_file_location("setup_env", REPO / "tools/dev/setup_env.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("tools/dev/setup_env.py")
     for name in ("REFSEG_SYSTEM", "REFSEG_KEEP_TORCH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("REFSEG_VENV", str(tmp_path / "a place/venv"))
@@ -174,9 +171,7 @@ def test_every_dependency_of_torch_is_unpinned_with_it(setup_env: ModuleType) ->
 
 
 def test_pip_draws_no_progress_bars_without_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = importlib.util.spec_from_file_location("setup_env", REPO / "tools/dev/setup_env.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("tools/dev/setup_env.py")
     commands: list[list[str]] = []
     done = subprocess.CompletedProcess([], 0)
     monkeypatch.setattr(module.subprocess, "run", lambda command, **how: commands.append(command) or done)

@@ -1,4 +1,4 @@
-"""Reading untrusted files, loading what fits, and the identity of weights."""
+"""Reading untrusted files, loading the tensors that fit, and hashing weights."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Attack:
 
 
 def write_hostile(folder: Path) -> dict[str, str]:
-    """File names, and what must be said about them."""
+    """Write damaged and malicious files. Return their names with the reasons that must be given."""
     torch.save({"state_dict": {}, "extra": Attack()}, folder / "attack.pth")
     torch.save(nn.Linear(2, 2), folder / "model.pth")
     (folder / "pickle.pth").write_bytes(pickle.dumps({"state_dict": {}, "extra": Attack()}))
@@ -57,7 +57,7 @@ def write_hostile(folder: Path) -> dict[str, str]:
     }
 
 
-def test_malicious_and_damaged_files_raise_one_sentence(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+def test_malicious_and_damaged_files(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     for name, says in write_hostile(tmp_path).items():
         with pytest.raises(CheckpointError, match=rf"{name} cannot be read as weights: {says}") as raised:
             read_checkpoint(tmp_path / name)
@@ -92,7 +92,7 @@ def test_contents_without_a_state_dict() -> None:
 # Loading --------------------------------------------------------------------------------------------------------------
 
 
-def test_weights_must_fit(tmp_path: Path) -> None:
+def test_load_weights_needs_all_tensors(tmp_path: Path) -> None:
     model = nn.Linear(2, 3)
     torch.save({"state_dict": ones(model), "meta": {"epoch": 4}}, tmp_path / "good.pth")
     assert load_weights(model, tmp_path / "good.pth") == {"epoch": 4}
@@ -111,7 +111,7 @@ def test_weights_must_fit(tmp_path: Path) -> None:
     assert model.weight.eq(2).all()
 
 
-def test_a_misfit_names_the_generator_of_the_training_data(tmp_path: Path) -> None:
+def test_misfit_names_the_generator_of_the_training_data(tmp_path: Path) -> None:
     annotations = {"format": "jsonl", "file": "data/refshapes.jsonl"}
     meta = {"dataset_meta": {"annotations": annotations, "generated": {"preset": "mini", "generator_version": 2}}}
     torch.save({"state_dict": {"weight": torch.zeros(3, 9)}, "meta": meta}, tmp_path / "old.pth")
@@ -119,7 +119,7 @@ def test_a_misfit_names_the_generator_of_the_training_data(tmp_path: Path) -> No
         load_weights(nn.Linear(2, 3), tmp_path / "old.pth")
 
 
-def test_tensors_that_cannot_be_copied_are_one_sentence(tmp_path: Path) -> None:
+def test_tensors_that_cannot_be_copied(tmp_path: Path) -> None:
     """A sparse tensor has the right shape."""
     torch.save({"weight": torch.eye(3).to_sparse(), "bias": torch.zeros(3)}, tmp_path / "sparse.pth")
     with pytest.raises(CheckpointError, match=r"sparse\.pth holds tensors that cannot be copied"):
@@ -127,7 +127,7 @@ def test_tensors_that_cannot_be_copied_are_one_sentence(tmp_path: Path) -> None:
 
 
 def test_partial_loading_reports_the_loaded_tensors() -> None:
-    """Of the 6 tensors 3 fit: half of them."""
+    """3 of the 6 tensors fit, which is half of them."""
     model = nn.ModuleDict({"body": nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]), "head": nn.Linear(2, 5)})
     before = model["head"].weight.clone()
     state = ones(model) | {"head.weight": torch.ones(7, 2), "old.a": torch.ones(1), "old.b": torch.ones(1)}
@@ -141,7 +141,7 @@ def test_partial_loading_reports_the_loaded_tensors() -> None:
 
 
 def test_weights_of_another_model_need_load_from_partial() -> None:
-    """2 of 6 tensors are less than half."""
+    """2 of the 6 tensors fit, which is less than half of them."""
     model = nn.ModuleDict({"body": nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]), "head": nn.Linear(2, 5)})
     state = {name: value for name, value in ones(model).items() if name.startswith("head")}
     with pytest.raises(
@@ -157,7 +157,7 @@ def test_weights_of_another_model_need_load_from_partial() -> None:
     assert "load_from_partial" not in str(nothing.value)
 
 
-def test_everything_that_fits_is_one_short_line() -> None:
+def test_report_of_a_complete_fit() -> None:
     model = nn.Linear(2, 3)
     assert load_initial(model, ones(model), "x.pth") == "2 of 2 tensors loaded"
 
@@ -173,7 +173,7 @@ def test_names_are_summarized_by_prefix() -> None:
 # Identity -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_hash_is_of_the_tensors_not_of_the_file(tmp_path: Path) -> None:
+def test_hash_does_not_depend_on_the_file_format(tmp_path: Path) -> None:
     model, other = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
     torch.save(model.state_dict(), tmp_path / "a.pth")
     save_file(model.state_dict(), tmp_path / "a.safetensors")
@@ -185,8 +185,8 @@ def test_the_hash_is_of_the_tensors_not_of_the_file(tmp_path: Path) -> None:
     assert hash_weights(nn.Linear(2, 2).bfloat16()) and hash_weights(nn.Embedding(0, 2))
 
 
-def test_the_hash_is_the_documented_one() -> None:
-    """Written out by hand for one tensor: name, dtype and shape in a line, then the bytes."""
+def test_hash_by_hand() -> None:
+    """The hash covers a line of name, dtype, and shape, and then the bytes."""
     import hashlib
 
     model = nn.Linear(1, 1, bias=False)
@@ -194,7 +194,7 @@ def test_the_hash_is_the_documented_one() -> None:
     assert hash_weights(model) == hashlib.sha256(b"weight torch.float32 (1, 1)\n\x00\x00\x80\x3f").hexdigest()
 
 
-def test_the_origin_of_a_checkpoint() -> None:
+def test_origin_of_a_checkpoint() -> None:
     new = {"annotations": {"file": "d/refshapes.jsonl"}, "generated": {"preset": "mini", "generator_version": 3}}
     old = {"annotations": {"format": "jsonl", "file": "d/refshapes.jsonl"}}
     refer = {"annotations": {"refs": "r.json"}}

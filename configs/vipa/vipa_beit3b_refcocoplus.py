@@ -7,3 +7,4 @@ _base_ = [
 train_dataloader = dict(batch_size=4)
 optim_wrapper = dict(optimizer=dict(lr=3e-5))
 auto_scale_lr = dict(base_batch_size=16)
+val_evaluator = dict(save_best='lavt/mIoU')  # Table II's metric

@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from refseg.errors import ConfigError, UsageError
@@ -26,64 +27,49 @@ class CompiledOpMissing(ImportError):
     """Raised by a call of an operator that only a compiled mmcv has."""
 
 
-class _MissingOp:
-    """A placeholder for one compiled function. A call raises an error with the reason."""
-
-    def __init__(self, name: str, reason: str) -> None:
-        self.__name__ = name
-        self.reason = reason
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise CompiledOpMissing(
-            f"mmcv's compiled operator '{self.__name__}' was called, but {self.reason}. refseg's models never need it. "
-            "For other models, build mmcv from source for this PyTorch "
-            "(`pip install --no-binary mmcv 'mmcv>=2.0.0rc4,<2.2'`, needs a compiler), then check with `refseg doctor`."
-        )
-
-
 class _ExtStandIn(types.ModuleType):
-    """A replacement for `mmcv._ext`, in which every public name is a `_MissingOp`."""
+    """A replacement for `mmcv._ext`, in which every public name is a function that raises an error with the reason."""
 
-    __refseg_stand_in__ = True
     reason = "this mmcv has no compiled extension"
 
-    def __getattr__(self, name: str) -> _MissingOp:
+    def __getattr__(self, name: str) -> Callable:
         if name.startswith("__"):
             raise AttributeError(name)
-        return _MissingOp(name, self.reason)
+
+        def missing(*args: Any, **kwargs: Any) -> NoReturn:
+            raise CompiledOpMissing(
+                f"mmcv's compiled operator '{name}' was called, but {self.reason}. refseg's models never need it. For "
+                "other models, build mmcv from source for this PyTorch (`pip install --no-binary mmcv "
+                "'mmcv>=2.0.0rc4,<2.2'`, needs a compiler), then check with `refseg doctor`."
+            )
+
+        return missing
 
 
-class _ExtLoader(importlib.abc.Loader):
-    """A loader of the real extension, if it works, or else of the stand-in."""
+class _ExtFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finder and loader of `mmcv._ext`: the real extension if it works, or else the stand-in."""
 
-    def __init__(self, real: importlib.machinery.ModuleSpec | None) -> None:
-        self.real = real
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        if fullname != _EXT:
+            return None
+        self.real = importlib.machinery.PathFinder.find_spec(fullname, path)
+        return importlib.machinery.ModuleSpec(fullname, self, origin=self.real.origin if self.real else None)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
-        module = _ExtStandIn(_EXT)
         if self.real is None or self.real.loader is None:
-            return module
+            return _ExtStandIn(_EXT)
         try:
             import torch  # noqa: F401  the extension links against libtorch, which must be loaded first
 
             return self.real.loader.create_module(self.real) or types.ModuleType(_EXT)
         except ImportError as error:  # compiled for another PyTorch
+            module = _ExtStandIn(_EXT)
             module.reason = f"this mmcv's compiled extension does not load ({error})"
             return module
 
     def exec_module(self, module: types.ModuleType) -> None:
-        if not isinstance(module, _ExtStandIn) and self.real is not None and self.real.loader is not None:
+        if not isinstance(module, _ExtStandIn):
             self.real.loader.exec_module(module)
-
-
-class _ExtFinder(importlib.abc.MetaPathFinder):
-    """A finder of `mmcv._ext`, compiled or not."""
-
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        if fullname != _EXT:
-            return None
-        real = importlib.machinery.PathFinder.find_spec(fullname, path)
-        return importlib.machinery.ModuleSpec(fullname, _ExtLoader(real), origin=real.origin if real else None)
 
 
 def install_mmcv_ext_stand_in() -> None:

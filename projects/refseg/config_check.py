@@ -12,11 +12,12 @@ import inspect
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
+import mmengine.registry as root
 import torch
 from mmengine.config import ConfigDict
-from mmengine.registry import Registry
+from mmengine.registry import DefaultScope, Registry
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
@@ -24,12 +25,10 @@ from refseg import registry
 from refseg.datasets.tokenizers import VOCABULARIES
 from refseg.errors import ConfigError
 
-_RUNNER_READS = {  # read from the config by mmengine's Runner besides its own arguments
-    "activation_checkpointing", "compile", "efficient_conv_bn_eval", "find_unused_parameters", "model_wrapper_cfg",
-    "sync_bn",
-}  # fmt: skip
-_OTHERS_READ = {"wandb", "load_from_partial", "custom_imports", "inputs"}  # by refseg, and by mmengine's Config
-_OPTIM_WRAPPER = {"constructor", "paramwise_cfg"}
+_TOP_LEVEL = {  # keys of a config besides the arguments of mmengine's Runner
+    *("activation_checkpointing", "compile", "efficient_conv_bn_eval", "find_unused_parameters", "model_wrapper_cfg"),
+    *("sync_bn", "wandb", "load_from_partial", "custom_imports", "inputs"),
+}
 _LOADER = {"dataset", "collate_fn", "worker_init_fn", "num_batch_per_epoch", "disable_subprocess_warning"}
 _PLAIN_GROUPS = {
     "env_cfg": {"cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"},
@@ -40,27 +39,23 @@ _PLAIN_GROUPS = {
     "custom_imports": {"imports", "allow_failed_imports"},
 }
 _PARAMWISE = {
-    "custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult", "flat_decay_mult",
-    "bypass_duplicate", "dcn_offset_lr_mult",
+    *("custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult", "flat_decay_mult"),
+    *("bypass_duplicate", "dcn_offset_lr_mult"),
+}
+_WORDS = {  # in the order in which a message lists them
+    int: "a whole number", float: "a number", bool: "True or False", str: "a string", tuple: "several values",
+    dict: "a dict, such as dict(type=...)", Mapping: "a dict",
 }  # fmt: skip
-
-
-def _registries() -> list[Registry]:
-    import mmengine.registry as root
-
-    names = [name for name in dir(root) if name.isupper() and isinstance(getattr(root, name), Registry)]
-    names.sort(key=lambda name: name != "MODELS")  # a model's parts import no other registry's modules
-    return [getattr(registry, name, getattr(root, name)) for name in names]
 
 
 def find_class(type_name: Any) -> Any:
     """Return the class or function of a `type` from any registry; None if no registry has it."""
     if not isinstance(type_name, str):
         return type_name
-    for candidates in _registries():
-        if (found := candidates.get(type_name)) is not None:
-            return found
-    return None
+    names = [name for name in dir(root) if name.isupper() and isinstance(getattr(root, name), Registry)]
+    names.sort(key=lambda name: name != "MODELS")  # a model's parts import no other registry's modules
+    candidates = (getattr(registry, name, getattr(root, name)).get(type_name) for name in names)
+    return next((found for found in candidates if found is not None), None)
 
 
 def accepted_names(target: Any) -> set[str] | None:
@@ -69,15 +64,12 @@ def accepted_names(target: Any) -> set[str] | None:
         parameters = inspect.signature(target).parameters.values()
         return None if any(p.kind is p.VAR_KEYWORD for p in parameters) else {p.name for p in parameters}
     names: set[str] = set()
-    for cls in target.__mro__:
-        if "__init__" not in cls.__dict__:
-            continue
-        if cls is object:
-            return names
-        parameters = inspect.signature(cls.__init__).parameters.values()
-        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return names - {"self"}
+    for cls in target.__mro__[:-1]:  # without object
+        if "__init__" in cls.__dict__:
+            parameters = inspect.signature(cls.__init__).parameters.values()
+            names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                break
     return names - {"self"}
 
 
@@ -86,60 +78,50 @@ def expected(target: Any, key: str, value: Any) -> str:
 
     Return "" for values other than strings, numbers, and dicts, and for annotations that allow the value.
     """
-    hint: Any = Any
-    for cls in target.__mro__ if inspect.isclass(target) else [target]:
-        function = cls.__dict__.get("__init__") if inspect.isclass(cls) else cls
-        if function is not None and key in getattr(function, "__annotations__", {}):
-            try:
-                hint = typing.get_type_hints(function).get(key, Any)
-            except Exception:  # a name that is imported for type checkers only
-                return ""
-            break
-    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    members = typing.get_args(hint) if union else (hint,)
+    # Find the annotation of the argument, in the class or a parent.
+    functions = [vars(cls).get("__init__") for cls in target.__mro__] if inspect.isclass(target) else [target]
+    function = next((f for f in functions if key in getattr(f, "__annotations__", {})), None)
+    try:
+        hint = typing.get_type_hints(function)[key] if function else Any
+    except Exception:  # a name that is imported for type checkers only
+        return ""
+    members = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+    # A Literal lists the valid values.
     choices = [member for member in members if typing.get_origin(member) is Literal]
     literals = [option for member in choices for option in typing.get_args(member)]
-    if literals and value is not None and value not in literals and isinstance(value, str | int | float):
+    if literals and value not in (None, *literals) and isinstance(value, str | int | float):
         others = set(members) - set(choices) - {type(None)}
         return "" if others else f"one of {', '.join(map(repr, literals))}"
+
+    # Other annotations are compared with the kind of value.
     kinds = {typing.get_origin(member) or member for member in members} - {type(None)}
-    wrong = (
-        (isinstance(value, str) and kinds <= {int, float, bool, dict, Mapping, tuple, torch.Tensor})
-        or (isinstance(value, float) and kinds <= {int, bool, dict, Mapping})
-        or (isinstance(value, int) and not isinstance(value, bool) and kinds <= {dict, Mapping})
-        or (isinstance(value, dict) and kinds <= {int, float, bool, str})
-    )
-    if not (wrong and kinds):
-        return ""
-    words = {int: "a whole number", float: "a number", bool: "True or False", str: "a string", tuple: "several values"}
-    words |= {dict: "a dict, such as dict(type=...)", Mapping: "a dict"}
-    return " or ".join(words[kind] for kind in words if kind in kinds)
+    impossible: set[Any] = set()
+    if isinstance(value, str):
+        impossible = {int, float, bool, dict, Mapping, tuple, torch.Tensor}
+    elif isinstance(value, float):
+        impossible = {int, bool, dict, Mapping}
+    elif isinstance(value, int) and not isinstance(value, bool):
+        impossible = {dict, Mapping}
+    elif isinstance(value, dict):
+        impossible = {int, float, bool, str}
+    return " or ".join(words for kind, words in _WORDS.items() if kind in kinds) if kinds <= impossible else ""
 
 
-def _values(cfg: dict, path: str, target: Any) -> Iterator[str]:
-    """Yield complaints about plain values whose type differs from the constructor's annotation."""
-    for key, value in cfg.items():
-        if key not in ("type", "_scope_") and (wanted := expected(target, key, value)):
-            yield f"{path}.{key}: {getattr(target, '__name__', target)} expects {wanted}, not {value!r}"
-
-
-def _complain(path: str, key: str, known: set[str], what: str) -> str:
-    close = difflib.get_close_matches(key, sorted(known), n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
-    return f"{path + '.' if path else ''}{key}: {what} does not read this key{hint}"
-
-
-def _group(cfg: dict, path: str, known: set[str], what: str) -> Iterator[str]:
+def _unknown(cfg: Iterable[str], path: str, known: set[str], reader: str) -> Iterator[str]:
+    """Yield a complaint about every key that is not known."""
     for key in cfg:
         if key not in known:
-            yield _complain(path, key, known, what)
+            close = difflib.get_close_matches(key, sorted(known), n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+            yield f"{path + '.' if path else ''}{key}: {reader} does not read this key; {hint}"
 
 
-def _typed(cfg: Any, path: str, extra: frozenset[str] = frozenset()) -> Iterator[str]:
+def _typed(cfg: Any, path: str, extra: Iterable[str] = ()) -> Iterator[str]:
     """Yield complaints about a dict with `type`, and about everything below it."""
     if isinstance(cfg, list | tuple):
         for number, item in enumerate(cfg):
-            yield from _typed(item, f"{path}[{number}]")
+            yield from _typed(item, f"{path}[{number}]", extra)
         return
     if not isinstance(cfg, dict):
         return
@@ -151,23 +133,25 @@ def _typed(cfg: Any, path: str, extra: frozenset[str] = frozenset()) -> Iterator
                 "custom_imports=dict(imports=['my_module'])"
             )
             return
-        known = accepted_names(target)
-        if known is not None:
-            yield from _group(cfg, path, known | extra | {"type", "_scope_"}, getattr(target, "__name__", str(target)))
-        yield from _values(cfg, path, target)
-        for key, group in getattr(target, "config_groups", {}).items():
-            given = cfg.get(key)
-            if isinstance(given, dict):
-                yield from _group(given, f"{path}.{key}", accepted_names(group) or set(given), group.__name__)
-                yield from _values(given, f"{path}.{key}", group)
+        # The dict itself, and its groups without a type.
+        groups = {key: group for key, group in getattr(target, "config_groups", {}).items() if key in cfg}
+        parts = [(cfg, path, target, {"type", "_scope_", *extra})]
+        parts += [(cfg[key], f"{path}.{key}", group, set()) for key, group in groups.items()]
+        for part, place, reader, more in parts:
+            if isinstance(part, dict):
+                name, known = getattr(reader, "__name__", str(reader)), accepted_names(reader)
+                yield from _unknown(part, place, known | more if known is not None else set(part), name)
+                for key, value in part.items():
+                    if key not in ("type", "_scope_") and (wanted := expected(reader, key, value)):
+                        yield f"{place}.{key}: {name} expects {wanted}, not {value!r}"
     for key, value in cfg.items():
         if key != "paramwise_cfg":
             yield from _typed(value, f"{path}.{key}")
 
 
 def _loader(cfg: dict, path: str) -> Iterator[str]:
-    known = set(inspect.signature(DataLoader.__init__).parameters) - {"self"} | _LOADER
-    yield from _group(cfg, path, known, "the data loader")
+    known = set(inspect.signature(DataLoader).parameters) | _LOADER
+    yield from _unknown(cfg, path, known, "the data loader")
     for key, least in (("batch_size", 1), ("num_workers", 0)):
         value = cfg.get(key, least)
         if not isinstance(value, int) or value < least:
@@ -178,56 +162,55 @@ def _loader(cfg: dict, path: str) -> Iterator[str]:
         yield from _typed(value, f"{path}.{key}")
 
 
-def _paramwise(cfg: dict, path: str) -> Iterator[str]:
-    yield from _group(cfg, path, _PARAMWISE, "the optimizer constructor")
-    for name, group in cfg.get("custom_keys", {}).items():
-        yield from _group(group, f"{path}.custom_keys[{name!r}]", {"lr_mult", "decay_mult"}, "a parameter group")
-
-
-def _section(key: str, value: Any) -> Iterator[str]:
-    if key.endswith("_dataloader") and value is not None:
-        yield from _loader(value, key)
-    elif key == "optim_wrapper" and value is not None:
-        typed = {"type": "GuardedOptimWrapper", **value}
-        yield from _typed(typed, key, frozenset(_OPTIM_WRAPPER))
-        if typed.get("constructor") is None:
-            yield from _paramwise(typed.get("paramwise_cfg") or {}, f"{key}.paramwise_cfg")
-    elif key == "param_scheduler":
-        for number, item in enumerate(value if isinstance(value, list) else [value]):
-            yield from _typed(item, f"{key}[{number}]", frozenset({"convert_to_iter_based"}))
-    elif key == "log_processor":
-        yield from _typed({"type": "LogProcessor", **(value or {})}, key)
-    else:
-        yield from _typed(value, key)
+def _optim_wrapper(cfg: dict) -> Iterator[str]:
+    path = "optim_wrapper"
+    yield from _typed({"type": "GuardedOptimWrapper", **cfg}, path, {"constructor", "paramwise_cfg"})
+    if cfg.get("constructor") is None:
+        path, paramwise = f"{path}.paramwise_cfg", cfg.get("paramwise_cfg") or {}
+        yield from _unknown(paramwise, path, _PARAMWISE, "the optimizer constructor")
+        for name, group in paramwise.get("custom_keys", {}).items():
+            yield from _unknown(group, f"{path}.custom_keys[{name!r}]", {"lr_mult", "decay_mult"}, "a parameter group")
 
 
 def unknown_keys(cfg: Any) -> list[str]:
     """Return a sentence for every unknown key, with the closest known name, and for every unsuitable value."""
-    from mmengine.registry import DefaultScope
-
-    top = set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"} | _RUNNER_READS | _OTHERS_READ
+    top = set(inspect.signature(Runner).parameters) - {"cfg"} | _TOP_LEVEL
     complaints: list[str] = []
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope", registry.SCOPE)):
         for key, value in cfg.items():
             if key.startswith("_"):
                 continue
-            if key not in top:
-                complaints.append(_complain("", key, top, "the runner"))
+            complaints += _unknown([key], "", top, "the runner")
+            if key not in top or value is None:
+                continue
+            if key.endswith("_dataloader"):
+                complaints += _loader(value, key)
+            elif key == "optim_wrapper":
+                complaints += _optim_wrapper(value)
+            elif key == "param_scheduler":
+                schedule = value if isinstance(value, list) else [value]
+                complaints += _typed(schedule, key, {"convert_to_iter_based"})
+            elif key == "log_processor":
+                complaints += _typed({"type": "LogProcessor", **value}, key)
             else:
-                complaints += _section(key, value)
+                complaints += _typed(value, key)
     for path, known in _PLAIN_GROUPS.items():
         group: Any = cfg
         for part in path.split("."):
             group = (group or {}).get(part)
-        complaints += _group(group or {}, path, known, path.split(".")[-1])
+        complaints += _unknown(group or {}, path, known, path.split(".")[-1])
     return complaints
 
 
 def check_config(cfg: Any) -> None:
     """Raise a ConfigError with all complaints."""
     if complaints := unknown_keys(cfg):
-        lines = "\n  ".join(complaints)
-        raise ConfigError(f"{cfg.filename or 'config'}: keys or values that cannot be used\n  {lines}")
+        _refuse(cfg, complaints)
+
+
+def _refuse(cfg: Any, complaints: Iterable[str]) -> NoReturn:
+    lines = "\n  ".join(complaints)
+    raise ConfigError(f"{cfg.filename or 'config'}: keys or values that cannot be used\n  {lines}")
 
 
 def merge_options(cfg: Any, options: Mapping[str, Any]) -> None:
@@ -281,14 +264,15 @@ def complete_inputs(cfg: Any, options: Iterable[str] = ()) -> None:
     if not isinstance(inputs, dict) or not isinstance(inputs.get("tokenizer") or {}, dict):
         wanted = "dict(tokenizer=dict(...), image_size=(height, width))"
         raise ConfigError(f"{cfg.filename or 'config'}: inputs must be {wanted}, not {inputs!r}")
-    complaints = list(_group(inputs, "inputs", {"tokenizer", "image_size"}, "the model's inputs"))
-    encoders = {part.get("pretrained") for part in _dicts(cfg.get("model")) if part.get("type") == "TextEncoder"}
+    complaints = list(_unknown(inputs, "inputs", {"tokenizer", "image_size"}, "the model's inputs"))
+    models = dicts_with(cfg.get("model"), "pretrained")
+    encoders = {part["pretrained"] for part in models if part.get("type") == "TextEncoder"}
     encoders.discard(None)
     encoder = encoders.pop() if len(encoders) == 1 else None
     taken = set()
     for key, section in cfg.items():
-        for step in _dicts(section):
-            kind = str(step.get("type")).rpartition(".")[2]  # refseg.Resize is Resize
+        for step in dicts_with(section, "type"):
+            kind = str(step["type"]).rpartition(".")[2]  # refseg.Resize is Resize
             if kind == "Resize" and "size" not in step and "image_size" in inputs:
                 step["size"] = inputs["image_size"]
                 taken.add("inputs.image_size")
@@ -311,17 +295,17 @@ def complete_inputs(cfg: Any, options: Iterable[str] = ()) -> None:
         if option.startswith("inputs.") and not any(name.startswith(option) for name in taken)
     ]
     if complaints:
-        lines = "\n  ".join(dict.fromkeys(complaints))
-        raise ConfigError(f"{cfg.filename or 'config'}: keys or values that cannot be used\n  {lines}")
+        _refuse(cfg, dict.fromkeys(complaints))
 
 
-def _dicts(config: Any) -> Iterator[dict]:
-    """Yield every dict inside."""
+def dicts_with(config: Any, key: str) -> Iterator[dict]:
+    """Yield every dict of a config that has the key."""
     if isinstance(config, dict):
-        yield config
+        if key in config:
+            yield config
         config = list(config.values())
     for value in config if isinstance(config, list | tuple) else ():
-        yield from _dicts(value)
+        yield from dicts_with(value, key)
 
 
 def method_and_data(file: Any) -> tuple[str, str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,25 +44,21 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
-    except Exception as error:
-        raise CheckpointError(f"{path} cannot be read as weights: {_what_is_wrong(error)}") from None
+    except Exception as error:  # torch's own text is a page of advice with terminal codes in it
+        if found := re.search(r"Unsupported global: GLOBAL ([\w.]+)", str(error)):
+            reason = (
+                f"it holds a Python object ({found[1]}), and loading objects can run code. Save the weights alone, "
+                "with torch.save({'state_dict': model.state_dict()}, FILE) or as .safetensors"
+            )
+        elif "Unsupported operand" in str(error):
+            reason = "it is a Python pickle, not a file of torch.save. Save the weights alone, with torch.save"
+        else:
+            cause = ": ".join(filter(None, [type(error).__name__, _first_line(error)]))
+            reason = f"it is empty, truncated, or not a checkpoint ({cause})"
+        raise CheckpointError(f"{path} cannot be read as weights: {reason}") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint")
     return content
-
-
-def _what_is_wrong(error: Exception) -> str:
-    """Say in one sentence why a file was refused. torch's own text is a page of advice with terminal codes in it."""
-    text = str(error)
-    if found := re.search(r"Unsupported global: GLOBAL ([\w.]+)", text):
-        return (
-            f"it holds a Python object ({found[1]}), and loading objects can run code. Save the weights alone, with "
-            "torch.save({'state_dict': model.state_dict()}, FILE) or as .safetensors"
-        )
-    if "Unsupported operand" in text:
-        return "it is a Python pickle, not a file of torch.save. Save the weights alone, with torch.save"
-    reason = ": ".join(filter(None, [type(error).__name__, _first_line(error)]))
-    return f"it is empty, truncated, or not a checkpoint ({reason})"
 
 
 def inner_state(content: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -90,40 +86,31 @@ def state_dict_of(content: Mapping[str, Any], path: str | Path) -> dict[str, Ten
     return dict(state)
 
 
-@dataclass(frozen=True, slots=True)
 class _Fit:
     """Names of the tensors that a model and a state dict share, and of the others."""
 
-    loaded: list[str]
-    missing: list[str]
-    unexpected: list[str]
-    mismatched: list[str]
-    model: Mapping[str, Tensor]
-    state: Mapping[str, Tensor]
+    def __init__(self, model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
+        self.model, self.state, self.path = model, state, path
+        self.expected = model.state_dict()
+        shared = [name for name in self.expected if name in state]
+        self.loaded = [name for name in shared if self.expected[name].shape == state[name].shape]
+        self.mismatched = [name for name in shared if self.expected[name].shape != state[name].shape]
+        self.missing = [name for name in self.expected if name not in state]
+        self.unexpected = [name for name in state if name not in self.expected]
 
-    @classmethod
-    def of(cls, model: nn.Module, state: Mapping[str, Tensor]) -> _Fit:
-        expected = model.state_dict()
-        shared = [name for name in expected if name in state]
-        mismatched = [name for name in shared if expected[name].shape != state[name].shape]
-        loaded = [name for name in shared if expected[name].shape == state[name].shape]
-        missing = [name for name in expected if name not in state]
-        unexpected = [name for name in state if name not in expected]
-        return cls(loaded, missing, unexpected, mismatched, expected, state)
-
-    def load_into(self, model: nn.Module, path: str | Path) -> None:
+    def load(self) -> None:
+        """Copy the tensors that fit into the model."""
         try:
-            model.load_state_dict({name: self.state[name] for name in self.loaded}, strict=False)
+            self.model.load_state_dict({name: self.state[name] for name in self.loaded}, strict=False)
         except RuntimeError as error:  # such as a sparse tensor, or one without storage
-            raise CheckpointError(f"{path} holds tensors that cannot be copied ({_first_line(error)})") from None
+            raise CheckpointError(f"{self.path} holds tensors that cannot be copied ({_first_line(error)})") from None
 
     def shapes(self) -> str:
         """Describe the tensors whose shapes differ."""
-        texts = [
-            f"{name} has {tuple(self.state[name].shape)} in the file, {tuple(self.model[name].shape)} in the model"
+        return _shorten(
+            f"{name} has {tuple(self.state[name].shape)} in the file, {tuple(self.expected[name].shape)} in the model"
             for name in self.mismatched
-        ]
-        return _shorten(texts)
+        )
 
 
 def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:
@@ -136,17 +123,17 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:
         CheckpointError: A tensor is missing, unexpected, or of another shape. The model is unchanged then.
     """
     content = read_checkpoint(path)
-    load_all(model, state_dict_of(content, path), path, content.get("meta"))
     meta = content.get("meta")
+    load_all(model, state_dict_of(content, path), path, meta)
     return meta if isinstance(meta, dict) else {}
 
 
 def load_all(model: nn.Module, state: Mapping[str, Tensor], path: str | Path, meta: Any = None) -> None:
     """Load a state dict that must have exactly the tensors of the model. `meta` helps to explain a misfit."""
-    fit = _Fit.of(model, state)
+    fit = _Fit(model, state, path)
     problems = []
     if fit.missing:
-        problems.append(f"{len(fit.missing)} missing ({by_prefix(fit.missing, fit.model)})")
+        problems.append(f"{len(fit.missing)} missing ({by_prefix(fit.missing, fit.expected)})")
     if fit.unexpected:
         problems.append(f"{len(fit.unexpected)} unexpected ({by_prefix(fit.unexpected, state)})")
     if fit.mismatched:
@@ -158,7 +145,7 @@ def load_all(model: nn.Module, state: Mapping[str, Tensor], path: str | Path, me
             f"config, vocabulary or version of refseg{f' ({origin})' if origin else ''}: use the config beside it, or "
             "train again. A training can start from the tensors that fit: load_from"
         )
-    fit.load_into(model, path)
+    fit.load()
 
 
 def load_initial(model: nn.Module, state: Mapping[str, Tensor], path: str | Path, *, partial: bool = False) -> str:
@@ -173,48 +160,50 @@ def load_initial(model: nn.Module, state: Mapping[str, Tensor], path: str | Path
     Raises:
         CheckpointError: Too few tensors fit. The model is unchanged then.
     """
-    fit = _Fit.of(model, state)
+    fit = _Fit(model, state, path)
     unfilled = fit.missing + fit.mismatched
-    report = f"{len(fit.loaded)} of {len(fit.model)} tensors loaded"
+    report = f"{len(fit.loaded)} of {len(fit.expected)} tensors loaded"
     if unfilled:
-        report += f"; {len(unfilled)} kept their initial values: {by_prefix(unfilled, fit.model)}"
+        report += f"; {len(unfilled)} kept their initial values: {by_prefix(unfilled, fit.expected)}"
     if fit.mismatched:
         report += f"; {len(fit.mismatched)} of another shape: {fit.shapes()}"
     if fit.unexpected:
         report += f"; {len(fit.unexpected)} of the file not used: {by_prefix(fit.unexpected, state)}"
-    if not fit.loaded or (len(fit.loaded) < MIN_SHARE * len(fit.model) and not partial):
+    if not fit.loaded or (len(fit.loaded) < MIN_SHARE * len(fit.expected) and not partial):
         remedy = ". load_from_partial=True starts from them all the same" if fit.loaded else ""
         raise CheckpointError(
             f"load_from: {path} is not of this model ({type(model).__name__}): {report}. At least {MIN_SHARE:.0%} of "
             f"the model's tensors must be in the file{remedy}"
         )
-    fit.load_into(model, path)
+    fit.load()
     return report
 
 
 def by_prefix(names: Iterable[str], among: Iterable[str]) -> str:
     """Summarize names by the shortest prefixes that none of the other names have: "decoder (60), head.bias"."""
+
+    def prefixes(name: str) -> list[str]:
+        return list(itertools.accumulate(name.split("."), "{}.{}".format))  # "a.b.c": a, a.b, a.b.c
+
     names = set(names)
-    others = set(among) - names
-    taken = others | {name[:end] for name in others for end in _dots(name)}
-    groups = Counter(
-        next((name[:end] for end in _dots(name) if name[:end] not in taken), name) for name in sorted(names)
-    )
-    return _shorten([prefix if prefix in names else f"{prefix} ({count})" for prefix, count in groups.items()])
+    taken = {prefix for other in set(among) - names for prefix in prefixes(other)}
+    groups = Counter(next((prefix for prefix in prefixes(name) if prefix not in taken), name) for name in sorted(names))
+    return _shorten(prefix if prefix in names else f"{prefix} ({count})" for prefix, count in groups.items())
 
 
-def _dots(name: str) -> list[int]:
-    return [found.start() for found in re.finditer(r"\.", name)]
-
-
-def _shorten(texts: list[str]) -> str:
-    more = len(texts) - _MOST_NAMES
-    shown = ", ".join([*texts[:_MOST_NAMES], *([f"and {more} more"] if more > 0 else [])])
-    return "".join(sign for sign in shown if sign.isprintable())  # names come from files
+def _shorten(texts: Iterable[str]) -> str:
+    texts = list(texts)
+    more = [f"and {len(texts) - _MOST_NAMES} more"] if len(texts) > _MOST_NAMES else []
+    return _printable(", ".join([*texts[:_MOST_NAMES], *more]))
 
 
 def _first_line(error: Exception) -> str:
-    return "".join(sign for sign in (str(error).splitlines() or [""])[0] if sign.isprintable())[:200]
+    return _printable((str(error).splitlines() or [""])[0])[:200]
+
+
+def _printable(text: str) -> str:
+    """Remove control characters: names come from files."""
+    return "".join(sign for sign in text if sign.isprintable())
 
 
 # Origin of results ----------------------------------------------------------------------------------------------------
@@ -241,33 +230,30 @@ def describe_weights(model: nn.Module, path: str | Path) -> dict[str, str]:
 def origin_of(meta: Any) -> str:
     """Describe the training data of a checkpoint by its `meta`; empty if unknown."""
     texts = []
-    for part in _data_sets(meta):
-        annotations = part["annotations"]
-        text = str(annotations.get("file") or annotations.get("refs") or annotations.get("format"))
-        if (made := _generated(part)) is not None:
-            text += f", RefShapes {made[0]}, generator version {made[1]}"
-        texts.append(text)
+    for source, made in _data_sets(meta):
+        text = str(source.get("file") or source.get("refs") or source.get("format"))
+        texts.append(text + (f", RefShapes {made[0]}, generator version {made[1]}" if made else ""))
     return f"trained on {_shorten(texts)}" if texts else ""
 
 
 def generator_versions(meta: Any) -> set[str]:
     """Return the versions of the RefShapes generator that made the data of a checkpoint's or data set's meta."""
-    return {made[1] for part in _data_sets(meta) if (made := _generated(part)) is not None}
+    return {made[1] for _, made in _data_sets(meta) if made}
 
 
-def _data_sets(meta: Any) -> list[dict[str, Any]]:
-    """Return the data sets in the `meta` of an untrusted file."""
+def _data_sets(meta: Any) -> Iterator[tuple[dict, tuple[str, str] | None]]:
+    """Yield the annotations of each data set in the `meta` of an untrusted file, with preset and version of RefShapes.
+
+    Preset and version are None for other data. Old checkpoints have none.
+    """
     meta = meta.get("dataset_meta", meta) if isinstance(meta, dict) else {}
     parts = meta.get("mixture", [meta]) if isinstance(meta, dict) else []
-    known = parts if isinstance(parts, list | tuple) else []
-    return [part for part in known if isinstance(part, dict) and isinstance(part.get("annotations"), dict)]
-
-
-def _generated(part: dict[str, Any]) -> tuple[str, str] | None:
-    """Return preset and generator version of RefShapes; None for other data. Old checkpoints have no version."""
-    made = part.get("generated")
-    if isinstance(made, dict):
-        return str(made.get("preset")), str(made.get("generator_version"))
-    if str(part["annotations"].get("file")).endswith("refshapes.jsonl"):
-        return "of an unknown preset", "unknown"
-    return None
+    for part in parts if isinstance(parts, list | tuple) else []:
+        if isinstance(part, dict) and isinstance(annotations := part.get("annotations"), dict):
+            made = part.get("generated")
+            if isinstance(made, dict):
+                yield annotations, (str(made.get("preset")), str(made.get("generator_version")))
+            elif str(annotations.get("file")).endswith("refshapes.jsonl"):
+                yield annotations, ("of an unknown preset", "unknown")
+            else:
+                yield annotations, None

@@ -1,4 +1,4 @@
-"""Which objects answers hit: by hand on boxes of 10 x 10 pixels."""
+"""Objects that answers hit, by hand on boxes of 10 x 10 pixels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 
 from refseg.analysis.objects import ObjectTable, covered
 from refseg.datasets.annotations import open_annotations
-from refseg.evaluation.prediction_file import PredictionRow
+from refseg.evaluation.prediction_file import Answer
 from refseg.evaluation.protocols import get_protocol
 from refseg.evaluation.scorer import TruthIndex, score_predictions
 from refseg.instance import Instance
@@ -42,8 +42,7 @@ def test_covered() -> None:
 
 @pytest.fixture
 def truths(tmp_path: Path) -> TruthIndex:
-    """One image with four objects; expressions 'a' to 'h': 'a' to 'f' mean the first two, the others nothing. 'z' means
-    the last two, so that the file knows them."""
+    """One image with four objects. 'a' to 'f' refer to the first two, 'g' and 'h' to nothing, and 'z' to the others."""
 
     def row(name: str, targets: list[int]) -> dict:
         told = [{"size": list(SIZE), "counts": boxes(i)["counts"].decode()} for i in targets]
@@ -64,8 +63,8 @@ def truths(tmp_path: Path) -> TruthIndex:
 
 
 def test_hits(truths: TruthIndex) -> None:
-    """Of seven expressions with targets: all, some, with another, another only, none, rejected, all. Of two without:
-    one object, and an empty mask."""
+    """Seven expressions with targets hit all, some, one more, another only, none, nothing (rejected), and all of them.
+    Two without targets hit one object and nothing."""
     answers = {
         "a": (boxes(0, 1), 0.0),
         "b": (boxes(1), 0.0),
@@ -78,7 +77,7 @@ def test_hits(truths: TruthIndex) -> None:
         "z": (boxes(2, 3), 0.0),
     }
     table = ObjectTable(truths)
-    rows = [PredictionRow(name, mask, prob) for name, (mask, prob) in answers.items()]
+    rows = [Answer(name, mask, prob) for name, (mask, prob) in answers.items()]
     protocol = get_protocol("refseg")
     found = score_predictions(table.watch(rows), truths, [protocol]).rows["refseg"]
     hits = table.hits(found, protocol.no_target.rejected(found), protocol.worth_of(found))
@@ -101,8 +100,8 @@ def test_instance_calibration(truths: TruthIndex) -> None:
         "b": [instance(1, 0.6), instance(0, 0.5)],
         "g": [instance(0, 0.4)],  # no target: its score is not counted
     }
-    rows = [PredictionRow(name, boxes(0, 1), None, None, instances) for name, instances in answers.items()]
-    again = PredictionRow("a", boxes(0), None, None, [instance(3, 0.1)])
+    rows = [Answer(name, boxes(0, 1), None, None, instances) for name, instances in answers.items()]
+    again = Answer("a", boxes(0), None, None, [instance(3, 0.1)])
     assert list(table.watch([*rows, again])) == [*rows, again]
     assert sorted(zip(table.scores, table.matched, strict=True))[:3] == [(0.5, True), (0.6, True), (0.7, True)]
     assert sum(table.matched) == 4 and len(table.matched) == 5

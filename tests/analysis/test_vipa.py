@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import cv2
 import pytest
 import torch
+from mmengine.config import Config
 
 from models.referring_checks import padded_images, prepared, tiny_model
-from refseg.analysis.vipa import attention_spread, recorded_spread, relative_entropy, retrieved_shares
+from refseg.analysis.trained_model import TrainedModel
+from refseg.analysis.vipa import (
+    attention_spread,
+    effective_rank,
+    mean_cosine,
+    measure_attention,
+    measure_retrieval,
+    recorded_attention,
+    relative_entropy,
+    retrieved_shares,
+    token_distance,
+)
+from refseg.structures import Sample, SampleMeta
 
 
 def test_relative_entropy() -> None:
@@ -32,23 +47,32 @@ def test_attention_spread() -> None:
 
 
 @pytest.mark.parametrize("padded", [False, True])
-def test_recorded_spread(padded: bool) -> None:
-    """Four stages of the last run, six expressions, numbers between 0 and 1. Nothing is recorded afterwards."""
+def test_recorded_attention(padded: bool) -> None:
+    """Four stages of the last run, six expressions of five tokens. Cosines are those of queries and keys, averaged over
+    heads. Nothing is recorded afterwards."""
     model = tiny_model("vipa_swinb").eval()
     batch = prepared(model)
     batch = padded_images(batch, 64, 48) if padded else batch
-    with recorded_spread(model.decoder) as spreads, torch.no_grad():
+    inputs = []
+    handle = model.decoder.attn_layers[0].attn.register_forward_pre_hook(lambda _, args: inputs.append(args))
+    with recorded_attention(model.decoder) as stages, torch.no_grad():
         model(batch)
         model(batch)
-    assert len(spreads) == 4
-    for over_tokens, over_pixels in spreads:
-        assert over_tokens.shape == over_pixels.shape == (6,)
-        assert over_tokens.min() > 0 and over_tokens.max() <= 1 + 1e-5
-        assert over_pixels.min() > 0 and over_pixels.max() <= 1 + 1e-5
-    spreads.clear()
+    handle.remove()
+    assert [stage.size for stage in stages] == [(2, 3), (4, 6), (8, 12), (16, 24)]
+    for stage in stages:
+        height, width = stage.size
+        assert stage.weights.shape == (6, 2, height * width, 5) and stage.cosines.shape == (6, height * width, 5)
+        assert stage.pixel_mask.sum(1).tolist() == [height * (-(-width // 2) if padded else width)] * 6
+        for entropy in attention_spread(stage.weights, stage.token_mask, stage.pixel_mask):
+            assert entropy.min() > 0 and entropy.max() <= 1 + 1e-5
+    attn, (pixels, tokens, _) = model.decoder.attn_layers[0].attn, inputs[-1]
+    query, key = attn.query(pixels)[0, 4].view(2, -1), attn.key_value(tokens)[0, 3].chunk(2)[0].view(2, -1)
+    torch.testing.assert_close(stages[0].cosines[0, 4, 3], torch.cosine_similarity(query, key).mean())
+    stages.clear()
     with torch.no_grad():
         model(batch)
-    assert spreads == []
+    assert stages == []
 
 
 def test_zero_queries_attend_uniformly() -> None:
@@ -57,11 +81,88 @@ def test_zero_queries_attend_uniformly() -> None:
     for layer in model.decoder.attn_layers:
         torch.nn.init.zeros_(layer.attn.query.weight)
         torch.nn.init.zeros_(layer.attn.query.bias)
-    with recorded_spread(model.decoder) as spreads, torch.no_grad():
+    with recorded_attention(model.decoder) as stages, torch.no_grad():
         model(prepared(model))
-    for spread in spreads:
+    for stage in stages:
+        spread = attention_spread(stage.weights, stage.token_mask, stage.pixel_mask)
         for value in torch.cat(list(spread)).tolist():
             assert math.isclose(value, 1.0, abs_tol=1e-5)
+
+
+def test_token_distance() -> None:
+    """Two valid tokens have cosines 1 and 0 with the first pixel: a mean distance of 0.5. The second pixel and the
+    third token do not count. Without a pixel it is NaN."""
+    cosines = torch.tensor([[[1.0, 0.0, 7.0], [-1.0, -1.0, 7.0]]])
+    tokens = torch.tensor([[True, True, False]])
+    assert token_distance(cosines, tokens, torch.tensor([[True, False]])).tolist() == [0.5]
+    assert token_distance(cosines, tokens, torch.tensor([[True, True]])).tolist() == [1.25]
+    assert token_distance(cosines, tokens, torch.tensor([[False, False]])).isnan().all()
+
+
+def trained(config: str, samples: list[Sample]) -> TrainedModel:
+    cfg = Config(dict(test_dataloader=dict(batch_size=2)))
+    return TrainedModel(cfg, tiny_model(config).eval(), samples)
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[Sample]:
+    """Two images of 64 x 96 pixels with an instance in the left half, to which both phrases of the image refer."""
+    mask = torch.zeros(1, 64, 96, dtype=torch.bool)
+    mask[..., :48] = True
+    draw = torch.Generator().manual_seed(0)
+    return [
+        Sample(
+            image=torch.randint(0, 256, (3, 64, 96), generator=draw, dtype=torch.uint8),
+            token_ids=[[2, 7, 9, 3], [2, 8, 3]],
+            word_of=[[-1, 0, 1, -1], [-1, 0, -1]],
+            pad_id=0,
+            instance_masks=mask,
+            instance_boxes=torch.tensor([[0.0, 0.0, 48.0, 64.0]]),
+            referents=torch.ones(2, 1, dtype=torch.bool),
+            meta=SampleMeta(f"{number}", f"{number}.png", (64, 96), (64, 96), ("a", "b"), ("red dog", "dog")),
+        )
+        for number in range(2)
+    ]
+
+
+def test_measured_attention_and_pictures(samples: list[Sample], tmp_path: Path) -> None:
+    """A row for each stage and the mean, and a picture for each of the first three phrases: a row of maps for each
+    stage, a column for each token."""
+    table = measure_attention(trained("vipa_swinb", samples), pictures=tmp_path, count=3)
+    assert list(table) == ["stage 4", "stage 3", "stage 2", "stage 1", "mean"]
+    for key, value in table["mean"].items():
+        assert value == pytest.approx(sum(row[key] for name, row in table.items() if name != "mean") / 4)
+        assert 0 < value < 2
+    widths = {file.name: cv2.imread(file).shape[1] for file in tmp_path.iterdir()}
+    assert set(widths) == {"0_a.png", "0_b.png", "1_a.png"}
+    assert widths["0_a.png"] == widths["1_a.png"] == pytest.approx(widths["0_b.png"] * 4 / 3, rel=0.02)
+
+
+def test_measured_retrieval(samples: list[Sample]) -> None:
+    """Shares, ranks and cosines are within their bounds; eq. 4 outweighs the mask. Training mode and hooks are gone."""
+    measured = trained("vipa_swinb", samples)
+    values = measure_retrieval(measured)
+    assert values["tau"] == pytest.approx(1.0) and values["chance"] == pytest.approx(2 / 6)
+    assert 1 < values["rank"] <= 6 and -1 <= values["cue_cosine"] <= 1 and -1 <= values["token_cosine"] <= 1
+    assert 0 < values["mask_gradient"] < 0.5
+    generator = measured.model.generator
+    assert not generator.retrieval.training and not generator._forward_hooks
+    assert not generator.retrieval._forward_pre_hooks
+
+
+def test_effective_rank() -> None:
+    """Two orthogonal directions with the same weight, among them a padded row: 2. Parallel rows: 1."""
+    x = torch.tensor([[[1.0, 0], [0, 1], [5, 5]], [[1, 1], [2, 2], [-1, -1]]])
+    valid = torch.tensor([[True, True, False], [True, True, True]])
+    assert effective_rank(x, valid).tolist() == pytest.approx([2, 1], abs=1e-5)
+
+
+def test_mean_cosine() -> None:
+    """Cosines of the pairs are 1, 0 and 0; the fourth row does not count. One row has no pair."""
+    x = torch.tensor([[[2.0, 0], [1, 0], [0, 3], [1, 1]]]).expand(2, -1, -1)
+    valid = torch.tensor([[True, True, True, False], [True, False, False, False]])
+    one, two = mean_cosine(x, valid).tolist()
+    assert one == pytest.approx(1 / 3) and math.isnan(two)
 
 
 def test_retrieved_shares() -> None:

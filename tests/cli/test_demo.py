@@ -74,17 +74,17 @@ def test_gradio_sends_no_analytics_and_bypasses_the_proxy(tmp_path: Path, monkey
 
 class TestExamples:
     def test_examples_come_from_the_test_split(self, work_dir: Callable[[str], Path], refshapes_tiny: Path) -> None:
-        found = examples.of_test_split(work_dir("instalign_tiny_refshapes") / "instalign_tiny_refshapes.py")
+        found = examples.default_examples(work_dir("instalign_tiny_refshapes") / "instalign_tiny_refshapes.py")
         rows = [json.loads(line) for line in (refshapes_tiny / "refshapes.jsonl").read_text().splitlines()]
         texts = {(str(refshapes_tiny / row["image"]), row["text"]) for row in rows if row["split"] == "test"}
-        assert len(found) == examples.MOST
+        assert len(found) == examples.MAX_EXAMPLES
         assert {(str(one.image), phrase) for one in found for phrase in one.phrases} <= texts
 
     def test_no_examples_without_the_data(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from refseg.paths import resolve_config
 
         monkeypatch.setenv("REFSEG_DATA", str(tmp_path))
-        assert examples.of_test_split(resolve_config("instalign_tiny_refshapes")) == []
+        assert examples.default_examples(resolve_config("instalign_tiny_refshapes")) == []
 
     def test_first_phrase_of_each_kind(self) -> None:
         """Take the first phrase of each kind in the split. Skip images without any."""
@@ -99,7 +99,7 @@ class TestExamples:
             Record("2", "b.png", (4, 4), [], [phrase("other", 1, "train")]),
             Record("3", "c.png", (4, 4), [], [phrase("first", 1), phrase("second", 1)]),
         ]
-        assert examples.choose(records, "test", Path("d")) == [
+        assert examples.choose_examples(records, "test", Path("d")) == [
             Example(Path("d/a.png"), ("one", "more", "none")),
             Example(Path("d/c.png"), ("first",)),
         ]
@@ -108,8 +108,8 @@ class TestExamples:
         """Missing images are skipped. The others are copied, even if their names are equal."""
         lines = [{"image": refshapes_images[0], "texts": ["a", "b"]}, {"image": "gone.png", "text": "c"}]
         (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, lines)))
-        found = examples.examples_in(str(tmp_path / "own.jsonl"))
+        found = examples.read_examples(str(tmp_path / "own.jsonl"))
         assert [one.phrases for one in found] == [("a", "b"), ("c",)]
-        (copy,) = examples.copied(found, tmp_path / "copies")
+        (copy,) = examples.copy_examples(found, tmp_path / "copies")
         assert copy.image.parent.parent == tmp_path / "copies" and copy.image.name == Path(refshapes_images[0]).name
         assert copy.image.read_bytes() == Path(refshapes_images[0]).read_bytes()

@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 
 from refer_files import annotation, image, ref, write_refer
 from refseg.cli import main
-from refseg.evaluation.prediction_file import PredictionRow, write_predictions
+from refseg.evaluation.prediction_file import Answer, write_predictions
 
 SIDE = 12
 Box = tuple[int, int, int, int]
@@ -35,11 +35,11 @@ def corners(box: Box) -> list[float]:
     return [x, y, x + width, y, x + width, y + height, x, y + height]
 
 
-def answer(expression_id: str, sample: str) -> PredictionRow:
+def answer(expression_id: str, sample: str) -> Answer:
     (x, y, width, height), _, rejected = SAMPLES[sample]
     pixels = np.zeros((SIDE, SIDE), np.uint8, order="F")
     pixels[y : y + height, x : x + width] = 1
-    return PredictionRow(expression_id, coco_mask.encode(pixels), 0.9 if rejected else 0.1)
+    return Answer(expression_id, coco_mask.encode(pixels), 0.9 if rejected else 0.1)
 
 
 HEADER = {"config": "x.py", "checkpoint": {"sha256": "c0ffee"}, "trained_on": [{"leak_filter": {"against": []}}]}
@@ -157,7 +157,7 @@ def test_the_rule_for_nothing_here_can_be_changed(files: Path) -> None:
 
 
 def test_other_splits_and_no_probabilities(files: Path) -> None:
-    rows = [PredictionRow(f"t{name}", answer(name, name).mask) for name in ("5",)]
+    rows = [Answer(f"t{name}", answer(name, name).source) for name in ("5",)]
     write_predictions("t.jsonl.gz", rows)
     result = score(data="data.jsonl:test", predictions="t.jsonl.gz")
     assert result["metrics"]["gIoU"] == 100 and any("no no_target_prob" in note for note in result["notes"])
@@ -175,7 +175,7 @@ def test_dumps_of_other_code(files: Path) -> None:
     (files / "png").mkdir()
     entries = []
     for name in SAMPLES:
-        mask = answer(name, name).mask
+        mask = answer(name, name).source
         Image.fromarray(coco_mask.decode(mask)).save(files / "png" / png_name(name))
         entries.append({"expression_id": name, "segmentation": rle_to_json(mask), "score": 0.5})
     (files / "coco.json").write_text(json.dumps(entries))
@@ -217,7 +217,7 @@ def test_a_robust_set_of_ones_own(files: Path) -> None:
 
 def test_some_probabilities_are_missing(files: Path) -> None:
     rows = [answer(name, name) for name in SAMPLES]
-    write_predictions("p.jsonl", [*rows[:4], PredictionRow("5", rows[4].mask)])
+    write_predictions("p.jsonl", [*rows[:4], Answer("5", rows[4].source)])
     assert any("refseg: 1 of 5 expressions have no no_target_prob" in note for note in score()["notes"])
 
 
@@ -240,10 +240,10 @@ def test_absent_answers_can_be_nothing(kind: str, files: Path, capsys: pytest.Ca
 
     from refseg.evaluation.prediction_file import rle_to_json
 
-    given = {name: answer(name, name).mask for name in "145"}
+    given = {name: answer(name, name).source for name in "145"}
     entries = [{"expression_id": name, "segmentation": rle_to_json(mask), "score": 1} for name, mask in given.items()]
     Path("coco.json").write_text(json.dumps(entries))
-    write_predictions("p.jsonl", [PredictionRow(name, mask) for name, mask in given.items()])
+    write_predictions("p.jsonl", [Answer(name, mask) for name, mask in given.items()])
     (files / "png").mkdir()
     for name, mask in given.items():
         Image.fromarray(coco_mask.decode(mask)).save(files / "png" / f"{name}.png")
@@ -296,7 +296,7 @@ def test_low_scores_are_counted(files: Path) -> None:
 
     scores = dict(zip(SAMPLES, (-2.5, 0.1, 0.2, 0.9, 0.3), strict=True))
     entries = [
-        {"expression_id": name, "segmentation": rle_to_json(answer(name, name).mask), "score": scores[name]}
+        {"expression_id": name, "segmentation": rle_to_json(answer(name, name).source), "score": scores[name]}
         for name in SAMPLES
     ]
     Path("coco.json").write_text(json.dumps(entries))
@@ -405,7 +405,7 @@ def test_bad_predictions_and_bad_data(files: Path, capsys: pytest.CaptureFixture
 def test_a_folder_of_several_sets(refshapes_tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """The generated folder has the JSONL file and layouts; each can be named."""
 
-    def perfect(lines: Iterable[str]) -> Iterable[PredictionRow]:
+    def perfect(lines: Iterable[str]) -> Iterable[Answer]:
         for row in map(json.loads, lines):
             if row["split"] == "val":
                 rles = [
@@ -415,7 +415,7 @@ def test_a_folder_of_several_sets(refshapes_tiny: Path, tmp_path: Path, capsys: 
                     for t in row["targets"] or []
                 ]
                 empty = coco_mask.encode(np.zeros(row["size"], np.uint8, order="F"))
-                yield PredictionRow(row["expression_id"], coco_mask.merge(rles) if rles else empty, float(not rles))
+                yield Answer(row["expression_id"], coco_mask.merge(rles) if rles else empty, float(not rles))
 
     file = refshapes_tiny / "refshapes.jsonl"
     with file.open() as lines:

@@ -29,7 +29,7 @@ from refseg.errors import UsageError
 
 
 def check(small_set: Any, images: Any = "quick", **changes: Any) -> DataReport:
-    return check_target(small_set.target(**changes), images, progress=False)
+    return check_target(small_set.target(**changes), images)
 
 
 def only(report: DataReport, kind: str, severity: str = "defect") -> DataIssue:
@@ -145,8 +145,8 @@ def test_decoding_detects_damage_inside_a_jpeg(tmp_path: Path, workers: int, mon
     rows = [{"image": name, "size": [60, 80], "text": "it", "targets": None} for name in ("half.jpg", "whole.jpg")]
     (tmp_path / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (target,) = resolve(str(tmp_path / "my.jsonl"))
-    assert check_target(target, progress=False).verdict == "OK"
-    finding = only(check_target(target, "all", workers=workers, progress=False), "damaged image")
+    assert check_target(target).verdict == "OK"
+    finding = only(check_target(target, "all", workers=workers), "damaged image")
     assert finding.place.endswith("half.jpg") and "Corrupt JPEG data" in finding.message
 
 
@@ -305,8 +305,8 @@ def test_several_processes_give_the_same_result(small_set: Any, monkeypatch: pyt
     monkeypatch.setattr(check_images, "CHUNK", 4)
     target = small_set.target()
     checker = check_images.ImageChecker(open_annotations(**target.annotations), target.images, "all", "", "")
-    alone = check_images.check_images(checker, workers=1, progress=False)
-    assert len(alone) == 2 and check_images.check_images(checker, workers=2, progress=False) == alone
+    alone = check_images.check_images(checker, workers=1)
+    assert len(alone) == 2 and check_images.check_images(checker, workers=2) == alone
 
 
 def test_empty_file_is_a_defect(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -420,9 +420,7 @@ def test_the_same_phrase_in_a_known_set_is_a_note(small_set: Any) -> None:
             sentence["raw"] = sentence["sent"] = "it"
     small_set.refs_file.write_bytes(pickle.dumps(refs))
     found = [
-        one
-        for one in check_target(small_set.target(), progress=False).findings
-        if one.kind == "the same phrase with different targets"
+        one for one in check_target(small_set.target()).findings if one.kind == "the same phrase with different targets"
     ]
     assert len(found) == 6 and {one.severity for one in found} == {"note"}
 

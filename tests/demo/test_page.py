@@ -153,10 +153,18 @@ class TestRendering:
             Instance(drawn(other), 0.8, (0.0, 0.0, 0.0)),
         )
         grid = GridMap(np.full((4, 4), 0.75), (4, 4))
+
+        def phrase(
+            text: str, mask: LogitMask, prob: float | None, instances: tuple | None, **more: object
+        ) -> PhraseAnswer:
+            return PhraseAnswer("0", mask, prob, None, instances, text=text, probability=grid, **more)
+
         phrases = (
-            PhraseAnswer("the <b>red</b> ${7*7}", drawn(one | other), "", 0.25, instances, grid, aligned=True),
-            PhraseAnswer("a dog", drawn(one), "no-target probability 0.90, above 0.5", 0.9, (), grid),
-            PhraseAnswer("a <cat>", drawn(none), "the model does not know: <cat>", None, None, grid, None, ("<cat>",)),
+            phrase("the <b>red</b> ${7*7}", drawn(one | other), 0.25, instances, reason="", aligned=True),
+            phrase("a dog", drawn(one), 0.9, (), reason="no-target probability 0.90, above 0.5"),
+            phrase(
+                "a <cat>", drawn(none), None, None, reason="the model does not know: <cat>", unknown_words=("<cat>",)
+            ),
         )
         return ImageAnswer("../a&b.png", np.zeros((4, 4, 3), np.uint8), phrases)
 

@@ -7,13 +7,13 @@ import torch
 
 from distributed import run_distributed
 from refseg.engine import latest_checkpoint
-from refseg.engine.checkpoint import SafeCheckpointHook, _LateRemovals, chosen_from
+from refseg.engine.checkpoint import SafeCheckpointHook, chosen_from
 from refseg.errors import ConfigError
 from refseg.evaluation.metrics import ReferringMetric
 from refseg.files import write_atomically
 
 
-def test_a_failed_write_leaves_only_the_old_file(tmp_path: Path) -> None:
+def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "epoch_1.pth"
     write_atomically(target, b"old")
     with mock.patch("os.fsync", side_effect=OSError("disk full")), pytest.raises(OSError, match="disk full"):
@@ -22,8 +22,8 @@ def test_a_failed_write_leaves_only_the_old_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["epoch_1.pth"]
 
 
-def test_latest_is_the_newest_numbered_one(tmp_path: Path) -> None:
-    """Names are not compared: epoch_10 is newer than epoch_9. Other files, the best one too, do not count."""
+def test_latest_checkpoint_is_the_newest_numbered_file(tmp_path: Path) -> None:
+    """Times are compared, not names. Other files, such as the best checkpoint, do not count."""
     assert latest_checkpoint(tmp_path) is None
     for age, name in enumerate(["best_x_epoch_3.pth", "epoch_10.pth", "epoch_9.pth", "iter_5.pth"]):
         (tmp_path / name).touch()
@@ -32,39 +32,45 @@ def test_latest_is_the_newest_numbered_one(tmp_path: Path) -> None:
     assert latest_checkpoint(tmp_path).name == "epoch_10.pth"
 
 
-def test_removals_wait_until_the_write_is_done(tmp_path: Path) -> None:
-    """max_keep_ckpts=1 must not mean that for a moment there is none."""
+@pytest.fixture
+def backend() -> mock.Mock:
+    """A file backend that records the removed paths in `removed`."""
+    removed: list[str] = []
+    return mock.Mock(remove=removed.append, removed=removed)
+
+
+def test_old_files_are_removed_after_the_write(backend: mock.Mock) -> None:
+    """With max_keep_ckpts=1 there is always one checkpoint."""
     hook = SafeCheckpointHook(interval=1, max_keep_ckpts=1, save_best=None)
-    backend = mock.Mock()
     hook.file_backend = backend
     with hook._removals_last():
-        hook.file_backend.remove("a")
+        backend.remove("a")
         with hook._removals_last():
-            hook.file_backend.remove("b")
-        assert backend.remove.call_count == 0
-    assert [call.args[0] for call in backend.remove.call_args_list] == ["a", "b"]
-    assert hook.file_backend is backend and not isinstance(backend, _LateRemovals)
+            backend.remove("b")
+        assert backend.removed == []
+    assert backend.removed == ["a", "b"]
+    backend.remove("c")
+    assert backend.removed == ["a", "b", "c"], "the backend works as before"
 
 
-def test_nothing_is_removed_when_the_write_fails() -> None:
+def test_nothing_is_removed_if_the_write_fails(backend: mock.Mock) -> None:
     hook = SafeCheckpointHook(interval=1)
-    hook.file_backend = backend = mock.Mock()
+    hook.file_backend = backend
     with pytest.raises(OSError), hook._removals_last():
-        hook.file_backend.remove("a")
+        backend.remove("a")
         raise OSError
-    assert backend.remove.call_count == 0
+    assert backend.removed == []
 
 
-def runner_that_validates(tmp_path: Path, *metrics: object) -> mock.Mock:
+def runner_with_metrics(tmp_path: Path, *metrics: object) -> mock.Mock:
     runner = mock.Mock(work_dir=str(tmp_path), rank=1)
     runner.message_hub.runtime_info = {}
     runner.val_evaluator.metrics = list(metrics)
     return runner
 
 
-def test_the_evaluator_names_the_metric_of_the_best_checkpoint(tmp_path: Path) -> None:
-    """`auto` is the evaluator's `save_best`. One that the hook names itself wins, and an evaluator without one leaves
-    mmengine's rule, the first metric."""
+def test_save_best_auto_takes_the_metric_of_the_evaluator(tmp_path: Path) -> None:
+    """A metric that the hook names wins. Without either, mmengine's rule applies: the first metric."""
     metric = ReferringMetric(protocols=["lavt", "rrefcoco"], save_best="rrefcoco/rIoU")
     for asked, evaluator, expected in (
         ("auto", metric, "rrefcoco/rIoU"),
@@ -72,23 +78,21 @@ def test_the_evaluator_names_the_metric_of_the_best_checkpoint(tmp_path: Path) -
         ("auto", ReferringMetric(), "auto"),
     ):
         hook = SafeCheckpointHook(save_best=asked, rule="greater")
-        hook.before_train(runner_that_validates(tmp_path, evaluator))
+        hook.before_train(runner_with_metrics(tmp_path, evaluator))
         assert hook.key_indicators == [expected] and hook.rules == ["greater"]
 
 
 @pytest.mark.parametrize(("hook", "metric"), [("auto", "gres/gIoU"), ("lavt/oIou", "lavt/oIoU")])
-def test_a_metric_that_validation_does_not_have_is_refused_before_training(
-    hook: str, metric: str, tmp_path: Path
-) -> None:
-    runner = runner_that_validates(tmp_path, ReferringMetric(protocols=["lavt"], save_best=metric))
+def test_unknown_save_best_metric_is_refused_before_training(hook: str, metric: str, tmp_path: Path) -> None:
+    runner = runner_with_metrics(tmp_path, ReferringMetric(protocols=["lavt"], save_best=metric))
     with pytest.raises(ConfigError, match=r"no metric '(gres/gIoU|lavt/oIou)'\. It has: lavt/oIoU, lavt/mIoU"):
         SafeCheckpointHook(save_best=hook, rule="greater").before_train(runner)
 
 
-def test_the_best_checkpoint_is_the_one_with_the_highest_named_metric(tmp_path: Path) -> None:
-    """Not the one with the highest first metric."""
+def test_best_checkpoint_has_the_highest_named_metric(tmp_path: Path) -> None:
+    """The first metric, oIoU, is highest in epoch 4."""
     hook = SafeCheckpointHook(save_best="auto", rule="greater")
-    runner = runner_that_validates(tmp_path, ReferringMetric(protocols=["lavt"], save_best="lavt/mIoU"))
+    runner = runner_with_metrics(tmp_path, ReferringMetric(protocols=["lavt"], save_best="lavt/mIoU"))
     runner.message_hub.get_info = runner.message_hub.runtime_info.get
     runner.message_hub.update_info = runner.message_hub.runtime_info.__setitem__
     hook.before_train(runner)
@@ -99,8 +103,8 @@ def test_the_best_checkpoint_is_the_one_with_the_highest_named_metric(tmp_path: 
     assert saved == ["best_lavt_mIoU_epoch_1.pth", "best_lavt_mIoU_epoch_3.pth"]
 
 
-def ranks_validate_what_is_saved(rank: int, world_size: int) -> None:
-    """A function of its own: other processes call it."""
+def check_that_buffers_are_broadcast(rank: int, world_size: int) -> None:
+    """Run on every rank: each starts with other buffers, and ends with those of rank 0."""
     model = torch.nn.BatchNorm1d(2)
     model.running_mean.fill_(rank)
     model.num_batches_tracked.fill_(7 + rank)
@@ -109,7 +113,7 @@ def ranks_validate_what_is_saved(rank: int, world_size: int) -> None:
 
 
 def test_all_ranks_validate_the_saved_buffers() -> None:
-    run_distributed(ranks_validate_what_is_saved, 2)
+    run_distributed(check_that_buffers_are_broadcast, 2)
 
 
 def test_description_of_the_best_checkpoint() -> None:

@@ -12,7 +12,7 @@ def draw(seed: int, iteration: int, rank: int) -> float:
     return torch.rand(()).item()
 
 
-def test_the_draw_is_a_function_of_seed_step_and_rank() -> None:
+def test_step_seed_depends_on_seed_step_and_rank() -> None:
     first = draw(1, 5, 0)
     torch.rand(7)
     assert draw(1, 5, 0) == first
@@ -32,7 +32,7 @@ def test_truncation_is_reported_once_per_epoch() -> None:
 
 
 def test_unknown_words_are_reported_once_and_counted() -> None:
-    """Two of the four expressions of a batch have some; two batches in each of two epochs."""
+    """Two of the four expressions of a batch have unknown words. An epoch has two batches."""
     hook, data = TextTruncationHook(), dummy_batch(shape=(4, 4), expressions_per_image=4)
     data["batch"].metas[0].unknown_words = (("bus",), (), ("bus", "tram"), ())
     with mock.patch("refseg.engine.hooks.print_log") as log:
@@ -47,7 +47,7 @@ def test_unknown_words_are_reported_once_and_counted() -> None:
     assert "bus (4), tram (2)" in first and "test: 2 of 4" in second and "bus (2), tram (1)" in second
 
 
-def test_the_bar_is_for_rank_0_and_terminals() -> None:
+def test_progress_bar_is_shown_on_rank_0_and_terminals() -> None:
     runner = SimpleNamespace(rank=0, max_iters=3, iter=0)
     hook = ProgressBarHook()
     with mock.patch("sys.stderr.isatty", return_value=False):

@@ -1,4 +1,4 @@
-"""Training end to end on a tiny config: resuming from any checkpoint gives the losses of the run that went on."""
+"""Training on a tiny config, resuming in the middle of an epoch, and data-loading workers that die."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONFIG = "baseline_tiny_refshapes"
 
 
 def losses(work_dir: Path) -> dict[int, float]:
-    """Loss by step, later runs of the same directory overriding earlier ones."""
+    """Return the loss of each step. Later runs in the same directory override earlier ones."""
     found = {}
     for file in sorted(work_dir.glob("*/vis_data/scalars.json")):
         for line in file.read_text().splitlines():
@@ -34,7 +34,7 @@ def losses(work_dir: Path) -> dict[int, float]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, tiny_options: dict) -> Path:
-    """A run of 2 epochs of 6 steps that is never interrupted, with a checkpoint after every 4th step."""
+    """Train 2 epochs of 6 steps without interruption, with a checkpoint after every 4th step."""
     work_dir = tmp_path_factory.mktemp("whole")
     train(CONFIG, RunOptions(work_dir=str(work_dir), cfg_options=every_four_steps(tiny_options)))
     return work_dir
@@ -47,7 +47,7 @@ def every_four_steps(tiny_options: dict) -> dict:
 
 
 @pytest.mark.parametrize("step", [4, 8])
-def test_resuming_in_the_middle_of_an_epoch_gives_the_same_losses(
+def test_resumed_run_has_the_losses_of_an_uninterrupted_one(
     whole: Path, tmp_path: Path, tiny_options: dict, step: int
 ) -> None:
     options = RunOptions(
@@ -60,7 +60,7 @@ def test_resuming_in_the_middle_of_an_epoch_gives_the_same_losses(
         assert got[number] == pytest.approx(expected[number], rel=1e-5), f"step {number}"
 
 
-def test_a_finished_run_resumes_to_its_end(whole: Path, tiny_options: dict) -> None:
+def test_resuming_a_finished_run_trains_no_step(whole: Path, tiny_options: dict) -> None:
     before = losses(whole)
     runner = train(CONFIG, RunOptions(work_dir=str(whole), cfg_options=every_four_steps(tiny_options), resume=True))
     assert runner.iter == 12 and losses(whole) == before
@@ -79,20 +79,20 @@ def test_max_iters_ends_in_the_middle_of_an_epoch(tmp_path: Path, tiny_options: 
     assert len(validated) == 3, "after steps 4, 6 (the epoch) and 8 (the end)"
 
 
-def test_either_epochs_or_iterations(tmp_path: Path, tiny_options: dict) -> None:
+def test_max_epochs_and_max_iters_exclude_each_other(tmp_path: Path, tiny_options: dict) -> None:
     for changes in ({"train_cfg.max_iters": 3}, {"train_cfg.max_epochs": None}):
         cfg = load_config(CONFIG, RunOptions(work_dir=str(tmp_path), cfg_options=tiny_options | changes))
         with pytest.raises(ValueError, match="either max_epochs or max_iters"):
             build_runner(cfg).train()
 
 
-def test_checkpoints_load_with_weights_only_and_name_their_data(whole: Path) -> None:
+def test_checkpoint_loads_with_weights_only_and_names_its_data(whole: Path) -> None:
     content = torch.load(whole / "iter_12.pth", weights_only=True)
     assert content["meta"]["iter"] == 12
     assert content["meta"]["dataset_meta"]["expressions_per_image"] == 6
 
 
-def test_a_config_inside_a_checkpoint_is_not_run(whole: Path, tmp_path: Path, tiny_options: dict) -> None:
+def test_config_inside_a_checkpoint_is_not_executed(whole: Path, tmp_path: Path, tiny_options: dict) -> None:
     content = torch.load(whole / "iter_12.pth", weights_only=True)
     content["meta"]["config"] = "raise SystemExit('code was run')"
     torch.save(content, tmp_path / "iter_12.pth")
@@ -104,7 +104,7 @@ def test_a_config_inside_a_checkpoint_is_not_run(whole: Path, tmp_path: Path, ti
 
 
 class DeadlyDataset(Dataset):
-    """12 items, one of which kills (or stops) the process that loads it, the first `times` times that it comes."""
+    """12 items. Item `deadly` kills (or stops) the process that loads it, the first `times` times it is loaded."""
 
     def __init__(
         self, folder: Path, deadly: int = 7, times: int = 0, signal_number: signal.Signals = signal.SIGKILL
@@ -125,7 +125,7 @@ class DeadlyDataset(Dataset):
 
 
 class ToyRunner:
-    """What the loop asks of a runner; a step notes its batch."""
+    """The part of a runner that the loop uses. A step records its batch."""
 
     seed = 5
     optim_wrapper = None
@@ -159,15 +159,15 @@ def toy_loop(dataset: DeadlyDataset, *, persistent: bool = True, num_workers: in
 
 @pytest.fixture
 def undisturbed(tmp_path: Path) -> list:
-    """The batches of 2 epochs of 6."""
+    """Return the batches of 2 epochs of 6, loaded without workers."""
     loop = toy_loop(DeadlyDataset(tmp_path), num_workers=0)
     loop.run()
     return loop.runner.batches
 
 
 @pytest.mark.parametrize("persistent", [True, False])
-def test_a_restarted_loader_continues_with_the_same_data(undisturbed: list, tmp_path: Path, persistent: bool) -> None:
-    """Two deaths: the same batches in the same order as a run without workers, none twice and none left out."""
+def test_restarted_loader_continues_with_the_same_data(undisturbed: list, tmp_path: Path, persistent: bool) -> None:
+    """After two deaths, the batches are those of a run without workers, in the same order."""
     dataset = DeadlyDataset(tmp_path, times=2)
     loop = toy_loop(dataset, persistent=persistent, max_worker_restarts=2)
     loop.run()
@@ -175,8 +175,8 @@ def test_a_restarted_loader_continues_with_the_same_data(undisturbed: list, tmp_
     assert len(undisturbed) == 12 and loop.runner.batches == undisturbed
 
 
-def test_a_worker_that_dies_between_epochs(undisturbed: list, tmp_path: Path) -> None:
-    """Persistent workers wait for the next epoch, whose start then fails."""
+def test_worker_that_dies_between_epochs(undisturbed: list, tmp_path: Path) -> None:
+    """A persistent worker is killed while it waits for the next epoch."""
     loop = toy_loop(DeadlyDataset(tmp_path), max_worker_restarts=1)
     workers = []
 
@@ -191,8 +191,8 @@ def test_a_worker_that_dies_between_epochs(undisturbed: list, tmp_path: Path) ->
     assert not any(worker.is_alive() for worker in workers), "the other worker is stopped too"
 
 
-def test_a_dead_worker_ends_the_training_with_a_remedy(undisturbed: list, tmp_path: Path) -> None:
-    """What was trained with until then was right, and a new loop goes on from there."""
+def test_dead_worker_ends_the_training_with_a_remedy(undisturbed: list, tmp_path: Path) -> None:
+    """All batches before the death were right, and a new loop continues from there."""
     loop = toy_loop(DeadlyDataset(tmp_path, times=1))
     with pytest.raises(TrainingError) as error:
         loop.run()
@@ -207,8 +207,8 @@ def test_a_dead_worker_ends_the_training_with_a_remedy(undisturbed: list, tmp_pa
     assert loop.runner.batches + resumed.runner.batches == undisturbed
 
 
-def test_a_loader_that_hangs_goes_on_with_the_same_data(undisturbed: list, tmp_path: Path) -> None:
-    """A worker stops without dying: PyTorch alone would wait for its batch forever."""
+def test_hanging_loader_is_restarted_with_the_same_data(undisturbed: list, tmp_path: Path) -> None:
+    """A worker is stopped but not dead. PyTorch alone would wait for its batch forever."""
     loop = toy_loop(DeadlyDataset(tmp_path, times=1, signal_number=signal.SIGSTOP), max_worker_restarts=1)
     assert loop.dataloader.timeout > 0, "a loader without a timeout gets one"
     loop.dataloader.timeout = 1
@@ -216,14 +216,14 @@ def test_a_loader_that_hangs_goes_on_with_the_same_data(undisturbed: list, tmp_p
     assert loop.worker_restarts == 1 and loop.runner.batches == undisturbed
 
 
-def test_restarts_have_a_limit(tmp_path: Path) -> None:
+def test_number_of_restarts_is_limited(tmp_path: Path) -> None:
     loop = toy_loop(DeadlyDataset(tmp_path, times=9), max_worker_restarts=1)
     with pytest.raises(TrainingError, match=r"after 1 restarts.*max_worker_restarts=4"):
         loop.run()
     assert len(list(tmp_path.glob("death_*"))) == 2
 
 
-def test_a_worker_of_the_validation_that_dies(tmp_path: Path) -> None:
+def test_dead_worker_of_the_validation(tmp_path: Path) -> None:
     class Validation:
         def run(self) -> None:
             dataset = DeadlyDataset(tmp_path, times=1)
@@ -235,19 +235,19 @@ def test_a_worker_of_the_validation_that_dies(tmp_path: Path) -> None:
         loop.run()
 
 
-def test_an_error_in_a_worker_is_not_a_death(tmp_path: Path) -> None:
+def test_error_in_a_worker_does_not_count_as_death(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="no such thing"):
         toy_loop(DeadlyDataset(tmp_path, times=-1), max_worker_restarts=5).run()
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, "many"])
-def test_the_number_of_restarts_must_be_an_integer(value: object, tmp_path: Path) -> None:
+def test_number_of_restarts_must_be_a_whole_number(value: object, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="max_worker_restarts must be a whole number"):
         toy_loop(DeadlyDataset(tmp_path), max_worker_restarts=value)
 
 
-def test_a_worker_death_does_not_interrupt_a_step(tmp_path: Path) -> None:
-    """PyTorch's handler of SIGCHLD raises wherever the main thread is, and would leave half a step."""
+def test_worker_death_does_not_interrupt_a_step(tmp_path: Path) -> None:
+    """PyTorch's handler of SIGCHLD raises in the main thread, even in the middle of a step."""
     dataset = DeadlyDataset(tmp_path)
     batches = iter(DataLoader(dataset, sampler=EpochSampler(dataset), num_workers=1))
     next(batches)

@@ -1,4 +1,4 @@
-"""`MuonAdamW`: its steps, that it is restored, and which parameters its constructor chooses."""
+"""Steps of `MuonAdamW`, its restored state, and the parameters that `MuonConstructor` chooses."""
 
 import pytest
 import torch
@@ -40,11 +40,11 @@ def test_singular_values_are_about_one(rows, columns, seed):
     assert torch.allclose(inner, torch.diag_embed(diagonal), atol=1e-3)
 
 
-def test_a_gradient_of_zero_is_no_step():
+def test_zero_gradient_gives_a_zero_step():
     assert torch.equal(orthogonalized(torch.zeros(1, 4, 6)), torch.zeros(1, 4, 6))
 
 
-def test_adamw_is_pytorchs():
+def test_adamw_step_is_the_one_of_pytorch():
     ours, theirs = model(), model()
     kinds = dict(lr=1e-2, weight_decay=0.1)
     optimizers = [MuonAdamW(ours.parameters(), **kinds), torch.optim.AdamW(theirs.parameters(), **kinds)]
@@ -58,8 +58,8 @@ def test_adamw_is_pytorchs():
         assert torch.allclose(a, b, atol=1e-5)
 
 
-def test_the_first_step_of_a_matrix():
-    """All directions alike, of the size of AdamW's step times the ratio."""
+def test_first_step_of_a_diagonal_matrix():
+    """The step has the same size in all directions: that of AdamW's step times the ratio."""
     weight = nn.Parameter(torch.zeros(8, 8))
     weight.grad = torch.diag(torch.logspace(0, -1.5, 8))
     MuonAdamW([dict(params=[weight], orthogonal=True)], lr=0.1, muon_lr_ratio=3.0, weight_decay=0.0).step()
@@ -69,7 +69,7 @@ def test_the_first_step_of_a_matrix():
 
 
 @pytest.mark.parametrize("shape", [(16, 4), (4, 16), (8, 8), (4, 4, 2, 2)])
-def test_the_size_of_a_step(shape):
+def test_step_size(shape):
     """A matrix of singular values 1 with r rows and c columns, r <= c, has the root mean square sqrt(r / (r c)) =
     1 / sqrt(c). Times 0.2 sqrt(c) it is 0.2, AdamW's size; a convolution counts as a matrix of 4 x 16.
 
@@ -89,7 +89,7 @@ def test_the_size_of_a_step(shape):
 
 
 @pytest.mark.parametrize("orthogonal", [True, False])
-def test_weight_decay_shrinks_by_the_rate_of_the_step(orthogonal):
+def test_weight_decay_uses_the_rate_of_the_step(orthogonal):
     """0.5 of weight decay at a rate of 0.1 leaves 0.95 of a weight; Muon's rate is 4 times that, which leaves 0.8."""
     weight = nn.Parameter(torch.eye(4))
     weight.grad = torch.zeros(4, 4)
@@ -109,7 +109,7 @@ def built(network, **settings):
         return build_optim_wrapper(network, cfg)
 
 
-def test_the_constructor_chooses_weights_of_maps():
+def test_constructor_chooses_weights_of_linear_maps_and_convolutions():
     network = model()
     network.queries = nn.Parameter(torch.randn(5, 4))
     network.embedding = nn.Embedding(7, 4)
@@ -121,11 +121,11 @@ def test_the_constructor_chooses_weights_of_maps():
     assert sum(len(group["params"]) for group in wrapper.optimizer.param_groups) == len(list(network.parameters()))
 
 
-def test_the_constructor_needs_no_paramwise_settings():
+def test_constructor_needs_no_paramwise_cfg():
     assert sum(group["orthogonal"] for group in built(model()).optimizer.param_groups) == 3
 
 
-def test_a_restored_optimizer_continues_exactly():
+def test_restored_optimizer_continues_exactly():
     def train(network, wrapper, steps):
         for step in steps:
             x = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(step))

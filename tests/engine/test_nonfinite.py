@@ -18,7 +18,7 @@ def wrapper(weight: torch.nn.Parameter, **kwargs: object) -> GuardedOptimWrapper
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_non_finite_loss_leaves_the_weights_alone(bad: float) -> None:
+def test_non_finite_loss_does_not_change_the_weights(bad: float) -> None:
     """SGD with lr 1 on loss = w moves w by -1 per good step: 0 -> -1, skip, -> -2."""
     weight = torch.nn.Parameter(torch.zeros(()))
     optim = wrapper(weight)
@@ -29,8 +29,8 @@ def test_a_non_finite_loss_leaves_the_weights_alone(bad: float) -> None:
     assert weight.item() == -2 and (optim.skipped_in_a_row, optim.skipped_total) == (0, 1)
 
 
-def test_accumulation_stays_in_step() -> None:
-    """Two micro-batches a step. Good, bad: nothing is applied; then good, good: -1 (each counts half)."""
+def test_non_finite_loss_drops_the_whole_accumulated_step() -> None:
+    """A step has two micro-batches, each of which counts half. Good and bad: no step. Good and good: -1."""
     weight = torch.nn.Parameter(torch.zeros(()))
     optim = wrapper(weight, accumulative_counts=2)
     for loss in (weight * 1, weight * float("nan")):
@@ -54,7 +54,7 @@ def run_hook(hook: NonFiniteLossHook, optim: GuardedOptimWrapper, losses: list[t
     return messages
 
 
-def test_the_run_stops_after_n_in_a_row_with_the_batch() -> None:
+def test_run_stops_after_n_in_a_row_and_names_the_batch() -> None:
     weight = torch.nn.Parameter(torch.zeros(()))
     good, bad = weight * 1, weight * float("nan")
     messages = run_hook(NonFiniteLossHook(max_in_a_row=2), wrapper(weight), [bad, weight * 1, bad, weight * 1])
@@ -63,14 +63,14 @@ def test_the_run_stops_after_n_in_a_row_with_the_batch() -> None:
         run_hook(NonFiniteLossHook(max_in_a_row=2), wrapper(weight), [good, bad, bad])
 
 
-def test_without_a_limit_it_never_stops() -> None:
+def test_run_never_stops_without_a_limit() -> None:
     weight = torch.nn.Parameter(torch.zeros(()))
     optim = wrapper(weight)
     assert len(run_hook(NonFiniteLossHook(max_in_a_row=None), optim, [weight * float("nan")] * 9)) == 9
     assert optim.skipped_total == 9
 
 
-def test_the_hook_refuses_an_unguarded_wrapper() -> None:
+def test_hook_refuses_an_unguarded_wrapper() -> None:
     plain = OptimWrapper(torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0))
     with pytest.raises(TypeError, match="GuardedOptimWrapper"):
         NonFiniteLossHook().before_train(SimpleNamespace(optim_wrapper=plain))
@@ -78,13 +78,13 @@ def test_the_hook_refuses_an_unguarded_wrapper() -> None:
         NonFiniteLossHook(max_in_a_row=0)
 
 
-def test_a_batch_is_described() -> None:
+def test_description_of_a_batch() -> None:
     text = describe_batch(dummy_batch(shape=(4, 4)), {"loss": torch.tensor(float("nan"))})
     assert text == "losses: loss=nan\n  0.png: 0: '0'"
 
 
-def all_ranks_skip_together(rank: int, world_size: int) -> None:
-    """Only rank 1's loss is bad; no rank may move, none may hang, and the next step is a normal one."""
+def check_that_all_ranks_skip(rank: int, world_size: int) -> None:
+    """Only the loss of rank 1 is bad. All ranks skip the step, none hangs, and the next step is normal."""
     model = DistributedDataParallel(torch.nn.Linear(1, 1, bias=False))
     with torch.no_grad():
         model.module.weight.zero_()
@@ -97,5 +97,5 @@ def all_ranks_skip_together(rank: int, world_size: int) -> None:
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_one_bad_rank(world_size: int) -> None:
-    run_distributed(all_ranks_skip_together, world_size)
+def test_all_ranks_skip_the_step_of_one_bad_rank(world_size: int) -> None:
+    run_distributed(check_that_all_ranks_skip, world_size)

@@ -18,7 +18,7 @@ CONFIG = "instalign_swinb"
 
 @pytest.fixture
 def bert(tmp_path: Path) -> Path:
-    """A folder as transformers saves it, of a small BERT."""
+    """Save a small BERT as transformers does, and return its folder."""
     from transformers import BertConfig, BertModel
 
     folder = tmp_path / "bert"
@@ -38,7 +38,7 @@ def test_all_missing_files_are_reported_at_once(tmp_path: Path, monkeypatch: pyt
         require_preflight(cfg)
 
 
-def test_a_config_that_can_be_trained(tiny_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trainable_config(tiny_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cfg = load_config(str(tiny_config))
     assert all(one.status == OK for one in preflight(cfg))
     require_preflight(cfg)
@@ -46,7 +46,7 @@ def test_a_config_that_can_be_trained(tiny_config: Path, capsys: pytest.CaptureF
     assert line.startswith("preflight ok")
 
 
-def test_missing_images_are_found(tiny_config: Path, tmp_path: Path) -> None:
+def test_missing_images(tiny_config: Path, tmp_path: Path) -> None:
     cfg = load_config(str(tiny_config), RunOptions(cfg_options={"train_dataloader.dataset.image_root": str(tmp_path)}))
     (found,) = [one for one in preflight(cfg) if one.status == FAIL]
     assert (
@@ -54,14 +54,14 @@ def test_missing_images_are_found(tiny_config: Path, tmp_path: Path) -> None:
     )
 
 
-def test_another_split_is_found(tiny_config: Path) -> None:
+def test_missing_split(tiny_config: Path) -> None:
     cfg = load_config(str(tiny_config), RunOptions(cfg_options={"val_dataloader.dataset.split": "minival"}))
     (found,) = [one for one in preflight(cfg) if one.status == FAIL]
     assert found.name == "val data" and "no expression has split 'minival'" in found.text
 
 
-def test_memory_of_the_calibrated_case() -> None:
-    """InstAlign with Swin-B at 480, batch 8 in fp32: 19 GB, of which weights are 218 M x 4 bytes or so."""
+def test_memory_estimate_of_the_calibrated_case() -> None:
+    """InstAlign with Swin-B at 480 and batch 8 in fp32 needs 19 GB. About 218 M x 4 bytes of them are weights."""
     parts = estimate_memory(load_config(CONFIG), 8)
     assert parts is not None
     assert sum(parts.values()) * 2**30 / 1e9 == pytest.approx(19, abs=1)
@@ -70,7 +70,7 @@ def test_memory_of_the_calibrated_case() -> None:
     assert estimate_memory(load_config("baseline_tiny_refshapes"), 8) is None
 
 
-def test_one_override_changes_the_text_model_and_its_tokenizers(bert: Path) -> None:
+def test_one_option_changes_the_text_model_and_its_tokenizers(bert: Path) -> None:
     option = {"model.encoder.text.pretrained": str(bert)}
     cfg = load_config(CONFIG, RunOptions(cfg_options=option))
     tokenizers = [cfg[f"{one}_dataloader"].dataset.pipeline[2].tokenizer.pretrained for one in ("train", "val", "test")]
@@ -83,7 +83,7 @@ def test_one_override_changes_the_text_model_and_its_tokenizers(bert: Path) -> N
     assert wrong.status == FAIL and "has hidden_size 32; the text encoder's config says 64" in wrong.text
 
 
-def test_a_folder_below_data_needs_no_override(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_in_the_data_folder_are_found(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REFSEG_DATA", str(tmp_path))
     (tmp_path / "weights").mkdir()
     bert.rename(tmp_path / "weights" / "bert-base-uncased")
@@ -91,7 +91,7 @@ def test_a_folder_below_data_needs_no_override(bert: Path, tmp_path: Path, monke
     assert findings["tokenizer"].status == OK and "8 tokens" in findings["tokenizer"].text
 
 
-def test_a_text_model_of_another_build_is_named(tmp_path: Path) -> None:
+def test_text_model_of_another_architecture(tmp_path: Path) -> None:
     from transformers import DistilBertConfig, DistilBertModel
 
     DistilBertModel(DistilBertConfig(vocab_size=8, dim=32, n_layers=1, n_heads=2, hidden_dim=32)).save_pretrained(

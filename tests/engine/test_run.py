@@ -30,8 +30,8 @@ def test_amp_needs_a_gpu() -> None:
         load(amp=True)
 
 
-def test_the_batch_is_compared_with_the_papers() -> None:
-    """8 images on 4 processes with 2 accumulated are 64; the config says 8."""
+def test_batch_size_is_compared_with_the_paper() -> None:
+    """8 images on 4 processes with 2 accumulated steps are 64. The config says 8."""
     line, agrees = batch_report(load(cfg_options={"optim_wrapper.accumulative_counts": 2}), 4)
     assert line.startswith("batch: 8 per process x 4 x 2 accumulation = 64 images (the learning rate belongs to 8)")
     assert not agrees and "--auto-scale-lr" in line
@@ -39,8 +39,8 @@ def test_the_batch_is_compared_with_the_papers() -> None:
     assert batch_report(load(auto_scale_lr=True), 4)[1]
 
 
-def test_auto_scale_counts_accumulation(tmp_path: Path, tiny_options: dict) -> None:
-    """4 images x 2 accumulated = the config's 8: the learning rate stays; without accumulation it halves."""
+def test_auto_scale_lr_counts_accumulation(tmp_path: Path, tiny_options: dict) -> None:
+    """4 images x 2 accumulated steps are the 8 of the config. Without accumulation, the rate is halved."""
     from refseg.engine.run import build_runner
 
     for accumulation, expected in ((2, 1e-3), (1, 5e-4)):
@@ -52,7 +52,7 @@ def test_auto_scale_counts_accumulation(tmp_path: Path, tiny_options: dict) -> N
         assert wrapper.optimizer.param_groups[0]["lr"] == pytest.approx(expected)
 
 
-def test_processes_wait_as_long_as_the_config_says() -> None:
+def test_timeout_of_processes_comes_from_the_config() -> None:
     from refseg.engine.run import build_runner
 
     with mock.patch("refseg.engine.run.init_cpu_dist", side_effect=StopIteration) as joined:
@@ -73,14 +73,14 @@ def test_processes_wait_as_long_as_the_config_says() -> None:
         ("a = b", r"own\.py cannot be read as a config \(NameError: name 'b'"),
     ],
 )
-def test_broken_configs_are_named(content: str, says: str, tmp_path: Path) -> None:
+def test_broken_configs(content: str, says: str, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(content)
     (tmp_path / "other.py").write_text("_base_ = ['gone.py']")
     with pytest.raises(ConfigError, match=says):
         load_config(str(tmp_path / "own.py"))
 
 
-def test_wandb_is_one_key() -> None:
+def test_one_key_enables_wandb() -> None:
     kinds = [backend.type for backend in load().visualizer.vis_backends]
     assert kinds == ["LocalVisBackend", "TensorboardVisBackend"]
     backend = load(cfg_options={"wandb.enable": True, "wandb.project": "p"}).visualizer.vis_backends[-1]
@@ -98,8 +98,8 @@ def test_resume_without_a_checkpoint_starts_from_the_beginning(tmp_path: Path, c
         take_resume(cfg, "none.pth")
 
 
-def test_resume_in_a_config_does_not_stay_there(tmp_path: Path) -> None:
-    """As in OpenMMLab's tools; `load_from` is the checkpoint then, and not weights to fine-tune."""
+def test_resume_is_removed_from_the_config(tmp_path: Path) -> None:
+    """With `resume`, `load_from` names the checkpoint to continue from, as in OpenMMLab's tools."""
     (tmp_path / "epoch_3.pth").touch()
     cfg = load(cfg_options={"resume": True, "load_from": str(tmp_path / "epoch_3.pth")})
     assert take_resume(cfg, False) == tmp_path / "epoch_3.pth"
@@ -130,8 +130,8 @@ def test_checkpoints_and_results_name_the_training_data(tiny_config: Path, tmp_p
     )
 
 
-def test_a_run_shorter_than_its_warm_up(tiny_config: Path, tmp_path: Path) -> None:
-    """2 epochs of 6 steps, and a warm-up of 100."""
+def test_run_shorter_than_its_warm_up(tiny_config: Path, tmp_path: Path) -> None:
+    """The run has 2 epochs of 6 steps, and the warm-up has 100 steps."""
     from refseg.engine.run import train
 
     schedule = [dict(type="LinearLR", by_epoch=False, end=100), dict(type="PolyLR", by_epoch=False, begin=100)]
@@ -140,10 +140,10 @@ def test_a_run_shorter_than_its_warm_up(tiny_config: Path, tmp_path: Path) -> No
         train(str(tiny_config), options)
 
 
-def test_a_checkpoint_needs_no_pretrained_weights() -> None:
-    """Testing and resuming build encoders from their architecture; tokenizers stay pretrained."""
+def test_models_of_checkpoints_are_built_without_pretrained_weights() -> None:
+    """Encoders are built from their architecture. Tokenizers stay pretrained."""
     cfg = load_config("lavt_swinb")
-    encoder = without_weights(cfg.model.to_dict())["encoder"]
+    encoder = without_weights(cfg.model)["encoder"]
     assert cfg.model.encoder.vision.pretrained and cfg.model.encoder.text.pretrained
     assert encoder["vision"]["pretrained"] is None and encoder["text"]["pretrained"] is None
     assert cfg.test_dataloader.dataset.pipeline[2].tokenizer.pretrained == "bert-base-uncased"

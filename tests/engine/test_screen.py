@@ -1,4 +1,4 @@
-"""The screen of a run: few lines there, everything in the log file."""
+"""The few lines that a run prints. The log file has everything."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from refseg.engine.run import RunOptions, train
 from refseg.engine.screen import score_table
 
 
-def test_a_training_shows_a_few_lines(tmp_path: Path, tiny_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Two epochs of 6 steps, a line each, with two tables; mmengine's dumps are in the log file."""
+def test_training_prints_a_few_lines(tmp_path: Path, tiny_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two epochs of 6 steps print a line per step and two tables. mmengine's dumps are in the log file."""
     train(str(tiny_config), RunOptions(work_dir=str(tmp_path)))
     out = capsys.readouterr().out
     lines = [line for line in out.splitlines() if not line.startswith("warning: batch: 4")]  # 8 are the config's
@@ -25,7 +25,7 @@ def test_a_training_shows_a_few_lines(tmp_path: Path, tiny_config: Path, capsys:
     assert "System environment" in log and "Config:" in log and "Epoch(train)" in log and steps[0] in log
 
 
-def test_scores_are_aligned() -> None:
+def test_score_table_is_aligned() -> None:
     lines = list(score_table("val", {"gres/gIoU": 51.234, "refseg/gIoU": 50.0, "refseg/Pr@0.5": 7.0, "time": 1.0}))
     assert lines == [
         "val         gres    refseg",

@@ -26,7 +26,7 @@ from refseg.evaluation.alignment import (
     true_instances,
 )
 from refseg.evaluation.measure import Truth
-from refseg.evaluation.prediction_file import PredictionRow
+from refseg.evaluation.prediction_file import Answer
 from refseg.evaluation.scorer import open_data
 from refseg.instance import Instance
 from refseg.records import AnnotatedInstance, Expression, Record
@@ -159,19 +159,19 @@ def test_align_predictions(tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
     truths = open_data(str(tmp_path / "data.jsonl")).truths
     instances = [Instance(rle(0, 5), 0.9, [0.2, 0.8])]
-    rows = [PredictionRow("missed", rle(0, 5)), PredictionRow("found", rle(0, 5), instances=instances)]
+    rows = [Answer("missed", rle(0, 5)), Answer("found", rle(0, 5), raw_instances=instances)]
     rows += [
-        PredictionRow("untagged", rle(0, 5), instances=instances),
-        PredictionRow("other", rle(0, 5), instances=instances),
+        Answer("untagged", rle(0, 5), raw_instances=instances),
+        Answer("other", rle(0, 5), raw_instances=instances),
     ]
     scores = alignment_scores(align_predictions(rows, truths))
     assert (scores["expressions"], scores["matched"], scores["coverage"], scores["pointing"]) == (2, 1, 50.0, 100.0)
     found_once = alignment_scores(align_predictions([*rows[1:], rows[1]], truths))
     assert found_once == scores, "a second row does not count, a missing one is a miss"
     other_size = coco_mask.encode(np.zeros((5, 5), np.uint8, order="F"))
-    wrong = PredictionRow("found", rle(0, 5), instances=[Instance(other_size, 0.9, [0.2, 0.8])])
+    wrong = Answer("found", rle(0, 5), raw_instances=[Instance(other_size, 0.9, [0.2, 0.8])])
     with pytest.raises(DataError, match=r"prediction of found: instances\[0\] is 5 x 5, but the image is 10 x 10"):
         list(align_predictions([wrong], truths))
-    short = PredictionRow("found", rle(0, 5), instances=[Instance(rle(0, 5), 0.9, [0.2])])
+    short = Answer("found", rle(0, 5), raw_instances=[Instance(rle(0, 5), 0.9, [0.2])])
     with pytest.raises(DataError, match="prediction of found: an instance has 1 weights, but the text has 2 words"):
         list(align_predictions([short], truths))

@@ -1,4 +1,4 @@
-"""Groups of the golden rows of test_protocols.py, rebuilt here from their numbers."""
+"""Metrics by group, and the confusion of target and no target."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GRES = get_protocol("gres")
 
 
 def row(**changes: object) -> Row:
-    """Half right: IoU 1/2."""
+    """Return a row with IoU 1/2."""
     fields = dict(
         expression_id="e", image_id="i", object_id="o", intersection=10, predicted=10, target=20, has_target=True,
         no_target_prob=0.1, num_targets=1, num_words=2, target_area=20, image_area=100,

@@ -1,4 +1,4 @@
-"""`refseg compare`: arithmetic on rows, the page, and the command on a small data set of files."""
+"""`refseg compare`: the arithmetic, the page, and the command on a small data set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 from refseg.cli import main
 from refseg.errors import DataError
 from refseg.evaluation.compare import Comparison, compare_rows, headline
-from refseg.evaluation.prediction_file import PredictionRow, write_predictions
+from refseg.evaluation.prediction_file import Answer, write_predictions
 from refseg.evaluation.protocols import PROTOCOLS, get_protocol
 from refseg.evaluation.rows import Row, Rows
 from refseg.report.compare_page import AnswerPicture, Disagreement, metric_lines, render_comparison
@@ -23,7 +23,7 @@ REFSEG = get_protocol("refseg")
 
 
 def row(name: str, intersection: int = 10, **changes: object) -> Row:
-    """IoU intersection / 20; 0 of target pixels is a no-target expression with a mask of 10."""
+    """Return a row with a target of 20 pixels and IoU intersection / 20."""
     fields = dict(
         expression_id=name, image_id=name, object_id="o", intersection=intersection, predicted=intersection, target=20,
         has_target=True, no_target_prob=0.1, num_targets=1, num_words=2, target_area=20, image_area=100, skill="size",
@@ -83,7 +83,7 @@ def test_metric_is_mean_worth(name: str) -> None:
 
 
 def compared() -> Comparison:
-    """IoU of A 0.5, 0.5, 0.5, 0; of B 0.5, 1, 0.45, 1 (it rejects the last, rightly)."""
+    """Compare A (worth 0.5, 0.5, 0.5, 0) with B (worth 0.5, 1, 0.45, 1; it rightly rejects the last expression)."""
     a = Rows.of([row("e1"), row("e2"), row("e3"), without_target("e4", 5, 0.1)])
     b = Rows.of([row("e1"), row("e2", 20), row("e3", 9), without_target("e4", 5, 0.9)])
     return compare_rows(a, b, REFSEG, num=200)
@@ -145,8 +145,10 @@ def test_page_of_equal_predictions() -> None:
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """Three expressions on two images; the second image has no file. A finds the left square and then the right one; B
-    the other way round, and rejects the third."""
+    """Write data with three expressions on two images, and prediction files A and B. The second image has no file.
+
+    A always answers with the left square. B finds the right square for both squares and rejects the third expression.
+    """
     left, right = mask((2, 2, 10, 10)), mask((22, 22, 10, 10))
     to_json = lambda pixels: {"size": [40, 40], "counts": rle(pixels)["counts"].decode()}  # noqa: E731
     lines = [
@@ -159,11 +161,11 @@ def files(tmp_path: Path) -> Path:
     Image.fromarray(np.full((40, 40, 3), 90, np.uint8)).save(tmp_path / "one.png")
     write_predictions(
         tmp_path / "a.jsonl",
-        [PredictionRow("1", rle(left), 0.1), PredictionRow("2", rle(left), 0.1), PredictionRow("3", rle(left), 0.4)],
+        [Answer("1", rle(left), 0.1), Answer("2", rle(left), 0.1), Answer("3", rle(left), 0.4)],
     )
     write_predictions(
         tmp_path / "b.jsonl",
-        [PredictionRow("3", rle(left), 0.6), PredictionRow("2", rle(right), 0.1), PredictionRow("1", rle(right), 0.1)],
+        [Answer("3", rle(left), 0.6), Answer("2", rle(right), 0.1), Answer("1", rle(right), 0.1)],
     )
     return tmp_path
 
@@ -229,10 +231,8 @@ def test_invalid_options(files: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def test_box_protocol_without_masks(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A has the target's box, and B has no box. The page shows the two expressions with a target."""
     boxes = {"1": [2, 2, 10, 10, 0.9], "2": [22, 22, 10, 10, 0.9]}
-    write_predictions(
-        files / "a.jsonl", [PredictionRow(n, None, boxes=[boxes[n]] if n in boxes else []) for n in "123"]
-    )
-    write_predictions(files / "b.jsonl", [PredictionRow(n, None, boxes=[]) for n in "123"])
+    write_predictions(files / "a.jsonl", [Answer(n, None, boxes=[boxes[n]] if n in boxes else []) for n in "123"])
+    write_predictions(files / "b.jsonl", [Answer(n, None, boxes=[]) for n in "123"])
     page = files / "out.html"
     call = ["compare", str(files / "a.jsonl"), str(files / "b.jsonl"), "--data", f"{files / 'data.jsonl'}:val"]
     assert main([*call, "--protocol", "grec", "--resamples", "9", "--html", str(page)]) == 0
@@ -243,7 +243,7 @@ def test_box_protocol_without_masks(files: Path, capsys: pytest.CaptureFixture[s
 
 def test_partial_predictions(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """B lacks two expressions. That is an error, or, with --allow-partial, only common expressions count."""
-    write_predictions(files / "b.jsonl", [PredictionRow("2", rle(mask((22, 22, 10, 10))), 0.1)])
+    write_predictions(files / "b.jsonl", [Answer("2", rle(mask((22, 22, 10, 10))), 0.1)])
     call = ["compare", str(files / "a.jsonl"), str(files / "b.jsonl"), "--data", f"{files / 'data.jsonl'}:val"]
     call += ["--resamples", "10"]
     assert main(call) == 1 and "2 expressions without a prediction" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 from refseg.cli import main
 from refseg.evaluation.notes import SuspiciousFields
 from refseg.evaluation.other_formats import read_png_folder
-from refseg.evaluation.prediction_file import PredictionRow
+from refseg.evaluation.prediction_file import Answer
 from refseg.instance import Instance
 
 SIZE = (480, 640)
@@ -21,22 +21,22 @@ BOXES = [(10, 20, 100, 50), (400, 300, 200, 150), (300, 10, 30, 400), (5, 430, 6
 MASK = coco_mask.encode(np.zeros(SIZE, np.uint8, order="F"))
 
 
-def notes(*rows: PredictionRow) -> list[str]:
+def notes(*rows: Answer) -> list[str]:
     suspicious = SuspiciousFields()
     for row in rows:
         suspicious.check(row, SIZE)
     return suspicious.notes()
 
 
-def with_boxes(boxes: list[tuple[float, ...]], score: float = 0.9) -> list[PredictionRow]:
-    return [PredictionRow(f"e{i}", None, boxes=[[*map(float, box), score]]) for i, box in enumerate(boxes)]
+def with_boxes(boxes: list[tuple[float, ...]], score: float = 0.9) -> list[Answer]:
+    return [Answer(f"e{i}", None, boxes=[[*map(float, box), score]]) for i, box in enumerate(boxes)]
 
 
 def test_valid_files_have_no_notes() -> None:
     """A box may leave the image by a little, and a box of one pixel may lie in the corner."""
     inside = with_boxes([*BOXES, (0, 0, 1, 1), (-2, -3, 650, 490)])
     instances = [Instance(MASK, 0.0), Instance(MASK, 1.0)]
-    assert notes(*inside, PredictionRow("m", MASK, 0.5, instances=instances), PredictionRow("n", MASK, boxes=[])) == []
+    assert notes(*inside, Answer("m", MASK, 0.5, raw_instances=instances), Answer("n", MASK, boxes=[])) == []
     assert notes() == []
 
 
@@ -62,7 +62,7 @@ def test_boxes_that_leave_the_image_are_not_always_corners() -> None:
 def test_scores_outside_0_to_1(score: float) -> None:
     (note,) = notes(*with_boxes(BOXES[:1], score), *with_boxes(BOXES[:1]))
     assert note.startswith(f"1 predictions have scores outside 0..1 (e0: {score:g})")
-    (note,) = notes(PredictionRow("i", MASK, instances=[Instance(MASK, score)]))
+    (note,) = notes(Answer("i", MASK, raw_instances=[Instance(MASK, score)]))
     assert f"(i: {score:g})" in note
 
 

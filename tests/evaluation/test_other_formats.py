@@ -18,7 +18,7 @@ from refseg.evaluation.other_formats import (
     read_coco_results,
     read_png_folder,
 )
-from refseg.evaluation.prediction_file import PredictionRow, rle_to_json, write_predictions
+from refseg.evaluation.prediction_file import Answer, rle_to_json, write_predictions
 
 
 def encode(mask: np.ndarray) -> dict:
@@ -55,7 +55,7 @@ def test_png_modes(tmp_path: Path) -> None:
     for name, image in images.items():
         image.save(tmp_path / png_name(name))
     rows = {row.expression_id: row for row in open_predictions(tmp_path)}
-    assert rows == {name: PredictionRow(name, encode(MASK)) for name in images}
+    assert rows == {name: Answer(name, encode(MASK)) for name in images}
 
 
 @pytest.mark.parametrize("name", ["a/b 1", "50%2F", ".a", "\u00e9:?", "x.png", "img/3.jpg:0"])
@@ -114,21 +114,21 @@ def test_entries_with_same_id_are_merged(tmp_path: Path) -> None:
         ],
     )
     both, one = read_coco_results(file)
-    assert both.expression_id == "7" and coco_mask.area(both.mask) == 4
+    assert both.expression_id == "7" and coco_mask.area(both.source) == 4
     assert both.boxes == [[0, 0, 2, 2, 0.9], [2, 0, 1, 1, 0.3]]  # the second one is its mask's
-    assert one == PredictionRow("8", encode(OTHER), boxes=[[2, 0, 1, 1, 1]])
+    assert one == Answer("8", encode(OTHER), boxes=[[2, 0, 1, 1, 1]])
     first = next(read_coco_results(file, min_score=0.5))
-    assert first.mask == encode(MASK) and first.boxes == both.boxes
+    assert first.source == encode(MASK) and first.boxes == both.boxes
     nothing = next(open_predictions(file, min_score=1))
-    assert nothing.mask == encode(np.zeros((2, 3))) and nothing.boxes == both.boxes
+    assert nothing.source == encode(np.zeros((2, 3))) and nothing.boxes == both.boxes
     assert entries_below(file, 0.5) == 1 and entries_below(file, 2) == 3
 
 
 def test_negative_scores(tmp_path: Path) -> None:
     """Logits may be negative. No entry is dropped without `min_score`."""
     file = write_json(tmp_path, [coco(MASK, score=-3.5)])
-    assert next(open_predictions(file)).mask == encode(MASK)
-    assert next(open_predictions(file, min_score=-3)).mask == encode(MASK & False)
+    assert next(open_predictions(file)).source == encode(MASK)
+    assert next(open_predictions(file, min_score=-3)).source == encode(MASK & False)
 
 
 def test_boxes_without_area(tmp_path: Path) -> None:
@@ -137,9 +137,9 @@ def test_boxes_without_area(tmp_path: Path) -> None:
     boxes = [{"image_id": 8, "bbox": [1, 2, 3, 4], "score": 0.9}, {"image_id": 9, "bbox": [0, 0, 0, 0], "score": 0.9}]
     rows = list(read_coco_results(write_json(tmp_path, [empty, *boxes])))
     assert rows == [
-        PredictionRow("7", encode(MASK & False), boxes=[]),
-        PredictionRow("8", None, boxes=[[1, 2, 3, 4, 0.9]]),
-        PredictionRow("9", None, boxes=[]),
+        Answer("7", encode(MASK & False), boxes=[]),
+        Answer("8", None, boxes=[[1, 2, 3, 4, 0.9]]),
+        Answer("9", None, boxes=[]),
     ]
 
 
@@ -174,7 +174,7 @@ def test_invalid_entries(content: Any, says: str, tmp_path: Path) -> None:
 
 
 def test_dispatch(tmp_path: Path) -> None:
-    rows = [PredictionRow("a", encode(MASK))]
+    rows = [Answer("a", encode(MASK))]
     for name in ("p.jsonl", "p.jsonl.gz"):
         write_predictions(tmp_path / name, rows)
         assert list(open_predictions(tmp_path / name)) == rows

@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 
 from refseg.errors import DataError
 from refseg.evaluation.prediction_file import (
-    PredictionRow,
+    Answer,
     PredictionWriter,
     merge_parts,
     part_file,
@@ -28,15 +28,15 @@ def rle(seed: int = 0, size: tuple[int, int] = (6, 7)) -> dict:
     return coco_mask.encode(np.asfortranarray(np.random.default_rng(seed).integers(0, 2, size, np.uint8)))
 
 
-FULL = PredictionRow(
+FULL = Answer(
     "a/1",
     rle(1),
     0.25,
     [[0.0, 1.5, 3.0, 2.0, 0.75]],
     [Instance(rle(2), 0.5, [0.125, 1.0]), Instance(rle(3), 1.0)],
 )
-BARE = PredictionRow("b", rle(4))
-NO_BOX = PredictionRow("c", rle(5), 1.0, [], [])
+BARE = Answer("b", rle(4))
+NO_BOX = Answer("c", rle(5), 1.0, [], [])
 HEADER = {"config": "x.py", "checkpoint": {"sha256": "00"}}
 
 
@@ -60,17 +60,27 @@ def test_optional_fields(tmp_path: Path) -> None:
     assert list(read_predictions(tmp_path / "p.jsonl")) == [BARE]
 
 
+def test_instances_in_files(tmp_path: Path) -> None:
+    """Words have 4 decimals, instances without a pixel are left out, and masks may be made on request."""
+    mask = np.ones((6, 7), bool)
+    words, empty = Instance(mask, 2 / 3, [1 / 3, 0.00004]), Instance(~mask, 0.9)
+    write_predictions(tmp_path / "p.jsonl", [Answer("a", rle(), raw_instances=[words, empty, Instance(mask, 0.5)])])
+    (answer,) = read_predictions(tmp_path / "p.jsonl")
+    assert [(one.score, one.words) for one in answer.raw_instances] == [(2 / 3, [0.3333, 0.0]), (0.5, None)]
+    assert all(one.mask.all() for one in answer.raw_instances)
+
+
 def test_other_forms_of_ids_and_masks(tmp_path: Path) -> None:
     """Ids may be integers, and RLEs may be uncompressed: 2 off, 3 on, 37 off of 42 pixels."""
     file = tmp_path / "p.jsonl"
     file.write_text(json.dumps({"expression_id": 12, "mask": {"size": [6, 7], "counts": [2, 3, 37]}}))
     (row,) = read_predictions(file)
-    assert row.expression_id == "12" and coco_mask.area(row.mask) == 3 and isinstance(row.mask["counts"], bytes)
+    assert row.expression_id == "12" and coco_mask.area(row.source) == 3 and isinstance(row.source["counts"], bytes)
 
 
 def test_boxes_without_masks(tmp_path: Path) -> None:
     """`mask` may be null or absent in rows with boxes."""
-    rows = [PredictionRow("a", None, boxes=[[0.0, 1.0, 2.0, 3.0, 0.5]]), PredictionRow("b", None, boxes=[])]
+    rows = [Answer("a", None, boxes=[[0.0, 1.0, 2.0, 3.0, 0.5]]), Answer("b", None, boxes=[])]
     write_predictions(tmp_path / "p.jsonl", rows)
     assert list(read_predictions(tmp_path / "p.jsonl")) == rows
     (tmp_path / "p.jsonl").write_text('{"expression_id": "b", "boxes": []}')
@@ -104,7 +114,7 @@ def test_interrupted_write_leaves_no_file(tmp_path: Path) -> None:
         writer.write(FULL)
         raise KeyError
     with pytest.raises(ValueError):
-        write_predictions(file, [PredictionRow("a", rle(), float("nan"))])
+        write_predictions(file, [Answer("a", rle(), float("nan"))])
     with pytest.raises(TypeError):
         write_predictions(file, [BARE], header={"not": object()})
     assert file.read_bytes() == before and list(tmp_path.iterdir()) == [file]
@@ -114,10 +124,10 @@ def test_streaming(tmp_path: Path) -> None:
     """A row is written before the next one is made, and yielded before the next line is read."""
     file, alive = tmp_path / "p.jsonl", []
 
-    def rows() -> Iterator[PredictionRow]:
+    def rows() -> Iterator[Answer]:
         for number in range(3):
             alive.append(number)
-            yield PredictionRow(str(number), rle(number))
+            yield Answer(str(number), rle(number))
 
     write_predictions(file, rows())
     file.write_bytes(file.read_bytes() + b"broken")
@@ -194,7 +204,7 @@ def test_invalid_lines(line: bytes, says: str, tmp_path: Path) -> None:
 def test_missing_and_damaged_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such prediction file"):
         list(read_predictions(tmp_path / "none.jsonl"))
-    whole = gzip.compress(b"".join(json.dumps(row_to_json(PredictionRow(str(i), rle(i)))).encode() for i in range(99)))
+    whole = gzip.compress(b"".join(json.dumps(row_to_json(Answer(str(i), rle(i)))).encode() for i in range(99)))
     for number, content in enumerate((whole[:-20], b"plain", whole[:50] + b"??" + whole[52:])):
         (tmp_path / f"{number}.gz").write_bytes(content)
         with pytest.raises(DataError):
@@ -207,7 +217,7 @@ def test_merge_parts(tmp_path: Path) -> None:
     """The sampler gave row 0 to both processes to make their shares equal."""
     file = tmp_path / "p.jsonl.gz"
     parts = [part_file(file, rank) for rank in range(2)]
-    rows = [PredictionRow(str(number), rle(number), number / 4) for number in range(3)]
+    rows = [Answer(str(number), rle(number), number / 4) for number in range(3)]
     write_predictions(parts[0], [rows[0], rows[2]], header=HEADER)
     write_predictions(parts[1], [rows[1], rows[0]], header=HEADER)
     assert merge_parts(parts, file) == 3
@@ -227,6 +237,6 @@ def test_merge_parts_of_different_runs(tmp_path: Path) -> None:
 
 
 def test_torch_and_numpy_numbers(tmp_path: Path) -> None:
-    row = PredictionRow("a", rle(), np.float32(0.5), np.ones((1, 5), np.float32))  # type: ignore[arg-type]
+    row = Answer("a", rle(), np.float32(0.5), np.ones((1, 5), np.float32))  # type: ignore[arg-type]
     write_predictions(tmp_path / "p.jsonl", [row])
-    assert next(read_predictions(tmp_path / "p.jsonl")) == PredictionRow("a", rle(), 0.5, [[1.0] * 5])
+    assert next(read_predictions(tmp_path / "p.jsonl")) == Answer("a", rle(), 0.5, [[1.0] * 5])

@@ -1,5 +1,5 @@
-"""docs/protocols.md says what the code does: its tables of protocols and of golden numbers are made here again, and the
-example's tool gives the same predictions every time."""
+"""docs/protocols.md agrees with the code: the tests rebuild its tables of protocols and golden numbers, and check that
+the tool of its example is deterministic."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def named(grid: Grid) -> str:
 
 
 def protocol_line(protocol: Protocol) -> str:
-    """Its line of the table of protocols."""
+    """Return a protocol's line in the table of protocols."""
     view, rule = protocol.view, protocol.no_target
     grid = named(view.grid) + (f"; no target: {named(view.negative_grid)}" if view.negative_grid else "")
     way = view.interpolation + (", align_corners" if view.align_corners else "")
@@ -48,7 +48,7 @@ def protocol_line(protocol: Protocol) -> str:
 
 
 def golden() -> Rows:
-    """Pixels of intersection, prediction and target; who is rejected: see test_protocols.py."""
+    """Return the golden samples of test_protocols.py: intersection, prediction, target, and whether it is rejected."""
     samples = [(16, 20, 20, False), (10, 20, 20, True), (0, 5, 0, True), (0, 8, 0, False), (25, 25, 25, False)]
     return Rows.of(
         Row(
@@ -98,7 +98,7 @@ def test_page_names_exist() -> None:
 
 
 def test_perturbed_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The seed decides the bytes. At severity 0 the masks are the ground truth."""
+    """Equal seeds give equal files. At severity 0 the masks are the ground truth."""
     pixels = np.zeros((20, 20), np.uint8, order="F")
     pixels[4:12, 4:12] = 1
     rle = coco_mask.encode(pixels)
@@ -119,6 +119,6 @@ def test_perturbed_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert first == made("b.jsonl") and first != made("c.jsonl", "--seed", "1")
     made("exact.jsonl", "--severity", "0")
     answers = {row.expression_id: row for row in read_predictions(tmp_path / "exact.jsonl")}
-    assert all(answers[str(i)].mask["counts"] == rle["counts"] for i in (1, 2, 3))
+    assert all(answers[str(i)].source["counts"] == rle["counts"] for i in (1, 2, 3))
     assert answers["1"].no_target_prob == pytest.approx(1 / (1 + np.exp(2)), abs=1e-6)
     assert answers["0"].no_target_prob == pytest.approx(1 / (1 + np.exp(-2)), abs=1e-6)

@@ -21,7 +21,7 @@ from refseg.datasets.store import from_annotations
 from refseg.errors import DataError
 from refseg.evaluation import scorer
 from refseg.evaluation.measure import nearest_source, resize_rle
-from refseg.evaluation.prediction_file import PredictionRow, read_predictions
+from refseg.evaluation.prediction_file import Answer, read_predictions
 from refseg.evaluation.protocols import PROTOCOLS, View, get_protocol
 from refseg.evaluation.scorer import TruthIndex, score_predictions
 from refseg.instance import Instance
@@ -58,8 +58,8 @@ def simple(num_images: int = 1, per_image: int = 1, size: tuple[int, int] = (8, 
     ]
 
 
-def full(expression_id: str, size: tuple[int, int] = (8, 10), **more: Any) -> PredictionRow:
-    return PredictionRow(expression_id, encode(np.ones(size)), **more)
+def full(expression_id: str, size: tuple[int, int] = (8, 10), **more: Any) -> Answer:
+    return Answer(expression_id, encode(np.ones(size)), **more)
 
 
 # Against plain arrays -------------------------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ def plain_target(record: Record, expression: Expression, view: View, grid: tuple
 
 
 @pytest.mark.parametrize("on_grid", [False, True])
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(scene=scenes())
 def test_rle_scores_match_arrays(on_grid: bool, scene: tuple[Record, list[np.ndarray]]) -> None:
     """For every view, with masks of the original size and of the protocol's grid."""
@@ -129,7 +129,7 @@ def test_rle_scores_match_arrays(on_grid: bool, scene: tuple[Record, list[np.nda
         grids = [view.grid_of(bool(e.referents), record.size) for e in record.expressions]
         resized = [plain_resize(mask, grid) for mask, grid in zip(masks, grids, strict=True)]
         given = resized if on_grid else masks
-        rows = [PredictionRow(e.expression_id, encode(mask)) for e, mask in zip(record.expressions, given, strict=True)]
+        rows = [Answer(e.expression_id, encode(mask)) for e, mask in zip(record.expressions, given, strict=True)]
         result = score_predictions(rows, index([record]), [protocol]).rows[protocol.name]
         targets = [plain_target(record, e, view, grid) for e, grid in zip(record.expressions, grids, strict=True)]
         expected = [(p & t, p, t, p | t) for p, t in zip(resized, targets, strict=True)]
@@ -145,11 +145,11 @@ def runs_with_zeros(draw: st.DrawFn, pixels: int) -> list[int]:
     return np.diff([0, *cuts, pixels]).tolist()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data(), size=st.tuples(st.integers(1, 6), st.integers(1, 6)))
 def test_runs_of_zero(data: st.DataObject, size: tuple[int, int]) -> None:
-    """pycocotools takes a run of 0 for the end of a mask. Ground truth and predictions with such runs must have the
-    pixels of the plain arrays, on the original grid and on another one."""
+    """pycocotools takes a run of 0 for the end of a mask. Masks with such runs must be scored like plain arrays, on the
+    original grid and on another one."""
     target, predicted = data.draw(runs_with_zeros(size[0] * size[1])), data.draw(runs_with_zeros(size[0] * size[1]))
     masks = [np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size, order="F") for runs in (predicted, target)]
     with tempfile.TemporaryDirectory() as folder:
@@ -166,7 +166,7 @@ def test_runs_of_zero(data: st.DataObject, size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("rule", ["pillow", "cv2"])
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     size=st.tuples(st.integers(1, 30), st.integers(1, 30)),
     new=st.tuples(st.integers(1, 50), st.integers(1, 50)),
@@ -218,13 +218,13 @@ def test_golden_target_on_grid(protocol: str, metric: str, expected: float, on_g
     mask[101:109, 101:109] = 1
     chosen = get_protocol(protocol)
     answer = plain_resize(mask, chosen.view.grid) if on_grid else mask
-    rows = score_predictions([PredictionRow("e", encode(answer))], index([record]), [chosen]).rows[protocol]
+    rows = score_predictions([Answer("e", encode(answer))], index([record]), [chosen]).rows[protocol]
     assert chosen.score(rows)[metric] == pytest.approx(100 * expected)
     if chosen.view.grid == (384, 384):
         assert (rows.intersection[0], rows.predicted[0], rows.target[0]) == (24, 24, 35)
 
 
-# What does not fit ----------------------------------------------------------------------------------------------------
+# Missing, extra and mis-sized predictions -----------------------------------------------------------------------------
 
 
 def test_rows_follow_ground_truth_order() -> None:
@@ -262,7 +262,7 @@ def test_error_lists_every_misfit() -> None:
 
 def test_allow_partial_counts_misfits() -> None:
     """The first of two predictions for 0:0 counts. A mask on the grid of gres does not fit refseg."""
-    rows = [full("0:0"), PredictionRow("0:0", encode(np.zeros((8, 10)))), full("x"), full("1:0", (480, 480))]
+    rows = [full("0:0"), Answer("0:0", encode(np.zeros((8, 10)))), full("x"), full("1:0", (480, 480))]
     result = score_predictions(rows, index(simple(4)), [REFSEG, GRES], allow_partial=True)
     counts = dict(expected=4, missing=2, duplicate=1, extra=1, mask_boxes=0)
     assert result.counts["refseg"] == scorer.PredictionCounts(**counts, scored=1, mis_sized=1, resized=0)
@@ -322,7 +322,7 @@ def test_box_protocols() -> None:
     """A good box with a low score is a miss for GREC and a hit for REC. Without boxes, the mask's box counts."""
     rows = [
         full("0:0", boxes=[[2, 2, 4, 4, 0.6]]),
-        PredictionRow("1:0", encode(np.pad(np.ones((4, 4)), ((2, 2), (2, 4))))),
+        Answer("1:0", encode(np.pad(np.ones((4, 4)), ((2, 2), (2, 4))))),
     ]
     protocols = [get_protocol("rec"), get_protocol("grec")]
     result = score_predictions(rows, index(simple(2)), protocols)
@@ -350,14 +350,14 @@ def test_boxes_of_instances() -> None:
     instances = [Instance(square_mask(0, 0), 0.9), Instance(square_mask(6, 4), 0.8)]
     union = coco_mask.merge([one.rle for one in instances])
     empty = Instance(encode(np.zeros((8, 10))), 0.95)
-    nothing = PredictionRow("none", encode(np.zeros((8, 10))), instances=[Instance(union, 0.6), empty])
+    nothing = Answer("none", encode(np.zeros((8, 10))), raw_instances=[Instance(union, 0.6), empty])
     protocol = get_protocol("grec")
-    result = score_predictions([PredictionRow("both", union, instances=[*instances, empty]), nothing],
+    result = score_predictions([Answer("both", union, raw_instances=[*instances, empty]), nothing],
                               index(two_squares()), [protocol])  # fmt: skip
     assert protocol.score(result.rows["grec"])["Pr@(F1=1)"] == 100 and result.counts["grec"].mask_boxes == 0
-    of_union = score_predictions([PredictionRow("both", union), nothing], index(two_squares()), [protocol])
+    of_union = score_predictions([Answer("both", union), nothing], index(two_squares()), [protocol])
     assert protocol.score(of_union.rows["grec"])["Pr@(F1=1)"] == 50 and of_union.counts["grec"].mask_boxes == 1
-    no_instance = score_predictions([PredictionRow("both", union, instances=[]), nothing], index(two_squares()),
+    no_instance = score_predictions([Answer("both", union, raw_instances=[]), nothing], index(two_squares()),
                                     [protocol])  # fmt: skip
     assert no_instance.rows["grec"].boxes_predicted.tolist() == [0, 0]
 
@@ -376,7 +376,7 @@ def test_boxes_without_area() -> None:
 
 def test_boxes_without_masks() -> None:
     """Box protocols need no mask, and mask protocols do."""
-    rows = [PredictionRow("0:0", None, boxes=[[2, 2, 4, 4, 0.9]])]
+    rows = [Answer("0:0", None, boxes=[[2, 2, 4, 4, 0.9]])]
     result = score_predictions(rows, index(simple()), [get_protocol("rec")])
     assert result.rows["rec"].boxes_matched.tolist() == [1] and result.counts["rec"].resized == 0
     with pytest.raises(DataError, match=r"1 answer without a mask of a size that fits refseg: 0:0 \(no mask\)"):
@@ -385,7 +385,7 @@ def test_boxes_without_masks() -> None:
 
 def test_instances_of_another_size() -> None:
     """They are an error for box protocols only."""
-    row = full("0:0", instances=[Instance(square_mask(0, 0, (16, 20)), 0.9)])
+    row = full("0:0", raw_instances=[Instance(square_mask(0, 0, (16, 20)), 0.9)])
     assert score_predictions([row], index(simple()), [REFSEG]).counts["refseg"].scored == 1
     with pytest.raises(DataError, match=r"0:0 \(instances\[0\] is 16 x 20, but the image is 8 x 10\)"):
         score_predictions([row], index(simple()), [get_protocol("rec")])
@@ -411,10 +411,10 @@ def crowded(*referents: tuple[int, ...]) -> Record:
     return Record("i", "i.jpg", (8, 10), instances, [Expression(str(k), "all", r) for k, r in enumerate(referents)])
 
 
-def the_square(expression_id: str, **more: Any) -> PredictionRow:
+def the_square(expression_id: str, **more: Any) -> Answer:
     mask = np.zeros((8, 10))
     mask[:4, :4] = 1
-    return PredictionRow(expression_id, encode(mask), no_target_prob=0.0, **more)
+    return Answer(expression_id, encode(mask), no_target_prob=0.0, **more)
 
 
 @pytest.mark.parametrize(

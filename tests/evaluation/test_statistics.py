@@ -1,4 +1,4 @@
-"""Intervals and paired tests on numbers whose truth is known."""
+"""Bootstrap intervals and paired tests, on examples with known results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from refseg.evaluation.terms import Terms, values
 
 
 def simulated(rng: np.random.Generator, images: int, shift: float = 0.0) -> tuple[Terms, np.ndarray]:
-    """Three rows for each image, whose numerators share the image's luck: the truth is 50 % + shift."""
+    """Return three correlated rows for each image, with an expected value of 50 % + shift."""
     image = np.repeat(np.arange(images), 3)
     denominator = rng.integers(50, 150, len(image))
     share = 0.5 + shift + 0.2 * rng.standard_normal(images)[image] + 0.1 * rng.standard_normal(len(image))
@@ -30,8 +30,8 @@ def test_sum_by_image() -> None:
 
 
 def test_interval_of_two_images() -> None:
-    """Images with 0/1 and 1/1: resamples are 0, 50 and 100 % with chances 1/4, 1/2, 1/4; the 2.5 and 97.5 % points are
-    the ends, the quartile points of a 40 % interval (30 %, 70 %) the middle."""
+    """Images have 0/1 and 1/1, so resamples are 0, 50 and 100 % with chances 1/4, 1/2 and 1/4. The 2.5 and 97.5 %
+    points are the ends. The 30 and 70 % points, of a 40 % interval, are both 50 %."""
     terms = {"x": (np.array([0, 1]), np.array([1, 1]))}
     assert bootstrap(terms, np.arange(2)) == {"x": (0.0, 100.0)}
     assert bootstrap(terms, np.arange(2), level=40.0) == {"x": (50.0, 50.0)}
@@ -85,8 +85,8 @@ def test_identical_predictions() -> None:
 
 
 def test_constant_improvement() -> None:
-    """One point more everywhere: the difference and its interval are 1, though each model's own interval is wide. Of
-    200 images, no swap gives as much, so p is its smallest."""
+    """B is one point better everywhere, so the difference and its interval are 1, though A's own interval is wide. No
+    swap reaches the difference, so p has its smallest value."""
     (numerator, denominator), image = simulated(np.random.default_rng(3), 200)[0]["IoU"], np.repeat(np.arange(200), 3)
     a, b = {"IoU": (numerator, denominator)}, {"IoU": (numerator + 0.01 * denominator, denominator)}
     result = paired_test(a, b, image, num=999)["IoU"]
@@ -106,8 +106,8 @@ def test_exact_p_value_of_three_images() -> None:
 
 
 def test_unions_differ_between_models() -> None:
-    """cIoU's denominators are each model's own: A (10 + 0) / (20 + 20), B (10 + 10) / (20 + 60); swapping the second
-    image gives 20/80 against 10/40 again: only its sign changes, and here there is none."""
+    """cIoU has different denominators for A, (10 + 0) / (20 + 20), and B, (10 + 10) / (20 + 60). Both are 25 %, and
+    swapping the second image only swaps them."""
     a = {"cIoU": (np.array([10, 0]), np.array([20, 20]))}
     b = {"cIoU": (np.array([10, 10]), np.array([20, 60]))}
     result = paired_test(a, b, np.arange(2), num=100)["cIoU"]

@@ -56,6 +56,20 @@ def test_the_command_prints_json(capsys: pytest.CaptureFixture) -> None:
     }
 
 
+def test_options_and_length_of_the_config(capsys: pytest.CaptureFixture) -> None:
+    """Two layers of words are added to the model, and a tokenizer that allows 7 tokens gives 7 tokens."""
+    totals = []
+    for options in (
+        [],
+        ["--cfg-options", "model.word_layers=2", "test_dataloader.dataset.pipeline.2.tokenizer.max_words=7"],
+    ):
+        assert main(["flops", "vipa_tiny_refshapes", "--json", *options]) == 0
+        totals.append(json.loads(capsys.readouterr().out))
+    assert [total["input"]["words"] for total in totals] == [24, 7]
+    layer = 4 * 96 * 97 + 4 * 96 * 97 + 4 * 96 * 96 + 96 + 4 * 96  # attention, MLP, norms
+    assert totals[1]["params"] - totals[0]["params"] == 2 * layer
+
+
 def test_benchmark_rows() -> None:
     rows = benchmark(load_config(CONFIG), shape=(32, 32), batch_size=2, expressions=3, iters=2, warmup=1)
     assert [row["what"] for row in rows] == ["inference", "training"]

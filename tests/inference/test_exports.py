@@ -16,7 +16,7 @@ from refseg.inference.exports import encode_brush, image_ids, write_coco, write_
 
 
 def decode_brush(values: list[int]) -> np.ndarray:
-    """As Label Studio's front end reads: a bit stream of both kinds of runs, with widths as the header says."""
+    """Decode a brush as Label Studio's front end does: a bit stream of both kinds of runs, with a header of widths."""
     bits = "".join(f"{value:08b}" for value in values)
     at = 0
 
@@ -42,21 +42,21 @@ def test_brush_round_trip(mask: np.ndarray) -> None:
     assert (channels == np.where(mask, 255, 0)[..., None]).all()
 
 
-def test_run_longer_than_the_widest_length() -> None:
-    """200 x 400 x 4 = 320,000 values, more than four times 65,536."""
+def test_long_runs() -> None:
+    """The 200 x 400 x 4 = 320,000 equal values are more than four of the longest runs, which have 65,536."""
     mask = np.ones((200, 400), bool)
     assert (decode_brush(encode_brush(mask)) == 255).all()
 
 
-def test_brush_by_hand() -> None:
-    """One pixel that is mask, 4 values of 255. 32 bits of 4; 00111 (8 bits a value); 0010 0011 0111 1111 (3, 4, 8 and
-    16 bits a length); 1 (a run), 00 (3 bits), 011 (4 values), 11111111; filled to a byte: 67 bits and 5 of zero.
+def test_brush_of_one_pixel() -> None:
+    """One mask pixel is 4 values of 255. The bits: 4 in 32 bits; 00111 (values of 8 bits); 0010 0011 0111 1111 (lengths
+    of 3, 4, 8 and 16 bits); 1 (a run), 00 (3 bits), 011 (4 values), 11111111. These are 67 bits and 5 zeros:
     00000000 00000000 00000000 00000100 | 00111 001 | 0 0011 011 | 1 1111 1 00 | 011 11111 | 111 00000"""
     assert encode_brush(np.ones((1, 1), bool)) == [0, 0, 0, 4, 57, 27, 252, 127, 224]
 
 
-def test_beginning_of_a_real_annotation() -> None:
-    """Of an image of 3332 x 2527 whose first rows are empty, Label Studio wrote these bytes."""
+def test_brush_matches_label_studio() -> None:
+    """Label Studio wrote these bytes for an image of 3332 x 2527 whose first rows are empty."""
     real = [2, 1, 233, 240, 57, 27, 255, 255, 255, 0, 255, 255, 224, 31, 255, 252, 3, 255, 255, 128, 127, 255, 240, 15]
     assert encode_brush(np.zeros((2527, 3332), bool))[: len(real)] == real
 
@@ -83,7 +83,7 @@ ROWS = [
 
 
 def test_coco(tmp_path: Path) -> None:
-    """Two dogs, no cat in the first image, and a mask of a model without instances in the second."""
+    """The first image has two dogs and no cat. The answer for the second image has no instances."""
     write_coco(tmp_path / "coco.json", ROWS, ["x/a_07.png", "x/b_12.png"])
     found = json.loads((tmp_path / "coco.json").read_text())
     assert [(one["image_id"], one["expression_id"], one["score"]) for one in found] == [

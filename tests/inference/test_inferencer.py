@@ -1,4 +1,4 @@
-"""The inferencer: the same masks as `refseg test`, by every way in; sessions; what goes in and what comes out."""
+"""The inferencer: agreement with `refseg test`, sessions, inputs, and the properties of answers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from refseg.datasets.images import read_image
 from refseg.datasets.masks import decode, encode
 from refseg.engine.run import test as run_test
 from refseg.errors import CheckpointError, ConfigError, DataError, UsageError
-from refseg.evaluation.prediction_file import PredictionRow, read_predictions
+from refseg.evaluation.prediction_file import Answer, read_predictions, row_to_json
 from refseg.inference import results
 from refseg.inference.inferencer import ReferringInferencer, segment
 from refseg.inference.inputs import ImageInput
@@ -37,7 +38,7 @@ TEXTS = ["the red circle", "a small triangle", "both blue shapes"]
 
 @pytest.fixture(scope="module")
 def shared(work_dir: Callable[[str], Path]) -> ReferringInferencer:
-    """InstAlign: phrases share an image. Every query is an instance, or random weights might find none."""
+    """Return InstAlign, whose phrases share an image. Every query is an instance: random weights might find none."""
     return ReferringInferencer(work_dir(SHARED), device="cpu", postprocess={"instance_threshold": 0.0})
 
 
@@ -47,7 +48,7 @@ def fused(work_dir: Callable[[str], Path]) -> ReferringInferencer:
 
 
 def phrases_by_image(refshapes: Path) -> dict[str, list[tuple[str, str]]]:
-    """Of the test split: image -> expression ids and texts, in the file's order."""
+    """Return the ids and texts of each image of the test split, in the order of the file."""
     found: dict[str, list[tuple[str, str]]] = {}
     for line in (refshapes / "refshapes.jsonl").read_text().splitlines():
         row = json.loads(line)
@@ -57,14 +58,8 @@ def phrases_by_image(refshapes: Path) -> dict[str, list[tuple[str, str]]]:
     return found
 
 
-def equal_rows(a: PredictionRow, b: PredictionRow) -> bool:
-    same = (a.mask, a.no_target_prob) == (b.mask, b.no_target_prob)
-    found = [[(i.rle, i.score, i.words and list(i.words)) for i in row.instances or ()] for row in (a, b)]
-    return same and found[0] == found[1]
-
-
-def predicted(checkpoint: Path, images: dict[str, list[tuple[str, str]]], folder: Path) -> dict[str, PredictionRow]:
-    """By `refseg predict`, one image at a time."""
+def predicted(checkpoint: Path, images: dict[str, list[tuple[str, str]]], folder: Path) -> dict[str, Answer]:
+    """Return the answers of `refseg predict`, run on one image at a time."""
     lines = [json.dumps({"image": image, "text": text, "expression_id": name}) + "\n"
              for image, phrases in images.items() for name, text in phrases]  # fmt: skip
     (folder / "tasks.jsonl").write_text("".join(lines))
@@ -74,11 +69,13 @@ def predicted(checkpoint: Path, images: dict[str, list[tuple[str, str]]], folder
 
 
 @pytest.mark.parametrize("config", [SHARED, FUSED])
-def test_masks_are_those_of_refseg_test(
+def test_api_and_predict_match_refseg_test(
     config: str, work_dir: Callable[[str], Path], refshapes_tiny: Path, tmp_path: Path
 ) -> None:
-    """`refseg test --predictions`, the API, a session and `refseg predict` on every image and phrase of the test split.
-    The command puts images together, and phrases of LAVT are images: a few pixels may round to the other side there."""
+    """`refseg test --predictions`, the API, a session and `refseg predict` agree on every phrase of the test split.
+
+    `refseg predict` batches the phrases of LAVT in another way, so a few pixels may round to the other side.
+    """
     folder, file = work_dir(config), tmp_path / "a.jsonl"
     checkpoint = next(folder.glob("*.pth"))
     run_test(str(folder / f"{config}.py"), str(checkpoint), predictions=str(file))
@@ -92,14 +89,15 @@ def test_masks_are_those_of_refseg_test(
         ids, texts = zip(*phrases, strict=True)
         for answer in (inferencer(name, texts), inferencer.session(name)(texts)):
             for expression_id, phrase in zip(ids, answer, strict=True):
-                assert equal_rows(phrase.to_row(expression_id), expected[expression_id])
-                assert (phrase.raw_mask != decode(command[expression_id].mask)).mean() < 1e-3
-                assert config != SHARED or equal_rows(command[expression_id], expected[expression_id])
+                row = row_to_json(expected[expression_id])
+                assert row_to_json(replace(phrase, expression_id=expression_id)) == row
+                assert (phrase.raw_mask != decode(command[expression_id].source)).mean() < 1e-3
+                assert config != SHARED or row_to_json(command[expression_id]) == row
                 shares.append(phrase.raw_mask.mean())
-    assert 0.05 < np.mean(shares) < 0.95, "empty masks, or full ones, would be equal whatever happened"
+    assert 0.05 < np.mean(shares) < 0.95, "empty or full masks would always be equal"
 
 
-def test_a_second_phrase_does_not_encode_the_image(
+def test_session_encodes_the_image_once(
     shared: ReferringInferencer, refshapes_images: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = shared(refshapes_images[0], TEXTS)
@@ -116,15 +114,15 @@ def test_a_second_phrase_does_not_encode_the_image(
         assert (answer[0].raw_mask == expected.raw_mask).mean() > 0.999
 
 
-def test_a_session_of_a_model_that_shares_nothing(fused: ReferringInferencer, refshapes_images: list[str]) -> None:
+def test_session_with_early_fusion(fused: ReferringInferencer, refshapes_images: list[str]) -> None:
     together, session = fused(refshapes_images[0], TEXTS), fused.session(refshapes_images[0])
     assert not fused.shares_images
     for text, expected in zip(TEXTS, together, strict=True):
         np.testing.assert_allclose(session(text)[0].probability.values, expected.probability.values, atol=1e-5)
 
 
-def test_phrases_in_chunks_are_the_same(work_dir: Callable[[str], Path], refshapes_images: list[str]) -> None:
-    """Seven phrases, two of them the same, at once and three at a time; and of a model that retrieves regions."""
+def test_phrases_in_chunks(work_dir: Callable[[str], Path], refshapes_images: list[str]) -> None:
+    """Seven phrases, two of them equal, give the same answers at once and three at a time."""
     texts = [*TEXTS, "the red circle", "the largest shape", "a shape", "the square on the left"]
     for config in (SHARED, FUSED, "vipa_tiny_refshapes"):
         whole = ReferringInferencer(work_dir(config), device="cpu", batch_size=64)
@@ -137,8 +135,8 @@ def test_phrases_in_chunks_are_the_same(work_dir: Callable[[str], Path], refshap
                 assert len(a.regions.scores) == 1 + len(a.text.split())
 
 
-def test_batches_keep_the_order(shared: ReferringInferencer, refshapes_images: list[str]) -> None:
-    """Five images with one to five phrases, in passes of two images and six phrases at most."""
+def test_batches_keep_order(shared: ReferringInferencer, refshapes_images: list[str]) -> None:
+    """Five images have one to five phrases. A pass has at most two images and six phrases."""
     texts = [[f"the red circle {n}" for n in range(k + 1)] for k in range(5)]
     small = ReferringInferencer(shared.loaded, batch_size=2, max_phrases=6)
     answers = small(refshapes_images, texts)
@@ -149,7 +147,7 @@ def test_batches_keep_the_order(shared: ReferringInferencer, refshapes_images: l
         np.testing.assert_allclose(alone[0].probability.values, answer[0].probability.values, atol=1e-5)
 
 
-def test_every_kind_of_image_is_the_same_image(shared: ReferringInferencer, refshapes_images: list[str]) -> None:
+def test_image_types(shared: ReferringInferencer, refshapes_images: list[str]) -> None:
     from PIL import Image
 
     path = refshapes_images[0]
@@ -166,9 +164,7 @@ def test_every_kind_of_image_is_the_same_image(shared: ReferringInferencer, refs
     assert (grey.image == pixels[..., :1]).all()
 
 
-def test_one_bad_image_stops_a_call_and_not_a_stream(
-    shared: ReferringInferencer, refshapes_images: list[str], tmp_path: Path
-) -> None:
+def test_unreadable_image(shared: ReferringInferencer, refshapes_images: list[str], tmp_path: Path) -> None:
     bad = tmp_path / "bad.png"
     bad.write_bytes(Path(refshapes_images[0]).read_bytes()[:200])
     names = [refshapes_images[0], str(bad), refshapes_images[1]]
@@ -181,7 +177,7 @@ def test_one_bad_image_stops_a_call_and_not_a_stream(
     assert [name for name, _ in failures] == [str(bad)] and "bad.png" in failures[0][1]
 
 
-def test_settings_of_a_call(shared: ReferringInferencer, refshapes_images: list[str]) -> None:
+def test_postprocess_per_call(shared: ReferringInferencer, refshapes_images: list[str]) -> None:
     low = shared(refshapes_images[0], "a circle", postprocess={"threshold": 0.01})[0]
     high = shared(refshapes_images[0], "a circle", postprocess={"threshold": 0.99})[0]
     assert low.raw_mask.sum() > high.raw_mask.sum()
@@ -199,7 +195,7 @@ def test_settings_of_a_call(shared: ReferringInferencer, refshapes_images: list[
         ({"dtype": "float16"}, "float16 needs a GPU"),
     ],
 )
-def test_wrong_settings(shared: ReferringInferencer, settings: dict, says: str) -> None:
+def test_invalid_settings(shared: ReferringInferencer, settings: dict, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         ReferringInferencer(shared.loaded, **settings)
 
@@ -207,7 +203,7 @@ def test_wrong_settings(shared: ReferringInferencer, settings: dict, says: str) 
 def test_mixed_precision(
     shared: ReferringInferencer, refshapes_images: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The model runs under autocast of the given dtype, and answers with finite numbers."""
+    """The model runs under autocast with the given dtype and returns finite numbers."""
     seen = []
     infer = shared.segmentor.infer_encoded
 
@@ -223,8 +219,8 @@ def test_mixed_precision(
     assert seen == [None, torch.bfloat16]
 
 
-def test_weights_that_have_diverged_are_no_answer(work_dir: Callable[[str], Path], refshapes_images: list[str]) -> None:
-    """Masks of NaN would be empty ones, and read as "nothing here"."""
+def test_diverged_weights_raise(work_dir: Callable[[str], Path], refshapes_images: list[str]) -> None:
+    """A mask of NaN would be empty and look like "nothing here"."""
     broken = ReferringInferencer(work_dir(SHARED), device="cpu")
     with torch.no_grad():
         next(broken.segmentor.heads.relevance.parameters()).fill_(float("nan"))
@@ -232,7 +228,7 @@ def test_weights_that_have_diverged_are_no_answer(work_dir: Callable[[str], Path
         broken(refshapes_images[0], "a circle")
 
 
-def test_too_little_memory_says_what_to_lower(
+def test_out_of_memory_message(
     shared: ReferringInferencer, refshapes_images: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -243,18 +239,18 @@ def test_too_little_memory_says_what_to_lower(
         shared(refshapes_images[0], TEXTS)
 
 
-def test_heat_maps_show_what_the_model_tells(work_dir: Callable[[str], Path], refshapes_images: list[str]) -> None:
-    """LAVT tells of pixels only; InstAlign of each word too, and VIPA of the phrase as a whole besides."""
+def test_heat_maps(work_dir: Callable[[str], Path], refshapes_images: list[str]) -> None:
+    """LAVT has one map per phrase, InstAlign also one per word, and VIPA also one for the whole phrase."""
     widths = []
     for config in (FUSED, SHARED, "vipa_tiny_refshapes"):
         inferencer = ReferringInferencer(work_dir(config), device="cpu", postprocess={"no_target": "none"})
         picture = inferencer(refshapes_images[0], "a circle").heat_picture(0)
         assert picture.dtype == np.uint8
         widths.append((picture.shape[0] > 700, picture.shape[1]))
-    assert widths == [(False, 512), (False, 1504), (True, 1504)], "one panel, three, and four in two rows"
+    assert widths == [(False, 512), (False, 1504), (True, 1504)], "one panel, three panels, and four panels in two rows"
 
 
-def test_segment_keeps_its_model(work_dir: Callable[[str], Path], refshapes_images: list[str]) -> None:
+def test_segment_caches_the_model(work_dir: Callable[[str], Path], refshapes_images: list[str]) -> None:
     from refseg.inference import inferencer
 
     inferencer._cached_inferencer.cache_clear()
@@ -263,7 +259,7 @@ def test_segment_keeps_its_model(work_dir: Callable[[str], Path], refshapes_imag
     assert len(answer) == 3 and inferencer._cached_inferencer.cache_info().hits == 1
 
 
-def test_importing_the_package_stays_light() -> None:
+def test_lazy_import() -> None:
     assert refseg.segment is segment and refseg.ReferringInferencer is ReferringInferencer
     with pytest.raises(AttributeError, match="no attribute 'segments'"):
         _ = refseg.segments
@@ -271,7 +267,7 @@ def test_importing_the_package_stays_light() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, env={"PYTHONPATH": ":".join(sys.path)})
 
 
-def test_one_method_does_not_load_the_others() -> None:
+def test_methods_are_imported_lazily() -> None:
     program = (
         "import sys; from refseg.registry import MODELS; from refseg.models import InstAlign;"
         "assert MODELS.get('InstAlign') is MODELS.get('refseg.InstAlign') is InstAlign;"
@@ -284,7 +280,7 @@ def test_one_method_does_not_load_the_others() -> None:
 
 
 def drawn(mask: np.ndarray) -> LogitMask:
-    """A mask that is drawn at the image's size."""
+    """Return a mask whose logits have the image's size."""
     return LogitMask(torch.where(torch.from_numpy(mask), 4.0, -4.0), mask.shape, meta_of(mask.shape))
 
 
@@ -293,9 +289,11 @@ def meta_of(size: tuple[int, int], *texts: str) -> SampleMeta:
 
 
 def _phrase(raw: np.ndarray, *, reason: str = "", instances: tuple | None = None) -> PhraseAnswer:
-    """Instances are those of 4 x 6 pixels, the cells are pixels."""
+    """Return an answer on 4 x 6 pixels, in which each pixel is a cell of the model's grid."""
     probability = GridMap(np.where(raw, 0.8, 0.1).astype(np.float32), raw.shape)
-    return PhraseAnswer("two red dogs", drawn(raw), reason, 0.25, instances, probability)
+    return PhraseAnswer(
+        "0", drawn(raw), 0.25, raw_instances=instances, text="two red dogs", reason=reason, probability=probability
+    )
 
 
 def _mask() -> np.ndarray:
@@ -305,20 +303,19 @@ def _mask() -> np.ndarray:
 
 
 def test_nothing_here() -> None:
-    """A rejected answer has an empty mask and no instances, and keeps what was drawn for prediction files."""
+    """A rejected answer has an empty mask and no instances. Its raw mask and raw instances stay."""
     instance = Instance(drawn(_mask()), 0.9, (0.2, 0.4, 0.4), "red dogs")
     found = _phrase(_mask(), instances=(instance,))
     assert not found.nothing_here and found.mask.sum() == 6 and found.objects == (instance,)
     refused = _phrase(_mask(), reason="no-target probability 0.90, above 0.5", instances=(instance,))
     assert refused.nothing_here and not refused.mask.any() and refused.instances == refused.objects == ()
-    assert refused.score == 0 and refused.to_row("7").instances[0].score == 0.9
-    assert refused.to_row("7").mask == encode(_mask())
+    assert refused.score == 0 and refused.raw_instances == (instance,) and refused.raw_rle == encode(_mask())
     empty = _phrase(np.zeros((4, 6), bool), reason="no pixel reaches the threshold of 0.5")
     assert empty.nothing_here and empty.to_dict()["nothing_here"] and empty.objects == ()
 
 
 def test_fields_by_hand() -> None:
-    """The mask's box is x 2..5, y 1..3; its pixels all have 0.8."""
+    """The mask is the box x 2..5, y 1..3, and each of its pixels has probability 0.8."""
     found = _phrase(_mask())
     assert found.objects[0].box == (2, 1, 5, 3) and found.score == pytest.approx(0.8)
     answer = ImageAnswer(
@@ -350,7 +347,7 @@ def drawn_image(
     unknown: tuple[tuple[str, ...], ...] = (),
     **settings: object,
 ) -> ImageResult:
-    """Masks of one size, on an image and an input of that size, with word weights that favor the first word."""
+    """Return results for an image and an input of the masks' size. The first word has the largest weight."""
     size = merged[0].shape
 
     def logits(masks: list[np.ndarray]) -> torch.Tensor:
@@ -379,9 +376,9 @@ def square(top: int, left: int, side: int) -> np.ndarray:
     return mask
 
 
-def test_instances_that_make_no_sense_are_not_shown() -> None:
-    """Of the answer, a 10 x 10 square, and cells of one pixel: the square itself; the square without a row, IoU 0.9;
-    a part of it, IoU 0.25; what lies outside. The best of the first two is shown, and the part."""
+def test_duplicate_and_outside_instances_are_hidden() -> None:
+    """The answer is a 10 x 10 square. Instances: the square without a row, the square (IoU 0.9 with the first one), a
+    part of it (IoU 0.25), and one outside. The first one and the part are shown."""
     answer, most, part, outside = square(0, 0, 10), square(0, 0, 10), square(0, 0, 5), square(12, 12, 6)
     most[9] = False
     found = [(most, 0.9), (answer, 0.8), (part, 0.7), (outside, 0.6)]
@@ -391,17 +388,17 @@ def test_instances_that_make_no_sense_are_not_shown() -> None:
     assert phrase.in_words == f"2 objects, 25.0 % of the image, score {phrase.score:.2f}"
 
 
-def test_an_instance_below_a_cell_of_the_models_grid_is_not_shown() -> None:
-    """On 5 x 5 cells of 4 x 4 pixels of an input, 16 pixels are a cell: 3 x 5 are too few, though they are drawn."""
+def test_tiny_instances_are_hidden() -> None:
+    """Cells have 4 x 4 pixels. An instance of 3 x 5 pixels is smaller than a cell and is hidden."""
     answer, small, cell = square(0, 0, 10), square(0, 0, 5), square(4, 4, 4)
     small[3:] = False
     (phrase,) = answers_of(drawn_image([answer], ["the red dog"], instances=[[(small, 0.9), (cell, 0.8)]]))
-    coarse = PhraseAnswer(phrase.text, phrase.lazy_mask, "", None, phrase.queries, GridMap(np.ones((5, 5)), (5, 5)))
+    coarse = replace(phrase, probability=GridMap(np.ones((5, 5)), (5, 5)))
     assert [one.score for one in coarse.instances] == pytest.approx([0.8])
 
 
-def test_nothing_here_says_why() -> None:
-    """By the head, without a pixel (the head being unsure), by the area, and since every word is unknown."""
+def test_nothing_here_reasons() -> None:
+    """Reasons: the head, no pixel above the threshold, too small an area, and unknown words only."""
     found, empty = square(0, 0, 6), square(0, 0, 0)
     drawn = drawn_image([found, empty, found], ["a", "b", "c"], prob=[0.9, 0.14, 0.2])
     assert [phrase.reason for phrase in answers_of(drawn)] == [
@@ -418,15 +415,15 @@ def test_nothing_here_says_why() -> None:
         and not one.mask.any()
         and one.in_words == ("nothing here: the model does not know: zorbled, bus")
     )
-    assert one.to_row("1").mask == encode(found), "prediction files have what the model drew"
+    assert one.raw_rle == encode(found), "prediction files have what the model drew"
     assert not other.nothing_here and other.in_words.endswith("; the model does not know: bus")
     (empty_bus,) = answers_of(drawn_image([empty], ["the red bus"], unknown=(("bus",),)))
     assert empty_bus.in_words == ("nothing here: no pixel reaches the threshold of 0.5; the model does not know: bus")
     assert other.to_dict()["unknown_words"] == ["bus"] and other.to_dict()["reason"] == ""
 
 
-def test_words_are_shown_where_alignment_was_measured() -> None:
-    """The weights are 0.9, 0.6, 0.5 of "the red dog": "the" is no content word."""
+def test_words_need_measured_alignment() -> None:
+    """The words of "the red dog" weigh 0.9, 0.6 and 0.5. "the" is not a content word."""
     image = drawn_image([square(0, 0, 6)], ["the red dog"], instances=[[(square(0, 0, 6), 0.9)]])
     (hidden,), (shown,) = answers_of(image), answers_of(image, aligned=True)
     assert hidden.instances[0].phrase == "" and hidden.owners == [(), (), ()]
@@ -434,7 +431,7 @@ def test_words_are_shown_where_alignment_was_measured() -> None:
     assert hidden.instances[0].words == shown.instances[0].words == pytest.approx((0.9, 0.6, 0.5))
 
 
-def test_unknown_words_of_a_real_tokenizer(shared: ReferringInferencer, refshapes_images: list[str]) -> None:
+def test_unknown_words(shared: ReferringInferencer, refshapes_images: list[str]) -> None:
     texts = [
         "the zorbled frumious bandersnatch",
         "\u7ea2\u8272\u7684\u6c7d\u8f66",
@@ -451,10 +448,8 @@ def test_unknown_words_of_a_real_tokenizer(shared: ReferringInferencer, refshape
     assert [phrase.unknown_words for phrase in parts] == [phrase.unknown_words for phrase in answer]
 
 
-def test_a_large_image_costs_no_more_than_a_small_one(
-    shared: ReferringInferencer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Words, pictures and heat maps ask for no mask at the image's size, and reduce the image once each."""
+def test_large_images_are_drawn_at_display_size(shared: ReferringInferencer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words, pictures and heat maps need no mask at the image's size, and the image is reduced once."""
     pixels = np.random.default_rng(0).integers(0, 255, (900, 1200, 3), np.uint8)
     sizes, reduced = [], []
     restore, reduce_ = postprocess.restore_masks, results.reduce_image

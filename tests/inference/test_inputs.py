@@ -1,4 +1,4 @@
-"""What may be handed in as images and phrases, and what is refused with which words."""
+"""Images and phrases that users pass in, and error messages for invalid ones."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_folders_and_patterns(folder: Path) -> None:
     assert [one.name for one in find_images([names[1], PIXELS, folder / "deep"])[0]] == [names[1], "image 1", names[2]]
     odd = folder / "a[1].png"
     Image.fromarray(PIXELS).save(odd)
-    assert [one.name for one in find_images(odd)[0]] == [str(odd)], "a file's name is no pattern"
+    assert [one.name for one in find_images(odd)[0]] == [str(odd)], "an existing file is not a pattern"
 
 
 @pytest.mark.parametrize(
@@ -53,12 +53,12 @@ def test_folders_and_patterns(folder: Path) -> None:
         (np.zeros((2, 4, 4, 3), np.uint8), UsageError, r"Pass list\(array\)"),
     ],
 )
-def test_what_is_no_image(images: object, error: type, says: str) -> None:
+def test_invalid_images(images: object, error: type, says: str) -> None:
     with pytest.raises(error, match=says):
         find_images(images)
 
 
-def test_a_folder_that_cannot_be_read_is_not_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "closed").mkdir()
     scandir = os.scandir
 
@@ -91,7 +91,7 @@ def test_phrases() -> None:
         ([["a"], 3], "image 1: texts must be a list of phrases, not 3"),
     ],
 )
-def test_wrong_phrases(texts: object, says: str) -> None:
+def test_invalid_phrases(texts: object, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         pair_phrases(texts, 2)
 
@@ -115,7 +115,7 @@ def test_arrays_and_tensors() -> None:
         (np.zeros(5, np.uint8), "not"),
     ],
 )
-def test_wrong_arrays(array: np.ndarray, says: str) -> None:
+def test_invalid_arrays(array: np.ndarray, says: str) -> None:
     with pytest.raises(DataError, match=f"the photo: .*{says}"):
         from_array(array, "the photo")
 
@@ -124,7 +124,7 @@ SHAPES = array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=5)
 
 
 @given(arrays(st.sampled_from(["u1", "u2", "i1", "i8", "f2", "f8", "?", "c8"]), SHAPES))
-def test_any_array_is_an_image_or_a_clear_error(array: np.ndarray) -> None:
+def test_random_arrays(array: np.ndarray) -> None:
     try:
         pixels = from_array(array, "the photo")
     except DataError as error:
@@ -133,7 +133,7 @@ def test_any_array_is_an_image_or_a_clear_error(array: np.ndarray) -> None:
         assert array.dtype == np.uint8 and pixels.dtype == np.uint8 and pixels.shape == (*array.shape[:2], 3)
 
 
-def test_wrong_tensors() -> None:
+def test_invalid_tensors() -> None:
     with pytest.raises(DataError, match=r"the photo: .*permute\(2, 0, 1\)"):
         from_tensor(torch.zeros(6, 9, 3, dtype=torch.uint8), "the photo")
     with pytest.raises(DataError, match=r"value range of a torch\.float32 tensor"):
@@ -141,8 +141,8 @@ def test_wrong_tensors() -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_photos_are_seen_upright(orientation: int, tmp_path: Path) -> None:
-    """Pillow's own `exif_transpose` is the reference; as stored where that is asked for."""
+def test_exif_orientation(orientation: int, tmp_path: Path) -> None:
+    """Photos are turned as Pillow's `exif_transpose` does, or left as stored with `upright=False`."""
     from PIL import ImageOps
 
     exif = Image.Exif()
@@ -156,7 +156,7 @@ def test_photos_are_seen_upright(orientation: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["I;16", "P", "CMYK", "LA", "1"])
-def test_files_and_pillow_images_of_any_mode_agree(mode: str, tmp_path: Path) -> None:
+def test_image_modes(mode: str, tmp_path: Path) -> None:
     grey = Image.fromarray(PIXELS[..., 0].astype(np.uint16) << 8) if mode == "I;16" else None
     image = grey or Image.fromarray(PIXELS).convert(mode)
     path = str(tmp_path / f"image.{'tiff' if mode == 'CMYK' else 'png'}")
@@ -166,13 +166,13 @@ def test_files_and_pillow_images_of_any_mode_agree(mode: str, tmp_path: Path) ->
     assert np.array_equal(ImageInput(path, Image.open(path)).load(Loading()), from_file)
 
 
-def test_of_an_animation_the_first_frame(tmp_path: Path) -> None:
+def test_animation(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert (ImageInput("a", str(tmp_path / "a.gif")).load(Loading())[0, 0] == (255, 0, 0)).all()
 
 
-def test_a_cut_pillow_image_is_named(tmp_path: Path) -> None:
+def test_truncated_pillow_image(tmp_path: Path) -> None:
     path = tmp_path / "cut.png"
     Image.fromarray(PIXELS.repeat(20, 0)).save(path)
     path.write_bytes(path.read_bytes()[:-200])
@@ -209,7 +209,7 @@ def server() -> Iterator[str]:
         served.shutdown()
 
 
-def test_urls_only_on_request_and_within_limits(server: str) -> None:
+def test_urls(server: str) -> None:
     def load(path: str, **how: object) -> np.ndarray:
         (image,), _ = find_images(server + path)
         return image.load(Loading(**how))
@@ -225,8 +225,8 @@ def test_urls_only_on_request_and_within_limits(server: str) -> None:
         load("/away", allow_url=True)
 
 
-def test_a_slow_server_is_given_up(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a clock of which each look at it takes 100 seconds."""
+def test_slow_server(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is patched: every call advances it by 100 seconds."""
     looks = iter(range(0, 10_000, 100))
     monkeypatch.setattr("refseg.inference.inputs.time.monotonic", lambda: next(looks))
     with pytest.raises(DataError, match="20 s have passed"):

@@ -1,4 +1,4 @@
-"""What may be called a model, and what is said of what may not."""
+"""Finding and loading models: configs, checkpoints and work directories."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ CONFIG = "instalign_tiny_refshapes"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "mine.py").write_text("raise AssertionError('a config is not run to be found')")
+    (tmp_path / "mine.py").write_text("raise AssertionError('the config was run')")
     for age, name in enumerate(("best_a_epoch_2.pth", "best_a_epoch_1.pth", "epoch_3.pth")):
         (tmp_path / name).write_bytes(b"")
         os.utime(tmp_path / name, (100 - age, 100 - age))
     return tmp_path
 
 
-def test_a_work_directory_has_its_config_and_its_best_weights(folder: Path) -> None:
+def test_find_model(folder: Path) -> None:
     config, best = folder / "mine.py", folder / "best_a_epoch_2.pth"
     assert find_model(folder) == (config, best)
     assert find_model(best) == (config, best)
@@ -40,7 +40,7 @@ def test_a_work_directory_has_its_config_and_its_best_weights(folder: Path) -> N
     assert find_model(folder) == (config, folder / "epoch_3.pth")
 
 
-def test_what_is_missing_is_named(folder: Path) -> None:
+def test_find_model_errors(folder: Path) -> None:
     with pytest.raises(UsageError, match="a config without weights"):
         find_model(CONFIG)
     with pytest.raises(UsageError, match="already a checkpoint"):
@@ -68,8 +68,8 @@ def test_what_is_missing_is_named(folder: Path) -> None:
         find_model(folder)
 
 
-def test_what_a_checkpoint_says_of_its_config_is_not_run(work_dir: Callable[[str], Path], tmp_path: Path) -> None:
-    """The text under `meta` would leave a file behind, as config and as cfg."""
+def test_config_in_a_checkpoint_is_not_run(work_dir: Callable[[str], Path], tmp_path: Path) -> None:
+    """If the text under `meta` were run, it would create a file."""
     for source in work_dir(CONFIG).iterdir():
         shutil.copy(source, tmp_path)
     (checkpoint,) = tmp_path.glob("*.pth")
@@ -80,7 +80,7 @@ def test_what_a_checkpoint_says_of_its_config_is_not_run(work_dir: Callable[[str
     assert loaded.config.parent == tmp_path and not (tmp_path / "run").exists()
 
 
-def test_a_config_without_a_pipeline(work_dir: Callable[[str], Path]) -> None:
+def test_config_without_pipeline(work_dir: Callable[[str], Path]) -> None:
     with pytest.raises(ConfigError, match="neither test_dataloader nor val_dataloader has a pipeline"):
         load_model(work_dir(CONFIG), device="cpu", cfg_options={"test_dataloader": None, "val_dataloader": None})
 
@@ -91,8 +91,8 @@ def test_weights_of_another_model(work_dir: Callable[[str], Path]) -> None:
         load_model(work_dir(CONFIG), other, device="cpu")
 
 
-def test_alignment_counts_for_the_measured_weights_only(tmp_path: Path) -> None:
-    """60 of 100 where chance has 50: the standard error is 5, two of them are 10, and 61 is above that."""
+def test_measured_alignment(tmp_path: Path) -> None:
+    """Chance is 50 of 100 with a standard error of 5, so pointing must be above 60. Only the measured weights count."""
     checkpoint, file = tmp_path / "best.pth", tmp_path / ALIGNMENT
     checkpoint.write_bytes(b"weights")
 
@@ -102,7 +102,7 @@ def test_alignment_counts_for_the_measured_weights_only(tmp_path: Path) -> None:
         file.write_text(json.dumps({"alignment": {"all words": scores}, "predictions": {"header": made_with}}))
         return measured_alignment(checkpoint)
 
-    assert not measured_alignment(checkpoint), "nothing was measured"
+    assert not measured_alignment(checkpoint), "there is no alignment.json"
     assert measured(61.0) and not measured(60.0) and not measured(None, matched=0)
     assert not measured(61.0, sha256="of others") and measured(61.0, matched=101)
     file.write_text("{}")

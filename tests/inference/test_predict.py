@@ -1,4 +1,4 @@
-"""The command: what is to be done, what comes out, and going on after a kill."""
+"""`refseg predict`: tasks, outputs, and continuing after a kill."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from refseg.cli import main
-from refseg.datasets.masks import decode, encode
+from refseg.datasets.masks import decode
 from refseg.errors import DataError, UsageError
 from refseg.evaluation.prediction_file import read_header, read_predictions
 from refseg.inference.inferencer import ReferringInferencer
@@ -24,14 +24,14 @@ TEXTS = ("the red circle", "a square")
 
 @pytest.fixture(scope="module")
 def inferencer(work_dir: Callable[[str], Path]) -> ReferringInferencer:
-    """Random weights say "nothing here" of everything: that rule is off. Half of their queries would be instances."""
+    """Return a model with random weights, without the no-target rule (it would reject everything)."""
     settings = {"no_target": "none", "max_instances": 2}
     return ReferringInferencer(work_dir(CONFIG), device="cpu", postprocess=settings)
 
 
 @pytest.fixture
 def photos(refshapes_images: list[str], tmp_path: Path) -> Path:
-    """Three images and one that is cut off."""
+    """Return a folder with three images and a truncated one."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for name, image in zip(("a.png", "b.png", "d.png"), refshapes_images, strict=False):
@@ -48,14 +48,14 @@ def rows_of(out: Path) -> list[dict]:
 # Tasks ----------------------------------------------------------------------------------------------------------------
 
 
-def test_tasks_of_options(photos: Path) -> None:
+def test_tasks_from_options(photos: Path) -> None:
     tasks = tasks_of([str(photos), str(photos / "a.png")], TEXTS, None)
     assert [Path(task.image).name for task in tasks] == ["a.png", "b.png", "c.png", "d.png"]
     assert tasks[0].texts == TEXTS and tasks[0].ids == (f"{photos}/a.png#0", f"{photos}/a.png#1")
 
 
-def test_tasks_of_a_file(tmp_path: Path) -> None:
-    """Paths are relative to the file; an image's lines are put together, ids stay, other keys are others' business."""
+def test_tasks_from_jsonl(tmp_path: Path) -> None:
+    """Paths are relative to the file. Lines of one image are merged, ids are kept, and other keys are ignored."""
     (tmp_path / "list.jsonl").write_text(
         '\ufeff{"image": "a.png", "texts": ["x", "y"]}\n\n'
         '{"image": "../b.png", "text": "z", "expression_id": 7, "targets": null}\n'
@@ -80,13 +80,13 @@ def test_tasks_of_a_file(tmp_path: Path) -> None:
         ('{"image": "b.png", "text": "x", "expression_id": "1"}', "have several phrases, such as '1'"),
     ],
 )
-def test_wrong_lines(line: str, says: str, tmp_path: Path) -> None:
+def test_invalid_lines(line: str, says: str, tmp_path: Path) -> None:
     (tmp_path / "list.jsonl").write_text('{"image": "a.png", "text": "x", "expression_id": 1}\n' + line)
     with pytest.raises((DataError, UsageError), match=says):
         tasks_of([], [], str(tmp_path / "list.jsonl"))
 
 
-def test_names_of_files() -> None:
+def test_output_names() -> None:
     names = output_names(["x/a.png", "y/A.jpg", "b c/d*e.png", "..", "f.png"])
     assert names["b c/d*e.png"] == "d_e" and names["f.png"] == "f" and names[".."] not in ("", "..")
     assert len(set(names.values())) == 5 and names["x/a.png"].startswith("a-")
@@ -100,7 +100,7 @@ def test_names_of_files() -> None:
 # Running --------------------------------------------------------------------------------------------------------------
 
 
-def test_all_that_comes_out(inferencer: ReferringInferencer, photos: Path, tmp_path: Path) -> None:
+def test_all_outputs(inferencer: ReferringInferencer, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     tasks = tasks_of([str(photos)], TEXTS, None)
     output = Output(out, frozenset(("coco", "labelstudio", "masks")), show=True, heat=True)
@@ -114,7 +114,8 @@ def test_all_that_comes_out(inferencer: ReferringInferencer, photos: Path, tmp_p
     answer = inferencer(str(photos / "b.png"), TEXTS)
     for k, phrase in enumerate(answer):
         row = next(row for row in rows if row.expression_id == f"{photos}/b.png#{k}")
-        assert row.mask == encode(phrase.raw_mask) and len(row.instances) == len(phrase.raw_instances) > 0
+        assert row.source == phrase.raw_rle and row.raw_instances
+        assert [one.rle for one in row.raw_instances] == [one.rle for one in phrase.raw_instances if one.mask.any()]
         (file,) = (out / "masks" / "b").glob(f"{k}_*.png")
         assert (np.asarray(Image.open(file)) == phrase.mask).all()
     assert (out / "masks" / "b" / "0_the_red_circle.png").is_file()
@@ -128,10 +129,10 @@ def test_all_that_comes_out(inferencer: ReferringInferencer, photos: Path, tmp_p
     assert len(json.loads((out / "labelstudio.json").read_text())) == 3
 
 
-def test_a_finished_run_is_not_repeated(
+def test_rerun_answers_only_what_is_missing(
     inferencer: ReferringInferencer, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A new image is answered, a mended one too, files that are missing are made; nothing is written twice."""
+    """New and repaired images are answered, missing files are written, and no row is written twice."""
     out = tmp_path / "out"
     asked: list[str] = []
     stream = inferencer.stream
@@ -158,8 +159,8 @@ def test_a_finished_run_is_not_repeated(
     assert len(names) == len(set(names)) == 8
 
 
-def test_a_run_that_was_cut_anywhere_goes_on(tmp_path: Path) -> None:
-    """The file is cut after each of its bytes: what is whole stays, no row is there twice, and in the end all are."""
+def test_interrupted_run_continues(tmp_path: Path) -> None:
+    """The file is cut after each byte. Complete images stay, and the end result is the same file."""
     tasks = {"a": ("x", "y"), "b": ("x",), "c": ("x", "y")}
     rows = {image: [{"expression_id": f"{image}{k}", "image": image, "text": text} for k, text in enumerate(texts)]
             for image, texts in tasks.items()}  # fmt: skip
@@ -182,7 +183,7 @@ def test_a_run_that_was_cut_anywhere_goes_on(tmp_path: Path) -> None:
     assert kept == sorted(kept) and kept[0] == 0 and kept[-1] == 2 and 1 in kept
 
 
-def test_what_a_journal_refuses(tmp_path: Path) -> None:
+def test_journal_errors(tmp_path: Path) -> None:
     file = tmp_path / "p.jsonl"
     row = {"expression_id": "1", "image": "a", "text": "x"}
     with Journal(file, header={"threshold": 0.5}, tasks={"a": ["x"]}) as journal:
@@ -194,7 +195,7 @@ def test_what_a_journal_refuses(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="other phrases of a"):
         Journal(file, header={"threshold": 0.5}, tasks={"a": ["y"]})
     with Journal(file, header={"threshold": 0.5}, tasks={"b": ["y"]}) as journal:
-        assert journal.done == {"a"}, "images of another run stay"
+        assert journal.done == {"a"}, "images of other tasks stay"
     with Journal(file, header={"threshold": 0.4}, tasks={}, restart=True) as journal:
         assert not journal.done
     file.write_bytes(file.read_bytes() + b"{}\n")
@@ -213,14 +214,12 @@ def test_what_a_journal_refuses(tmp_path: Path) -> None:
 
 
 @pytest.mark.smoke
-def test_the_command(
-    work_dir: Callable[[str], Path], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_command(work_dir: Callable[[str], Path], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = str(work_dir(CONFIG))
-    texts = [word for text in TEXTS for word in ("--text", text)]  # said once or again, all count
+    texts = [word for text in TEXTS for word in ("--text", text)]  # the option may be repeated
     assert main(["predict", folder, "--image", str(photos / "a.png"), *texts, "--device", "cpu"]) == 0
     told = capsys.readouterr()
-    assert told.out.count("nothing here") == 2, "which is an answer, not an error"
+    assert told.out.count("nothing here") == 2, "nothing here is an answer, not an error"
     assert "1 image, 2 phrases (2 of them: nothing here)" in told.err
     out = str(tmp_path / "out")
     arguments = ["predict", folder, "--image", str(photos), "--text", "a square", "--device", "cpu", "--out", out]
@@ -247,7 +246,7 @@ def test_the_command(
         (["--image", "x", "--text", "x", "--show"], "need --out DIR"),
     ],
 )
-def test_mistakes(
+def test_command_errors(
     arguments: list[str], says: str, work_dir: Callable[[str], Path], capsys: pytest.CaptureFixture
 ) -> None:
     assert main(["predict", str(work_dir(CONFIG)), *arguments]) == 1

@@ -1,5 +1,8 @@
 """Multi-scale deformable attention: every backend that runs on CPU against mmcv's `grid_sample` function."""
 
+import sys
+from types import ModuleType, SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,12 +10,13 @@ from hypothesis import strategies as st
 
 import refseg  # noqa: F401  lets mmcv.ops import without a compiled extension
 from refseg.ops import available_backends, choose_backend, deformable_attention
+from refseg.ops.deformable_attention import why_not
 
 NAMES = ("pytorch", "plain")
 
 
 def inputs(shapes, *, images=2, queries=5, heads=2, channels=3, points=2, spread=0.7, dtype=torch.float64, seed=0):
-    """Random (value, sampling_locations, attention_weights); about a third of the locations lie outside the image."""
+    """Return random (value, sampling_locations, attention_weights), with a third of the locations outside the image."""
     generator = torch.Generator().manual_seed(seed)
     pixels = sum(h * w for h, w in shapes)
     value = torch.randn(images, pixels, heads, channels, generator=generator, dtype=dtype)
@@ -29,7 +33,7 @@ def mmcv_pytorch(value, shapes, locations, weights):
 
 
 def with_gradients(function, tensors, seed=0):
-    """Output and the derivatives by all tensors, for a random output gradient."""
+    """Return the output and the gradients of all tensors, for a random gradient of the output."""
     tensors = [tensor.detach().clone().requires_grad_() for tensor in tensors]
     out = function(*tensors)
     grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(out.dtype)
@@ -72,8 +76,8 @@ def test_gradcheck(backend):
 def test_by_hand(backend):
     """A level of 1 x 2 pixels with values 1 and 3, weight 0.5.
 
-    x = 0.5 is the middle between the pixel centres 0.25 and 0.75: (1 + 3) / 2 * 0.5 = 1. x = 0 is half a pixel left of
-    the first centre, hence half of it: 1 / 2 * 0.5 = 0.25. x = 1.25 is a pixel right of the last centre: 0.
+    x = 0.5 is the middle between the pixel centers 0.25 and 0.75: (1 + 3) / 2 * 0.5 = 1. x = 0 is half a pixel left of
+    the first center, hence half of it: 1 / 2 * 0.5 = 0.25. x = 1.25 is a pixel right of the last center: 0.
     """
     value = torch.tensor([1.0, 3.0]).view(1, 2, 1, 1)
     locations = torch.tensor([[0.5, 0.5], [0.0, 0.5], [1.25, 0.5]]).view(1, 3, 1, 1, 1, 2)
@@ -93,7 +97,7 @@ def test_empty(backend, empty):
 
 @pytest.mark.parametrize("backend", NAMES)
 def test_far_outside_and_not_finite(backend):
-    """Infinitely far away is outside: zero. Not a number may give what it likes, but reads no foreign memory."""
+    """Locations far outside give zero. NaN may give anything, but reads no memory outside the table."""
     value, locations, weights = inputs([(2, 3)], dtype=torch.float32)
     for far in (1e30, -1e30, float("inf"), -float("inf")):
         if backend == "pytorch" or abs(far) < float("inf"):
@@ -119,8 +123,8 @@ def test_not_contiguous(backend):
 
 @pytest.mark.parametrize("backend", NAMES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_computed_in_single(backend, dtype):
-    """The only error is the one of rounding the output once."""
+def test_half_precision_is_summed_in_fp32(backend, dtype):
+    """The only error comes from rounding the output once."""
     shapes = [(4, 3), (2, 2)]
     value, locations, weights = inputs(shapes, dtype=torch.float32)
     value = value.to(dtype)
@@ -132,7 +136,7 @@ def test_half_precision_is_computed_in_single(backend, dtype):
     torch.testing.assert_close(out, wide.to(dtype), rtol=1e-3 if dtype == torch.float16 else 8e-3, atol=0)
 
 
-def test_only_the_gradients_asked_for():
+def test_only_requested_gradients_are_computed():
     shapes = [(4, 3), (2, 2)]
     tensors = inputs(shapes)
     expected = with_gradients(lambda v, x, w: deformable_attention(v, shapes, x, w), tensors)[1:]
@@ -145,7 +149,7 @@ def test_only_the_gradients_asked_for():
         torch.testing.assert_close(some[wanted].grad, expected[wanted])
 
 
-def test_double_backward_is_refused_clearly_and_plain_has_it():
+def test_double_backward_works_with_plain_only():
     shapes = [(3, 3)]
     for backend in NAMES:
         tensors = [tensor.requires_grad_() for tensor in inputs(shapes)]
@@ -159,7 +163,7 @@ def test_double_backward_is_refused_clearly_and_plain_has_it():
 
 
 def test_saved_memory_is_less_than_half_of_plain():
-    """The embedding bag keeps its three inputs; the plain form keeps samples of every channel at every tap."""
+    """The embedding bag saves its three inputs. The plain form saves samples of every channel at every tap."""
     shapes = [(12, 12), (6, 6), (3, 3)]
     tensors = inputs(shapes, images=1, queries=189, heads=4, channels=16, points=4, dtype=torch.float32)
 
@@ -180,8 +184,8 @@ def test_saved_memory_is_less_than_half_of_plain():
     assert bag < 0.5 * saved(lambda v, x, w: mmcv_pytorch(v, shapes, x, w))
 
 
-def test_same_numbers_twice():
-    """Sorted taps: the value's gradient does not depend on threads."""
+def test_gradients_are_reproducible():
+    """Taps are sorted, so the gradient of the value does not depend on threads."""
     shapes = [(9, 9), (4, 4)]
     tensors = inputs(shapes, queries=97, heads=4, channels=8, dtype=torch.float32)
     first, second = (
@@ -190,7 +194,7 @@ def test_same_numbers_twice():
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_choice_on_cpu(monkeypatch):
+def test_default_backend_on_cpu(monkeypatch):
     value = torch.zeros(1, 1, 1, 1)
     monkeypatch.delenv("REFSEG_DEFORM_BACKEND", raising=False)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
@@ -201,7 +205,7 @@ def test_choice_on_cpu(monkeypatch):
     assert name == "plain" and "REFSEG_DEFORM_BACKEND" in reason
 
 
-def test_the_argument_overrides_the_environment(monkeypatch):
+def test_argument_overrides_the_environment_variable(monkeypatch):
     monkeypatch.setenv("REFSEG_DEFORM_BACKEND", "plain")
     value, locations, weights = (tensor.requires_grad_() for tensor in inputs([(2, 2)]))
     by_environment = deformable_attention(value, [(2, 2)], locations, weights)
@@ -224,14 +228,13 @@ def test_unknown_and_impossible_backends(monkeypatch):
         deformable_attention(value, [(2, 2)], locations, weights)
 
 
-def test_the_stand_in_is_no_compiled_mmcv():
-    import mmcv._ext
-
-    from refseg.ops import _mmcv
-
-    _mmcv.why_not_compiled.cache_clear()
-    stand_in = getattr(mmcv._ext, "__refseg_stand_in__", False)
-    assert bool(_mmcv.why_not_compiled()) == stand_in
+@pytest.mark.parametrize("compiled", [False, True])
+def test_mmcv_needs_a_compiled_extension_with_the_operator(monkeypatch, compiled):
+    """mmcv's extension is missing, or was compiled without this operator."""
+    monkeypatch.setitem(sys.modules, "mmcv._ext", ModuleType("mmcv._ext"))
+    monkeypatch.setattr(sys.modules[why_not.__module__], "mmcv_ext_state", lambda: (compiled, "no extension"))
+    reason = why_not("mmcv", SimpleNamespace(is_cuda=True))
+    assert reason.startswith("this mmcv was compiled without" if compiled else "no extension; build mmcv")
 
 
 @pytest.mark.parametrize(

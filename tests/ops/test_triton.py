@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 
 
 def run_python(source: str, **environment: str) -> str:
-    """Runs `source` in a new interpreter that finds the same refseg; returns what it prints."""
+    """Run `source` in a new interpreter that finds the same refseg. Return its output."""
     paths = [str(Path(refseg.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **environment}
     result = subprocess.run(
@@ -33,9 +33,9 @@ def run_python(source: str, **environment: str) -> str:
 
 
 def test_parity_in_the_interpreter():
-    """Forward and gradients against the plain form: levels of one pixel, locations outside, D no power of two, a last
-    block that is not full; fp64, and fp32, bf16 and fp16 within their rounding. Empty input. Wrong level sizes, which
-    nobody checks on a GPU, since that would wait for it, read no foreign memory."""
+    """Outputs and gradients are those of the plain form, for levels of one pixel, locations outside, D not a power of
+    two, and an incomplete last block, in all dtypes. Empty input works. Wrong level sizes, which are not checked on a
+    GPU because that would wait for it, read no memory outside the value."""
     run_python(
         """
         import torch
@@ -71,7 +71,7 @@ def test_parity_in_the_interpreter():
             out.sum().backward()
             assert out.shape == (images, queries, 12) and not value.grad.any()
 
-        # level sizes that are not true: rows past the value's end count as outside and are not read
+        # wrong level sizes: rows past the end of the value count as outside and are not read
         value, weights = torch.ones(1, 4, 1, 2), torch.ones(1, 1, 1, 1, 1)
         locations = torch.full((1, 1, 1, 1, 1, 2), 0.9)
         assert not deformable_attention(value, torch.tensor([(50, 50)]), locations, weights, "triton").any()
@@ -80,8 +80,8 @@ def test_parity_in_the_interpreter():
     )
 
 
-def test_the_kernels_compile_for_gpus():
-    """Triton brings all that turns a kernel into GPU code; only running it needs the GPU."""
+def test_kernels_compile_for_gpus():
+    """Triton compiles for a GPU without having one."""
     printed = run_python(
         """
         import triton.language as tl

@@ -1,4 +1,4 @@
-"""`refseg report` on a work directory and files of a few lines."""
+"""`refseg report` on a small work directory and prediction file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from refseg.cli import main
-from refseg.evaluation.prediction_file import PredictionRow, write_predictions
+from refseg.evaluation.prediction_file import Answer, write_predictions
 from refseg.evaluation.protocols import get_protocol
 from refseg.evaluation.scorer import open_data
 from refseg.instance import Instance
@@ -48,9 +48,7 @@ def files(tmp_path: Path) -> Path:
             lines.append(shared | {"expression_id": name, "text": text, "targets": targets, "instance_ids": ids})
             finds_both = text == "both" and i % 2 == 0
             instances = [Instance(rle(x), 0.9, [1.0] * len(text.split())) for x in ((20, 220) if finds_both else (20,))]
-            rows.append(
-                PredictionRow(name, both if finds_both else rle(20), 0.9 if text == "none" else 0.1, None, instances)
-            )
+            rows.append(Answer(name, both if finds_both else rle(20), 0.9 if text == "none" else 0.1, None, instances))
         if i < NUM_IMAGES - 1:
             Image.fromarray(np.full((SIDE, SIDE, 3), 90, np.uint8)).save(tmp_path / f"{i}.png")
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -109,7 +107,7 @@ def test_words_are_shown_if_they_beat_chance(
         text = "a red and a blue"
         lines.append(shared | {"expression_id": f"{i}", "text": text, "targets": boxes, "instance_ids": [0, 1]})
         instances = [Instance(rle(x), 0.9, words) for x, words in ((20, left), (220, right))]
-        rows.append(PredictionRow(f"{i}", coco_mask.merge([rle(20), rle(220)]), 0.1, None, instances))
+        rows.append(Answer(f"{i}", coco_mask.merge([rle(20), rle(220)]), 0.1, None, instances))
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     write_predictions(tmp_path / "p.jsonl", rows)
     data = open_data(f"{tmp_path / 'data.jsonl'}:val")
@@ -142,19 +140,17 @@ def test_command_with_predictions(files: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_box_protocol(files: Path) -> None:
-    """The metric is about boxes, the examples show masks. Predictions with boxes only have no examples and no hits."""
+    """The metric is about boxes, and examples show masks. Predictions without masks have no examples and no hits."""
     data = open_data(f"{files / 'data.jsonl'}:val", drop_no_target=True)
     settings = Settings([get_protocol("rec")], per_group=4, resamples=20, allow_partial=True)
     scored = score_run(files / "p.jsonl", data, settings)
     assert scored.results[0]["metrics"] == {"Acc@0.5": 50.0}
     assert {case.iou for case in scored.cases if case.text == "both"} == {0.5, 1.0}
-    rows = [
-        PredictionRow(f"{i}_{name}", None, boxes=[]) for i in range(NUM_IMAGES) for name in ("left", "righ", "both")
-    ]
+    rows = [Answer(f"{i}_{name}", None, boxes=[]) for i in range(NUM_IMAGES) for name in ("left", "righ", "both")]
     write_predictions(files / "boxes.jsonl", rows)
     bare = score_run(files / "boxes.jsonl", data, settings)
     assert not bare.cases and not any(bare.hits.values()) and bare.results[0]["metrics"] == {"Acc@0.5": 0.0}
-    assert "Cases" not in render_report(bare.report(title="t", summary={}))
+    assert "Cases" not in render_report(bare)
 
 
 def test_command_without_predictions(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

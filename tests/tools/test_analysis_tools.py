@@ -1,8 +1,7 @@
-"""The tools that put runs side by side."""
+"""Tools that compare runs, and tools that measure a trained model."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -11,16 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import REPOSITORY
+from conftest import load_script
 from refseg.engine.run import RunOptions, build_model, load_config
 from refseg.errors import UsageError
 
 
 def tool(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, REPOSITORY / f"tools/analysis_tools/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(f"tools/analysis_tools/{name}.py")
 
 
 def scores(oiou: float, of_size: float, data: str = "val") -> dict:
@@ -28,8 +24,8 @@ def scores(oiou: float, of_size: float, data: str = "val") -> dict:
     return {"protocol": "refseg", "data": data, "metrics": {"oIoU": oiou}, "by": {"skill": groups}}
 
 
-def test_scores_side_by_side() -> None:
-    """Two seeds of each: 40 and 44 are 42 on average; the other run is 2 lower and 1 higher."""
+def test_score_tables() -> None:
+    """Two seeds each: 40 and 44 are 42 on average. The other run is 2 lower and 1 higher."""
     compare = tool("compare_runs")
     runs = {"ours": [scores(40, 10), scores(44, 20)], "other": [scores(38, 5), scores(45, 5)]}
     assert compare.score_table(runs, ["oIoU"])[2:] == [
@@ -50,7 +46,7 @@ def test_scores_of_other_data_are_refused() -> None:
         compare.check_comparable({"a": [scores(1, 1)], "b": [scores(1, 1, data="test")]})
 
 
-def test_curves_come_from_work_directories(tmp_path: Path) -> None:
+def test_curves_of_work_directories(tmp_path: Path) -> None:
     folder = tmp_path / "run" / "20260101" / "vis_data"
     folder.mkdir(parents=True)
     rows = [{"lr": 0.1, "loss": 1.0, "iter": 5, "step": 5, "epoch": 1}, {"refseg/oIoU": 30.0, "step": 1}]
@@ -58,12 +54,12 @@ def test_curves_come_from_work_directories(tmp_path: Path) -> None:
     compare = tool("compare_runs")
     (curve,) = compare.curves_of("run", [tmp_path / "run"], "refseg/oIoU")
     assert curve.values == (30.0,)
-    with pytest.raises(UsageError, match="has logged no gres/gIoU"):
+    with pytest.raises(UsageError, match=r"--curve: .* has logged no gres/gIoU"):
         compare.curves_of("run", [tmp_path / "run"], "gres/gIoU")
 
 
 def run_with_random_weights(name: str, config: str, refshapes_tiny: Path, tmp_path: Path, monkeypatch: Any) -> dict:
-    """The whole command, on 7 images: what it writes into its file."""
+    """Run the whole command on 7 images, and return the content of its JSON file."""
     options = {
         "test_dataloader.dataset.annotations.file": str(refshapes_tiny / "refshapes.jsonl"),
         "test_dataloader.dataset.pipeline.2.tokenizer.word_list": str(refshapes_tiny / "words.txt"),
@@ -79,10 +75,8 @@ def run_with_random_weights(name: str, config: str, refshapes_tiny: Path, tmp_pa
     return json.loads((tmp_path / "out.json").read_text())
 
 
-def test_attention_is_measured_over_a_data_set(
-    refshapes_tiny: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
-) -> None:
-    """Three stages and their mean, in print and in the file."""
+def test_attention_entropy(refshapes_tiny: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    """Three stages and their mean are printed and written."""
     rows = run_with_random_weights("attention_entropy", "vipa_tiny_refshapes", refshapes_tiny, tmp_path, monkeypatch)
     assert list(rows) == ["stage 3", "stage 2", "stage 1", "mean"]
     for row in rows.values():
@@ -90,10 +84,8 @@ def test_attention_is_measured_over_a_data_set(
     assert len(capsys.readouterr().out.splitlines()) == 4
 
 
-def test_retrieved_regions_are_measured_over_a_data_set(
-    refshapes_tiny: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
-) -> None:
-    """Eleven of 36 places are taken; untrained, tau is its first value."""
+def test_retrieved_regions(refshapes_tiny: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    """11 of 36 places are retrieved. In an untrained model, tau has its initial value."""
     found = run_with_random_weights("retrieved_regions", "vipa_tiny_refshapes", refshapes_tiny, tmp_path, monkeypatch)
     assert list(found) == ["by_first", "by_words", "chance", "alike", "tau"]
     assert found["chance"] == pytest.approx(11 / 36) and found["tau"] == pytest.approx(1)
@@ -101,10 +93,8 @@ def test_retrieved_regions_are_measured_over_a_data_set(
     assert len(capsys.readouterr().out.splitlines()) == 5
 
 
-def test_latent_expressions_are_measured_over_a_data_set(
-    refshapes_tiny: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
-) -> None:
-    """Untrained, a subject is a noun by chance: about one of the words is."""
+def test_latent_expressions(refshapes_tiny: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    """In an untrained model, a subject is a noun by chance: about one of the words is a noun."""
     found = run_with_random_weights(
         "latent_expressions", "latentvg_tiny_refshapes", refshapes_tiny, tmp_path, monkeypatch
     )
@@ -122,7 +112,7 @@ def test_latent_expressions_are_measured_over_a_data_set(
         ("latent_expressions", "latentvg/ablations/refshapes_baseline", "config.py has no latent expressions"),
     ],
 )
-def test_models_without_what_is_measured_are_refused(
+def test_unsuitable_models_are_refused(
     name: str, config: str, message: str, refshapes_tiny: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     with pytest.raises(SystemExit, match=message):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import re
 import textwrap
 from pathlib import Path
@@ -11,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from conftest import REPOSITORY
+from conftest import REPOSITORY, load_script
 from refseg.compat import dict_action
 from refseg.engine.run import RunOptions, load_config
 
@@ -20,13 +19,10 @@ CONFIG = "instalign_swinb"
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("config_reference", REPOSITORY / "tools/dev/config_reference.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tools/dev/config_reference.py")
 
 
-def test_the_page_is_up_to_date(tool: ModuleType) -> None:
+def test_page_is_up_to_date(tool: ModuleType) -> None:
     assert tool.PAGE.read_text() == tool.reference(), "python tools/dev/config_reference.py"
 
 
@@ -36,8 +32,8 @@ def test_docstrings_are_split_into_prose_and_arguments(tool: ModuleType) -> None
     assert texts == {"a": "x, y.", "b": "z.", "c": "z."}
 
 
-def test_sizes_that_the_owner_passes_are_not_listed(tool: ModuleType) -> None:
-    """The owner has `size` itself, and `width` is required, so the owner passes both."""
+def test_arguments_that_the_owner_passes_are_not_listed(tool: ModuleType) -> None:
+    """The owner passes `size`, which it has itself, and `width`, which is required."""
 
     class Owner:
         def __init__(self, size: int = 1) -> None: ...
@@ -64,7 +60,7 @@ def test_example_keys_are_read_by_the_code() -> None:
     assert cfg.model.postprocess.threshold == 0.4
 
 
-def test_the_example_of_a_config_works(tmp_path: Path) -> None:
+def test_example_of_a_config_works(tmp_path: Path) -> None:
     block = re.search(r"^(?: {4}.*\n)+", page(), re.MULTILINE).group()
     (tmp_path / "own.py").write_text(textwrap.dedent(block))
     cfg = load_config(str(tmp_path / "own.py"))

@@ -1,12 +1,12 @@
-"""Puts training runs side by side: a table of their scores, mean and range over seeds, and their curves.
+"""Compare training runs: a table of their scores, with mean and range over seeds, and their curves.
 
     python tools/analysis_tools/compare_runs.py --run LGFormer DIR DIR --run "one learnable query" DIR DIR \\
         [--scores val.json] [--metrics oIoU mIoU] [--by skill] [--curve refseg/oIoU] [--svg curves.svg]
 
-Each DIR is a work directory. `--scores`: the file in it that `refseg score --json` wrote (with `--by` for the groups);
-all must be of one protocol and of the same data. `--curve`: a metric of validation during training, drawn for every
-directory, or, where these are more than can be told apart, as the mean of each run. Differences are to the first run,
-seed by seed where each has as many directories.
+Each DIR is a work directory with a file from `refseg score --json` (`--scores`). All files must have the same protocol
+and data; `--by` needs a breakdown in them. Differences are to the first run, seed by seed if both have as many
+directories. `--svg` draws `--curve`, a metric of validation during training, for every directory, or as the mean of
+each run if there are too many directories to distinguish.
 """
 
 from __future__ import annotations
@@ -35,34 +35,35 @@ def parse_args() -> argparse.Namespace:
 def read_runs(given: list[list[str]]) -> dict[str, list[Path]]:
     runs = {name: [Path(folder) for folder in folders] for name, *folders in given}
     if len(runs) < len(given) or not all(runs.values()):
-        raise UsageError("every --run is a name of its own and one directory or more")
+        raise UsageError("--run: expected a unique name and at least one directory for each run")
     return runs
 
 
 def read_scores(folder: Path, name: str) -> dict:
     file = folder / name
     if not file.is_file():
-        raise UsageError(f"no {file}: write it with `refseg score PREDICTIONS --data ... --json {file}`")
+        raise UsageError(f"No such file: {file}. Write it with `refseg score PREDICTIONS --data ... --json {file}`")
     return json.loads(file.read_text(encoding="utf-8"))
 
 
 def check_comparable(scores: dict[str, list[dict]]) -> None:
     kinds = {(one["protocol"], json.dumps(one["data"], sort_keys=True)) for runs in scores.values() for one in runs}
     if len(kinds) > 1:
-        raise UsageError("the score files are of several protocols or data sets: " + "; ".join(k for k, _ in kinds))
+        names = "; ".join(sorted(f"{protocol} on {data}" for protocol, data in kinds))
+        raise UsageError(f"The score files are of several protocols or data sets: {names}. Score all runs alike")
 
 
 def check_metrics(scores: dict[str, list[dict]], metrics: list[str]) -> None:
     for metric in metrics:
         if not all(metric in one["metrics"] for runs in scores.values() for one in runs):
             known = ", ".join(next(iter(scores.values()))[0]["metrics"])
-            raise UsageError(f"no metric {metric!r} in all score files; there are {known}")
+            raise UsageError(f"--metrics: {metric!r} is not in all score files. The first one has: {known}")
 
 
 def spread(values: list[float]) -> str:
-    """Mean, and the range where there are several."""
-    told = f"{mean(values):.1f}"
-    return told if len(values) == 1 else f"{told} ({min(values):.1f}-{max(values):.1f})"
+    """Return the mean, and the range of several values."""
+    extent = f" ({min(values):.1f}-{max(values):.1f})" if len(values) > 1 else ""
+    return f"{mean(values):.1f}{extent}"
 
 
 def difference(values: list[float], first: list[float]) -> str:
@@ -85,10 +86,10 @@ def score_table(scores: dict[str, list[dict]], metrics: list[str]) -> list[str]:
 
 
 def group_table(scores: dict[str, list[dict]], by: str, metric: str) -> list[str]:
-    """Means over seeds."""
+    """Return a table of means over seeds."""
     groups = next(iter(scores.values()))[0].get("by", {}).get(by)
     if not groups:
-        raise UsageError(f"the score files have no breakdown {by!r}: `refseg score ... --by {by}`")
+        raise UsageError(f"--by: the score files have no breakdown {by!r}. Write it with `refseg score ... --by {by}`")
     names = [group[by] for group in groups]
     lines = [f"| {metric} | " + " | ".join(names) + " |", "|---" * (1 + len(names)) + "|"]
     for run, found in scores.items():
@@ -103,14 +104,14 @@ def curves_of(name: str, folders: list[Path], metric: str) -> list[Curve]:
     for number, folder in enumerate(folders):
         found = [curve for curve in training_curves(scalar_rows(folder)).metrics if curve.name == metric]
         if not found:
-            raise UsageError(f"{folder} has logged no {metric}")
+            raise UsageError(f"--curve: {folder} has logged no {metric}")
         label = name if len(folders) == 1 else f"{name}, seed {number}"
         curves.append(Curve(label, found[0].steps, found[0].values))
     return curves
 
 
 def mean_curve(name: str, curves: list[Curve]) -> Curve:
-    """Of the steps that all have."""
+    """Return the mean of curves at the steps that all of them have."""
     steps = sorted(set.intersection(*(set(curve.steps) for curve in curves)))
     values = [dict(zip(curve.steps, curve.values, strict=True)) for curve in curves]
     label = name if len(curves) == 1 else f"{name}, mean of {len(curves)}"

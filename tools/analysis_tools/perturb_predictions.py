@@ -1,14 +1,15 @@
-"""A prediction file made from the ground truth, with the kinds of faults that models have; for examples and for tests
-of evaluation code, where no model is at hand.
+"""Write a prediction file from the ground truth, with the kinds of errors that models make.
+
+Use it for examples and tests of evaluation code without a model.
 
     python tools/analysis_tools/perturb_predictions.py data/refshapes_mini:val out.jsonl [--seed 0] [--severity 1]
 
-Drawn for each expression from its own id and the seed, with chances that grow with `--severity` s:
-- the mask is moved by up to 2 s pixels each way, and grown (or, half as often, shrunk) by up to s pixels;
-- with chance 0.1 s another object of the image is meant, with 0.1 s one of several referents is forgotten;
-- one stray pixel more with chance 0.2 s;
-- without a target, a mask on some object; and the probability of "nothing here" is a noisy one: logit N(2, 1.6 s) where
-  there is none, N(-2, 1.6 s) where there is one.
+Errors are drawn from the expression's id and the seed, with probabilities that grow with `--severity` s:
+- The mask is moved by up to 2 s pixels in each direction, and dilated (or, half as often, eroded) by up to s pixels.
+- With probability 0.1 s, the mask is on another object. With 0.1 s, one of several referents is missing.
+- With probability 0.2 s, one stray pixel is added.
+- Without a target, the mask is on some object.
+- The logit of "no target" is drawn from N(2, 1.6 s) without a target, and from N(-2, 1.6 s) with one.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ from scipy import ndimage
 
 from refseg.datasets.masks import decode
 from refseg.evaluation.measure import Truth
-from refseg.evaluation.prediction_file import PredictionRow, write_predictions
+from refseg.evaluation.prediction_file import Answer, write_predictions
 from refseg.evaluation.scorer import TruthIndex, open_data
 from refseg.records import Expression
 
 
-def perturbed(truths: TruthIndex, *, seed: int, severity: float) -> Iterator[PredictionRow]:
+def perturbed(truths: TruthIndex, *, seed: int, severity: float) -> Iterator[Answer]:
     for position in range(len(truths)):
         expression = truths.expression(position)
         rng = np.random.default_rng([seed, zlib.crc32(expression.expression_id.encode())])
         mask = wrong_mask(expression, truths.truth(position), rng, severity)
         logit = rng.normal(-2.0 if expression.referents else 2.0, 1.6 * severity)
-        yield PredictionRow(
+        yield Answer(
             expression.expression_id,
             coco_mask.encode(np.asfortranarray(mask.astype(np.uint8))),
             no_target_prob=round(float(1 / (1 + np.exp(-logit))), 6),
@@ -42,7 +43,7 @@ def perturbed(truths: TruthIndex, *, seed: int, severity: float) -> Iterator[Pre
 
 
 def wrong_mask(expression: Expression, truth: Truth, rng: np.random.Generator, severity: float) -> np.ndarray:
-    """(h, w) bool."""
+    """Return the mask of an expression with errors, (h, w) bool."""
     instances = chosen_instances(expression, len(truth.record.instances), rng, severity)
     mask = np.zeros(truth.record.size, bool)
     for index in instances:
@@ -70,7 +71,7 @@ def chosen_instances(expression: Expression, num: int, rng: np.random.Generator,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", metavar="SET:SPLIT", help="as of `refseg score --data`")
+    parser.add_argument("data", metavar="SET:SPLIT", help="data set and split, as in `refseg score --data`")
     parser.add_argument("out", help="prediction file to write (.jsonl, .jsonl.gz)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--severity", type=float, default=1.0)

@@ -1,13 +1,13 @@
-"""How far one gets on RefShapes without looking, without reading, or by single words: what a model has to beat.
+"""Score baselines on RefShapes that ignore the image, the phrase, or the order of words.
 
     python tools/analysis_tools/refshapes_baselines.py data/refshapes_base [--split val] [--targets-only]
 
-- text-blind: the same answer for every phrase of an image (all shapes, the largest, the one nearest the centre);
-- image-blind: ridge regression from words and pairs of words to a coarse mask, and to "refers to nothing";
-- bag of words: knows every attribute of every shape, but of the phrase only which attribute words are in it.
+- text-blind: the same answer for every phrase of an image (all shapes, the largest, the one nearest the center)
+- image-blind: ridge regression from words and pairs of words to a coarse mask, and to "refers to nothing"
+- bag of words: knows every attribute of every shape, and the set of attribute words in the phrase
 
-gIoU as in GRES: a phrase that refers to nothing counts 1 where nothing is predicted, else 0. With --targets-only these
-phrases are left out, and oIoU and mIoU are told. Fitted on the split train.
+gIoU is that of GRES: a phrase that refers to nothing counts 1 if nothing is predicted, else 0. With --targets-only,
+these phrases are left out, and oIoU and mIoU are printed. The regression is fitted on the split train.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from refseg.refshapes.vocabulary import ADJECTIVES, KIND_NOUNS
 GRID = 16  # side of the coarse masks
 FEATURES = 1500
 TRAIN_ROWS = 20_000  # the first ones; enough for these features
-TUNING_ROWS = 2_000  # of these, held back for the two thresholds
+TUNING_ROWS = 2_000  # of TRAIN_ROWS, held back for the two thresholds
 THRESHOLDS = np.linspace(0.04, 0.8, 20)
 
 FIELDS = {"color": "colour"}  # attributes under another name in instances.json
@@ -41,7 +41,7 @@ MEANS = {
 
 @dataclass(frozen=True)
 class Row:
-    """One phrase. ``referents`` index ``shapes``, whose visible masks are disjoint."""
+    """One phrase. `referents` are indices of `shapes`, whose visible masks are disjoint."""
 
     words: tuple[str, ...]
     skill: str
@@ -51,7 +51,7 @@ class Row:
     targets: list[dict]
 
     def grid(self) -> np.ndarray:
-        """(GRID, GRID) share of each cell that the referents cover."""
+        """Return the share of each cell that the referents cover, (GRID, GRID)."""
         mask = self.mask().astype(np.float32)
         for axis in (0, 1):
             edges = np.linspace(0, mask.shape[axis], GRID + 1).astype(int)
@@ -88,18 +88,16 @@ def read(root: Path, split: str, most: int | None = None, *, targets_only: bool 
 
 # Text-blind and bag of words: sets of shapes --------------------------------------------------------------------------
 
-
-Areas = tuple[int, int]
-"""Pixels of intersection and union."""
+Areas = tuple[int, int]  # pixels of intersection and union
 
 
 def iou(areas: Areas) -> float:
-    """Two empty masks agree."""
+    """Return the IoU, 1 for two empty masks."""
     return areas[0] / areas[1] if areas[1] else 1.0
 
 
 def set_areas(chosen: set[int], row: Row) -> Areas:
-    """Masks are disjoint, so that areas are enough."""
+    """Return intersection and union of the chosen shapes and the referents. Masks are disjoint, so areas are enough."""
     areas = [shape["area"] for shape in row.shapes]
     return sum(areas[i] for i in chosen & row.referents), sum(areas[i] for i in chosen | row.referents)
 
@@ -124,13 +122,13 @@ def nothing(row: Row) -> set[int]:
 
 
 def every_word(row: Row) -> set[int]:
-    """Shapes that answer to every attribute word: none where two words say different things of one attribute."""
+    """Return the shapes that fit every attribute word: none if two words contradict each other."""
     asked = {MEANS[word] for word in row.words if word in MEANS}
     return {i for i, shape in enumerate(row.shapes) if all(shape[name] == value for name, value in asked)}
 
 
 def any_word(row: Row) -> set[int]:
-    """Shapes that, for each attribute spoken of, have one of the values named: "red star", "blue square" mix freely."""
+    """Return the shapes that have, for every named attribute, one of its named values."""
     asked = defaultdict(set)
     for word in row.words:
         if word in MEANS:
@@ -174,7 +172,7 @@ class ImageBlind:
 
     @staticmethod
     def _areas(score: np.ndarray, row: Row, threshold: float) -> Areas:
-        """Of a coarse mask, at the size of the image."""
+        """Return the areas of a coarse mask at the size of the image."""
         ys, xs = (np.arange(side) * GRID // side for side in row.size)
         predicted = score[:-1].reshape(GRID, GRID)[ys][:, xs] >= threshold
         target = row.mask()
@@ -189,7 +187,7 @@ class ImageBlind:
 
 
 def table(results: dict[str, list[Areas]], rows: list[Row], metric: Callable[[list[Areas]], float]) -> list[str]:
-    """Markdown: a line per baseline, a column per skill."""
+    """Return a table in Markdown with a row per baseline and a column per skill."""
     skills = sorted({row.skill for row in rows})
     lines = [f"| | all | {' | '.join(skills)} |", "|---" * (len(skills) + 2) + "|"]
     for name, values in results.items():

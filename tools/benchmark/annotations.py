@@ -22,15 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import make_parser, write_json
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, repeats=5)
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--instances", type=int, default=196_000)
     parser.add_argument("--refs", type=int, default=50_000)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     return parser.parse_args()
 
 
@@ -153,8 +152,7 @@ def main() -> None:
         result["record_us"] = (time.perf_counter() - start) / len(store) * 1e6
     for name, value in result.items():
         print(f"{name:20} {value:10.3f}")
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=2))
+    write_json(args.json, result)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ Every number is a median.
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 import statistics
 import tempfile
 import time
@@ -26,6 +26,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from common import make_parser, time_in_turns, write_json
 from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor
@@ -46,10 +47,8 @@ WORDS = (
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, repeats=7, repeats_help="timed runs of each, after one warm-up run")
     parser.add_argument("--images", type=int, default=32, help="generated images")
-    parser.add_argument("--repeats", type=int, default=7, help="timed runs of each, after one warm-up run")
-    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     return parser.parse_args()
 
 
@@ -204,20 +203,16 @@ def measure(records: list[Record], encode: Callable[[str], list[int]], fast: str
         ours = our_sample(record, record.expressions, transforms, np.random.default_rng(0)).token_ids
         if ours != [encode(expression.text) for expression in record.expressions]:
             raise SystemExit("the two tokenizers differ, so the pipelines cannot be compared")
-    sides: dict[str, tuple[Callable[[int], None], int]] = {
-        "plain": (lambda turn: plain_batches(records, turn, encode), len(records)),
-        "refseg, 1 expression": (lambda turn: our_batches(records, turn, transforms), len(records)),
-        "refseg, all expressions": (
-            lambda turn: our_batches(records, None, transforms),
-            sum(len(record.expressions) for record in records),
-        ),
+    turn_plain, turn_ours = itertools.count(), itertools.count()  # every turn takes other expressions
+    sides = {
+        "plain": lambda: plain_batches(records, next(turn_plain), encode),
+        "refseg, 1 expression": lambda: our_batches(records, next(turn_ours), transforms),
+        "refseg, all expressions": lambda: our_batches(records, None, transforms),
     }
-    rates: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(repeats + 1):
-        for name, (run, expressions) in sides.items():
-            elapsed = seconds(lambda run=run, turn=turn: run(turn))
-            if turn:
-                rates[name].append(expressions / elapsed)
+    counts = dict.fromkeys(sides, len(records))
+    counts["refseg, all expressions"] = sum(len(record.expressions) for record in records)
+    times = time_in_turns(sides, repeats, warm_ups=1)
+    rates = {name: [counts[name] / seconds for seconds in values] for name, values in times.items()}
     plain = rates["plain"]
     return {
         "expressions_per_second": {name: statistics.median(values) for name, values in rates.items()},
@@ -249,8 +244,7 @@ def main() -> None:
     for name, stages in result["stages_ms_per_image"].items():
         text = ", ".join(f"{k} {v:.3f}" for k, v in stages.items()) if isinstance(stages, dict) else f"{stages:.3f}"
         print(f"ms per image, {name}: {text}")
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(args.json, result)
 
 
 if __name__ == "__main__":

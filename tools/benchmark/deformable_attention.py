@@ -16,10 +16,10 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
+
+from common import make_parser, time_in_turns, write_json
 
 TUNED = {
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
@@ -30,12 +30,10 @@ HEADS, CHANNELS, POINTS, STRIDES = 8, 32, 4, (8, 16, 32)
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, repeats=11, repeats_help="timed runs of each, after two warm-up runs")
     parser.add_argument("--size", type=int, default=480, help="side of the square image")
     parser.add_argument("--images", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=11, help="timed runs of each, after two warm-up runs")
     parser.add_argument("--threads", type=int, help="default: PyTorch's choice")
-    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -70,23 +68,6 @@ def saved_bytes(function: Callable, tensors: list) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
 
 
-def time_in_turns(functions: dict[str, Callable], repeats: int) -> dict[str, float]:
-    """Return the median milliseconds of each function.
-
-    Each timed call follows an untimed call of the same function, so that it does not pay for memory that the other
-    function has just returned to the system.
-    """
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for turn in range(-2, repeats):
-        for name, function in functions.items():
-            function()
-            start = time.perf_counter()
-            function()
-            if turn >= 0:
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
@@ -116,9 +97,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
     result: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
     for what, run in (("forward", forward), ("forward_backward", both)):
-        times = time_in_turns({name: lambda run=run, name=name: run(name) for name in calls}, args.repeats)
-        result[what] = {f"{name}_ms": value for name, value in times.items()}
-        result[what]["ratio"] = times["grid_sample"] / times["refseg"]
+        functions = {name: lambda run=run, name=name: run(name) for name in calls}
+        times = time_in_turns(functions, args.repeats, warm_ups=2, untimed=1)
+        medians = {name: 1e3 * statistics.median(values) for name, values in times.items()}
+        result[what] = {f"{name}_ms": value for name, value in medians.items()}
+        result[what]["ratio"] = medians["grid_sample"] / medians["refseg"]
     saved = {name: saved_bytes(call, inputs) for name, call in calls.items()}
     result["saved_mb"] = {name: value / 1e6 for name, value in saved.items()}
     result["float64_error"] = largest_error(calls, inputs, grad)
@@ -167,8 +150,7 @@ def main() -> None:
         )
         errors = ", ".join(f"{name} {error:.1e}" for name, error in result["float64_error"].items())
         print(f"  error in float64: {errors}")
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=2) + "\n")
+    write_json(args.json, results)
 
 
 if __name__ == "__main__":

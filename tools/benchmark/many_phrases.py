@@ -10,14 +10,13 @@ as RefCOCO's val split (7.2). The output is the time per phrase, and the largest
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
+from common import make_parser, write_json
 
 from refseg.analysis.synthetic import dummy_batch, vocabulary_size
 from refseg.engine.run import build_model, input_size, load_config
@@ -25,15 +24,13 @@ from refseg.structures import Batch
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, repeats=1, repeats_help="passes over all images")
     parser.add_argument("config")
     parser.add_argument("--phrases", type=int, nargs="+", default=[7, 7, 7, 7, 8], help="phrases of each image")
     words = "tokens of a phrase (single phrases are padded to 20, as in published code)"
     parser.add_argument("--words", type=int, default=8, help=words)
-    parser.add_argument("--repeats", type=int, default=1, help="passes over all images")
     parser.add_argument("--threads", type=int, help="default: PyTorch's choice")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     return parser.parse_args()
 
 
@@ -71,13 +68,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     model = build_model(cfg).to(args.device).eval()
     rows, worst = [], 0.0
     for turn in range(-1, args.repeats):  # the first turn is a warm-up
-        for number, phrases in enumerate(args.phrases if turn >= 0 else args.phrases[:1]):
+        for phrases in args.phrases if turn >= 0 else args.phrases[:1]:
             batch = dummy_batch(
                 shape=input_size(cfg),
                 expressions_per_image=phrases,
                 num_words=args.words,
                 vocab_size=vocabulary_size(model),
-                seed=number,
             )["batch"]
             batch.metas[0] = replace(batch.metas[0], original_size=(480, 640))
             together, all_logits = timed(model, batch, args.device)
@@ -104,8 +100,7 @@ def main() -> None:
         f"one by one: {result['ratio']:.2f} times as fast ({args.device}, {torch.get_num_threads()} threads); logits "
         f"differ by {result['largest_relative_difference']:.1e} of the largest"
     )
-    if args.json:
-        args.json.write_text(json.dumps({**vars(args), **result, "json": str(args.json)}, indent=2))
+    write_json(args.json, {**vars(args), **result, "json": str(args.json)})
 
 
 if __name__ == "__main__":

@@ -20,17 +20,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
+from common import make_parser, time_in_turns
 from pycocotools import mask as coco_mask
 
 from refseg.datasets.readers.jsonl import read_jsonl
 from refseg.datasets.store import from_annotations
 from refseg.evaluation.overlap import areas_of_rles
-from refseg.evaluation.prediction_file import PredictionRow, read_predictions, rle_to_json, write_predictions
+from refseg.evaluation.prediction_file import Answer, read_predictions, rle_to_json, write_predictions
 from refseg.evaluation.protocols import get_protocol
 from refseg.evaluation.scorer import TruthIndex, score_predictions
 
@@ -38,12 +38,10 @@ HEIGHT, WIDTH, PER_IMAGE, BLOBS = 480, 640, 3, 2000
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, repeats=3)
     parser.add_argument("--pairs", type=int, default=10_000)
     parser.add_argument("--rows", type=int, default=200_000, help="rows of the large file (0: skip it)")
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--protocols", default="refseg gres", help="protocols for the large file, one run each")
-    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     return parser.parse_args()
 
 
@@ -77,7 +75,7 @@ def write_truth(file: Path, targets: list[dict]) -> None:
 
 
 def write_answers(file: Path, masks: list[dict], number: int) -> None:
-    answers = (PredictionRow(f"{i // PER_IMAGE}_{i}", masks[i % len(masks)], 0.1) for i in range(number))
+    answers = (Answer(f"{i // PER_IMAGE}_{i}", masks[i % len(masks)], 0.1) for i in range(number))
     write_predictions(file, answers)
 
 
@@ -89,17 +87,6 @@ def plain_areas(predicted: dict, target: dict) -> tuple[int, int]:
 def plain_file(file: Path, targets: list[dict]) -> list[tuple[int, int]]:
     with file.open() as lines:
         return [plain_areas(json.loads(line)["mask"], target) for line, target in zip(lines, targets, strict=True)]
-
-
-def alternate(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Return the median seconds of each function, run in turns."""
-    taken: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(repeats):
-        for name, run in sides.items():
-            start = time.perf_counter()
-            run()
-            taken[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in taken.items()}
 
 
 def compare(folder: Path, masks: list[dict], num_pairs: int, repeats: int) -> dict[str, float]:
@@ -118,15 +105,13 @@ def compare(folder: Path, masks: list[dict], num_pairs: int, repeats: int) -> di
     if ours() != plain_file(folder / "answers.jsonl", targets):
         raise SystemExit("refseg and the plain script give different areas")
     pairs = list(zip(predicted, targets, strict=True))
-    return alternate(
-        {
-            "pairs_ours": lambda: [areas_of_rles(*pair) for pair in pairs],
-            "pairs_plain": lambda: [plain_areas(*pair) for pair in pairs],
-            "file_ours": ours,
-            "file_plain": lambda: plain_file(folder / "answers.jsonl", targets),
-        },
-        repeats,
-    )
+    sides = {
+        "pairs_ours": lambda: [areas_of_rles(*pair) for pair in pairs],
+        "pairs_plain": lambda: [plain_areas(*pair) for pair in pairs],
+        "file_ours": ours,
+        "file_plain": lambda: plain_file(folder / "answers.jsonl", targets),
+    }
+    return {name: statistics.median(times) for name, times in time_in_turns(sides, repeats).items()}
 
 
 def run_measured(command: list[str]) -> tuple[float, float]:

@@ -10,30 +10,25 @@ both compute everything. The largest difference of any output is printed beside 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+from common import make_parser, time_in_turns, write_json
 
 import refseg  # noqa: F401  (so that mmdet can be imported without a compiled mmcv)
 from refseg.models.encoders.swin import ARCHS, SwinEncoder
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, repeats=5, repeats_help="timed runs of each, after one warm-up run")
     parser.add_argument("--arch", choices=ARCHS, default="base")
     parser.add_argument("--size", type=int, default=480, help="side of the square image")
     parser.add_argument("--window", type=int, default=12)
     parser.add_argument("--images", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each, after one warm-up run")
     parser.add_argument("--threads", type=int, help="default: PyTorch's choice")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--forward-only", action="store_true")
-    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     return parser.parse_args()
 
 
@@ -54,33 +49,22 @@ def build_pair(args: argparse.Namespace) -> dict[str, Any]:
     return {"mmdet": theirs.to(args.device), "refseg": ours.to(args.device)}
 
 
-def time_in_turns(functions: dict[str, Callable], repeats: int, device: str) -> dict[str, float]:
-    """Return the median milliseconds of each, and the median ratio of mmdet's to refseg's time."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for turn in range(-1, repeats):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            if device.startswith("cuda"):
-                torch.cuda.synchronize()
-            if turn >= 0:
-                times[name].append(1e3 * (time.perf_counter() - start))
-    ratio = statistics.median(a / b for a, b in zip(times["mmdet"], times["refseg"], strict=True))
-    return {**{f"{name}_ms": statistics.median(values) for name, values in times.items()}, "ratio": ratio}
-
-
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     models = build_pair(args)
     images = torch.randn(args.images, 3, args.size, args.size, device=args.device)
 
     def forward(name: str) -> list:
         with torch.no_grad():
-            return models[name](images)
+            levels = models[name](images)
+        synchronize()
+        return levels
 
     def both(name: str) -> None:
         models[name].zero_grad()
         sum(level.square().mean() for level in models[name](images)).backward()
+        synchronize()
 
+    synchronize = torch.cuda.synchronize if args.device.startswith("cuda") else (lambda: None)
     result: dict[str, Any] = {"device": args.device, "threads": torch.get_num_threads(), "torch": torch.__version__}
     pairs = list(zip(forward("mmdet"), forward("refseg"), strict=True))
     result["largest_difference"] = max((a - b).abs().max().item() for a, b in pairs)
@@ -88,7 +72,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     runs = {"forward": forward} if args.forward_only else {"forward": forward, "forward_backward": both}
     for what, run in runs.items():
         calls = {name: (lambda run=run, name=name: run(name)) for name in models}
-        result[what] = time_in_turns(calls, args.repeats, args.device)
+        times = time_in_turns(calls, args.repeats, warm_ups=1)
+        result[what] = {f"{name}_ms": 1e3 * statistics.median(values) for name, values in times.items()}
+        result[what]["ratio"] = statistics.median(a / b for a, b in zip(*times.values(), strict=True))
     return result
 
 
@@ -109,8 +95,7 @@ def main() -> None:
                 f"refseg {row['refseg_ms']:8.1f} ms   {row['ratio']:5.2f}x"
             )
     print(f"  largest difference {result['largest_difference']:.1e}, largest output {result['largest_output']:.1f}")
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(args.json, result)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import NoReturn
+
+from refseg.cli import main as main_of_refseg
+from refseg.engine.run import load_config
 
 TOOLS = Path(__file__).resolve().parents[1]
 
@@ -36,32 +41,46 @@ def read_losses(work_dir: Path) -> dict[int, float]:
     return losses
 
 
-def start(args: argparse.Namespace, work_dir: Path, *, resume: bool) -> subprocess.Popen:
+def start(args: argparse.Namespace, work_dir: Path, *, resume: bool) -> BaseProcess:
     """Start a training in a new process group, with its output in a file beside its work directory."""
+    arguments = ["--work-dir", str(work_dir), *(["--resume"] if resume else [])]
+    arguments += ["--cfg-options", "default_hooks.logger.interval=1", *args.cfg_options]
+    process = multiprocessing.get_context("fork").Process(target=train, args=(args, arguments, f"{work_dir}.log"))
+    process.start()
+    return process
+
+
+def train(args: argparse.Namespace, arguments: list[str], log: str) -> NoReturn:
+    """Train in this process, a fork that has imported everything already, or in those of dist_train.sh."""
+    os.setsid()
+    with open(log, "a") as output:
+        for stream in (1, 2):
+            os.dup2(output.fileno(), stream)
     if args.gpus > 1:
-        command = ["bash", str(TOOLS / "dist_train.sh"), args.config, str(args.gpus)]
-    else:
-        command = [sys.executable, str(TOOLS / "train.py"), args.config]
-    command += ["--work-dir", str(work_dir), *(["--resume"] if resume else [])]
-    command += ["--cfg-options", "default_hooks.logger.interval=1", *args.cfg_options]
-    with open(f"{work_dir}.log", "a") as log:
-        environment = os.environ | {"PYTHON": sys.executable}
-        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=environment)
+        script = str(TOOLS / "dist_train.sh")
+        command = ["bash", script, args.config, str(args.gpus), *arguments]
+        os.execvpe("bash", command, os.environ | {"PYTHON": sys.executable})
+    sys.exit(main_of_refseg(["train", args.config, *arguments]))
 
 
 def is_writing(work_dir: Path) -> bool:
     return work_dir.is_dir() and any(name.endswith(".part") and ".pth" in name for name in os.listdir(work_dir))
 
 
-def kill_when(process: subprocess.Popen, work_dir: Path, *, in_write: bool, after_steps: int) -> bool:
+def kill_when(process: BaseProcess, work_dir: Path, *, in_write: bool, after_steps: int) -> bool:
     """Kill the process group during a checkpoint write or after some steps. Return False if it ended before."""
-    while process.poll() is None:
+    while process.is_alive():
         if is_writing(work_dir) if in_write else len(read_losses(work_dir)) >= after_steps:
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            process.join()
             return True
         time.sleep(0 if in_write else 0.02)
     return False
+
+
+def failed(process: BaseProcess) -> bool:
+    process.join()
+    return process.exitcode != 0
 
 
 def run_with_kills(args: argparse.Namespace, work_dir: Path, steps: int) -> list[str]:
@@ -77,8 +96,7 @@ def run_with_kills(args: argparse.Namespace, work_dir: Path, steps: int) -> list
         half = " (an incomplete file remains)" if is_writing(work_dir) else ""
         where = f"during a checkpoint write{half}" if in_write else "during training"
         events.append(f"killed {where}, {len(read_losses(work_dir))} steps logged")
-    process = start(args, work_dir, resume=True)
-    if process.wait() != 0:
+    if failed(start(args, work_dir, resume=True)):
         sys.exit(f"the resumed run failed; see {work_dir}.log")
     return events
 
@@ -92,9 +110,10 @@ def main() -> int:
     parser.add_argument("--tolerance", type=float, default=1e-5, help="largest relative difference of losses")
     parser.add_argument("--cfg-options", nargs="+", default=[])
     args = parser.parse_args()
+    load_config(args.config)  # imports what every training needs, once
     with tempfile.TemporaryDirectory() as folder:
         whole, broken = Path(folder, "whole"), Path(folder, "killed")
-        if start(args, whole, resume=False).wait() != 0:
+        if failed(start(args, whole, resume=False)):
             print(Path(f"{whole}.log").read_text()[-3000:], file=sys.stderr)
             return 1
         expected = read_losses(whole)

@@ -1,6 +1,7 @@
 # VIPA on BEiT-3-B (Table II). The paper gives only the encoder's name. Levels of strides 4, 8, and
 # 16 come from its last layer; the rest is the same as on Swin-B.
 _base_ = 'beit3b.py'
+inputs = dict(tokenizer=dict(max_words=21))  # including special ones, for all data sets of the paper
 model = dict(
     type='VIPA',
     encoder=dict(level_scales=(4, 2, 1)),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import statistics
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -15,28 +14,6 @@ from mmengine.config import Config
 from refseg.analysis.synthetic import dummy_batch, vocabulary_size
 from refseg.engine.run import build_model, check_compile, input_size
 from refseg.inference.loading import find_device
-
-
-def time_calls(function: Callable[[], Any], *, warmup: int, iters: int, device: torch.device) -> list[float]:
-    """Return the seconds of each call after the warmup, with the device synchronized around it."""
-    times = []
-    for number in range(warmup + iters):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        function()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        if number >= warmup:
-            times.append(time.perf_counter() - start)
-    return times
-
-
-def peak_memory_mib(device: torch.device) -> float:
-    """Return the peak of allocated GPU memory since the last reset, or the process's peak so far on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def benchmark(
@@ -93,11 +70,28 @@ def benchmark(
         optimizer.step()
 
     rows = []
+    on_gpu = where.type == "cuda"
     for name, function, mode in (("inference", infer, False), ("training", step, True)):
         model.train(mode)
-        if where.type == "cuda":
+        if on_gpu:
             torch.cuda.reset_peak_memory_stats()
-        times = time_calls(function, warmup=warmup, iters=iters, device=where)
+
+        # Time each call, with the device synchronized around it. Leave out the warm-up calls.
+        times = []
+        for number in range(warmup + iters):
+            if on_gpu:
+                torch.cuda.synchronize()
+            start = time.perf_counter()
+            function()
+            if on_gpu:
+                torch.cuda.synchronize()
+            if number >= warmup:
+                times.append(time.perf_counter() - start)
+
+        # Peak memory: of the GPU since the reset, or of the process so far.
+        peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        if on_gpu:
+            peak_mib = torch.cuda.max_memory_allocated() / 2**20
         median = statistics.median(times)
         rows.append(
             {
@@ -106,7 +100,7 @@ def benchmark(
                 "expressions_per_s": batch_size * expressions / median,
                 "latency_ms": 1e3 * median,
                 "latency_ms_min_max": [1e3 * min(times), 1e3 * max(times)],
-                "peak_memory_mib": peak_memory_mib(where),
+                "peak_memory_mib": peak_mib,
             }
         )
     return rows

@@ -9,8 +9,6 @@ from dataclasses import replace
 
 import torch
 from mmengine.registry import DefaultScope
-from torch import nn
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from refseg.analysis.trained_model import TrainedModel
@@ -48,23 +46,16 @@ EXCHANGES: dict[str, Exchange] = {
 def measure_blind(trained: TrainedModel) -> dict[str, dict[str, float]]:
     """Return the metrics of the test set as it is, with the next sample's phrases, and with the next sample's image."""
     cfg, model, dataset = trained
-    batch_size = cfg.test_dataloader.batch_size
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        return {
-            name: _score(model, dataset, cfg.test_evaluator, name, exchange, batch_size)
-            for name, exchange in EXCHANGES.items()
-        }
-
-
-def _score(
-    model: nn.Module, dataset: Dataset, evaluator: dict, name: str, exchange: Exchange, batch_size: int
-) -> dict[str, float]:
-    metric = METRICS.build(evaluator)
-    metric.dataset_meta = dataset.metainfo
-    count = len(dataset)
-    for start in tqdm(range(0, count, batch_size), desc=name, leave=False, disable=not sys.stderr.isatty()):
-        items = range(start, min(start + batch_size, count))
-        samples = [exchange(dataset[item], dataset[(item + 1) % count]) for item in items]
-        with torch.no_grad():
-            metric.process(None, model.test_step(collate_samples(samples)))
-    return metric.evaluate(count)
+    count, batch_size = len(dataset), cfg.test_dataloader.batch_size
+    scores = {}
+    for name, exchange in EXCHANGES.items():
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            metric = METRICS.build(cfg.test_evaluator)
+        metric.dataset_meta = dataset.metainfo
+        for start in tqdm(range(0, count, batch_size), desc=name, leave=False, disable=not sys.stderr.isatty()):
+            items = range(start, min(start + batch_size, count))
+            samples = [exchange(dataset[item], dataset[(item + 1) % count]) for item in items]
+            with torch.no_grad():
+                metric.process(None, model.test_step(collate_samples(samples)))
+        scores[name] = metric.evaluate(count)
+    return scores

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
@@ -39,63 +37,65 @@ class _Uncounted(TorchDispatchMode):
         return out
 
 
-@contextmanager
-def plain_kernels() -> Iterator[None]:
-    """Run attention and deformable attention without fused kernels, which the counter does not see."""
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH), mock.patch.dict(os.environ, {ENVIRONMENT_VARIABLE: "plain"}):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-
-
-def count(cfg: Config, *, shape: tuple[int, int] | None = None, num_words: int = 20) -> dict[str, Any]:
+def count(cfg: Config, *, shape: tuple[int, int] | None = None, num_words: int | None = None) -> dict[str, Any]:
     """Count the work for one image and one expression.
 
     Args:
         shape: (height, width) of the image. None: the input size of the config.
-        num_words: Length of the expression in tokens.
+        num_words: Length of the expression in tokens. None: the longest that the config's tokenizer allows.
 
     Returns:
         "params", "macs", "flops", the "input", the same by "modules" (two levels), and "not_counted_elements": the
         output elements of operators that have no formula.
     """
     model = build_model(cfg).eval()
-    shape = shape or input_size(cfg)
+    shape, num_words = shape or input_size(cfg), num_words or longest_expression(cfg)
     data = dummy_batch(shape=shape, num_words=num_words, vocab_size=vocabulary_size(model))
     batch = model.data_preprocessor(data, False)["batch"]
     counter, uncounted = FlopCounterMode(display=False), _Uncounted()
-    with torch.no_grad(), plain_kernels(), counter, uncounted:
-        model(batch, mode="tensor")
+
+    # Run attention and deformable attention without fused kernels, which the counter does not see.
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    plain = mock.patch.dict(os.environ, {ENVIRONMENT_VARIABLE: "plain"})
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), plain, counter, uncounted:
+            model(batch, mode="tensor")
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+
     root = type(model).__name__
     modules = {}
-    for name, by_op in counter.get_flop_counts().items():
+    for name, by_op in sorted(counter.get_flop_counts().items()):
         if name.startswith(f"{root}.") and name.count(".") <= 2:
-            modules[name.removeprefix(f"{root}.")] = sum(by_op.values())
+            name = name.removeprefix(f"{root}.")
+            params = sum(p.numel() for p in model.get_submodule(name).parameters())
+            modules[name] = {"params": params, "macs": sum(by_op.values()) // 2}
     flops = counter.get_total_flops()
     return {
         "params": sum(p.numel() for p in model.parameters()),
         "macs": flops // 2,
         "flops": flops,
         "input": {"shape": list(shape), "words": num_words, "expressions": 1},
-        "modules": {
-            name: {"params": sum(p.numel() for p in model.get_submodule(name).parameters()), "macs": value // 2}
-            for name, value in sorted(modules.items())
-        },
+        "modules": modules,
         "not_counted_elements": dict(uncounted.elements.most_common()),
     }
+
+
+def longest_expression(cfg: Config) -> int:
+    """Return the `max_words` of the tokenizer in the config's test pipeline; 20 if it has none."""
+    pipeline = (cfg.get("test_dataloader") or {}).get("dataset", {}).get("pipeline", [])
+    limits = [step.tokenizer.get("max_words") for step in pipeline if step["type"] == "LoadText"]
+    return next(filter(None, limits), 20)
 
 
 def table(result: dict[str, Any]) -> str:
     """Format the result of `count` for people."""
     height, width = result["input"]["shape"]
-    lines = [f"{'module':40} {'params (M)':>11} {'MACs (G)':>11}"]
-    for name, row in result["modules"].items():
-        lines.append(f"{name:40} {row['params'] / 1e6:11.3f} {row['macs'] / 1e9:11.3f}")
-    lines += [
-        f"{'total':40} {result['params'] / 1e6:11.3f} {result['macs'] / 1e9:11.3f}",
+    rows = {**result["modules"], "total": result}
+    lines = [
+        f"{'module':40} {'params (M)':>11} {'MACs (G)':>11}",
+        *(f"{name:40} {row['params'] / 1e6:11.3f} {row['macs'] / 1e9:11.3f}" for name, row in rows.items()),
         "",
         f"input {height}x{width}, {result['input']['words']} words, one expression: {result['params'] / 1e6:.2f} M "
         f"parameters, {result['macs'] / 1e9:.2f} GMAC = {result['flops'] / 1e9:.2f} GFLOP.",

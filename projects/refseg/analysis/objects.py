@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 from refseg.analysis.calibration import auroc, expected_error, reliability
 from refseg.evaluation.alignment import match_masks
 from refseg.evaluation.measure import Truth, resize_rle
-from refseg.evaluation.prediction_file import PredictionRow
+from refseg.evaluation.prediction_file import Answer
 from refseg.evaluation.rows import Rows
 from refseg.evaluation.scorer import TruthIndex
 from refseg.records import Expression
@@ -65,28 +65,28 @@ class ObjectTable:
         self.scores: list[float] = []
         self.matched: list[bool] = []
 
-    def watch(self, rows: Iterable[PredictionRow]) -> Iterator[PredictionRow]:
+    def watch(self, rows: Iterable[Answer]) -> Iterator[Answer]:
         """Yield the same rows and measure them. The first of several rows of an expression counts."""
         for row in rows:
             position = self.truths.position.get(row.expression_id)
-            if position is not None and row.mask is not None and not self.seen[position]:
+            if position is not None and row.source is not None and not self.seen[position]:
                 self.add(position, row, self.truths.truth(position), self.truths.expression(position))
             yield row
 
-    def add(self, position: int, row: PredictionRow, truth: Truth, expression: Expression) -> None:
+    def add(self, position: int, row: Answer, truth: Truth, expression: Expression) -> None:
         objects = [truth.instance_rle(index) for index in range(len(truth.record.instances))]
-        hit = covered(resize_rle(row.mask, truth.record.size), objects)
+        hit = covered(resize_rle(row.raw_rle, truth.record.size), objects)
         is_target = np.isin(np.arange(len(objects)), expression.referents)
         self.seen[position] = True
         self.targets_hit[position] = np.count_nonzero(hit & is_target)
         self.others_hit[position] = np.count_nonzero(hit & ~is_target)
-        if row.instances is None:
+        if row.raw_instances is None:
             return
         self.tells_instances = True
-        instances = [one for one in row.instances if tuple(one.rle["size"]) == tuple(truth.record.size)]
+        instances = [one for one in row.raw_instances if tuple(one.rle["size"]) == tuple(truth.record.size)]
         targets = [objects[index] for index in expression.referents]
         pairs = match_masks([one.rle for one in instances], targets)
-        self.found_all[position] = len(pairs) == len(targets) == len(row.instances)
+        self.found_all[position] = len(pairs) == len(targets) == len(row.raw_instances)
         if targets:
             matched = {number for number, _, _ in pairs}
             self.scores += [one.score for one in instances]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,71 +13,66 @@ from refseg.datasets.dataset import MixedDataset, ReferringDataset
 from refseg.datasets.samplers import SampleKey
 from refseg.datasets.tokenizers import TextTokenizer
 from refseg.errors import ConfigError, DataError, UsageError
-from refseg.records import Record
 from refseg.report.page import figure_of, render
 from refseg.structures import Sample
 from refseg.terminal import write_whole
 from refseg.visualization.captions import load_font
-from refseg.visualization.overlay import NOTHING_HERE, PALETTE, fit_for_display, outline_width, overlay_masks
+from refseg.visualization.overlay import NOTHING_HERE, PALETTE, Color, fit_for_display, outline_width, overlay_masks
 
 MAX_TAG = 60  # characters of a tag's value
 TINT = 0.1  # weak enough that "the red square" still looks red
 
-Color = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Samples to show: `num` random items of a loader's data set, as in one epoch of a run with this seed."""
-
-    loader: str = "train"
-    num: int = 24
-    seed: int = 0
-    epoch: int = 0
-
 
 def main(args: argparse.Namespace) -> int:
+    from mmengine.registry import init_default_scope
+
     from refseg.engine.run import RunOptions, load_config
+    from refseg.registry import DATASETS
 
     if args.num < 1 or args.epoch < 0 or args.seed < 0:
         raise UsageError("--num must be at least 1, --epoch and --seed at least 0")
     cfg = load_config(args.config, RunOptions(cfg_options=args.cfg_options))
-    choice = Choice(args.loader, args.num, args.seed, args.epoch)
-    dataset = build_dataset(cfg, choice.loader)
-    html, num_failed = contact_sheet(dataset, choice, title=f"{args.config}: {choice.loader}")
+    loader = cfg.get(f"{args.loader}_dataloader")
+    if not loader:
+        raise ConfigError(f"the config has no {args.loader}_dataloader")
+    init_default_scope(cfg.get("default_scope", "refseg"))
+    dataset = DATASETS.build(loader.dataset)
+    title = f"{args.config}: {args.loader}"
+    html, num_failed = contact_sheet(dataset, num=args.num, seed=args.seed, epoch=args.epoch, title=title)
     write_whole(args.out, html)
     unreadable = f", {num_failed} unreadable" if num_failed else ""
-    print(f"{args.out}: {min(choice.num, len(dataset))} of {len(dataset):,} items{unreadable}")
+    print(f"{args.out}: {min(args.num, len(dataset))} of {len(dataset):,} items{unreadable}")
     return 0
 
 
-def build_dataset(cfg: Any, loader: str) -> ReferringDataset | MixedDataset:
-    from mmengine.registry import init_default_scope
+def contact_sheet(
+    dataset: ReferringDataset | MixedDataset, *, num: int, seed: int = 0, epoch: int = 0, title: str
+) -> tuple[str, int]:
+    """Return a page of random items as in one epoch of a run, and the number of items that could not be loaded.
 
-    from refseg.registry import DATASETS
-
-    loader_cfg = cfg.get(f"{loader}_dataloader")
-    if not loader_cfg:
-        raise ConfigError(f"the config has no {loader}_dataloader")
-    init_default_scope(cfg.get("default_scope", "refseg"))
-    return DATASETS.build(loader_cfg.dataset)
-
-
-def contact_sheet(dataset: ReferringDataset | MixedDataset, choice: Choice, *, title: str) -> tuple[str, int]:
-    """Return the page, and the number of samples that could not be loaded."""
+    Args:
+        dataset: The data set.
+        num: Number of items.
+        seed: Seed of the run.
+        epoch: The epoch, which changes the augmentation.
+        title: Title of the page.
+    """
     # Cards of random items
-    rng = np.random.default_rng([choice.seed, choice.epoch])
-    items = sorted(rng.choice(len(dataset), min(choice.num, len(dataset)), replace=False).tolist())
-    cards = []
+    rng = np.random.default_rng([seed, epoch])
+    items = sorted(rng.choice(len(dataset), min(num, len(dataset)), replace=False).tolist())
+    cards: list[dict[str, Any]] = []
     for item in items:
-        key = SampleKey(item, choice.epoch, choice.seed)
+        key = SampleKey(item, epoch, seed)
         part, part_key = dataset.locate(key) if isinstance(dataset, MixedDataset) else (dataset, key)
         try:
             cards.append(sample_card(part.make_sample(part_key), item=item, tokenizer=tokenizer_of(part)))
         except DataError as error:
-            cards.append(error_card(part.record(part_key), str(error), item=item))
+            record = part.record(part_key)
+            texts = [expression.text for expression in record.expressions]
+            facts = f"item {item} · image {record.image_id} · {record.image_path}"
+            cards.append({"error": str(error), "texts": texts, "facts": facts})
     # Introduction: sources and transforms
-    lines = [f"{len(items)} of {len(dataset):,} items, seed {choice.seed}, epoch {choice.epoch}."]
+    lines = [f"{len(items)} of {len(dataset):,} items, seed {seed}, epoch {epoch}."]
     for part in dataset.datasets if isinstance(dataset, MixedDataset) else [dataset]:
         names = ", ".join(type(transform).__name__ for transform in part.transforms)
         annotations = part.metainfo["annotations"]
@@ -89,7 +83,7 @@ def contact_sheet(dataset: ReferringDataset | MixedDataset, choice: Choice, *, t
 
 
 def tokenizer_of(dataset: ReferringDataset) -> Any:
-    """The tokenizer of the pipeline, or None."""
+    """Return the tokenizer of the pipeline, or None."""
     tokenizers = (getattr(transform, "tokenizer", None) for transform in dataset.transforms)
     return next((tokenizer for tokenizer in tokenizers if tokenizer is not None), None)
 
@@ -98,31 +92,30 @@ def tokenizer_of(dataset: ReferringDataset) -> Any:
 
 
 def sample_card(sample: Sample, *, item: int, tokenizer: TextTokenizer | None) -> dict[str, Any]:
-    """The contents of a sample's card: its picture, its phrases with their instances, tokens and tags, and facts."""
+    """Return the contents of a card: the picture, the phrases with their instances, tokens, and tags, and the facts."""
     meta = sample.meta
     phrases = []
     for row, text in enumerate(meta.texts):
-        tags = meta.tags[row] if row < len(meta.tags) else {}
-        shown = {name: str(value) for name, value in tags.items()}
+        tags = {name: str(value) for name, value in (meta.tags[row] if row < len(meta.tags) else {}).items()}
+        instances = [
+            {
+                "number": index + 1,
+                "empty": not bool(sample.instance_masks[index].any()),
+                "color": color_of(index),
+                "ink": ink_on(color_of(index)),
+            }
+            for index in sample.referents[row].nonzero().flatten().tolist()
+        ]
         phrases.append(
             {
                 "text": text,
-                "instances": [
-                    {
-                        "number": index + 1,
-                        "empty": not bool(sample.instance_masks[index].any()),
-                        "color": color_of(index),
-                        "ink": ink_on(color_of(index)),
-                    }
-                    for index in sample.referents[row].nonzero().flatten().tolist()
-                ],
+                "instances": instances,
                 "tokens": tokens_of(sample.token_ids[row], text, tokenizer),
                 "tags": " · ".join(
-                    f"{name}: {value[:MAX_TAG]}{'…' * (len(value) > MAX_TAG)}" for name, value in shown.items()
+                    f"{name}: {value[:MAX_TAG]}{'…' * (len(value) > MAX_TAG)}" for name, value in tags.items()
                 ),
             }
         )
-    alt = f"Input {item} with its masks: {len(meta.texts)} phrases"
     height, width = meta.original_size
     facts = [
         f"item {item}",
@@ -131,29 +124,20 @@ def sample_card(sample: Sample, *, item: int, tokenizer: TextTokenizer | None) -
         f"expressions {', '.join(meta.expression_ids)}",
         meta.image_path,
     ]
+    alt = f"Input {item} with its masks: {len(meta.texts)} phrases"
     picture = figure_of(draw_sample(sample), label=f"Input {item}", alt=alt)
     return {"picture": picture, "phrases": phrases, "facts": " · ".join(facts)}
 
 
-def error_card(record: Record, message: str, *, item: int) -> dict[str, Any]:
-    """The contents of the card of a sample that cannot be loaded."""
-    facts = f"item {item} · image {record.image_id} · {record.image_path}"
-    return {"error": message, "texts": [expression.text for expression in record.expressions], "facts": facts}
-
-
 def tokens_of(ids: Sequence[int], text: str, tokenizer: TextTokenizer | None) -> dict[str, Any]:
-    """The tokens of a phrase as words, those unknown to the tokenizer, and those cut off by the length limit."""
+    """Return the tokens of a phrase as words, the unknown ones, and those that the length limit cuts off."""
     if tokenizer is None or not hasattr(tokenizer, "tokenizer"):
         return {"words": list(map(str, ids)), "unknown": None, "num_unknown": 0, "cut": []}
-    words = tokenizer.tokenizer.convert_ids_to_tokens(list(ids))
-    unknown = tokenizer.tokenizer.unk_token
-    cut = cut_tokens(list(ids), tokenizer.tokenizer(text)["input_ids"])
-    return {
-        "words": words,
-        "unknown": unknown,
-        "num_unknown": words.count(unknown) if unknown else 0,
-        "cut": tokenizer.tokenizer.convert_ids_to_tokens(cut),
-    }
+    hf_tokenizer = tokenizer.tokenizer
+    words, unknown = hf_tokenizer.convert_ids_to_tokens(list(ids)), hf_tokenizer.unk_token
+    cut = hf_tokenizer.convert_ids_to_tokens(cut_tokens(list(ids), hf_tokenizer(text)["input_ids"]))
+    num_unknown = words.count(unknown) if unknown else 0
+    return {"words": words, "unknown": unknown, "num_unknown": num_unknown, "cut": cut}
 
 
 def cut_tokens(ids: list[int], full_ids: list[int]) -> list[int]:

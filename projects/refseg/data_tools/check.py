@@ -46,16 +46,13 @@ def main(args: argparse.Namespace) -> int:
     return 1 if defects else 0
 
 
-def check_target(
-    target: Target, images: ImageMode = "quick", *, workers: int | None = None, progress: bool = True
-) -> DataReport:
+def check_target(target: Target, images: ImageMode = "quick", *, workers: int | None = None) -> DataReport:
     """Check one data set.
 
     Args:
         target: The set.
         images: Decode all image files ("all"), check their headers and ends ("quick"), or skip them ("none").
         workers: Number of processes, or None for a suitable number.
-        progress: Show a progress bar if stderr is a terminal.
     """
     start = time.monotonic()
     files = [str(data_path(value)) for key, value in target.annotations.items() if key != "format"]
@@ -72,17 +69,14 @@ def check_target(
         report.findings += check_entries(store, again)
         report.counts = count_splits(store, target)
         report.findings += check_counts(report.counts, store, target)
-        report.findings += check_seen_unseen(store, target)
-        report.findings += check_crowd_targets(store, target)
-        report.findings += check_shared_images(store, target)
-        report.findings += check_ids(store, target)
-        report.findings += check_repeated_phrases(store, target)
+        checks = (check_seen_unseen, check_crowd_targets, check_shared_images, check_ids, check_repeated_phrases)
+        report.findings += [issue for check in checks for issue in check(store, target)]
         if images != "none" and not target.images.is_dir():
             remedy = f"from {target.image_source}; see `refseg data layout`" if target.image_source else ""
             report.findings.append(DataIssue("defect", "image folder", str(target.images), "is not there", remedy))
             images = "none"
         checker = ImageChecker(store, target.images, images, target.image_source, target.source)
-        report.findings += check_images(checker, workers=workers, progress=progress, title=target.name)
+        report.findings += check_images(checker, workers=workers, title=target.name)
     report.seconds = time.monotonic() - start
     return report
 

@@ -142,15 +142,12 @@ def damage_reported() -> Iterator[list[str]]:
                     os.write(STDERR, line)
 
 
-def check_images(
-    checker: ImageChecker, *, workers: int | None = None, progress: bool = True, title: str = ""
-) -> list[DataIssue]:
+def check_images(checker: ImageChecker, *, workers: int | None = None, title: str = "") -> list[DataIssue]:
     """Check all images of a set.
 
     Args:
         checker: The checks.
         workers: Number of processes. By default, large sets use all cores and small ones a single process.
-        progress: Show a progress bar if stderr is a terminal.
         title: Title of the progress bar.
     """
     from tqdm import tqdm
@@ -159,7 +156,6 @@ def check_images(
     if workers is None:
         few = checker.store.num_instances < FEW_INSTANCES and (checker.images != "all" or num_images < 1000)
         workers = 1 if few else usable_cores()
-    disable = None if progress else True  # None: no bar unless stderr is a terminal
     with process_map(checker.check, range(num_images), workers, chunksize=CHUNK) as results:
-        bar = tqdm(results, total=num_images, desc=title, unit="image", leave=False, disable=disable)
+        bar = tqdm(results, total=num_images, desc=title, unit="image", leave=False, disable=None)
         return [issue for issues in bar for issue in issues]

@@ -49,7 +49,7 @@ def check_counts(counts: dict[str, Counts], store: RecordStore, target: Target) 
     """Yield swapped splits, wrong counts, and unknown splits."""
 
     def listed(counts: Counts) -> str:
-        return " / ".join(f"{getattr(counts, name):,} {name}" for name in FIELDS if getattr(counts, name) is not None)
+        return " / ".join(f"{number:,} {name}" for name, (number, _) in _known_pairs(counts, counts).items())
 
     place = str(target.main_file)
     again = f"get the file again from {target.source}" if target.source else ""
@@ -69,9 +69,9 @@ def check_counts(counts: dict[str, Counts], store: RecordStore, target: Target) 
     for split in target.counts:
         expected = target.counts[stands_for.get(split, split)]
         differences = [
-            f"{getattr(counts[split], name):,} {name} instead of {getattr(expected, name):,}"
-            for name in _known_fields(counts[split], expected)
-            if getattr(counts[split], name) != getattr(expected, name)
+            f"{number:,} {name} instead of {right:,}"
+            for name, (number, right) in _known_pairs(counts[split], expected).items()
+            if number != right
         ]
         if not differences:
             continue
@@ -82,7 +82,7 @@ def check_counts(counts: dict[str, Counts], store: RecordStore, target: Target) 
         if num_unusable := sum(problem.split == split for problem in store.problems):
             message += f"; {num_unusable} entries of it cannot be used, see 'annotation'"
         for other, known in target.counts.items():
-            similar = len(_known_fields(counts[split], known)) > 1 and not _distance(counts[split], known)
+            similar = len(_known_pairs(counts[split], known)) > 1 and not _distance(counts[split], known)
             if similar and other != split and split not in stands_for:
                 message += f"; that is what {other!r} should hold"
                 break
@@ -115,14 +115,15 @@ def swapped_splits(counts: dict[str, Counts], expected: dict[str, Counts]) -> li
     return pairs
 
 
-def _known_fields(one: Counts, other: Counts) -> list[str]:
-    return [name for name in FIELDS if getattr(one, name) is not None and getattr(other, name) is not None]
+def _known_pairs(one: Counts, other: Counts) -> dict[str, tuple[int, int]]:
+    """Return the numbers that are known in both counts, by name."""
+    pairs = {name: (getattr(one, name), getattr(other, name)) for name in FIELDS}
+    return {name: pair for name, pair in pairs.items() if None not in pair}
 
 
 def _distance(one: Counts, other: Counts) -> float:
     """Return the sum of relative differences of the known counts."""
-    numbers = [(getattr(one, name), getattr(other, name)) for name in _known_fields(one, other)]
-    return sum(abs(a - b) / max(a, b) for a, b in numbers if max(a, b))
+    return sum(abs(a - b) / max(a, b) for a, b in _known_pairs(one, other).values() if max(a, b))
 
 
 def check_seen_unseen(store: RecordStore, target: Target) -> Iterator[DataIssue]:

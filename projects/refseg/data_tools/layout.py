@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from refseg.datasets.catalog import IMAGE_FOLDERS, SETS, KnownSet, get_set
@@ -38,7 +38,12 @@ def main(args: argparse.Namespace) -> int:
     print("\n".join(tree(chosen)))
     for known in chosen:
         print()
-        print("\n".join(details(known) if args.sets else summary(known)))
+        if args.sets:
+            print("\n".join(details(known)))
+            continue
+        paths = [value for key, value in known.annotations.items() if key != "format"] + [known.image_root]
+        complete = all(data_path(path).exists() for path in paths)
+        print(f"{known.name}: {known.title}, {'complete' if complete else 'not complete'}\n  from {known.source}")
     if not args.sets:
         print("\nweights (`refseg doctor CONFIG` lists those that a config needs)")
         for path, (used_by, source) in WEIGHTS.items():
@@ -47,9 +52,8 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def tree(chosen: Iterable[KnownSet]) -> list[str]:
+def tree(chosen: Sequence[KnownSet]) -> list[str]:
     """Return the expected files of some sets as a tree, each marked as found or missing."""
-    chosen = list(chosen)
     lines = ["data/"]
     for folder in dict.fromkeys(known.folder for known in chosen):
         lines.append(f"  {folder}/")
@@ -67,12 +71,6 @@ def tree(chosen: Iterable[KnownSet]) -> list[str]:
 
 def mark(path: str) -> str:
     return FOUND if data_path(path).exists() else MISSING
-
-
-def summary(known: KnownSet) -> list[str]:
-    paths = [value for key, value in known.annotations.items() if key != "format"] + [known.image_root]
-    complete = all(data_path(path).exists() for path in paths)
-    return [f"{known.name}: {known.title}, {'complete' if complete else 'not complete'}", f"  from {known.source}"]
 
 
 def details(known: KnownSet) -> list[str]:

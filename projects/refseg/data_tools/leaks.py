@@ -13,7 +13,7 @@ import numpy as np
 
 from refseg.datasets.annotations import open_annotations
 from refseg.datasets.images import read_image
-from refseg.datasets.selection import image_keys, in_splits, key_of, split_matches
+from refseg.datasets.selection import in_splits, key_of, split_matches
 from refseg.datasets.store import RecordStore
 from refseg.datasets.targets import Target, parse_target
 from refseg.processes import usable_cores
@@ -22,12 +22,12 @@ from refseg.terminal import aligned
 
 @dataclass
 class Part:
-    """Some splits of a data set."""
+    """Some splits of a data set, and what identifies each of their images."""
 
     target: Target
     splits: list[str] | None
     store: RecordStore
-    keys: dict[int, str]  # image -> hash of its content; empty if images are identified by id, or by name and size
+    keys: dict[int, str]
 
     @property
     def name(self) -> str:
@@ -36,24 +36,21 @@ class Part:
     def image_keys(self, split: str | None = None) -> set[str]:
         """Return what identifies the images of a split, or of all splits of this part."""
         chosen = in_splits(self.store, self.splits if split is None else split)
-        if not self.keys:
-            return image_keys(self.store, chosen, self.target.images)
         return {self.keys[image] for image in np.unique(self.store.image_of_expression[chosen]).tolist()}
 
     def count(self, keys: set[str] | None = None) -> tuple[int, int, int]:
         """Count the images, refs, and sentences of this part: all of them, or those on images with certain keys."""
-        store, chosen = self.store, in_splits(self.store, self.splits)
-        images = np.unique(store.image_of_expression[chosen])
-        if keys is not None:
-            key_by_image = self.keys or {i: key_of(store, i, self.target.images) for i in images.tolist()}
-            images = np.array([i for i in images.tolist() if key_by_image[i] in keys], np.int64)
-            chosen &= np.isin(store.image_of_expression, images)
+        store = self.store
+        images = np.array([image for image, key in self.keys.items() if keys is None or key in keys], np.int64)
+        chosen = in_splits(store, self.splits) & np.isin(store.image_of_expression, images)
         return len(images), len(np.unique(store.object_of_expression[chosen])), int(chosen.sum())
 
 
 def main(args: argparse.Namespace) -> int:
-    train = [part for argument in args.train for part in open_parts(argument, ("train",), args.by_content)]
-    test = [part for argument in args.test for part in open_parts(argument, None, args.by_content)]
+    train, test = (
+        [part for name in names for part in open_parts(name, for_training=for_training, by_content=args.by_content)]
+        for names, for_training in ((args.train, True), (args.test, False))
+    )
     # A row per training part and test split
     rows = [["train set", "images", "refs", "sentences", "test set"]]
     for part in train:
@@ -83,12 +80,12 @@ def main(args: argparse.Namespace) -> int:
     return 1 if any_shared and args.fail else 0
 
 
-def open_parts(argument: str, default: Sequence[str] | None, by_content: bool) -> list[Part]:
+def open_parts(argument: str, *, for_training: bool, by_content: bool) -> list[Part]:
     """Open the data sets of an argument SET[:SPLIT].
 
     Args:
         argument: The argument.
-        default: Splits to use if it names none. None stands for all splits except train.
+        for_training: Without SPLIT, use the split train instead of all others.
         by_content: Identify images by their pixels.
     """
     targets, splits = parse_target(argument)
@@ -96,15 +93,19 @@ def open_parts(argument: str, default: Sequence[str] | None, by_content: bool) -
     for target in targets:
         store = open_annotations(**target.annotations)
         chosen = splits
-        if chosen is None and default is not None:
-            chosen = [split for split in default if split in store.splits] or None
+        if chosen is None and for_training:
+            chosen = ["train"] if "train" in store.splits else None
         elif chosen is None:
             # Published names of splits, then tags that belong to none of them
             known = [s for s in target.counts if s != "train" and any(split_matches(s, tag) for tag in store.splits)]
             tags = {tag for tag in store.splits if not any(split_matches(s, tag) for s in known)}
             chosen = [*known, *sorted(tag for tag in tags if tag not in (None, "train"))] or None  # type: ignore[type-var]
-        in_splits(store, chosen)  # raises if a split is missing
-        parts.append(Part(target, chosen, store, content_keys(store, target, chosen) if by_content else {}))
+        images = np.unique(store.image_of_expression[in_splits(store, chosen)]).tolist()
+        if by_content:
+            keys = content_keys(store, target, images)
+        else:
+            keys = {image: key_of(store, image, target.images) for image in images}
+        parts.append(Part(target, chosen, store, keys))
     return parts
 
 
@@ -123,11 +124,9 @@ def filter_lines(test: Sequence[Part]) -> list[str]:
     return [*lines, "],"]
 
 
-def content_keys(store: RecordStore, target: Target, splits: list[str] | None) -> dict[int, str]:
-    """Return a hash of the decoded pixels of each image that has expressions of these splits."""
+def content_keys(store: RecordStore, target: Target, images: list[int]) -> dict[int, str]:
+    """Return a hash of the decoded pixels of each image."""
     from tqdm import tqdm
-
-    images = np.unique(store.image_of_expression[in_splits(store, splits)]).tolist()
 
     def key(image: int) -> str:
         record = store.record(image, ())

@@ -13,7 +13,7 @@ from refseg.inference.predict import read_jsonl as read_tasks
 from refseg.paths import data_path
 from refseg.records import Expression, Record
 
-MOST = 6
+MAX_EXAMPLES = 6  # on the page
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +22,17 @@ class Example:
     phrases: tuple[str, ...]
 
 
-def of_test_split(config: Path) -> list[Example]:
+def default_examples(config: Path) -> list[Example]:
     """Choose examples from the test split of a config. There are none unless it is a JSONL file that exists."""
     dataset = (load_config(str(config), RunOptions()).get("test_dataloader") or {}).get("dataset") or {}
     annotations = dataset.get("annotations") or {}
     if annotations.get("format") != "jsonl":
         return []
     file = data_path(annotations["file"])
-    return choose(read_jsonl(file=file).records, dataset.get("split"), file.parent) if file.is_file() else []
+    return choose_examples(read_jsonl(file=file).records, dataset.get("split"), file.parent) if file.is_file() else []
 
 
-def choose(records: Iterable[Record], split: str | None, root: Path) -> list[Example]:
+def choose_examples(records: Iterable[Record], split: str | None, root: Path) -> list[Example]:
     """Choose the first images of a split, each with a single-target, a multi-target, and a no-target phrase."""
     examples: list[Example] = []
     for record in records:
@@ -41,12 +41,14 @@ def choose(records: Iterable[Record], split: str | None, root: Path) -> list[Exa
             if split is None or expression.split == split:
                 by_kind.setdefault(min(len(expression.referents), 2), expression)
         phrases = tuple(by_kind[kind].text for kind in (1, 2, 0) if kind in by_kind)
-        if phrases and len(examples) < MOST:
+        if phrases:
             examples.append(Example(root / record.image_path, phrases))
+        if len(examples) == MAX_EXAMPLES:
+            break
     return examples
 
 
-def examples_in(file: str) -> list[Example]:
+def read_examples(file: str) -> list[Example]:
     """Read examples from a file of the same format as `refseg predict --jsonl`."""
     texts_by_image: dict[str, list[str]] = {}
     for image, text, _ in read_tasks(file):
@@ -54,7 +56,7 @@ def examples_in(file: str) -> list[Example]:
     return [Example(Path(image), tuple(texts)) for image, texts in texts_by_image.items()]
 
 
-def copied(examples: Iterable[Example], folder: Path) -> list[Example]:
+def copy_examples(examples: Iterable[Example], folder: Path) -> list[Example]:
     """Copy the images that exist into the page's folder, because it serves no other files."""
     copies = []
     for number, example in enumerate(examples):

@@ -6,91 +6,30 @@ import json
 import zipfile
 from pathlib import Path
 
-from jinja2 import Environment
+from jinja2 import Environment, FileSystemLoader
 
 from refseg.demo.page import Asked, Opened
 from refseg.inference.predict import counted, output_names, phrase_files
 from refseg.inference.results import ImageAnswer, PhraseAnswer, picture_png
 from refseg.report.page import data_uri, numbered_html, phrase_html, phrase_style
 from refseg.visualization.answers import ONE_OF_FEW
-from refseg.visualization.instances import INSTANCE_COLORS
+from refseg.visualization.word_bars import INSTANCE_COLORS
 
-STYLE = """
-#timing .html-container, #answers .html-container { padding: 10px 0; }
-.refseg { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); gap: 16px;
-  align-items: start; --rim: #6e6e6e; }
-.refseg article { border: 1px solid var(--border-color-primary); border-radius: 10px; padding: 14px; min-width: 0; }
-.refseg h3 { margin: 0 0 6px; font-size: 1.05rem; overflow-wrap: anywhere; }
-.refseg p { margin: 0 0 10px; overflow-wrap: anywhere; }
-.refseg img + p { margin: 10px 0 0; }
-.refseg img { display: block; max-width: 100%; height: auto; border-radius: 4px; }
-.refseg .nothing { padding: 6px 10px; border-left: 4px solid #0072b2; background: var(--background-fill-secondary); }
-.refseg details { margin-top: 10px; }
-.refseg summary { cursor: pointer; }
-.refseg .scroll { overflow-x: auto; }
-.refseg table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 8px 0 0; }
-.refseg th, .refseg td { padding: 3px 9px; text-align: right; border: 1px solid var(--border-color-primary); }
-.refseg thead th { font-weight: 500; }
-.refseg .chip { display: inline-block; width: .8em; height: .8em; border: 1px solid #6e6e6e; border-radius: 50%; }
-""" + phrase_style(".refseg")
-
-# A card per phrase. It has no picture if nothing was found, and no table of words if the model does not measure them.
-CARDS = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""
-<div class="refseg">
-{% for phrase in answer %}
-<article>
-<h3>\u201c<bdi>{{ phrase_html(phrase.text, phrase.owners)|safe }}</bdi>\u201d</h3>
-{% if phrase.nothing_here %}
-<p class="nothing" role="status">{{ phrase_summary(phrase) }}</p>
-{% else %}
-{% set picture = answer.panel(loop.index0, ONE_OF_FEW) %}
-<p>{{ phrase_summary(phrase) }}</p>
-<img src="{{ data_uri(picture) }}" width="{{ picture.shape[1] }}" height="{{ picture.shape[0] }}"
-  alt="\u201c{{ phrase.text }}\u201d: {{ phrase_summary(phrase) }}">
-{% if phrase.instances %}
-<p>{{ numbered_html(phrase.instances|map(attribute="phrase")|list,
-  phrase.instances|map(attribute="score")|list)|safe }}</p>
-{% endif %}
-{% if phrase.aligned and phrase.instances|selectattr("words")|list %}
-<details><summary>Words of each object</summary>
-<div class="scroll" tabindex="0" role="region" aria-label="Words of each object"><table>
-<thead><tr><th scope="col">object</th><th scope="col">score</th>
-{% for word in phrase.text.split() %}
-<th scope="col"><bdi>{{ word }}</bdi></th>
-{% endfor %}
-</tr></thead>
-<tbody>
-{% for instance in phrase.instances %}
-{% if instance.words %}
-<tr><th scope="row"><span class="chip" style="background: rgb{{ COLORS[loop.index0 % COLORS|length] }}"></span>
-{{ loop.index }}</th><td>{{ "%.2f"|format(instance.score) }}</td>
-{% set top = (instance.words|max) or 1.0 %}
-{% for weight in instance.words %}
-{% set percent = "%.0f"|format(45 * ([weight, 0.0]|max) / top) %}
-<td style="background: rgb(0 114 178 / {{ percent }}%)">{{ "%.2f"|format(weight) }}</td>
-{% endfor %}
-</tr>
-{% endif %}
-{% endfor %}
-</tbody></table></div></details>
-{% endif %}
-{% endif %}
-</article>
-{% endfor %}
-</div>
-""")
+_FOLDER = Path(__file__).parent
+STYLE = (_FOLDER / "style.css").read_text(encoding="utf-8") + phrase_style(".refseg")
+_TEMPLATES = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
 
 def answers_html(answer: ImageAnswer) -> str:
     """Return a card per phrase: the answer, the picture, and the words of each object."""
-    return CARDS.render(
+    return _TEMPLATES.get_template("answers.html").render(
         answer=answer,
         phrase_summary=phrase_summary,
         phrase_html=phrase_html,
         numbered_html=numbered_html,
         data_uri=data_uri,
-        ONE_OF_FEW=ONE_OF_FEW,
-        COLORS=INSTANCE_COLORS,
+        display=ONE_OF_FEW,
+        colors=INSTANCE_COLORS,
     )
 
 

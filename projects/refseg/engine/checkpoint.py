@@ -7,7 +7,7 @@ checkpoint is removed only after the new one has been written.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from refseg.errors import ConfigError
 from refseg.files import write_atomically
 from refseg.registry import HOOKS
 
-_VALIDATED = "steps_validated"  # key in the message hub, which checkpoints contain; a resumed run may repeat one
+_VALIDATED = "steps_validated"  # key in the message hub, which checkpoints contain; a resumed run may repeat a step
 _STEP = re.compile(r"(epoch|iter)_(\d+)\.pth")
 
 
@@ -33,20 +33,6 @@ class AtomicLocalBackend(LocalBackend):
 
 
 register_backend("refseg_atomic", AtomicLocalBackend, force=True)
-
-
-class _LateRemovals:
-    """A file backend whose `remove` only records the path."""
-
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
-        self.paths: list[str] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
-
-    def remove(self, path: str) -> None:
-        self.paths.append(path)
 
 
 @HOOKS.register_module()
@@ -63,17 +49,17 @@ class SafeCheckpointHook(CheckpointHook):
 
     @contextmanager
     def _removals_last(self) -> Iterator[None]:
+        """Delay the removal of files until the block ends. Remove nothing if it fails."""
         backend = self.file_backend
-        if isinstance(backend, _LateRemovals):  # nested; the outermost call removes
-            yield
-            return
-        self.file_backend = late = _LateRemovals(backend)
+        remove = backend.remove  # in a nested block, that of the outer block, which removes later
+        paths: list[str] = []
+        backend.remove = paths.append
         try:
             yield
         finally:
-            self.file_backend = backend
-        for path in late.paths:
-            backend.remove(path)
+            backend.remove = remove
+        for path in paths:
+            remove(path)
 
     def before_train(self, runner: Any) -> None:
         """Resolve and check the metric of the best checkpoint, and remove the temporary files of killed writes."""
@@ -130,10 +116,13 @@ def latest_checkpoint(work_dir: str | Path) -> Path | None:
 
     mmengine's `last_checkpoint` file is not used, because a kill can leave it empty. A `.pth` file is always complete.
     """
-    candidates = [path for path in Path(work_dir).glob("*.pth") if _STEP.fullmatch(path.name)]
-    return max(candidates, key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)
+    return _newest(path for path in Path(work_dir).glob("*.pth") if _STEP.fullmatch(path.name))
 
 
 def best_checkpoint(work_dir: str | Path) -> Path | None:
     """Return the newest file that `save_best` wrote into a work directory."""
-    return max(Path(work_dir).glob("best_*.pth"), key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)
+    return _newest(Path(work_dir).glob("best_*.pth"))
+
+
+def _newest(paths: Iterable[Path]) -> Path | None:
+    return max(paths, key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)

@@ -17,11 +17,6 @@ from refseg.datasets.tokenizers import UnknownWords
 from refseg.registry import HOOKS
 
 
-def step_seed(seed: int, iteration: int, rank: int) -> int:
-    """Return a 32-bit seed that depends on all three."""
-    return int(np.random.SeedSequence([seed, iteration, rank]).generate_state(1)[0])
-
-
 @HOOKS.register_module()
 class StepSeedHook(Hook):
     """Seed dropout, point sampling, and other randomness from (seed, iteration, rank) before every step.
@@ -32,7 +27,7 @@ class StepSeedHook(Hook):
     priority = "VERY_HIGH"
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        seed = step_seed(runner.seed, runner.iter, runner.rank)
+        seed = int(np.random.SeedSequence([runner.seed, runner.iter, runner.rank]).generate_state(1)[0])
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
@@ -59,21 +54,20 @@ class TextTruncationHook(Hook):
         self.unknown = UnknownWords()
 
     def _report(self, phase: str) -> None:
+        lines = []
         if self.truncated:
-            print_log(
+            lines.append(
                 f"{phase}: {self.truncated} of {self.expressions} expressions were cut to the tokenizer's max_words "
-                "(this rank). Raise max_words of LoadText in the pipelines if that is too many.",
-                logger="current",
-                level=logging.WARNING,
+                "(this rank). Raise max_words of LoadText in the pipelines if that is too many."
             )
         if self.unknown.phrases and phase not in self._unknown_reported:
             self._unknown_reported.add(phase)
-            print_log(
+            lines.append(
                 f"{phase}: {self.unknown.phrases} of {self.expressions} expressions have words that the model does not "
-                f"know (this rank): {self.unknown.listed()}. They count like all others.",
-                logger="current",
-                level=logging.WARNING,
+                f"know (this rank): {self.unknown.listed()}. They count like all others."
             )
+        for line in lines:
+            print_log(line, logger="current", level=logging.WARNING)
         self._reset()
 
     def _after_iter(
@@ -130,13 +124,10 @@ class ProgressBarHook(Hook):
                 self.bars[mode].set_postfix_str(f"loss {outputs['loss'].item():.3f}", refresh=False)
             self.bars[mode].update()
 
-    def _stop(self, mode: str) -> None:
-        if mode in self.bars:
+    def _after_epoch(self, runner: Any, mode: str = "train") -> None:
+        if mode != "train" and mode in self.bars:  # one bar covers all epochs of a training
             self.bars.pop(mode).close()
 
     def after_train(self, runner: Any) -> None:
-        self._stop("train")
-
-    def _after_epoch(self, runner: Any, mode: str = "train") -> None:
-        if mode != "train":  # one bar covers all epochs of a training
-            self._stop(mode)
+        if "train" in self.bars:
+            self.bars.pop("train").close()

@@ -124,46 +124,43 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
                 death = worker_death(batches, error)
                 if not death:
                     raise
-            self._restart_loader(batches, death)
 
-    def _restart_loader(self, batches: Any, death: str) -> None:
-        """Stop the remaining workers, so that the next pass starts new ones; raise an error after too many restarts."""
-        if hasattr(batches, "_shutdown_workers"):
-            with hold_back_worker_deaths(batches):
-                batches._shutdown_workers()
-        self.dataloader._iterator = None  # where PyTorch keeps persistent workers
-        if self.worker_restarts >= self.max_worker_restarts:
-            after = f", after {self.worker_restarts} restarts of the data loader" if self.worker_restarts else ""
-            raise TrainingError(
-                f"{death} (iteration {self._iter}{after}). Continue from the last checkpoint with --resume. If it "
-                "happens again, lower train_dataloader.num_workers, or let the data loader be restarted: "
-                f"train_cfg.max_worker_restarts={self.max_worker_restarts + 3}"
+            # A worker died: stop the others, so that the next pass starts new ones.
+            if hasattr(batches, "_shutdown_workers"):
+                with hold_back_worker_deaths(batches):
+                    batches._shutdown_workers()
+            self.dataloader._iterator = None  # where PyTorch keeps persistent workers
+            if self.worker_restarts >= self.max_worker_restarts:
+                after = f", after {self.worker_restarts} restarts of the data loader" if self.worker_restarts else ""
+                raise TrainingError(
+                    f"{death} (iteration {self._iter}{after}). Continue from the last checkpoint with --resume. If it "
+                    "happens again, lower train_dataloader.num_workers, or let the data loader be restarted: "
+                    f"train_cfg.max_worker_restarts={self.max_worker_restarts + 3}"
+                )
+            self.worker_restarts += 1
+            print_log(
+                f"{death} (iteration {self._iter}). Restarting the data loader where it was, with the same order of "
+                f"data ({self.worker_restarts} of at most {self.max_worker_restarts} restarts)",
+                "current",
+                logging.WARNING,
             )
-        self.worker_restarts += 1
-        print_log(
-            f"{death} (iteration {self._iter}). Restarting the data loader where it was, with the same order of data "
-            f"({self.worker_restarts} of at most {self.max_worker_restarts} restarts)",
-            "current",
-            logging.WARNING,
-        )
 
     def _validate_if_due(self) -> None:
-        epoch_ended = self._iter % len(self.dataloader) == 0
         last = self._iter >= self._max_iters
-        by_epoch = (
-            (epoch_ended or last) and self._epoch >= self.val_begin and (self._epoch % self.val_interval == 0 or last)
-        )
+        epoch_ended = last or self._iter % len(self.dataloader) == 0
+        by_epoch = epoch_ended and self._epoch >= self.val_begin and (last or self._epoch % self.val_interval == 0)
         by_iter = self.val_interval_iters is not None and self._iter % self.val_interval_iters == 0
-        if self.runner.val_loop is not None and (by_epoch or by_iter):
-            try:
-                self.runner.val_loop.run()
-            except Exception as error:
-                if death := worker_death(None, error):
-                    raise TrainingError(
-                        f"{death} (validation after iteration {self._iter}). Continue from the last checkpoint with "
-                        "--resume, which repeats the validation. If it happens again, lower val_dataloader.num_workers"
-                    ) from None
-                raise
+        if self.runner.val_loop is None or not (by_epoch or by_iter):
+            return
+        try:
+            self.runner.val_loop.run()
+        except Exception as error:
+            if death := worker_death(None, error):
+                raise TrainingError(
+                    f"{death} (validation after iteration {self._iter}). Continue from the last checkpoint with "
+                    "--resume, which repeats the validation. If it happens again, lower val_dataloader.num_workers"
+                ) from None
+            raise
 
 
 def worker_death(batches: Any, error: Exception | None = None) -> str:

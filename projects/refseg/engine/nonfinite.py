@@ -9,7 +9,7 @@ import logging
 from typing import Any
 
 import torch
-import torch.distributed as dist
+from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
@@ -22,8 +22,7 @@ from refseg.registry import HOOKS, OPTIM_WRAPPERS
 def finite_everywhere(loss: Tensor) -> bool:
     """Return whether the loss is finite on all ranks; every rank gets the same answer."""
     finite = torch.isfinite(loss.detach()).all().to(torch.uint8)
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(finite, op=dist.ReduceOp.MIN)
+    all_reduce(finite, "min")  # does nothing in a single process
     return bool(finite.item())
 
 
@@ -96,18 +95,10 @@ class NonFiniteLossHook(Hook):
             )
 
 
-def describe_batch(data_batch: Any, outputs: Any) -> str:
+def describe_batch(data_batch: dict[str, Any], outputs: dict[str, Any]) -> str:
     """Return the losses by name, and the images and phrases of a batch, as text."""
-    lines = []
-    if isinstance(outputs, dict):
-        lines.append(
-            "losses: "
-            + ", ".join(f"{name}={float(torch.as_tensor(value).detach()):.4g}" for name, value in outputs.items())
-        )
-    metas = getattr(data_batch.get("batch"), "metas", []) if isinstance(data_batch, dict) else []
-    for meta in metas:
-        phrases = "; ".join(
-            f"{expression_id}: {text!r}" for expression_id, text in zip(meta.expression_ids, meta.texts, strict=True)
-        )
-        lines.append(f"  {meta.image_path}: {phrases}")
+    lines = ["losses: " + ", ".join(f"{name}={value.item():.4g}" for name, value in outputs.items())]
+    for meta in data_batch["batch"].metas:
+        phrases = zip(meta.expression_ids, meta.texts, strict=True)
+        lines.append(f"  {meta.image_path}: " + "; ".join(f"{name}: {text!r}" for name, text in phrases))
     return "\n".join(lines)

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from mmengine.config import Config
 
+from refseg.config_check import dicts_with
 from refseg.datasets.annotations import image_root_of, open_annotations
 from refseg.datasets.images import read_image
 from refseg.datasets.selection import in_splits
@@ -77,18 +77,6 @@ def require_preflight(cfg: Config) -> None:
     print(f"preflight ok (memory: {checks[-1].text})", flush=True)
 
 
-def dicts_with(cfg: Any, key: str) -> Iterator[Mapping]:
-    """Yield every dict below a config that has the key."""
-    if isinstance(cfg, Mapping):
-        if key in cfg:
-            yield cfg
-        for value in cfg.values():
-            yield from dicts_with(value, key)
-    elif isinstance(cfg, list | tuple):
-        for value in cfg:
-            yield from dicts_with(value, key)
-
-
 def describe_tokenizer(settings: Mapping) -> str:
     tokenizer = TextTokenizer(**settings)
     name = next(str(settings[key]) for key in ("pretrained", "word_list", "sentencepiece") if settings.get(key))
@@ -134,16 +122,15 @@ def memory_check(cfg: Config, batch_size: int) -> Check:
     made_of = ", ".join(f"{name} {gib:.1f}" for name, gib in parts.items())
     precision = "mixed precision" if cfg.optim_wrapper.get("dtype") else "fp32"
     text = f"roughly {total:.0f} GiB per process for a batch of {batch_size} in {precision} ({made_of})"
-    if not torch.cuda.is_available():
-        return Check("memory", OK, text)
-    available = torch.cuda.get_device_properties(0).total_memory / 2**30
-    text += f"; this GPU has {available:.0f} GiB"
-    if total < 0.95 * available:
-        return Check("memory", OK, text)
-    remedy = (
-        "--amp, a smaller train_dataloader.batch_size with optim_wrapper.accumulative_counts, or checkpointing=True"
-    )
-    return Check("memory", WARN, text, remedy)
+    status, remedy = OK, ""
+    if torch.cuda.is_available():
+        available = torch.cuda.get_device_properties(0).total_memory / 2**30
+        text += f"; this GPU has {available:.0f} GiB"
+        if total >= 0.95 * available:
+            status = WARN
+            remedy = "--amp, a smaller train_dataloader.batch_size with optim_wrapper.accumulative_counts, or "
+            remedy += "checkpointing=True"
+    return Check("memory", status, text, remedy)
 
 
 def estimate_memory(cfg: Config, batch_size: int) -> dict[str, float] | None:

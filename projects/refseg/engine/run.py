@@ -18,7 +18,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from refseg.compat import find_shipped_bases, init_cpu_dist, wrap_on_cpu
-from refseg.config_check import check_config, complete_inputs, merge_options
+from refseg.config_check import check_config, complete_inputs, dicts_with, merge_options
 from refseg.datasets.tokenizers import with_tokenizer_files
 from refseg.engine import RefRunner, latest_checkpoint
 from refseg.errors import CheckpointError, ConfigError, UsageError, UserError
@@ -138,24 +138,21 @@ def input_size(cfg: Config) -> tuple[int, int]:
 def build_model(cfg: Config) -> torch.nn.Module:
     """Build the config's model with random weights."""
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope", SCOPE)):
-        return MODELS.build(without_weights(cfg.model.to_dict()))
+        return MODELS.build(without_weights(cfg.model))
 
 
-def without_weights(cfg: Any) -> Any:
-    """Return a config without initial weights, for models whose weights come from a checkpoint or do not matter.
+def without_weights(model: ConfigDict) -> dict[str, Any]:
+    """Return a model's config without initial weights, because its weights come from a checkpoint or do not matter.
 
     Every `init_cfg`, and every `pretrained` beside an architecture (`config`, `arch`), becomes None.
     """
-    if isinstance(cfg, dict):
-        plain = {key: without_weights(value) for key, value in cfg.items()}
-        if plain.get("pretrained") and (plain.get("config") or plain.get("arch")):
-            plain["pretrained"] = None
-        if "init_cfg" in plain:
-            plain["init_cfg"] = None
-        return plain
-    if isinstance(cfg, list | tuple):
-        return type(cfg)(without_weights(item) for item in cfg)
-    return cfg
+    plain = model.to_dict()
+    for part in dicts_with(plain, "init_cfg"):
+        part["init_cfg"] = None
+    for part in dicts_with(plain, "pretrained"):
+        if part.get("config") or part.get("arch"):
+            part["pretrained"] = None
+    return plain
 
 
 def build_runner(cfg: Config, *, resume_from: Path | None = None) -> RefRunner:
@@ -184,7 +181,7 @@ def build_runner(cfg: Config, *, resume_from: Path | None = None) -> RefRunner:
         this_run.auto_scale_lr.base_batch_size /= accumulation
 
     if resume_from is not None:
-        this_run.model = without_weights(cfg.model.to_dict())
+        this_run.model = without_weights(cfg.model)
     runner = RefRunner.from_cfg(this_run)
     if resume_from is not None:
         runner._resume, runner._load_from = True, str(resume_from)
@@ -285,12 +282,11 @@ def test(
     """
     # Remove all that belongs to training and validation.
     cfg = load_config(config, options)
-    for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "load_from"):
-        cfg[key] = None
-    for key in ("val_dataloader", "val_cfg", "val_evaluator"):
+    training = ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "load_from")
+    for key in (*training, "val_dataloader", "val_cfg", "val_evaluator"):
         cfg[key] = None
     cfg.resume = False
-    cfg.model = without_weights(cfg.model.to_dict())
+    cfg.model = without_weights(cfg.model)
     cfg.custom_hooks = [
         hook for hook in cfg.get("custom_hooks", []) if hook["type"] in ("TextTruncationHook", "ProgressBarHook")
     ]

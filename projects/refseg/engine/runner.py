@@ -57,17 +57,26 @@ class RefRunner(Runner):
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load the weights of a checkpoint, or all of it to resume, and return its content."""
-        # Read the file, without anything that mmengine would run.
         content = read_checkpoint(filename)
         checkpoint = content | {"state_dict": state_dict_of(content, filename)}
+        meta = checkpoint.get("meta")
+
+        # To resume, it must have the state of a training. Its config, which mmengine would run, is removed.
         if self._resume:
-            _check_state(checkpoint, filename)
-            checkpoint["meta"].pop("config", None)
+            position = [meta.get(key) for key in ("epoch", "iter")] if isinstance(meta, dict) else [None]
+            known = all(isinstance(count, int) and count >= 0 for count in position)
+            lacks = [] if known else ["meta.epoch and meta.iter"]
+            lacks += [key for key in ("message_hub", "optimizer") if not isinstance(checkpoint.get(key), dict)]
+            if lacks:
+                raise CheckpointError(
+                    f"--resume: {filename} holds weights, but not the state of a training (it lacks "
+                    f"{', '.join(lacks)}). To start from these weights, set load_from to it"
+                )
+            meta.pop("config", None)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
 
         # Resuming needs all tensors; a new training starts from those that fit.
         model = self.model.module if is_model_wrapper(self.model) else self.model
-        meta = checkpoint.get("meta")
         if self._resume:
             load_all(model, checkpoint["state_dict"], filename, meta)
             self.logger.info(f"resuming from {filename}")
@@ -91,16 +100,3 @@ class RefRunner(Runner):
                 f"--resume: {filename} does not continue this training ({reason}). Use the config of the run that "
                 "wrote it. To take its weights alone, set load_from to it"
             ) from error
-
-
-def _check_state(checkpoint: dict[str, Any], filename: str) -> None:
-    """Raise an error if a checkpoint lacks the state of a training."""
-    meta = checkpoint.get("meta")
-    position = [meta.get(key) for key in ("epoch", "iter")] if isinstance(meta, dict) else [None]
-    lacks = [] if all(isinstance(count, int) and count >= 0 for count in position) else ["meta.epoch and meta.iter"]
-    lacks += [key for key in ("message_hub", "optimizer") if not isinstance(checkpoint.get(key), dict)]
-    if lacks:
-        raise CheckpointError(
-            f"--resume: {filename} holds weights, but not the state of a training (it lacks {', '.join(lacks)}). To "
-            "start from these weights, set load_from to it"
-        )

@@ -15,30 +15,6 @@ from mmengine.visualization import BaseVisBackend
 from refseg.registry import VISBACKENDS
 
 
-class _TookTooLong(RuntimeError):
-    pass
-
-
-def call_with_limit(function: Callable[[], Any], limit_s: float) -> Any:
-    """Return a function's result or raise its exception; after `limit_s` seconds, abandon its thread."""
-    outcome: dict[str, Any] = {}
-
-    def target() -> None:
-        try:
-            outcome["result"] = function()
-        except BaseException as error:
-            outcome["error"] = error
-
-    thread = threading.Thread(target=target, daemon=True)
-    thread.start()
-    thread.join(limit_s)
-    if thread.is_alive():
-        raise _TookTooLong(f"no answer within {limit_s:g} s")
-    if "error" in outcome:
-        raise outcome["error"]
-    return outcome["result"]
-
-
 @VISBACKENDS.register_module()
 class OptionalWandbBackend(BaseVisBackend):
     """Log scalars, images, and the config to wandb. After the first failure it warns once and does nothing more.
@@ -57,32 +33,39 @@ class OptionalWandbBackend(BaseVisBackend):
     def _init_env(self) -> None:
         """Start nothing yet: the first use does."""
 
-    def _start(self) -> None:
-        import wandb
-
-        os.makedirs(self._save_dir, exist_ok=True)
-        has_key = bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
-        options = {"dir": self._save_dir, "mode": "online" if has_key else "offline", **self.init_kwargs}
-        self.run = wandb.init(**options)
-
     def _try(self, use_run: Callable[[], Any]) -> None:
-        """Start the run if there is none, and use it; after a failure, do nothing."""
-        for function in (use_run,) if self.run is not None else (self._start, use_run):
-            if self.failed:
-                return
+        """Start the run if there is none, and use it, in at most `limit_s` seconds. After a failure, do nothing."""
+        if self.failed:
+            return
+        errors: list[BaseException] = []
+
+        def target() -> None:
             try:
-                call_with_limit(function, self.limit_s)
-            except (KeyboardInterrupt, SystemExit):
-                raise
+                if self.run is None:
+                    import wandb
+
+                    os.makedirs(self._save_dir, exist_ok=True)
+                    has_key = bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
+                    options = {"dir": self._save_dir, "mode": "online" if has_key else "offline", **self.init_kwargs}
+                    self.run = wandb.init(**options)
+                use_run()
             except BaseException as error:
-                self.failed = True
-                remedy = " (`pip install 'refseg[log]'`)" if isinstance(error, ImportError) else ""
-                print_log(
-                    f"wandb is off for this run: {type(error).__name__}: {error}{remedy}. Training continues; "
-                    "TensorBoard and the log have everything.",
-                    logger="current",
-                    level=logging.WARNING,
-                )
+                errors.append(error)
+
+        thread = threading.Thread(target=target, daemon=True)  # left alone if it hangs
+        thread.start()
+        thread.join(self.limit_s)
+        if thread.is_alive():
+            errors.append(TimeoutError(f"no answer within {self.limit_s:g} s"))
+        for error in errors[:1]:
+            self.failed = True
+            remedy = " (`pip install 'refseg[log]'`)" if isinstance(error, ImportError) else ""
+            print_log(
+                f"wandb is off for this run: {type(error).__name__}: {error}{remedy}. Training continues; "
+                "TensorBoard and the log have everything.",
+                logger="current",
+                level=logging.WARNING,
+            )
 
     @property
     def experiment(self) -> Any:

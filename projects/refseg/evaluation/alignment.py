@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 from refseg.errors import DataError
 from refseg.evaluation.measure import Truth, check_instances
 from refseg.evaluation.other_formats import open_predictions
-from refseg.evaluation.prediction_file import PredictionRow
+from refseg.evaluation.prediction_file import Answer
 from refseg.evaluation.scorer import TruthIndex
 from refseg.instance import Instance
 from refseg.records import Expression
@@ -156,7 +156,7 @@ def align(
 
 
 def align_predictions(
-    rows: Iterable[PredictionRow], truths: TruthIndex, *, only_distinguishing: bool = False
+    rows: Iterable[Answer], truths: TruthIndex, *, only_distinguishing: bool = False
 ) -> Iterator[AlignedPhrase]:
     """Score the rows of a prediction file.
 
@@ -170,7 +170,7 @@ def align_predictions(
             position = truths.position.get(row.expression_id)
             if position in missing:
                 missing.remove(position)
-                yield position, row.instances or ()
+                yield position, row.raw_instances or ()
         for position in sorted(missing):
             yield position, ()
 

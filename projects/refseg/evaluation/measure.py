@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 from refseg.datasets.masks import Overlap, to_rle
 from refseg.datasets.readers.checks import decode_runs
 from refseg.evaluation.overlap import BoxMatches, areas_of_rles, match_boxes, select_boxes, union_rle
-from refseg.evaluation.prediction_file import PredictionRow
+from refseg.evaluation.prediction_file import Answer
 from refseg.evaluation.protocols import Nearest, View
 from refseg.evaluation.rows import Row
 from refseg.instance import Instance
@@ -132,7 +132,7 @@ def check_instances(instances: Sequence[Instance], size: Size) -> None:
             raise MisfitError(f"instances[{number}] is {height} x {width}, but the image is {size[0]} x {size[1]}")
 
 
-def measure(answer: PredictionRow, truth: Truth, expression: Expression, view: View) -> Row:
+def measure(answer: Answer, truth: Truth, expression: Expression, view: View) -> Row:
     """Measure an answer on the grid of a view.
 
     The mask must have the size of the grid, or that of the image, from which it is resized. Views with a box rule need
@@ -145,25 +145,25 @@ def measure(answer: PredictionRow, truth: Truth, expression: Expression, view: V
     grid = view.grid_of(has_target, record.size)
 
     # Boxes: those of the answer, or those around its instances, or the one around its mask
-    boxes, rule = answer.boxes, view.boxes
-    if rule is not None and boxes is None and answer.instances is not None:
-        check_instances(answer.instances, record.size)
-        boxes = [_box_around(instance.rle, instance.score) for instance in answer.instances]
-    if answer.mask is None:
+    mask, boxes, rule = answer.raw_rle, answer.boxes, view.boxes
+    if rule is not None and boxes is None and answer.raw_instances is not None:
+        check_instances(answer.raw_instances, record.size)
+        boxes = [_box_around(instance.rle, instance.score) for instance in answer.raw_instances]
+    if mask is None:
         if rule is None or boxes is None:
             raise MisfitError("no mask")
-    elif tuple(answer.mask["size"]) not in (record.size, grid):
-        size, *fitting = [f"{h} x {w}" for h, w in (answer.mask["size"], *dict.fromkeys((record.size, grid)))]
+    elif tuple(mask["size"]) not in (record.size, grid):
+        size, *fitting = [f"{h} x {w}" for h, w in (mask["size"], *dict.fromkeys((record.size, grid)))]
         raise MisfitError(f"{size}, not {' or '.join(fitting)}")
     matches = BoxMatches(0, 0, 0)
     if rule is not None:
-        predicted = select_boxes([_box_around(answer.mask, 1.0)] if boxes is None else boxes, rule.min_score)
+        predicted = select_boxes([_box_around(mask, 1.0)] if boxes is None else boxes, rule.min_score)
         targets = truth.boxes(expression)
         matches = match_boxes(predicted, targets, generalized=rule.generalised, threshold=rule.threshold)
 
     # Masks
     target = truth.mask(expression, view, grid)
-    areas = areas_of_rles(union_rle([], grid) if answer.mask is None else resize_rle(answer.mask, grid), target)
+    areas = areas_of_rles(union_rle([], grid) if mask is None else resize_rle(mask, grid), target)
     original = truth.mask(expression, View(crowds=view.crowds), record.size)
     categories = {record.instances[i].category for i in expression.referents}
     return Row(

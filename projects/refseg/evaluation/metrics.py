@@ -19,11 +19,10 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from refseg.evaluation.measure import Truth, measure
-from refseg.evaluation.prediction_file import PredictionRow, PredictionWriter, merge_parts, part_file
+from refseg.evaluation.prediction_file import Answer, PredictionWriter, merge_parts, part_file
 from refseg.evaluation.protocols import Protocol, View, get_protocol
 from refseg.evaluation.rows import Row, Rows
 from refseg.files import write_atomically
-from refseg.instance import Instance
 from refseg.models.postprocess import ImageResult, check_finite, diverged, restore_masks
 from refseg.registry import METRICS
 
@@ -50,14 +49,26 @@ def masks_on(result: ImageResult, view: View, size: tuple[int, int]) -> list[dic
     )
 
 
-def instances_of(result: ImageResult) -> list[list[Instance]] | None:
-    """Return each expression's instances as in prediction files: masks as RLEs, words to 4 decimals."""
-    if result.instances is None:
-        return None
-    for expression, instances in zip(result.meta.expression_ids, result.instances, strict=True):
-        if not all(math.isfinite(number) for one in instances for number in (one.score, *(one.words or ()))):
-            raise diverged("relevance or attention of an instance", expression)
-    return [[Instance(one.rle, one.score, one.rounded_words) for one in instances] for instances in result.instances]
+def predicted_rows(result: ImageResult, masks: Sequence[dict] | None = None, *, instances: bool = True) -> list[Answer]:
+    """Return the answers to the expressions of one image.
+
+    Args:
+        masks: RLE of each merged mask, `result.masks` by default.
+        instances: Whether to include the instances, whose masks are costly to make.
+    """
+    ids = result.meta.expression_ids
+    masks = encode_masks(result.masks) if masks is None else masks
+    probs = [None] * len(ids) if result.no_target_prob is None else result.no_target_prob.tolist()
+    found = (result.instances if instances else None) or [None] * len(ids)
+    rows = [
+        Answer(name, mask, prob, raw_instances=of_expression)
+        for name, mask, prob, of_expression in zip(ids, masks, probs, found, strict=True)
+    ]
+    for row in rows:
+        for one in row.raw_instances or ():
+            if not all(map(math.isfinite, (one.score, *(one.words or ())))):
+                raise diverged("relevance or attention of an instance", row.expression_id)
+    return rows
 
 
 def rows_of(result: ImageResult, view: View, truth: Truth) -> list[Row]:
@@ -65,32 +76,9 @@ def rows_of(result: ImageResult, view: View, truth: Truth) -> list[Row]:
     expressions, size = truth.record.expressions, truth.record.size
     grids = [view.grid_of(bool(expression.referents), size) for expression in expressions]
     masks = {grid: masks_on(result, view, grid) for grid in dict.fromkeys(grids)}
-    probs = None if result.no_target_prob is None else result.no_target_prob.tolist()
-    instances = None if view.boxes is None else instances_of(result)  # only boxes need them
-    rows = []
-    for k, (grid, expression) in enumerate(zip(grids, expressions, strict=True)):
-        answer = PredictionRow(
-            expression.expression_id,
-            masks[grid][k],
-            None if probs is None else probs[k],
-            instances=None if instances is None else instances[k],
-        )
-        rows.append(measure(answer, truth, expression, view))
-    return rows
-
-
-def predicted_rows(result: ImageResult) -> list[PredictionRow]:
-    """Return the rows of a prediction file for the expressions of one image."""
-    probs, instances = result.no_target_prob, instances_of(result)
-    return [
-        PredictionRow(
-            name,
-            mask,
-            None if probs is None else float(probs[k]),
-            instances=None if instances is None else instances[k],
-        )
-        for k, (name, mask) in enumerate(zip(result.meta.expression_ids, encode_masks(result.masks), strict=True))
-    ]
+    on_grids = [masks[grid][k] for k, grid in enumerate(grids)]
+    answers = predicted_rows(result, on_grids, instances=view.boxes is not None)
+    return [measure(answer, truth, one, view) for answer, one in zip(answers, expressions, strict=True)]
 
 
 @METRICS.register_module()

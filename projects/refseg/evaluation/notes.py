@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from refseg.evaluation.overlap import with_area
-from refseg.evaluation.prediction_file import PredictionRow
+from refseg.evaluation.prediction_file import Answer
 from refseg.evaluation.protocols import READ_BY, Protocol
 from refseg.evaluation.rows import Rows
 
@@ -49,7 +49,7 @@ class SuspiciousFields:
         self.with_boxes = self.boxes = self.boxes_as_corners = 0
         self.relative, self.leaving, self.scores, self.gray = (IdList(limit=3) for _ in range(4))
 
-    def check(self, row: PredictionRow, size: tuple[int, int]) -> None:
+    def check(self, row: Answer, size: tuple[int, int]) -> None:
         """Count the signs in a row, given the image's (height, width)."""
         name, (height, width) = row.expression_id, size
         # Boxes in relative coordinates, or with corners where width and height belong.
@@ -64,7 +64,7 @@ class SuspiciousFields:
             if ((x + w > BEYOND * width) | (y + h > BEYOND * height)).any():
                 self.leaving.add(name)
         # Logits where scores belong.
-        scores = [box[4] for box in row.boxes or ()] + [one.score for one in row.instances or ()]
+        scores = [box[4] for box in row.boxes or ()] + [one.score for one in row.raw_instances or ()]
         outside = [score for score in scores if not 0 <= score <= 1]
         if outside:
             self.scores.add(f"{name}: {outside[0]:g}")

@@ -18,8 +18,8 @@ from refseg.errors import DataError
 from refseg.evaluation.overlap import union_rle, with_area
 from refseg.evaluation.prediction_file import (
     BOX,
+    Answer,
     BadField,
-    PredictionRow,
     box_from_json,
     id_from_json,
     is_number,
@@ -32,7 +32,7 @@ ID_FIELDS = ("expression_id", "image_id", "id")
 SUFFIXES = (".jsonl", ".jsonl.gz")
 
 
-def open_predictions(path: str | Path, *, min_score: float | None = None) -> Iterator[PredictionRow]:
+def open_predictions(path: str | Path, *, min_score: float | None = None) -> Iterator[Answer]:
     """Yield the rows of a prediction file, a folder of PNGs, or COCO results.
 
     Args:
@@ -65,7 +65,7 @@ def png_name(expression_id: str) -> str:
     return f"{quote(expression_id, safe=' ')}.png"
 
 
-def read_png_folder(folder: str | Path) -> Iterator[PredictionRow]:
+def read_png_folder(folder: str | Path) -> Iterator[Answer]:
     """Yield a row for each mask image, in which 0 is background and everything else is mask.
 
     The file name without .png is the id, with %XX decoded.
@@ -84,13 +84,13 @@ def read_png_folder(folder: str | Path) -> Iterator[PredictionRow]:
             # The values of a palette image number objects, so they are not counted.
             levels = 2 if image.mode == "P" else max(2, *(len(np.unique(channel)) for channel in channels))
         rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-        yield PredictionRow(unquote(name[: -len(".png")]), rle, levels=levels)
+        yield Answer(unquote(name[: -len(".png")]), rle, levels=levels)
 
 
 # COCO's results -------------------------------------------------------------------------------------------------------
 
 
-def read_coco_results(file: str | Path, *, min_score: float | None = None) -> Iterator[PredictionRow]:
+def read_coco_results(file: str | Path, *, min_score: float | None = None) -> Iterator[Answer]:
     """Yield the rows of a list of `{"expression_id" | "image_id" | "id", "segmentation": RLE, "score", "bbox"}`.
 
     The first of the three id fields that the first entry has is the id. Entries with the same id are instances of one
@@ -121,7 +121,7 @@ def read_coco_results(file: str | Path, *, min_score: float | None = None) -> It
             masks = [mask for mask, score, _ in parsed if mask and (min_score is None or score >= min_score)]
             merged = union_rle(masks, sizes[expression_id])
         boxes = with_area([[*box, score] for _, score, box in parsed])
-        yield PredictionRow(expression_id, merged, boxes=boxes.tolist())
+        yield Answer(expression_id, merged, boxes=boxes.tolist())
 
 
 def entries_below(file: str | Path, min_score: float) -> int:

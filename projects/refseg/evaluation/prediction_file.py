@@ -5,9 +5,9 @@
 
 `expression_id` is required, and so is `mask`, except in rows with boxes or instances. A field that is null counts as
 absent. The mask is COCO's RLE, before any rule for "nothing here". `boxes` and `instances` are at the image's size.
-`words` is a weight for each word of the expression. Rows may have the fields in NOTES for people and other programs,
-which are not read here. The first line may be a header, `{"refseg": {...}}`, that says what made the file. Files are
-read and written row by row. `.gz` files are compressed.
+`words` is a weight for each word of the expression, written with 4 decimals. Rows may have the fields in NOTES for
+people and other programs, which are not read here. The first line may be a header, `{"refseg": {...}}`, that says what
+made the file. Files are read and written row by row. `.gz` files are compressed.
 """
 
 from __future__ import annotations
@@ -24,33 +24,46 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from refseg.datasets.masks import rle_to_json
+from pycocotools import mask as coco_mask
+
+from refseg.datasets.masks import encode, rle_to_json
 from refseg.datasets.readers.checks import clean_rle
 from refseg.errors import DataError
 from refseg.files import open_to_replace
-from refseg.instance import Instance
+from refseg.instance import Instance, LazyMask
 
 HEADER = "refseg"
 
 
 @dataclass(frozen=True, slots=True)
-class PredictionRow:
-    """The answer to one expression.
+class Answer:
+    """The answer to one phrase, as the model drew it, before any rule for "nothing here".
+
+    Prediction files and scores use this type. `refseg.inference.results.PhraseAnswer` adds what is known only while the
+    model runs.
 
     Args:
-        mask: Compressed RLE with counts as bytes. None from a model that predicts only boxes.
+        source: The merged mask: a compressed RLE with counts as bytes, or a mask that is made on request. None from a
+            model that predicts only boxes.
+        no_target_prob: Probability that the phrase refers to nothing; None from models without that head.
         boxes: (x, y, width, height, score) of each box. None if the model predicts none, unlike an empty list.
+        raw_instances: The instances, best first; None from models without instances.
         levels: Number of values of the image that the mask was read from. Not in files.
-        absent: Whether the row stands in for a missing one. Not in files.
+        absent: Whether the answer stands in for a missing one. Not in files.
     """
 
     expression_id: str
-    mask: dict | None
+    source: dict | LazyMask | None
     no_target_prob: float | None = None
     boxes: list[list[float]] | None = None
-    instances: list[Instance] | None = None
+    raw_instances: Sequence[Instance] | None = None
     levels: int = 2
     absent: bool = False
+
+    @property
+    def raw_rle(self) -> dict | None:
+        """The merged mask as a compressed RLE, or None if there is no mask."""
+        return self.source if self.source is None or isinstance(self.source, dict) else encode(self.source.full)
 
 
 FIELDS = ("expression_id", "mask", "no_target_prob", "boxes", "instances")
@@ -65,25 +78,24 @@ class BadField(ValueError):
 # Rows <-> JSON --------------------------------------------------------------------------------------------------------
 
 
-def row_to_json(row: PredictionRow) -> dict[str, Any]:
-    """Return a row as JSON values."""
-    mask = None if row.mask is None else rle_to_json(row.mask)
-    out: dict[str, Any] = {"expression_id": row.expression_id, "mask": mask}
-    if row.no_target_prob is not None:
-        out["no_target_prob"] = float(row.no_target_prob)
-    if row.boxes is not None:
-        out["boxes"] = [[float(value) for value in box] for box in row.boxes]
-    if row.instances is not None:
-        out["instances"] = [_instance_to_json(instance) for instance in row.instances]
+def row_to_json(answer: Answer) -> dict[str, Any]:
+    """Return an answer as the JSON values of a row, without instances that have no pixel."""
+    rle = answer.raw_rle
+    out: dict[str, Any] = {"expression_id": answer.expression_id, "mask": None if rle is None else rle_to_json(rle)}
+    if answer.no_target_prob is not None:
+        out["no_target_prob"] = float(answer.no_target_prob)
+    if answer.boxes is not None:
+        out["boxes"] = [[float(value) for value in box] for box in answer.boxes]
+    if answer.raw_instances is not None:
+        out["instances"] = []
+        for one in answer.raw_instances:
+            words = {} if one.words is None else {"words": one.rounded_words}
+            if coco_mask.area(one.rle):
+                out["instances"].append({"mask": rle_to_json(one.rle), "score": float(one.score), **words})
     return out
 
 
-def _instance_to_json(instance: Instance) -> dict[str, Any]:
-    out = {"mask": rle_to_json(instance.rle), "score": float(instance.score)}
-    return out if instance.words is None else {**out, "words": [float(weight) for weight in instance.words]}
-
-
-def row_from_json(value: Any) -> PredictionRow:
+def row_from_json(value: Any) -> Answer:
     """Read a row, and check everything that is later passed to C code.
 
     Raises:
@@ -103,7 +115,7 @@ def row_from_json(value: Any) -> PredictionRow:
     prob = value.get("no_target_prob")
     if prob is not None and not (is_number(prob) and 0 <= prob <= 1):
         raise BadField(f"no_target_prob must be null or in [0, 1], not {_short(prob)}")
-    return PredictionRow(
+    return Answer(
         expression_id,
         None if mask is None else rle_from_json(mask, "mask"),
         None if prob is None else float(prob),
@@ -203,7 +215,7 @@ class PredictionWriter:
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)
 
-    def write(self, row: PredictionRow) -> None:
+    def write(self, row: Answer) -> None:
         self.write_line(_dump(row_to_json(row)))
 
     def write_line(self, line: bytes) -> None:
@@ -214,14 +226,14 @@ def _dump(value: dict[str, Any]) -> bytes:
     return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
 
 
-def write_predictions(file: str | Path, rows: Iterable[PredictionRow], *, header: dict[str, Any] | None = None) -> None:
+def write_predictions(file: str | Path, rows: Iterable[Answer], *, header: dict[str, Any] | None = None) -> None:
     """Write rows to a prediction file."""
     with PredictionWriter(file, header=header) as writer:
         for row in rows:
             writer.write(row)
 
 
-def read_predictions(file: str | Path) -> Iterator[PredictionRow]:
+def read_predictions(file: str | Path) -> Iterator[Answer]:
     """Yield the rows of a prediction file."""
     for number, _, value in _lines(file):
         if number == 1 and _header(value) is not None:

@@ -25,7 +25,7 @@ from refseg.evaluation.measure import MisfitError, Truth, measure
 from refseg.evaluation.notes import MAX_IDS, IdList, SuspiciousFields
 from refseg.evaluation.other_formats import SUFFIXES, entries_below, is_coco_results, open_predictions
 from refseg.evaluation.overlap import union_rle
-from refseg.evaluation.prediction_file import PredictionRow, read_header
+from refseg.evaluation.prediction_file import Answer, read_header
 from refseg.evaluation.protocols import Protocol, View
 from refseg.evaluation.rows import Rows
 from refseg.evaluation.statistics import bootstrap
@@ -168,7 +168,7 @@ def describe_predictions(path: Path, *, min_score: float | None = None) -> dict[
 
 def answers_of(
     path: str | Path, truths: TruthIndex, *, min_score: float | None = None, absent_is_nothing: bool = False
-) -> Iterator[PredictionRow]:
+) -> Iterator[Answer]:
     """Yield the rows of a file of predictions.
 
     With `absent_is_nothing`, expressions without a row follow as "nothing here": an empty mask, no box, probability 1.
@@ -185,7 +185,7 @@ def answers_of(
         yield row
     for position in np.flatnonzero(~seen).tolist():
         empty = union_rle([], truths.truth(position).record.size)
-        yield PredictionRow(truths.expression(position).expression_id, empty, 1.0, [], absent=True)
+        yield Answer(truths.expression(position).expression_id, empty, 1.0, [], absent=True)
 
 
 # Scores ---------------------------------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ class _ViewRows:
         self.resized = 0
         self.mask_boxes = 0
 
-    def add(self, position: int, row: PredictionRow, truth: Truth, expression: Expression) -> None:
+    def add(self, position: int, row: Answer, truth: Truth, expression: Expression) -> None:
         try:
             measured = measure(row, truth, expression, self.view)
         except MisfitError as error:
@@ -248,15 +248,16 @@ class _ViewRows:
             column[position] = getattr(measured, name)
         self.filled[position] = True
         grid = self.view.grid_of(measured.has_target, truth.record.size)
-        self.resized += row.mask is not None and not row.absent and tuple(row.mask["size"]) != grid
-        self.mask_boxes += self.view.boxes is not None and row.boxes is None and row.instances is None
+        rle = row.raw_rle
+        self.resized += rle is not None and not row.absent and tuple(rle["size"]) != grid
+        self.mask_boxes += self.view.boxes is not None and row.boxes is None and row.raw_instances is None
 
     def rows(self) -> Rows:
         return Rows(self.columns) if self.filled.all() else Rows(self.columns)[self.filled]
 
 
 def score_predictions(
-    rows: Iterable[PredictionRow], truths: TruthIndex, protocols: Sequence[Protocol], *, allow_partial: bool = False
+    rows: Iterable[Answer], truths: TruthIndex, protocols: Sequence[Protocol], *, allow_partial: bool = False
 ) -> ScoreResult:
     """Measure predictions on the grid of every protocol.
 

@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -153,14 +153,15 @@ def rows_of_answer(answer: ImageAnswer, ids: Iterable[str]) -> list[dict[str, An
     """Return the rows of the prediction file for an image, with notes for people."""
     rows = []
     for expression_id, phrase in zip(ids, answer, strict=True):
-        row = row_to_json(phrase.to_row(expression_id))
+        row = row_to_json(replace(phrase, expression_id=expression_id))
         notes = {"image": answer.name, "text": phrase.text, "nothing_here": phrase.nothing_here}
         if phrase.nothing_here:
             notes["reason"] = phrase.reason
         if phrase.unknown_words:
             notes["unknown_words"] = list(phrase.unknown_words)
-        if phrase.raw_instances and len(phrase.instances) < len(phrase.raw_instances):
-            notes["shown"] = [k for k, one in enumerate(phrase.raw_instances) if one in phrase.instances]
+        written = [one for one in phrase.raw_instances or () if one.mask.any()]
+        if len(phrase.instances) < len(written):
+            notes["shown"] = [k for k, one in enumerate(written) if one in phrase.instances]
         rows.append({"expression_id": expression_id, **notes, "score": round(phrase.score, 4), **row})
     return rows
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,18 +22,16 @@ from PIL import Image
 from refseg.datasets.geometry import Size
 from refseg.datasets.masks import encode, rle_to_json
 from refseg.datasets.tokenizers import all_unknown
+from refseg.evaluation.prediction_file import Answer
 from refseg.files import write_atomically
 from refseg.instance import Instance
 from refseg.models.postprocess import ImageResult, LogitMask, PostProcess, reject
 from refseg.structures import WordRegions
 from refseg.visualization import answers
 from refseg.visualization.answers import GridMap
-from refseg.visualization.instances import answer_panel, own_phrases, words_by_instance
-from refseg.visualization.overlay import Display, grid, reduce_image, reduced_size
-from refseg.visualization.word_bars import Owners, owners_of_words
-
-if TYPE_CHECKING:
-    from refseg.evaluation.prediction_file import PredictionRow
+from refseg.visualization.instances import answer_panel
+from refseg.visualization.overlay import NOTHING_HERE, Display, grid, reduce_image, reduced_size
+from refseg.visualization.word_bars import Owners, instance_phrases, word_owners
 
 SAME_OBJECT_IOU = 0.8  # instances that overlap more are the same object
 
@@ -46,15 +44,13 @@ def picture_png(picture: np.ndarray, **options: Any) -> bytes:
 
 
 @dataclass(frozen=True, eq=False)
-class PhraseAnswer:
-    """The answer to one phrase.
+class PhraseAnswer(Answer):
+    """The answer to one phrase, with what a running model tells. Everything raw is as the model drew it.
 
     Args:
+        source: The merged mask, made at the size it is asked for.
         text: The phrase.
-        lazy_mask: The merged mask as the model drew it.
         reason: Why the answer is "nothing here"; empty if the phrase refers to something.
-        no_target_prob: Probability that the phrase refers to nothing; None from models without that head.
-        queries: Instances as the model drew them, best first; None from models without instances.
         probability: For each cell of the model's grid, the probability that the phrase refers to it.
         regions: What the words retrieved (VIPA), or None.
         unknown_words: Words of the phrase that the model does not know.
@@ -62,11 +58,10 @@ class PhraseAnswer:
             then.
     """
 
+    source: LogitMask
+    _: KW_ONLY
     text: str
-    lazy_mask: LogitMask
     reason: str
-    no_target_prob: float | None
-    queries: tuple[Instance, ...] | None
     probability: GridMap
     regions: WordRegions | None = None
     unknown_words: tuple[str, ...] = ()
@@ -80,21 +75,16 @@ class PhraseAnswer:
     @property
     def raw_mask(self) -> np.ndarray:
         """(H, W) bool: the mask that the model drew, whatever `nothing_here` says."""
-        return self.lazy_mask.full
-
-    @cached_property
-    def raw_instances(self) -> tuple[Instance, ...] | None:
-        """All instances that are not empty, whatever `nothing_here` says; None from models without instances."""
-        return None if self.queries is None else tuple(one for one in self.queries if one.mask.any())
+        return self.source.full
 
     @property
     def mask(self) -> np.ndarray:
         """(H, W) bool: everything that the phrase refers to."""
-        return self.mask_at(self.lazy_mask.meta.original_size)
+        return self.mask_at(self.source.meta.original_size)
 
     def mask_at(self, size: Size) -> np.ndarray:
         """Return `mask` for the image scaled to `size`."""
-        return np.zeros(size, bool) if self.nothing_here else self.lazy_mask.at(size)
+        return np.zeros(size, bool) if self.nothing_here else self.source.at(size)
 
     @cached_property
     def instances(self) -> tuple[Instance, ...]:
@@ -105,10 +95,10 @@ class PhraseAnswer:
         """
         if self.nothing_here:
             return ()
-        answer = self.lazy_mask.small
+        answer = self.source.small
         cell = answer.size / (self.probability.extent[0] * self.probability.extent[1])
         shown: list[tuple[Instance, np.ndarray]] = []
-        for one in self.queries or ():
+        for one in self.raw_instances or ():
             mask = one.mask_at(answer.shape)
             if np.count_nonzero(mask & answer) >= cell and all(
                 np.count_nonzero(mask & better) <= SAME_OBJECT_IOU * np.count_nonzero(mask | better)
@@ -122,7 +112,7 @@ class PhraseAnswer:
         """The instances, or the whole mask as one object if there are none."""
         if self.nothing_here or self.instances:
             return self.instances
-        return (Instance(self.lazy_mask, self.score),)
+        return (Instance(self.source, self.score),)
 
     @property
     def words(self) -> list[Sequence[float] | None]:
@@ -132,7 +122,7 @@ class PhraseAnswer:
     @property
     def owners(self) -> list[Owners]:
         """The instances of each word of `text.split()`."""
-        return owners_of_words(len(self.text.split()), words_by_instance(self.text, self.words))
+        return word_owners(self.text, self.words)
 
     def instances_at(self, size: Size) -> list[Instance]:
         """Return the instances for a picture of the image scaled to `size`."""
@@ -142,14 +132,14 @@ class PhraseAnswer:
     @cached_property
     def share(self) -> float:
         """The share of the image that the phrase refers to."""
-        return 0.0 if self.nothing_here else float(self.lazy_mask.small.mean())
+        return 0.0 if self.nothing_here else float(self.source.small.mean())
 
     @cached_property
     def score(self) -> float:
         """The mean probability of the mask's pixels; 0 if nothing is here."""
         if self.nothing_here:
             return 0.0
-        mask = self.lazy_mask.small
+        mask = self.source.small
         return float(self.probability.at(mask.shape)[mask].mean())
 
     @property
@@ -158,7 +148,7 @@ class PhraseAnswer:
         unknown = f"; the model does not know: {', '.join(self.unknown_words)}" if self.unknown_words else ""
         if self.nothing_here:  # unknown words may already be the reason
             unknown = "" if all_unknown(self.text, self.unknown_words) else unknown
-            return f"{answers.NOTHING_HERE}: {self.reason}{unknown}"
+            return f"{NOTHING_HERE}: {self.reason}{unknown}"
         count = len(self.instances)
         objects = f"{count} object{'s' * (count > 1)}, " if count else ""
         return f"{objects}{answers.percent(self.share)} of the image, score {self.score:.2f}{unknown}"
@@ -166,7 +156,7 @@ class PhraseAnswer:
     def word_attention(self, size: Size | None = None) -> np.ndarray:
         """Return (W, H, W) float32: for each word of `text.split()`, its share of the attention of each pixel's
         instance; the greatest one where instances overlap."""
-        size = size or self.lazy_mask.meta.original_size
+        size = size or self.source.meta.original_size
         shares = np.zeros((len(self.text.split()), *size), np.float32)
         for one in self.instances:
             weights = np.asarray(one.words or (), np.float32)
@@ -207,15 +197,6 @@ class PhraseAnswer:
                 for one in self.instances
             ],
         }
-
-    def to_row(self, expression_id: str) -> PredictionRow:
-        """Return the row of a prediction file: what the model drew, whatever `nothing_here` says."""
-        from refseg.evaluation.prediction_file import PredictionRow
-
-        instances = None
-        if self.raw_instances is not None:
-            instances = [Instance(one.rle, one.score, one.rounded_words) for one in self.raw_instances]
-        return PredictionRow(expression_id, encode(self.raw_mask), self.no_target_prob, instances=instances)
 
 
 @dataclass(frozen=True, eq=False)
@@ -342,35 +323,36 @@ class ImageAnswer:
 def answers_of(result: ImageResult, *, aligned: bool = False) -> tuple[PhraseAnswer, ...]:
     """Return the answers to the phrases of one image. `aligned`: see `PhraseAnswer`."""
     meta, texts = result.meta, result.meta.texts
-    masks = [result.lazy_mask(logits) for logits in result.mask_logits]
 
     # Probabilities on the model's grid, of which the image covers the upper left part
     probs = result.mask_logits.float().sigmoid().numpy()
     sides = zip(meta.content_size, result.input_size, probs.shape[1:], strict=True)
     rows, columns = (content / whole * cells for content, whole, cells in sides)
 
-    # Instances with their phrases
-    queries: list[tuple[Instance, ...] | None] = [None] * len(texts)
-    for k, of_text in enumerate(result.queries or ()):
-        phrases = own_phrases(texts[k], [one.words if aligned else None for one in of_text])
-        queries[k] = tuple(replace(one, phrase=phrase) for one, phrase in zip(of_text, phrases, strict=True))
-
     no_target_prob = [None] * len(texts) if result.no_target_prob is None else result.no_target_prob.tolist()
     unknown_words = meta.unknown_words or ((),) * len(texts)
-    return tuple(
-        PhraseAnswer(
-            text=text,
-            lazy_mask=masks[k],
-            reason=_reason(text, masks[k], no_target_prob[k], unknown_words[k], result.settings),
-            no_target_prob=no_target_prob[k],
-            queries=queries[k],
-            probability=GridMap(probs[k], (rows, columns)),
-            regions=None if result.regions is None else result.regions[k],
-            unknown_words=unknown_words[k],
-            aligned=aligned,
+    found = []
+    for k, text in enumerate(texts):
+        instances = None if result.queries is None else result.queries[k]
+        if instances is not None:
+            phrases = instance_phrases(text, [one.words if aligned else None for one in instances])
+            instances = [replace(one, phrase=phrase) for one, phrase in zip(instances, phrases, strict=True)]
+        mask = result.lazy_mask(result.mask_logits[k])
+        found.append(
+            PhraseAnswer(
+                meta.expression_ids[k],
+                mask,
+                no_target_prob[k],
+                raw_instances=instances,
+                text=text,
+                reason=_reason(text, mask, no_target_prob[k], unknown_words[k], result.settings),
+                probability=GridMap(probs[k], (rows, columns)),
+                regions=None if result.regions is None else result.regions[k],
+                unknown_words=unknown_words[k],
+                aligned=aligned,
+            )
         )
-        for k, text in enumerate(texts)
-    )
+    return tuple(found)
 
 
 def _reason(

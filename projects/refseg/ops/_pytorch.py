@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 import itertools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -60,104 +60,95 @@ def embedding_bag(value: Tensor, shapes: Shapes, sampling_locations: Tensor, att
     return _EmbeddingBag.apply(value, sampling_locations, attention_weights, tuple(shapes))
 
 
-class _Lanes(NamedTuple):
-    """Positions of the rows that the C taps of a query read, in the order (H, L, P)."""
+class _Bordered:
+    """The table of one image's pixels and heads, and the rows of it that the C taps of a query read.
 
-    size: Tensor  # (2, 1, C) width and height of the level
-    pitch: Tensor  # (C,) rows from one line of the bordered level to the next
-    origin: Tensor  # (C,) row of the level's pixel (0, 0) in this head
+    Attributes:
+        starts: First pixel of each level, and the number of all pixels, with the borders.
+        size: (2, 1, C) width and height of each tap's level.
+        pitch: (C,) rows from one line of the level to the next.
+        origin: (C,) row of the level's pixel (0, 0) in the tap's head.
+    """
+
+    def __init__(self, shapes: Shapes, heads: int, points: int, dtype: torch.dtype) -> None:
+        self.shapes, self.heads, self.dtype = shapes, heads, dtype
+        self.starts = [0, *itertools.accumulate((h + 2) * (w + 2) for h, w in shapes)]
+        index_dtype = torch.int32 if self.starts[-1] * heads < 2**31 else torch.int64
+        size = torch.tensor([[w for _, w in shapes], [h for h, _ in shapes]], dtype=dtype)  # (2, L)
+        pitch = torch.tensor([(w + 2) * heads for _, w in shapes], dtype=index_dtype)  # (L,)
+        first = torch.tensor(self.starts[:-1], dtype=index_dtype) * heads + pitch + heads  # (L,)
+        origin = first.repeat_interleave(points) + torch.arange(heads, dtype=index_dtype)[:, None]  # (H, L * P)
+        self.size = size.repeat_interleave(points, dim=1).repeat(1, heads)[:, None]
+        self.pitch = pitch.repeat_interleave(points).repeat(heads)
+        self.origin = origin.flatten()
+
+    def table(self, value: Tensor) -> Tensor:
+        """Copy (B, S, H, D) into a table (B, R, D) with a border of zeros around each level."""
+        bordered = value.new_zeros(len(value), self.starts[-1], value[0, 0].numel(), dtype=self.dtype)
+        for pixels, interior in self.interiors(value.flatten(2), bordered):
+            interior.copy_(pixels)
+        return bordered.view(len(value), -1, value.shape[3])
+
+    def interiors(self, pixels: Tensor, bordered: Tensor, dy: int = 0, dx: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield for each level a view of (B, S, K), and of the same pixels, shifted by (-dy, -dx), in (B, S', K)."""
+        first = 0
+        for (h, w), (start, end) in zip(self.shapes, itertools.pairwise(self.starts), strict=True):
+            level = bordered[:, start:end].unflatten(1, (h + 2, w + 2))
+            yield (
+                pixels[:, first : first + h * w].unflatten(1, (h, w)),
+                level[:, 1 - dy : 1 - dy + h, 1 - dx : 1 - dx + w],
+            )
+            first += h * w
+
+    def blocks(self, queries: int) -> list[slice]:
+        """Split the queries into equal parts whose intermediate results fit into the processor's cache."""
+        count = -(-queries * len(self.pitch) // _BLOCK_TAPS)
+        step = -(-queries // count)
+        return [slice(first, min(first + step, queries)) for first in range(0, queries, step)]
+
+    def taps(self, locations: Tensor) -> _Taps:
+        """Return the taps of one image for locations (Q, H, L, P, 2). NaN also gets a row of the table."""
+        queries, size = len(locations), self.size
+        xy = locations.reshape(queries, -1, 2).permute(2, 0, 1).to(size.dtype)
+        pixel = torch.empty(xy.shape, dtype=size.dtype)
+        torch.addcmul(torch.tensor(-0.5, dtype=size.dtype), xy, size, out=pixel)
+        torch.minimum(pixel.clamp_(min=-1), size, out=pixel)
+        corner = pixel.floor()
+        torch.minimum(corner, size - 1, out=corner)
+        cell = corner.to(self.pitch.dtype).clamp_(min=-1)
+        upper = torch.addcmul(self.origin, cell[1], self.pitch).add_(cell[0], alpha=self.heads)
+        per_bag = len(self.pitch) // self.heads
+        return _Taps(
+            pixel=pixel,
+            frac=torch.sub(pixel, corner, out=corner),
+            upper=upper.view(-1),
+            lower=(upper + self.pitch).view(-1),
+            bags=torch.arange(0, upper.numel() + 1, per_bag, dtype=upper.dtype),
+        )
 
 
 class _Taps(NamedTuple):
-    """Positions of the taps of one image."""
+    """Positions of the taps of one image. A bag is one (query, head)."""
 
     pixel: Tensor  # (2, Q, C) x and y in pixels, clamped to [-1, size]
     frac: Tensor  # (2, Q, C) position between the corners, 0 to 1
     upper: Tensor  # (Q * C,) row of the upper left corner
     lower: Tensor  # (Q * C,) row of the lower left corner
+    bags: Tensor  # (Q * H + 1,) first tap of each bag, and the number of taps
 
-
-def _bordered_starts(shapes: Shapes) -> list[int]:
-    """Return the first pixel of each level in the bordered table, and the length of the table."""
-    return [0, *itertools.accumulate((h + 2) * (w + 2) for h, w in shapes)]
-
-
-def _interiors(pixels: Tensor, bordered: Tensor, shapes: Shapes, dy: int = 0, dx: int = 0) -> Any:
-    """Yield for each level a view of (B, S, K), and of the same pixels, shifted by (-dy, -dx), in (B, S', K)."""
-    starts, first = _bordered_starts(shapes), 0
-    for (h, w), (start, end) in zip(shapes, itertools.pairwise(starts), strict=True):
-        level = bordered[:, start:end].unflatten(1, (h + 2, w + 2))
-        yield (
-            pixels[:, first : first + h * w].unflatten(1, (h, w)),
-            level[:, 1 - dy : 1 - dy + h, 1 - dx : 1 - dx + w],
-        )
-        first += h * w
-
-
-def _table(value: Tensor, shapes: Shapes) -> Tensor:
-    """Copy (B, S, H, D) into a table (B, R, D) with a border of zeros around each level."""
-    B, _, H, D = value.shape
-    bordered = value.new_zeros(B, _bordered_starts(shapes)[-1], H * D, dtype=compute_dtype(value))
-    for pixels, interior in _interiors(value.flatten(2), bordered, shapes):
-        interior.copy_(pixels)
-    return bordered.view(B, -1, D)
-
-
-def _lanes(shapes: Shapes, heads: int, points: int, dtype: torch.dtype) -> _Lanes:
-    size = torch.tensor([[w for _, w in shapes], [h for h, _ in shapes]], dtype=dtype)  # (2, L)
-    starts = _bordered_starts(shapes)
-    index_dtype = torch.int32 if starts[-1] * heads < 2**31 else torch.int64
-    pitch = torch.tensor([(w + 2) * heads for _, w in shapes], dtype=index_dtype)  # (L,)
-    first = torch.tensor(starts[:-1], dtype=index_dtype) * heads + pitch + heads  # (L,)
-    origin = first.repeat_interleave(points) + torch.arange(heads, dtype=index_dtype)[:, None]  # (H, L * P)
-    return _Lanes(
-        size=size.repeat_interleave(points, dim=1).repeat(1, heads)[:, None],
-        pitch=pitch.repeat_interleave(points).repeat(heads),
-        origin=origin.flatten(),
-    )
-
-
-def _taps(locations: Tensor, lanes: _Lanes) -> _Taps:
-    """Return the taps of one image for locations (Q, H, L, P, 2). NaN also gets a row of the table."""
-    Q, heads = locations.shape[:2]
-    size = lanes.size
-    xy = locations.reshape(Q, -1, 2).permute(2, 0, 1).to(size.dtype)
-    pixel = torch.empty(xy.shape, dtype=size.dtype)
-    torch.addcmul(torch.tensor(-0.5, dtype=size.dtype), xy, size, out=pixel)
-    torch.minimum(pixel.clamp_(min=-1), size, out=pixel)
-    corner = pixel.floor()
-    torch.minimum(corner, size - 1, out=corner)
-    cell = corner.to(lanes.pitch.dtype).clamp_(min=-1)
-    upper = torch.addcmul(lanes.origin, cell[1], lanes.pitch).add_(cell[0], alpha=heads)
-    return _Taps(
-        pixel=pixel,
-        frac=torch.sub(pixel, corner, out=corner),
-        upper=upper.view(-1),
-        lower=(upper + lanes.pitch).view(-1),
-    )
-
-
-def _corner_weights(weights: Tensor, frac: Tensor) -> list[Tensor]:
-    """Split attention weights (Q, C) over the upper left, upper right, lower left, and lower right corners."""
-    right = weights * frac[0]
-    left = weights - right
-    lower_right = right * frac[1]
-    lower_left = left * frac[1]
-    return [left.sub_(lower_left), right.sub_(lower_right), lower_left, lower_right]
+    def corner_weights(self, weights: Tensor) -> list[Tensor]:
+        """Split attention weights (Q, C) over the upper left, upper right, lower left, and lower right corners."""
+        right = weights * self.frac[0]
+        left = weights - right
+        lower_right = right * self.frac[1]
+        lower_left = left * self.frac[1]
+        return [left.sub_(lower_left), right.sub_(lower_right), lower_left, lower_right]
 
 
 def _bag(table: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
     return F.embedding_bag(
         rows, table, offsets, mode="sum", per_sample_weights=weights.view(-1), include_last_offset=True
     )
-
-
-@functools.cache
-def _silence_sparse_notice() -> None:
-    """Suppress PyTorch's notice, once per process, that compressed sparse tensors are in beta."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.tensor([], dtype=torch.int64), torch.zeros(0), (1, 1))
 
 
 def _dots(table: Tensor, rows: Tensor, offsets: Tensor, grads: Tensor) -> Tensor:
@@ -168,17 +159,12 @@ def _dots(table: Tensor, rows: Tensor, offsets: Tensor, grads: Tensor) -> Tensor
     return torch.sparse.sampled_addmm(pattern, grads, table.t(), beta=0.0).values()
 
 
-def _offsets(taps: _Taps, heads: int) -> Tensor:
-    """Return the first tap of each bag. A bag is one (query, head)."""
-    total, queries = len(taps.upper), taps.pixel.shape[1]
-    return torch.arange(0, total + 1, total // (queries * heads), dtype=taps.upper.dtype)
-
-
-def _blocks(queries: int, taps_per_query: int) -> list[slice]:
-    """Split the queries into equal parts whose intermediate results fit into the processor's cache."""
-    count = -(-queries * taps_per_query // _BLOCK_TAPS)
-    step = -(-queries // count)
-    return [slice(first, min(first + step, queries)) for first in range(0, queries, step)]
+@functools.cache
+def _silence_sparse_notice() -> None:
+    """Suppress PyTorch's notice, once per process, that compressed sparse tensors are in beta."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.tensor([], dtype=torch.int64), torch.zeros(0), (1, 1))
 
 
 class _EmbeddingBag(torch.autograd.Function):
@@ -187,19 +173,18 @@ class _EmbeddingBag(torch.autograd.Function):
         ctx.save_for_backward(value, locations, weights)
         ctx.shapes = shapes
         (B, _, H, D), Q, P = value.shape, locations.shape[1], locations.shape[4]
+        out = value.new_zeros(B, Q, H * D)
         if locations.numel() == 0 or value.numel() == 0:
-            return value.new_zeros(B, Q, H * D)
-        out = value.new_empty(B, Q, H * D)
-        tables = _table(value, shapes)
-        lanes = _lanes(shapes, H, P, tables.dtype)
-        for b, block in itertools.product(range(B), _blocks(Q, len(lanes.pitch))):
-            table, taps = tables[b], _taps(locations[b, block], lanes)
-            offsets = _offsets(taps, H)
-            parts = _corner_weights(weights[b, block].flatten(1).to(table.dtype), taps.frac)
-            total = _bag(table, taps.upper, offsets, parts[0])  # (queries of the block * H, D)
-            total += _bag(table[H:], taps.upper, offsets, parts[1])
-            total += _bag(table, taps.lower, offsets, parts[2])
-            total += _bag(table[H:], taps.lower, offsets, parts[3])
+            return out
+        bordered = _Bordered(shapes, H, P, compute_dtype(value))
+        tables = bordered.table(value)
+        for b, block in itertools.product(range(B), bordered.blocks(Q)):
+            table, taps = tables[b], bordered.taps(locations[b, block])
+            parts = taps.corner_weights(weights[b, block].flatten(1).to(table.dtype))
+            total = _bag(table, taps.upper, taps.bags, parts[0])  # (queries of the block * H, D)
+            total += _bag(table[H:], taps.upper, taps.bags, parts[1])
+            total += _bag(table, taps.lower, taps.bags, parts[2])
+            total += _bag(table[H:], taps.lower, taps.bags, parts[3])
             out[b, block] = total.view(-1, H * D)
         return out
 
@@ -207,75 +192,50 @@ class _EmbeddingBag(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         value, locations, weights = ctx.saved_tensors
-        grads = [
+        by_value, by_location, by_weight = (
             torch.zeros_like(tensor, memory_format=torch.contiguous_format) if needed else None
             for tensor, needed in zip(ctx.saved_tensors, ctx.needs_input_grad[:3], strict=True)
-        ]
-        if locations.numel() and value.numel():
-            dtype = compute_dtype(value)
-            tables = _table(value, ctx.shapes) if any(ctx.needs_input_grad[1:]) else None
-            lanes = _lanes(ctx.shapes, value.shape[2], locations.shape[4], dtype)
-            for b in range(len(value)):
-                _backward_image(
-                    grad[b].to(dtype).reshape(-1, value.shape[3]).contiguous(),
-                    None if tables is None else tables[b],
-                    locations[b],
-                    weights[b].flatten(1).to(dtype),
-                    lanes=lanes,
-                    shapes=ctx.shapes,
-                    out=[None if each is None else each[b] for each in grads],
-                )
-        return *grads, None
+        )
+        if locations.numel() == 0 or value.numel() == 0:
+            return by_value, by_location, by_weight, None
+        dtype = compute_dtype(value)
+        (B, _, H, D), Q, P = value.shape, locations.shape[1], locations.shape[4]
+        bordered = _Bordered(ctx.shapes, H, P, dtype)
+        tables = bordered.table(value) if any(ctx.needs_input_grad[1:]) else None
+        C = len(bordered.pitch)
+        rows = torch.empty(Q, C, dtype=bordered.pitch.dtype)
+        parts = torch.empty(4, Q, C, dtype=dtype)
+        for b in range(B):
+            grads = grad[b].to(dtype).reshape(-1, D).contiguous()  # (Q * H, D)
+            for block in bordered.blocks(Q):
+                taps = bordered.taps(locations[b, block])
+                weight = weights[b, block].flatten(1).to(dtype)  # (queries of the block, C)
+                if by_value is not None:
+                    rows[block] = taps.upper.view(-1, C)
+                    for corner, part in enumerate(taps.corner_weights(weight)):
+                        parts[corner, block] = part
+                if tables is not None:
+                    of_bags = grads[block.start * H : block.stop * H]
+                    to_location, to_weight = _tap_grads(tables[b], bordered, taps, weight, of_bags)
+                    if by_location is not None:
+                        by_location[b, block].view(-1, C, 2).copy_(to_location.permute(1, 2, 0))
+                    if by_weight is not None:
+                        by_weight[b, block].view(-1, C).copy_(to_weight)
+            if by_value is not None:
+                _add_value_grad(by_value[b], bordered, rows.view(-1), parts.view(4, -1), grads)
+        return by_value, by_location, by_weight, None
 
 
-def _backward_image(
-    grads: Tensor,
-    table: Tensor | None,
-    locations: Tensor,
-    weights: Tensor,
-    *,
-    lanes: _Lanes,
-    shapes: Shapes,
-    out: list[Tensor | None],
-) -> None:
-    """Fill the gradients of one image's value (S, H, D), locations (Q, H, L, P, 2), and weights (Q, H, L, P) in `out`.
-
-    The inputs are the gradient of the output (Q * H, D), the table (R, D), the locations, and the weights (Q, C).
-    """
-    (Q, C), heads = weights.shape, locations.shape[1]
-    by_value, by_location, by_weight = out
-    rows = torch.empty(Q, C, dtype=lanes.pitch.dtype)
-    parts = weights.new_empty(4, Q, C)
-    for block in _blocks(Q, C):
-        taps = _taps(locations[block], lanes)
-        if by_value is not None:
-            rows[block] = taps.upper.view(-1, C)
-            for corner, part in enumerate(_corner_weights(weights[block], taps.frac)):
-                parts[corner, block] = part
-        if table is not None:
-            of_bags = grads[block.start * heads : block.stop * heads]
-            location, weight = _tap_grads(table, lanes, taps, weights[block], of_bags)
-            if by_location is not None:
-                by_location[block].view(-1, C, 2).copy_(location.permute(1, 2, 0))
-            if by_weight is not None:
-                by_weight[block].view(-1, C).copy_(weight)
-    if by_value is not None:
-        _add_value_grad(by_value, shapes, rows.view(-1), parts.view(4, -1), grads)
-
-
-def _tap_grads(table: Tensor, lanes: _Lanes, taps: _Taps, weight: Tensor, grads: Tensor) -> tuple[Tensor, Tensor]:
+def _tap_grads(table: Tensor, bordered: _Bordered, taps: _Taps, weight: Tensor, grads: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients of one image's locations, (2, Q, C), and weights, (Q, C).
 
     For a location outside the map in x (or y), the gradient in that direction is zero, as in mmcv's kernels.
     """
     _silence_sparse_notice()
-    _, Q, C = taps.pixel.shape
-    heads = len(grads) // Q
-    offsets = _offsets(taps, heads)
     upper_left, upper_right, lower_left, lower_right = (
-        _dots(part, rows, offsets, grads).view(Q, C)
+        _dots(part, rows, taps.bags, grads).view(weight.shape)
         for rows in (taps.upper, taps.lower)
-        for part in (table, table[heads:])
+        for part in (table, table[bordered.heads :])
     )
     x, y = taps.frac
     upper = torch.lerp(upper_left, upper_right, x)
@@ -283,26 +243,25 @@ def _tap_grads(table: Tensor, lanes: _Lanes, taps: _Taps, weight: Tensor, grads:
     by_location = torch.empty_like(taps.pixel)
     torch.lerp(upper_right.sub_(upper_left), lower_right.sub_(lower_left), y, out=by_location[0])
     torch.sub(lower, upper, out=by_location[1])
-    inside = (taps.pixel > -1) & (taps.pixel < lanes.size)
-    by_location.mul_(weight).mul_(lanes.size).mul_(inside)
+    inside = (taps.pixel > -1) & (taps.pixel < bordered.size)
+    by_location.mul_(weight).mul_(bordered.size).mul_(inside)
     return by_location, torch.lerp(upper, lower, y)
 
 
-def _add_value_grad(out: Tensor, shapes: Shapes, taps: Tensor, parts: Tensor, grads: Tensor) -> None:
+def _add_value_grad(out: Tensor, bordered: _Bordered, taps: Tensor, parts: Tensor, grads: Tensor) -> None:
     """Add the gradient of one image's value to `out` (S, H, D).
 
     `taps` are the rows of all upper left corners, and `parts` (4, taps) the weights of the four corners. The taps are
     sorted once. The other three corners have the same order and a constant offset, so their sums are shifted by one
     pixel.
     """
-    heads, channels = out.shape[1:]
-    rows = _bordered_starts(shapes)[-1] * heads
     order = torch.sort(taps).indices
-    offsets = F.pad(torch.bincount(taps, minlength=rows).cumsum(0, dtype=taps.dtype), (1, 0))
+    counts = torch.bincount(taps, minlength=bordered.starts[-1] * bordered.heads)
+    offsets = F.pad(counts.cumsum(0, dtype=taps.dtype), (1, 0))
     bags = order.to(taps.dtype).div_(len(taps) // len(grads), rounding_mode="floor")
-    pixels = out.view(1, -1, heads * channels)
+    pixels = out.flatten(1)[None]  # (1, S, H * D)
     for corner, part in enumerate(parts):
         total = _bag(grads, bags, offsets, part.index_select(0, order))  # (R, D)
         dy, dx = divmod(corner, 2)
-        for target, source in _interiors(pixels, total.view(1, -1, heads * channels), shapes, dy, dx):
+        for target, source in bordered.interiors(pixels, total.view(1, -1, pixels.shape[2]), dy, dx):
             target += source

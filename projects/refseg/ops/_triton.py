@@ -35,12 +35,22 @@ def _load_tap(locations, weights, tap, live, h, w, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def _corner(x0, y0, h, w, start, S, inside, DX: tl.constexpr, DY: tl.constexpr):
-    """Return the row of one corner among the S pixels, and whether it exists. S guards against wrong level sizes."""
+def _corner(
+    x, y, h, w, start, S, inside, first, channel, H: tl.constexpr, D: tl.constexpr, DX: tl.constexpr, DY: tl.constexpr
+):
+    """Return the weights of one corner in x and y, and the pointer and mask of its pixel (BLOCK, BLOCK_D).
+
+    `first` is the offset of the image's first pixel in the bag's head. S guards against wrong level sizes.
+    """
+    x0 = tl.floor(x)
+    y0 = tl.floor(y)
+    by_x = x - x0 if DX == 1 else 1 - (x - x0)
+    by_y = y - y0 if DY == 1 else 1 - (y - y0)
     column = x0.to(tl.int32) + DX
     line = y0.to(tl.int32) + DY
     row = start + line * w + column
-    return row, inside & (column >= 0) & (column < w) & (line >= 0) & (line < h) & (row < S)
+    ok = inside & (column >= 0) & (column < w) & (line >= 0) & (line < h) & (row < S)
+    return by_x, by_y, (first + row * (H * D))[:, None] + channel[None, :], ok[:, None] & (channel < D)[None, :]
 
 
 @triton.jit
@@ -52,7 +62,7 @@ def _forward(
     bag = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     channel = tl.arange(0, BLOCK_D)
     live = bag < bags
-    image_and_head = (bag // (Q * H)) * S * H * D + (bag % H) * D  # offset of the image's first pixel in this head
+    first = (bag // (Q * H)) * S * H * D + (bag % H) * D
     total = tl.zeros((BLOCK, BLOCK_D), dtype=DTYPE)
     for level in range(L):
         h = tl.load(shapes + level * 2).to(tl.int32)
@@ -60,14 +70,10 @@ def _forward(
         start = tl.load(starts + level).to(tl.int32)
         for point in range(P):
             weight, x, y, inside = _load_tap(locations, weights, (bag * L + level) * P + point, live, h, w, DTYPE)
-            x0 = tl.floor(x)
-            y0 = tl.floor(y)
             for corner in tl.static_range(4):
-                by_x = x - x0 if corner % 2 == 1 else 1 - (x - x0)
-                by_y = y - y0 if corner // 2 == 1 else 1 - (y - y0)
-                row, ok = _corner(x0, y0, h, w, start, S, inside, corner % 2, corner // 2)
-                pointer = (image_and_head + row * (H * D))[:, None] + channel[None, :]
-                mask = ok[:, None] & (channel < D)[None, :]
+                by_x, by_y, pointer, mask = _corner(
+                    x, y, h, w, start, S, inside, first, channel, H, D, corner % 2, corner // 2
+                )
                 pixels = tl.load(value + pointer, mask=mask, other=0.0).to(DTYPE)
                 total += (weight * by_x * by_y)[:, None] * pixels
     tl.store(out + bag[:, None] * D + channel[None, :], total, mask=live[:, None] & (channel < D)[None, :])
@@ -82,7 +88,7 @@ def _backward(
     bag = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     channel = tl.arange(0, BLOCK_D)
     live = bag < bags
-    image_and_head = (bag // (Q * H)) * S * H * D + (bag % H) * D
+    first = (bag // (Q * H)) * S * H * D + (bag % H) * D
     whole = live[:, None] & (channel < D)[None, :]
     grads = tl.load(grad + bag[:, None] * D + channel[None, :], mask=whole, other=0.0).to(DTYPE)
     for level in range(L):
@@ -92,17 +98,13 @@ def _backward(
         for point in range(P):
             tap = (bag * L + level) * P + point
             weight, x, y, inside = _load_tap(locations, weights, tap, live, h, w, DTYPE)
-            x0 = tl.floor(x)
-            y0 = tl.floor(y)
             grad_weight = tl.zeros((BLOCK,), dtype=DTYPE)
             grad_x = tl.zeros((BLOCK,), dtype=DTYPE)
             grad_y = tl.zeros((BLOCK,), dtype=DTYPE)
             for corner in tl.static_range(4):
-                by_x = x - x0 if corner % 2 == 1 else 1 - (x - x0)
-                by_y = y - y0 if corner // 2 == 1 else 1 - (y - y0)
-                row, ok = _corner(x0, y0, h, w, start, S, inside, corner % 2, corner // 2)
-                pointer = (image_and_head + row * (H * D))[:, None] + channel[None, :]
-                mask = ok[:, None] & (channel < D)[None, :]
+                by_x, by_y, pointer, mask = _corner(
+                    x, y, h, w, start, S, inside, first, channel, H, D, corner % 2, corner // 2
+                )
                 pixels = tl.load(value + pointer, mask=mask, other=0.0).to(DTYPE)
                 dot = tl.sum(pixels * grads, axis=1)
                 grad_weight += by_x * by_y * dot
@@ -121,23 +123,18 @@ def deformable_attention(
     return _Triton.apply(value, spatial_shapes, sampling_locations, attention_weights)
 
 
-def _constants(value: Tensor, locations: Tensor) -> dict[str, Any]:
-    D, (levels, points) = value.shape[3], locations.shape[3:5]
+def _launch(kernel: Any, value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, *others: Tensor) -> None:
+    """Run a kernel on all bags, on the device of the tensors, unless there is nothing to compute."""
+    (B, S, H, D), (Q, _, L, P, _) = value.shape, locations.shape[1:]
     block_d = triton.next_power_of_2(D)
-    return {
-        "H": value.shape[2],
-        "D": D,
-        "L": levels,
-        "P": points,
-        "BLOCK": max(1, _TILE // block_d),
-        "BLOCK_D": block_d,
-        "DTYPE": tl.float64 if value.dtype == torch.float64 else tl.float32,
-    }
-
-
-def _on(tensor: Tensor) -> contextlib.AbstractContextManager:
-    """Make the tensor's device the current one, where Triton launches."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
+    block, bags = max(1, _TILE // block_d), B * Q * H
+    if value.numel() == 0 or locations.numel() == 0:
+        return
+    with torch.cuda.device(value.device) if value.is_cuda else contextlib.nullcontext():
+        kernel[(triton.cdiv(bags, block),)](
+            value, shapes, starts, locations, *others, bags, Q, S, H=H, D=D, L=L, P=P, BLOCK=block, BLOCK_D=block_d,
+            DTYPE=tl.float64 if value.dtype == torch.float64 else tl.float32,
+        )  # fmt: skip
 
 
 class _Triton(torch.autograd.Function):
@@ -145,34 +142,19 @@ class _Triton(torch.autograd.Function):
     def forward(ctx: Any, value: Tensor, shapes: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
         value, shapes, locations, weights = (x.contiguous() for x in (value, shapes, locations, weights))
         areas = shapes.prod(1)
-        starts = areas.cumsum(0) - areas
-        ctx.save_for_backward(value, shapes, starts, locations, weights)
-        (B, S, H, D), Q = value.shape, locations.shape[1]
-        out = value.new_empty(B, Q, H * D)
-        bags = B * Q * H
-        if out.numel() == 0 or locations.numel() == 0 or S == 0:
-            return out.zero_()
-        constants = _constants(value, locations)
-        grid = (triton.cdiv(bags, constants["BLOCK"]),)
-        with _on(value):
-            _forward[grid](value, shapes, starts, locations, weights, out, bags, Q, S, **constants)
+        tensors = (value, shapes, areas.cumsum(0) - areas, locations, weights)
+        ctx.save_for_backward(*tensors)
+        (B, _, H, D), Q = value.shape, locations.shape[1]
+        out = value.new_zeros(B, Q, H * D)
+        _launch(_forward, *tensors, out)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        value, shapes, starts, locations, weights = ctx.saved_tensors
-        (B, S, H, _), Q = value.shape, locations.shape[1]
+        value, _, _, locations, weights = ctx.saved_tensors
         wide = torch.float64 if value.dtype == torch.float64 else torch.float32
         grad_value = torch.zeros_like(value, dtype=wide)
         grad_locations, grad_weights = torch.zeros_like(locations), torch.zeros_like(weights)
-        bags = B * Q * H
-        if value.numel() and locations.numel():
-            constants = _constants(value, locations)
-            grid = (triton.cdiv(bags, constants["BLOCK"]),)
-            with _on(value):
-                _backward[grid](
-                    value, shapes, starts, locations, weights, grad.contiguous(),
-                    grad_value, grad_locations, grad_weights, bags, Q, S, **constants,
-                )  # fmt: skip
+        _launch(_backward, *ctx.saved_tensors, grad.contiguous(), grad_value, grad_locations, grad_weights)
         return grad_value.to(value.dtype), None, grad_locations, grad_weights

@@ -11,8 +11,9 @@ that, and so does the environment variable REFSEG_DEFORM_BACKEND if the argument
 
 from __future__ import annotations
 
-import functools
+import importlib
 import importlib.util
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -20,10 +21,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from refseg.ops import _mmcv, _pytorch
+from refseg.compat import mmcv_ext_state
+from refseg.ops import _pytorch
 
 BACKENDS = ("pytorch", "triton", "mmcv", "plain")
 ENVIRONMENT_VARIABLE = "REFSEG_DEFORM_BACKEND"
+_TRITON_IS_INSTALLED = importlib.util.find_spec("triton") is not None
 
 
 def deformable_attention(
@@ -53,16 +56,21 @@ def deformable_attention(
     captured = _is_captured()
     if not captured:
         _check_shapes(value, spatial_shapes, sampling_locations, attention_weights)
+
+    # Backends for GPUs read the level sizes on the device.
     if backend in ("triton", "mmcv"):
         shapes = torch.as_tensor(spatial_shapes, device=value.device)
         if backend == "mmcv":
-            return _mmcv.deformable_attention(value, shapes, sampling_locations, attention_weights)
+            return _by_mmcv(value, shapes, sampling_locations, attention_weights)
         from refseg.ops import _triton
 
         return _triton.deformable_attention(value, shapes, sampling_locations, attention_weights)
-    sizes = _sizes(spatial_shapes)
-    if not captured:
-        _check_sizes(sizes, value)
+
+    # Backends of PyTorch need them as numbers.
+    pairs = spatial_shapes.tolist() if isinstance(spatial_shapes, Tensor) else spatial_shapes
+    sizes = [(h, w) for h, w in pairs]
+    if not captured and (any(h < 1 or w < 1 for h, w in sizes) or sum(h * w for h, w in sizes) != value.shape[1]):
+        raise ValueError(f"levels of (h, w) {sizes} do not make up the {value.shape[1]} pixels of value")
     bag = backend == "pytorch" and value.device.type == "cpu" and not captured
     compute = _pytorch.embedding_bag if bag else _pytorch.plain
     return compute(value, sizes, sampling_locations, attention_weights)
@@ -97,18 +105,16 @@ def available_backends(value: Tensor | None = None) -> tuple[str, ...]:
 
 def why_not(name: str, value: Tensor) -> str:
     """Return why this backend cannot run on `value`, and the remedy; empty if it can."""
-    if name == "triton":
-        return _why_not_triton(value)
     if name == "mmcv":
         if not value.is_cuda:
             return f"mmcv has this kernel for CUDA only and the tensors are on {value.device.type}; use 'pytorch'"
-        reason = _mmcv.why_not_compiled()
-        return f"{reason}; build mmcv from source for this PyTorch, or use 'triton' or 'pytorch'" if reason else ""
-    return ""
-
-
-def _why_not_triton(value: Tensor) -> str:
-    if not _triton_is_installed():
+        compiled, state = mmcv_ext_state()
+        if compiled and not hasattr(importlib.import_module("mmcv._ext"), "ms_deform_attn_forward"):
+            compiled, state = False, "this mmcv was compiled without ms_deform_attn_forward"
+        return "" if compiled else f"{state}; build mmcv from source for this PyTorch, or use 'triton' or 'pytorch'"
+    if name != "triton":
+        return ""
+    if not _TRITON_IS_INSTALLED:
         return "Triton is not installed; `pip install triton` (Linux), or use 'pytorch'"
     if os.environ.get("TRITON_INTERPRET") == "1":
         return ""
@@ -124,11 +130,6 @@ def _why_not_triton(value: Tensor) -> str:
     return ""
 
 
-@functools.cache
-def _triton_is_installed() -> bool:
-    return importlib.util.find_spec("triton") is not None
-
-
 def _is_captured() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
 
@@ -140,11 +141,6 @@ def _check_backend(name: str, value: Tensor, source: str) -> None:
         raise RuntimeError(f"{source} asks for the backend {name!r}, which cannot run here: {reason}")
 
 
-def _sizes(spatial_shapes: Tensor | Sequence[Sequence[int]]) -> list[tuple[int, int]]:
-    pairs = spatial_shapes.tolist() if isinstance(spatial_shapes, Tensor) else spatial_shapes
-    return [(h, w) for h, w in pairs]
-
-
 def _check_shapes(value: Tensor, spatial_shapes: object, locations: Tensor, weights: Tensor) -> None:
     """Check shapes and devices, without waiting for a device."""
     if value.dim() != 4 or locations.dim() != 6 or weights.dim() != 5:
@@ -152,16 +148,14 @@ def _check_shapes(value: Tensor, spatial_shapes: object, locations: Tensor, weig
             "expected value (B, S, H, D), sampling_locations (B, Q, H, L, P, 2) and attention_weights (B, Q, H, L, P), "
             f"got {tuple(value.shape)}, {tuple(locations.shape)} and {tuple(weights.shape)}"
         )
-    if locations.shape[5] != 2 or locations.shape[:5] != weights.shape:
+    if locations.shape != (*weights.shape, 2):
         raise ValueError(
             "sampling_locations must have the shape of attention_weights and a last dimension of 2, "
             f"got {tuple(locations.shape)} and {tuple(weights.shape)}"
         )
-    if value.shape[0] != locations.shape[0] or value.shape[2] != locations.shape[2]:
-        raise ValueError(
-            "value and sampling_locations differ in images or heads: "
-            f"(B, H) = {(value.shape[0], value.shape[2])} and {(locations.shape[0], locations.shape[2])}"
-        )
+    sizes = [(tensor.shape[0], tensor.shape[2]) for tensor in (value, locations)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"value and sampling_locations differ in images or heads: (B, H) = {sizes[0]} and {sizes[1]}")
     levels = len(spatial_shapes)  # type: ignore[arg-type]
     if levels != locations.shape[3]:
         raise ValueError(f"spatial_shapes has {levels} levels, sampling_locations has {locations.shape[3]}")
@@ -172,6 +166,16 @@ def _check_shapes(value: Tensor, spatial_shapes: object, locations: Tensor, weig
         )
 
 
-def _check_sizes(sizes: Sequence[tuple[int, int]], value: Tensor) -> None:
-    if any(h < 1 or w < 1 for h, w in sizes) or sum(h * w for h, w in sizes) != value.shape[1]:
-        raise ValueError(f"levels of (h, w) {sizes} do not make up the {value.shape[1]} pixels of value")
+def _by_mmcv(value: Tensor, shapes: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+    """Compute the attention with mmcv's CUDA kernels, which need full groups of images and have no bf16."""
+    from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
+
+    images, queries, channels = value.shape[0], locations.shape[1], value.shape[2] * value.shape[3]
+    if images * queries == 0:
+        return value.new_zeros(images, queries, channels) + 0 * value.sum()
+    dtype = torch.float32 if value.dtype == torch.bfloat16 else value.dtype
+    shapes = shapes.to(torch.int64).contiguous()
+    areas = shapes.prod(1)
+    wide, locations, weights = (x.to(dtype).contiguous() for x in (value, locations, weights))
+    starts, group = areas.cumsum(0) - areas, math.gcd(images, 64)
+    return MultiScaleDeformableAttnFunction.apply(wide, shapes, starts, locations, weights, group).to(value.dtype)

@@ -1,92 +1,29 @@
-"""The attention module of Deformable DETR (section 4.1) around `deformable_attention`.
+"""mmcv's attention module of Deformable DETR (section 4.1) with the backends of `deformable_attention`.
 
-It has the constructor arguments, parameters, and initialization of mmcv's `MultiScaleDeformableAttention`, so the state
-dicts are the same and mmdet's layers can use it. It needs no compiled mmcv, and its backend can be chosen.
+Importing this module imports `mmcv.ops`.
 
 Letters: B images, Q queries, C channels, H heads, L levels, P points, S pixels of all levels.
 """
 
 from __future__ import annotations
 
-import math
-import sys
 from collections.abc import Sequence
 from typing import Any
 
+import mmcv.ops
 import torch
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from refseg.ops.deformable_attention import deformable_attention
 
 
-class MultiScaleDeformableAttention(BaseModule):
-    """Multi-scale deformable attention with its four projections, dropout and residual.
+class MultiScaleDeformableAttention(mmcv.ops.MultiScaleDeformableAttention):
+    """Multi-scale deformable attention with mmcv's arguments, parameters, and initialization.
 
-    Args:
-        embed_dims: Channels C of queries and output, a multiple of `num_heads`.
-        num_heads: Number of heads H.
-        num_levels: Number of levels L.
-        num_points: Number of points P.
-        im2col_step: Ignored; an argument of mmcv's class.
-        dropout: Dropout of the output, before the residual is added.
-        batch_first: Tensors are (B, Q, C), not (Q, B, C).
-        norm_cfg: Ignored; an argument of mmcv's class.
-        init_cfg: mmengine's; `init_weights` initializes the parameters in any case.
-        value_proj_ratio: Channels of the projected value, as a fraction of C.
-        backend: See `deformable_attention`.
+    It needs no compiled mmcv. `backend` is that of `deformable_attention`.
     """
 
     backend: str | None = None
-
-    def __init__(
-        self,
-        embed_dims: int = 256,
-        num_heads: int = 8,
-        num_levels: int = 4,
-        num_points: int = 4,
-        im2col_step: int = 64,
-        dropout: float = 0.1,
-        batch_first: bool = False,
-        norm_cfg: dict | None = None,
-        init_cfg: dict | None = None,
-        value_proj_ratio: float = 1.0,
-        backend: str | None = None,
-    ) -> None:
-        BaseModule.__init__(self, init_cfg)  # by name, because in `_mmcv_module` mmcv's class is in between
-        value_dims = int(embed_dims * value_proj_ratio)
-        if embed_dims % num_heads or value_dims % num_heads:
-            raise ValueError(
-                f"embed_dims {embed_dims} and the value's {value_dims} channels must be multiples of "
-                f"num_heads {num_heads}"
-            )
-        self.embed_dims, self.num_heads = embed_dims, num_heads
-        self.num_levels, self.num_points = num_levels, num_points
-        self.im2col_step, self.norm_cfg = im2col_step, norm_cfg
-        self.batch_first, self.backend = batch_first, backend
-        self.dropout = nn.Dropout(dropout)
-        self.sampling_offsets = nn.Linear(embed_dims, num_heads * num_levels * num_points * 2)
-        self.attention_weights = nn.Linear(embed_dims, num_heads * num_levels * num_points)
-        self.value_proj = nn.Linear(embed_dims, value_dims)
-        self.output_proj = nn.Linear(value_dims, embed_dims)
-        self.init_weights()
-
-    @torch.no_grad()
-    def init_weights(self) -> None:
-        """Point p of head h looks p + 1 pixels into the direction 2 pi h / H, with equal weights (appendix A.4)."""
-        offsets = self.sampling_offsets
-        angle = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
-        direction = torch.stack([angle.cos(), angle.sin()], dim=-1)  # (H, 2)
-        direction = direction / direction.abs().amax(dim=-1, keepdim=True)  # onto the square
-        steps = torch.arange(1, self.num_points + 1, dtype=torch.float32)
-        bias = direction[:, None, None, :] * steps[None, None, :, None]  # (H, 1, P, 2)
-        offsets.bias.copy_(bias.expand(-1, self.num_levels, -1, -1).flatten())
-        for weight in (offsets.weight, self.attention_weights.weight, self.attention_weights.bias):
-            nn.init.zeros_(weight)
-        for projection in (self.value_proj, self.output_proj):
-            nn.init.xavier_uniform_(projection.weight)
-            nn.init.zeros_(projection.bias)
-        self._is_init = True
 
     def forward(
         self,
@@ -161,16 +98,10 @@ def sampling_locations(
 def use_refseg_deformable_attention(module: nn.Module, backend: str | None = None) -> int:
     """Turn every mmcv `MultiScaleDeformableAttention` in `module` into ours, in place; return their number.
 
-    Parameters, hooks, training state, and state-dict keys stay. mmdet still recognizes the modules as mmcv's, which
-    `MSDeformAttnPixelDecoder.init_weights` needs to initialize them. Subclasses of mmcv's class do not change.
+    Parameters, hooks, training state, and state-dict keys stay. Other subclasses of mmcv's class do not change.
     """
-    theirs = sys.modules.get("mmcv.ops.multi_scale_deform_attn")
-    if theirs is None:  # never imported, so `module` has none
-        return 0
-    from refseg.ops._mmcv_module import InMmcv
-
-    attentions: list[Any] = [m for m in module.modules() if type(m) is theirs.MultiScaleDeformableAttention]
+    attentions: list[Any] = [m for m in module.modules() if type(m) is mmcv.ops.MultiScaleDeformableAttention]
     for attention in attentions:
-        attention.__class__ = InMmcv
+        attention.__class__ = MultiScaleDeformableAttention
         attention.backend = backend
     return len(attentions)

@@ -56,30 +56,23 @@ def cosine(step: int) -> int:
     return sine(step + 30)
 
 
-def _star() -> tuple[tuple[int, int], ...]:
-    """Return ten corners, alternately at the radius and at half of it; the first points up."""
-    lengths = (TABLE_UNIT * 21 // 20, TABLE_UNIT * 10 // 19)
-    return tuple(
-        (lengths[i % 2] * sine(12 * i) // TABLE_UNIT, -lengths[i % 2] * cosine(12 * i) // TABLE_UNIT) for i in range(10)
-    )
-
-
-def _corners(*points: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-    """Scale corners from hundredths of the radius."""
-    return tuple((x * TABLE_UNIT // 100, y * TABLE_UNIT // 100) for x, y in points)
-
-
-# Outlines of radius 4096, y down; a circle has none.
-OUTLINES = {
-    "square": _corners((-85, -85), (85, -85), (85, 85), (-85, 85)),
-    "triangle": _corners((0, -105), (100, 75), (-100, 75)),
-    "star": _star(),
-    "diamond": _corners((0, -112), (74, 0), (0, 112), (-74, 0)),
-    "cross": _corners(
+# Corners of the polygons in hundredths of the radius, y down; a circle has none.
+_CORNERS = {
+    "square": ((-85, -85), (85, -85), (85, 85), (-85, 85)),
+    "triangle": ((0, -105), (100, 75), (-100, 75)),
+    "diamond": ((0, -112), (74, 0), (0, 112), (-74, 0)),
+    "cross": (
         (-34, -98), (34, -98), (34, -34), (98, -34), (98, 34), (34, 34),
         (34, 98), (-34, 98), (-34, 34), (-98, 34), (-98, -34), (-34, -34),
     ),
 }  # fmt: skip
+# A star has ten, alternately at the radius and at half of it; the first points up.
+_STAR_LENGTHS = (TABLE_UNIT * 21 // 20, TABLE_UNIT * 10 // 19) * 5
+OUTLINES = {kind: [(x * TABLE_UNIT // 100, y * TABLE_UNIT // 100) for x, y in at] for kind, at in _CORNERS.items()}
+OUTLINES["star"] = [
+    (length * sine(12 * i) // TABLE_UNIT, -length * cosine(12 * i) // TABLE_UNIT)
+    for i, length in enumerate(_STAR_LENGTHS)
+]
 
 
 def outline(shape: Shape) -> list[tuple[int, int]]:
@@ -120,9 +113,9 @@ def coverage(shape: Shape, height: int, width: int) -> tuple[tuple[slice, slice]
         inside = (xs - shape.x) ** 2 + (ys - shape.y) ** 2 <= shape.radius**2
     else:
         inside = inside_polygon(xs, ys, outline(shape))
-    samples = inside.view(np.uint8)
-    rows = sum(samples[i::SAMPLES] for i in range(1, SAMPLES)) + samples[::SAMPLES]  # (h, w * S)
-    counts = sum(rows[:, i::SAMPLES] for i in range(1, SAMPLES)) + rows[:, ::SAMPLES]
+    samples, counts = inside.view(np.uint8), np.zeros((bottom - top, right - left), np.uint8)
+    for i in range(SAMPLES * SAMPLES):
+        counts += samples[i // SAMPLES :: SAMPLES, i % SAMPLES :: SAMPLES]
     counts.flags.writeable = False
     return (slice(top, bottom), slice(left, right)), counts
 
@@ -162,46 +155,35 @@ def drop_hidden(scene: Scene, spec: SceneSpec) -> tuple[Scene, np.ndarray]:
         full = np.delete(full, worst, axis=0)
 
 
-def _surface(shape: Shape, box: tuple[slice, slice]) -> np.ndarray:
-    """Return the paint of a shape at each pixel of its box: (h, w, 3) int64."""
-    paint = np.array(PAINT[shape.color], dtype=np.int64)
-    rows, cols = box
-    xs = np.arange(cols.start, cols.stop, dtype=np.int64)[None, :] * UNIT + UNIT // 2 - shape.x  # (1, w)
-    ys = np.arange(rows.start, rows.stop, dtype=np.int64)[:, None] * UNIT + UNIT // 2 - shape.y  # (h, 1)
-    if shape.texture == "plain":
-        return np.broadcast_to(paint, (ys.shape[0], xs.shape[1], 3))
-    turn = shape.angle + 15  # stripes are at 45 degrees to the shape
-    along = (xs * cosine(turn) + ys * sine(turn)) // TABLE_UNIT  # (h, w), 1/16 pixel
-    odd = (along // max(2 * UNIT, shape.radius // 4)) % 2 == 1
-    return np.where(odd[..., None], np.array(STRIPE_PAINT[shape.color], dtype=np.int64), paint)
-
-
 def render(scene: Scene, stream: Stream) -> np.ndarray:
     """Draw a scene as (H, W, 3) uint8 RGB: the background, the shapes in order with soft edges, then noise."""
-    height, width = scene.height, scene.width
-    pixels = np.repeat(_gray_levels(scene)[..., None], 3, axis=2)  # (H, W, 3)
-    if scene.background.grain:
-        blocks = (-(-height // GRAIN_PIXELS), -(-width // GRAIN_PIXELS), 3)
-        grain = _noise(blocks, scene.background.grain, stream)
-        pixels += grain.repeat(GRAIN_PIXELS, axis=0).repeat(GRAIN_PIXELS, axis=1)[:height, :width]
-    whole = SAMPLES * SAMPLES
-    for shape in scene.shapes:
-        box, counts = coverage(shape, height, width)
-        part = counts[..., None].astype(np.int64)  # (h, w, 1)
-        pixels[box] = (pixels[box] * (whole - part) + _surface(shape, box) * part + whole // 2) // whole
-    return np.clip(pixels + _noise(pixels.shape, scene.background.noise, stream), 0, 255).astype(np.uint8)
-
-
-def _gray_levels(scene: Scene) -> np.ndarray:
-    """Return the level, slopes, and blobs of the background: (H, W) int64."""
     height, width, background = scene.height, scene.width, scene.background
+    # Gray level, slopes, and blobs of the background
     ys, xs = np.arange(height, dtype=np.int64)[:, None], np.arange(width, dtype=np.int64)[None, :]  # (H, 1), (1, W)
     gray = background.level + (2 * ys - height) * background.slope_y // (2 * height)
     gray = gray + (2 * xs - width) * background.slope_x // (2 * width)
     for blob in background.blobs:
         distance = (xs - blob.x) ** 2 + (ys - blob.y) ** 2  # squared, as the radius below
         gray += np.maximum(blob.radius**2 - distance, 0) * blob.change // blob.radius**2
-    return gray
+    pixels = np.repeat(gray[..., None], 3, axis=2)  # (H, W, 3)
+    if background.grain:
+        grain = _noise((-(-height // GRAIN_PIXELS), -(-width // GRAIN_PIXELS), 3), background.grain, stream)
+        pixels += grain.repeat(GRAIN_PIXELS, axis=0).repeat(GRAIN_PIXELS, axis=1)[:height, :width]
+    # Shapes. Pixels are mixed by the share of their samples that a shape covers.
+    whole = SAMPLES * SAMPLES
+    for shape in scene.shapes:
+        box, counts = coverage(shape, height, width)
+        paint = np.array(PAINT[shape.color], dtype=np.int64)
+        if shape.texture == "striped":
+            x = xs[:, box[1]] * UNIT + UNIT // 2 - shape.x  # (1, w)
+            y = ys[box[0]] * UNIT + UNIT // 2 - shape.y  # (h, 1)
+            turn = shape.angle + 15  # stripes are at 45 degrees to the shape
+            along = (x * cosine(turn) + y * sine(turn)) // TABLE_UNIT  # (h, w), 1/16 pixel
+            odd = (along // max(2 * UNIT, shape.radius // 4)) % 2 == 1
+            paint = np.where(odd[..., None], np.array(STRIPE_PAINT[shape.color], dtype=np.int64), paint)
+        part = counts[..., None].astype(np.int64)  # (h, w, 1)
+        pixels[box] = (pixels[box] * (whole - part) + paint * part + whole // 2) // whole
+    return np.clip(pixels + _noise(pixels.shape, background.noise, stream), 0, 255).astype(np.uint8)
 
 
 def _noise(shape: tuple[int, ...], largest: int, stream: Stream) -> np.ndarray:

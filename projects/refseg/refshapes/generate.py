@@ -31,13 +31,7 @@ from tqdm import tqdm
 from refseg.errors import UsageError
 from refseg.files import sha256_of
 from refseg.processes import process_map, usable_cores
-from refseg.refshapes.official_layouts import (
-    LAYOUTS,
-    annotation_entries,
-    encode_masks,
-    image_entry,
-    instances_head,
-)
+from refseg.refshapes.official_layouts import LAYOUTS, annotation_entries, encode_masks, image_entry, instances_head
 from refseg.refshapes.presets import PRESETS, GeneratedImage, Preset, draw_image, make_image
 from refseg.refshapes.vocabulary import word_list
 
@@ -90,7 +84,7 @@ def generate(
     write_image = partial(_write_image, preset, out / IMAGES)
     with process_map(write_image, places, workers or usable_cores(), chunksize=16) as parts:
         bar = tqdm(parts, total=len(places), desc=f"RefShapes {preset.name}", unit="image", disable=not progress)
-        written = _write_annotations(out, bar, list(preset.images))
+        written = _write_annotations(out, bar)
     (out / WORDS).write_text("\n".join(word_list()) + "\n", encoding="utf-8", newline="\n")
     meta = {**preset.identity(), **written}
     (out / (META + ".tmp")).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
@@ -152,15 +146,13 @@ class _ImagePart:
     split: str
     content: dict[str, bytes]  # by name of the file
     image_entry: bytes  # for every instances.json; images are written after the annotations
-    counts: Counter  # of the image's instances and expressions
-    skills: Counter
-    layout_counts: dict[str, Counter]  # by folder of the layout
+    counts: dict[str, Counter]  # "image": of its instances and expressions; "skills"; and by folder of a layout
 
 
 def _write_image(preset: Preset, folder: Path, place: tuple[str, int]) -> _ImagePart:
     """Write one PNG, unless it is there, and return what the image adds to the annotation files."""
     image = make_image(preset, *place)
-    path = folder / f"{image.name}.png"
+    path = folder / image.file_name
     if not path.exists():
         unfinished = path.with_suffix(".tmp")
         Image.fromarray(draw_image(preset, image)).save(unfinished, format="PNG", compress_level=1)
@@ -175,9 +167,19 @@ def _write_image(preset: Preset, folder: Path, place: tuple[str, int]) -> _Image
     ]
     annotations = {False: b",\n".join(map(_json, entries)), True: b",\n".join(map(_json, listed))}
 
-    # Files, all that have this image's split.
+    # The files of all layouts that have this image's split, and counts.
+    numbers = [len(expression.referents) for expression in image.expressions]
+    counts = {
+        "image": Counter(
+            images=1,
+            instances=len(image.scene.shapes),
+            expressions=len(numbers),
+            no_target=numbers.count(0),
+            multi_target=sum(number > 1 for number in numbers),
+        ),
+        "skills": Counter(expression.skill for expression in image.expressions),
+    }
     content = {EXPRESSIONS: b"".join(_json(row) + b"\n" for row in _expression_rows(image, rles))}
-    layout_counts = {}
     for layout in LAYOUTS:
         if image.split not in layout.splits:
             continue
@@ -187,27 +189,12 @@ def _write_image(preset: Preset, folder: Path, place: tuple[str, int]) -> _Image
             b",\n".join(map(_json, refs)) if is_json else b"".join(map(_pickled_item, refs))
         )
         content[f"{layout.folder}/{INSTANCES}"] = annotations[layout.lists_rles]
-        layout_counts[layout.folder] = Counter(
+        counts[layout.folder] = Counter(
             images=int(any(ref["sentences"] for ref in refs)),
             refs=sum(bool(ref["sentences"]) for ref in refs),
             sentences=sum(len(ref["sentences"]) for ref in refs),
         )
-
-    numbers = [len(expression.referents) for expression in image.expressions]
-    return _ImagePart(
-        split=image.split,
-        content=content,
-        image_entry=_json(image_entry(image)),
-        counts=Counter(
-            images=1,
-            instances=len(image.scene.shapes),
-            expressions=len(numbers),
-            no_target=numbers.count(0),
-            multi_target=sum(number > 1 for number in numbers),
-        ),
-        skills=Counter(expression.skill for expression in image.expressions),
-        layout_counts=layout_counts,
-    )
+    return _ImagePart(image.split, content, _json(image_entry(image)), counts)
 
 
 def _expression_rows(image: GeneratedImage, rles: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -220,7 +207,7 @@ def _expression_rows(image: GeneratedImage, rles: list[dict[str, Any]]) -> Itera
             tags |= {"form": expression.form, "change": expression.change}
         yield {
             "expression_id": f"{image.name}_{k}",
-            "image": f"{IMAGES}/{image.name}.png",
+            "image": f"{IMAGES}/{image.file_name}",
             "size": [image.scene.height, image.scene.width],
             "text": expression.text,
             "targets": [rles[i] for i in expression.referents] or None,
@@ -262,13 +249,10 @@ def _frame(name: str) -> tuple[bytes, bytes, bytes]:
     return _PICKLE_START + pickle.EMPTY_LIST + pickle.MARK, b"", pickle.APPENDS + _PICKLE_END
 
 
-def _write_annotations(out: Path, parts: Iterable[_ImagePart], splits: Iterable[str]) -> dict[str, Any]:
+def _write_annotations(out: Path, parts: Iterable[_ImagePart]) -> dict[str, Any]:
     """Write the annotation files image by image, rename them at the end, and return what meta.json says about them."""
     image_entries: dict[str, list[bytes]] = {layout.folder: [] for layout in LAYOUTS}
-    numbers = ("images", "instances", "expressions", "no_target", "multi_target")
-    counts = {split: Counter(dict.fromkeys(numbers, 0)) for split in splits}
-    skills: dict[str, Counter] = {split: Counter() for split in splits}
-    layouts: dict[str, dict[str, Counter]] = {layout.folder: {} for layout in LAYOUTS}
+    counts: dict[str, dict[str, Counter]] = {name: {} for name in ("image", "skills", *image_entries)}  # by split
     frames = {name: _frame(name) for name in annotation_files()}
     with ExitStack() as stack:
         files = {}
@@ -281,11 +265,10 @@ def _write_annotations(out: Path, parts: Iterable[_ImagePart], splits: Iterable[
                 start, separator, _ = frames[name]
                 if content:
                     files[name].write(content if files[name].tell() == len(start) else separator + content)
-            counts[part.split].update(part.counts)
-            skills[part.split].update(part.skills)
-            for folder, layout_counts in part.layout_counts.items():
-                image_entries[folder].append(part.image_entry)
-                layouts[folder].setdefault(part.split, Counter()).update(layout_counts)
+            for name, numbers in part.counts.items():
+                counts[name].setdefault(part.split, Counter()).update(numbers)
+                if name in image_entries:
+                    image_entries[name].append(part.image_entry)
         for folder, entries in image_entries.items():
             files[f"{folder}/{INSTANCES}"].write(b'\n], "images": [\n' + b",\n".join(entries))
         for name, (_, _, end) in frames.items():
@@ -293,8 +276,11 @@ def _write_annotations(out: Path, parts: Iterable[_ImagePart], splits: Iterable[
     for name in frames:
         os.replace(out / f"{name}.tmp", out / name)
     return {
-        "counts": {split: {**counts[split], "skills": dict(sorted(skills[split].items()))} for split in counts},
-        "layouts": layouts,
+        "counts": {
+            split: {**numbers, "skills": dict(sorted(counts["skills"][split].items()))}
+            for split, numbers in counts["image"].items()
+        },
+        "layouts": {folder: counts[folder] for folder in image_entries},
         "sha256": {name: sha256_of(out / name) for name in frames},
     }
 

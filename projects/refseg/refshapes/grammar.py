@@ -8,19 +8,7 @@ the wording rules are the same, so the text alone says little about whether some
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from refseg.refshapes.meaning import (
-    LAST_RANK,
-    NEAREST,
-    NO_RULE,
-    OPPOSITE,
-    Head,
-    Match,
-    Meaning,
-    Ordinal,
-    Place,
-    Relative,
-    Rule,
-)
+from refseg.refshapes.meaning import LAST_RANK, NO_RULE, OPPOSITE, Head, Match, Meaning, Ordinal, Place, Relative, Rule
 from refseg.refshapes.random_stream import Stream
 from refseg.refshapes.scene import VALUES, Scene
 from refseg.refshapes.skills import SKILLS
@@ -174,7 +162,7 @@ def change_side(head: Head, scene: Scene, stream: Stream) -> Head | None:
 
 def change_order(head: Head, scene: Scene, stream: Stream) -> Head | None:
     """ "the star left of the square" -> "the square left of the star": the same words in another order."""
-    if not isinstance(head, Relative) or head.side == NEAREST or not head.of.given:
+    if not isinstance(head, Relative) or head.side == "nearest" or not head.of.given:
         return None
     return replace(head, of=head.anchor, anchor=head.of)
 

@@ -18,7 +18,6 @@ from refseg.refshapes.scene import UNIT, VALUES, Scene, Shape
 SIDES = ("left", "right", "top", "bottom")
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
 DEPTHS = ("inside", "behind", "front")
-NEAREST = "nearest"
 LAST_RANK = 4  # "the fourth star from the left"
 OPPOSITE = {
     "left": "right", "right": "left", "top": "bottom", "bottom": "top", "large": "small", "small": "large",
@@ -148,7 +147,7 @@ class Ordinal:
 
 @dataclass(frozen=True)
 class Relative:
-    """Matches on one side (SIDES) of an anchor, inside, behind, or in front of it (DEPTHS), or the one nearest to it.
+    """Matches on one side (SIDES) of an anchor, inside, behind, or in front of it (DEPTHS), or the "nearest" one.
 
     The anchor is the only shape of its match. Without an anchor, there is nothing beside it.
     """
@@ -163,7 +162,7 @@ class Relative:
             return anchor
         fixed = scene.shapes[anchor.ids[0]]
         shapes = [shape for shape in self.of.shapes(scene) if shape.id != fixed.id]
-        if self.side == NEAREST:
+        if self.side == "nearest":
             return _nearest(shapes, fixed, scene.margin)
         if self.side in DEPTHS:
             return _verdict(shapes, lambda shape: judge_depth(shape.id, self.side, fixed.id, scene))
@@ -288,11 +287,11 @@ def judge_depth(i: int, depth: str, anchor: int, scene: Scene) -> int:
 
 
 @lru_cache(maxsize=8)
-def clear_pairs(scene: Scene, depth: str) -> list[tuple[int, int]]:
+def clear_pairs(scene: Scene, depth: str) -> tuple[tuple[int, int], ...]:
     """Return the (shape, anchor) pairs that clearly have a depth relation."""
     ids = range(len(scene.shapes))
     pairs = [pair for upper in ids for lower in range(upper) for pair in ((lower, upper), (upper, lower))]
-    return [(i, anchor) for i, anchor in pairs if judge_depth(i, depth, anchor, scene) == 1]
+    return tuple((i, anchor) for i, anchor in pairs if judge_depth(i, depth, anchor, scene) == 1)
 
 
 # Rules of a split ---------------------------------------------------------------------------------------------------

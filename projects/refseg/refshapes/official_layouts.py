@@ -4,8 +4,10 @@ Each layout has the splits of the real data set and the fields of its refs file:
 (gRefCOCO). Each has an instances.json in COCO's form, with every instance of its images.
 """
 
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,14 +30,17 @@ _EMPTY_REF_EVERY = 12  # one image in 12 has a ref without sentences in gRefCOCO
 _NEGATIVES_PER_OBJECT = 2
 
 
-def refcoco_refs(preset: Preset, image: GeneratedImage) -> list[Ref]:
-    """Return the expressions about one instance, grouped by instance."""
-    return _by_object(image, _single(image))
+def refcoco_refs(preset: Preset, image: GeneratedImage, *, with_positions: bool = True) -> list[Ref]:
+    """Return the expressions about one instance, grouped by instance.
 
-
-def refcoco_plus_refs(preset: Preset, image: GeneratedImage) -> list[Ref]:
-    """Return RefCOCO's refs without expressions about a place in the image; relations to other shapes remain."""
-    return _by_object(image, [(k, e) for k, e in _single(image) if not uses_position(e)])
+    Without positions, as in RefCOCO+, expressions about a place in the image are omitted. Relations to other shapes
+    remain.
+    """
+    sentences: dict[int, list[dict[str, Any]]] = {}
+    for k, expression in enumerate(image.expressions):
+        if len(expression.referents) == 1 and (with_positions or not uses_position(expression)):
+            sentences.setdefault(expression.referents[0], []).append(_sentence(image, k, expression.text))
+    return [_ref(image, n, target, of_target) for n, (target, of_target) in enumerate(sentences.items())]
 
 
 def refcocog_refs(preset: Preset, image: GeneratedImage) -> list[Ref]:
@@ -43,47 +48,36 @@ def refcocog_refs(preset: Preset, image: GeneratedImage) -> list[Ref]:
     stream = stream_of(preset, image.split, image.index, LONG_WORDS)
     rule = preset.rule(image.split)
     texts: dict[int, list[str]] = {}
-    for _, expression in _single(image):
-        (target,) = expression.referents
-        of_target = texts.setdefault(target, [])
-        if len(of_target) < _LONG_PER_OBJECT:
-            text = long_sentence(expression.meaning, image.scene, stream, rule)
-            if text is not None and text not in of_target:
-                of_target.append(text)
+    for expression in image.expressions:
+        if len(expression.referents) == 1:
+            of_target = texts.setdefault(expression.referents[0], [])
+            if len(of_target) < _LONG_PER_OBJECT:
+                text = long_sentence(expression.meaning, image.scene, stream, rule)
+                if text is not None and text not in of_target:
+                    of_target.append(text)
+    numbers = itertools.count(_LONG)
     refs: list[Ref] = []
-    number = _LONG
     for target, of_target in texts.items():
         if of_target:
-            sentences = [_sentence(image, number + i, text) for i, text in enumerate(of_target)]
-            refs.append(_ref(image, len(refs), target, sentences))
-            number += len(of_target)
+            refs.append(_ref(image, len(refs), target, [_sentence(image, next(numbers), text) for text in of_target]))
     return refs
 
 
 def grefcoco_refs(preset: Preset, image: GeneratedImage) -> list[Ref]:
     """Return all expressions, about one, several, or no instances; those about the same instances share a ref."""
-    groups: dict[Any, list[tuple[int, GroundedExpression]]] = {}
+    groups: dict[Any, list[int]] = {}  # no-target expressions have a group each
     for k, expression in enumerate(image.expressions):
-        groups.setdefault(expression.referents or f"nothing {k}", []).append((k, expression))
-    refs: list[Ref] = []
-    for group in groups.values():
-        ids = group[0][1].referents
-        ref = _ref(image, len(refs), -1, [_sentence(image, k, e.text) for k, e in group])
-        ref["ann_id"] = [_annotation_id(image, i) for i in ids] or [-1]
-        ref["category_id"] = [_category_id(image, i) for i in ids] or [-1]
-        refs.append(ref | {"file_name": _file_name(image)})
-    return refs
+        groups.setdefault(expression.referents or k, []).append(k)
+    return [
+        _group_ref(image, n, image.expressions[group[0]].referents, group) for n, group in enumerate(groups.values())
+    ]
 
 
 def released_grefcoco_refs(preset: Preset, image: GeneratedImage) -> list[Ref]:
     """Return the same with `no_target` and, in a few images, a ref without sentences, as in gRefCOCO's file."""
     refs = grefcoco_refs(preset, image)
     if image.index % _EMPTY_REF_EVERY == 1 and len(image.scene.shapes) > 1:
-        ref = _ref(image, len(refs), 0, []) | {"file_name": _file_name(image)}
-        ids = range(2)
-        ref["ann_id"] = [_annotation_id(image, i) for i in ids]
-        ref["category_id"] = [_category_id(image, i) for i in ids]
-        refs.append(ref)
+        refs.append(_group_ref(image, len(refs), (0, 1), []))
     return [ref | {"no_target": ref["ann_id"] == [-1]} for ref in refs]
 
 
@@ -97,7 +91,7 @@ def refzom_refs(preset: Preset, image: GeneratedImage) -> list[Ref]:
     for ref in refs:
         ref["source"] = "zero" if ref["ann_id"] == [-1] else "one" if len(ref["ann_id"]) == 1 else "many"
         if ref["source"] == "zero":
-            ref |= {"ann_id": [_annotation_id(image, 0)], "category_id": [_category_id(image, 0)]}
+            ref |= {"ann_id": [image.annotation_id(0)], "category_id": [_category_id(image, 0)]}
         if ref["source"] == "one":
             ref |= {"ann_id": ref["ann_id"][0], "category_id": ref["category_id"][0]}
     return refs
@@ -113,7 +107,13 @@ def rrefcoco_refs(preset: Preset, image: GeneratedImage) -> list[Ref]:
     rule = preset.rule(image.split)
     refs = refcoco_refs(preset, image)
     texts = {expression.text for expression in image.expressions}
-    number = _NEGATIVE
+    numbers = itertools.count(_NEGATIVE)
+
+    def add_negative(ref: Ref, text: str) -> None:
+        texts.add(text)
+        ref["sentences"].append(_sentence(image, next(numbers), text) | {"exist": False})
+        ref["sent_ids"].append(ref["sentences"][-1]["sent_id"])
+
     for ref in refs:
         for sentence in ref["sentences"]:
             sentence["exist"] = True
@@ -122,17 +122,12 @@ def rrefcoco_refs(preset: Preset, image: GeneratedImage) -> list[Ref]:
             broken, _change = break_meaning(stream.choice(true_meanings), image.scene, stream, rule)
             text = text_of(realize(broken, stream)) if broken is not None else ""
             if text and text not in texts:
-                texts.add(text)
-                _add_negative(ref, image, number, text)
-                number += 1
+                add_negative(ref, text)
     # The remaining refs have their own streams, so that they leave the negatives above alone.
     for n, ref in enumerate(refs):
         if all(sentence["exist"] for sentence in ref["sentences"]):
             stream = stream_of(preset, image.split, image.index, NEGATIVES, n)
-            text = _absent_pair(image, ref["ann_id"] - _annotation_id(image, 0), stream, rule, texts)
-            texts.add(text)
-            _add_negative(ref, image, number, text)
-            number += 1
+            add_negative(ref, _absent_pair(image, ref["ann_id"] - image.annotation_id(0), stream, rule, texts))
     return refs
 
 
@@ -163,7 +158,7 @@ class Layout:
 _REFCOCO = ("train", "val", "testA", "testB")
 LAYOUTS = (
     Layout("refcoco", "refs(unc).p", _REFCOCO, refcoco_refs),
-    Layout("refcoco+", "refs(unc).p", _REFCOCO, refcoco_plus_refs),
+    Layout("refcoco+", "refs(unc).p", _REFCOCO, partial(refcoco_refs, with_positions=False)),
     Layout("refcocog", "refs(umd).p", ("train", "val", "test"), refcocog_refs),
     Layout("grefcoco", "grefs(unc).json", _REFCOCO, released_grefcoco_refs),
     Layout("ref-zom", "refs(final).p", ("train", "test"), refzom_refs, lists_rles=True),
@@ -181,7 +176,7 @@ def image_entry(image: GeneratedImage) -> dict[str, Any]:
     """Return the image's entry in instances.json."""
     return {
         "id": image.image_id,
-        "file_name": _file_name(image),
+        "file_name": image.file_name,
         "height": image.scene.height,
         "width": image.scene.width,
         "license": 1,
@@ -195,16 +190,14 @@ def annotation_entries(image: GeneratedImage, rles: list[dict[str, Any]]) -> lis
     """Return the entries of all instances of the image in instances.json; COCO has no ``attributes``."""
     entries = []
     for shape, mask, rle in zip(image.scene.shapes, image.masks, rles, strict=True):
-        ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        box = (xs[0], ys[0], xs[-1] - xs[0] + 1, ys[-1] - ys[0] + 1)
         entries.append(
             {
-                "id": _annotation_id(image, shape.id),
+                "id": image.annotation_id(shape.id),
                 "image_id": image.image_id,
                 "category_id": CATEGORY_IDS[shape.kind],
-                "bbox": [float(value) for value in box],
+                "bbox": mask_tools.toBbox(rle).tolist(),
                 "segmentation": segmentation(mask, rle),
-                "area": float(np.count_nonzero(mask)),
+                "area": float(mask_tools.area(rle)),
                 "iscrowd": 0,
                 "attributes": {
                     "kind": shape.kind,
@@ -232,25 +225,13 @@ def instances_head() -> dict[str, Any]:
 # Parts of a ref -------------------------------------------------------------------------------------------------------
 
 
-def _single(image: GeneratedImage) -> list[tuple[int, GroundedExpression]]:
-    """Return the expressions about one instance, with their indices in the image's list."""
-    return [(k, expression) for k, expression in enumerate(image.expressions) if len(expression.referents) == 1]
-
-
-def _by_object(image: GeneratedImage, expressions: Iterable[tuple[int, GroundedExpression]]) -> list[Ref]:
-    sentences: dict[int, list[dict[str, Any]]] = {}
-    for k, expression in expressions:
-        sentences.setdefault(expression.referents[0], []).append(_sentence(image, k, expression.text))
-    return [_ref(image, n, target, of_target) for n, (target, of_target) in enumerate(sentences.items())]
-
-
 def _sentence(image: GeneratedImage, number: int, text: str) -> dict[str, Any]:
     return {"sent_id": image.image_id * _PER_IMAGE + number, "sent": text, "raw": text, "tokens": text.split()}
 
 
 def _ref(image: GeneratedImage, number: int, target: int, sentences: list[dict[str, Any]]) -> Ref:
     """Return a ref. As in REFER, ``file_name`` is the name of no file; ``image_id`` identifies the image."""
-    annotation = _annotation_id(image, target)
+    annotation = image.annotation_id(target)
     return {
         "ref_id": image.image_id * 100 + number,
         "ann_id": annotation,
@@ -263,17 +244,14 @@ def _ref(image: GeneratedImage, number: int, target: int, sentences: list[dict[s
     }
 
 
-def _add_negative(ref: Ref, image: GeneratedImage, number: int, text: str) -> None:
-    ref["sentences"].append(_sentence(image, number, text) | {"exist": False})
-    ref["sent_ids"].append(ref["sentences"][-1]["sent_id"])
-
-
-def _file_name(image: GeneratedImage) -> str:
-    return f"{image.name}.png"
-
-
-def _annotation_id(image: GeneratedImage, instance: int) -> int:
-    return image.image_id * 100 + instance
+def _group_ref(image: GeneratedImage, number: int, targets: Sequence[int], expressions: Iterable[int]) -> Ref:
+    """Return gRefCOCO's ref: ids are lists, or [-1] if nothing is referred to, and ``file_name`` is the image's."""
+    sentences = [_sentence(image, k, image.expressions[k].text) for k in expressions]
+    return _ref(image, number, 0, sentences) | {
+        "ann_id": [image.annotation_id(i) for i in targets] or [-1],
+        "category_id": [_category_id(image, i) for i in targets] or [-1],
+        "file_name": image.file_name,
+    }
 
 
 def _category_id(image: GeneratedImage, instance: int) -> int:

@@ -1,7 +1,5 @@
 """Random scenes: first the shapes inside or behind others, then the rest one by one."""
 
-from dataclasses import dataclass, field
-
 from refseg.refshapes.meaning import NO_RULE, Rule
 from refseg.refshapes.random_stream import Stream
 from refseg.refshapes.scene import (
@@ -30,48 +28,30 @@ def random_scene(height: int, width: int, spec: SceneSpec, stream: Stream, rule:
         layout.add_overlap()
     for _ in range(layout.number - len(layout.shapes)):
         layout.add_apart()
-    background = Background(
-        level=stream.between(112, 150),
-        slope_x=stream.between(-24, 24),
-        slope_y=stream.between(-24, 24),
-        noise=spec.noise,
-        blobs=_blobs(height, width, spec, stream),
-        grain=spec.grain,
-    )
-    return Scene(height, width, background, tuple(layout.shapes))
-
-
-def _blobs(height: int, width: int, spec: SceneSpec, stream: Stream) -> tuple[Blob, ...]:
-    if not spec.blobs[1]:
-        return ()
+    level, slope_x, slope_y = stream.between(112, 150), stream.between(-24, 24), stream.between(-24, 24)
     side = min(height, width)
-    return tuple(
+    blobs = tuple(
         Blob(
             x=stream.below(width),
             y=stream.below(height),
             radius=stream.between(side // 6, side // 3),
             change=stream.between(-spec.blob_change, spec.blob_change),
         )
-        for _ in range(stream.between(*spec.blobs))
+        for _ in range(stream.between(*spec.blobs) if spec.blobs[1] else 0)
     )
+    background = Background(level, slope_x, slope_y, spec.noise, blobs, spec.grain)
+    return Scene(height, width, background, tuple(layout.shapes))
 
 
-@dataclass
 class _Layout:
     """An unfinished scene; lengths in 1/16 pixel."""
 
-    height: int
-    width: int
-    spec: SceneSpec
-    stream: Stream
-    rule: Rule
-    shapes: list[Shape] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        stream, spec = self.stream, self.spec
+    def __init__(self, height: int, width: int, spec: SceneSpec, stream: Stream, rule: Rule) -> None:
+        self.height, self.width, self.spec, self.stream, self.rule = height, width, spec, stream, rule
+        self.shapes: list[Shape] = []
         self.kinds = stream.sample(KINDS, stream.between(*spec.kinds_per_scene))
         self.colors = stream.sample(COLORS, stream.between(*spec.colors_per_scene))
-        self.wanted = stream.choice(self.rule.wanted) if self.rule.wanted else None
+        self.wanted = stream.choice(rule.wanted) if rule.wanted else None
         if self.wanted is not None:
             color, kind = self.wanted
             self.colors = [color, *(other for other in self.colors if other != color)]
@@ -80,21 +60,20 @@ class _Layout:
 
     def add_apart(self) -> None:
         """Add a shape at a place away from the others."""
-        size = "large" if self.stream.chance(self.spec.large_percent) else "small"
-        radius = self._radius(self.spec.large_radius if size == "large" else self.spec.small_radius)
-        look = self._look()
+        size, radius = self._size(self.spec.large_percent)
+        look = self._look(self.kinds, self.colors)
         if look is None:
             return
-        place = self._free_place(radius, self.shapes)
+        place = self._free_place(radius)
         if place is not None:
             self._add(look, size, place, radius)
 
     def add_container(self) -> None:
         """Add a very large shape, with one or two small ones of other colors inside."""
         stream = self.stream
-        look = self._look(kinds=[kind for kind in self.kinds if kind in CONTAINERS])
+        look = self._look([kind for kind in self.kinds if kind in CONTAINERS], self.colors)
         radius = self._radius(self.spec.container_radius)
-        place = self._free_place(radius, self.shapes)
+        place = self._free_place(radius)
         if look is None or place is None:
             return
         kind, color, *_ = look
@@ -106,7 +85,7 @@ class _Layout:
             if stream.chance(50):
                 places = [(y, x) for x, y in places]
         for x, y in places:
-            inner = self._look(not_color=color)
+            inner = self._look(self.kinds, [other for other in self.colors if other != color])
             if inner is not None:
                 small = self._radius(self.spec.small_radius)
                 self._add(inner, "small", (place[0] + radius * x // 100, place[1] + radius * y // 100), small)
@@ -118,63 +97,63 @@ class _Layout:
         if len(self.shapes) == before:
             return
         lower = self.shapes[-1]
-        size = "large" if self.stream.chance(50) else "small"
-        radius = self._radius(self.spec.large_radius if size == "large" else self.spec.small_radius)
-        look = self._look(not_color=lower.color)
+        size, radius = self._size(large_percent=50)
+        look = self._look(self.kinds, [color for color in self.colors if color != lower.color])
         if look is None:
             return
         for _ in range(40):
             dx, dy = (self.stream.between(-100, 100) for _ in range(2))  # the offset, in hundredths of both radii
             x, y = (at + (radius + lower.radius) * d // 100 for at, d in ((lower.x, dx), (lower.y, dy)))
-            border = radius + 2 * UNIT
-            within = border <= x <= self.width * UNIT - border and border <= y <= self.height * UNIT - border
-            if 40**2 <= dx**2 + dy**2 <= 65**2 and within and self._is_free(x, y, radius, self.shapes[:-1]):
+            if 40**2 <= dx**2 + dy**2 <= 65**2 and self._is_free(x, y, radius, self.shapes[:-1]):
                 self._add(look, size, (x, y), radius)
                 return
+
+    def _size(self, large_percent: int) -> tuple[str, int]:
+        """Draw the size and the radius of a shape."""
+        size = "large" if self.stream.chance(large_percent) else "small"
+        return size, self._radius(self.spec.large_radius if size == "large" else self.spec.small_radius)
 
     def _radius(self, thousandths: tuple[int, int]) -> int:
         side = min(self.height, self.width) * UNIT
         return self.stream.between(side * thousandths[0] // 1000, side * thousandths[1] // 1000)
 
-    def _look(self, kinds: list[str] | None = None, not_color: str = "") -> tuple[str, str, str, int] | None:
-        """Draw kind, color, texture, and angle; None if the rule or ``kinds`` leave no choice."""
-        kinds = self.kinds if kinds is None else kinds
-        colors = [color for color in self.colors if color != not_color]
+    def _look(self, kinds: list[str], colors: list[str]) -> tuple[str, str, str, int] | None:
+        """Draw kind, color, texture, and angle; None if the rule, ``kinds``, or ``colors`` leave no choice."""
         if not kinds or not colors:
             return None
-        kind, color = self.stream.choice(kinds), self.stream.choice(colors)
-        if self.wanted and self.wanted[1] in kinds and self.wanted[0] in colors and self.stream.chance(WANTED_PERCENT):
+        stream, spec = self.stream, self.spec
+        kind, color = stream.choice(kinds), stream.choice(colors)
+        if self.wanted and self.wanted[1] in kinds and self.wanted[0] in colors and stream.chance(WANTED_PERCENT):
             color, kind = self.wanted
         while (color, kind) in self.rule.banned:
             colors = [other for other in colors if other != color]
             if not colors:
                 return None
-            color = self.stream.choice(colors)
-        texture = "striped" if self.stream.chance(self.spec.striped_percent) else "plain"
-        return kind, color, texture, self._angle()
-
-    def _angle(self) -> int:
-        if not self.spec.tilted_percent:
-            return self.stream.between(-self.spec.max_tilt, self.spec.max_tilt)
-        low, high = TILTED_STEPS if self.stream.chance(self.spec.tilted_percent) else UPRIGHT_STEPS
-        return self.stream.between(low, high) * self.stream.choice((-1, 1))
+            color = stream.choice(colors)
+        texture = "striped" if stream.chance(spec.striped_percent) else "plain"
+        if not spec.tilted_percent:
+            return kind, color, texture, stream.between(-spec.max_tilt, spec.max_tilt)
+        low, high = TILTED_STEPS if stream.chance(spec.tilted_percent) else UPRIGHT_STEPS
+        return kind, color, texture, stream.between(low, high) * stream.choice((-1, 1))
 
     def _add(self, look: tuple[str, str, str, int], size: str, place: tuple[int, int], radius: int) -> None:
         kind, color, texture, angle = look
         self.shapes.append(Shape(len(self.shapes), kind, color, size, texture, *place, radius, angle))
 
-    def _free_place(self, radius: int, shapes: list[Shape]) -> tuple[int, int] | None:
+    def _free_place(self, radius: int) -> tuple[int, int] | None:
         border = radius + 2 * UNIT
         for _ in range(40):
             x = self.stream.between(border, self.width * UNIT - border)
             y = self.stream.between(border, self.height * UNIT - border)
-            if self._is_free(x, y, radius, shapes):
+            if self._is_free(x, y, radius, self.shapes):
                 return x, y
         return None
 
     def _is_free(self, x: int, y: int, radius: int, shapes: list[Shape]) -> bool:
-        spacing = self.spec.spacing_percent
-        return all(
+        """Return whether a place is 2 pixels inside the image and at a distance from these shapes."""
+        border, spacing = radius + 2 * UNIT, self.spec.spacing_percent
+        within = border <= x <= self.width * UNIT - border and border <= y <= self.height * UNIT - border
+        return within and all(
             ((x - other.x) ** 2 + (y - other.y) ** 2) * 100**2 >= (spacing * (radius + other.radius)) ** 2
             for other in shapes
         )

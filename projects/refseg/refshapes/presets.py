@@ -171,6 +171,13 @@ class GeneratedImage:
         """A unique id of at least MOST_IMAGES, small enough that all ids made from it are below 2**31."""
         return (SPLIT_IDS[self.split] + 1) * MOST_IMAGES + self.index
 
+    @property
+    def file_name(self) -> str:
+        return f"{self.name}.png"
+
+    def annotation_id(self, instance: int) -> int:
+        return self.image_id * 100 + instance
+
 
 def stream_of(preset: Preset, split: str, index: int, purpose: int, *more: int) -> Stream:
     return Stream(preset.seed, SPLIT_IDS[split], index, purpose, *more)

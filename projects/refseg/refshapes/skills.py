@@ -8,7 +8,6 @@ from collections.abc import Callable
 from refseg.refshapes.meaning import (
     CORNERS,
     LAST_RANK,
-    NEAREST,
     SIDES,
     Head,
     Match,
@@ -134,7 +133,7 @@ def ordinal(scene: Scene, stream: Stream, several: bool) -> Meaning | None:
 def nearest(scene: Scene, stream: Stream, several: bool) -> Meaning | None:
     """ "the circle nearest to the red square"; for single shapes only."""
     of = _some(scene, stream, CANDIDATES)
-    return None if several else Meaning((Phrase(Relative(of, NEAREST, _some(scene, stream, ANCHORS))),))
+    return None if several else Meaning((Phrase(Relative(of, "nearest", _some(scene, stream, ANCHORS))),))
 
 
 def inside(scene: Scene, stream: Stream, several: bool) -> Meaning | None:

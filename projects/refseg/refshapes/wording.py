@@ -12,7 +12,7 @@ the left of the large blue square".
 from dataclasses import dataclass, replace
 
 from refseg.refshapes import vocabulary as v
-from refseg.refshapes.meaning import NEAREST, SIDES, Head, Match, Meaning, Most, Ordinal, Phrase, Place, Relative, Rule
+from refseg.refshapes.meaning import SIDES, Head, Match, Meaning, Most, Ordinal, Phrase, Place, Relative, Rule
 from refseg.refshapes.random_stream import Stream
 from refseg.refshapes.scene import Scene, Shape
 
@@ -34,7 +34,7 @@ def realize(meaning: Meaning, stream: Stream) -> tuple[Word, ...]:
     for i, phrase in enumerate(meaning.phrases):
         if i:
             words += _plain(joint if i == len(meaning.phrases) - 1 else "and")
-        words += _Wording(phrase, i, joined, stream).words()
+        words += _PhraseWriter(phrase, i, joined, stream).words()
     return tuple(words)
 
 
@@ -64,8 +64,8 @@ def _plain(text: str) -> list[Word]:
     return [Word(text) for text in text.split()]
 
 
-class _Wording:
-    """The words of one noun phrase."""
+class _PhraseWriter:
+    """Puts one phrase into words. The determiner is drawn first, because it decides between singular and plural."""
 
     def __init__(self, phrase: Phrase, index: int, joined: bool, stream: Stream, anchor: bool = False) -> None:
         self.phrase = phrase
@@ -83,36 +83,42 @@ class _Wording:
             return self._match(head) if head.without is None else self._negation(head, *head.without)
         if isinstance(head, Most):
             if head.end in v.MOST_AFTER and stream.chance(25):
-                return self._group(head.of) + self._describing(stream.choice(v.MOST_AFTER[head.end]))
-            return self._group(head.of, before=stream.choice(v.MOST_BEFORE[head.end]))
+                return self._noun_phrase(head.of) + self._describe(stream.choice(v.MOST_AFTER[head.end]))
+            return self._noun_phrase(head.of, before=stream.choice(v.MOST_BEFORE[head.end]))
         if isinstance(head, Place):
             if single and stream.chance(40):
-                return self._group(head.of, before=stream.choice(v.PLACE_BEFORE[head.region]))
-            return self._group(head.of) + self._describing(stream.choice(v.PLACE_AFTER[head.region]))
+                return self._noun_phrase(head.of, before=stream.choice(v.PLACE_BEFORE[head.region]))
+            return self._noun_phrase(head.of) + self._describe(stream.choice(v.PLACE_AFTER[head.region]))
         if isinstance(head, Ordinal):
             rank = stream.choice(v.RANKS[head.rank])
-            side = self._describing(stream.choice(v.FROM_SIDES[head.side]))
+            side = self._describe(stream.choice(v.FROM_SIDES[head.side]))
             if stream.chance(25):
-                return self._group(head.of) + self._describing(rank) + side
-            return self._group(head.of, before=rank) + side
+                return self._noun_phrase(head.of) + self._describe(rank) + side
+            return self._noun_phrase(head.of, before=rank) + side
         # Relative: the relation's words, with the anchor's in their place
         before, relation = "", ""
-        if head.side == NEAREST and stream.chance(30):
+        if head.side == "nearest" and stream.chance(30):
             before, relation = stream.choice(v.NEAREST_BEFORE), f"{v.NEAREST_JOINT} {v.ANCHOR}"
-        elif head.side != NEAREST and single and stream.chance(35):
+        elif head.side != "nearest" and single and stream.chance(35):
             relation = stream.choice(v.TURNED_RELATIONS[head.side])
         else:
             relation = stream.choice(v.RELATIONS[head.side])
         start, end = relation.split(v.ANCHOR)
-        anchor = _Wording(Phrase(head.anchor), self.index, self.joined, stream, anchor=True)
-        return self._group(head.of, before=before) + _plain(start) + anchor.words() + _plain(end)
+        anchor = _PhraseWriter(Phrase(head.anchor), self.index, self.joined, stream, anchor=True)
+        return self._noun_phrase(head.of, before=before) + _plain(start) + anchor.words() + _plain(end)
 
-    def _describing(self, text: str) -> list[Word]:
-        """Words that describe what this phrase refers to."""
+    def _describe(self, text: str) -> list[Word]:
+        """Return words that describe what this phrase refers to."""
         return [Word(text, self.index, self.anchor) for text in text.split()]
 
-    def _group(self, match: Match, before: str = "", omitted: str | None = None) -> list[Word]:
-        """Determiner, adjectives, and noun. ``before`` comes first of the adjectives; ``omitted`` is an attribute."""
+    def _noun_phrase(self, match: Match, before: str = "", omitted: str | None = None) -> list[Word]:
+        """Return determiner, adjectives, and noun.
+
+        Args:
+            match: The attributes to say.
+            before: Words before the adjectives.
+            omitted: An attribute that is not said here.
+        """
         stream = self.stream
         adjectives = [
             stream.choice(v.ADJECTIVES[name][match.given[name]])
@@ -129,20 +135,20 @@ class _Wording:
             elif self.determiner in v.SINGULAR_DETERMINERS:
                 nouns = v.ANY_NOUNS[:2]  # not "every thing"
         noun = stream.choice(nouns)[self.plural]
-        return _plain(self.determiner) + self._describing(" ".join([before, *adjectives, noun]))
+        return _plain(self.determiner) + self._describe(" ".join([before, *adjectives, noun]))
 
     def _match(self, match: Match) -> list[Word]:
         names = [name for name in ADJECTIVE_ORDER if name in match.given]
         if self.joined or self.anchor or not names or not self.stream.chance(25):
-            return self._group(match)
+            return self._noun_phrase(match)
         # One attribute follows the noun.
         name = self.stream.choice(names)
-        group = self._group(match, omitted=name)
+        noun_phrase = self._noun_phrase(match, omitted=name)
         value = match.given[name]
         if name == "texture" and self.stream.chance(60):
-            return group + self._describing(v.TEXTURE_TAILS[value])
+            return noun_phrase + self._describe(v.TEXTURE_TAILS[value])
         clause = self.stream.choice(v.CLAUSES)[self.plural]
-        return group + _plain(clause) + self._describing(self.stream.choice(v.ADJECTIVES[name][value]))
+        return noun_phrase + _plain(clause) + self._describe(self.stream.choice(v.ADJECTIVES[name][value]))
 
     def _negation(self, match: Match, name: str, value: str) -> list[Word]:
         if name == "kind":
@@ -153,13 +159,13 @@ class _Wording:
             excluded = f"{one} {v.PRONOUN[1]}"
         # "all circles except red ones", "the non red circle", or "the circle that is not red"
         if self.determiner.startswith("all") and self.phrase.count is None and self.stream.chance(40):
-            return self._group(match) + _plain(f"{v.EXCEPT} {excluded}")
+            return self._noun_phrase(match) + _plain(f"{v.EXCEPT} {excluded}")
         if name in ("color", "texture") and set(match.given) == {"kind"} and self.stream.chance(30):
-            words = self._group(match)
+            words = self._noun_phrase(match)
             at = len(self.determiner.split())
             return words[:at] + _plain(f"{v.NOT_BEFORE} {one}") + words[at:]
         clause = self.stream.choice(v.NOT_CLAUSES)[self.plural]
-        return self._group(match) + _plain(f"{clause} {many if self.plural else one}")
+        return self._noun_phrase(match) + _plain(f"{clause} {many if self.plural else one}")
 
 
 # Long sentences -------------------------------------------------------------------------------------------------------

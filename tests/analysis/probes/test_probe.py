@@ -1,4 +1,4 @@
-"""`refseg probe` with models that know the truth, or do not listen; and the command with a real one."""
+"""`refseg probe` with models that know the truth or ignore the text, and with a real one."""
 
 from __future__ import annotations
 
@@ -49,8 +49,7 @@ def outcome(kind: str, image: int, right: bool, changed: bool | None, iou: float
 
 
 def test_summarize() -> None:
-    """Colour: right 2 of 3, changed right 1 of the 2 that are known, both right 1 of 2, the same 1 of 3. Of absent
-    nothing is known."""
+    """Color: 2 of 3 right, 1 of 2 known changed right, 1 of 2 both right, 1 of 3 the same. Absent: nothing known."""
     found = [
         outcome("colour", 0, True, True, 0.0),
         outcome("colour", 0, True, None, 0.3),
@@ -90,12 +89,14 @@ class Fake:
 
 
 def test_perfect_and_constant_models(tiny_config: Path, refshapes_tiny: Path) -> None:
-    """Who knows the truth is always right and never gives one answer to both; who answers with the whole image never
-    answers anything else. Seven images of a batch of four take two passes, whatever the number of phrases."""
+    """A model that knows the truth is always right. One that answers with the whole image never changes its answer.
+
+    Seven images in batches of four take two passes, whatever the number of phrases.
+    """
     data = open_data(f"{refshapes_tiny / 'refshapes.jsonl'}:val")
     cfg = load_config(str(tiny_config), RunOptions())
     pipeline = pipeline_of(cfg)
-    cfg.test_dataloader.dataset.pipeline = []  # what counts is the loaded model's, which knows the files beside weights
+    cfg.test_dataloader.dataset.pipeline = []  # unused: the loaded model has its own pipeline
 
     def loaded(model: Any) -> LoadedModel:
         return LoadedModel(model, pipeline, cfg, tiny_config, tiny_config)

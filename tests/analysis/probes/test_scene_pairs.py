@@ -1,4 +1,4 @@
-"""Changed meanings of RefShapes: their truths are read back from the words by a reader of its own."""
+"""Changed meanings of RefShapes. An independent parser reads the truth back from the words."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def test_mirrored(head, axis, wanted) -> None:
 
 
 def _scene(*rows: tuple[str, str, int]) -> Scene:
-    """(kind, color, x) in a line."""
+    """Make a scene of shapes (kind, color, x) in a row."""
     shapes = [Shape(i, kind, color, "small", "plain", x * 16, 768, 128, 0) for i, (kind, color, x) in enumerate(rows)]
     return Scene(96, 96, Background(128, 0, 0, 0), tuple(shapes))
 
 
 def _change(head, kind: str, scene: Scene, count: int | None = 1, **options) -> set[tuple[int, ...]]:
-    """What the changed meaning refers to, over 30 streams; None counts as ()."""
+    """Return the referents of the changed meanings of 30 streams."""
     expression = Meaning((Phrase(head, count),))
     allows = options.get("allows", lambda _: True)
     found = [changed_meaning(expression, kind, scene, Stream(seed), allows) for seed in range(30)]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from refseg.errors import ConfigError
-from refseg.models.vipa.supervision import RELEVANCE_LOSSES, Supervision, relevant_pixels, threshold_loss
+from refseg.models.vipa.supervision import RELEVANCE_LOSSES, ScaleBias, Supervision, relevant_pixels, threshold_loss
 
 SCORES = torch.tensor([[0.5, -0.25, 0.75, -1.0]])
 RELEVANT = torch.tensor([[True, True, False, False]])
@@ -37,8 +37,19 @@ def test_threshold_loss_by_hand() -> None:
     assert threshold_loss(SCORES, RELEVANT, torch.zeros_like(valid)).item() == 0.0
 
 
+def test_scale_and_bias_start_as_in_siglip() -> None:
+    """10 x 0.5 - 10 = -5, and both are learned."""
+    module = ScaleBias()
+    logits = module(torch.tensor([0.5, 1.0]))
+    torch.testing.assert_close(logits, torch.tensor([-5.0, 0.0]))
+    logits.sum().backward()
+    assert module.bias.grad == 2 and module.log_scale.grad == pytest.approx(15.0)
+
+
 def test_invalid_arguments_raise() -> None:
     with pytest.raises(ConfigError, match=r"scores 'none'\. Valid values: contrastive, direct, None"):
         Supervision(scores="none")
     with pytest.raises(ConfigError, match="relevant_share"):
         Supervision(relevant_share=1.0)
+    with pytest.raises(ConfigError, match="scale_bias is for"):
+        Supervision(scores="direct", scale_bias=True)

@@ -49,7 +49,7 @@ class Pair:
 
     @property
     def same_truth(self) -> bool:
-        """Whether one answer may be right for both phrases."""
+        """True if one answer may be right for both phrases."""
         return self.changed_truth is not None and iou_of(self.truth, self.changed_truth) >= SAME_IOU
 
 
@@ -69,11 +69,16 @@ class Outcome:
     changed_right: bool | None
     iou: float
 
+    @classmethod
+    def of(cls, pair: Pair, image: int, answer: dict, changed: dict) -> Outcome:
+        """Judge the RLEs of the final answers to both phrases."""
+        changed_right = None if pair.changed_truth is None else is_right(changed, pair.changed_truth)
+        return cls(pair, image, is_right(answer, pair.truth), changed_right, iou_of(answer, changed))
 
-def outcome(pair: Pair, image: int, answer: dict, changed: dict) -> Outcome:
-    """Judge the RLEs of the final answers to both phrases."""
-    changed_right = None if pair.changed_truth is None else is_right(changed, pair.changed_truth)
-    return Outcome(pair, image, is_right(answer, pair.truth), changed_right, iou_of(answer, changed))
+    def as_json(self) -> dict[str, Any]:
+        """Return JSON values, without masks."""
+        texts = {name: getattr(self.pair, name) for name in ("kind", "expression_id", "text", "changed")}
+        return texts | {"right": self.right, "changed_right": self.changed_right, "iou": round(self.iou, 4)}
 
 
 def is_right(answer: dict, truth: dict) -> bool:
@@ -86,17 +91,6 @@ def iou_of(a: dict, b: dict) -> float:
     return areas.intersection / areas.union if areas.union else 1.0
 
 
-def terms_of(outcomes: Sequence[Outcome]) -> Terms:
-    """Return METRICS as arrays (P,) of numerators and denominators."""
-    right = np.array([one.right for one in outcomes], bool)
-    known = np.array([one.changed_right is not None for one in outcomes], bool)
-    changed = np.array([bool(one.changed_right) for one in outcomes], bool)
-    iou = np.array([one.iou for one in outcomes], np.float64)
-    every = np.ones(len(outcomes), bool)
-    terms = [(right, every), (changed, known), (right & changed, known), (iou >= SAME_IOU, every), (iou, every)]
-    return dict(zip(METRICS, terms, strict=True))
-
-
 def summarize(outcomes: Sequence[Outcome], *, resamples: int, seed: int = 0) -> list[dict[str, Any]]:
     """Return a line per kind that has pairs, and one for all pairs.
 
@@ -107,30 +101,24 @@ def summarize(outcomes: Sequence[Outcome], *, resamples: int, seed: int = 0) -> 
     for kind, members in {**groups, "all": list(outcomes)}.items():
         if not members:
             continue
-        terms = terms_of(members)
-        shares = values(terms)
-        ends = bootstrap(terms, np.array([one.image for one in members]), num=resamples, seed=seed)
+        # METRICS as arrays (P,) of numerators and denominators.
+        right = np.array([one.right for one in members], bool)
+        known = np.array([one.changed_right is not None for one in members], bool)
+        changed = np.array([bool(one.changed_right) for one in members], bool)
+        iou = np.array([one.iou for one in members], np.float64)
+        every = np.ones(len(members), bool)
+        terms = [(right, every), (changed, known), (right & changed, known), (iou >= SAME_IOU, every), (iou, every)]
+        metrics: Terms = dict(zip(METRICS, terms, strict=True))
+
+        shares = values(metrics)
+        ends = bootstrap(metrics, np.array([one.image for one in members]), num=resamples, seed=seed)
         lines.append(
             {
                 "kind": kind,
                 "pairs": len(members),
-                "known": sum(one.changed_right is not None for one in members),
+                "known": int(known.sum()),
                 "metrics": {name: shares.get(name) for name in METRICS},
                 "intervals": {name: list(pair) for name, pair in ends.items()},
             }
         )
     return lines
-
-
-def as_json(one: Outcome) -> dict[str, Any]:
-    """Return an outcome as JSON values, without masks."""
-    pair = one.pair
-    return {
-        "kind": pair.kind,
-        "expression_id": pair.expression_id,
-        "text": pair.text,
-        "changed": pair.changed,
-        "right": one.right,
-        "changed_right": one.changed_right,
-        "iou": round(one.iou, 4),
-    }

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
-from refseg.analysis.probes.measure import KINDS, SAME_IOU, Outcome, Pair, as_json, outcome, summarize
+from refseg.analysis.probes.measure import KINDS, SAME_IOU, Outcome, Pair, summarize
 from refseg.analysis.probes.rule_pairs import pairs_by_rule
 from refseg.analysis.probes.scene_pairs import pairs_of_scenes, preset_of
 from refseg.datasets.collate import collate_samples
@@ -23,7 +22,6 @@ from refseg.evaluation.scorer import Data
 from refseg.inference.loading import LoadedModel, build_transforms
 from refseg.models.postprocess import check_finite
 from refseg.records import Expression, Record
-from refseg.structures import Sample
 
 
 @dataclass(frozen=True)
@@ -50,38 +48,26 @@ def probed_images(
         sent: Use the cleaned form of phrases, where the data set has one.
     """
     truths, store = data.truths, data.truths.store
+
+    def with_text(expression: Expression) -> Expression:
+        if sent and expression.sent is not None:
+            expression.text = expression.sent
+        return expression
+
     preset = None if use_rules else preset_of(data.target.main_file)
     positions = np.argsort(truths.images, kind="stable")
     for group in np.split(positions, np.flatnonzero(np.diff(truths.images[positions])) + 1):
         image, truth = int(truths.images[group[0]]), truths.truth(int(group[0]))
-        chosen = [_with_text(truths.expression(int(position)), sent) for position in group]
+        chosen = [with_text(truths.expression(int(position))) for position in group]
         truth.record.expressions = chosen
         if preset is not None:
             pairs = pairs_of_scenes(preset, truth.record)
         else:
-            everything = [_with_text(expression, sent) for expression in store.record(image).expressions]
+            everything = [with_text(expression) for expression in store.record(image).expressions]
             pairs = pairs_by_rule(truth, chosen, everything, store.categories)
         pairs = [pair for pair in pairs if pair.kind in kinds and not pair.same_truth]
         if pairs:
             yield ProbedImage(image, truth.record, pairs)
-
-
-def _with_text(expression: Expression, sent: bool) -> Expression:
-    if sent and expression.sent is not None:
-        expression.text = expression.sent
-    return expression
-
-
-def make_sample(image: ProbedImage, transforms: Sequence[Callable[[Any], Any]]) -> Sample:
-    """Make a sample of an image and all its phrases, without referents."""
-    expressions = [Expression(str(k), text, ()) for k, text in enumerate(image.texts)]
-    state: Any = TransformState(image.record, expressions, np.random.default_rng(0))
-    try:
-        for transform in transforms:
-            state = transform(state)
-    except DataError as error:
-        raise DataError(f"image {image.record.image_id}: {error}") from None
-    return state
 
 
 def probe_data(
@@ -106,8 +92,33 @@ def probe_data(
     sent = (loader.get("dataset") or {}).get("text_field") == "sent"
     images = islice(probed_images(data, kinds=kinds, use_rules=use_rules, sent=sent), most_images)
     num_images = len(np.unique(data.truths.images))
-    batch_size, total = loader.get("batch_size", 1), min(num_images, most_images or num_images)
-    outcomes = probe(model, transforms, images, batch_size=batch_size, total=total)
+    total = min(num_images, most_images or num_images)
+    outcomes: list[Outcome] = []
+    with tqdm(total=total, unit=" images", desc="probing", mininterval=0.5, dynamic_ncols=True) as bar:
+        while batch := list(islice(images, loader.get("batch_size", 1))):
+            # Make a sample of each image and all its phrases, without referents.
+            samples = []
+            for image in batch:
+                expressions = [Expression(str(k), text, ()) for k, text in enumerate(image.texts)]
+                state: Any = TransformState(image.record, expressions, np.random.default_rng(0))
+                try:
+                    for transform in transforms:
+                        state = transform(state)
+                except DataError as error:
+                    raise DataError(f"image {image.record.image_id}: {error}") from None
+                samples.append(state)
+
+            # Predict, and judge the answers to both phrases of each pair.
+            with torch.no_grad():
+                results = model.test_step(collate_samples(samples))
+            for image, result in zip(batch, results, strict=True):
+                check_finite(result)
+                answers = dict(zip(image.texts, encode_masks(result.final_masks()), strict=True))
+                outcomes += [
+                    Outcome.of(pair, image.index, answers[pair.text], answers[pair.changed]) for pair in image.pairs
+                ]
+            bar.update(len(batch))
+        bar.total = bar.n  # images without pairs are not probed
     if not outcomes:
         raise DataError(f"no phrase of {data.name} can be changed in these ways: {', '.join(kinds)}")
     by_meaning = not use_rules and preset_of(data.target.main_file) is not None
@@ -119,35 +130,5 @@ def probe_data(
         "bootstrap": {"level": 95.0, "resamples": resamples, "seed": 0, "of": "images"},
         "postprocess": asdict(model.postprocess),
         "probes": summarize(outcomes, resamples=resamples),
-        "pairs": [as_json(one) for one in outcomes],
+        "pairs": [one.as_json() for one in outcomes],
     }
-
-
-def probe(
-    model: nn.Module,
-    transforms: Sequence[Callable[[Any], Any]],
-    images: Iterable[ProbedImage],
-    *,
-    batch_size: int = 1,
-    total: int | None = None,
-) -> list[Outcome]:
-    """Return the outcomes of all pairs.
-
-    Args:
-        batch_size: Number of images in a batch.
-        total: Largest possible number of images, for the progress bar.
-    """
-    images, outcomes = iter(images), []
-    with tqdm(total=total, unit=" images", desc="probing", mininterval=0.5, dynamic_ncols=True) as bar:
-        while batch := list(islice(images, batch_size)):
-            with torch.no_grad():
-                results = model.test_step(collate_samples([make_sample(image, transforms) for image in batch]))
-            for image, result in zip(batch, results, strict=True):
-                check_finite(result)
-                answers = dict(zip(image.texts, encode_masks(result.final_masks()), strict=True))
-                outcomes += [
-                    outcome(pair, image.index, answers[pair.text], answers[pair.changed]) for pair in image.pairs
-                ]
-            bar.update(len(batch))
-        bar.total = bar.n  # images without pairs are not probed
-    return outcomes

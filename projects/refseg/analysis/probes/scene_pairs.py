@@ -20,7 +20,7 @@ from refseg.evaluation.metrics import encode_masks
 from refseg.evaluation.overlap import union_rle
 from refseg.records import Record
 from refseg.refshapes.generate import EXPRESSIONS, META
-from refseg.refshapes.grammar import GroundedExpression, change_attribute
+from refseg.refshapes.grammar import change_attribute
 from refseg.refshapes.meaning import (
     LAST_RANK,
     OPPOSITE,
@@ -34,7 +34,7 @@ from refseg.refshapes.meaning import (
     Place,
     Relative,
 )
-from refseg.refshapes.presets import PRESETS, GeneratedImage, Preset, make_image
+from refseg.refshapes.presets import PRESETS, Preset, make_image
 from refseg.refshapes.random_stream import Stream
 from refseg.refshapes.scene import COLORS, Scene
 from refseg.refshapes.vocabulary import UNSAID
@@ -223,34 +223,28 @@ _NAME = re.compile(r"(\w+)_(\d{6})\.png")
 
 def pairs_of_scenes(preset: Preset, record: Record) -> Iterator[Pair]:
     """Yield, for each expression with a target, one pair of every kind that its meaning and scene allow."""
-    name = _NAME.fullmatch(Path(record.image_path).name)
-    if name is None or name[1] not in preset.images:
+    file = _NAME.fullmatch(Path(record.image_path).name)
+    if file is None or file[1] not in preset.images:
         raise DataError(f"{record.image_path} is no image of RefShapes {preset.name}")
-    sample = make_image(preset, name[1], int(name[2]))
+    sample = make_image(preset, file[1], int(file[2]))
+    size = (sample.scene.height, sample.scene.width)
     known = {expression.text: expression for expression in sample.expressions}
     rles = encode_masks(torch.from_numpy(sample.masks))
-    for expression in record.expressions:
-        if expression.text not in known:
-            raise DataError(
-                f"expression {expression.expression_id} ({expression.text!r}) is not what RefShapes {preset.name} says "
-                f"of {sample.name}: the file was changed; --rules changes words instead"
-            )
-        if expression.referents:
-            yield from _pairs(known[expression.text], expression.expression_id, sample, preset, rles)
-
-
-def _pairs(
-    grounded: GroundedExpression, expression_id: str, sample: GeneratedImage, preset: Preset, rles: list[dict]
-) -> Iterator[Pair]:
-    size = (sample.scene.height, sample.scene.width)
+    allows = preset.rule(sample.split).allows
 
     def truth(meaning: Meaning) -> dict:
         return union_rle([rles[i] for i in meaning.judge(sample.scene).ids], size)
 
-    for number, kind in enumerate(KINDS):
-        stream = Stream(zlib.crc32(expression_id.encode()), number)
-        allows = preset.rule(sample.split).allows
-        changed = changed_meaning(grounded.meaning, kind, sample.scene, stream, allows)
-        if changed is not None:
-            text = nearest_wording(changed, grounded.text, stream)
-            yield Pair(kind, expression_id, grounded.text, text, truth(grounded.meaning), truth(changed))
+    for expression in record.expressions:
+        name, text = expression.expression_id, expression.text
+        if text not in known:
+            raise DataError(
+                f"expression {name} ({text!r}) is not what RefShapes {preset.name} says of {sample.name}: the file was "
+                "changed; --rules changes words instead"
+            )
+        for number, kind in enumerate(KINDS if expression.referents else ()):
+            stream, meaning = Stream(zlib.crc32(name.encode()), number), known[text].meaning
+            changed = changed_meaning(meaning, kind, sample.scene, stream, allows)
+            if changed is not None:
+                changed_text = nearest_wording(changed, text, stream)
+                yield Pair(kind, name, text, changed_text, truth(meaning), truth(changed))

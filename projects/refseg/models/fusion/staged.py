@@ -28,9 +28,9 @@ class StagedCrossAttention(Fusion):
 
     The decoder gets F, the next vision stage V', the next text stage L''. As in the published code: norms over the
     pixels of an image, GELU, gates of two layers and tanh, heads of 64 channels, and a new BERT-like layer for the
-    words ahead of the next text stage. Parameters without effect there are left out: biases before a norm over pixels,
-    and the gate of the last stage. Unlike the published code, we fuse pixels once per stage, not again after patch
-    merging, and words attend to pixels before patch merging.
+    words ahead of the next text stage. Parameters that have no effect there are left out: biases before a norm over
+    pixels, and the gate of the last stage. docs/models.md lists the differences and the reasons: among others, we fuse
+    pixels once per stage, not again after patch merging, and words attend to pixels before patch merging.
 
     Args:
         head_dim: Channels of an attention head. It must divide the channels of each stage and of the words.

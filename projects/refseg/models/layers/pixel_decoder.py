@@ -17,7 +17,7 @@ from torch import Tensor
 
 from refseg.errors import ConfigError
 from refseg.models.layers.levels import flatten_levels, pixel_centers, sine_position, split_levels
-from refseg.ops import use_fast_linear, use_refseg_deformable_attention
+from refseg.ops import use_fast_linear
 from refseg.structures import EncodedFeatures
 
 
@@ -64,6 +64,8 @@ class PixelDecoder(BaseModule):
     ) -> None:
         super().__init__()
         from mmdet.models.layers import MSDeformAttnPixelDecoder  # takes seconds to import
+
+        from refseg.ops.module import use_refseg_deformable_attention
 
         if len(level_dims) != 4:
             raise ConfigError(f"PixelDecoder needs four encoder levels, got {len(level_dims)}. Set encoder.out_stages.")

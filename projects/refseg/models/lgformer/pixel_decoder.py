@@ -23,7 +23,7 @@ from refseg.models.layers import (
     sine_position,
     split_levels,
 )
-from refseg.ops import MultiScaleDeformableAttention
+from refseg.ops.module import MultiScaleDeformableAttention
 from refseg.structures import EncodedFeatures
 
 Words = Literal["words", "sentence"]

@@ -1,4 +1,4 @@
-"""Visual expression generator (VIPA, section III-B): informative parts of the image as tokens, one per cue.
+"""Visual expression (VIPA, section III-B): informative parts of the image as tokens, the decoder's key-value set.
 
 Letters: B rows of pixels (images, or expressions if the encoder fuses words), E expressions, K the most expressions of
 an image, L tokens of the expression, P pixels, C channels of pixels, D of words, T tokens of the key-value set.
@@ -6,13 +6,12 @@ an image, L tokens of the expression, P pixels, C channels of pixels, D of words
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from refseg.models.layers import AttentionLayer, Groups
+from refseg.models.layers import AttentionLayer, Groups, masked_mean
 from refseg.models.vipa.retrieval import TokenRetrieval
 
 
@@ -29,7 +28,30 @@ class VisualExpression(NamedTuple):
     retrieved: Tensor | None = None
 
 
-class VisualExpressionGenerator(BaseModule):
+class ContextRefinement(BaseModule):
+    """Layers of eqs. 5 to 7, which both generators below share. Arguments as in `VisualExpressionGenerator`."""
+
+    def __init__(
+        self, *, pixel_dim: int, word_dim: int, refine: bool = True, num_heads: int = 8, ffn_ratio: int = 4
+    ) -> None:
+        super().__init__()
+        self.project = nn.Linear(pixel_dim, word_dim)
+        self.norm = nn.LayerNorm(word_dim)
+        ffn_dim = ffn_ratio * word_dim
+        self.cross_attn_layer = AttentionLayer(word_dim, num_heads, ffn_dim, memory_dim=pixel_dim) if refine else None
+        self.self_attn_layer = AttentionLayer(word_dim, num_heads, ffn_dim) if refine else None
+
+    def cross_attend(self, x: Tensor, pixels: Tensor, attn_mask: Tensor | None) -> Tensor:
+        """Project x (B, T, C) and let it attend to pixels (B, P, C): (B, T, D)."""
+        tokens = self.norm(self.project(x))
+        return tokens if self.cross_attn_layer is None else self.cross_attn_layer(tokens, pixels, attn_mask)
+
+    def self_attend(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
+        """Let tokens (E, T, D) attend to each other."""
+        return tokens if self.self_attn_layer is None else self.self_attn_layer(tokens, tokens, valid)
+
+
+class VisualExpressionGenerator(ContextRefinement):
     """Retrieve pixels for each cue, sum them up, and refine the sums.
 
         F_a = LayerNorm(linear(sum of the retrieved pixels))             eq. 5
@@ -42,12 +64,16 @@ class VisualExpressionGenerator(BaseModule):
     Args:
         pixel_dim: C.
         word_dim: D.
-        retrieve: False is Table VI a without step 1, and b without cues: all pixels are the tokens that are refined.
-            The other reading, eqs. 5-7 with M = 1, makes all cues the same, which leaves attention nothing to choose
-            from.
-        joint_dim, ratio, temperature, noise: See `TokenRetrieval`.
+        joint_dim: Channels of the joint space in which words and pixels are compared. The paper does not give them.
+        ratio: Share of pixels that a token retrieves, the paper's r (Fig. 4).
+        temperature: Initial tau of eq. 2. The paper gives none; 1 leaves the scores as they are.
+        noise: Factor of eq. 2's Gumbel noise, 1 in the paper. At 0 the best pixels are retrieved in training too.
+        centered: Subtract the mean of the image's pixels before eq. 5's sum. The paper does not. Reason: the sum of
+            30 % of the pixels is mostly the mean pixel, whichever they are, so all cues get nearly the same token, and
+            the mask's losses have little effect on the scores.
         refine: False is Table VI a without step 2: E_V is F_a.
-        num_heads, ffn_ratio: Of eqs. 6 and 7. The paper does not give them.
+        num_heads: Attention heads of eqs. 6 and 7. The paper does not give them.
+        ffn_ratio: Width of the MLPs of eqs. 6 and 7 relative to D. The paper does not give it.
     """
 
     def __init__(
@@ -55,57 +81,73 @@ class VisualExpressionGenerator(BaseModule):
         *,
         pixel_dim: int,
         word_dim: int,
-        retrieve: bool = True,
         joint_dim: int = 512,
         ratio: float = 0.3,
         temperature: float = 1.0,
         noise: float = 1.0,
+        centered: bool = False,
         refine: bool = True,
         num_heads: int = 8,
         ffn_ratio: int = 4,
     ) -> None:
-        super().__init__()
-        self.retrieval = None
-        if retrieve:
-            settings: dict[str, Any] = dict(joint_dim=joint_dim, ratio=ratio, temperature=temperature, noise=noise)
-            self.retrieval = TokenRetrieval(pixel_dim=pixel_dim, word_dim=word_dim, **settings)
-        self.project = nn.Linear(pixel_dim, word_dim)
-        self.norm = nn.LayerNorm(word_dim)
-        ffn_dim = ffn_ratio * word_dim
-        self.cross_attn_layer = AttentionLayer(word_dim, num_heads, ffn_dim, memory_dim=pixel_dim) if refine else None
-        self.self_attn_layer = AttentionLayer(word_dim, num_heads, ffn_dim) if refine else None
+        super().__init__(
+            pixel_dim=pixel_dim, word_dim=word_dim, refine=refine, num_heads=num_heads, ffn_ratio=ffn_ratio
+        )
+        self.retrieval = TokenRetrieval(
+            pixel_dim=pixel_dim,
+            word_dim=word_dim,
+            joint_dim=joint_dim,
+            ratio=ratio,
+            temperature=temperature,
+            noise=noise,
+        )
+        self.centered = centered
 
     def forward(
-        self, pixels: Tensor, pixel_mask: Tensor | None, words: Tensor, cues: Tensor, *, groups: Groups
+        self,
+        pixels: Tensor,
+        pixel_mask: Tensor | None,
+        words: Tensor,
+        cues: Tensor,
+        *,
+        image_of: Tensor | None,
+        groups: Groups,
     ) -> VisualExpression:
         """Return the visual expression.
 
         Args:
-            pixels: (B, P, C). With retrieval they may be shared by expressions and are not copied. Without, they must
-                have one row per expression, since nothing else here depends on the words.
+            pixels: (B, P, C). Expressions of an image may share a row, which is not copied.
             pixel_mask: (B, P), True on the image; None without padding.
             words: (E, L, D).
             cues: (E, L) bool.
+            image_of: (E,), the row of pixels of each expression; None if rows are expressions.
             groups: Expressions by rows of pixels.
         """
-        if self.retrieval is None:
-            tokens = self._cross_attend(pixels, pixels, pixel_mask)
-            return VisualExpression(self._self_attend(tokens, pixel_mask), pixel_mask)
         # Retrieve pixels (eqs. 1-3)
-        valid = None if pixel_mask is None else pixel_mask[torch.tensor(groups.rows, device=pixels.device)]  # (E, P)
+        shared = pixel_mask is not None and image_of is not None
+        valid = pixel_mask.index_select(0, image_of) if shared else pixel_mask  # (E, P)
         scores = self.retrieval.scores(pixels, words, groups)
         retrieved = self.retrieval(scores, valid)
-        # Sum them up and attend to them (eqs. 5 and 6)
-        sums = torch.bmm(groups.group(retrieved.to(pixels.dtype)), pixels)  # (B, K L, C)
-        tokens = groups.ungroup(self._cross_attend(sums, pixels, groups.group(retrieved.detach() > 0.5)))
+        # Sum them up (eq. 5)
+        parts = pixels
+        if self.centered:
+            mean = pixels.mean(1) if pixel_mask is None else masked_mean(pixels, pixel_mask)
+            parts = pixels - mean[:, None]
+        sums = groups.group(retrieved.to(pixels.dtype)) @ parts  # (B, K L, C)
+        # Cross-attention of each sum to its pixels (eq. 6)
+        tokens = groups.ungroup(self.cross_attend(sums, pixels, groups.group(retrieved.detach() > 0.5)))
         # Self-attention of cues (eq. 7)
-        return VisualExpression(self._self_attend(tokens, cues), cues, scores, retrieved)
+        return VisualExpression(self.self_attend(tokens, cues), cues, scores, retrieved)
 
-    def _cross_attend(self, sums: Tensor, pixels: Tensor, attn_mask: Tensor | None) -> Tensor:
-        """Eqs. 5 and 6: project sums (B, T, C) of pixels and let them attend to pixels (B, P, C): (B, T, D)."""
-        tokens = self.norm(self.project(sums))
-        return tokens if self.cross_attn_layer is None else self.cross_attn_layer(tokens, pixels, attn_mask)
 
-    def _self_attend(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
-        """Eq. 7."""
-        return tokens if self.self_attn_layer is None else self.self_attn_layer(tokens, tokens, valid)
+class AllPixelsGenerator(ContextRefinement):
+    """Refine all pixels: Table VI a without step 1, and VI b without cues.
+
+    The other reading, eqs. 5-7 with M = 1, makes all cues the same, which leaves attention nothing to choose from.
+    Nothing here depends on the words, so pixels must have one row per expression.
+    """
+
+    def forward(self, pixels: Tensor, pixel_mask: Tensor | None) -> VisualExpression:
+        """Return the visual expression of pixels (E, P, C) and their mask (E, P)."""
+        tokens = self.cross_attend(pixels, pixels, pixel_mask)
+        return VisualExpression(self.self_attend(tokens, pixel_mask), pixel_mask)

@@ -141,11 +141,15 @@ class TokenRetrieval(BaseModule):
         self.project_words = nn.Linear(word_dim, joint_dim)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
 
+    def embed(self, pixels: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+        """Return pixels (B, P, J) and words (E, L, J) in the joint space, with length 1, in fp32 at least."""
+        embeddings = (self.project_pixels(pixels), self.project_words(words))
+        return tuple(F.normalize(x if x.dtype == torch.float64 else x.float(), dim=-1) for x in embeddings)
+
     def scores(self, pixels: Tensor, words: Tensor, groups: Groups) -> Tensor:
         """Return cosines (E, L, P) of pixels (B, P, C) and words (E, L, D) (eq. 1), in fp32 at least to rank them."""
-        pixels, words = self.project_pixels(pixels), self.project_words(words)
+        pixels, words = self.embed(pixels, words)
         with torch.autocast(pixels.device.type, enabled=False):
-            pixels, words = (F.normalize(x if x.dtype == torch.float64 else x.float(), dim=-1) for x in (pixels, words))
             return groups.dot(words, pixels.transpose(1, 2))
 
     def forward(self, scores: Tensor, valid: Tensor | None) -> Tensor:

@@ -16,9 +16,9 @@ from refseg.models.layers import AttentionLayer, Groups, flatten_levels, level_m
 from refseg.models.losses import merged_mask_losses
 from refseg.models.segmentor import RefSegmentor
 from refseg.models.vipa.decoder import PartAttentionDecoder
-from refseg.models.vipa.generator import VisualExpression, VisualExpressionGenerator
+from refseg.models.vipa.generator import AllPixelsGenerator, VisualExpression, VisualExpressionGenerator
 from refseg.models.vipa.retrieval import Cues, cue_mask
-from refseg.models.vipa.supervision import RELEVANCE_LOSSES, Supervision, relevant_pixels
+from refseg.models.vipa.supervision import RELEVANCE_LOSSES, ScaleBias, Supervision, relevant_pixels
 from refseg.registry import MODELS
 from refseg.structures import Batch, EncodedFeatures, Prediction, RegionPrediction
 
@@ -48,7 +48,8 @@ class VIPA(RefSegmentor):
             its tables that leave a part out have unspecified "more layers" to keep the size.
         num_heads: Heads of all attention outside the encoder. The paper does not give them.
         cues: The tokens that retrieve (`Cues`).
-        generator: Arguments of `VisualExpressionGenerator`, without sizes, heads and `retrieve`.
+        generator: Arguments of `VisualExpressionGenerator`, without sizes and heads. Without cues, those of retrieval
+            have no effect (`AllPixelsGenerator`).
         decoder: Arguments of `PartAttentionDecoder`, without sizes and heads.
         supervision: Kind and weights of the losses (`Supervision`).
     """
@@ -88,11 +89,16 @@ class VIPA(RefSegmentor):
         self.word_layers = nn.ModuleList(AttentionLayer(word_dim, num_heads, 4 * word_dim) for _ in range(word_layers))
         self.generator = None
         if key_values == "visual":
-            sizes = dict(pixel_dim=level_dims[-1], word_dim=word_dim, num_heads=num_heads)
-            self.generator = VisualExpressionGenerator(**(generator or {}), **sizes, retrieve=retrieves)
+            settings = {"pixel_dim": level_dims[-1], "word_dim": word_dim, "num_heads": num_heads, **(generator or {})}
+            if retrieves:
+                self.generator = VisualExpressionGenerator(**settings)
+            else:
+                refinement = {"pixel_dim", "word_dim", "num_heads", "refine", "ffn_ratio"}
+                self.generator = AllPixelsGenerator(**{key: settings[key] for key in settings.keys() & refinement})
         self.decoder = PartAttentionDecoder(
             **(decoder or {}), level_dims=level_dims, token_dim=word_dim, num_heads=num_heads
         )
+        self.scale_bias = ScaleBias() if self.supervision.scale_bias else nn.Identity()
 
     @property
     def shares_images(self) -> bool:
@@ -132,17 +138,16 @@ class VIPA(RefSegmentor):
         """Return the decoder's key-value set from words (E, L, D), without copying pixels that expressions share."""
         if self.generator is None:
             return VisualExpression(words, word_mask)
-        if not self.cues.any and features.image_of is not None:
+        pixels = flatten_levels(features.levels[-1:])
+        pixel_mask = features.masks[-1].flatten(1) if batch.is_padded else None
+        if self.cues.any:
+            cues, groups = cue_mask(batch, word_mask, self.cues), Groups.of(batch, shared=features.image_of is not None)
+            return self.generator(pixels, pixel_mask, words, cues, image_of=features.image_of, groups=groups)
+        if features.image_of is not None:
             raise ConfigError(
                 "Nothing in this model reads the words. Set encoder.fusion, or cues.global_cue or cues.local_cues."
             )
-        return self.generator(
-            flatten_levels(features.levels[-1:]),
-            features.masks[-1].flatten(1) if batch.is_padded else None,
-            words,
-            cue_mask(batch, word_mask, self.cues),
-            groups=Groups.of(batch, shared=features.image_of is not None),
-        )
+        return self.generator(pixels, pixel_mask)
 
     def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         masks = batch.merged_masks()  # (E, H, W)
@@ -152,8 +157,9 @@ class VIPA(RefSegmentor):
         retrieval: RetrievalScores = prediction.auxiliary
         if retrieval.scores is not None and weights.scores is not None:
             relevant = relevant_pixels(masks, retrieval.size, weights.relevant_share).flatten(1)
-            valid = batch.pixel_mask[batch.image_of] if batch.is_padded else None
-            valid = None if valid is None else level_mask(valid, retrieval.size).flatten(1)
-            relevance = RELEVANCE_LOSSES[weights.scores](retrieval.scores, relevant, valid)
+            valid = None
+            if batch.is_padded:
+                valid = level_mask(batch.pixel_mask, retrieval.size)[batch.image_of].flatten(1)
+            relevance = RELEVANCE_LOSSES[weights.scores](self.scale_bias(retrieval.scores), relevant, valid)
             losses["loss_relevance"] = weights.relevance * relevance
         return losses
