@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from refseg.models.layers import Attention, AttentionLayer
+from refseg.models.layers import Attention, AttentionLayer, init_mask2former
 
 VALID = torch.tensor([[True, True, False], [False, False, False]])
 
