@@ -50,7 +50,7 @@ docs: python-found  ## build the documentation into build/site; a broken link is
 	@$(ENV); NO_MKDOCS_2_WARNING=1 "$$py" -m mkdocs build --quiet && echo "documentation: build/site/index.html"
 
 doctor: python-found  ## check the installation, and print a command for each problem
-	@$(call SETUP,--no-check); $(RUN) -m refseg.cli.doctor $(ARGS)
+	@$(call SETUP,--no-check); $(RUN) -m refseg.cli doctor $(ARGS)
 
 wheel: python-found  ## build a wheel into dist/
 	@$(ENV); "$$py" -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation -w dist . \

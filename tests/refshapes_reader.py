@@ -69,7 +69,7 @@ def _has_depth(scene, shape, depth, anchor):
     return _covers(scene, shape, anchor) == (True, depth == "inside")
 
 
-def read_far(text, scene):
+def read_rank_or_anchor(text, scene):
     """Return the shapes of a phrase of the larger presets, or None for other phrases."""
     for pattern in ORDINALS:
         if match := re.fullmatch(pattern, text):
@@ -91,7 +91,7 @@ def _toward(shape, side):
     return {"left": -shape.x, "right": shape.x, "top": -shape.y, "bottom": shape.y}[side]
 
 
-def _bigness(shape, sign):
+def _signed_radius(shape, sign):
     return sign * shape.radius
 
 
@@ -102,8 +102,8 @@ def _in_region(shape, sides, scene):
 
 def read_phrase(text, scene):
     """Return the shapes that one noun phrase names."""
-    if (far := read_far(text, scene)) is not None:
-        return far
+    if (shapes := read_rank_or_anchor(text, scene)) is not None:
+        return shapes
     for pattern in (TURNED, RELATION):
         if match := re.fullmatch(pattern, text):
             (anchor,) = read_phrase(match["b"], scene) or [None]
@@ -139,7 +139,7 @@ def read_words(words, scene):
         elif word in SUPERLATIVES:
             rank = partial(_toward, side=SIDE_OF[word])
         elif word in SIZE_SIGN:
-            rank = partial(_bigness, sign=SIZE_SIGN[word])
+            rank = partial(_signed_radius, sign=SIZE_SIGN[word])
         elif word in SIDE_OF:
             places.append(SIDE_OF[word])
         else:

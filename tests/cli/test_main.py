@@ -82,9 +82,7 @@ def test_wrong_options_are_one_line(arguments: list[str], says: str, capsys: pyt
     assert done.value.code == 2 and says in line
 
 
-def test_other_processes_print_only_what_rank_0_does_not_share(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_errors_of_other_processes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     """The launcher ends a process that waits. A process that survives the wait prints its error with its rank."""
     waits: list[float] = []
     monkeypatch.setattr("time.sleep", waits.append)
@@ -95,11 +93,11 @@ def test_other_processes_print_only_what_rank_0_does_not_share(
     assert waits == [RANK_WAIT_S] and "error (process 2): bad" in capsys.readouterr().err
 
 
-def test_configs_are_listed_with_method_and_data(capsys: pytest.CaptureFixture) -> None:
+def test_list_of_configs(capsys: pytest.CaptureFixture) -> None:
     assert main(["configs", "refzom"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["instalign/instalign_swinb_refzom", "InstAlign", "Ref-ZOM"] in lines and len(lines) == 2
-    assert main(["configs", "nothing_of_that"]) == 1 and "--ablations" in capsys.readouterr().err
+    assert main(["configs", "no_such_config"]) == 1 and "--ablations" in capsys.readouterr().err
 
 
 def test_every_help_has_an_example(capsys: pytest.CaptureFixture) -> None:
@@ -113,14 +111,14 @@ def test_every_help_has_an_example(capsys: pytest.CaptureFixture) -> None:
         assert examples and all(f"  {line}" in out for line in examples)
 
 
-def test_a_work_directory_is_tested(work_dir: Any, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_testing_a_work_directory(work_dir: Any, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = work_dir("baseline_tiny_refshapes")
     assert main(["test", str(folder), "--work-dir", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "42 phrases" in out and "gIoU" in out and len(out.splitlines()) < 20
 
 
-def test_errors_of_the_system_are_one_message(
+def test_system_errors_are_one_message(
     capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(args: object) -> int:
@@ -134,11 +132,12 @@ def test_errors_of_the_system_are_one_message(
 
 
 @pytest.mark.parametrize("lines", [1, 100_000])
-def test_reader_may_close_the_pipe(lines: int) -> None:
-    """As `| head -1` does, while the verb writes or after it has finished."""
+def test_closed_pipe(lines: int) -> None:
+    """`| head -1` closes the pipe while the verb prints, or after it has finished. A fake verb starts faster."""
     program = (
-        "import sys; from refseg.cli import configs, main; sys.stdin.read(); "
-        f"configs.main = lambda args: [print('line') for _ in range({lines})] and 0; "
+        "import sys, types; from refseg.cli import main; sys.stdin.read(); "
+        "sys.modules['refseg.cli.configs'] = types.SimpleNamespace(EXAMPLES='', add_arguments=lambda parser: None, "
+        f"main=lambda args: [print('line') for _ in range({lines})] and 0); "
         "sys.exit(main(['configs']))"
     )
     pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)

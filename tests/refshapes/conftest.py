@@ -4,8 +4,11 @@ from refseg.refshapes.scene import UNIT, Background, Scene, Shape
 
 
 def _scene(*rows, height=96, width=96):
-    """Rows of (kind, color, size, x, y), perhaps a texture, perhaps an angle in steps of 3 degrees; x and y in pixels,
-    radius 8 (small), 14 (large) or 24 ("huge", which is large)."""
+    """Make a scene from rows of (kind, color, size, x, y[, texture[, angle]]).
+
+    x and y are in pixels, and the angle is in steps of 3 degrees. Sizes have a radius of 8 ("small"), 14 ("large"), or
+    24 ("huge", whose size is large) pixels.
+    """
     shapes = []
     for i, (kind, color, size, x, y, *more) in enumerate(rows):
         texture, angle = [*more, *["plain", 0][len(more) :]]

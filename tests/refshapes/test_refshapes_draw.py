@@ -33,16 +33,15 @@ def test_every_color_has_paint():
 
 
 def test_inside_polygon_by_hand():
-    """The triangle (0, 0), (8, 0), (0, 8) holds, of the points 1, 3, 5, 7 squared, those with x + y < 8: 3 + 2 + 1,
-    and none on its slanted edge x + y = 8, whose points belong to the outside."""
+    """The triangle (0, 0), (8, 0), (0, 8) contains the points with x + y < 8, and none of its slanted edge."""
     points = np.array([1, 3, 5, 7])
     inside = inside_polygon(points[None, :], points[:, None], [(0, 0), (8, 0), (0, 8)])
     assert inside.tolist() == [[True, True, True, False], [True, True, False, False], [True] + [False] * 3, [False] * 4]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_area_is_that_of_the_outline(make_scene, kind):
-    """Coverage in samples adds up to the exact area: shoelace formula, or pi r^2 with r = 14."""
+def test_coverage_adds_up_to_the_exact_area(make_scene, kind):
+    """The exact area is that of the shoelace formula, or pi r^2 with r = 14."""
     shape = make_scene((kind, "red", "large", 48.3, 47.1)).shapes[0]
     if kind == "circle":
         area = math.pi * 14**2
@@ -56,7 +55,10 @@ def test_area_is_that_of_the_outline(make_scene, kind):
 
 def test_later_shapes_hide_earlier_ones(make_scene):
     """Upright squares of radius 14 reach 0.85 * 14 = 11.9 pixels: from 8.1 to 31.9 and from 18.1 to 41.9 along x.
-    Pixels count when half covered: columns 8..31 and 18..41; the later square keeps all of its 24 columns."""
+
+    A pixel belongs to a square if half of it is covered: columns 8..31 and 18..41. The later square keeps all of its
+    columns.
+    """
     scene = make_scene(("square", "red", "large", 20, 40), ("square", "blue", "large", 30, 40))
     masks = visible_masks(full_masks(scene))
     assert np.flatnonzero(masks[0, 40]).tolist() == list(range(8, 18))
@@ -68,8 +70,7 @@ def test_later_shapes_hide_earlier_ones(make_scene):
 
 
 def test_soft_edge_by_hand(make_scene):
-    """A square from x = 8.1: of pixel 8 the samples at 8.125, 8.375, ... 8.875 all lie inside. Moved by half a pixel,
-    to 8.6, only the one at 8.625 and 8.875 do: half of the paint and half of the background."""
+    """The square starts at x = 8.6. Of the samples of pixel 8, those at 8.625 and 8.875 are inside, half of them."""
     scene = make_scene(("square", "black", "large", 20.5, 40))
     assert render(scene, Stream(0))[40, 8].tolist() == [(20 + 128) // 2] * 3
 
@@ -81,18 +82,20 @@ def test_stripes_show_both_paints(make_scene):
 
 
 def test_hidden_shape_is_dropped(make_scene):
-    """The small circle lies wholly behind the large square; what stays is numbered from 0 again."""
+    """The large square covers the small circle. The other shapes get new ids from 0."""
     scene = make_scene(
         ("circle", "red", "small", 48, 48), ("square", "blue", "large", 48, 48), ("star", "red", "small", 15, 15)
     )
-    kept, masks = drop_hidden(scene, SceneSpec())
-    assert [(shape.id, shape.kind) for shape in kept.shapes] == [(0, "square"), (1, "star")]
+    visible, masks = drop_hidden(scene, SceneSpec())
+    assert [(shape.id, shape.kind) for shape in visible.shapes] == [(0, "square"), (1, "star")]
     assert masks.shape == (2, 96, 96)
 
 
 def test_background_by_hand():
-    """A blob of radius 10 adds 12 at its center, 12 * (100 - 25) / 100 = 9 five pixels away, and nothing from 10 on.
-    Without noise and slopes the rest is the level. Grain is the same in blocks of 4 x 4 pixels and at most 3."""
+    """A blob of radius 10 adds 12 at its center, 12 * (100 - 25) / 100 = 9 five pixels away, and 0 from 10 pixels on.
+
+    Grain is at most 3, and equal in each block of 4 x 4 pixels.
+    """
     background = Background(level=128, slope_x=0, slope_y=0, noise=0, blobs=(Blob(x=20, y=10, radius=10, change=12),))
     row = render(Scene(32, 48, background, ()), Stream(0))[10, :, 0]
     assert (row[20], row[25], row[30], row[47]) == (140, 137, 128, 128)
@@ -119,5 +122,5 @@ def test_random_scenes_respect_their_spec(seed):
     assert (masks.sum(axis=(1, 2)) >= 30).all()
     assert (masks.sum(axis=(1, 2)) >= 0.6 * full.sum(axis=(1, 2))).all()
     assert not masks[:, [0, -1], :].any()
-    assert not masks[:, :, [0, -1]].any()  # wholly within the image
+    assert not masks[:, :, [0, -1]].any()  # inside the image
     assert [shape.id for shape in scene.shapes] == list(range(len(scene.shapes)))

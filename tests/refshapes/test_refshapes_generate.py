@@ -3,6 +3,7 @@ import hashlib
 import importlib
 import json
 import os
+import pickletools
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,8 +19,8 @@ from refseg.refshapes import PRESETS, generate, word_list
 from refseg.refshapes.generate import annotation_files, main
 from refseg.refshapes.presets import draw_image, make_image
 
-# These change only together with GENERATOR_VERSION; TINY_ANNOTATIONS changes with the official layouts too. The first
-# two are of the splits that version 1 had, and have not changed since: 38 images, 228 rows.
+# These change only together with GENERATOR_VERSION. The first two are of the splits that version 1 had (38 images, 228
+# rows), and have not changed since.
 FORMER_EXPRESSIONS = "e241b3c77b99d9f4dc58870066a51c3899b1d4b2f4255df0618ba53f5d75502a"
 FORMER_PIXELS = "4aa0d1e62af52ac76164444d447c8c587302978e8943a89be66fe72e2698716d"
 TINY_EXPRESSIONS = "45a6715cdd3e56fbd62688cdbd3593f3743d05fef8f0d77597858959a17cdd90"
@@ -61,7 +62,7 @@ def tiny(tmp_path_factory):
     return out
 
 
-def test_same_everywhere(tiny):
+def test_bytes_are_the_same_everywhere(tiny):
     assert sha256((tiny / "refshapes.jsonl").read_bytes()) == TINY_EXPRESSIONS
     assert sha256(all_pixels(tiny)) == TINY_PIXELS
     assert sha256(all_annotations(tiny)) == TINY_ANNOTATIONS
@@ -78,6 +79,13 @@ def test_number_of_workers_does_not_change_the_output(tiny, tmp_path):
     for name in (*annotation_files(), "words.txt", "meta.json"):
         assert (tmp_path / "two" / name).read_bytes() == (tiny / name).read_bytes()
     assert all_pixels(tmp_path / "two") == all_pixels(tiny)
+
+
+def test_pickles_have_no_back_references(tiny):
+    """Back references would depend on the identity of the values."""
+    content = (tiny / "refcoco/refs(unc).p").read_bytes()
+    assert content.startswith(b"\x80\x02]")  # protocol 2, a list
+    assert not {op.name for op, _, _ in pickletools.genops(content)} & {"BINGET", "GET"}
 
 
 def test_files(tiny):
@@ -126,7 +134,7 @@ def test_images_are_distinct(tiny):
 
 
 def copy_of(tiny, out):
-    """A small finished folder that a test may damage, with hard links for the images."""
+    """Copy a finished folder, with hard links to the images, so that a test may damage the copy."""
     for path in (path for path in tiny.rglob("*") if path.is_file()):
         target = out / path.relative_to(tiny)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -146,10 +154,10 @@ def test_finished_folder_is_left_alone(tiny, tmp_path, capsys):
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_missing_images_are_made_again(tiny, tmp_path, interrupted):
     out = copy_of(tiny, tmp_path / "out")
-    kept = (out / "images/train_000001.png").stat().st_mtime_ns
+    time_written = (out / "images/train_000001.png").stat().st_mtime_ns
     for name in ("train_000000", "val_000003"):
         (out / f"images/{name}.png").unlink()
-    if interrupted:  # as a run leaves it that was stopped half-way
+    if interrupted:  # like a run that was stopped halfway
         (out / "meta.json").rename(out / "generating.json")
         (out / "refshapes.jsonl").rename(out / "refshapes.jsonl.tmp")
         (out / "refcoco/refs(unc).p").unlink()
@@ -158,11 +166,11 @@ def test_missing_images_are_made_again(tiny, tmp_path, interrupted):
     generate("tiny", out, workers=1, progress=False)
     assert all_annotations(out) == all_annotations(tiny)
     assert all_pixels(out) == all_pixels(tiny)
-    assert (out / "images/train_000001.png").stat().st_mtime_ns == kept
+    assert (out / "images/train_000001.png").stat().st_mtime_ns == time_written
     assert all_files(out) == all_files(tiny)
 
 
-def test_a_missing_annotation_file_is_made_again(tiny, tmp_path):
+def test_missing_annotation_file_is_made_again(tiny, tmp_path):
     out = copy_of(tiny, tmp_path / "out")
     (out / "ref-zom/refs(final).p").unlink()
     generate("tiny", out, workers=1, progress=False)
@@ -222,7 +230,7 @@ def test_image_size_of_a_preset(tmp_path):
     assert read_rows(tmp_path / "out/refshapes.jsonl")[0]["size"] == [64, 112]
 
 
-def test_impossible_preset_is_reported():
+def test_preset_without_suitable_scenes():
     poor = replace(PRESETS["tiny"], expressions=replace(PRESETS["tiny"].expressions, per_image=99))
     poor = replace(poor, scene=replace(poor.scene, num_shapes=(0, 0)))
     with pytest.raises(ValueError, match="Allow more shapes"):
@@ -265,8 +273,8 @@ def test_command_line(tmp_path, capsys):
         main(parser.parse_args(["--preset", "maxi", "--out", out]))
 
 
-def test_a_script_without_a_main_guard_gets_an_error(tmp_path):
-    """Each spawned worker runs the script again; that must end in an error, not in workers without end."""
+def test_script_without_a_main_guard(tmp_path):
+    """Each new process runs the script again. This must end in an error, not in an endless chain of processes."""
     script = tmp_path / "script.py"
     call = f"generate('tiny', {str(tmp_path / 'out')!r}, workers=2)"
     script.write_text(f"from refseg.refshapes import generate\n{call}")

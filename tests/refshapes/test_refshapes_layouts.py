@@ -1,8 +1,7 @@
-"""The official layouts: their fields and quirks, and that they say the same as refshapes.jsonl."""
+"""The official layouts: their fields, their quirks, and their agreement with refshapes.jsonl."""
 
 import json
 import pickle
-import pickletools
 import re
 from dataclasses import replace
 
@@ -22,7 +21,7 @@ from refseg.refshapes.scene import COLORS, KINDS
 from refseg.refshapes.vocabulary import ADJECTIVES, KIND_NOUNS
 from refseg.refshapes.wording import long_sentence
 
-# A small preset with all skills, both families and pairs kept apart.
+# A small preset with all skills, both groups of referents (testA, testB), and held-out pairs.
 SMALL = replace(
     PRESETS["base"], name="small", images={"train": 12, "val": 4, "test": 3, "testA": 3, "testB": 3, "heldout": 4}
 )
@@ -60,19 +59,19 @@ def decode(segment, height, width):
     return mask_tools.decode(segment).astype(bool)
 
 
-def listed(value):
+def as_list(value):
     return value if isinstance(value, list) else [value]
 
 
-def said(refs, instances):
-    """Image, text and union of the masks of the referents, for every sentence."""
+def layout_answers(refs, instances):
+    """Yield the image, the text, and the merged mask of every sentence of a layout."""
     images = {image["id"]: image for image in instances["images"]}
     annotations = {entry["id"]: entry for entry in instances["annotations"]}
     for ref in refs:
         image = images[ref["image_id"]]
         height, width = image["height"], image["width"]
         union = np.zeros((height, width), bool)
-        for i in listed(ref["ann_id"]):
+        for i in as_list(ref["ann_id"]):
             if i != -1 and ref.get("source") != "zero":
                 union |= decode(annotations[i]["segmentation"], height, width)
         for sentence in ref["sentences"]:
@@ -80,7 +79,8 @@ def said(refs, instances):
             yield image["file_name"], sentence["raw"], mask.tobytes()
 
 
-def rows_said(rows, splits):
+def row_answers(rows, splits):
+    """Yield the same for the rows of refshapes.jsonl of these splits."""
     for row in rows:
         if row["split"] in splits:
             union = np.zeros(row["size"], bool)
@@ -90,46 +90,45 @@ def rows_said(rows, splits):
 
 
 @pytest.mark.parametrize("folder", ["grefcoco", "ref-zom"])
-def test_all_expressions_are_the_same(small, folder):
+def test_layouts_with_all_expressions(small, folder):
     _, rows, refs, instances = small
     splits = REFS[folder][1]
-    found = list(said(refs[folder], instances[folder]))
-    assert sorted(found) == sorted(rows_said(rows, splits))
+    assert sorted(layout_answers(refs[folder], instances[folder])) == sorted(row_answers(rows, splits))
 
 
-def test_expressions_about_one_instance_are_the_same(small):
+def test_layouts_with_expressions_about_one_instance(small):
     _, rows, refs, instances = small
     singles = [row for row in rows if len(row["instance_ids"]) == 1]
-    expected = sorted(rows_said(singles, REFS["refcoco"][1]))
-    assert sorted(said(refs["refcoco"], instances["refcoco"])) == expected
-    plus = set(said(refs["refcoco+"], instances["refcoco+"]))
+    expected = sorted(row_answers(singles, REFS["refcoco"][1]))
+    assert sorted(layout_answers(refs["refcoco"], instances["refcoco"])) == expected
+    plus = set(layout_answers(refs["refcoco+"], instances["refcoco+"]))
     assert plus < set(expected)
     assert not [text for _, text, _ in plus if POSITION.search(text)]
-    left_out = [row for row in singles if row["tags"]["skill"] in ("position", "ordinal")]
-    number = sum(row["split"] in REFS["refcoco"][1] for row in left_out)
+    positions = [row for row in singles if row["tags"]["skill"] in ("position", "ordinal")]
+    number = sum(row["split"] in REFS["refcoco"][1] for row in positions)
     assert len(plus) == len(expected) - number
 
 
 def test_negatives_refer_to_nothing(small):
-    """Positive sentences are RefCOCO's; the texts of negatives are none that refers to something in that image."""
+    """Positive sentences are RefCOCO's. No negative has the text of an expression with a target in its image."""
     _, rows, refs, instances = small
-    right = [(image, text) for image, text, mask in said(refs["refcoco"], instances["refcoco"])]
-    exist, none = [], []
+    positive = [(image, text) for image, text, mask in layout_answers(refs["refcoco"], instances["refcoco"])]
+    exist, negatives = [], []
     for ref in refs["rrefcoco"]:
         image = f"{ref['split']}_{ref['image_id'] % 100_000:06d}.png"
         assert ref["sentences"][0]["exist"] is True
         assert ref["sentences"][-1]["exist"] is False, "the official evaluator divides by the number of negatives"
         for sentence in ref["sentences"]:
-            (exist if sentence["exist"] else none).append((image, sentence["raw"]))
-    assert sorted(exist) == sorted(entry for entry in right if entry[0].split("_")[0] in ("train", "val"))
-    assert len(none) > len(exist) / 2
+            (exist if sentence["exist"] else negatives).append((image, sentence["raw"]))
+    assert sorted(exist) == sorted(entry for entry in positive if entry[0].split("_")[0] in ("train", "val"))
+    assert len(negatives) > len(exist) / 2
     texts = {(row["image"].removeprefix("images/"), row["text"]) for row in rows if row["targets"]}
-    assert not texts & set(none)
-    assert len(set(none)) == len(none)
+    assert not texts & set(negatives)
+    assert len(set(negatives)) == len(negatives)
 
 
-def test_negatives_of_a_color_and_a_kind_are_absent():
-    """A red circle and a blue star: of the pairs with one of the first's attributes, all are absent but its own."""
+def test_negatives_with_a_changed_color_or_kind():
+    """A negative changes the color or the kind of its object, and no shape of the image has this pair."""
     sample = make_image(SMALL, "val", 0)
     shape = sample.scene.shapes[0]
     shown = {(other.color, other.kind) for other in sample.scene.shapes}
@@ -147,7 +146,7 @@ def test_negatives_of_a_color_and_a_kind_are_absent():
     assert not found & set(SMALL.held_out) and len(found) > 5
 
 
-def test_a_scene_that_shows_every_pair_has_no_negative(make_scene):
+def test_scene_with_every_pair_has_no_negative(make_scene):
     rows = [(kind, color, "small", 20, 50) for kind in KINDS for color in COLORS if "red" in color or kind == "star"]
     sample = replace(make_image(SMALL, "val", 0), scene=make_scene(*rows))
     star = next(shape.id for shape in sample.scene.shapes if (shape.color, shape.kind) == ("red", "star"))
@@ -155,8 +154,8 @@ def test_a_scene_that_shows_every_pair_has_no_negative(make_scene):
         _absent_pair(sample, star, Stream(0), NO_RULE, set())
 
 
-def test_layouts_of_official_readers_that_index_a_segmentation(small):
-    """They ask whether `segmentation[0]` is a list, which an RLE that is a bare dict does not answer."""
+def test_rles_in_lists(small):
+    """The official readers of two layouts look at `segmentation[0]`, so an RLE must be in a list there."""
     _, _, _, instances = small
     for folder, listed_rles in (("ref-zom", True), ("rrefcoco", True), ("grefcoco", False)):
         segments = [entry["segmentation"] for entry in instances[folder]["annotations"]]
@@ -166,8 +165,8 @@ def test_layouts_of_official_readers_that_index_a_segmentation(small):
 
 def test_long_sentences(small):
     _, rows, refs, instances = small
-    masks = {(image, mask) for image, _, mask in rows_said(rows, REFS["refcocog"][1])}
-    found = list(said(refs["refcocog"], instances["refcocog"]))
+    masks = {(image, mask) for image, _, mask in row_answers(rows, REFS["refcocog"][1])}
+    found = list(layout_answers(refs["refcocog"], instances["refcocog"]))
     assert {(image, mask) for image, _, mask in found} <= masks
     assert np.mean([len(text.split()) for _, text, _ in found]) > 8
     assert all(re.search("that (is|are|can)|which is", text) for _, text, _ in found)
@@ -188,7 +187,7 @@ def test_fields(small, folder):
             assert set(sentence) - {"exist"} == {"sent_id", "sent", "raw", "tokens"}
             assert sentence["raw"] == sentence["sent"] == " ".join(sentence["tokens"])
             assert set(sentence["tokens"]) <= closed
-        for i, category in zip(listed(ref["ann_id"]), listed(ref["category_id"]), strict=True):
+        for i, category in zip(as_list(ref["ann_id"]), as_list(ref["category_id"]), strict=True):
             assert (i == -1) == (category == -1) and (i != -1 or folder != "ref-zom")
             assert i == -1 or annotations[i]["category_id"] == category
             assert i == -1 or annotations[i]["image_id"] == ref["image_id"]
@@ -197,15 +196,18 @@ def test_fields(small, folder):
         assert len(set(ids)) == len(ids)
         assert max(ids) < 2**31
     for split, counts in meta["layouts"][folder].items():
-        own = [ref for ref in refs[folder] if ref["split"] == split and ref["sentences"]]
+        refs_of_split = [ref for ref in refs[folder] if ref["split"] == split and ref["sentences"]]
         assert counts["images"] == SMALL.images[split]
-        assert (counts["refs"], counts["sentences"]) == (len(own), sum(len(ref["sentences"]) for ref in own))
+        assert (counts["refs"], counts["sentences"]) == (
+            len(refs_of_split),
+            sum(len(ref["sentences"]) for ref in refs_of_split),
+        )
 
 
 def test_quirks(small):
     _, _, refs, _ = small
     ref = refs["refcoco"][0]
-    assert ref["file_name"] == f"train_000000_{ref['ann_id']}.png"  # of no file, as REFER's
+    assert ref["file_name"] == f"train_000000_{ref['ann_id']}.png"  # no such file exists, as in REFER
     none = [ref for ref in refs["grefcoco"] if ref["ann_id"] == [-1]]
     assert none and all(ref["category_id"] == [-1] and len(ref["sentences"]) == 1 for ref in none)
     assert all(isinstance(ref["ann_id"], list) for ref in refs["grefcoco"])
@@ -241,20 +243,11 @@ def test_instances(small, folder):
             assert entry["attributes"]["colour"] == shape.color
 
 
-def test_two_workers_write_the_same_bytes(small, tmp_path):
-    """Pickles too: they hold no back references, which depend on the objects that the values come from."""
-    meta = generate(SMALL, tmp_path / "out", workers=2, progress=False)
-    assert meta["sha256"] == small[0]["sha256"]
-    content = (tmp_path / "out/refcoco/refs(unc).p").read_bytes()
-    assert content.startswith(b"\x80\x02]")  # protocol 2, a list
-    assert not {op.name for op, _, _ in pickletools.genops(content)} & {"BINGET", "GET"}
-
-
-# Pairs kept apart -----------------------------------------------------------------------------------------------------
+# Held-out pairs -------------------------------------------------------------------------------------------------------
 
 
 def test_held_out_pairs_are_in_no_other_split(small):
-    """In no scene and no text; in the split of their own, every phrase with referents names one and means it."""
+    """No scene and no text shows them. In the split heldout, every phrase with referents names the pair of each."""
     pairs = set(SMALL.held_out)
     for split, count in SMALL.images.items():
         for index in range(count):
@@ -270,7 +263,7 @@ def test_held_out_pairs_are_in_no_other_split(small):
 
 
 def test_held_out_pairs_are_in_no_text_of_the_layouts(small):
-    """By the words: a color right before the noun of its kind."""
+    """A held-out color does not come right before the noun of its kind."""
     _, rows, refs, _ = small
     texts = [row["text"] for row in rows if row["split"] != "heldout"]
     texts += [sentence["raw"] for table in refs.values() for ref in table for sentence in ref["sentences"]]
@@ -281,7 +274,7 @@ def test_held_out_pairs_are_in_no_text_of_the_layouts(small):
 
 
 def test_splits_by_kind_of_referent(small):
-    """testA is about triangles, stars and diamonds, testB about circles, squares and crosses."""
+    """testA refers to triangles, stars, and diamonds, testB to circles, squares, and crosses."""
     for split, kinds in (("testA", {"triangle", "star", "diamond"}), ("testB", {"circle", "square", "cross"})):
         samples = [make_image(SMALL, split, index) for index in range(SMALL.images[split])]
         found = {s.scene.shapes[i].kind for s in samples for e in s.expressions for i in e.referents}
@@ -292,7 +285,7 @@ def test_splits_by_kind_of_referent(small):
 
 
 def test_trace_by_hand():
-    """An L of three pixels: its border turns at six corners."""
+    """The border of an L of three pixels turns at six corners."""
     mask = np.array([[0, 0, 0], [0, 1, 0], [0, 1, 1]], bool)
     assert trace(mask) == [[1, 1, 2, 1, 2, 2, 3, 2, 3, 3, 1, 3]]
     assert trace(np.zeros((3, 3), bool)) == []
@@ -308,14 +301,14 @@ def test_pixels_that_touch_at_a_corner_are_two_parts(flip):
 
 @settings(max_examples=150, deadline=None)
 @given(arrays.arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
-def test_segmentations_give_the_mask_back(mask):
+def test_segmentations_decode_to_the_mask(mask):
     (rle,) = encode_masks(mask[None])
     segment = segmentation(mask, rle)
     assert (decode(segment, *mask.shape) == mask).all()
     assert isinstance(segment, dict) or min(map(len, segment)) >= 8
 
 
-def test_holes_are_kept_as_run_lengths():
+def test_masks_with_holes_are_run_lengths():
     mask = np.ones((5, 5), bool)
     mask[2, 2] = False
     (rle,) = encode_masks(mask[None])
@@ -323,8 +316,8 @@ def test_holes_are_kept_as_run_lengths():
     assert segmentation(mask, rle) is rle
 
 
-def test_expressions_with_positions(make_scene):
-    """Of the skills of base, positions and ordinals tell a place in the image; relations and sizes do not."""
+def test_expressions_with_positions():
+    """Positions and ordinals name a place in the image. The other skills do not."""
     found = {}
     for index in range(12):
         for expression in make_image(SMALL, "train", index).expressions:
@@ -333,8 +326,8 @@ def test_expressions_with_positions(make_scene):
     assert not found[False] & found[True]
 
 
-def test_a_long_sentence_by_hand(make_scene):
-    """The only star, left of the only other shape: the square on its right is the only possible anchor."""
+def test_long_sentence_by_hand(make_scene):
+    """The square is the only other shape, so it is the anchor of the star on its left."""
     scene = make_scene(("star", "blue", "small", 20, 50, "striped"), ("square", "red", "large", 70, 50))
     texts = {long_sentence(Meaning((Phrase(Match(kind="star")),)), scene, Stream(seed), NO_RULE) for seed in range(60)}
     assert all(re.fullmatch(r"the [a-z ]*star (that|which) .+", text) for text in texts)

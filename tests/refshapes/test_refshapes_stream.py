@@ -8,7 +8,7 @@ from refseg.refshapes.random_stream import Stream
 
 
 def test_numbers_are_fixed():
-    """The raw output of numpy's PCG64 and SeedSequence is promised never to change; the draws follow from it."""
+    """numpy promises that the raw output of PCG64 and SeedSequence never changes."""
     stream = Stream(1, 2, 3)
     assert [stream.below(1000) for _ in range(6)] == [670, 111, 511, 356, 704, 479]
     assert stream.bytes(5).tolist() == [207, 173, 43, 240, 17]
@@ -33,7 +33,7 @@ def test_weighted_follows_the_weights():
     assert counts["c"] == 0
 
 
-def test_sample_has_no_repeats_and_is_capped():
+def test_sample_draws_different_options():
     assert sorted(Stream(0).sample("abc", 5)) == ["a", "b", "c"]
     assert len(set(Stream(1).sample(range(10), 4))) == 4
 

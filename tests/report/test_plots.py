@@ -2,12 +2,14 @@
 
 import json
 import math
+import re
 from xml.etree import ElementTree
 
 import pytest
 
 from refseg.report.plots import Curve, plot_svg, smooth
-from refseg.report.work_dir import TrainingCurves, main_losses, read_scalars, training_curves, training_plots
+from refseg.report.report import training_plots
+from refseg.report.work_dir import TrainingCurves, read_scalars, training_curves
 
 # Rows as LocalVisBackend of mmengine 0.10.7 writes them, of a run that counts epochs (two iterations logged in each).
 EPOCH_ROWS = [
@@ -29,7 +31,7 @@ def _write(path, rows, end=""):
     return path
 
 
-def test_epochs_are_placed_at_iterations():
+def test_validations_of_epochs_are_placed_at_iterations():
     curves = training_curves(EPOCH_ROWS)
     assert curves.metrics == (Curve("refseg/gIoU", (4, 6), (12.3, 20.0)),)
     assert curves.losses == (Curve("loss", (2, 4, 6), (3, 2, 1)), Curve("loss_mask", (2, 4, 6), (2, 1, 0.5)))
@@ -47,7 +49,7 @@ def test_half_written_last_line_is_skipped(tmp_path, end, recwarn):
     assert not recwarn
 
 
-def test_broken_line_inside_is_named(tmp_path):
+def test_warning_about_a_broken_line(tmp_path):
     path = tmp_path / "scalars.json"
     path.write_text('{"loss": 1, "iter": 1}\n{"los{"loss": 2, "iter": 3}\n{"loss": 3, "iter": 4}\n')
     with pytest.warns(UserWarning, match="line 2"):
@@ -66,21 +68,22 @@ def test_resumed_run_overwrites_and_sorts():
     assert training_curves(rows).losses == (Curve("loss", (10, 20), (5.0, 2.0)),)
 
 
-def test_late_validation_of_a_resumed_run_keeps_its_iteration():
-    """The run was cut in epoch 3, and, resumed, began with the validation of epoch 2, which ended at iteration 20."""
+def test_repeated_validation_of_a_resumed_run():
+    """The run died in epoch 3. Resumed, it began with the validation of epoch 2, which ended at iteration 20."""
     first = [{"loss": 1.0, "iter": 20, "epoch": 2}, {"gIoU": 7.0, "step": 2}, {"loss": 1.0, "iter": 25, "epoch": 3}]
     second = [{"gIoU": 7.0, "step": 2}, {"loss": 1.0, "iter": 30, "epoch": 3}, {"gIoU": 9.0, "step": 3}]
     assert training_curves([*first, *second]).metrics == (Curve("gIoU", (20, 30), (7.0, 9.0)),)
 
 
 def test_losses_of_single_layers_are_not_drawn():
+    """The total loss comes first."""
     names = ["decode.d0.loss_mask", "d1.loss_dice", "loss_mask", "loss", "aux_head.loss"]
-    drawn = main_losses([Curve(name, (1,), (1,)) for name in names])
-    assert [curve.name for curve in drawn] == ["loss", "loss_mask"]
+    (plot,) = training_plots(TrainingCurves(losses=tuple(Curve(name, (1,), (1.0,)) for name in names)))
+    assert re.findall(r"([\w.]*loss[\w.]*) from", plot) == ["loss", "loss_mask"]
 
 
 def test_smooth_by_hand():
-    """Weight 0.5: 4, then (4/4 + 1/2) / (3/4) = 2; a gap stays; then (4/8 + 1/4 + 9/2) / (7/8) = 6."""
+    """Weight 0.5: 4, then (4/4 + 1/2) / (3/4) = 2. NaN stays. Then (4/8 + 1/4 + 9/2) / (7/8) = 6."""
     smoothed = smooth(Curve("a", (1, 2, 3, 4), (4.0, 1.0, math.nan, 9.0)), 0.5)
     assert smoothed.values[:2] == pytest.approx((4.0, 2.0)) and math.isnan(smoothed.values[2])
     assert smoothed.values[3] == pytest.approx(6.0)
@@ -136,15 +139,15 @@ def test_gaps_break_the_line_and_points_have_tooltips():
     assert len(lines) == 1 and lines[0].count("M") == 2
 
 
-def test_titles_of_any_characters_and_length_give_the_same_plot_twice():
+def test_same_plot_twice_for_any_title():
     for title in ("none", "\ud800\x00", "x" * 5000):
         first, second = (plot_svg([Curve(title, (1, 2), (1.0, 2.0))], title=title) for _ in range(2))
         assert first == second and first.encode("utf-8")
         ElementTree.fromstring(first)
 
 
-def test_tooltips_lie_on_the_points():
-    """Each transparent circle has the place of the marker that matplotlib drew for the same point."""
+def test_tooltips_are_at_the_points():
+    """Each transparent circle is where matplotlib drew the marker of the same point."""
     root = ElementTree.fromstring(plot_svg([Curve("a", (1, 2, 3), (1.0, 5.0, 2.0))], title="t"))
     circles = [(c.attrib["cx"], c.attrib["cy"]) for c in root.iter("{http://www.w3.org/2000/svg}circle")]
     markers = [
@@ -156,8 +159,7 @@ def test_tooltips_lie_on_the_points():
 
 
 def test_colors_and_ids_fit_any_page():
-    """Text takes the page's color, lines a variable; there are no ids that other plots could share, no style sheet and
-    no address."""
+    """Text has the page's color, and lines have a variable. Unused ids, style sheets and addresses are removed."""
     text = plot_svg([Curve("a", (1, 2), (1.0, 2.0))], title="t")
     assert "currentColor" in text and "var(--line-0, #0072b2)" in text and "#010203" not in text
     assert "<style" not in text and "<?xml" not in text and "#ffffff" not in text
@@ -167,13 +169,13 @@ def test_colors_and_ids_fit_any_page():
     assert text == plot_svg([Curve("a", (1, 2), (1.0, 2.0))], title="t")
 
 
-def test_more_lines_than_styles_are_counted():
+def test_lines_without_a_style_are_counted():
     text = plot_svg([Curve(f"line {number}", (1, 2), (1.0, 2.0)) for number in range(9)], title="t")
     assert "and 3 more, not drawn" in text
 
 
 def test_other_training_values_are_not_validation_metrics():
-    """grad_norm has a plot of its own; a count that is always 0 has none, and of many the first eight are drawn."""
+    """grad_norm has its own plot. A count that is always 0 has none. The first eight of many are drawn."""
     rows = [{**row, "grad_norm": 3.0, "num_nonfinite": 0.0} if "iter" in row else row for row in ITERATION_ROWS]
     curves = training_curves(rows)
     assert [curve.name for curve in curves.metrics] == ["refseg/gIoU", "refseg/N_acc"]

@@ -1,4 +1,4 @@
-"""The report page: complete, escaped, small, and never half-written."""
+"""The page of a report: complete, escaped, and small."""
 
 import base64
 import io
@@ -14,7 +14,7 @@ from refseg.report import report
 from refseg.report.examples import Example
 from refseg.report.page import MAX_TABLE_ROWS, data_uri, macros
 from refseg.report.plots import Curve
-from refseg.report.report import MAX_PICTURE_BYTES, Report, render_report, write_report
+from refseg.report.report import MAX_PICTURE_BYTES, Report, render_report
 from refseg.report.work_dir import TrainingCurves
 
 _VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -22,7 +22,7 @@ _DATA = {"data set": "RefShapes", "split": "val"}
 
 
 class _Checker(HTMLParser):
-    """Collects tags, attributes and text; fails on tags that do not close in order."""
+    """Collector of tags, attributes and text. It fails on tags that do not close in order."""
 
     def __init__(self):
         super().__init__()
@@ -53,7 +53,7 @@ def _parse(html):
 
 
 def _case(index=0, *, text="the red box", group="random", size=96, no_target=False, rejected=False):
-    """A box on noise, which compresses no better than a photograph."""
+    """Return an example with a box on noise, which compresses no better than a photograph."""
     rng = np.random.default_rng(index)
     image = (rng.normal(140, 12, (size, size, 1)) + rng.normal(0, 4, (size, size, 3))).clip(0, 255).astype(np.uint8)
     truth = np.zeros((size, size), bool)
@@ -119,14 +119,14 @@ def test_report_is_complete_and_self_contained():
 
 
 def _case_with_instances(text, weights):
-    """Two instances on the halves of a case's mask."""
+    """Return an example with two instances, on the halves of its mask."""
     case = _case(text=text, group="several")
     halves = [case.predicted & (np.arange(96) % 2 == part) for part in (0, 1)]
     return replace(case, instances=[Instance(*pair) for pair in zip(halves, (0.934, 0.5), weights, strict=True)])
 
 
-def test_words_stand_on_bars_of_their_instances():
-    """ "red" and "star" are one run of instance 1, "circle" is of both."""
+def test_bars_under_the_words_of_instances():
+    """ "red" and "star" are one run of instance 1. "circle" belongs to both instances."""
     case = _case_with_instances("red star and circle", [[0.3, 0.3, 0.0, 0.3], [0.0, 0.1, 0.1, 0.8]])
     html = render_report(_report(cases=[case]))
     page = _parse(html)
@@ -141,7 +141,7 @@ def test_words_stand_on_bars_of_their_instances():
     alts = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
     assert listed in alts[0] and "(0.93)" not in alts[1]
     gloss = '<span aria-hidden="true"><i class="bar hue-0">'
-    assert html.count(gloss) == 3, "screen readers get the list"
+    assert html.count(gloss) == 3, "hidden from screen readers, which get the list"
 
 
 def test_instances_without_words_and_rejected_ones():
@@ -155,7 +155,7 @@ def test_instances_without_words_and_rejected_ones():
     )
 
 
-def test_outside_text_in_words_is_escaped():
+def test_words_are_escaped():
     case = _case_with_instances('<b>red</b> "star" ', [[0.5, 0.5], [0.0, 1.0]])
     page = _parse(render_report(_report(cases=[case])))
     assert not {tag for tag, _ in page.tags} & {"b"}
@@ -169,8 +169,8 @@ def test_same_input_same_bytes():
 @pytest.mark.parametrize(
     "attack", ["<script>alert(1)</script>", "\"><img src=x onerror='alert(1)'>", "a\x00b\ud800\x1b & <b>"]
 )
-def test_all_outside_text_is_escaped(attack):
-    """The attack is everywhere text enters. The page keeps its tags and shows the attack as text."""
+def test_all_text_is_escaped(attack):
+    """The attack is in every text. The page keeps its tags and shows the attack as text."""
     case = _case(text=attack, group=attack)
     hostile = Example(
         case.image, attack, case.predicted, case.ground_truth, 0.6, False, attack, {attack: attack}, attack
@@ -201,14 +201,12 @@ def test_all_outside_text_is_escaped(attack):
     render_report(_report(**changes)).encode("utf-8")
 
 
-def test_sixty_cases_stay_small(tmp_path):
-    cases = [_case(index, size=320) for index in range(60)]
-    path = tmp_path / "new" / "report.html"
-    write_report(path, _report(cases=cases))
-    assert path.stat().st_size < 3_000_000
-    page = _parse(path.read_text(encoding="utf-8"))
-    assert sum(tag == "img" for tag, _ in page.tags) == 120
-    assert page.tags.count(("details", {})) == 3 and "54 more" in "".join(page.text)
+def test_page_of_many_cases_is_small():
+    html = render_report(_report(cases=[_case(index, size=320) for index in range(20)]))
+    assert len(html.encode()) < 1_000_000
+    page = _parse(html)
+    assert sum(tag == "img" for tag, _ in page.tags) == 40
+    assert page.tags.count(("details", {})) == 3 and "14 more" in "".join(page.text)
 
 
 def test_examples_over_the_limit_are_counted(monkeypatch):
@@ -236,8 +234,8 @@ def test_numbers_need_their_data(key):
 
 
 def test_no_target_plots_and_table():
-    """A reliability line, the diagonal and the curve of thresholds, with a table of the bins behind a click; without a
-    probability the page says so."""
+    """There are plots of reliability and of thresholds, and a table of the bins. Without probabilities the page says
+    so."""
     found = {
         "confusion": {"counts": {"target, accepted": 3}, "rates": {"N-acc": None}, "by_targets": []},
         "calibration": {
@@ -257,19 +255,6 @@ def test_no_target_plots_and_table():
     assert "0.00 to 0.50" in "".join(page.text)
     bare = render_report(_report(no_target=found | {"calibration": None, "curve": None}))
     assert "no probability of “nothing here”" in bare
-
-
-def test_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
-    path = tmp_path / "report.html"
-    path.write_text("old")
-
-    def broken(source, target):
-        raise OSError("disk full")
-
-    monkeypatch.setattr("refseg.files.os.replace", broken)
-    with pytest.raises(OSError, match="disk full"):
-        write_report(path, _report(cases=[]))
-    assert path.read_text() == "old" and [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
 
 
 def test_table_fills_gaps_and_aligns_numbers():
@@ -298,7 +283,7 @@ def _decode(uri):
     return head, Image.open(io.BytesIO(base64.b64decode(content)))
 
 
-def test_data_uri_is_a_faithful_small_picture():
+def test_data_uri_looks_like_the_picture():
     flat = np.full((50, 70, 3), (10, 200, 30), np.uint8)
     ramp = np.stack([np.tile(np.arange(256, dtype=np.uint8), (200, 1))] * 3, axis=2)
     for picture in (flat, ramp):

@@ -1,4 +1,4 @@
-"""`refseg report` on a work directory and files of a few lines."""
+"""`refseg report` on a small work directory and prediction file."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_command_with_predictions(files: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_box_protocol(files: Path) -> None:
-    """The metric is about boxes, the examples show masks. Predictions with boxes only have no examples and no hits."""
+    """The metric is about boxes, and examples show masks. Predictions without masks have no examples and no hits."""
     data = open_data(f"{files / 'data.jsonl'}:val", drop_no_target=True)
     settings = Settings([get_protocol("rec")], per_group=4, resamples=20, allow_partial=True)
     scored = score_run(files / "p.jsonl", data, settings)
@@ -150,7 +150,7 @@ def test_box_protocol(files: Path) -> None:
     write_predictions(files / "boxes.jsonl", rows)
     bare = score_run(files / "boxes.jsonl", data, settings)
     assert not bare.cases and not any(bare.hits.values()) and bare.results[0]["metrics"] == {"Acc@0.5": 0.0}
-    assert "Cases" not in render_report(bare.report(title="t", summary={}))
+    assert "Cases" not in render_report(bare)
 
 
 def test_command_without_predictions(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,7 @@ def _touch(file: Path, age: int, text: str = "") -> None:
     os.utime(file, (1e9 - age, 1e9 - age))
 
 
-def test_best_and_newest_come_first(tmp_path: Path) -> None:
+def test_order_of_checkpoints_and_configs(tmp_path: Path) -> None:
     for name, age in (("epoch_1.pth", 3), ("epoch_2.pth", 1), ("best_a.pth", 4), ("best_b.pth", 2)):
         _touch(tmp_path / name, age)
     _touch(tmp_path / "named.py", 9, "old = 1")

@@ -1,4 +1,4 @@
-"""Letters of pictures: which font has them, and what is said where none has."""
+"""Captions: fonts that have the letters of a text, line breaks, and marks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from refseg.errors import UsageError
-from refseg.visualization.captions import FONT_VARIABLE, caption, font_for, has_letters, load_font
+from refseg.visualization.captions import FONT_VARIABLE, caption, font_for, has_letters, load_font, wrap
 
 MONO = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSansMono.ttf")
 
@@ -25,7 +25,7 @@ MONO = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSansMono.ttf")
         ("a\u200b\u0301", "Aileron"),
     ],
 )
-def test_the_font_has_the_letters(text: str, name: str) -> None:
+def test_font_with_the_letters(text: str, name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         font = font_for(text, 20)
@@ -33,7 +33,7 @@ def test_the_font_has_the_letters(text: str, name: str) -> None:
 
 
 def test_warning_about_missing_letters(monkeypatch: pytest.MonkeyPatch) -> None:
-    """DejaVu Sans has no Chinese: the strip is drawn, and the warning names the remedy."""
+    """DejaVu Sans has no Chinese. The strip is drawn, and the warning names the remedy."""
     with pytest.warns(UserWarning, match=f"the font DejaVu Sans does not have.*{FONT_VARIABLE}"):
         assert caption("\u7ea2\u8272", 200).any()
     monkeypatch.setenv(FONT_VARIABLE, str(MONO))
@@ -43,7 +43,29 @@ def test_warning_about_missing_letters(monkeypatch: pytest.MonkeyPatch) -> None:
         caption("caf\u00e9", 200)
 
 
-def test_two_letters_are_two() -> None:
-    """As boxes they would be the same."""
+def test_letters_are_not_drawn_as_boxes() -> None:
+    """Boxes would look the same."""
     assert not has_letters(load_font(20), "\u00e9")
     assert not np.array_equal(caption("\u0436", 200), caption("\u0449", 200))
+
+
+def test_wrap_keeps_the_words() -> None:
+    font = load_font(14)
+    text = "the small green triangle to the left of the large yellow circle"
+    lines = wrap(text, 120, font)
+    assert " ".join(lines) == text and len(lines) > 2
+    assert all(font.getlength(line) <= 120 for line in lines)
+
+
+def test_wrap_breaks_long_words_and_cuts_long_text() -> None:
+    font = load_font(14)
+    lines = wrap("x" * 1000, 100, font, max_lines=3)
+    assert len(lines) == 3 and lines[-1].endswith("…")
+    assert all(font.getlength(line) <= 100 for line in lines)
+    assert wrap("", 100, font) == [""]
+    assert wrap("wide", 1, font) == list("wide")
+
+
+def test_marks_differ_without_color() -> None:
+    strips = [caption("IoU 0.50", 200, mark=mark).mean(2) < 128 for mark in (True, False)]
+    assert strips[0].shape == strips[1].shape and (strips[0] != strips[1]).sum() > 20

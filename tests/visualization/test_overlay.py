@@ -1,15 +1,14 @@
-"""Overlays on made-up pictures: what changes, what does not, and the empty cases."""
+"""Masks on images, and sizes of pictures."""
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from refseg.visualization import overlay
-from refseg.visualization.captions import caption, load_font, wrap
 
 
 def _scene(height=60, width=80):
-    """A grey image with noise, and two masks: a rectangle inside, and one that touches the border."""
+    """Return a gray image with noise, and two masks: a rectangle inside, and one that touches the border."""
     image = np.random.default_rng(0).integers(60, 190, (height, width, 3)).astype(np.uint8)
     masks = np.zeros((2, height, width), bool)
     masks[0, 10:30, 20:50] = True
@@ -17,7 +16,7 @@ def _scene(height=60, width=80):
     return image, masks
 
 
-def test_overlay_changes_only_masks_and_outline():
+def test_pixels_away_from_masks_and_outlines_do_not_change():
     image, masks = _scene()
     before = image.copy()
     width = 3.0
@@ -32,7 +31,7 @@ def test_overlay_changes_only_masks_and_outline():
     assert (image == before).all()
 
 
-def test_no_outline_changes_exactly_the_mask():
+def test_without_outline_only_the_masks_change():
     image, masks = _scene()
     result = overlay.overlay_masks(image, masks, outline=0)
     assert ((result != image).any(2) == masks.any(0)).all()
@@ -54,11 +53,9 @@ def test_outline_has_soft_edges_and_full_color():
     assert len(np.unique(result[:, :, 0])) > 20  # and many shades at its edges
 
 
-def test_deterministic():
+def test_same_input_same_picture():
     image, masks = _scene()
     assert overlay.overlay_masks(image, masks).tobytes() == overlay.overlay_masks(image, masks).tobytes()
-    pictures = [overlay.side_by_side(image, masks[0], masks[1], text="a box", iou=0.0, right=False) for _ in range(2)]
-    assert pictures[0].tobytes() == pictures[1].tobytes()
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
@@ -81,7 +78,7 @@ def test_more_masks_than_colors():
     assert [tuple(pixel) for pixel in result[0].tolist()] == [*overlay.PALETTE, overlay.PALETTE[0]]
 
 
-def test_grey_image_becomes_rgb():
+def test_gray_image_becomes_rgb():
     result = overlay.overlay_masks(np.full((5, 6), 80, np.uint8), np.zeros((0, 5, 6), bool))
     assert result.shape == (5, 6, 3) and (result == 80).all()
 
@@ -96,31 +93,30 @@ def test_grey_image_becomes_rgb():
         (np.zeros((4, 4, 3), np.uint8), np.zeros((1, 4, 5), bool), ValueError, "like the image"),
     ],
 )
-def test_wrong_input_is_named(image, masks, error, words):
+def test_bad_input(image, masks, error, words):
     with pytest.raises(error, match=words):
         overlay.overlay_masks(image, masks)
 
 
-def test_upscale_keeps_flat_colors_and_lone_pixels():
+@pytest.mark.parametrize("factor", [1, 2, 3, 5])
+def test_enlarging(factor):
+    """Flat colors, a single pixel, a full mask and an empty one stay what they are."""
     image = np.full((10, 12, 3), 77, np.uint8)
-    assert (overlay.upscale(image, 3) == 77).all() and overlay.upscale(image, 3).shape == (30, 36, 3)
     masks = np.zeros((3, 10, 12), bool)
     masks[0, 4, 4] = True
     masks[1] = True
-    for factor in (1, 2, 3, 5):
-        large = overlay.upscale_masks(masks, factor)
-        assert large.shape == (3, 10 * factor, 12 * factor)
-        assert large[0].any() and large[1].all() and not large[2].any()
-    with pytest.raises(ValueError, match="whole number"):
-        overlay.upscale(image, 0)
+    large, fitted = overlay.fit_for_display(image, masks, overlay.Display(12 * factor, 1000))
+    assert large.shape == (10 * factor, 12 * factor, 3) and (large == 77).all()
+    assert fitted.shape == (3, 10 * factor, 12 * factor)
+    assert fitted[0].any() and fitted[1].all() and not fitted[2].any()
 
 
-def test_upscaled_mask_keeps_its_place_and_area():
+def test_enlarged_mask_keeps_its_place_and_area():
     mask = np.zeros((1, 20, 20), bool)
     mask[0, 5:15, 8:18] = True
-    large = overlay.upscale_masks(mask, 3)[0]
+    _, large = overlay.fit_for_display(np.zeros((20, 20), np.uint8), mask, overlay.Display(60, 1000))
     exact = np.kron(mask[0], np.ones((3, 3), bool))
-    assert (large & exact).sum() / (large | exact).sum() > 0.98
+    assert (large[0] & exact).sum() / (large[0] | exact).sum() > 0.98
 
 
 @pytest.mark.parametrize(
@@ -141,8 +137,8 @@ def test_fit_for_display(size, shown):
     assert masks.any(), "a single pixel survives any change of size"
 
 
-def test_panel_keeps_the_colors_of_what_is_picked():
-    """A tint would change "the red circle" into another color; the middle of the mask must stay as it is."""
+def test_panel_keeps_the_colors_in_the_mask():
+    """A tint would change the color of "the red circle"."""
     image = np.zeros((300, 300, 3), np.uint8)
     image[:] = (220, 40, 40)
     mask = np.zeros((300, 300), bool)
@@ -152,7 +148,7 @@ def test_panel_keeps_the_colors_of_what_is_picked():
     assert (panel[10, 10] > image[10, 10]).all(), "the rest is faded"
 
 
-def test_panels_of_nothing_are_told_apart():
+def test_empty_panels_are_distinguishable():
     image, empty = np.full((96, 96, 3), 120, np.uint8), np.zeros((96, 96), bool)
     full = ~empty
     pictures = [
@@ -162,35 +158,4 @@ def test_panels_of_nothing_are_told_apart():
     ]
     assert len({picture.tobytes() for picture in pictures}) == 3
     rejected = overlay.mask_panel(image, full, color=overlay.ORANGE, rejected=True)
-    assert rejected.tobytes() == pictures[0].tobytes(), "a rejected answer shows nothing, whatever its mask"
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 40), (96, 96), (30, 200), (700, 500)])
-@pytest.mark.parametrize("right", [True, False, None])
-def test_side_by_side_at_any_size(size, right):
-    image, mask = np.zeros((*size, 3), np.uint8), np.zeros(size, bool)
-    picture = overlay.side_by_side(image, mask, ~mask, text="the " * 60, iou=0.5, right=right, rejected=True)
-    assert picture.ndim == 3 and picture.shape[2] == 3 and picture.dtype == np.uint8
-    assert picture.shape[1] >= 2 * 160
-
-
-def test_wrap_fits_and_keeps_the_words():
-    font = load_font(14)
-    text = "the small green triangle to the left of the large yellow circle"
-    lines = wrap(text, 120, font)
-    assert " ".join(lines) == text and len(lines) > 2
-    assert all(font.getlength(line) <= 120 for line in lines)
-
-
-def test_wrap_breaks_long_words_and_stops():
-    font = load_font(14)
-    lines = wrap("x" * 1000, 100, font, max_lines=3)
-    assert len(lines) == 3 and lines[-1].endswith("…")
-    assert all(font.getlength(line) <= 100 for line in lines)
-    assert wrap("", 100, font) == [""]
-    assert wrap("wide", 1, font) == list("wide")
-
-
-def test_caption_marks_differ_without_color():
-    strips = [caption("IoU 0.50", 200, mark=mark).mean(2) < 128 for mark in (True, False)]
-    assert strips[0].shape == strips[1].shape and (strips[0] != strips[1]).sum() > 20
+    assert rejected.tobytes() == pictures[0].tobytes(), "the mask of a rejected answer is not drawn"

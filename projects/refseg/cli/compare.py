@@ -7,15 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from refseg.cli.options import add_shared_arguments, at_least, check_min_score, chosen_groups, chosen_protocols
+from refseg.cli.options import add_scoring_options, at_least, scoring_options
 from refseg.cli.score import score_file
+from refseg.datasets.masks import decode
 from refseg.datasets.targets import data_root
 from refseg.errors import UsageError
 from refseg.evaluation.breakdowns import tag_columns
 from refseg.evaluation.compare import BY, Comparison, compare_rows
 from refseg.evaluation.notes import notes_of
 from refseg.evaluation.protocols import View
-from refseg.evaluation.scorer import Data, TruthIndex, answers_of, describe_predictions, open_data
+from refseg.evaluation.scorer import TruthIndex, answers_of, describe_predictions, open_data
 from refseg.report.compare_page import (
     COLUMNS,
     AnswerPicture,
@@ -25,6 +26,7 @@ from refseg.report.compare_page import (
     render_comparison,
     tally_line,
 )
+from refseg.report.examples import chosen_rows, image_or_gray, mask_at
 from refseg.terminal import aligned, printable, write_whole
 
 EXAMPLES = """
@@ -36,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("a", metavar="A", help="predictions, in any format of `refseg score`")
     add("b", metavar="B", help="other predictions; differences are B minus A")
-    add_shared_arguments(parser, protocols="NAME", by=",".join(BY))
+    add_scoring_options(parser, protocols="NAME", by=",".join(BY))
     add("--names", metavar="A,B", help="their names in the output (default: the names of the files)")
     add("--html", metavar="FILE", help="also write a page with pictures of the largest disagreements")
     add("--cases", type=at_least(0), default=60, metavar="N", help="most pictures on the page (default: 60)")
@@ -46,31 +48,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    names, groups, protocols = names_of(args), chosen_groups(args), chosen_protocols(args)
-    check_min_score(args, [args.a, args.b])
+    names, paths = names_of(args), (args.a, args.b)
+    protocols, groups = scoring_options(args, *paths)
     if len(protocols) > 1:
         raise UsageError(f"refseg compare takes one protocol, not {len(protocols)}")
     protocol = protocols[0]
     with data_root(args.data_root):
+        # Score both files
         data = open_data(args.data, allow_partial=args.allow_partial, drop_no_target=args.drop_no_target)
         columns = tag_columns(data.truths, groups)
-        files, notes = [], []
-        for name, path in zip(names, (args.a, args.b), strict=True):
+        files, rows, notes = [], [], []
+        for name, path in zip(names, paths, strict=True):
             described = describe_predictions(Path(path), min_score=args.min_score)
             scored = score_file(path, data.truths, protocols, args, columns)
-            files.append((described, scored.rows[protocol.name]))
+            files.append(described)
+            rows.append(scored.rows[protocol.name])
             notes += [f"{name}: {note}" for note in notes_of(protocols, scored, described, min_score=args.min_score)]
-        (file_a, rows_a), (file_b, rows_b) = files
-        comparison = compare_rows(rows_a, rows_b, protocol, by=groups, num=args.resamples, seed=args.seed)
-        print("\n".join(map(printable, report_lines(comparison, data, names, notes))))
+        comparison = compare_rows(*rows, protocol, by=groups, num=args.resamples, seed=args.seed)
+        # Print
+        lines = [
+            f"{names[0]} against {names[1]} on {data.name} by {protocol.name}: {len(comparison.rows_a):,} expressions",
+            *_table_lines(metric_lines(comparison, names)),
+            "",
+            tally_line(comparison, names),
+        ]
+        for by, table in comparison.breakdowns.items():
+            if table:
+                lines += ["", *_table_lines(group_lines(comparison, by, names))]
+        lines += ["", *(f"note: {note}" for note in notes)] if notes else []
+        print("\n".join(map(printable, lines)))
+        # Write
         if args.html:
-            cases = disagreements(comparison, data.truths, (args.a, args.b), args)
-            facts = {"data": data.name, names[0]: file_a["file"], names[1]: file_b["file"]}
+            cases = disagreements(comparison, data.truths, paths, args)
+            facts = {"data": data.name, names[0]: files[0]["file"], names[1]: files[1]["file"]}
             page = render_comparison(comparison, names=names, facts=facts, cases=cases, notes=notes)
             write_whole(args.html, page)
     if args.json:
         content = to_json(comparison, names)
-        content |= {"data": data.describe(), "predictions": [file_a, file_b], "notes": notes}
+        content |= {"data": data.describe(), "predictions": files, "notes": notes}
         content["resampling"] = {"level": 95.0, "resamples": args.resamples, "seed": args.seed, "of": "images"}
         write_whole(args.json, json.dumps(content, indent=2, allow_nan=False) + "\n")
     return 0
@@ -86,20 +101,6 @@ def names_of(args: argparse.Namespace) -> tuple[str, str]:
     if len(names) != 2 or not all(names) or names[0] == names[1] or set(names) & COLUMNS:
         raise UsageError(f"--names takes two different names, as in before,after, not {args.names!r}")
     return names[0], names[1]
-
-
-def report_lines(comparison: Comparison, data: Data, names: tuple[str, str], notes: list[str]) -> list[str]:
-    lines = [
-        f"{names[0]} against {names[1]} on {data.name} by {comparison.protocol.name}: "
-        f"{len(comparison.rows_a):,} expressions",
-        *_table_lines(metric_lines(comparison, names)),
-        "",
-        tally_line(comparison, names),
-    ]
-    for by, table in comparison.breakdowns.items():
-        if table:
-            lines += ["", *_table_lines(group_lines(comparison, by, names))]
-    return lines + [""] * bool(notes) + [f"note: {note}" for note in notes]
 
 
 def _table_lines(lines: list[dict[str, Any]]) -> list[str]:
@@ -126,21 +127,16 @@ def to_json(comparison: Comparison, names: tuple[str, str]) -> dict[str, Any]:
     }
 
 
-# Pictures -------------------------------------------------------------------------------------------------------------
-
-
 def disagreements(
     comparison: Comparison, truths: TruthIndex, paths: tuple[str, str], args: argparse.Namespace
 ) -> list[Disagreement]:
     """Return the largest disagreements, with masks from a second pass over the files."""
-    from refseg.datasets.masks import decode
-    from refseg.report.examples import chosen_rows, image_or_gray, mask_at
-
     order = comparison.by_disagreement()[: args.cases]
     ids = [str(comparison.rows_a.expression_id[i]) for i in order]
     options: dict[str, Any] = dict(min_score=args.min_score, absent_is_nothing=args.absent_is_nothing)
     answers = [chosen_rows(answers_of(path, truths, **options), set(ids)) for path in paths]
-    rejected = [comparison.protocol.no_target.rejected(rows) for rows in (comparison.rows_a, comparison.rows_b)]
+    protocol = comparison.protocol
+    rejected = [protocol.no_target.rejected(rows) for rows in (comparison.rows_a, comparison.rows_b)]
     worth = (comparison.worth_a, comparison.worth_b)
     pictures = []
     for i, name in zip(order, ids, strict=True):
@@ -158,7 +154,7 @@ def disagreements(
                 skill=str(expression.tags.get("skill", "")),
                 image=image,
                 image_problem=problem,
-                truth=decode(truth.mask(expression, View(crowds=comparison.protocol.view.crowds), size)),
+                truth=decode(truth.mask(expression, View(crowds=protocol.view.crowds), size)),
                 answers=(first, second),
             )
         )

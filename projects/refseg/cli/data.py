@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refseg.cli.main import with_examples
-from refseg.cli.options import add_data_root
-from refseg.cli.run_options import add_cfg_options
+from refseg.cli.options import add_cfg_options, add_data_root
 from refseg.datasets.targets import data_root
 
 SET = (

@@ -9,13 +9,21 @@ import sys
 import tempfile
 from pathlib import Path
 
-from refseg.cli.run_options import WEIGHTS, add_model_options
+from refseg.cli.options import WEIGHTS, add_model_options
 from refseg.demo.limits import Limits
 from refseg.engine import best_checkpoint
 from refseg.errors import UsageError
 
 QUICKSTART = "work_dirs/quickstart"
 LOCAL = ("127.0.0.1", "localhost", "::1")
+
+LIMITS = {  # field of `Limits`: option, type, metavar, help
+    "upload_mb": ("--max-upload", float, "MB", "largest file"),
+    "answered_megapixels": ("--max-megapixels", float, "N", "larger images are reduced to this size"),
+    "phrases": ("--max-phrases", int, "N", "phrases in one request"),
+    "per_minute": ("--per-minute", int, "N", "requests of one client per minute"),
+    "kept_minutes": ("--keep-minutes", float, "N", "time until files are deleted"),
+}
 
 EXAMPLES = """
 refseg demo work_dirs/quickstart
@@ -24,7 +32,6 @@ refseg demo instalign_swinb weights.pth --port 8000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    limits = Limits()
     parser.add_argument("model", nargs="?", help=f"work directory, checkpoint, or config (default: {QUICKSTART})")
     parser.add_argument("weights", nargs="?", help=WEIGHTS)
     parser.add_argument("--device", help="default: cuda if available")
@@ -36,26 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--port", type=int, help="default: the first free port from 7860")
     group.add_argument("--root-path", default="", metavar="/PATH", help="path prefix that a proxy adds")
     group = parser.add_argument_group("limits")
-    for option, kind, value, metavar, text in (
-        ("--max-upload", float, limits.upload_mb, "MB", "largest file"),
-        ("--max-megapixels", float, limits.answered_megapixels, "N", "larger images are reduced to this size"),
-        ("--max-phrases", int, limits.phrases, "N", "phrases in one request"),
-        ("--per-minute", int, limits.per_minute, "N", "requests of one client per minute"),
-        ("--keep-minutes", float, limits.kept_minutes, "N", "time until files are deleted"),
-    ):
-        help_text = f"{text} (default: %(default)s)"
-        group.add_argument(option, type=kind, default=value, metavar=metavar, help=help_text)
+    for field, (option, kind, metavar, text) in LIMITS.items():
+        default, help_text = getattr(Limits(), field), f"{text} (default: %(default)s)"
+        group.add_argument(option, dest=field, type=kind, default=default, metavar=metavar, help=help_text)
 
 
 def main(args: argparse.Namespace) -> int:
     """Serve until interrupted, then delete all uploads and results."""
-    limits = Limits(
-        upload_mb=args.max_upload,
-        answered_megapixels=args.max_megapixels,
-        phrases=args.max_phrases,
-        per_minute=args.per_minute,
-        kept_minutes=args.keep_minutes,
-    )
+    limits = Limits(**{field: getattr(args, field) for field in LIMITS})
     root_path = args.root_path
     if root_path and (not root_path.startswith("/") or root_path.endswith("/")):
         raise UsageError(f"--root-path must begin with / and not end with it, as /refseg does; not {root_path!r}")

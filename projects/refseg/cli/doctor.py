@@ -1,7 +1,7 @@
 """`refseg doctor`: check the installation, or whether a config can be trained here, and print the commands that help.
 
-Libraries are imported in a child process (`python -m refseg.cli.doctor --child NAME...`), so that one that crashes or
-hangs does not hide the others.
+Libraries are imported in a child process (`python -m refseg.cli.doctor NAME...`), so that one that crashes or hangs
+does not hide the others.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 from refseg.terminal import FAIL, OK, WARN, Check, check_table
 
 PIP = "python -m pip install"
-TIMEOUT_S = 180.0
+UNINSTALL_MMCV = "python -m pip uninstall -y mmcv mmcv-lite && "
 LIBRARIES = {  # name: distribution, and the modules to import. The first module has the version.
     "torch": ("torch", "torch"),
     "torchvision": ("torchvision", "torchvision"),
@@ -46,11 +46,177 @@ LIBRARIES = {  # name: distribution, and the modules to import. The first module
 }
 OPTIONAL = {"tensorboard", "triton"}
 OPS = "deformable attention"
+REMEDIES = {  # pattern in the error of an import: what helps
+    r"lib(GL|gthread|glib)[\w.-]*\.so": "apt-get install libgl1 libglib2.0-0   # or, without root: python -m pip "
+    f"uninstall -y opencv-python && {PIP} opencv-python-headless",
+    r"numpy.*(1\.x|ABI|_ARRAY_API|dtype size)": f"{PIP} --force-reinstall numpy -c requirements/constraints.txt",
+    "is used but incompatible": "see the remedy for mmcv",  # mmdet's and mmseg's assertion about mmcv
+}
 
 EXAMPLES = """
 refseg doctor
 refseg doctor instalign_swinb
 """
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", help="config, checkpoint, or work directory: check what its training needs")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="for the memory estimate (default: the config's)")
+    parser.add_argument("--json", action="store_true", help="print the checks as JSON")
+
+
+def main(args: argparse.Namespace) -> int:
+    if args.model:
+        from refseg.engine.preflight import preflight
+        from refseg.engine.run import load_config
+        from refseg.inference.loading import find_config
+
+        checks = preflight(load_config(str(find_config(args.model))), batch_size=args.batch_size)
+    else:
+        checks = [check_python(sys.version_info[:3]), *check_libraries(), *check_machine()]
+    failed, warned = ([check.name for check in checks if check.status == status] for status in (FAIL, WARN))
+    if args.json:
+        print(json.dumps({"ok": not failed, "findings": [asdict(check) for check in checks]}, indent=2))
+        return 1 if failed else 0
+    if failed and args.model:
+        summary = f"{args.model} cannot be trained here yet: {', '.join(failed)}."
+    elif failed:
+        summary = f"refseg cannot work yet: {', '.join(failed)}. Run the commands after ->, then `refseg doctor` again."
+    else:
+        summary = f"{args.model} can be trained here." if args.model else "Everything needed works."
+        summary += f" Optional, with warnings: {', '.join(warned)}." if warned else ""
+    print(f"{check_table(checks)}\n\n{summary}")
+    return 1 if failed else 0
+
+
+# Libraries ------------------------------------------------------------------------------------------------------------
+
+
+def check_libraries(names: Sequence[str] = (*LIBRARIES, OPS), timeout_s: float = 180.0) -> list[Check]:
+    """Check libraries in a child process. After a crash or a timeout, a new child checks those that remain."""
+    path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(Path(__file__).resolve().parents[2]))))
+    environment = {**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    checked: dict[str, list[Check]] = {}
+    while waiting := [name for name in names if name not in checked]:
+        command = [sys.executable, "-m", "refseg.cli.doctor", *waiting]
+        try:
+            done = subprocess.run(command, capture_output=True, env=environment, timeout=timeout_s)
+            output, problem = done.stdout, f"importing it ends Python (exit code {done.returncode})"
+        except subprocess.TimeoutExpired as error:
+            output, problem = error.stdout or b"", f"importing it hangs (more than {timeout_s:g} s)"
+        for line in output.decode(errors="replace").splitlines():
+            if line.startswith('{"name"'):
+                answer = json.loads(line)
+                checked[answer["name"]] = [Check(**check) for check in answer["checks"]]
+        culprit = next((name for name in waiting if name not in checked), None)  # the child keeps the order
+        if culprit is not None:
+            remedy = "report it" if culprit == OPS else f"{PIP} --force-reinstall --no-deps {LIBRARIES[culprit][0]}"
+            checked[culprit] = [Check(culprit, WARN if culprit in OPTIONAL else FAIL, problem, remedy)]
+    return [check for name in names for check in checked[name]]
+
+
+def child(names: Sequence[str]) -> None:
+    """Check libraries and print the checks of each as a line of JSON."""
+    warnings.simplefilter("ignore")
+    answers, sys.stdout = sys.stdout, sys.stderr  # libraries may print
+    ranges = required_ranges()
+    for name in names:
+        checks = check_ops() if name == OPS else check_library(name, ranges.get(LIBRARIES[name][0], ""))
+        print(json.dumps({"name": name, "checks": [asdict(check) for check in checks]}), file=answers, flush=True)
+
+
+def check_library(name: str, ranges: str) -> list[Check]:
+    """Import one library and return its checks."""
+    distribution, *modules = LIBRARIES[name]
+    bad = WARN if name in OPTIONAL else FAIL
+    try:
+        library, *_ = [importlib.import_module(module) for module in modules]
+        if name == "torchvision":  # its compiled operators must fit torch
+            torch = importlib.import_module("torch")
+            library.ops.nms(torch.rand(2, 4), torch.rand(2), 0.5)
+    except BaseException as error:  # a broken library may raise anything, even SystemExit
+        if name == "triton" and not importlib.import_module("torch").cuda.is_available():
+            return [Check(name, OK, "not usable, and not needed without a GPU")]
+        return [Check(name, bad, *failed_import(name, error, ranges))]
+    version = getattr(library, "__version__", "") or installed_version(distribution)
+    if version and not satisfies(version, ranges):
+        remedy = f"{UNINSTALL_MMCV if name == 'mmcv' else ''}{PIP} '{distribution}{ranges}'"
+        return [Check(name, bad, f"{version}, but refseg needs {ranges}", remedy)]
+    if name == "mmcv":
+        compiled, state = importlib.import_module("refseg.compat").mmcv_ext_state()
+        return [check_mmcv(version, installed_version("mmcv"), installed_version("mmcv-lite"), compiled, state)]
+    if name == "torch":
+        build = library.version.cuda and f"CUDA {library.version.cuda}"
+        build = build or (library.version.hip and f"ROCm {library.version.hip}") or "CPU"
+        return [Check(name, OK, f"{version} ({build} build)"), check_gpu(library)]
+    return [Check(name, OK, version)]
+
+
+def failed_import(name: str, error: BaseException, ranges: str) -> tuple[str, str]:
+    """Return the error of an import as one line, and the command that helps in the usual cases."""
+    distribution, first, *_ = LIBRARIES[name]
+    wanted = f"'{distribution}{ranges}'"
+    missing = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if missing == first:
+        return "not installed", f"{PIP} {wanted}"
+    text = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"[:400]
+    if missing:
+        return text, f"{PIP} {missing}"
+    for pattern, remedy in REMEDIES.items():
+        if re.search(pattern, text):
+            return text, remedy
+    if name == "torchvision":  # usually one that is built for another torch
+        wanted = f"'torch=={installed_version('torch')}' torchvision"
+    if name == "mmcv":
+        return text, f"{UNINSTALL_MMCV}{PIP} {wanted}"
+    return text, f"{PIP} --force-reinstall --no-deps {wanted}"
+
+
+def check_gpu(torch: Any) -> Check:
+    """Run a small computation on the first GPU, which fails without a driver or without kernels for this GPU."""
+    error = ""
+    try:
+        if torch.version.cuda or torch.version.hip:
+            torch.zeros(1, device="cuda").mul(2).item()
+    except Exception as failure:
+        error = str(failure).splitlines()[0][:300]
+    gpus = []
+    for index in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(index)
+        bf16 = "bf16" if gpu.major >= 8 or torch.version.hip else "no bf16: use fp16"
+        gpus.append(f"{gpu.name} ({gpu.total_memory / 2**30:.1f} GiB, {bf16})")
+    if gpus and error:
+        return Check("gpu", WARN, f"{gpus[0]}: {error}", "install a torch built for this GPU")
+    if "too old" in error:
+        remedy = "update the NVIDIA driver, or install a torch for its CUDA version"
+        return Check("gpu", WARN, f"runs on CPU: {error}", remedy)
+    return Check("gpu", OK, ", ".join(gpus) or "none found: runs on CPU")
+
+
+def check_mmcv(version: str, full: str, lite: str, compiled: bool, state: str) -> Check:
+    """Check an mmcv that imports. `full` and `lite`: versions of mmcv and mmcv-lite, or "" if not installed."""
+    install_lite = f"{PIP} 'mmcv-lite<2.2'"
+    if full and lite:
+        text = f"mmcv {full} and mmcv-lite {lite} are both installed and overwrite each other's files"
+        keep = f"{PIP} --force-reinstall --no-deps mmcv=={full}" if compiled else install_lite
+        return Check("mmcv", WARN, text, UNINSTALL_MMCV + keep)
+    if "does not load" in state:
+        remedy = f"{UNINSTALL_MMCV}{install_lite}   # or build mmcv again"
+        return Check("mmcv", WARN, f"{version}: {state}. refseg works without it", remedy)
+    return Check("mmcv", OK, f"{version}, {state if compiled else 'without compiled operators (refseg needs none)'}")
+
+
+def check_ops() -> list[Check]:
+    """Check which implementation of deformable attention is used."""
+    try:
+        torch, ops = importlib.import_module("torch"), importlib.import_module("refseg.ops")
+        backend, reason = ops.choose_backend(torch.empty(1, device="cuda" if torch.cuda.is_available() else "cpu"))
+    except Exception as error:
+        return [Check(OPS, FAIL, f"{type(error).__name__}: {error}"[:400], "see the lines above; or report it")]
+    text = f"{backend}: {reason}; available: {', '.join(ops.available_backends())}"
+    if backend == "pytorch" and "no triton" in reason:
+        return [Check(OPS, WARN, text, f"{PIP} triton, or what the reason says")]
+    return [Check(OPS, OK, text)]
 
 
 # Versions -------------------------------------------------------------------------------------------------------------
@@ -84,154 +250,6 @@ def satisfies(version: str, ranges: str) -> bool:
     have = numbers(version)
     limits = re.findall(r"(>=|==|<)\s*([\d.]+)", ranges)
     return all({">=": have >= numbers(n), "<": have < numbers(n), "==": have == numbers(n)}[op] for op, n in limits)
-
-
-# Checks of libraries --------------------------------------------------------------------------------------------------
-
-
-def check_library(name: str, ranges: str) -> list[Check]:
-    """Import one library and return its checks."""
-    distribution, *modules = LIBRARIES[name]
-    try:
-        library, *_ = [importlib.import_module(module) for module in modules]
-        if name == "torchvision":  # its compiled operators must fit torch
-            torch = importlib.import_module("torch")
-            library.ops.nms(torch.rand(2, 4), torch.rand(2), 0.5)
-    except BaseException as error:  # a broken library may raise anything, even SystemExit
-        if name == "triton" and not importlib.import_module("torch").cuda.is_available():
-            return [Check(name, OK, "not usable, and not needed without a GPU")]
-        return [failed_import(name, error, ranges)]
-    version = getattr(library, "__version__", "") or installed_version(distribution)
-    if name == "mmcv":
-        compiled, state = importlib.import_module("refseg.compat").mmcv_ext_state()
-        both = (installed_version("mmcv"), installed_version("mmcv-lite"))
-        return [check_mmcv(version, both, compiled, state, ranges)]
-    if version and not satisfies(version, ranges):
-        bad = WARN if name in OPTIONAL else FAIL
-        return [Check(name, bad, f"{version}, but refseg needs {ranges}", f"{PIP} '{distribution}{ranges}'")]
-    if name == "torch":
-        build = library.version.cuda and f"CUDA {library.version.cuda}"
-        build = build or (library.version.hip and f"ROCm {library.version.hip}") or "CPU"
-        return [Check(name, OK, f"{version} ({build} build)"), check_gpu(library)]
-    return [Check(name, OK, version)]
-
-
-def failed_import(name: str, error: BaseException, ranges: str) -> Check:
-    """Return the check of a library whose import raised, with the command for the usual causes."""
-    distribution, *modules = LIBRARIES[name]
-    wanted = f"'{distribution}{ranges}'"
-    text = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"[:400]
-    missing = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-    if missing == modules[0]:
-        text, remedy = "not installed", f"{PIP} {wanted}"
-    elif missing:
-        remedy = f"{PIP} {missing}"
-    elif re.search(r"lib(GL|gthread|glib)[\w.-]*\.so", text):
-        remedy = (
-            "apt-get install libgl1 libglib2.0-0   # or, without root: python -m pip uninstall -y opencv-python && "
-            f"{PIP} opencv-python-headless"
-        )
-    elif re.search(r"numpy.*(1\.x|ABI|_ARRAY_API|dtype size)", text):
-        remedy = f"{PIP} --force-reinstall numpy -c requirements/constraints.txt"
-    elif "is used but incompatible" in text:  # mmdet's and mmseg's assertion about mmcv
-        remedy = "see the remedy for mmcv"
-    elif name == "torchvision":  # usually one that is built for another torch
-        remedy = f"{PIP} --force-reinstall --no-deps 'torch=={installed_version('torch')}' torchvision"
-    elif name == "mmcv":
-        remedy = f"python -m pip uninstall -y mmcv mmcv-lite && {PIP} {wanted}"
-    else:
-        remedy = f"{PIP} --force-reinstall --no-deps {wanted}"
-    return Check(name, WARN if name in OPTIONAL else FAIL, text, remedy)
-
-
-def check_gpu(torch: Any) -> Check:
-    """Run a small computation on the first GPU, which fails without a driver or without kernels for this GPU."""
-    error = ""
-    try:
-        if torch.version.cuda or torch.version.hip:
-            torch.zeros(1, device="cuda").mul(2).item()
-    except Exception as failure:
-        error = str(failure).splitlines()[0][:300]
-    gpus = []
-    for index in range(torch.cuda.device_count()):
-        gpu = torch.cuda.get_device_properties(index)
-        bf16 = "bf16" if gpu.major >= 8 or torch.version.hip else "no bf16: use fp16"
-        gpus.append(f"{gpu.name} ({gpu.total_memory / 2**30:.1f} GiB, {bf16})")
-    if gpus and error:
-        return Check("gpu", WARN, f"{gpus[0]}: {error}", "install a torch built for this GPU")
-    if "too old" in error:
-        remedy = "update the NVIDIA driver, or install a torch for its CUDA version"
-        return Check("gpu", WARN, f"runs on CPU: {error}", remedy)
-    return Check("gpu", OK, ", ".join(gpus) or "none found: runs on CPU")
-
-
-def check_mmcv(version: str, both: tuple[str, str], compiled: bool, state: str, ranges: str) -> Check:
-    """Check an mmcv that imports. `both`: versions of the distributions mmcv and mmcv-lite ('' if not installed)."""
-    full, lite = both
-    install_lite = f"{PIP} 'mmcv-lite{ranges}'"
-    uninstall = "python -m pip uninstall -y mmcv mmcv-lite && "
-    if not satisfies(version, "<2.2"):
-        text = f"{version} is refused by mmdet and mmsegmentation, which need < 2.2"
-        return Check("mmcv", FAIL, text, uninstall + install_lite)
-    if full and lite:
-        text = f"mmcv {full} and mmcv-lite {lite} are both installed and overwrite each other's files"
-        keep = f"{PIP} --force-reinstall --no-deps mmcv=={full}" if compiled else install_lite
-        return Check("mmcv", WARN, text, uninstall + keep)
-    if not satisfies(version, ranges):
-        return Check("mmcv", FAIL, f"{version}, but refseg needs {ranges}", install_lite)
-    if "does not load" in state:
-        remedy = f"python -m pip uninstall -y mmcv && {install_lite}   # or build mmcv again"
-        return Check("mmcv", WARN, f"{version}: {state}. refseg works without it", remedy)
-    return Check("mmcv", OK, f"{version}, {state if compiled else 'without compiled operators (refseg needs none)'}")
-
-
-def check_ops() -> list[Check]:
-    """Check which implementation of deformable attention is used."""
-    try:
-        torch, ops = importlib.import_module("torch"), importlib.import_module("refseg.ops")
-        backend, reason = ops.choose_backend(torch.empty(1, device="cuda" if torch.cuda.is_available() else "cpu"))
-    except Exception as error:
-        return [Check(OPS, FAIL, f"{type(error).__name__}: {error}"[:400], "see the lines above; or report it")]
-    text = f"{backend}: {reason}; available: {', '.join(ops.available_backends())}"
-    if backend == "pytorch" and "no triton" in reason:
-        return [Check(OPS, WARN, text, f"{PIP} triton, or what the reason says")]
-    return [Check(OPS, OK, text)]
-
-
-# The child process ----------------------------------------------------------------------------------------------------
-
-
-def child(names: Sequence[str]) -> None:
-    """Check libraries and print the checks of each as a line of JSON."""
-    warnings.simplefilter("ignore")
-    answers, sys.stdout = sys.stdout, sys.stderr  # libraries may print
-    ranges = required_ranges()
-    for name in names:
-        checks = check_ops() if name == OPS else check_library(name, ranges.get(LIBRARIES[name][0], ""))
-        print(json.dumps({"name": name, "checks": [asdict(check) for check in checks]}), file=answers, flush=True)
-
-
-def check_libraries(names: Sequence[str] = (*LIBRARIES, OPS), timeout_s: float = TIMEOUT_S) -> list[Check]:
-    """Check libraries in a child process. After a crash or a timeout, a new child checks those that remain."""
-    path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(Path(__file__).resolve().parents[2]))))
-    environment = {**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    checked: dict[str, list[Check]] = {}
-    while waiting := [name for name in names if name not in checked]:
-        command = [sys.executable, "-m", "refseg.cli.doctor", "--child", *waiting]
-        try:
-            done = subprocess.run(command, capture_output=True, env=environment, timeout=timeout_s)
-            output, problem = done.stdout, f"importing it ends Python (exit code {done.returncode})"
-        except subprocess.TimeoutExpired as error:
-            output, problem = error.stdout or b"", f"importing it hangs (more than {timeout_s:g} s)"
-        for line in output.decode(errors="replace").splitlines():
-            if line.startswith('{"name"'):
-                answer = json.loads(line)
-                checked[answer["name"]] = [Check(**check) for check in answer["checks"]]
-        culprit = next((name for name in waiting if name not in checked), None)  # the child keeps the order
-        if culprit is not None:
-            remedy = "report it" if culprit == OPS else f"{PIP} --force-reinstall --no-deps {LIBRARIES[culprit][0]}"
-            checked[culprit] = [Check(culprit, WARN if culprit in OPTIONAL else FAIL, problem, remedy)]
-    return [check for name in names for check in checked[name]]
 
 
 # The machine ----------------------------------------------------------------------------------------------------------
@@ -283,51 +301,5 @@ def check_machine() -> list[Check]:
     return checks
 
 
-def diagnose() -> list[Check]:
-    return [check_python(sys.version_info[:3]), *check_libraries(), *check_machine()]
-
-
-# The command ----------------------------------------------------------------------------------------------------------
-
-
-def summary(checks: Sequence[Check], model: str | None = None) -> str:
-    failed = [check.name for check in checks if check.status == FAIL]
-    warned = [check.name for check in checks if check.status == WARN]
-    if failed and model:
-        return f"{model} cannot be trained here yet: {', '.join(failed)}."
-    if failed:
-        return f"refseg cannot work yet: {', '.join(failed)}. Run the commands after ->, then `refseg doctor` again."
-    good = f"{model} can be trained here." if model else "Everything needed works."
-    return good + (f" Optional, with warnings: {', '.join(warned)}." if warned else "")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", help="config, checkpoint, or work directory: check what its training needs")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="for the memory estimate (default: the config's)")
-    parser.add_argument("--json", action="store_true", help="print the checks as JSON")
-
-
-def main(args: argparse.Namespace) -> int:
-    if args.model:
-        from refseg.engine.preflight import preflight
-        from refseg.engine.run import load_config
-        from refseg.inference.loading import find_config
-
-        checks = preflight(load_config(str(find_config(args.model))), batch_size=args.batch_size)
-    else:
-        checks = diagnose()
-    healthy = all(check.status != FAIL for check in checks)
-    if args.json:
-        print(json.dumps({"ok": healthy, "findings": [asdict(check) for check in checks]}, indent=2))
-    else:
-        print(f"{check_table(checks)}\n\n{summary(checks, args.model)}")
-    return 0 if healthy else 1
-
-
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--child"]:
-        child(sys.argv[2:])
-        sys.exit()
-    _parser = argparse.ArgumentParser(prog="refseg doctor", description=__doc__)
-    add_arguments(_parser)
-    sys.exit(main(_parser.parse_args()))
+    child(sys.argv[1:])

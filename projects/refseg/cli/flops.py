@@ -6,7 +6,7 @@ import argparse
 import json
 
 from refseg.analysis.flops import count, table
-from refseg.cli.run_options import add_cfg_options
+from refseg.cli.options import add_cfg_options
 from refseg.engine.run import RunOptions, load_config
 from refseg.inference.loading import find_config
 

@@ -5,14 +5,60 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Callable, Sequence
-from typing import get_args
+from collections.abc import Callable
+from typing import Any, get_args
 
 from refseg.errors import UsageError
 from refseg.evaluation.breakdowns import BREAKDOWNS, TAG, get_breakdown
 from refseg.evaluation.other_formats import is_coco_results
 from refseg.evaluation.protocols import PROTOCOLS, READ_BY, Protocol, get_protocol
 from refseg.records import NoTargetRule
+
+# Models ---------------------------------------------------------------------------------------------------------------
+
+MODEL = "config (file, or name of one that ships), checkpoint, or work directory"
+WEIGHTS = "checkpoint or work directory, if MODEL is a config"
+
+
+def add_cfg_options(parser: Any) -> None:
+    from refseg.compat import dict_action
+
+    more: Any = dict(nargs="+", action=dict_action(), default={}, metavar="KEY=VALUE")
+    parser.add_argument("--cfg-options", **more, help="overrides of config keys")
+
+
+def add_model_options(parser: Any) -> None:
+    """Add --cfg-options and --allow-download, which `refseg.cli.main` applies."""
+    add_cfg_options(parser)
+    parser.add_argument("--allow-download", action="store_true", help="allow text encoders to come from the hub")
+
+
+class _RefuseGpus(argparse.Action):
+    """Reject the `--gpus` of other toolboxes with a pointer to the launcher."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+        verb = parser.prog.split()[-1]
+        parser.error(f"{option} is not an option of refseg. For {values} GPUs: bash tools/dist_{verb}.sh ... {values}")
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `refseg train` and `refseg test` share."""
+    parser.add_argument("--work-dir", help="folder for logs and checkpoints (default: work_dirs/<config name>)")
+    add_model_options(parser)
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--gpus", action=_RefuseGpus, help=argparse.SUPPRESS)
+
+
+def run_options(args: argparse.Namespace, **more: Any) -> Any:
+    """Return the `RunOptions` that the arguments describe."""
+    from refseg.engine.run import RunOptions
+
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    return RunOptions(work_dir=args.work_dir, cfg_options=args.cfg_options, launcher=args.launcher, **more)
+
+
+# Scores ---------------------------------------------------------------------------------------------------------------
 
 FORMATS = """
 predictions can be
@@ -26,7 +72,7 @@ predictions can be
 """
 
 
-def add_shared_arguments(
+def add_scoring_options(
     parser: argparse.ArgumentParser, *, protocols: str, by: str, data_required: bool = True
 ) -> None:
     """Add the options that `refseg score`, `refseg compare` and `refseg report` share.
@@ -67,24 +113,15 @@ def add_data_root(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-root", metavar="DIR", help="folder to use for `data/...` paths (default: $REFSEG_DATA)")
 
 
-def names_in(argument: str) -> list[str]:
-    names = list(dict.fromkeys(name.strip() for name in argument.split(",")))
-    if not all(names):
-        raise UsageError(f"{argument!r} is not a list of names, as in a,b")
-    return names
+def scoring_options(args: argparse.Namespace, *files: str) -> tuple[list[Protocol], list[str]]:
+    """Return the protocols and breakdowns that the arguments describe. Mistakes are errors before any work is done.
 
-
-def chosen_groups(args: argparse.Namespace) -> list[str]:
-    """Return the names of --by. An unknown name is an error before any work is done."""
-    groups = names_in(args.by) if args.by else []
-    for group in groups:
-        get_breakdown(group)
-    return groups
-
-
-def chosen_protocols(args: argparse.Namespace) -> list[Protocol]:
-    """Return the protocols of --protocol, with the options' rule for "nothing here"."""
+    Args:
+        args: values of `add_scoring_options`.
+        files: files of predictions.
+    """
     protocols = [get_protocol(name) for name in names_in(args.protocol)]
+    # The options' rule for "nothing here"
     options = {"rule": args.no_target_rule, "threshold": args.no_target_threshold, "min_area": args.min_area}
     changes = {name: value for name, value in options.items() if value is not None}
     for protocol in protocols:
@@ -92,15 +129,24 @@ def chosen_protocols(args: argparse.Namespace) -> list[Protocol]:
         for option, key in (("--no-target-threshold", "threshold"), ("--min-area", "min_area")):
             if key in changes and rule not in READ_BY[key] and protocol.no_target.rule != "none":
                 raise UsageError(f"{option} needs --no-target-rule {READ_BY[key][0]}. {protocol.name} uses {rule}")
-    return [protocol.with_no_target(**changes) for protocol in protocols]
+    protocols = [protocol.with_no_target(**changes) for protocol in protocols]
+    # Breakdowns
+    groups = names_in(args.by) if args.by else []
+    for group in groups:
+        get_breakdown(group)
+    if args.min_score is not None and not any(is_coco_results(file) and os.path.isfile(file) for file in files):
+        raise UsageError(f"--min-score needs COCO results (.json), and {', '.join(files)} has none")
+    return protocols, groups
 
 
-def check_min_score(args: argparse.Namespace, paths: Sequence[str]) -> None:
-    if args.min_score is not None and not any(is_coco_results(path) and os.path.isfile(path) for path in paths):
-        raise UsageError(f"--min-score needs COCO results (.json), and {', '.join(paths)} has none")
+def names_in(argument: str) -> list[str]:
+    names = list(dict.fromkeys(name.strip() for name in argument.split(",")))
+    if not all(names):
+        raise UsageError(f"{argument!r} is not a list of names, as in a,b")
+    return names
 
 
-# Types of options. argparse shows the message of an ArgumentTypeError. ----------------------------------------------
+# Types. argparse shows the message of an ArgumentTypeError. -----------------------------------------------------------
 
 
 def at_least(least: int) -> Callable[[str], int]:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from refseg.cli.run_options import WEIGHTS, add_model_options
+from refseg.cli.options import WEIGHTS, add_model_options
 from refseg.errors import UsageError
 from refseg.inference.inferencer import ReferringInferencer
 from refseg.inference.inputs import Loading

@@ -7,8 +7,7 @@ import json
 from typing import Any
 
 from refseg.analysis.probes.measure import KINDS, METRICS
-from refseg.cli.options import add_data_root, at_least, names_in
-from refseg.cli.run_options import WEIGHTS, add_model_options
+from refseg.cli.options import WEIGHTS, add_data_root, add_model_options, at_least, names_in
 from refseg.datasets.targets import data_root
 from refseg.errors import UsageError
 from refseg.terminal import aligned, printable, write_whole

@@ -15,7 +15,7 @@ import sys
 import time
 import warnings
 from contextlib import redirect_stderr
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +43,7 @@ from refseg.processes import usable_cores
 from refseg.refshapes import generate
 from refseg.refshapes.generate import EXPRESSIONS
 from refseg.report.examples import contact_sheet
-from refseg.report.report import write_report
+from refseg.report.report import render_report
 from refseg.report.report_data import Settings, score_run
 from refseg.report.work_dir import read_scalars, read_work_dir, training_curves
 from refseg.weights import describe_weights
@@ -224,15 +224,16 @@ def quickstart(
             "seed": str(training.seed),
             "training time": f"{trained - start:.0f} s with data",
         }
-        content = scored.report(
+        report = replace(
+            scored,
             title=f"{Path(config).stem} on RefShapes {preset}",
-            summary=summary,
+            summary={**scored.summary, **summary},
             curves=curves,
             environment=read_work_dir(work_dir).environment,
             config_text=cfg.pretty_text,
             probes=probes,
         )
-        write_report(out / "report.html", content)
+        write_atomically(out / "report.html", render_report(report))
         write_atomically(out / "metrics.json", json.dumps(metrics, indent=2))
         aligned = {"alignment": alignment, "predictions": describe_predictions(predictions)}
         write_atomically(out / ALIGNMENT, json.dumps(aligned, indent=1))
@@ -242,7 +243,7 @@ def quickstart(
             [case for case in scored.cases if case.group == group] for group in ("random", "several", "no-target")
         )
         examples = [*random[:3], *several[:: max(1, len(several) // 3)][:3], *no_target[-3:]]
-        Image.fromarray(contact_sheet(examples, columns=3)).save(out / "examples.png", optimize=True)
+        Image.fromarray(contact_sheet(examples)).save(out / "examples.png", optimize=True)
         bar.update()
 
     # `refseg` may not be on the PATH where `make` ran this.

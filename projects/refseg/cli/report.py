@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from refseg.cli.options import add_shared_arguments, at_least, check_min_score, chosen_groups, chosen_protocols
+from refseg.cli.options import add_scoring_options, at_least, scoring_options
 from refseg.datasets.targets import data_root
 from refseg.errors import DataError, UsageError
 from refseg.evaluation.prediction_file import read_header
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--cases", type=at_least(0), default=PER_GROUP, metavar="N", help=f"pictures per group (default: {PER_GROUP})")
     resamples = f"image resamples for intervals (default: {RESAMPLES})"
     add("--resamples", type=at_least(1), default=RESAMPLES, metavar="N", help=resamples)
-    add_shared_arguments(parser, protocols="NAME[,NAME]", by=",".join(BY), data_required=False)
+    add_scoring_options(parser, protocols="NAME[,NAME]", by=",".join(BY), data_required=False)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -41,62 +42,61 @@ def main(args: argparse.Namespace) -> int:
             if value:
                 raise UsageError(f"{option} needs predictions. Pass their file with --predictions")
     probes = read_probes(args.probes) if args.probes else None
-    shared: dict[str, Any] = {
-        "curves": run.curves,
-        "environment": run.environment,
-        "config_text": run.config_text,
-        "probes": probes,
-    }
-    title = run.config or run.path.resolve().name
-    summary = {"work directory": str(run.path)}
     if args.predictions:
-        report = _scored_report(args, title, summary, shared)
+        report = score(args)
     else:
-        report = Report(title=title, summary=summary, missing=how_to_score(run), **shared)
+        report = Report(missing=how_to_score(run))
         if not run.curves.losses and not run.curves.metrics and not run.config_text:
             raise UsageError(
                 f"nothing to report in {run.path}: it has no log (*/vis_data/scalars.json) and no config. Pass another "
                 "work directory, or --predictions"
             )
         print(report.missing)
+    report = replace(
+        report,
+        title=run.config or run.path.resolve().name,
+        summary={**report.summary, "work directory": str(run.path)},
+        curves=run.curves,
+        environment=run.environment,
+        config_text=run.config_text,
+        probes=probes,
+    )
     out = Path(args.out or run.path / "report.html")
     write_whole(out, render_report(report))
     print(f"report: {out.resolve()} ({out.stat().st_size / 2**20:.1f} MiB)")
     return 0
 
 
-def _scored_report(args: argparse.Namespace, title: str, summary: dict[str, str], shared: dict[str, Any]) -> Report:
+def score(args: argparse.Namespace) -> Report:
+    """Score the predictions, and write the numbers if --json is given."""
     if not args.data:
-        raise UsageError(f"--predictions needs --data SET:SPLIT{_data_of(args.predictions)}")
+        # The header of a prediction file may name its data.
+        is_file = args.predictions.endswith((".jsonl", ".jsonl.gz"))
+        data = read_header(args.predictions).get("data") if is_file else None
+        annotations = data.get("annotations") if isinstance(data, dict) else None
+        hint = ""
+        if isinstance(data, dict) and isinstance(annotations, dict):
+            name = annotations.get("file") or annotations.get("refs")
+            hint = f". The file was made with {name}, split {data.get('split')}"
+        raise UsageError(f"--predictions needs --data SET:SPLIT{hint}")
+    protocols, groups = scoring_options(args, args.predictions)
     settings = Settings(
-        protocols=chosen_protocols(args),
-        groups=chosen_groups(args),
+        protocols=protocols,
+        groups=groups,
         per_group=args.cases,
         resamples=args.resamples,
         min_score=args.min_score,
         allow_partial=args.allow_partial,
         absent_is_nothing=args.absent_is_nothing,
     )
-    check_min_score(args, [args.predictions])
     with data_root(args.data_root):
         data = open_data(args.data, allow_partial=args.allow_partial, drop_no_target=args.drop_no_target)
-        scored = score_run(args.predictions, data, settings)
+        report = score_run(args.predictions, data, settings)
     if args.json:
         numbers = ("summary", "results", "no_target", "hits", "instances", "notes")
-        content = {name: getattr(scored, name) for name in numbers}
+        content = {name: getattr(report, name) for name in numbers}
         write_whole(args.json, json.dumps(content, indent=2, allow_nan=False) + "\n")
-    return scored.report(title=title, summary=summary, **shared)
-
-
-def _data_of(predictions: str) -> str:
-    """Return a hint with the data that the header of a prediction file names."""
-    if not predictions.endswith((".jsonl", ".jsonl.gz")):
-        return ""
-    data = read_header(predictions).get("data")
-    annotations = data.get("annotations") if isinstance(data, dict) else None
-    if not isinstance(annotations, dict):
-        return ""
-    return f". The file was made with {annotations.get('file') or annotations.get('refs')}, split {data.get('split')}"
+    return report
 
 
 def how_to_score(run: WorkDir) -> str:

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
-from refseg.cli.options import add_shared_arguments, at_least, check_min_score, chosen_groups, chosen_protocols
+from refseg.analysis.calibration import no_target_lines, no_target_report
+from refseg.cli.options import add_scoring_options, at_least, scoring_options
 from refseg.datasets.targets import data_root
+from refseg.evaluation.alignment import alignment_lines, alignment_report
 from refseg.evaluation.breakdowns import tag_columns, with_columns
 from refseg.evaluation.notes import header_line, notes_of
 from refseg.evaluation.protocols import Protocol
@@ -37,23 +40,15 @@ refseg score masks/ --data my.jsonl:test --by length,size --ci
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("predictions", help="prediction file, folder of PNGs, or COCO results (see below)")
-    add_shared_arguments(parser, protocols="NAME[,NAME]", by="")
+    add_scoring_options(parser, protocols="NAME[,NAME]", by="")
     ci = "95 %% confidence intervals from N resamples of images (1000 without N)"
     add("--ci", nargs="?", type=at_least(1), const=1000, metavar="N", help=ci)
-    add(
-        "--calibration",
-        action="store_true",
-        help="also report confusion and calibration of 'nothing here'",
-    )
+    add("--calibration", action="store_true", help="also report confusion and calibration of 'nothing here'")
     add("--alignment", action="store_true", help="also report how well word weights match instances (RefShapes only)")
 
 
 def main(args: argparse.Namespace) -> int:
-    from refseg.analysis.calibration import no_target_report
-    from refseg.evaluation.alignment import alignment_report
-
-    protocols, groups = chosen_protocols(args), chosen_groups(args)
-    check_min_score(args, [args.predictions])
+    protocols, groups = scoring_options(args, args.predictions)
     with data_root(args.data_root):
         data = open_data(args.data, allow_partial=args.allow_partial, drop_no_target=args.drop_no_target)
         columns = tag_columns(data.truths, groups)
@@ -68,7 +63,7 @@ def main(args: argparse.Namespace) -> int:
         if args.alignment:
             results[0]["alignment"] = alignment_report(args.predictions, data.truths)
     notes = notes_of(protocols, scored, predictions, min_score=args.min_score)
-    print("\n".join(report_lines(data, predictions, results, notes)))
+    print("\n".join(map(printable, report_lines(data, predictions, results, notes))))
     if args.json:
         shared = {"data": data.describe(), "predictions": predictions, "notes": notes}
         content: dict[str, Any] = {**results[0], **shared}
@@ -91,11 +86,9 @@ def score_file(
         path: prediction file, folder of PNGs, or COCO results.
         truths: annotations.
         protocols: protocols to score by.
-        args: options of `add_shared_arguments`.
+        args: values of `add_scoring_options`.
         columns: more columns for the rows, each with a value per expression.
     """
-    from tqdm import tqdm
-
     rows = answers_of(path, truths, min_score=args.min_score, absent_is_nothing=args.absent_is_nothing)
     with tqdm(rows, total=len(truths), unit=" rows", desc="scoring", mininterval=0.5, dynamic_ncols=True) as bar:
         scored = score_predictions(bar, truths, protocols, allow_partial=args.allow_partial)
@@ -103,9 +96,7 @@ def score_file(
 
 
 def report_lines(data: Data, predictions: dict[str, Any], results: Sequence[dict], notes: Sequence[str]) -> list[str]:
-    from refseg.analysis.calibration import no_target_lines
-    from refseg.evaluation.alignment import alignment_lines
-
+    """Return the lines to print: a table of metrics and a table per breakdown for each result, and the notes."""
     size = data.describe()
     lines = [f"{predictions['file']} on {data.name}: {size['images']:,} images, {size['expressions']:,} expressions"]
     lines += [f"  {header_line(predictions['header'])}"] if predictions["header"] else []
@@ -117,23 +108,19 @@ def report_lines(data: Data, predictions: dict[str, Any], results: Sequence[dict
             low, high = result.get("intervals", {}).get(name, (None, None))
             rows.append([name, f"{value:.2f}", "" if low is None else f"[{low:.2f}, {high:.2f}]"])
         lines += [f"  {line}" for line in aligned(rows)]
-        for name, table in result.get("by", {}).items():
-            lines += ["", *(f"  {line}" for line in _group_lines(name, table, list(result["metrics"])))]
+        # One row per group: label, expressions, metrics. `aligned` puts the last column to the left.
+        for name, groups in result.get("by", {}).items():
+            heads = ["expressions", *result["metrics"]]
+            table = [[f"by {name}", *heads, ""]]
+            table += [[str(group[name]), *(_cell(group.get(head)) for head in heads), ""] for group in groups]
+            table = aligned(table) if groups else [f"by {name}: no expression has this property"]
+            lines += ["", *(f"  {line}" for line in table)]
     lines += ["", *no_target_lines(results[0]["no_target"])] if "no_target" in results[0] else []
     lines += ["", *alignment_lines(results[0]["alignment"])] if "alignment" in results[0] else []
-    lines += [""] * bool(notes) + [f"note: {note}" for note in notes]
-    return [printable(line) for line in lines]
+    return [*lines, "", *(f"note: {note}" for note in notes)] if notes else lines
 
 
-def _group_lines(name: str, table: Sequence[dict[str, Any]], metrics: Sequence[str]) -> list[str]:
-    if not table:
-        return [f"by {name}: no expression has this property"]
-
-    def cell(value: Any) -> str:
-        if value is None:
-            return "-"
-        return f"{value:.2f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-
-    heads = [name, "expressions", *metrics]
-    rows = [[f"by {name}", *heads[1:], ""]]  # `aligned` puts the last column to the left
-    return aligned(rows + [[*(cell(line.get(head)) for head in heads), ""] for line in table])
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.2f}"

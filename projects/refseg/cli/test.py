@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from refseg.cli.run_options import MODEL, WEIGHTS, add_run_options, run_options
+from refseg.cli.options import MODEL, WEIGHTS, add_run_options, run_options
 
 EXAMPLES = """
 refseg test work_dirs/quickstart

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from refseg.cli.run_options import add_run_options, run_options
+from refseg.cli.options import add_run_options, run_options
 
 EXAMPLES = """
 refseg train instalign_tiny_refshapes

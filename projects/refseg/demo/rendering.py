@@ -13,7 +13,7 @@ from refseg.inference.predict import counted, output_names, phrase_files
 from refseg.inference.results import ImageAnswer, PhraseAnswer, picture_png
 from refseg.report.page import data_uri, numbered_html, phrase_html, phrase_style
 from refseg.visualization.answers import ONE_OF_FEW
-from refseg.visualization.instances import INSTANCE_COLORS
+from refseg.visualization.word_bars import INSTANCE_COLORS
 
 _FOLDER = Path(__file__).parent
 STYLE = (_FOLDER / "style.css").read_text(encoding="utf-8") + phrase_style(".refseg")

@@ -29,9 +29,9 @@ from refseg.models.postprocess import ImageResult, LogitMask, PostProcess, rejec
 from refseg.structures import WordRegions
 from refseg.visualization import answers
 from refseg.visualization.answers import GridMap
-from refseg.visualization.instances import answer_panel, own_phrases, words_by_instance
-from refseg.visualization.overlay import Display, grid, reduce_image, reduced_size
-from refseg.visualization.word_bars import Owners, owners_of_words
+from refseg.visualization.instances import answer_panel
+from refseg.visualization.overlay import NOTHING_HERE, Display, grid, reduce_image, reduced_size
+from refseg.visualization.word_bars import Owners, instance_phrases, word_owners
 
 SAME_OBJECT_IOU = 0.8  # instances that overlap more are the same object
 
@@ -122,7 +122,7 @@ class PhraseAnswer(Answer):
     @property
     def owners(self) -> list[Owners]:
         """The instances of each word of `text.split()`."""
-        return owners_of_words(len(self.text.split()), words_by_instance(self.text, self.words))
+        return word_owners(self.text, self.words)
 
     def instances_at(self, size: Size) -> list[Instance]:
         """Return the instances for a picture of the image scaled to `size`."""
@@ -148,7 +148,7 @@ class PhraseAnswer(Answer):
         unknown = f"; the model does not know: {', '.join(self.unknown_words)}" if self.unknown_words else ""
         if self.nothing_here:  # unknown words may already be the reason
             unknown = "" if all_unknown(self.text, self.unknown_words) else unknown
-            return f"{answers.NOTHING_HERE}: {self.reason}{unknown}"
+            return f"{NOTHING_HERE}: {self.reason}{unknown}"
         count = len(self.instances)
         objects = f"{count} object{'s' * (count > 1)}, " if count else ""
         return f"{objects}{answers.percent(self.share)} of the image, score {self.score:.2f}{unknown}"
@@ -335,7 +335,7 @@ def answers_of(result: ImageResult, *, aligned: bool = False) -> tuple[PhraseAns
     for k, text in enumerate(texts):
         instances = None if result.queries is None else result.queries[k]
         if instances is not None:
-            phrases = own_phrases(text, [one.words if aligned else None for one in instances])
+            phrases = instance_phrases(text, [one.words if aligned else None for one in instances])
             instances = [replace(one, phrase=phrase) for one, phrase in zip(instances, phrases, strict=True)]
         mask = result.lazy_mask(result.mask_logits[k])
         found.append(

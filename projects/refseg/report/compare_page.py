@@ -26,23 +26,32 @@ COLUMNS = frozenset({"metric", "difference", "95 % interval", "p"})  # of `metri
 
 @dataclass(frozen=True)
 class AnswerPicture:
-    """One answer. `mask` (H, W) bool is the raw mask; `rejected` and `worth` (the IoU) are by the protocol's rules."""
+    """One answer.
+
+    Args:
+        mask: (H, W) bool, as predicted.
+        rejected: The model answers "nothing here", by the protocol's rules.
+        worth: The IoU, by the protocol's rules.
+    """
 
     mask: np.ndarray
     rejected: bool
     worth: float
 
-    @property
-    def words(self) -> str:
-        if self.rejected:
-            return NOTHING_HERE
-        return f"{self.mask.mean():.1%} of the image" if self.mask.any() else EMPTY_MASK
-
 
 @dataclass(frozen=True)
 class Disagreement:
-    """One expression with two answers. `image` (H, W, 3) uint8 is gray if the file cannot be read; `image_problem` is
-    then the reason."""
+    """One expression with two answers.
+
+    Args:
+        expression_id: Name of the expression in its data set.
+        text: The expression.
+        skill: Its tag `skill`, or "".
+        image: (H, W, 3) uint8. It is gray if the file cannot be read.
+        truth: (H, W) bool: the merged mask of the referents.
+        answers: The answers of A and B.
+        image_problem: Reason why the image cannot be read.
+    """
 
     expression_id: str
     text: str
@@ -89,7 +98,7 @@ def render_comparison(
 
 
 def metric_lines(comparison: Comparison, names: tuple[str, str]) -> list[dict[str, Any]]:
-    """One line per metric. Numbers are text, because some need a sign or brackets."""
+    """Return one line per metric. Numbers are text, because some need a sign or brackets."""
     return [
         {
             "metric": name,
@@ -104,7 +113,7 @@ def metric_lines(comparison: Comparison, names: tuple[str, str]) -> list[dict[st
 
 
 def group_lines(comparison: Comparison, by: str, names: tuple[str, str]) -> list[dict[str, Any]]:
-    """The lines of a breakdown, with the headline metrics of both models."""
+    """Return the lines of a breakdown, with the headline metrics of both models."""
     lines = []
     for line in comparison.breakdowns[by]:
         out = {by: line[by], "expressions": line["expressions"]}
@@ -127,15 +136,17 @@ def tally_line(comparison: Comparison, names: tuple[str, str]) -> str:
 
 
 def _card(case: Disagreement, names: tuple[str, str], measure: str) -> dict[str, Any]:
-    """The contents of one card: the phrase, both answers beside the ground truth, and tags."""
+    """Return the contents of one card: the phrase, both answers beside the ground truth, and tags."""
     pictures = []
     for name, answer, color in zip(names, case.answers, COLORS, strict=True):
         picture = mask_panel(case.image, answer.mask, color=color, rejected=answer.rejected, empty=EMPTY_MASK)
-        label = f"{name}: {measure} {answer.worth:.2f}"
-        pictures.append(figure_of(picture, label=label, alt=f"{name}: {answer.words}"))
+        words = f"{answer.mask.mean():.1%} of the image" if answer.mask.any() else EMPTY_MASK
+        alt = f"{name}: {NOTHING_HERE if answer.rejected else words}"
+        pictures.append(figure_of(picture, label=f"{name}: {measure} {answer.worth:.2f}", alt=alt))
     truth = mask_panel(case.image, case.truth, color=GROUND_TRUTH_COLOR)
     alt = "Ground truth" if case.truth.any() else f"Ground truth: {NOTHING_HERE}"
     pictures.append(figure_of(truth, label="Ground truth", alt=alt))
-    tags = [f"expression {case.expression_id}", f"skill: {case.skill}" * bool(case.skill)]
-    tags.append("image missing" * bool(case.image_problem))
-    return {"phrase": case.text, "pictures": pictures, "tags": " \u00b7 ".join(filter(None, tags))}
+    tags = [f"expression {case.expression_id}"]
+    tags += [f"skill: {case.skill}"] if case.skill else []
+    tags += ["image missing"] if case.image_problem else []
+    return {"phrase": case.text, "pictures": pictures, "tags": " \u00b7 ".join(tags)}

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from functools import partial
-from operator import itemgetter
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -18,15 +17,15 @@ from refseg.errors import DataError
 from refseg.evaluation.measure import resize_rle
 from refseg.evaluation.prediction_file import Answer
 from refseg.instance import Instance
-from refseg.visualization.instances import answer_panel, phrase_strip, words_by_instance
-from refseg.visualization.overlay import GROUND_TRUTH_COLOR, grid, mask_panel, two_panels
-from refseg.visualization.word_bars import Owners, owners_of_words
+from refseg.visualization.captions import caption
+from refseg.visualization.instances import answer_panel, phrase_strip
+from refseg.visualization.overlay import GROUND_TRUTH_COLOR, grid, mask_panel, pad_to, stack
+from refseg.visualization.word_bars import Owners, word_owners
 
 RIGHT_IOU = 0.5  # IoU from which an answer counts as right
 GROUPS = ("worst", "best", "several", "no-target", "random")
 _BLANK = 205  # gray of a picture whose image is missing
-
-Row = Mapping[str, Any]
+_GAP = 8  # pixels between prediction and ground truth
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,8 @@ class Example:
         expression_id: Name of the expression in its data set.
         tags: Facts for the small print.
         group: Heading under which the report shows the example.
-        instances: Predicted instances, best first, of models that tell them apart.
+        instances: Predicted instances, best first, of models that tell them apart. Their words are those of
+            `text.split()`.
     """
 
     image: np.ndarray
@@ -56,19 +56,6 @@ class Example:
     tags: Mapping[str, Any] = field(default_factory=dict)
     group: str = "cases"
     instances: Sequence[Instance] = ()
-
-    def __post_init__(self) -> None:
-        size, num_words = self.image.shape[:2], len(self.text.split())
-        masks = {"predicted": self.predicted, "ground_truth": self.ground_truth}
-        masks |= {f"the mask of instance {i}": instance.mask for i, instance in enumerate(self.instances)}
-        for name, mask in masks.items():
-            if mask.dtype != bool or mask.shape != size:
-                actual = f"{mask.dtype} {mask.shape}"
-                raise ValueError(f"expression {self.expression_id}: {name} must be bool {size}, not {actual}")
-        for i, instance in enumerate(self.instances):
-            if instance.words is not None and len(instance.words) != num_words:
-                counts = f"{len(instance.words)} weights for {num_words} words"
-                raise ValueError(f"expression {self.expression_id}: instance {i} has {counts} of text.split()")
 
     @property
     def no_target(self) -> bool:
@@ -93,70 +80,77 @@ class Example:
     @property
     def owners(self) -> list[Owners]:
         """For each word of `text.split()`, the shown instances that it belongs to."""
-        words = words_by_instance(self.text, [one.words for one in self.shown_instances])
-        return owners_of_words(len(self.text.split()), words)
+        return word_owners(self.text, [one.words for one in self.shown_instances])
+
+
+# Choice ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One scored expression that a report may show.
+
+    Args:
+        expression_id: Name of the expression in its data set.
+        iou: IoU (0 to 1), or NaN if it has none.
+        no_target: The expression refers to nothing.
+        rejected: The model answers "nothing here".
+        several: The expression has two targets or more.
+        found_all: The model found all targets.
+    """
+
+    expression_id: str
+    iou: float
+    no_target: bool = False
+    rejected: bool = False
+    several: bool = False
+    found_all: bool = False
 
 
 def choose_examples(
-    rows: Sequence[Row], *, per_group: int = 8, seed: int = 0, found_all: Callable[[Row], bool] | None = None
-) -> dict[str, list[Row]]:
-    """Choose the rows to show, by group: the worst and best ones with a target, ones with several targets, no-target
-    ones, and random others.
+    candidates: Sequence[Candidate], *, per_group: int = 8, seed: int = 0
+) -> dict[str, list[Candidate]]:
+    """Choose the expressions to show, by group: the worst and best ones with a target, ones with several targets,
+    no-target ones, and random others.
 
-    No row is in two groups. Half of the no-target rows are wrong ones, and half of those with several targets are
-    completely found, if there are enough of both kinds. The choice depends on the rows and the seed, not on the order
-    of the rows.
+    No expression is in two groups. Half of the no-target ones are not rejected, and half of those with several targets
+    are completely found, if there are enough of both kinds. The choice depends on the candidates and the seed, not on
+    the order of the candidates.
 
     Args:
-        rows: Mappings with `expression_id`, `iou`, `no_target` and `rejected`, with `several` if the expression has two
-            targets or more, and with anything else that the caller needs back.
-        per_group: Maximum number of rows per group.
+        candidates: Expressions to choose from.
+        per_group: Maximum number of expressions per group.
         seed: Seed of the random choices.
-        found_all: Tells whether the model found all targets of a row. It is called for a few rows only. By default the
-            row must not be rejected and have an IoU of at least RIGHT_IOU.
     """
-    for row in rows:
-        missing = {"expression_id", "iou", "no_target", "rejected"} - row.keys()
-        if missing:
-            raise KeyError(f"a row for choose_examples lacks {sorted(missing)}; it has {sorted(row)}")
     rng = random.Random(seed)
-    rows = sorted(rows, key=lambda row: str(row["expression_id"]))
+    candidates = sorted(candidates, key=attrgetter("expression_id"))
+
+    def sample(members: list[Candidate], count: int) -> list[Candidate]:
+        return rng.sample(members, min(count, len(members)))
+
+    def mix(first: list[Candidate], others: list[Candidate], half: int) -> list[Candidate]:
+        num_first = max(per_group - len(others), min(len(first), half))
+        return (first[:num_first] + others)[:per_group]
+
     # The worst and the best
-    ranked = sorted((row for row in rows if not row["no_target"] and not math.isnan(row["iou"])), key=itemgetter("iou"))
+    ranked = sorted((one for one in candidates if not one.no_target and not math.isnan(one.iou)), key=attrgetter("iou"))
     num_worst = min(per_group, len(ranked) // 2)
     num_best = min(per_group, len(ranked) - num_worst)
     worst, best = ranked[:num_worst], ranked[len(ranked) - num_best :][::-1]
-    # Without a target: wrong ones first
-    accepted = _sample(rng, [row for row in rows if row["no_target"] and not row["rejected"]], per_group)
-    rejected = _sample(rng, [row for row in rows if row["no_target"] and row["rejected"]], per_group)
-    num_accepted = max(per_group - len(rejected), min(len(accepted), per_group // 2))
-    no_target = (accepted[:num_accepted] + rejected)[:per_group]
+    # Without a target
+    accepted = sample([one for one in candidates if one.no_target and not one.rejected], per_group)
+    rejected = sample([one for one in candidates if one.no_target and one.rejected], per_group)
+    no_target = mix(accepted, rejected, per_group // 2)
     # With several targets
-    taken = {id(row) for row in (*worst, *best)}
-    several = [row for row in rows if row.get("several") and id(row) not in taken]
-    several = _half_found(_sample(rng, several, len(several)), per_group, found_all or _is_right)
+    taken = {one.expression_id for one in (*worst, *best)}
+    several = [one for one in candidates if one.several and one.expression_id not in taken]
+    several = sample(several, len(several))
+    hits, misses = ([one for one in several if one.found_all is found] for found in (True, False))
+    several = mix(hits, misses, per_group - per_group // 2)
     # Any others
-    taken |= {id(row) for row in (*several, *no_target)}
-    others = _sample(rng, [row for row in rows if id(row) not in taken], per_group)
+    taken |= {one.expression_id for one in (*several, *no_target)}
+    others = sample([one for one in candidates if one.expression_id not in taken], per_group)
     return dict(zip(GROUPS, (worst, best, several, no_target, others), strict=True))
-
-
-def _sample(rng: random.Random, rows: list[Row], count: int) -> list[Row]:
-    return rng.sample(rows, min(count, len(rows)))
-
-
-def _half_found(rows: list[Row], count: int, found_all: Callable[[Row], bool]) -> list[Row]:
-    """Return at most `count` rows: half of them found if there are enough, then the others. Only the first rows are
-    checked, because checking is slow."""
-    checked = [(row, found_all(row)) for row in rows[: 4 * count]]
-    hits = [row for row, is_found in checked if is_found]
-    misses = [row for row, is_found in checked if not is_found]
-    num_hits = max(count - len(misses), min(len(hits), count - count // 2))
-    return (hits[:num_hits] + misses)[:count]
-
-
-def _is_right(row: Row) -> bool:
-    return not row["rejected"] and row["iou"] >= RIGHT_IOU
 
 
 # Rows and images of chosen examples -----------------------------------------------------------------------------------
@@ -198,20 +192,25 @@ def example_pictures(case: Example) -> tuple[np.ndarray, np.ndarray]:
     return answer_panel(case.image, case.predicted, case.shown_instances, rejected=case.rejected), truth
 
 
-def contact_sheet(cases: Sequence[Example], *, columns: int = 3, margin: int = 16) -> np.ndarray:
+def contact_sheet(cases: Sequence[Example]) -> np.ndarray:
     """Draw examples side by side in one picture (H, W, 3), each with its phrase, prediction and ground truth.
 
     The pictures of a row are level, however high the phrases are.
     """
     if not cases:
         raise ValueError("a contact sheet needs at least one example")
-    cells = [
-        two_panels(
-            *example_pictures(case),
-            phrase=partial(phrase_strip, case.text, case.shown_instances),
-            iou=None if case.no_target else case.iou,
-            right=case.right,
-        )
-        for case in cases
-    ]
-    return grid(cells, columns=columns, margin=margin)
+    cells = []
+    for case in cases:
+        # Each picture above its name
+        prediction, truth = example_pictures(case)
+        width = max(160, truth.shape[1])
+        size = max(14, min(20, width // 20))
+        label = "prediction" if case.no_target else f"prediction, IoU {case.iou:.2f}"
+        left = stack([prediction, caption(label, width, size=size, mark=case.right)])
+        right = stack([truth, caption("ground truth", width, size=size)])
+        # The two side by side, below the phrase
+        height = max(left.shape[0], right.shape[0])
+        left, right = pad_to(left, height, left.shape[1] + _GAP), pad_to(right, height, right.shape[1])
+        pair = np.concatenate([left, right], axis=1)
+        cells.append(stack([phrase_strip(case.text, case.shown_instances, pair.shape[1]), pair]))
+    return grid(cells)

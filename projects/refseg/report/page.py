@@ -23,8 +23,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image, features
 
-from refseg.visualization.instances import INSTANCE_COLORS
-from refseg.visualization.word_bars import Owners, bars, numbers
+from refseg.visualization.word_bars import INSTANCE_COLORS, Owners, bars, numbers
 
 MAX_TABLE_ROWS = 60  # a tag may have thousands of values
 # Control characters except tab and line ends, surrogate halves, and two non-characters: no HTML or SVG may hold them.
@@ -134,10 +133,10 @@ def data_uri(picture: np.ndarray) -> str:
 
 
 def phrase_html(text: str, owners: Sequence[Owners]) -> Markup:
-    """The phrase with a bar under each word for each instance that the word belongs to.
+    """Return the phrase with a bar under each word for each instance that the word belongs to.
 
     Neighboring words of the same instances form one run, with the instances' numbers below its first word. Bars and
-    numbers are hidden from screen readers, which get `numbered` instead.
+    numbers are hidden from screen readers, which get `numbered_html` instead.
 
     Args:
         text: The phrase.
@@ -146,29 +145,29 @@ def phrase_html(text: str, owners: Sequence[Owners]) -> Markup:
     if not any(owners):
         return Markup.escape(printable(text))
     runs = [
-        {"words": [word for _, word in pairs], "bars": bars(owned, len(INSTANCE_COLORS)), "numbers": numbers(owned)}
+        {"words": [word for _, word in pairs], "bars": bars(owned), "numbers": numbers(owned)}
         for owned, pairs in groupby(zip(owners, text.split(), strict=True), key=itemgetter(0))
     ]
     return Markup(printable(macros().phrase(runs)))
 
 
-def numbered(phrases: Sequence[str], scores: Sequence[float]) -> str:
-    """List instances as text, such as "1: red star (0.93) \u00b7 2 (0.88)", where the second one has no words."""
-    pairs = enumerate(zip(phrases, scores, strict=True), start=1)
-    return " \u00b7 ".join(f"{i}{phrase and f': {phrase}'} ({score:.2f})" for i, (phrase, score) in pairs)
-
-
 def numbered_html(phrases: Sequence[str], scores: Sequence[float]) -> Markup:
-    """List instances as `numbered` does, with each phrase isolated from the direction of the text around it."""
-    pairs = list(zip(phrases, scores, strict=True))
-    return Markup(printable(macros().numbered(pairs)))
+    """List instances, such as "1: red star (0.93) \u00b7 2 (0.88)", where the second one has no words.
+
+    Each phrase is isolated from the direction of the text around it.
+    """
+    items = [
+        (Markup("{}: <bdi>{}</bdi> ({:.2f})") if phrase else Markup("{0} ({2:.2f})")).format(number, phrase, score)
+        for number, (phrase, score) in enumerate(zip(phrases, scores, strict=True), start=1)
+    ]
+    return Markup(printable(Markup(" \u00b7 ").join(items)))
 
 
 def phrase_style(scope: str = "") -> str:
-    """CSS for `phrase_html` below the selector `scope`. The variable `--rim` is the color around bars."""
+    """Return the CSS for `phrase_html` below the selector `scope`. The variable `--rim` is the color around bars."""
     return _environment().get_template("phrases.css").render(scope=scope)
 
 
 def macros() -> Any:
-    """The macros of `templates/macros.html` as functions."""
+    """Return the macros of `templates/macros.html` as functions."""
     return _environment().get_template("macros.html").module

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from refseg.files import write_atomically
 from refseg.report.examples import RIGHT_IOU, Example, example_pictures
-from refseg.report.page import figure_of, format_cell, format_interval, numbered, numbered_html, phrase_html, render
+from refseg.report.page import figure_of, format_cell, format_interval, numbered_html, phrase_html, render
 from refseg.report.plots import Curve, plot_svg
-from refseg.report.work_dir import TrainingCurves, training_plots
-from refseg.visualization.instances import own_phrases
+from refseg.report.work_dir import TrainingCurves
 from refseg.visualization.overlay import EMPTY_MASK, NOTHING_HERE
+from refseg.visualization.word_bars import instance_phrases
 
 DATA_KEYS = ("data set", "split")  # facts that `summary` must name: no number stands without its data
 NUM_CARDS = 6  # metrics in large type
@@ -24,6 +23,8 @@ NUM_UNFOLDED = 6  # examples of a group that are visible at once
 MAX_PICTURE_BYTES = 12 * 2**20  # all pictures together, as encoded in the file
 HEADINGS = {"several": "several targets"}  # headings of groups whose name does not explain itself
 _INTERVAL = "95 % interval"
+_MAX_OTHER_PLOTS = 8
+_AUXILIARY_LOSS = re.compile(r"(^|[./_])(d\d+|aux\w*)[./]")  # losses of single decoder layers: too many to draw
 
 Lines = Sequence[Mapping[str, Any]]
 
@@ -37,7 +38,7 @@ class Report:
         summary: Facts by name. Beside results, they must name the data set and the split.
         results: One per protocol, as `refseg score --json` writes them ("protocol", "metrics", and where known
             "intervals" and "by"). The first one is the headline, and the one that all other sections are by.
-        no_target: Output of `analysis.extras.no_target_report`.
+        no_target: Output of `analysis.calibration.no_target_report`.
         hits: Output of `analysis.objects.ObjectTable.hits`.
         instances: Output of `analysis.objects.ObjectTable.calibration`.
         probes: Output of `refseg probe --json`.
@@ -49,7 +50,7 @@ class Report:
         config_text: The config of the run.
     """
 
-    title: str
+    title: str = ""
     summary: Mapping[str, Any] = field(default_factory=dict)
     results: Sequence[Mapping[str, Any]] = ()
     no_target: Mapping[str, Any] | None = None
@@ -70,11 +71,6 @@ class Report:
             raise ValueError(f"The report's summary lacks {absent}: numbers mean nothing without their data.")
         named = {"protocol": result["protocol"], **{key: self.summary[key] for key in DATA_KEYS}}
         return " \u00b7 ".join(f"{key}: {value}" for key, value in named.items())
-
-
-def write_report(path: str | Path, report: Report) -> None:
-    """Write the report to a file. An existing file is replaced in one step, so no reader sees half of it."""
-    write_atomically(path, render_report(report))
 
 
 def render_report(report: Report) -> str:
@@ -109,13 +105,11 @@ def render_report(report: Report) -> str:
 
 
 def metrics_table(report: Report, result: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics of one protocol, with their intervals where they have been computed."""
+    """Return the metrics of one protocol, with their intervals where they have been computed."""
     intervals, resampled = result.get("intervals"), result.get("bootstrap")
-    rows = [
-        {"metric": name, "value": value}
-        | ({} if intervals is None else {_INTERVAL: format_interval(intervals.get(name))})
-        for name, value in result["metrics"].items()
-    ]
+    rows = [{"metric": name, "value": value} for name, value in result["metrics"].items()]
+    if intervals is not None:
+        rows = [row | {_INTERVAL: format_interval(intervals.get(row["metric"]))} for row in rows]
     caption = [report.source_of(result), result.get("details", {}).get("title", "")]
     caption.append(f"intervals from {resampled['resamples']:,} resamples of images" if resampled else "")
     return {"protocol": result["protocol"], "rows": rows, "caption": " \u00b7 ".join(filter(None, caption))}
@@ -134,59 +128,54 @@ def _with_interval(line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def no_target_section(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Confusion of targets and rejections, and the calibration of no-target probabilities if there are any."""
+    """Return the confusion of targets and rejections, and the calibration of no-target probabilities if there are
+    any."""
     confusion, calibration, curve = report["confusion"], report["calibration"], report["curve"]
-    section: dict[str, Any] = {
-        "tables": {
-            "Target against rejection": [
-                {"expressions": name, "count": count} for name, count in confusion["counts"].items()
-            ],
-            "Rates, in percent": [{"rate": name, "value": value} for name, value in confusion["rates"].items()],
-            "Rejected, by number of targets, in percent": confusion["by_targets"],
-        },
-        "calibration": calibration,
+    tables = {
+        "Target against rejection": [
+            {"expressions": name, "count": count} for name, count in confusion["counts"].items()
+        ],
+        "Rates, in percent": [{"rate": name, "value": value} for name, value in confusion["rates"].items()],
+        "Rejected, by number of targets, in percent": confusion["by_targets"],
     }
+    section: dict[str, Any] = {"tables": tables, "calibration": calibration}
     if calibration is not None:
-        lines = calibration["reliability"]
         section["facts"] = {name: calibration[name] for name in ("AUROC", "Brier", "ECE", "expressions", "no_target")}
-        section["plots"] = [reliability_plot(lines, title="Reliability of “nothing here”", share="no target")]
-        section["bins"] = _bins(lines)
+        title = "Reliability of \u201cnothing here\u201d"
+        section |= _reliability(calibration["reliability"], title=title, share="no target")
         if curve:
             steps = tuple(line["threshold"] for line in curve)
             names = [name for name in curve[0] if name != "threshold"]
             curves = [Curve(name, steps, tuple(line[name] for line in curve)) for name in names]
-            title = "Metrics over the threshold of “nothing here”"
+            title = "Metrics over the threshold of \u201cnothing here\u201d"
             section["plots"].append(plot_svg(curves, title=title, x_label="threshold"))
     return section
 
 
 def instances_section(calibration: Mapping[str, Any]) -> dict[str, Any]:
-    """Calibration of the scores of predicted instances."""
-    lines = calibration["reliability"]
-    return {
-        "facts": {name: value for name, value in calibration.items() if name != "reliability"},
-        "plots": [reliability_plot(lines, title="Reliability of instance scores", share="a referent")],
-        "bins": _bins(lines),
-    }
+    """Return the calibration of the scores of predicted instances."""
+    facts = {name: value for name, value in calibration.items() if name != "reliability"}
+    title = "Reliability of instance scores"
+    return {"facts": facts} | _reliability(calibration["reliability"], title=title, share="a referent")
 
 
-def reliability_plot(lines: Lines, *, title: str, share: str) -> str:
-    """Plot the predicted probability of each bin against the measured share. Calibrated bins lie on the diagonal."""
+def _reliability(lines: Lines, *, title: str, share: str) -> dict[str, Any]:
+    """Plot the predicted probability of each bin against the measured share, and return the plot and a table.
+
+    Calibrated bins lie on the diagonal.
+    """
     probabilities, shares = (tuple(line[key] for line in lines) for key in ("probability", "share"))
     curves = [Curve(f"share: {share}", probabilities, shares), Curve("calibrated", (0.0, 1.0), (0.0, 1.0))]
-    return plot_svg(curves, title=title, x_label="mean probability of the bin")
-
-
-def _bins(lines: Lines) -> list[dict[str, Any]]:
-    return [
+    bins = [
         {"bin": f"{line['low']:.2f} to {line['high']:.2f}"}
         | {name: value for name, value in line.items() if name not in ("low", "high")}
         for line in lines
     ]
+    return {"plots": [plot_svg(curves, title=title, x_label="mean probability of the bin")], "bins": bins}
 
 
 def probes_section(probes: Mapping[str, Any]) -> dict[str, Any]:
-    """A table of the kinds of probes, and the pairs that got the same answer although they differ in meaning."""
+    """Return a table of the kinds of probes, and the pairs with the same answer although they differ in meaning."""
     data, same_iou = probes["data"], probes["same_iou"]
     rows = [
         {"probe": line["kind"], "pairs": line["pairs"], "truth known": line["known"]}
@@ -212,11 +201,29 @@ def probes_section(probes: Mapping[str, Any]) -> dict[str, Any]:
     return {"by": probes["by"], "same_iou": same_iou, "rows": rows, "source": source, "same_answers": same_answers}
 
 
+def training_plots(curves: TrainingCurves) -> list[str]:
+    """Plot a training as SVG elements. Values that were not logged have no plot.
+
+    There are the losses (smoothed; the total first, and none of single decoder layers), validation metrics, learning
+    rates, and the first other values that are not always 0.
+    """
+    losses = [curve for curve in curves.losses if not _AUXILIARY_LOSS.search(curve.name)]
+    losses.sort(key=lambda curve: curve.name != "loss")
+    others = [curve for curve in curves.others if any(curve.values)][:_MAX_OTHER_PLOTS]
+    plots = [
+        ("Train loss (smoothed; the raw line is pale)", losses, 0.8),
+        ("Validation metrics", curves.metrics, 0.0),
+        ("Learning rate", curves.learning_rates, 0.0),
+        *((curve.name, [curve], 0.0) for curve in others),
+    ]
+    return [plot_svg(lines, title=title, smoothing=smoothing) for title, lines, smoothing in plots if lines]
+
+
 # Examples -------------------------------------------------------------------------------------------------------------
 
 
 def example_groups(cases: Sequence[Example]) -> list[dict[str, Any]]:
-    """The cards of each group, in order of first appearance. The groups share MAX_PICTURE_BYTES equally."""
+    """Return the cards of each group, in order of first appearance. The groups share MAX_PICTURE_BYTES equally."""
     groups: dict[str, list[Example]] = {}
     for case in cases:
         groups.setdefault(case.group, []).append(case)
@@ -242,22 +249,22 @@ def example_groups(cases: Sequence[Example]) -> list[dict[str, Any]]:
 
 
 def example_card(case: Example) -> dict[str, Any]:
-    """The contents of one card: phrase, prediction beside ground truth, verdict in words, and tags."""
-    phrases = own_phrases(case.text, [one.words for one in case.shown_instances])
-    scores = [instance.score for instance in case.shown_instances]
-    # What each picture shows, in words
+    """Return the contents of one card: phrase, prediction beside ground truth, verdict in words, and tags."""
+    phrases = instance_phrases(case.text, [one.words for one in case.shown_instances])
+    objects = numbered_html(phrases, [one.score for one in case.shown_instances])
+    # Descriptions of the pictures
     answer = NOTHING_HERE if case.rejected else EMPTY_MASK if case.answers_nothing else _area(case.predicted)
-    answer += f"; {numbered(phrases, scores)}" if phrases else ""
+    answer += f"; {objects.striptags()}" if objects else ""
     goal = NOTHING_HERE if case.no_target else _area(case.ground_truth)
     contents = zip(example_pictures(case), ("Prediction", "Ground truth"), (answer, goal), strict=True)
     tags = [f"expression {case.expression_id}", *(f"{key}: {format_cell(value)}" for key, value in case.tags.items())]
     return {
         "phrase": phrase_html(case.text, case.owners),
         "pictures": [
-            figure_of(picture, label=name, alt=f"{name} for “{case.text}”: {content}")
+            figure_of(picture, label=name, alt=f"{name} for \u201c{case.text}\u201d: {content}")
             for picture, name, content in contents
         ],
-        "objects": numbered_html(phrases, scores) if phrases else "",
+        "objects": objects,
         "right": case.right,
         "iou": "\u2013" if math.isnan(case.iou) else f"{case.iou:.2f}",
         "tags": " \u00b7 ".join(tags),

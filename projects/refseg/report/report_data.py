@@ -1,14 +1,13 @@
-"""Turn a prediction file into the data of a report: results by protocol, objects hit, calibration, and examples.
+"""Turn a prediction file into a report: results by protocol, objects hit, calibration, and examples.
 
 The file is read twice: once to measure every row, and once to fetch the few rows that are shown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -19,7 +18,6 @@ from refseg.datasets.masks import decode
 from refseg.evaluation import terms
 from refseg.evaluation.alignment import align_predictions, alignment_scores
 from refseg.evaluation.breakdowns import tag_columns, with_columns
-from refseg.evaluation.measure import Truth
 from refseg.evaluation.notes import header_line, notes_of
 from refseg.evaluation.prediction_file import Answer
 from refseg.evaluation.protocols import Protocol, View
@@ -34,8 +32,15 @@ from refseg.evaluation.scorer import (
 )
 from refseg.evaluation.statistics import beats_chance
 from refseg.instance import Instance
-from refseg.records import Expression
-from refseg.report.examples import Example, choose_examples, chosen_rows, image_or_gray, mask_at
+from refseg.report.examples import (
+    RIGHT_IOU,
+    Candidate,
+    Example,
+    choose_examples,
+    chosen_rows,
+    image_or_gray,
+    mask_at,
+)
 from refseg.report.report import Report
 from refseg.visualization.overlay import Display, fit_for_display
 
@@ -68,26 +73,8 @@ class Settings:
     absent_is_nothing: bool = False
 
 
-@dataclass(frozen=True)
-class Scored:
-    """Data of one prediction file. The fields are those of `Report`; `summary` names the data and the file's origin."""
-
-    summary: dict[str, str]
-    results: list[dict[str, Any]]
-    no_target: dict[str, Any]
-    hits: dict[str, list[dict[str, Any]]]
-    instances: dict[str, Any] | None
-    cases: list[Example] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def report(self, *, title: str, summary: dict[str, str], **more: Any) -> Report:
-        """Return the report, with more facts in its summary and more parts."""
-        parts = {name: getattr(self, name) for name in ("results", "no_target", "hits", "instances", "cases", "notes")}
-        return Report(title=title, summary={**self.summary, **summary}, **parts, **more)
-
-
-def score_run(path: str | Path, data: Data, settings: Settings) -> Scored:
-    """Score a prediction file on its data and collect what a report shows.
+def score_run(path: str | Path, data: Data, settings: Settings) -> Report:
+    """Score a prediction file on its data and return a report without a title, curves, and other facts about the run.
 
     Args:
         path: Prediction file, of any kind that `refseg score` reads.
@@ -120,9 +107,18 @@ def score_run(path: str | Path, data: Data, settings: Settings) -> Scored:
         first_rows = scores.rows[first.name]
         cases, problems = make_examples(rows, truths, first_rows, first, objects, settings.per_group)
         bar.update(bar.total - bar.n)
+    # Third pass, over the instances' words: they are shown only if they point better than chance
     if any(one.words for case in cases for one in case.instances):
-        cases, word_notes = keep_measured_words(cases, rows(), truths)
-        problems += word_notes
+        alignment = alignment_scores(align_predictions(rows(), truths))
+        if not beats_chance(alignment):
+            cases = [replace(case, instances=[replace(one, words=None) for one in case.instances]) for case in cases]
+            reason = "the data does not say which words are right."
+            if alignment["matched"]:
+                reason = (
+                    f"their alignment does not beat chance (the top word is right for {alignment['pointing']:.1f} % of "
+                    f"the instances, by chance for {alignment['pointing_chance']:.1f} %)."
+                )
+            problems.append(f"The words of instances are not shown: {reason}")
     # Facts about the data and the file
     described, counts = data.describe(), scores.counts[first.name]
     summary = {
@@ -133,7 +129,7 @@ def score_run(path: str | Path, data: Data, settings: Settings) -> Scored:
     }
     if description["header"]:
         summary["made with"] = header_line(description["header"])
-    return Scored(
+    return Report(
         summary=summary,
         results=results,
         no_target=no_target_report(first_rows, first),
@@ -144,9 +140,6 @@ def score_run(path: str | Path, data: Data, settings: Settings) -> Scored:
     )
 
 
-# Examples -------------------------------------------------------------------------------------------------------------
-
-
 def make_examples(
     rows: Callable[[], Iterable[Answer]],
     truths: TruthIndex,
@@ -155,97 +148,62 @@ def make_examples(
     objects: ObjectTable,
     per_group: int,
 ) -> tuple[list[Example], list[str]]:
-    """Make the examples, small enough to be kept in memory, and notes on images that cannot be shown.
+    """Make the examples, as thumbnails to be kept in memory, and a note on images that cannot be shown.
 
     Answers without a mask are skipped.
     """
     # IoU by the protocol's rules; of masks if the protocol is about boxes
-    if protocol.view.boxes is None:
-        ious = protocol.worth_of(scored)
-    else:
-        ious = terms.worth(scored, protocol.no_target.rejected(scored), empties=True)
-    # Choice of the rows
-    positions = np.array([truths.position[name] for name in scored.expression_id], np.int64)
-    choices = choose_examples(
-        [
-            {
-                "expression_id": str(name),
-                "iou": float(iou),
-                "no_target": bool(num_targets == 0),
-                "rejected": bool(rejected),
-                "several": bool(num_targets > 1),
-                "found_all": bool(objects.found_all[position]),
-            }
-            for name, iou, num_targets, rejected, position in zip(
-                scored.expression_id,
-                ious,
-                scored.num_targets,
-                protocol.no_target.rejected(scored),
-                positions,
-                strict=True,
+    rejected = protocol.no_target.rejected(scored)
+    ious = protocol.worth_of(scored) if protocol.view.boxes is None else terms.worth(scored, rejected, empties=True)
+    # Choice of the expressions
+    candidates = []
+    for i, name in enumerate(scored.expression_id):
+        position = truths.position[name]
+        if objects.seen[position]:
+            found_all = objects.found_all[position] if objects.tells_instances else ious[i] >= RIGHT_IOU
+            candidates.append(
+                Candidate(
+                    expression_id=str(name),
+                    iou=float(ious[i]),
+                    no_target=bool(scored.num_targets[i] == 0),
+                    rejected=bool(rejected[i]),
+                    several=bool(scored.num_targets[i] > 1),
+                    found_all=bool(found_all and not rejected[i]),
+                )
             )
-            if objects.seen[position]
-        ],
-        per_group=per_group,
-        found_all=(lambda row: row["found_all"] and not row["rejected"]) if objects.tells_instances else None,
-    )
+    choices = choose_examples(candidates, per_group=per_group)
     # Their rows, in a second pass over the file
-    chosen = [(group, choice) for group, members in choices.items() for choice in members]
-    answers = chosen_rows(rows(), {choice["expression_id"] for _, choice in chosen})
+    answers = chosen_rows(rows(), {one.expression_id for members in choices.values() for one in members})
     cases, problems = [], []
     view = View(crowds=protocol.view.crowds)
-    for group, choice in chosen:
-        position = truths.position[choice["expression_id"]]
-        answer = answers[choice["expression_id"]]
-        case, problem = make_example(answer, truths.truth(position), truths.expression(position), view, choice, group)
-        cases.append(case)
-        problems += [problem] if problem else []
+    for group, members in choices.items():
+        for choice in members:
+            answer, position = answers[choice.expression_id], truths.position[choice.expression_id]
+            truth, expression = truths.truth(position), truths.expression(position)
+            size = truth.record.size
+            image, problem = image_or_gray(truth.record.image_path, size)
+            problems += [problem] if problem else []
+            # All masks, reduced together with the image. Weights that do not fit the words are left out.
+            instances = [one for one in answer.raw_instances or () if tuple(one.rle["size"]) == tuple(size)]
+            masks = [mask_at(answer.raw_rle, size), decode(truth.mask(expression, view, size))]
+            image, small = fit_for_display(image, np.stack([*masks, *(one.mask for one in instances)]), REDUCED)
+            num_words = len(expression.text.split())
+            case = Example(
+                image=image,
+                text=expression.text,
+                predicted=small[0],
+                ground_truth=small[1],
+                iou=choice.iou,
+                rejected=choice.rejected,
+                expression_id=choice.expression_id,
+                tags={"skill": expression.tags["skill"]} if expression.tags.get("skill") else {},
+                group=group,
+                instances=[
+                    Instance(mask, one.score, one.words if one.words and len(one.words) == num_words else None)
+                    for mask, one in zip(small[2:], instances, strict=True)
+                ],
+            )
+            cases.append(case)
     if problems:
         problems = [f"{len(problems):,} of the images of examples cannot be shown, the first: {problems[0]}"]
     return cases, problems
-
-
-def keep_measured_words(
-    cases: list[Example], rows: Iterable[Answer], truths: TruthIndex
-) -> tuple[list[Example], list[str]]:
-    """Return the examples, without the instances' words unless these point better than chance, and a note."""
-    scores = alignment_scores(align_predictions(rows, truths))
-    if beats_chance(scores):
-        return cases, []
-    cases = [replace(case, instances=[replace(one, words=None) for one in case.instances]) for case in cases]
-    if not scores["matched"]:
-        return cases, ["The words of instances are not shown: the data does not say which words are right."]
-    pointing, chance = scores["pointing"], scores["pointing_chance"]
-    return cases, [
-        "The words of instances are not shown: their alignment does not beat chance (the top word is right for "
-        f"{pointing:.1f} % of the instances, by chance for {chance:.1f} %)."
-    ]
-
-
-def make_example(
-    row: Answer, truth: Truth, expression: Expression, view: View, choice: Mapping[str, Any], group: str
-) -> tuple[Example, str]:
-    """Make one example, reduced to a thumbnail. Also return the reason if its image is gray, or ""."""
-    size = truth.record.size
-    image, problem = image_or_gray(truth.record.image_path, size)
-    instances = [one for one in row.raw_instances or () if tuple(one.rle["size"]) == tuple(size)]
-    masks = [mask_at(row.raw_rle, size), decode(truth.mask(expression, view, size))]
-    masks += [one.mask for one in instances]
-    image, small = fit_for_display(image, np.stack(masks), REDUCED)
-    num_words = len(expression.text.split())
-    weights = [one.words if one.words and len(one.words) == num_words else None for one in instances]
-    case = Example(
-        image=image,
-        text=expression.text,
-        predicted=small[0],
-        ground_truth=small[1],
-        iou=choice["iou"],
-        rejected=choice["rejected"],
-        expression_id=choice["expression_id"],
-        tags={"skill": expression.tags["skill"]} if expression.tags.get("skill") else {},
-        group=group,
-        instances=[
-            Instance(mask, one.score, words) for mask, one, words in zip(small[2:], instances, weights, strict=True)
-        ],
-    )
-    return case, problem

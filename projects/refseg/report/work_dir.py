@@ -11,16 +11,14 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from refseg.errors import UsageError
-from refseg.report.plots import Curve, plot_svg
+from refseg.report.plots import Curve
 
-_MAX_OTHER_PLOTS = 8
 _NOT_METRICS = {"step", "iter", "epoch", "time", "data_time", "memory"}
-_AUXILIARY_LOSS = re.compile(r"(^|[./_])(d\d+|aux\w*)[./]")  # losses of single decoder layers: too many to draw
 _ENVIRONMENT = re.compile(r"^(?:System|Runtime) environment:\n((?: .*\n|\n)+)", re.MULTILINE)
 _ENTRY = re.compile(r"^    ([\w ().-]+): (.*[^:\s])$", re.MULTILINE)
 _MAX_LOG = 64 * 1024  # characters at the top of a log that are searched for the environment
@@ -58,9 +56,13 @@ def read_work_dir(path: str | Path) -> WorkDir:
     folder = Path(path)
     if not folder.is_dir():
         raise UsageError(f"no such work directory: {folder}")
-    configs = sorted((*folder.glob("*.py"), *folder.glob("*/vis_data/config.py")), key=_modified)
-    logs = sorted(folder.glob("*/*.log"), key=_modified)
-    checkpoints = sorted(folder.glob("*.pth"), key=lambda file: (file.name.startswith("best_"), _modified(file)))
+
+    def modified(file: Path) -> float:
+        return file.stat().st_mtime
+
+    configs = sorted((*folder.glob("*.py"), *folder.glob("*/vis_data/config.py")), key=modified)
+    logs = sorted(folder.glob("*/*.log"), key=modified)
+    checkpoints = sorted(folder.glob("*.pth"), key=lambda file: (file.name.startswith("best_"), modified(file)))
     named = [file for file in configs if file.parent == folder]
     return WorkDir(
         path=folder,
@@ -75,10 +77,6 @@ def read_work_dir(path: str | Path) -> WorkDir:
 def environment_in(log: str) -> dict[str, str]:
     """Parse the environment that mmengine writes at the top of a log, without the multi-line compiler details."""
     return dict(entry for block in _ENVIRONMENT.findall(log) for entry in _ENTRY.findall(block))
-
-
-def _modified(file: Path) -> float:
-    return file.stat().st_mtime
 
 
 def _text(file: Path) -> str:
@@ -148,22 +146,3 @@ def _group(name: str) -> str | None:
     if name.endswith("lr"):
         return "lr"
     return "loss" if "loss" in name else "metric"
-
-
-def main_losses(losses: Sequence[Curve]) -> list[Curve]:
-    """Select the losses worth drawing: the total first, then the others, without those of single decoder layers."""
-    drawn = [curve for curve in losses if not _AUXILIARY_LOSS.search(curve.name)]
-    return sorted(drawn, key=lambda curve: curve.name != "loss")
-
-
-def training_plots(curves: TrainingCurves) -> list[str]:
-    """Plot a run as SVG elements: train losses (smoothed), validation metrics, learning rates, and the first other
-    training values that are not always 0. Values that were not logged have no plot."""
-    others = [curve for curve in curves.others if any(curve.values)][:_MAX_OTHER_PLOTS]
-    plots = [
-        ("Train loss (smoothed; the raw line is pale)", main_losses(curves.losses), 0.8),
-        ("Validation metrics", curves.metrics, 0.0),
-        ("Learning rate", curves.learning_rates, 0.0),
-        *((curve.name, [curve], 0.0) for curve in others),
-    ]
-    return [plot_svg(lines, title=title, smoothing=smoothing) for title, lines, smoothing in plots if lines]

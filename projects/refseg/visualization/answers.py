@@ -14,16 +14,9 @@ from PIL import Image
 
 from refseg.instance import Instance
 from refseg.visualization.captions import caption, caption_size
-from refseg.visualization.instances import answer_panel, own_phrases, phrase_strip
-from refseg.visualization.overlay import (
-    NOTHING_HERE,
-    THUMBNAIL,
-    Display,
-    as_rgb,
-    fit_for_display,
-    overlay_masks,
-    stack,
-)
+from refseg.visualization.instances import answer_panel, phrase_strip
+from refseg.visualization.overlay import THUMBNAIL, Display, as_rgb, fit_for_display, overlay_masks, stack
+from refseg.visualization.word_bars import instance_phrases
 
 SINGLE = Display(640, 1280)  # alone in its picture
 ONE_OF_FEW = Display(448, 640)
@@ -78,10 +71,10 @@ def answer_cell(
     image: np.ndarray,
     text: str,
     merged: np.ndarray,
-    instances: Sequence[Instance] = (),
-    in_words: str = "",
+    instances: Sequence[Instance],
+    in_words: str,
     *,
-    display: Display = SINGLE,
+    display: Display,
 ) -> np.ndarray:
     """Draw the phrase, the image with what it refers to, and the answer in words with the instances' words and scores.
 
@@ -90,17 +83,15 @@ def answer_cell(
         text: The phrase.
         merged: (H, W) bool; an empty mask means "nothing here", and instances are not drawn.
         instances: The objects one by one, best first.
-        in_words: The answer in words; the mask's share of the image by default.
+        in_words: The answer in words.
         display: Size of the picture.
     """
     nothing = not merged.any()
     shown = () if nothing else instances
     panel = answer_panel(image, merged, shown, rejected=nothing, display=display)
     width = max(MIN_WIDTH, panel.shape[1])
-    in_words = in_words or (NOTHING_HERE if nothing else f"{percent(float(merged.mean()))} of the image")
-    scores = f"instances: {list_instances(text, shown)}" if shown else ""
-    captions = [caption(line, width) for line in (in_words, scores) if line]
-    return stack([phrase_strip(text, shown, width), panel, *captions], width)
+    lines = [in_words, f"instances: {list_instances(text, shown)}"] if shown else [in_words]
+    return stack([phrase_strip(text, shown, width), panel, *(caption(line, width) for line in lines)], width)
 
 
 def percent(share: float) -> str:
@@ -110,13 +101,16 @@ def percent(share: float) -> str:
 
 def list_instances(text: str, instances: Sequence[Instance]) -> str:
     """List the numbers, words and scores of instances, such as "1 “red star” 0.93; 2 0.88"."""
-    phrases = own_phrases(text, [one.words for one in instances])
-    named = [
-        " ".join([f"{number}", *[f"\u201c{phrase}\u201d"] * bool(phrase), f"{one.score:.2f}"])
+    phrases = instance_phrases(text, [one.words for one in instances])
+    items = [
+        f"{number} \u201c{phrase}\u201d {one.score:.2f}" if phrase else f"{number} {one.score:.2f}"
         for number, (phrase, one) in enumerate(zip(phrases, instances, strict=True), start=1)
     ]
-    more = [f"and {len(named) - MAX_LISTED} more"] * (len(named) > MAX_LISTED)
-    return "; ".join([*named[:MAX_LISTED], *more])
+    more = [f"and {len(items) - MAX_LISTED} more"] if len(items) > MAX_LISTED else []
+    return "; ".join([*items[:MAX_LISTED], *more])
+
+
+# Heat maps ------------------------------------------------------------------------------------------------------------
 
 
 def heat_cell(
@@ -126,19 +120,28 @@ def heat_cell(
     *,
     marked: np.ndarray | None = None,
     span: tuple[float, float] = (0.0, 1.0),
-    display: Display = ONE_OF_FEW,
 ) -> np.ndarray:
     """Draw a title, the image under a heat map of values (H, W), and the scale of the values from span[0] to span[1].
 
     Places without a finite value stay gray. `marked` (H, W) bool is outlined.
     """
     masks = np.zeros((1, *values.shape), bool) if marked is None else marked[None]
-    shown, fitted = fit_for_display(image, masks, display)
-    picture = heat_overlay(shown, _resized(values, shown.shape[:2]), span)
+    shown, fitted = fit_for_display(image, masks, ONE_OF_FEW)
+    if values.shape != shown.shape[:2]:  # resized bilinearly, which keeps NaN in place
+        floats = Image.fromarray(np.asarray(values, np.float32))
+        values = np.asarray(floats.resize(shown.shape[1::-1], Image.Resampling.BILINEAR))
+    picture = heat_overlay(shown, values, span)
     if fitted.any():
         picture = overlay_masks(picture, fitted, colors=(WHITE,), alpha=0.0)
+    # The scale: the colors from left to right, and the values at its ends
     width = max(MIN_WIDTH, picture.shape[1])
-    return stack([caption(title, width), picture, heat_scale(width, span)], width)
+    scale = np.rint(heat_colors(np.linspace(*span, width)[None].repeat(10, 0), span)).astype(np.uint8)
+    size, left = caption_size(width), width // 2
+    ends = (
+        caption(f"{span[0]:.3g}", left, size=size),
+        caption(f"{span[1]:.3g}", width - left, size=size, right_aligned=True),
+    )
+    return stack([caption(title, width), picture, scale, np.concatenate(ends, axis=1)], width)
 
 
 def heat_overlay(image: np.ndarray, values: np.ndarray, span: tuple[float, float]) -> np.ndarray:
@@ -159,22 +162,3 @@ def _share(values: np.ndarray, span: tuple[float, float]) -> np.ndarray:
     """Scale values to 0..1 over the span."""
     low, high = span
     return np.clip((np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12), 0, 1)
-
-
-def heat_scale(width: int, span: tuple[float, float]) -> np.ndarray:
-    """Draw a strip (h, width, 3) with the colors from left to right, and the values at its ends."""
-    bar = heat_colors(np.linspace(*span, width)[None].repeat(10, 0), span)
-    size, left = caption_size(width), width // 2
-    words = (
-        caption(f"{span[0]:.3g}", left, size=size),
-        caption(f"{span[1]:.3g}", width - left, size=size, right_aligned=True),
-    )
-    return np.concatenate([np.rint(bar).astype(np.uint8), np.concatenate(words, axis=1)])
-
-
-def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize values bilinearly, which keeps NaN in place."""
-    if values.shape == size:
-        return values
-    picture = Image.fromarray(np.asarray(values, np.float32))
-    return np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR))

@@ -14,10 +14,13 @@ from PIL import Image, ImageDraw, ImageFont
 from refseg.errors import UsageError
 
 INK = (17, 17, 17)
+GREEN_INK, RED_INK = (0, 110, 80), (178, 58, 0)
 FONT_VARIABLE = "REFSEG_FONT"
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-_MARK_WORDS = {True: "right", False: "wrong"}
+# Lines of the signs, in a square of side 1
+_TICK = [[(0.1, 0.55), (0.38, 0.83), (0.9, 0.2)]]
+_CROSS = [[(0.17, 0.2), (0.83, 0.86)], [(0.83, 0.2), (0.17, 0.86)]]
 
 
 @lru_cache(maxsize=32)
@@ -59,7 +62,7 @@ def load_larger_font(size: int, file: str | None) -> ImageFont.FreeTypeFont:
 
 
 def has_letters(font: Font, text: str) -> bool:
-    """Whether the font has all visible letters of a text. A missing letter looks like one that no font has."""
+    """Return whether the font has all visible letters of a text. A missing letter looks like one that no font has."""
     return not any(unicodedata.category(letter)[0] not in "CMZ" and _is_missing(font, letter) for letter in set(text))
 
 
@@ -94,17 +97,24 @@ def caption(
     font = font_for(text, size)
     text = f"\u201c{text}\u201d" if quoted else text
     if mark is not None:
-        text = f"{text}, {_MARK_WORDS[mark]}"
+        text = f"{text}, {'right' if mark else 'wrong'}"
     pad, line_height = size // 2, round(size * 1.3)
     indent = round(size * 1.3) if mark is not None else 0
     lines = wrap(text, width - 2 * pad - indent, font, max_lines=max_lines)
-    strip = Image.new("RGB", (width, 2 * pad + line_height * len(lines)), (255, 255, 255))
+    strip = Image.new("RGB", (width, 2 * pad + line_height * len(lines)), "white")
     draw = ImageDraw.Draw(strip)
     for index, line in enumerate(lines):
         left = width - pad - font.getlength(line) if right_aligned else pad + indent
         draw.text((left, pad + index * line_height), line, font=font, fill=INK)
     if mark is not None:
-        strip.paste(_mark(size, mark), (pad, pad + round(size * 0.1)))
+        # A tick or a cross, which fonts may lack. It is drawn large and reduced, for smooth edges.
+        big = 4 * size
+        sign = Image.new("RGB", (big, big), "white")
+        color, paths = (GREEN_INK, _TICK) if mark else (RED_INK, _CROSS)
+        for path in paths:
+            points = [(x * big, y * big) for x, y in path]
+            ImageDraw.Draw(sign).line(points, fill=color, width=round(big * 0.17), joint="curve")
+        strip.paste(sign.resize((size, size), Image.Resampling.LANCZOS), (pad, pad + round(size * 0.1)))
     return np.asarray(strip)
 
 
@@ -121,16 +131,10 @@ def wrap(text: str, width: float, font: Font, *, max_lines: int = 6) -> list[str
         if font.getlength(joined) <= width:
             lines[-1] = joined
             continue
-        pieces = break_word(word, width, font)
-        lines = (lines if lines[-1] else lines[:-1]) + pieces
+        lines = (lines if lines[-1] else lines[:-1]) + break_word(word, width, font)
         if len(lines) > max_lines:
-            break
-    if len(lines) <= max_lines:
-        return lines
-    last = lines[max_lines - 1]
-    while last and font.getlength(f"{last}…") > width:
-        last = last[:-1]
-    return [*lines[: max_lines - 1], f"{last}…"]
+            return [*lines[: max_lines - 1], shorten(lines[max_lines - 1], width, font)]
+    return lines
 
 
 def break_word(word: str, width: float, font: Font) -> list[str]:
@@ -143,14 +147,8 @@ def break_word(word: str, width: float, font: Font) -> list[str]:
     return pieces
 
 
-def _mark(size: int, right: bool) -> Image.Image:
-    """Draw a tick or a cross of `size` pixels on white, since fonts may lack the signs."""
-    big = 4 * size  # drawn large and reduced, for smooth edges
-    picture = Image.new("RGB", (big, big), (255, 255, 255))
-    draw = ImageDraw.Draw(picture)
-    tick = [[(0.1, 0.55), (0.38, 0.83), (0.9, 0.2)]]
-    cross = [[(0.17, 0.2), (0.83, 0.86)], [(0.83, 0.2), (0.17, 0.86)]]
-    for line in tick if right else cross:
-        points = [(x * big, y * big) for x, y in line]
-        draw.line(points, fill=(0, 110, 80) if right else (178, 58, 0), width=round(big * 0.17), joint="curve")
-    return picture.resize((size, size), Image.Resampling.LANCZOS)
+def shorten(text: str, width: float, font: Font) -> str:
+    """Append an ellipsis, and drop as many letters before it as needed to fit."""
+    while text and font.getlength(f"{text}\u2026") > width:
+        text = text[:-1]
+    return f"{text}\u2026"

@@ -11,12 +11,10 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-from refseg.datasets.tokenizers import is_content_word
 from refseg.instance import Instance
 from refseg.visualization.captions import INK, caption, load_font
 from refseg.visualization.overlay import (
     EMPTY_MASK,
-    PALETTE,
     PREDICTION_COLOR,
     THUMBNAIL,
     Color,
@@ -28,37 +26,15 @@ from refseg.visualization.overlay import (
     overlay_masks,
     spotlight,
 )
-from refseg.visualization.word_bars import caption_with_bars, owners_of_words, words_of_instances
-
-# The palette, with the colors of predictions and ground truths last
-INSTANCE_COLORS: tuple[Color, ...] = PALETTE[2:] + PALETTE[:2]
+from refseg.visualization.word_bars import INSTANCE_COLORS, caption_with_bars, word_owners
 
 _ROOMY = 6  # a mask of at least this many times its number's area carries the number on it
 
 
-def words_by_instance(text: str, weights: Sequence[Sequence[float] | None]) -> list[list[int]]:
-    """Return the content words of each instance, by its word weights. An instance without weights has none."""
-    is_content = [is_content_word(word) for word in text.split()]
-    return words_of_instances(
-        [
-            [weight if content else 0.0 for weight, content in zip(of_instance or (), is_content, strict=False)]
-            for of_instance in weights
-        ]
-    )
-
-
-def own_phrases(text: str, weights: Sequence[Sequence[float] | None]) -> list[str]:
-    """Return the content words of each instance as a phrase, such as "red star"."""
-    words = text.split()
-    return [" ".join(words[word] for word in of_instance) for of_instance in words_by_instance(text, weights)]
-
-
 def phrase_strip(text: str, instances: Sequence[Instance], width: int) -> np.ndarray:
     """Draw the quoted phrase (h, width, 3), with bars under the words that belong to instances."""
-    owners = owners_of_words(len(text.split()), words_by_instance(text, [one.words for one in instances]))
-    if any(owners):
-        return caption_with_bars(text, owners, width, colors=INSTANCE_COLORS)
-    return caption(text, width, quoted=True)
+    owners = word_owners(text, [one.words for one in instances])
+    return caption_with_bars(text, owners, width) if any(owners) else caption(text, width, quoted=True)
 
 
 def answer_panel(
@@ -88,7 +64,7 @@ def instances_panel(
     width = outline_width(*shown.shape[:2])
     picture = overlay_masks(spotlight(shown, lit[0]), lit, colors=(PREDICTION_COLOR,), alpha=0.0, outline=width / 2)
     colors = [INSTANCE_COLORS[index % len(INSTANCE_COLORS)] for index in range(len(masks))]
-    picture = overlay_masks(picture, masks[::-1], colors=colors[::-1] or INSTANCE_COLORS, alpha=0.0)
+    picture = overlay_masks(picture, masks[::-1], colors=colors[::-1], alpha=0.0)
     canvas = Image.fromarray(picture)
     size = max(14, min(28, min(shown.shape[:2]) // 16))
     chips = [number_chip(str(index + 1), size, color) for index, color in enumerate(colors)]
@@ -124,36 +100,26 @@ def chip_places(masks: np.ndarray, sizes: Sequence[tuple[int, int]]) -> list[tup
     anything = np.logical_or.reduce(masks)
     numbered = np.zeros_like(anything)
     places = []
-    for mask, size in zip(masks, sizes, strict=True):
-        candidates = [(ring, place, anything) for ring, place in _around(mask, *size)]
-        if mask.sum() >= _ROOMY * size[0] * size[1]:
-            candidates.insert(0, (0, _inside(mask, *size), anything & ~mask))
-        windows = [_window(place, size, mask.shape) for _, place, _ in candidates]
-        costs = [
-            (int(numbered[window].sum()), ring, int(obstacles[window].sum()))
-            for window, (ring, _, obstacles) in zip(windows, candidates, strict=True)
-        ]
-        rows, columns = windows[costs.index(min(costs))]
-        numbered[rows, columns] = True
-        places.append((columns.start, rows.start))
+    for mask, (width, height) in zip(masks, sizes, strict=True):
+        candidates = [(ring, place, anything) for ring, place in _around(mask, width, height)]
+        if mask.sum() >= _ROOMY * width * height:
+            # On the mask: around its innermost pixel, or the middle one of several
+            depth = distance_inside(np.pad(mask, 1))[1:-1, 1:-1]
+            y, x = np.nonzero(depth >= depth.max() - 0.5)
+            middle = np.argmin((y - y.mean()) ** 2 + (x - x.mean()) ** 2)
+            place = int(x[middle]) - width // 2, int(y[middle]) - height // 2
+            candidates.insert(0, (0, place, anything & ~mask))
+        # The cheapest of the candidates, each moved into the image if it fits
+        costs = []
+        for ring, place, obstacles in candidates:
+            left = min(max(0, place[0]), max(0, mask.shape[1] - width))
+            top = min(max(0, place[1]), max(0, mask.shape[0] - height))
+            box = np.s_[top : top + height, left : left + width]
+            costs.append((int(numbered[box].sum()), ring, int(obstacles[box].sum()), left, top))
+        *_, left, top = min(costs, key=lambda cost: cost[:3])
+        numbered[top : top + height, left : left + width] = True
+        places.append((left, top))
     return places
-
-
-def _window(place: tuple[int, int], size: tuple[int, int], shape: tuple[int, ...]) -> tuple[slice, slice]:
-    """Return rows and columns of a box (left, top) of a size (width, height), moved into the image if it fits."""
-    left, top = (
-        min(max(0, start), max(0, whole - part))
-        for start, part, whole in zip(place, size, (shape[1], shape[0]), strict=True)
-    )
-    return slice(top, top + size[1]), slice(left, left + size[0])
-
-
-def _inside(mask: np.ndarray, width: int, height: int) -> tuple[int, int]:
-    """Return the left and top of a box around the mask's innermost pixel, or the middle one of several."""
-    depth = distance_inside(np.pad(mask, 1))[1:-1, 1:-1]
-    y, x = np.nonzero(depth >= depth.max() - 0.5)
-    middle = np.argmin((y - y.mean()) ** 2 + (x - x.mean()) ** 2)
-    return int(x[middle]) - width // 2, int(y[middle]) - height // 2
 
 
 def _around(mask: np.ndarray, width: int, height: int) -> list[tuple[int, tuple[int, int]]]:

@@ -7,16 +7,15 @@ color vision, since its message is also written in words.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from refseg.visualization.captions import caption, load_font
+from refseg.visualization.captions import load_font
 
 Color = tuple[int, int, int]
 
@@ -54,8 +53,10 @@ THUMBNAIL = Display(288, 448)  # several on a page
 _RIM: Color = (0, 0, 0)
 _RIM_OPACITY = 0.6
 _SOFTNESS = 1.2  # pixels of smoothing along an outline
-_FADE = 0.6  # how far a panel fades what the mask leaves out
-_GAP = 8  # pixels between panels
+_FADE = 0.6  # opacity of the white over the pixels outside a mask
+
+
+# Drawing --------------------------------------------------------------------------------------------------------------
 
 
 def overlay_masks(
@@ -79,27 +80,25 @@ def overlay_masks(
     """
     canvas = as_rgb(image).astype(np.float32)
     masks = _check_masks(masks, canvas.shape[:2])
-    if not colors:
-        raise ValueError("overlay_masks needs at least one color")
     width = outline_width(*canvas.shape[:2]) if outline is None else outline
+    reach = int(np.ceil(outline_reach(width))) + 1
     for index, mask in enumerate(masks):
+        # Tint
         color = np.asarray(colors[index % len(colors)], np.float32)
         if alpha > 0:
             canvas[mask] += alpha * (color - canvas[mask])
-        if width > 0 and mask.any():
-            _draw_outline(canvas, mask, color, width)
+        if width == 0 or not mask.any():
+            continue
+        # Outline: a dark rim, and a colored line on it, in the part of the image that they can reach
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        top, left = max(0, rows[0] - reach), max(0, columns[0] - reach)
+        window = np.s_[top : rows[-1] + reach + 1, left : columns[-1] + reach + 1]
+        distance = np.abs(ndimage.gaussian_filter(_signed_distance(mask[window], closed=True), _SOFTNESS, truncate=3))
+        view = canvas[window]
+        for half, tone, opacity in ((width / 2 + _rim_width(width), _RIM, _RIM_OPACITY), (width / 2, color, 1.0)):
+            coverage = opacity * np.clip(half + 0.5 - distance, 0, 1)[:, :, None]
+            view += coverage * (np.asarray(tone, np.float32) - view)
     return np.rint(canvas).clip(0, 255).astype(np.uint8)
-
-
-def as_rgb(image: np.ndarray) -> np.ndarray:
-    """Return the image as (H, W, 3) uint8. A gray one (H, W) gets three equal channels."""
-    if image.dtype != np.uint8:
-        raise TypeError(f"an image must be uint8 with values 0..255, not {image.dtype}: scale and convert it first")
-    if image.ndim == 2:
-        image = np.repeat(image[:, :, None], 3, axis=2)
-    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(f"an image must be (H, W, 3) RGB or (H, W) gray, not {image.shape}")
-    return image
 
 
 def outline_width(height: int, width: int) -> float:
@@ -112,65 +111,17 @@ def outline_reach(width: float) -> float:
     return width / 2 + _rim_width(width) + 2 * _SOFTNESS
 
 
-def upscale(image: np.ndarray, factor: int) -> np.ndarray:
-    """Enlarge the image by an integer factor, bicubically: no blocks, and no blurred edges."""
-    _check_factor(factor)
-    height, width = image.shape[:2]
-    size = (width * factor, height * factor)
-    return np.asarray(Image.fromarray(as_rgb(image)).resize(size, Image.Resampling.BICUBIC))
+def _rim_width(width: float) -> float:
+    return max(0.75, 0.3 * width)
 
 
-def upscale_masks(masks: np.ndarray, factor: int) -> np.ndarray:
-    """Enlarge masks (K, H, W) by an integer factor, with smooth edges. A lone pixel or a thin line survives.
-
-    The distance to the boundary is enlarged, and its zero line becomes the new boundary.
-    """
-    _check_factor(factor)
-    masks = _check_masks(masks, masks.shape[1:])
-    height, width = masks.shape[1:]
-    enlarged = np.zeros((len(masks), height * factor, width * factor), bool)
-    for out, mask in zip(enlarged, masks, strict=True):
-        if mask.any():
-            distance = Image.fromarray(_signed_distance(mask, closed=False).clip(-2, 2))
-            out[:] = np.asarray(distance.resize(out.shape[::-1], Image.Resampling.BICUBIC)) > 0
-    return enlarged
-
-
-def fit_for_display(
-    image: np.ndarray, masks: np.ndarray, display: Display = THUMBNAIL
-) -> tuple[np.ndarray, np.ndarray]:
-    """Enlarge (by an integer) or reduce the image and masks (K, H, W) for a display."""
-    image = as_rgb(image)
-    masks = _check_masks(masks, image.shape[:2])
-    height, width = image.shape[:2]
-    size = reduced_size((height, width), display)
-    if size != (height, width):
-        return reduce_image(image, size), _reduce_masks(masks, size[::-1])
-    factor = max(1, round(display.edge / max(height, width)))
-    if factor == 1:
-        return image, masks
-    return upscale(image, factor), upscale_masks(masks, factor)
-
-
-def reduced_size(size: tuple[int, int], display: Display) -> tuple[int, int]:
-    """Return the (height, width) of an image on a display, reduced if it would not fit."""
-    scale = display.largest / max(size)
-    return size if scale >= 1 else (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
-
-
-def reduce_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Reduce the image to a (height, width)."""
-    reduced = Image.fromarray(as_rgb(image)).resize(size[::-1], Image.Resampling.LANCZOS, reducing_gap=3.0)
-    return np.asarray(reduced)
-
-
-def spotlight(image: np.ndarray, mask: np.ndarray, *, fade: float = _FADE) -> np.ndarray:
+def spotlight(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Fade everything outside the mask (H, W) toward white.
 
     The mask keeps its colors: a tint would turn "the red circle" into an orange one.
     """
     image = as_rgb(image)
-    pale = np.rint(image + fade * (255.0 - image)).astype(np.uint8)
+    pale = np.rint(image + _FADE * (255.0 - image)).astype(np.uint8)
     return np.where(mask[:, :, None], image, pale)
 
 
@@ -195,12 +146,20 @@ def mask_panel(
 
 def frame_with_words(image: np.ndarray, words: str = NOTHING_HERE) -> np.ndarray:
     """Draw the faded image in a dashed frame, with the words in its middle if they fit."""
-    image = as_rgb(image)
-    canvas = Image.fromarray(spotlight(image, np.zeros(image.shape[:2], bool)))
-    draw = ImageDraw.Draw(canvas)
     height, width = image.shape[:2]
+    canvas = Image.fromarray(spotlight(image, np.zeros((height, width), bool)))
+    draw = ImageDraw.Draw(canvas)
+    # Dark dashes on a white frame
     thickness = max(1, round(outline_width(height, width) * 0.75))
-    _dashed_frame(draw, width, height, thickness)
+    draw.rectangle((0, 0, width - 1, height - 1), outline=(255, 255, 255), width=2 * thickness)
+    dash = 4 * thickness
+    for start in range(0, width, 2 * dash):
+        draw.rectangle((start, 0, start + dash, thickness - 1), fill=(0, 0, 0))
+        draw.rectangle((start, height - thickness, start + dash, height - 1), fill=(0, 0, 0))
+    for start in range(0, height, 2 * dash):
+        draw.rectangle((0, start, thickness - 1, start + dash), fill=(0, 0, 0))
+        draw.rectangle((width - thickness, start, width - 1, start + dash), fill=(0, 0, 0))
+    # The words in a box
     font = load_font(max(12, min(28, min(height, width) // 14)))
     left, top, right, bottom = draw.textbbox((width / 2, height / 2), words, font=font, anchor="mm")
     pad = (bottom - top) * 0.6
@@ -211,53 +170,93 @@ def frame_with_words(image: np.ndarray, words: str = NOTHING_HERE) -> np.ndarray
     return np.asarray(canvas)
 
 
-def side_by_side(
-    image: np.ndarray,
-    predicted: np.ndarray,
-    ground_truth: np.ndarray,
-    *,
-    text: str,
-    iou: float | None = None,
-    right: bool | None = None,
-    rejected: bool = False,
-) -> np.ndarray:
-    """Draw the phrase above the prediction and the ground truth, each with its name.
+# Sizes ----------------------------------------------------------------------------------------------------------------
 
-    Args:
-        image: The image.
-        predicted: (H, W) bool.
-        ground_truth: (H, W) bool.
-        text: The phrase.
-        iou: Written below the prediction, if given.
-        right: Adds a tick (True) or a cross (False) and the word.
-        rejected: The prediction says "nothing here".
+
+def fit_for_display(
+    image: np.ndarray, masks: np.ndarray, display: Display = THUMBNAIL
+) -> tuple[np.ndarray, np.ndarray]:
+    """Enlarge (by an integer) or reduce the image and masks (K, H, W) for a display.
+
+    Enlarged masks have smooth edges. A mask of one pixel or one line survives any change of size.
     """
-    prediction = mask_panel(image, predicted, color=PREDICTION_COLOR, rejected=rejected, empty=EMPTY_MASK)
-    truth = mask_panel(image, ground_truth, color=GROUND_TRUTH_COLOR)
-    return two_panels(prediction, truth, phrase=partial(caption, text, quoted=True), iou=iou, right=right)
+    image = as_rgb(image)
+    height, width = image.shape[:2]
+    masks = _check_masks(masks, (height, width))
+    size = reduced_size((height, width), display)
+    if size != (height, width):
+        # Reduce. A mask that would vanish keeps every pixel it touches.
+        fitted = np.zeros((len(masks), *size), bool)
+        for out, mask in zip(fitted, masks, strict=True):
+            whole = Image.fromarray(mask.astype(np.uint8) * 255)
+            share = np.asarray(whole.resize(size[::-1], Image.Resampling.BOX))
+            out[:] = share >= 128 if (share >= 128).any() else share > 0
+        return reduce_image(image, size), fitted
+    factor = max(1, round(display.edge / max(height, width)))
+    if factor == 1:
+        return image, masks
+    # Enlarge. The zero line of the enlarged distance to a mask's boundary is the new boundary.
+    fitted = np.zeros((len(masks), height * factor, width * factor), bool)
+    for out, mask in zip(fitted, masks, strict=True):
+        if mask.any():
+            distance = Image.fromarray(_signed_distance(mask, closed=False).clip(-2, 2))
+            out[:] = np.asarray(distance.resize(out.shape[::-1], Image.Resampling.BICUBIC)) > 0
+    enlarged = Image.fromarray(image).resize((width * factor, height * factor), Image.Resampling.BICUBIC)
+    return np.asarray(enlarged), fitted
 
 
-def two_panels(
-    prediction: np.ndarray,
-    truth: np.ndarray,
-    *,
-    phrase: Callable[[int], np.ndarray],
-    iou: float | None = None,
-    right: bool | None = None,
-) -> np.ndarray:
-    """Arrange two pictures as `side_by_side` does. `phrase` draws the strip above them, of a given width."""
-    labels = ["prediction"] if iou is None else ["prediction", f"IoU {iou:.2f}"]
-    panels = [(prediction, ", ".join(labels), right), (truth, "ground truth", None)]
-    column = max(160, truth.shape[1])
-    columns = []
-    for picture, label, mark in panels:
-        strip = caption(label, column, size=max(14, min(20, column // 20)), mark=mark)
-        columns.append(stack([picture, strip]))
-    height = max(part.shape[0] for part in columns)
-    columns = [_pad_height(part, height) for part in columns]
-    gap = np.full((height, _GAP, 3), 255, np.uint8)
-    row = np.concatenate([columns[0], gap, columns[1]], axis=1)
-    return stack([phrase(row.shape[1]), row])
+def reduced_size(size: tuple[int, int], display: Display) -> tuple[int, int]:
+    """Return the (height, width) of an image on a display, reduced if it would not fit."""
+    scale = display.largest / max(size)
+    return size if scale >= 1 else (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+
+
+def reduce_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Reduce the image to a (height, width)."""
+    reduced = Image.fromarray(as_rgb(image)).resize(size[::-1], Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return np.asarray(reduced)
+
+
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """Return the image as (H, W, 3) uint8. A gray one (H, W) gets three equal channels."""
+    if image.dtype != np.uint8:
+        raise TypeError(f"an image must be uint8 with values 0..255, not {image.dtype}: scale and convert it first")
+    if image.ndim == 2:
+        image = np.repeat(image[:, :, None], 3, axis=2)
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ValueError(f"an image must be (H, W, 3) RGB or (H, W) gray, not {image.shape}")
+    return image
+
+
+def _check_masks(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if masks.dtype != bool:
+        raise TypeError(f"masks must be bool, not {masks.dtype}: threshold them first")
+    if masks.ndim != 3 or masks.shape[1:] != size:
+        raise ValueError(
+            f"masks must be (K, {size[0]}, {size[1]}) like the image, not {masks.shape}; one is mask[None]"
+        )
+    return masks
+
+
+def _signed_distance(mask: np.ndarray, *, closed: bool) -> np.ndarray:
+    """Return the distances of pixel centers to the boundary of a mask that is not empty: (H, W), positive inside.
+
+    `closed`: the image's border is a boundary too.
+    """
+    padded = np.pad(mask, 1, mode="constant" if closed else "edge")
+    if padded.all():
+        return np.full(mask.shape, np.inf, np.float32)
+    inside = distance_inside(padded) - 0.5
+    outside = distance_inside(~padded) - 0.5
+    return np.where(padded, inside, -outside)[1:-1, 1:-1].astype(np.float32)
+
+
+def distance_inside(mask: np.ndarray) -> np.ndarray:
+    """Return the Euclidean distance from each pixel of the mask to the nearest pixel outside it: (H, W), 0 outside."""
+    return cv2.distanceTransform(mask.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+
+
+# Arrangement ----------------------------------------------------------------------------------------------------------
 
 
 def grid(cells: Sequence[np.ndarray], *, columns: int = 3, margin: int = 16) -> np.ndarray:
@@ -280,86 +279,9 @@ def grid(cells: Sequence[np.ndarray], *, columns: int = 3, margin: int = 16) -> 
 def stack(parts: Sequence[np.ndarray], width: int = 0) -> np.ndarray:
     """Stack pictures on white, at least `width` wide."""
     width = max(width, *(part.shape[1] for part in parts))
-    return np.concatenate([_pad_width(part, width) for part in parts])
+    return np.concatenate([pad_to(part, part.shape[0], width) for part in parts])
 
 
-# Parts ----------------------------------------------------------------------------------------------------------------
-
-
-def _draw_outline(canvas: np.ndarray, mask: np.ndarray, color: np.ndarray, width: float) -> None:
-    """Blend a dark rim and a colored line along the mask's boundary into the canvas, in place."""
-    reach = int(np.ceil(outline_reach(width))) + 1
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    top, left = max(0, rows[0] - reach), max(0, columns[0] - reach)
-    window = np.s_[top : rows[-1] + reach + 1, left : columns[-1] + reach + 1]
-    distance = np.abs(ndimage.gaussian_filter(_signed_distance(mask[window], closed=True), _SOFTNESS, truncate=3))
-    view = canvas[window]
-    for half, tone, opacity in ((width / 2 + _rim_width(width), _RIM, _RIM_OPACITY), (width / 2, color, 1.0)):
-        coverage = opacity * np.clip(half + 0.5 - distance, 0, 1)[:, :, None]
-        view += coverage * (np.asarray(tone, np.float32) - view)
-
-
-def _signed_distance(mask: np.ndarray, *, closed: bool) -> np.ndarray:
-    """Return the distances of pixel centers to the boundary of a mask that is not empty: (H, W), positive inside.
-
-    `closed`: the image's border is a boundary too.
-    """
-    padded = np.pad(mask, 1, mode="constant" if closed else "edge")
-    if padded.all():
-        return np.full(mask.shape, np.inf, np.float32)
-    inside = distance_inside(padded) - 0.5
-    outside = distance_inside(~padded) - 0.5
-    return np.where(padded, inside, -outside)[1:-1, 1:-1].astype(np.float32)
-
-
-def distance_inside(mask: np.ndarray) -> np.ndarray:
-    """Return the Euclidean distance from each pixel of the mask to the nearest pixel outside it: (H, W), 0 outside."""
-    return cv2.distanceTransform(mask.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-
-
-def _rim_width(width: float) -> float:
-    return max(0.75, 0.3 * width)
-
-
-def _reduce_masks(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Reduce masks (K, H, W) to a `size` (width, height). A mask that would vanish keeps every pixel it touches."""
-    reduced = np.zeros((len(masks), size[1], size[0]), bool)
-    for out, mask in zip(reduced, masks, strict=True):
-        share = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX))
-        out[:] = share >= 128 if (share >= 128).any() else share > 0
-    return reduced
-
-
-def _dashed_frame(draw: ImageDraw.ImageDraw, width: int, height: int, thickness: int) -> None:
-    """Draw a frame of dark dashes on white along the image's border."""
-    draw.rectangle((0, 0, width - 1, height - 1), outline=(255, 255, 255), width=2 * thickness)
-    dash = 4 * thickness
-    for start in range(0, width, 2 * dash):
-        draw.rectangle((start, 0, start + dash, thickness - 1), fill=(0, 0, 0))
-        draw.rectangle((start, height - thickness, start + dash, height - 1), fill=(0, 0, 0))
-    for start in range(0, height, 2 * dash):
-        draw.rectangle((0, start, thickness - 1, start + dash), fill=(0, 0, 0))
-        draw.rectangle((width - thickness, start, width - 1, start + dash), fill=(0, 0, 0))
-
-
-def _check_masks(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    if masks.dtype != bool:
-        raise TypeError(f"masks must be bool, not {masks.dtype}: threshold them first")
-    if masks.ndim != 3 or masks.shape[1:] != size:
-        raise ValueError(
-            f"masks must be (K, {size[0]}, {size[1]}) like the image, not {masks.shape}; one is mask[None]"
-        )
-    return masks
-
-
-def _check_factor(factor: int) -> None:
-    if not isinstance(factor, int) or factor < 1:
-        raise ValueError(f"factor must be a whole number of at least 1, not {factor!r}")
-
-
-def _pad_width(picture: np.ndarray, width: int) -> np.ndarray:
-    return np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)), constant_values=255)
-
-
-def _pad_height(picture: np.ndarray, height: int) -> np.ndarray:
-    return np.pad(picture, ((0, height - picture.shape[0]), (0, 0), (0, 0)), constant_values=255)
+def pad_to(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Add white below and to the right of the picture."""
+    return np.pad(picture, ((0, height - picture.shape[0]), (0, width - picture.shape[1]), (0, 0)), constant_values=255)

@@ -1,4 +1,4 @@
-"""Captions with bars in the instances' colors, and numbers, under the words that belong to each instance.
+"""Words of instances, and captions with bars and numbers in the instances' colors under these words.
 
 The text stays dark on white, because some of the colors are too light to be read as text. Instances are counted from 0
 in code and from 1 wherever a person reads a number.
@@ -14,35 +14,51 @@ from itertools import groupby
 import numpy as np
 from PIL import Image, ImageDraw
 
-from refseg.visualization.captions import INK, Font, break_word, caption_size, font_for, load_font
+from refseg.datasets.tokenizers import is_content_word
+from refseg.visualization.captions import INK, Font, break_word, caption_size, font_for, load_font, shorten
+from refseg.visualization.overlay import PALETTE, Color
+
+# The palette, with the colors of predictions and ground truths last
+INSTANCE_COLORS: tuple[Color, ...] = PALETTE[2:] + PALETTE[:2]
 
 TOP_SHARE = 0.5  # a word belongs to an instance if its weight is at least this share of the greatest one
 
-Color = tuple[int, int, int]
-Owners = tuple[int, ...]
+Owners = tuple[int, ...]  # the instances that a word belongs to
+Weights = Sequence[Sequence[float] | None]  # of each instance: a weight for each word of `text.split()`
 
 _EDGE: Color = (110, 110, 110)  # around a bar: yellow on white needs it
 
 
-def words_of_instances(words: Sequence[Sequence[float]]) -> list[list[int]]:
-    """Return the words of each instance: those with at least half of its greatest weight.
+def words_by_instance(text: str, weights: Weights) -> list[list[int]]:
+    """Return the words of each instance: the content words with at least half of its greatest weight.
 
-    The top word always belongs to the instance. If all weights are equal, all words do. Weights that are not finite
-    count as 0, and an instance without a positive weight has no words.
+    The top word always belongs to the instance. If all weights are equal, all content words do. Weights that are not
+    finite count as 0, and an instance without a positive weight has no words.
     """
-    chosen = []
-    for weights in words:
-        finite = [weight if math.isfinite(weight) else 0.0 for weight in weights]
-        top = max(finite, default=0.0)
-        chosen.append([index for index, weight in enumerate(finite) if top > 0 and weight >= TOP_SHARE * top])
-    return chosen
+    is_content = [is_content_word(word) for word in text.split()]
+    words = []
+    for of_instance in weights:
+        usable = [
+            weight if content and math.isfinite(weight) else 0.0
+            for weight, content in zip(of_instance or (), is_content, strict=False)
+        ]
+        top = max(usable, default=0.0)
+        words.append([index for index, weight in enumerate(usable) if top > 0 and weight >= TOP_SHARE * top])
+    return words
 
 
-def owners_of_words(num_words: int, words: Sequence[Sequence[int]]) -> list[Owners]:
-    """Return the instances of each of the `num_words` words, given the words of each instance."""
+def instance_phrases(text: str, weights: Weights) -> list[str]:
+    """Return the words of each instance as a phrase, such as "red star"."""
+    words = text.split()
+    return [" ".join(words[word] for word in of_instance) for of_instance in words_by_instance(text, weights)]
+
+
+def word_owners(text: str, weights: Weights) -> list[Owners]:
+    """Return the instances that each word of `text.split()` belongs to."""
+    words = words_by_instance(text, weights)
     return [
         tuple(instance for instance, of_instance in enumerate(words) if word in of_instance)
-        for word in range(num_words)
+        for word in range(len(text.split()))
     ]
 
 
@@ -55,14 +71,12 @@ def numbers(instances: Sequence[int]) -> str:
     return ", ".join(parts)
 
 
-def bars(owners: Owners, num_colors: int) -> list[int]:
+def bars(owners: Owners) -> list[int]:
     """Return the color of each bar under a word. There is one bar per color, even if several instances share it."""
-    return list(dict.fromkeys(instance % num_colors for instance in owners))
+    return list(dict.fromkeys(instance % len(INSTANCE_COLORS) for instance in owners))
 
 
-def caption_with_bars(
-    text: str, owners: Sequence[Owners], width: int, *, colors: Sequence[Color], max_lines: int = 6
-) -> np.ndarray:
+def caption_with_bars(text: str, owners: Sequence[Owners], width: int, *, max_lines: int = 6) -> np.ndarray:
     """Draw the quoted text with bars into a white strip (height, width, 3).
 
     Neighboring words of the same instances share their bars. Numbers stand below the start of the bars, on each line
@@ -72,16 +86,14 @@ def caption_with_bars(
         text: The phrase.
         owners: The instances of each word of `text.split()`.
         width: Width of the strip, into which the text is wrapped.
-        colors: Color of each instance.
         max_lines: Most lines of text.
     """
     size = caption_size(width)
     fonts = font_for(text, size), load_font(max(11, round(size * 0.72)))
-    pad, text_height, label_height = size // 2, round(size * 1.3), round(size * 0.95)
+    pad, text_height, label_height, bar = size // 2, round(size * 1.3), round(size * 0.95), max(3, round(size / 6))
     words = f"\u201c{' '.join(text.split())}\u201d".split()
     lines = _flow(words, owners or [()], width - 2 * pad, fonts, max_lines)
-    bar = max(3, round(size / 6))
-    num_bars = [max((len(bars(piece.owners, len(colors))) for piece in line), default=0) for line in lines]
+    num_bars = [max((len(bars(piece.owners)) for piece in line), default=0) for line in lines]
     heights = [text_height + (count * (bar + 1) + label_height if count else 0) for count in num_bars]
     strip = Image.new("RGB", (width, 2 * pad + sum(heights)), (255, 255, 255))
     draw = ImageDraw.Draw(strip)
@@ -91,13 +103,13 @@ def caption_with_bars(
             draw.text((pad + piece.left, top), piece.text, font=fonts[0], fill=INK)
         for owned, run in groupby(line, key=lambda piece: piece.owners):
             pieces = list(run)
+            left, right = pad + round(pieces[0].left), pad + round(pieces[-1].right) - 1
             below = top + text_height
-            for color in bars(owned, len(colors)):
-                left, right = pad + round(pieces[0].left), pad + round(pieces[-1].right) - 1
+            for color in bars(owned):
                 box = (left, below, max(left, right), below + bar)
-                draw.rectangle(box, fill=colors[color], outline=_EDGE)
+                draw.rectangle(box, fill=INSTANCE_COLORS[color], outline=_EDGE)
                 below += bar + 1
-            draw.text((pad + round(pieces[0].left), below + 1), numbers(owned), font=fonts[1], fill=INK)
+            draw.text((left, below + 1), numbers(owned), font=fonts[1], fill=INK)
         top += height
     return np.asarray(strip)
 
@@ -134,12 +146,6 @@ def _flow(
             label_end = left + small.getlength(numbers(owned)) if owned and begins else label_end
     if len(lines) <= max_lines:
         return lines
-    last = lines[max_lines - 1]
-    left = last[-1].left
-    cut = next((cut for cut in _shortened(last[-1].text) if left + font.getlength(cut) <= width), "…")
-    return [*lines[: max_lines - 1], [*last[:-1], _Piece(cut, last[-1].owners, left, left + font.getlength(cut))]]
-
-
-def _shortened(text: str) -> list[str]:
-    """Return the text with an ellipsis, shortened by one letter at a time."""
-    return [f"{text[:length]}…" for length in range(len(text), 0, -1)]
+    *before, last = lines[max_lines - 1]
+    cut = shorten(last.text, width - last.left, font)
+    return [*lines[: max_lines - 1], [*before, _Piece(cut, last.owners, last.left, last.left + font.getlength(cut))]]
