@@ -59,6 +59,11 @@ def test_typo_in_a_group_without_a_type(config: str, key: str, meant: str) -> No
         load_config(config, RunOptions(cfg_options={f"model.{key}": 1}))
 
 
+def test_a_typo_in_the_rate_of_new_parts_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"new_part_lr_mult.*did you mean 'new_parts_lr_mult'"):
+        load_config("latentvg_beit3b", RunOptions(cfg_options={"optim_wrapper.paramwise_cfg.new_part_lr_mult": 2.0}))
+
+
 def test_all_typos_are_reported_at_once() -> None:
     assert len(complaints(param_schedulers=1, train_cfg__max_epoch=1)) == 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,24 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
 def test_state_dicts_of_other_projects_are_found() -> None:
     weights = {"a": torch.ones(1)}
     wrapped = {"module.a": weights["a"]}
-    for content in (weights, {"state_dict": weights}, {"model": weights, "epoch": 3}, {"model": {"model": wrapped}}):
+    for content in (
+        weights,
+        {"state_dict": weights},
+        {"model": weights, "epoch": 3},
+        {"model": {"model": wrapped}},
+        {"module": weights},
+    ):
         assert state_dict_of(content, "x.pth") == weights
+
+
+def test_command_line_arguments_in_a_checkpoint_are_allowed(tmp_path: Path) -> None:
+    """They are a plain container. What it holds is still checked."""
+    file = tmp_path / "official.pth"
+    torch.save({"model": {"a": torch.ones(1)}, "args": Namespace(lr=0.1, name="base")}, file)
+    assert read_checkpoint(file)["args"].lr == 0.1
+    torch.save({"args": Namespace(folder=tmp_path)}, file)
+    with pytest.raises(CheckpointError, match="it holds a Python object"):
+        read_checkpoint(file)
 
 
 def test_contents_without_a_state_dict() -> None:

@@ -7,4 +7,5 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 train_dataloader = dict(batch_size=16)
+val_evaluator = dict(save_best='lavt/mIoU')  # the paper's metric
 test_evaluator = dict(protocols=('lavt', 'rec', 'refseg'))

@@ -102,12 +102,15 @@ def _history_method(owner: Any, name: str) -> Any:
 
 
 def allow_mmengine_checkpoints() -> None:
-    """Let `torch.load` with `weights_only=True` read the logging history in mmengine's checkpoints.
+    """Let `torch.load` with `weights_only=True` read mmengine's checkpoints and ones with command-line arguments.
 
     mmengine 0.10.7 resumes with a bare `torch.load`, which means `weights_only=True` since PyTorch 2.6. The parts of
-    that history (a plain container, its four methods, numpy arrays, and numbers) are allowed by name. Everything else
-    is still refused.
+    its logging history (a plain container, its four methods, numpy arrays, and numbers) are allowed by name. So is
+    `argparse.Namespace`, a plain container that BEiT-3's and others' training scripts save. Everything else is still
+    refused.
     """
+    from argparse import Namespace
+
     import numpy as np
     import torch
     from mmengine.logging.history_buffer import HistoryBuffer
@@ -120,6 +123,7 @@ def allow_mmengine_checkpoints() -> None:
     torch.serialization.add_safe_globals(
         [
             HistoryBuffer,
+            Namespace,
             (_history_method, "builtins.getattr"),
             # numpy 1.x and 2.x name the same functions differently inside the file
             *((_reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),

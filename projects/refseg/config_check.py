@@ -165,9 +165,10 @@ def _loader(cfg: dict, path: str) -> Iterator[str]:
 def _optim_wrapper(cfg: dict) -> Iterator[str]:
     path = "optim_wrapper"
     yield from _typed({"type": "GuardedOptimWrapper", **cfg}, path, {"constructor", "paramwise_cfg"})
-    if cfg.get("constructor") is None:
+    known = {None: _PARAMWISE, "NewPartsConstructor": _PARAMWISE | {"new_parts_lr_mult"}}
+    if (constructor := cfg.get("constructor")) in known:
         path, paramwise = f"{path}.paramwise_cfg", cfg.get("paramwise_cfg") or {}
-        yield from _unknown(paramwise, path, _PARAMWISE, "the optimizer constructor")
+        yield from _unknown(paramwise, path, known[constructor], "the optimizer constructor")
         for name, group in paramwise.get("custom_keys", {}).items():
             yield from _unknown(group, f"{path}.custom_keys[{name!r}]", {"lr_mult", "decay_mult"}, "a parameter group")
 

@@ -62,9 +62,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def inner_state(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the weights of a checkpoint, which are under `model`, under `state_dict`, or at the top."""
+    """Return the weights of a checkpoint, which are under `state_dict`, `model` or `module`, or at the top."""
+    names = ("state_dict", "model", "module")  # the last one is DeepSpeed's
     for _ in range(3):  # a pickle can hold itself
-        inner = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), Mapping)), None)
+        inner = next((content[key] for key in names if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             break
         content = inner
@@ -78,8 +79,8 @@ def state_dict_of(content: Mapping[str, Any], path: str | Path) -> dict[str, Ten
     if strangers or not state:
         culprit = f"{str(strangers[0])[:60]!r}, which is no tensor" if strangers else "nothing"
         raise CheckpointError(
-            f"{path} holds no state dict. Expected tensors by name, under 'state_dict', 'model' or at the top of the "
-            f"file; found {culprit}"
+            f"{path} holds no state dict. Expected tensors by name, under 'state_dict', 'model' or 'module', or at "
+            f"the top of the file; found {culprit}"
         )
     if all(name.startswith("module.") for name in state):
         return {name.removeprefix("module."): value for name, value in state.items()}

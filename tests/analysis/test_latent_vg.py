@@ -5,25 +5,23 @@ from __future__ import annotations
 import pytest
 import torch
 
-from refseg.analysis.latent_vg import across_texts, closeness, head_nouns
+from refseg.analysis.latent_vg import head_nouns, mean_cosine, mean_overlap
 
 
-def test_closeness() -> None:
-    """One latent is along x and one along the diagonal: cos 45 degrees to each other, 0 and 0.707 to a text along y."""
-    latents = torch.tensor([[[2.0, 0.0], [3.0, 3.0]]])
-    cosines = closeness(torch.tensor([[0.0, 5.0]]), latents)
-    torch.testing.assert_close(cosines.among, torch.tensor([0.5**0.5]))
-    torch.testing.assert_close(cosines.to_text, torch.tensor([0.5**0.5 / 2]))
-    one = closeness(torch.tensor([[0.0, 5.0]]), latents[:, :1])
-    assert one.among.isnan().all() and one.to_text.item() == 0
+def test_mean_cosine() -> None:
+    """Vectors along x, the diagonal and y have cosines 0.707, 0.707 and 0; a single one has none."""
+    vectors = torch.tensor([[2.0, 0.0], [3.0, 3.0], [0.0, 5.0]])
+    assert mean_cosine(vectors).item() == pytest.approx(2 / 3 * 0.5**0.5)
+    assert mean_cosine(vectors[None, :2])[0].item() == pytest.approx(0.5**0.5)
+    assert mean_cosine(vectors[:1]).isnan()
 
 
-def test_across_texts() -> None:
-    """First latents along x, x and y have cosines 1, 0, 0. The second ones have -1, 0, 0."""
-    first = torch.tensor([[1.0, 0.0], [4.0, 0.0], [0.0, 2.0]])
-    second = torch.tensor([[3.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
-    assert across_texts(torch.stack([first, second], 1)) == pytest.approx((1 / 3 - 1 / 3) / 2)
-    assert across_texts(first[:, None]) == pytest.approx(1 / 3)
+def test_mean_overlap() -> None:
+    """The first two masks share one of three pixels, the third is empty: IoU 1/3, 0, 0. Two empty ones do not count."""
+    masks = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]).bool().view(1, 4, 2, 2)
+    assert mean_overlap(masks[:, :3]).item() == pytest.approx(1 / 9)
+    assert mean_overlap(masks).item() == pytest.approx(1 / 3 / 5)
+    assert mean_overlap(masks[:, 2:]).isnan().all()
 
 
 def test_head_nouns_of_the_referents() -> None:

@@ -98,10 +98,12 @@ def test_latent_expressions(refshapes_tiny: Path, tmp_path: Path, capsys: Any, m
     found = run_with_random_weights(
         "latent_expressions", "latentvg_tiny_refshapes", refshapes_tiny, tmp_path, monkeypatch
     )
-    assert list(found) == ["among", "to_text", "across", "subject", "chance"]
+    names = ["among", "to_text", "across", "overlap", "updates", "confidence", "uniform", "subject", "chance"]
+    assert list(found) == names
     assert all(-1 <= found[name] <= 1 for name in ("among", "to_text", "across"))
-    assert 0 <= found["subject"] <= 1 and 0.1 < found["chance"] < 0.6
-    assert len(capsys.readouterr().out.splitlines()) == 5
+    assert all(0 <= found[name] <= 1 for name in ("overlap", "subject")) and found["updates"] < 0.95
+    assert 0.1 < found["chance"] < 0.6 and 0.1 < found["uniform"] < found["confidence"] < 1
+    assert len(capsys.readouterr().out.splitlines()) == len(names)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ model = dict(
         drop_path_rate=0.0,
     ),
     latents=dict(lengths=(4, 10), drop_rates=(0.4, 0.2), num_words=24),
-    distributor='mean',
+    distributor='visual',
     concepts=dict(num_concepts=16),
     contrast=dict(loss='positive_margin', margin=0.2, weight=0.1),
     decoder=dict(width=48),

@@ -104,6 +104,17 @@ def test_files_are_loaded_when_training_starts(tmp_path: Path, name: str) -> Non
     assert not module.text_embed.weight.any()
 
 
+def test_what_was_loaded_is_reported(tmp_path: Path) -> None:
+    file = tmp_path / "beit3.pth"
+    torch.save({"module": official_state()}, file)
+    module = encoder(level_scales=(2, 1))
+    pyramid, loaded = len([*module.pyramid.parameters()]), len([*encoder().parameters()])
+    assert load_official_beit3(module, str(file)) == (
+        f"BEiT-3: {loaded} of {loaded + pyramid} tensors loaded from {file}; {pyramid} kept their initial values: "
+        f"pyramid ({pyramid}); 3 of the file not used: beit3.vision_embed.mask_token, mim_head (1), mlm_head (1)"
+    )
+
+
 def test_invalid_inputs_raise(tmp_path: Path) -> None:
     official = official_state()
     with pytest.raises(CheckpointError, match=r"1 keys are not from BEiT-3: beit3\.encoder\.gate"):

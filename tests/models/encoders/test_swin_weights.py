@@ -160,7 +160,7 @@ def test_loads_files(tmp_path: Path, kind: str) -> None:
     else:
         torch.save(official if kind == "bare" else {kind: official, "epoch": 3}, file)
     loaded = encoder(out_stages=(1,))
-    assert sorted(load_official_swin(loaded, str(file))) == sorted(LEFT_OUT)
+    assert f"{len(LEFT_OUT)} of the file not used" in load_official_swin(loaded, str(file))
     state, _ = swin_state_from_official(official, window_size=WINDOW)
     assert all(torch.equal(loaded.state_dict()[name], value) for name, value in state.items())
     assert torch.all(loaded.norm1.weight == 1)

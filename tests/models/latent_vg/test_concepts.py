@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from refseg.analysis.latent_vg import mean_cosine
 from refseg.errors import ConfigError
-from refseg.models.latent_vg.concepts import VisualConceptInjector, relevant_patches, shares
+from refseg.models.latent_vg.concepts import VisualConceptInjector, relevant_patches
 
 E, K, P, C, M = 2, 3, 7, 8, 4
 
@@ -40,36 +41,38 @@ def test_equal_patches_are_not_relevant() -> None:
     assert not one.any() and not none.any()
 
 
-def test_shares_by_hand() -> None:
-    """Two attributes, two concepts. By columns the first attribute has 3/4 and 1/2 of the concepts, the second 1/4 and
-    1/2; of each attribute's own sum that is 3/5, 2/5 and 1/3, 2/3. By rows: 3/4, 1/4 and 1/2, 1/2."""
-    scores = torch.tensor([[[3.0, 1.0], [1.0, 1.0]]]).log()
-    torch.testing.assert_close(shares(scores, "columns"), torch.tensor([[[3 / 5, 2 / 5], [1 / 3, 2 / 3]]]))
-    torch.testing.assert_close(shares(scores, "rows"), torch.tensor([[[3 / 4, 1 / 4], [1 / 2, 1 / 2]]]))
-
-
-def test_equal_attributes_stay_equal() -> None:
-    """Attributes compete for columns; equal attributes share them equally."""
-    assert torch.equal(shares(torch.zeros(1, 3, 4), "columns"), torch.full((1, 3, 4), 0.25))
-
-
 def test_initial_concepts_are_orthogonal() -> None:
     concepts = injector().concepts.detach()
     torch.testing.assert_close(concepts @ concepts.t(), C * torch.eye(M), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("normalize", ["columns", "rows"])
-def test_injector_matches_its_equations(normalize: str) -> None:
-    module, (attributes, patches, relevant) = injector(normalize=normalize), inputs()
+@pytest.mark.parametrize("centered", [True, False])
+def test_injector_matches_its_equations(normalize: str, centered: bool) -> None:
+    module, (attributes, patches, relevant) = injector(normalize=normalize, centered=centered), inputs()
     for layer in range(2):
         rows = []
         for a, v, keep in zip(attributes, patches, relevant, strict=True):
-            target = module.norm_patches[layer](v[keep])
+            target = module.norm_patches[layer](v[keep] - v[keep].mean(0) if centered else v[keep])
             found = (module.concepts @ target.t() / C**0.5).softmax(-1) @ target  # (M, C)
             scores = module.query[layer](module.norm_attributes[layer](a)) @ module.norm_concepts[layer](found).t()
-            weights = shares(scores[None] / C**0.5, normalize)[0]
+            weights = (scores / C**0.5).softmax(0 if normalize == "columns" else 1)  # (K, M)
             rows.append(a + module.out[layer](weights @ found))
         torch.testing.assert_close(module(layer, attributes, patches, relevant), torch.stack(rows))
+
+
+def test_attributes_get_different_updates() -> None:
+    """Patches of an image are much alike: their differences are a tenth of what they share. Centered, updates of the
+    attributes differ. Otherwise all concepts retrieve what patches share, and every attribute gets the same."""
+    draw = torch.Generator().manual_seed(1)
+    attributes = torch.randn(4, 6, 64, generator=draw)
+    patches = torch.randn(4, 1, 64, generator=draw) + 0.1 * torch.randn(4, 50, 64, generator=draw)
+    relevant = torch.ones(4, 50, dtype=torch.bool)
+    alike = []
+    for centered in (True, False):
+        module = injector(embed_dim=64, num_concepts=32, centered=centered)
+        alike.append(mean_cosine(module(0, attributes, patches, relevant) - attributes).mean().item())
+    assert alike[0] < 0.9 and alike[1] > 0.999
 
 
 def test_irrelevant_patches_have_no_effect() -> None:

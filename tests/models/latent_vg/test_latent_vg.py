@@ -1,4 +1,4 @@
-"""Latent-VG: rows of its ablations, and what must hold for every model."""
+"""Latent-VG: rows of its ablations, and properties of every model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ CONFIGS = (
     "latentvg_tiny_refshapes",
     f"{ABLATIONS}/components_baseline",
     f"{ABLATIONS}/components_latents_only",
-    f"{ABLATIONS}/distributor_visual_subject",
+    f"{ABLATIONS}/distributor_mean_subject",
+    f"{ABLATIONS}/average_logits",
     f"{ABLATIONS}/latents_1",
 )
 
@@ -68,7 +69,10 @@ def test_ablation_rows_differ_in_modules() -> None:
     lengths = [built(row).latents.lengths for row in ("latents_1", "latents_3", "lengths_4_and_4", "lengths_10_and_20")]
     assert lengths == [(10,), (4, 10, 16), (4, 4), (10, 20)]
     assert built("concepts_without_column_normalization").concepts.normalize == "rows"
-    assert built("distributor_visual_subject").distributor == "visual"
+    assert built("distributor_mean_subject").distributor == "mean" and built("latents_1").distributor == "visual"
+    assert built("average_logits").decoder.average == "logits" and built("latents_1").decoder.average == "probs"
+    assert not built("concepts_not_centered").concepts.centered
+    assert isinstance(built("subject_without_norm").latents.norm, torch.nn.Identity)
 
 
 def test_ablation_rows_differ_in_losses() -> None:
@@ -91,37 +95,39 @@ def test_num_words_matches_the_tokenizer() -> None:
         assert cfg.model.latents is None or cfg.model.latents.num_words == text["tokenizer"]["max_words"], file
 
 
-# What happens between attention and feed-forward ----------------------------------------------------------------------
+# Between attention and feed-forward ----------------------------------------------------------------------
 
 
 def hidden(model: LatentVG, batch: object) -> tuple[torch.Tensor, ...]:
-    """At the end of the encoder: the pixels' subject, the text, subjects, attributes, and the empty token."""
+    """Return the pixels' subject and `Tokens` at the end of the encoder."""
     kept = []
     run = model.encoder.run
     model.encoder.run = lambda *args, **kwargs: (kept.append(run(*args, **kwargs)), kept[0])[1]
     logits_of(model, batch)
     del model.encoder.run
-    return kept[0].pixels[:, 0], *model._parts(kept[0].words, batch.tokens.ids.shape[1])
+    return kept[0].pixels[:, 0], *model.layout.split(kept[0].words)
 
 
 def test_subjects_agree_after_every_layer() -> None:
-    """They pass the same experts afterwards, so that they still do at the end; without the distributor they do not.
-    But for expressions that read each other: subjects begin alike, and then all that they read is the same."""
+    """They pass the same experts afterwards, so they still agree at the end. Without the distributor they differ. If
+    all expressions attend to each other they stay alike, because they start so and attend to the same tokens."""
     for config, agree in (
         ("latentvg_beit3b", True),
+        (f"{ABLATIONS}/distributor_mean_subject", True),
         (f"{ABLATIONS}/components_injector_only", False),
         (f"{ABLATIONS}/latents_read_each_other", True),
     ):
         model = tiny_model(config)
-        _, text, subjects, attributes, empty = hidden(model, prepared(model))
-        assert [x.shape[1] for x in (text, subjects, attributes, empty)] == [5, 2, 14, 0]
+        _, *tokens = hidden(model, prepared(model))
+        _, _, subjects, attributes, _ = tokens
+        assert [x.shape[1] for x in tokens] == [5, 2, 2, 14, 0]
         assert torch.allclose(subjects[:, 0], subjects[:, 1], atol=1e-5) is agree
         assert not torch.allclose(attributes[:, 0], attributes[:, 1], atol=1e-3)
 
 
 def test_expressions_do_not_attend_to_each_other() -> None:
-    """With one layer, another map of places for the second expression changes that and, if expressions are apart,
-    neither the text nor the first expression; the pixels it always changes."""
+    """With one layer, another position map of the second expression changes that and the pixels. The text and the first
+    expression change only if expressions attend to each other."""
     for config, apart in (
         (f"{ABLATIONS}/components_latents_only", True),
         (f"{ABLATIONS}/latents_read_each_other", False),
@@ -129,17 +135,17 @@ def test_expressions_do_not_attend_to_each_other() -> None:
         model = tiny_model(config, distributor=None, contrast=None, concepts=None)
         model.encoder.layers = model.encoder.layers[:1]
         batch = prepared(model)
-        pixels, text, subjects, attributes, _ = hidden(model, batch)
+        pixels, *before = hidden(model, batch)
         torch.nn.init.normal_(model.latents.position_maps[1].weight)
-        others, *other = hidden(model, batch)
-        assert not torch.allclose(other[2][:, 4:], attributes[:, 4:], atol=1e-3)
-        assert not torch.allclose(others, pixels, atol=1e-5)
-        for one, two in ((text, other[0]), (subjects[:, 0], other[1][:, 0]), (attributes[:, :4], other[2][:, :4])):
-            assert torch.allclose(one, two, atol=1e-5) is apart
+        other_pixels, *after = hidden(model, batch)
+        assert not torch.allclose(after[3][:, 4:], before[3][:, 4:], atol=1e-3)
+        assert not torch.allclose(other_pixels, pixels, atol=1e-5)
+        for part, tokens in ((0, slice(None)), (1, slice(1)), (2, slice(1)), (3, slice(4))):
+            assert torch.allclose(before[part][:, tokens], after[part][:, tokens], atol=1e-5) is apart
 
 
 def test_subject_replaces_the_class_token() -> None:
-    """Whatever the class token is, it is not read, and not trained."""
+    """The pixels' own class token is neither used nor trained."""
     model = tiny_model("latentvg_beit3b")
     batch = prepared(model)
     before = logits_of(model, batch)
@@ -154,21 +160,22 @@ def test_baseline_is_encoder_and_decoder() -> None:
     batch = prepared(model)
     with torch.no_grad():
         features, text = model.encoder(batch)
-        wanted = model.decoder(features.levels[0], text.word_feats[:, :1])
+        wanted = model.decoder(features.levels[0], text.word_feats[:, :1])[:, 0]
     torch.testing.assert_close(logits_of(model, batch), wanted)
 
 
-def test_features_for_the_losses() -> None:
-    """A latent expression is the mean of its subject and its attributes: 1 + 4 and 1 + 10 tokens."""
+def test_expressions_are_represented_by_their_class_tokens() -> None:
+    """The mask is the average of the text's and the latent expressions' masks."""
     model = tiny_model("latentvg_beit3b").eval()
     batch = prepared(model)
-    _, text, subjects, attributes, _ = hidden(model, batch)
+    _, text, classes, *_ = hidden(model, batch)
     with torch.no_grad():
-        found = model(batch).auxiliary
-    torch.testing.assert_close(found.text, text[:, 0])
-    second = (subjects[:, 1] + attributes[:, 4:].sum(1)) / 11
-    torch.testing.assert_close(found.latents[:, 1], second)
+        prediction = model(batch)
+    found = prediction.auxiliary
+    torch.testing.assert_close(found.features, torch.cat([text[:, :1], classes], 1))
+    torch.testing.assert_close(prediction.mask_logits.sigmoid(), found.masks.sigmoid().mean(1))
     assert found.subject_token.shape == (6,) and (found.subject_token >= 1).all() and (found.subject_token <= 3).all()
+    assert ((found.subject_prob > 1 / 4) & (found.subject_prob < 1)).all()
 
 
 def test_empty_token_predicts_no_target() -> None:
@@ -204,7 +211,6 @@ def test_training_is_determined_by_the_seed() -> None:
 
 
 def test_checkpointed_layers_give_the_same_gradients() -> None:
-    """What happens between the parts of a layer is computed again with it."""
     gradients = []
     for on in (False, True):
         model = tiny_model("latentvg_beit3b", **{"encoder.checkpointing": on}).train()
@@ -215,11 +221,11 @@ def test_checkpointed_layers_give_the_same_gradients() -> None:
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-3)
 
 
-# What must hold for every model ---------------------------------------------------------------------------------------
+# Properties of every model ---------------------------------------------------------------------------------------
 
 
 def test_every_trained_parameter_gets_a_gradient(model: RefSegmentor) -> None:
-    """But for biases of keys."""
+    """Except biases of keys."""
     assert {n for n in parameters_without_gradient(model, prepared(model)) if not is_key_bias(n)} == set()
 
 
@@ -232,7 +238,7 @@ def test_padded_words_have_no_effect(model: RefSegmentor) -> None:
 
 
 def test_padded_pixels_have_no_effect(model: RefSegmentor) -> None:
-    """Whatever is beside the image: no part of the model reads across patches but attention, which leaves it out."""
+    """Only attention mixes patches, and it masks those of the padding."""
     model.eval()
     batch = padded_images(prepared(model), 64, 64)
     noisy = replace(batch, images=torch.where(batch.pixel_mask[:, None], batch.images, 3.0))
@@ -252,7 +258,7 @@ def test_no_target_and_padding_give_finite_losses(model: RefSegmentor) -> None:
 
 
 def test_texts_without_words() -> None:
-    """Begin and end alone, as an empty text has them."""
+    """An empty text has only the tokens that mark its ends."""
     model = tiny_model("latentvg_beit3b")
     batch = prepared(model)
     mask = batch.tokens.word_mask.clone()
@@ -273,7 +279,7 @@ def test_bfloat16_trains_and_predicts(model: RefSegmentor) -> None:
 def test_invalid_arguments_raise() -> None:
     with pytest.raises(ConfigError, match="latents=None has no use for"):
         tiny_model("latentvg_beit3b", latents=None)
-    with pytest.raises(ConfigError, match=r"distributor 'sum'\. Valid values: mean, visual, None"):
+    with pytest.raises(ConfigError, match=r"distributor 'sum'\. Valid values: visual, mean, None"):
         tiny_model("latentvg_beit3b", distributor="sum")
     with pytest.raises(ConfigError, match=r"Leave encoder\.level_scales at"):
         tiny_model("latentvg_beit3b", **{"encoder.level_scales": (2, 1)})

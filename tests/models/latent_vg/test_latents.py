@@ -1,4 +1,4 @@
-"""Latent expressions and their subject by hand: what is chosen, what is dropped, and where gradients go."""
+"""Latent expressions by hand: their layout, their subject, dropped words, and gradients."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from refseg.errors import ConfigError
-from refseg.models.latent_vg.latents import LatentExpressions, choose, distribute, semantic_tokens
+from refseg.models.latent_vg.latents import LatentExpressions, TokenLayout, distribute, semantic_tokens
 
 E, L, C = 3, 6, 8
 MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0]], dtype=torch.bool)
 
 
 def latents(**settings: object) -> LatentExpressions:
+    """Two latent expressions of two and three attributes."""
     torch.manual_seed(0)
     return LatentExpressions(**(dict(embed_dim=C, lengths=(2, 3), drop_rates=(0.5, 0.0), num_words=8) | settings))
 
@@ -22,44 +23,91 @@ def words() -> torch.Tensor:
 
 
 def test_semantic_tokens_by_hand() -> None:
-    """Without the first and the last token of each text; the third text has no others. One token is both."""
+    """All but the first and the last token of each text. The third text has no others. One token is both."""
     assert semantic_tokens(MASK).int().tolist() == [[0, 1, 1, 1, 1, 0], [0, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0]]
     assert not semantic_tokens(torch.tensor([[True, False]])).any()
+
+
+# The layout -----------------------------------------------------------------------------------------------------------
+
+
+def test_layout_by_hand() -> None:
+    """Two words, two latent expressions of one and two attributes, and an empty token: [w w | c c | s s | a b b | e]. A
+    class token has the position of the first token of a text, a subject that of the second."""
+    layout = TokenLayout((1, 2), empty_token=True)
+    tokens = layout.split(torch.arange(10.0)[None, :, None])
+    assert [x.flatten().tolist() for x in tokens] == [[0, 1], [2, 3], [4, 5], [6, 7, 8], [9]]
+    assert layout.position_of.tolist() == [0, 0, 1, 1, 2, 2, 3]
+    of = [0, 0, 1, 2, 1, 2, 1, 2, 2, 0]
+    valid = torch.tensor([[True, False, True, *[True] * 9]])  # a class token, a padded patch; the first word follows
+    wanted = [[True, False, *(i == j for j in of)] for i in of]
+    assert layout.attn_mask(valid, 2)[0].tolist() == wanted
+
+
+def test_layout_without_latent_expressions() -> None:
+    words, *others = TokenLayout((), empty_token=False).split(torch.zeros(3, 4, 2))
+    assert words.shape == (3, 4, 2) and all(x.shape == (3, 0, 2) for x in others)
+
+
+def test_each_latent_expression_has_its_own_class_token() -> None:
+    module, x = latents().eval(), words()
+    tokens = module(x, MASK).tokens
+    assert tokens.shape == (E, 2 + 2 + 2 + 3, C) and not torch.equal(tokens[:, 0], tokens[:, 1])
+    assert torch.equal(tokens[:, :2], module.class_tokens.expand(E, -1, -1))
+    assert torch.equal(tokens[:, 2], tokens[:, 3]) and torch.equal(tokens[:, 2:3], module(x, MASK).subject)
 
 
 # The subject ----------------------------------------------------------------------------------------------------------
 
 
-def test_choose_returns_one_token() -> None:
-    """In training and at test time one of those that are allowed; at test time the best of them."""
-    scores = torch.tensor([[5.0, 1, 2, 0, -1, 7]]).expand(200, -1)
-    allowed = torch.tensor([[False, True, True, True, False, False]]).expand(200, -1)
-    best = choose(scores, allowed, 1.0, training=False)
-    assert best[0].tolist() == [0, 0, 1, 0, 0, 0]
+def scored(scores: list[float]) -> tuple[LatentExpressions, torch.Tensor]:
+    """Latent expressions whose scores are the words' first channel, and 400 equal texts of such words."""
+    module = latents(score_norm=False)
+    module.score.weight.data = torch.eye(C)[:1]
+    x = torch.zeros(400, len(scores), C)
+    x[..., 0] = torch.tensor(scores)
+    return module, x
+
+
+def test_the_subject_is_drawn_by_its_probability() -> None:
+    """Scores 1, 2 and 0 between the ends have softmax 0.24, 0.67 and 0.09; at test time the best is taken."""
+    module, x = scored([5.0, 1, 2, 0, 7])
+    mask, probs = torch.ones(x.shape[:2], dtype=torch.bool), torch.tensor([0.2447, 0.6652, 0.0900])
+    best = module.eval()(x, mask)
+    assert best.subject_token.unique().tolist() == [2]
+    torch.testing.assert_close(best.subject_prob, probs[1].expand(400), atol=1e-4, rtol=0)
     torch.manual_seed(0)
-    drawn = choose(scores, allowed, 1.0, training=True)
-    assert set(drawn.unique().tolist()) == {0.0, 1.0} and drawn.sum(1).eq(1).all()
-    shares = drawn.mean(0)  # softmax(1, 2, 0) = 0.24, 0.67, 0.09
-    torch.testing.assert_close(shares, torch.tensor([0, 0.2447, 0.6652, 0.0900, 0, 0]), atol=0.1, rtol=0)
+    drawn = module.train()(x, mask)
+    shares = torch.bincount(drawn.subject_token, minlength=5) / 400
+    torch.testing.assert_close(shares, torch.tensor([0, 0.2447, 0.6652, 0.0900, 0]), atol=0.08, rtol=0)
+    torch.testing.assert_close(drawn.subject_prob, probs[drawn.subject_token - 1], atol=1e-4, rtol=0)
 
 
 def test_straight_through_gradient_of_the_choice() -> None:
-    """The gradient of sum(w y) is that of sum(w softmax((scores + noise) / tau)), with the same noise."""
-    scores = torch.randn(4, 5, generator=torch.Generator().manual_seed(2)).requires_grad_()
-    allowed = torch.tensor([True, True, True, True, False]).expand(4, -1)
-    weight = torch.arange(20.0).view(4, 5)
+    """The gradient on the scores is that of the softmax of (scores + noise) / tau, with the same noise."""
+    module, x = latents(temperature=0.7, score_norm=False, drop_rates=(0.0, 0.0)).train(), words()[:1]
+    direction = torch.randn(C, generator=torch.Generator().manual_seed(2))
+    weight = module.score.weight
     torch.manual_seed(3)
-    (got,) = torch.autograd.grad((weight * choose(scores, allowed, 0.7, training=True)).sum(), scores)
+    (got,) = torch.autograd.grad((module(x, MASK[:1]).subject @ direction).sum(), weight)
     torch.manual_seed(3)
-    noise = -torch.empty(4, 5).exponential_().log()
-    soft = ((scores + noise).masked_fill(~allowed, -1e30) / 0.7).softmax(1)
-    (wanted,) = torch.autograd.grad((weight * soft).sum(), scores)
+    noise = -torch.empty(1, L).exponential_().log()
+    soft = ((x @ weight[0] + noise)[:, 1:-1] / 0.7).softmax(1)
+    (wanted,) = torch.autograd.grad((soft * (x[:, 1:-1] @ direction)).sum(), weight)
     torch.testing.assert_close(got, wanted)
-    assert got[:, :4].abs().min() > 0 and not got[:, 4].any()
+    assert got.abs().max() > 0
+
+
+def test_the_norm_makes_scores_independent_of_the_size_of_embeddings() -> None:
+    """Embeddings of width 0.02, as BEiT-3's first ones: without the norm the choice starts uniform, 1 of 4 words."""
+    x = 0.02 * torch.randn(64, L, C, generator=torch.Generator().manual_seed(1))
+    mask = torch.ones(64, L, dtype=torch.bool)
+    with_norm, without = (latents(score_norm=on).eval()(x, mask).subject_prob.mean().item() for on in (True, False))
+    assert without == pytest.approx(0.25, abs=0.01) and with_norm > 0.35
 
 
 def test_the_subject_is_a_token_of_the_text() -> None:
-    """Its embedding, unchanged; of texts with words one of those, of the last text one of its two tokens."""
+    """Its embedding is unchanged. In the last text, without words, it is one of the two end tokens."""
     for training in (True, False):
         module, x = latents().train(training), words()
         for seed in range(10):
@@ -76,9 +124,9 @@ def test_the_subject_is_a_token_of_the_text() -> None:
 
 
 def test_attributes_are_position_maps_of_words() -> None:
-    """At test time nothing is dropped: phi_i times the words, without padding, for both expressions."""
+    """At test time nothing is dropped: attributes are phi_i times the words, without padding."""
     module, x = latents().eval(), words()
-    found = module(x, MASK).attributes
+    found = module(x, MASK).tokens[:, 4:]
     clean = x * MASK[..., None]
     maps = torch.cat([position_map.weight for position_map in module.position_maps])[:, :L]  # (2 + 3, L)
     torch.testing.assert_close(found, torch.einsum("kl,elc->ekc", maps, clean))
@@ -87,22 +135,22 @@ def test_attributes_are_position_maps_of_words() -> None:
 def test_padding_has_no_effect() -> None:
     module, x = latents().eval(), words()
     found, other = module(x, MASK), module(x.masked_fill(~MASK[..., None], 9.0), MASK)
-    torch.testing.assert_close(found.attributes, other.attributes)
+    torch.testing.assert_close(found.tokens, other.tokens)
     more = module(torch.cat([x, torch.ones(E, 2, C)], 1), torch.nn.functional.pad(MASK, (0, 2)))
-    torch.testing.assert_close(more.attributes, found.attributes)
+    torch.testing.assert_close(more.tokens, found.tokens)
     assert torch.equal(more.subject_token, found.subject_token)
 
 
 def test_words_are_dropped_in_training_at_each_rate() -> None:
-    """Rates 0.5 and 0: the second expression never loses anything. First and last token stay: of the text without words
-    nothing is ever dropped. With maps that count tokens, the first loses half of four words on average."""
+    """Rates are 0.5 and 0, and the maps count tokens. The second expression never loses any. The first loses half of
+    four words on average, and never the first and last token."""
     module = latents(lengths=(1, 1)).train()
     for position_map in module.position_maps:
         torch.nn.init.ones_(position_map.weight)
     ones, counts = torch.ones(E, L, C), []
     for seed in range(200):
         torch.manual_seed(seed)
-        counts.append(module(ones, MASK).attributes[..., 0])
+        counts.append(module(ones, MASK).tokens[:, 4:, 0])
     first, second = torch.stack(counts).unbind(2)
     assert second.unique(dim=0).tolist() == [[6, 4, 2]]
     assert first[:, 2].unique().tolist() == [2] and first[:, 0].min() >= 2
@@ -121,7 +169,7 @@ def test_evaluation_uses_no_randomness() -> None:
 
 
 def test_distribute_by_hand() -> None:
-    """Subjects 3 of the pixels, 0 and 9 of two expressions: all become their mean, 4; or those of expressions 3."""
+    """The pixels' subject is 3, those of two expressions are 0 and 9. All become the mean, 4, or all become 3."""
     visual, subjects = torch.full((1, 1, 2), 3.0), torch.tensor([[[0.0, 0.0], [9.0, 9.0]]])
     mean = distribute(visual, subjects, "mean")
     assert mean[0].unique().tolist() == [4.0] and mean[1].unique().tolist() == [4.0] and mean[1].shape == (1, 2, 2)

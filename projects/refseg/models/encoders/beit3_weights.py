@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -15,9 +16,7 @@ from torch import Tensor
 from refseg.datasets.tokenizers import BEIT3
 from refseg.errors import CheckpointError
 from refseg.models.encoders.beit3 import PREFIX, resize_positions
-from refseg.models.encoders.swin_weights import check_fits, shown
-from refseg.paths import data_path
-from refseg.weights import inner_state, read_checkpoint
+from refseg.models.encoders.official_weights import load_official, shown
 
 WHERE = f"{BEIT3} (beit3_base_patch16_224.pth and its neighbors)"
 OFFICIAL_PREFIX = "beit3."
@@ -95,19 +94,7 @@ def beit3_state_from_official(
     return state, left_out
 
 
-def load_official_beit3(encoder: Any, file: str) -> dict[str, str]:
-    """Load a file into a `BEiT3Encoder`, except its pyramid. Return the reason for each key left out."""
-    path = data_path(file)
-    if not path.is_file():
-        raise CheckpointError(
-            f"No BEiT-3 weights at {path}. Get the official ones from {WHERE}, or set pretrained=None to train from "
-            "random weights."
-        )
-    try:
-        state, left_out = beit3_state_from_official(inner_state(read_checkpoint(path)), grid=encoder.grid)
-        expected = encoder.state_dict()
-        check_fits(state, {k: v for k, v in expected.items() if not k.startswith("pyramid.")}, owner="BEiT-3")
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    encoder.load_state_dict(state, strict=False)
-    return left_out
+def load_official_beit3(encoder: Any, file: str) -> str:
+    """Load a file into a `BEiT3Encoder`, except its pyramid. Return what was loaded."""
+    convert = partial(beit3_state_from_official, grid=encoder.grid)
+    return load_official(encoder, file, owner="BEiT-3", where=WHERE, optional="pyramid.", convert=convert)

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from refseg.errors import CheckpointError
-from refseg.models.encoders.swin_weights import is_swin_key, shown, swin_state_from_official
+from refseg.models.encoders.official_weights import shown
+from refseg.models.encoders.swin_weights import is_swin_key, swin_state_from_official
 
 PWAM_PARTS = {
     "vis_project.0": "vision",

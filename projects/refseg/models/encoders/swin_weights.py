@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from refseg.errors import CheckpointError
-from refseg.paths import data_path
-from refseg.weights import inner_state, read_checkpoint
+from refseg.models.encoders.official_weights import load_official, shown
 
 WHERE = "https://github.com/microsoft/Swin-Transformer (its model hub has swin_base_patch4_window12_384_22k.pth)"
 PREFIXES = ("module.", "backbone.", "encoder.")
@@ -111,25 +110,14 @@ def to_official_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.replace("head.fc.", "head."): value for key, value in state.items()}
 
 
-def load_official_swin(encoder: Any, file: str) -> list[str]:
+def load_official_swin(encoder: Any, file: str) -> str:
     """Load a file of the official code, timm, or transformers into a `SwinEncoder`. Output norms that it lacks stay as
-    they are. Return the keys left out."""
-    path = data_path(file)
-    if not path.is_file():
-        raise CheckpointError(
-            f"No Swin weights at {path}. Get the official ones from {WHERE}, or set pretrained=None to train from "
-            "random weights."
-        )
-    try:
-        official = to_official_names(inner_state(read_checkpoint(path)))
-        state, left_out = swin_state_from_official(official, window_size=encoder.window_size)
-        expected = {k: v for k, v in encoder.state_dict().items() if not k.endswith("position_index")}
-        state = {k: v for k, v in state.items() if k in expected or not k.startswith("norm")}  # unused output norms
-        check_fits(state, expected, owner="Swin", optional="norm")
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    encoder.load_state_dict(state, strict=False)
-    return left_out
+    they are. Return what was loaded."""
+
+    def convert(content: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        return swin_state_from_official(to_official_names(content), window_size=encoder.window_size)
+
+    return load_official(encoder, file, owner="Swin", where=WHERE, optional="norm", convert=convert)
 
 
 def without_prefix(key: str) -> str:
@@ -188,20 +176,3 @@ def official_keys(depths: list[int]) -> set[str]:
             parts.append(f"layers.{stage}.downsample.norm")
             keys.add(f"layers.{stage}.downsample.reduction.weight")
     return keys | {f"{part}.{kind}" for part in parts for kind in ("weight", "bias")}
-
-
-def check_fits(
-    state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, owner: str, optional: str | None = None
-) -> None:
-    """Check that a state dict has the expected names and shapes; names that start with `optional` may be missing."""
-    missing = [name for name in expected if name not in state and not (optional and name.startswith(optional))]
-    extra = [name for name in state if name not in expected]
-    shapes = [name for name in state if name in expected and state[name].shape != expected[name].shape]
-    for problem, names in (("missing", missing), ("unexpected", extra), ("of another shape", shapes)):
-        if names:
-            raise CheckpointError(f"These are weights of another {owner}: {len(names)} {problem}: {shown(names)}.")
-
-
-def shown(keys: list[str]) -> str:
-    """Return the first five keys as text."""
-    return ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")

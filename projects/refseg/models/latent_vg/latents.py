@@ -16,18 +16,78 @@ from torch import Tensor, nn
 
 from refseg.errors import ConfigError
 
-Distributor = Literal["mean", "visual"]
+Distributor = Literal["visual", "mean"]
+
+
+class Tokens(NamedTuple):
+    """Language tokens of E expressions: the text's `words` (E, L, C), the `classes` (E, N, C), `subjects` (E, N, C) and
+    `attributes` (E, K, C) of its latent expressions, and the `empty` token (E, 0 or 1, C)."""
+
+    words: Tensor
+    classes: Tensor
+    subjects: Tensor
+    attributes: Tensor
+    empty: Tensor
+
+
+class TokenLayout(nn.Module):
+    """Order of the language tokens, which is that of `Tokens`.
+
+    A latent expression is [class token, subject, attributes], as in the paper. Its tokens take the positions of a text.
+
+    Args:
+        lengths: k_i; empty without latent expressions.
+        empty_token: Whether there is an empty token. It belongs to the text.
+    """
+
+    expression_of: Tensor
+    position_of: Tensor
+
+    def __init__(self, lengths: Sequence[int], *, empty_token: bool) -> None:
+        super().__init__()
+        numbers = range(1, 1 + len(lengths))
+        self.counts = [len(lengths), len(lengths), sum(lengths), int(empty_token)]
+        # The expression of each token after the words; 0 is the text
+        expressions = [*numbers, *numbers, *(i for i, k in zip(numbers, lengths, strict=True) for _ in range(k))]
+        expressions += [0] * empty_token
+        # The position of each token of the latent expressions
+        positions = [0] * len(lengths) + [1] * len(lengths) + [2 + place for k in lengths for place in range(k)]
+        self.register_buffer("expression_of", torch.tensor(expressions, dtype=torch.long), persistent=False)
+        self.register_buffer("position_of", torch.tensor(positions, dtype=torch.long), persistent=False)
+
+    def split(self, tokens: Tensor) -> Tokens:
+        """Split tokens (E, L + N + N + K + 0 or 1, C)."""
+        return Tokens(*tokens.split([tokens.shape[1] - sum(self.counts), *self.counts], 1))
+
+    def attn_mask(self, valid: Tensor, num_words: int) -> Tensor:
+        """Return which tokens the language tokens may attend to: those of their own expression, and pixels.
+
+        Args:
+            valid: (E, T), True on valid pixels and language tokens.
+            num_words: L.
+
+        Returns:
+            (E, T', T), T' the number of language tokens.
+        """
+        of = F.pad(self.expression_of, (num_words, 0))
+        same = F.pad(of[:, None] == of, (valid.shape[1] - len(of), 0), value=True)  # (T', T)
+        return valid[:, None] & same
 
 
 class Initial(NamedTuple):
-    """Initial tokens of latent expressions.
+    """Initial latent expressions.
 
-    `subject` (E, 1, C), its token in the text `subject_token` (E,), and `attributes` (E, K, C) of all N expressions.
+    Args:
+        tokens: (E, N + N + K, C), in the order of `TokenLayout`, without positions.
+        subject: (E, 1, C), one of the text's tokens.
+        subject_token: (E,), its index.
+        subject_prob: (E,), its probability.
     """
 
+    tokens: Tensor
     subject: Tensor
     subject_token: Tensor
-    attributes: Tensor
+    subject_prob: Tensor
 
 
 def semantic_tokens(word_mask: Tensor) -> Tensor:
@@ -36,31 +96,14 @@ def semantic_tokens(word_mask: Tensor) -> Tensor:
     return word_mask & (positions > 0) & (positions < word_mask.sum(1, keepdim=True) - 1)
 
 
-def choose(scores: Tensor, allowed: Tensor, temperature: float, *, training: bool) -> Tensor:
-    """Choose one allowed token per row, as one-hot (E, L): the best, or in training a Gumbel-softmax sample.
-
-    The sample's gradient is that of the perturbed softmax (straight-through).
-
-    Args:
-        scores: (E, L).
-        allowed: (E, L) bool, at least one True per row.
-        temperature: Of the Gumbel-softmax.
-        training: Whether to sample.
-    """
-    scores = scores.float().masked_fill(~allowed, torch.finfo(torch.float32).min / 2)
-    if training:
-        return F.gumbel_softmax(scores, tau=temperature, hard=True)
-    return F.one_hot(scores.argmax(1), scores.shape[1]).to(scores.dtype)
-
-
 class LatentExpressions(BaseModule):
-    """Make N latent expressions from the token embeddings of a text, each headed by the text's subject.
+    """Make N latent expressions from the token embeddings of a text: [class token, subject, attributes].
 
-    Expression i drops semantic tokens with probability p_i (in training only). A learned position map phi_i of (k_i, m)
-    turns the remaining tokens into k_i attribute tokens; padding counts as zero.
+    The class token is a parameter. Expression i drops semantic tokens with probability p_i (in training only). A
+    learned position map phi_i of (k_i, m) turns the remaining tokens into k_i attribute tokens; padding counts as zero.
 
-    The subject is the token with the highest score of a linear layer, chosen by Gumbel-softmax. Tokens that mark the
-    ends of the text cannot be subjects, unless there is nothing else.
+    The subject is the token with the highest score of a linear layer, chosen by a straight-through Gumbel-softmax in
+    training. Tokens that mark the ends of the text cannot be subjects, unless there is nothing else.
 
     Args:
         embed_dim: C.
@@ -69,9 +112,11 @@ class LatentExpressions(BaseModule):
         num_words: m, the tokenizer's `max_words`.
         temperature: Temperature of the Gumbel-softmax. The paper does not give it; 1 leaves scores and noise as they
             are.
+        score_norm: Apply a LayerNorm before the scores. It is ours. Embeddings are so small that without it the scores
+            start with a standard deviation of 0.01, and the Gumbel noise of 1.28 hides them.
         apart: Each expression, the text included, attends to the image and to itself, and only pixels attend to all.
             The paper does not say. If all attend to all, the subjects, which start equal, stay equal, and the
-            distributor only changes the pixels' subject.
+            distributor has little to do.
     """
 
     def __init__(
@@ -82,6 +127,7 @@ class LatentExpressions(BaseModule):
         drop_rates: Sequence[float] = (0.4, 0.2),
         num_words: int = 20,
         temperature: float = 1.0,
+        score_norm: bool = True,
         apart: bool = True,
     ) -> None:
         super().__init__()
@@ -96,7 +142,9 @@ class LatentExpressions(BaseModule):
             raise ConfigError(f"latents.temperature must be positive, not {temperature}.")
         self.lengths, self.drop_rates = tuple(lengths), tuple(drop_rates)
         self.num_words, self.temperature, self.apart = num_words, temperature, apart
+        self.class_tokens = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, len(lengths), embed_dim), std=0.02))
         self.position_maps = nn.ModuleList(nn.Linear(num_words, length, bias=False) for length in lengths)
+        self.norm = nn.LayerNorm(embed_dim) if score_norm else nn.Identity()
         self.score = nn.Linear(embed_dim, 1, bias=False)  # a bias would not change the softmax
 
     def forward(self, words: Tensor, word_mask: Tensor) -> Initial:
@@ -109,7 +157,12 @@ class LatentExpressions(BaseModule):
         # Choose the subject
         semantic = semantic_tokens(word_mask)
         allowed = torch.where(semantic.any(1, keepdim=True), semantic, word_mask)
-        chosen = choose(self.score(words)[..., 0], allowed, self.temperature, training=self.training)
+        scores = self.score(self.norm(words))[..., 0].float()  # (E, L)
+        scores = scores.masked_fill(~allowed, torch.finfo(torch.float32).min / 2)
+        if self.training:
+            chosen = F.gumbel_softmax(scores, tau=self.temperature, hard=True)
+        else:
+            chosen = F.one_hot(scores.argmax(1), scores.shape[1]).float()
         subject = torch.bmm(chosen[:, None].to(words.dtype), words)  # (E, 1, C)
         # Drop tokens, then map positions to attributes
         attributes = []
@@ -119,33 +172,17 @@ class LatentExpressions(BaseModule):
                 mask = mask & ~(semantic & (torch.rand(semantic.shape, device=semantic.device) < rate))
             phi = position_map.weight[:, : words.shape[1]]  # (k_i, L)
             attributes.append(phi.to(words.dtype) @ (words * mask[..., None]))
-        return Initial(subject, chosen.detach().argmax(1), torch.cat(attributes, 1))
-
-    def attn_mask(self, valid: Tensor, num_words: int, num_others: int) -> Tensor | None:
-        """Return the attention mask (E, T', T) of the last T' tokens; None if all valid tokens may attend to each
-        other.
-
-        The last T' tokens are the text's words, N subjects, K attributes, and `num_others` that belong to the text.
-
-        Args:
-            valid: (E, T), True on real tokens.
-            num_words: Number of words of the text, with padding.
-            num_others: Number of further tokens.
-        """
-        if not self.apart:
-            return None
-        expressions = [0] * num_words + [*range(1, 1 + len(self.lengths))]
-        expressions += [number for number, length in enumerate(self.lengths, 1) for _ in range(length)]
-        of = torch.tensor(expressions + [0] * num_others, device=valid.device)
-        same = F.pad(of[:, None] == of, (valid.shape[1] - len(of), 0), value=True)  # (T', T)
-        return valid[:, None] & same
+        # Class tokens and subjects come first
+        classes = self.class_tokens.to(words.dtype).expand(len(words), -1, -1)
+        tokens = torch.cat([classes, subject.expand_as(classes), *attributes], 1)
+        probs = (scores / self.temperature).softmax(1)
+        return Initial(tokens, subject, chosen.detach().argmax(1), (probs * chosen).sum(1).detach())
 
 
 def distribute(visual: Tensor, subjects: Tensor, way: Distributor) -> tuple[Tensor, Tensor]:
-    """Align the subject tokens of the pixels (E, 1, C) and of the expressions (E, N, C) (subject distributor).
+    """Align the subject tokens of the pixels (E, 1, C) and of the latent expressions (E, N, C) (subject distributor).
 
-    "mean": each becomes the mean of all N + 1. "visual": those of the expressions become the pixels'. The paper's
-    formula is not in the text we have.
+    "visual": those of the latent expressions become the pixels'. "mean": all N + 1 become their mean.
     """
     shared = torch.cat([visual, subjects], 1).mean(1, keepdim=True) if way == "mean" else visual
     return shared, shared.expand_as(subjects)

@@ -21,8 +21,8 @@ from refseg.models.encoders import BEiT3Encoder
 from refseg.models.encoders.multiway import Streams
 from refseg.models.latent_vg.concepts import VisualConceptInjector, relevant_patches
 from refseg.models.latent_vg.contrast import Contrast, contrast_loss, cosines, same_target
-from refseg.models.latent_vg.decoder import MaskDecoder
-from refseg.models.latent_vg.latents import Distributor, LatentExpressions, distribute
+from refseg.models.latent_vg.decoder import MaskDecoder, average_masks
+from refseg.models.latent_vg.latents import Distributor, LatentExpressions, TokenLayout, distribute
 from refseg.models.losses import merged_mask_losses
 from refseg.models.segmentor import RefSegmentor
 from refseg.registry import MODELS
@@ -39,16 +39,20 @@ class MaskWeights:
 
 
 @dataclass(slots=True)
-class ExpressionFeatures:
-    """Features of expressions.
+class Expressions:
+    """Outputs of the text and its N latent expressions, for the losses and for measurements.
 
-    `text` (E, C): the text's class token. `latents` (E, N, C): the mean token of each latent expression.
-    `subject_token` (E,): the chosen token of the text. The latter two are None without latent expressions.
+    Args:
+        features: (E, N + 1, C), the class token of the text, then those of the latent expressions.
+        masks: (E, N + 1, h, w) mask logits of each.
+        subject_token: (E,), the text's token chosen as the subject; None without latent expressions.
+        subject_prob: (E,), its probability; None without latent expressions.
     """
 
-    text: Tensor
-    latents: Tensor | None = None
-    subject_token: Tensor | None = None
+    features: Tensor
+    masks: Tensor
+    subject_token: Tensor | None
+    subject_prob: Tensor | None
 
 
 @MODELS.register_module()
@@ -56,15 +60,17 @@ class LatentVG(RefSegmentor):
     """Encode the text, N latent expressions and the image by one BEiT-3 and average the masks of all expressions.
 
     After the attention of every layer, subjects are aligned and attributes get visual concepts. Latent expressions use
-    the language experts and text positions: the subject first, then attributes. A row whose path is dropped keeps what
-    happens between attention and feed-forward.
+    the language experts and the positions of a text (`TokenLayout`). A row whose path is dropped keeps what happens
+    between attention and feed-forward.
 
     Args:
         encoder: A `BEiT3Encoder` whose only level is its patches.
         latents: Arguments of `LatentExpressions`, without sizes. None is the paper's baseline: plain BEiT-3 with the
             same decoder.
-        distributor: How subjects are aligned, "mean" or "visual" (`distribute`); None disables it.
-        concepts: Arguments of `VisualConceptInjector`, without sizes; None disables it.
+        distributor: How subjects are aligned: "visual", as a public note on the paper says, or "mean" (`distribute`).
+            None disables it.
+        concepts: Arguments of `VisualConceptInjector`, without sizes; None disables it. There is none in the last
+            layer, because nothing attends to attributes after it.
         contrast: Settings of the contrastive loss (`Contrast`); None disables it.
         decoder: Arguments of `MaskDecoder`, without sizes.
         weights: Weights of the other losses (`MaskWeights`).
@@ -108,85 +114,64 @@ class LatentVG(RefSegmentor):
             self.latents = LatentExpressions(**latents, embed_dim=dim)
             self.encoder.class_token.requires_grad_(False)  # the subject takes its place
         if concepts is not None:
-            self.concepts = VisualConceptInjector(**concepts, embed_dim=dim, num_layers=len(self.encoder.layers))
+            self.concepts = VisualConceptInjector(**concepts, embed_dim=dim, num_layers=len(self.encoder.layers) - 1)
+        self.layout = TokenLayout(() if self.latents is None else self.latents.lengths, empty_token=empty_token)
         self.contrast = None if contrast is None else Contrast(**contrast)
         self.decoder = MaskDecoder(**(decoder or {}), embed_dim=dim)
         self.empty_token = nn.Parameter(0.02 * torch.randn(1, 1, dim)) if empty_token else None
         self.score_empty = nn.Linear(dim, 1) if empty_token else None
 
     def infer(self, batch: Batch) -> Prediction:
-        # Embed patches, words, latent expressions
-        streams, valid, size, subject_token = self._embed(batch)
-        num_words, num_pixels = batch.tokens.ids.shape[1], streams.pixels.shape[1]
-        # Run BEiT-3, with distributor and concepts between attention and feed-forward
-        image = valid[:, 1:num_pixels]
-        between = None
-        if self.distributor is not None or self.concepts is not None:
-            between = partial(self._between, num_words=num_words, image=image)
-        word_valid = None
+        text_of, num_words = batch.tokens.text_of, batch.tokens.ids.shape[1]
+        # Make the latent expressions; their subject takes the place of the pixels' class token
+        initial, subject, added = None, None, []
         if self.latents is not None:
-            word_valid = self.latents.attn_mask(valid, num_words, 0 if self.empty_token is None else 1)
-        streams = self.encoder.run(streams, valid, word_valid=word_valid, between=between)
-        text, subjects, attributes, empty = self._parts(streams.words, num_words)
-        # One vector per expression: the text's class token, and the mean token of each latent expression
-        features = ExpressionFeatures(text[:, 0])
-        vectors = text[:, :1]
-        if self.latents is not None:
-            sequences = zip(subjects.split(1, 1), attributes.split(self.latents.lengths, 1), strict=True)
-            latents = torch.stack([torch.cat(tokens, 1).mean(1) for tokens in sequences], 1)  # (E, N, C)
-            features = ExpressionFeatures(text[:, 0], latents, subject_token)
-            vectors = torch.cat([vectors, latents], 1)
-        # Masks and no-target
-        patches = self.encoder.levels(streams, batch, size).levels[0]  # (E, C, h, w)
-        no_target = None if self.score_empty is None else self.score_empty(empty)[:, 0, 0]
-        return Prediction(self.decoder(patches, vectors), no_target, auxiliary=features)
-
-    def _embed(self, batch: Batch) -> tuple[Streams, Tensor, tuple[int, int], Tensor | None]:
-        """Embed the batch, with subjects, attributes and the empty token after the words.
-
-        Returns:
-            The streams, the mask of valid tokens (E, T), (h, w), and the chosen subjects (E,).
-        """
-        tokens, subject, subject_token = [], None, None
-        if self.latents is not None:
-            words = self.encoder.embed_words(batch.tokens).index_select(0, batch.tokens.text_of)
-            initial = self.latents(words, batch.tokens.word_mask.index_select(0, batch.tokens.text_of))
-            subject, subject_token = initial.subject, initial.subject_token
-            first = self.encoder.word_positions(1)
-            positions = [self.encoder.word_positions(1 + length)[1:] for length in self.latents.lengths]
-            subjects = (subject + first).expand(-1, len(positions), -1)
-            tokens = [subjects, initial.attributes + torch.cat(positions)]
+            words = self.encoder.embed_words(batch.tokens).index_select(0, text_of)
+            initial = self.latents(words, batch.tokens.word_mask.index_select(0, text_of))
+            positions = self.encoder.word_positions(2 + max(self.latents.lengths))
+            subject, added = initial.subject, [initial.tokens + positions[self.layout.position_of]]
+        # Embed patches and words, and append the other tokens to the words
         streams, valid, size = self.encoder.embed(batch, subject)
         if self.empty_token is not None:
-            tokens.append(self.empty_token.expand(batch.num_expressions, -1, -1))
-        if tokens:
-            streams = Streams(streams.pixels, torch.cat([streams.words, *tokens], 1))
-            valid = F.pad(valid, (0, streams.words.shape[1] - batch.tokens.ids.shape[1]), value=True)
-        return streams, valid, size, subject_token
+            added.append(self.empty_token.expand(batch.num_expressions, -1, -1))
+        streams = Streams(streams.pixels, torch.cat([streams.words, *added], 1))
+        image = valid[:, 1 : streams.pixels.shape[1]]  # (E, P)
+        valid = F.pad(valid, (0, streams.words.shape[1] - num_words), value=True)
+        # Run BEiT-3, with distributor and concepts between attention and feed-forward
+        apart = self.latents is not None and self.latents.apart
+        streams = self.encoder.run(
+            streams,
+            valid,
+            word_valid=self.layout.attn_mask(valid, num_words) if apart else None,
+            between=partial(self._between, image=image) if self.distributor or self.concepts else None,
+        )
+        tokens = self.layout.split(streams.words)
+        # One mask per expression, from its class token, and their average
+        features = torch.cat([tokens.words[:, :1], tokens.classes], 1)  # (E, N + 1, C)
+        masks = self.decoder(self.encoder.levels(streams, batch, size).levels[0], features)
+        expressions = Expressions(features, masks, *(initial[2:] if initial else (None, None)))
+        no_target = None if self.score_empty is None else self.score_empty(tokens.empty)[:, 0, 0]
+        return Prediction(average_masks(masks, self.decoder.average), no_target, auxiliary=expressions)
 
-    def _parts(self, words: Tensor, num_words: int) -> tuple[Tensor, ...]:
-        """Split words into text (E, L, C), subjects (E, N, C), attributes (E, K, C), and the empty token, if any."""
-        lengths = () if self.latents is None else self.latents.lengths
-        counts = [num_words, len(lengths), sum(lengths)]
-        return words.split([*counts, words.shape[1] - sum(counts)], 1)
-
-    def _between(self, layer: int, streams: Streams, *, num_words: int, image: Tensor) -> Streams:
+    def _between(self, layer: int, streams: Streams, *, image: Tensor) -> Streams:
         """Align subjects and inject concepts after the attention of a layer; `image` (E, P) is False on padding."""
         subject, patches = streams.pixels[:, :1], streams.pixels[:, 1:]
-        text, subjects, attributes, empty = self._parts(streams.words, num_words)
+        tokens = self.layout.split(streams.words)
         if self.distributor is not None:
-            subject, subjects = distribute(subject, subjects, self.distributor)
-        if self.concepts is not None:
-            relevant = relevant_patches(patches, text[:, 0], image)
-            attributes = self.concepts(layer, attributes, patches, relevant)
-        return Streams(torch.cat([subject, patches], 1), torch.cat([text, subjects, attributes, empty], 1))
+            subject, subjects = distribute(subject, tokens.subjects, self.distributor)
+            tokens = tokens._replace(subjects=subjects)
+        if self.concepts is not None and layer < len(self.concepts.out):
+            relevant = relevant_patches(patches, tokens.words[:, 0], image)
+            tokens = tokens._replace(attributes=self.concepts(layer, tokens.attributes, patches, relevant))
+        return Streams(torch.cat([subject, patches], 1), torch.cat(tokens, 1))
 
     def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         bce, dice = merged_mask_losses(prediction.mask_logits, batch.merged_masks(), batch)
         losses = {"loss_mask": self.weights.bce * bce, "loss_dice": self.weights.dice * dice}
-        features: ExpressionFeatures = prediction.auxiliary
-        if self.contrast is not None and features.latents is not None:
-            contrast = contrast_loss(cosines(features.text, features.latents), same_target(batch), self.contrast)
+        if self.contrast is not None:
+            features = prediction.auxiliary.features
+            similarity = cosines(features[:, 0], features[:, 1:])
+            contrast = contrast_loss(similarity, same_target(batch), self.contrast)
             losses["loss_contrast"] = self.contrast.weight * contrast
         if prediction.no_target_logit is not None:
             no_target = F.binary_cross_entropy_with_logits(

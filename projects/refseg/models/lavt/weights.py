@@ -14,7 +14,7 @@ from torch import Tensor
 
 from refseg.errors import CheckpointError
 from refseg.models.encoders.fused_weights import check_accounted, fused_state_from_official
-from refseg.models.encoders.swin_weights import shown
+from refseg.models.encoders.official_weights import shown
 
 STEPS = {"4": 0, "3": 1, "2": 2}  # decoder step of each official level, coarse to fine
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")

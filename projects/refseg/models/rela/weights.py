@@ -14,7 +14,7 @@ from torch import Tensor
 
 from refseg.errors import CheckpointError
 from refseg.models.encoders.fused_weights import check_accounted, fused_state_from_official
-from refseg.models.encoders.swin_weights import shown
+from refseg.models.encoders.official_weights import shown
 from refseg.models.layers.pixel_decoder_weights import pixel_decoder_state_from_official
 
 PREFIXES = ("backbone.", "text_encoder.", "sem_seg_head.pixel_decoder.", "sem_seg_head.predictor.")
