@@ -95,7 +95,7 @@ def test_golden_numbers(protocol: str, expected: dict[str, float], files: Path) 
 
 
 def test_golden_numbers_of_r_refcoco(files: Path, capsys: pytest.CaptureFixture) -> None:
-    """Objects {1, 3, 4} and {5, 3} of one image, in the REFER layout. On the grid, negatives have 40 x 40 as many pixels."""
+    """Objects {1, 3, 4} and {5, 3} of one image, in the REFER layout. The grid has 40 x 40 times the pixels."""
 
     def sentences(number: int, kinds: str) -> list[dict]:
         return [{"sent_id": f"{number}{k}", "raw": "x", "exist": kind == "+"} for k, kind in enumerate(kinds)]
