@@ -22,8 +22,8 @@ from models.referring_checks import (
 from refseg.engine.run import build_model, load_config
 from refseg.errors import ConfigError
 from refseg.models import ReLA
-from refseg.models.layers import Attention, Groups, PixelFeatures
-from refseg.models.rela.decoder import RegionDecoder, init_attention
+from refseg.models.layers import Groups, PixelFeatures
+from refseg.models.rela.decoder import RegionDecoder
 from refseg.models.rela.segmentor import RegionHeads, covered_minimap, truncated_minimap
 from refseg.structures import Batch, Prediction
 
@@ -211,15 +211,6 @@ def test_initial_language_update_by_hand() -> None:
     region = torch.randn(2, 4, 8)
     grown = decoder.region_language(region, torch.zeros(2, 3, 8), WORD_MASK)
     torch.testing.assert_close(grown, region + 0.05 * torch.nn.functional.layer_norm(region, (8,)))
-
-
-def test_attention_is_initialized_like_pytorchs() -> None:
-    """Xavier of a (3 * 64, 64) matrix is within sqrt(6 / 256) = 0.1531; of the output's (64, 64), sqrt(6 / 128)."""
-    attention = Attention(64, 4)
-    init_attention(attention)
-    for part in (attention.query, attention.key_value):
-        assert 0.150 < part.weight.abs().max() <= 0.1531 and not part.bias.any()
-    assert 0.2 < attention.out.weight.abs().max() <= 0.2166
 
 
 def test_the_merged_mask_is_the_weighted_sum_of_masks(model: ReLA) -> None:

@@ -16,4 +16,5 @@ model = dict(
     merged_weight=10.0,
     merged_dice_weight=10.0,
     no_target_weight=3.0,
+    init='heads',
 )

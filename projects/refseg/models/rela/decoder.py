@@ -10,7 +10,15 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from refseg.models.layers import Attention, DecodedQueries, Groups, PixelFeatures, feed_forward, pixel_attn_mask
+from refseg.models.layers import (
+    Attention,
+    DecodedQueries,
+    Groups,
+    PixelFeatures,
+    feed_forward,
+    init_mask2former,
+    pixel_attn_mask,
+)
 from refseg.registry import MODELS
 
 
@@ -21,7 +29,7 @@ class RegionImage(nn.Module):
         super().__init__()
         self.cross_attn_pixels = Attention(embed_dim, num_heads, memory_dim=pixel_dim)
         self.norm = nn.LayerNorm(embed_dim)
-        init_attention(self.cross_attn_pixels)
+        init_mask2former(self)
 
     def forward(
         self,
@@ -52,7 +60,7 @@ class RegionLanguage(nn.Module):
         self.cross_attn_words = Attention(embed_dim, num_heads)
         self.norm = nn.LayerNorm(embed_dim)
         self.weight = nn.Parameter(torch.tensor(0.0))
-        init_attention(self.cross_attn_words)
+        init_mask2former(self)
 
     def forward(self, region: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
         """Update region (E, N, C) from words (E, L, C) with word_mask (E, L)."""
@@ -67,25 +75,12 @@ class RegionRegion(nn.Module):
         super().__init__()
         self.self_attn, self.norm_self = Attention(embed_dim, num_heads), nn.LayerNorm(embed_dim)
         self.ffn, self.norm_ffn = feed_forward(embed_dim, ffn_dim), nn.LayerNorm(embed_dim)
-        init_attention(self.self_attn)
-        for linear in (self.ffn[0], self.ffn[2]):
-            nn.init.xavier_uniform_(linear.weight)
+        init_mask2former(self)
 
     def forward(self, region: Tensor, position: Tensor) -> Tensor:
         update = self.self_attn(region, region, x_position=position, memory_position=position)
         region = self.norm_self(region + update)
         return self.norm_ffn(region + self.ffn(region))
-
-
-def init_attention(attention: Attention) -> None:
-    """Initialize as `nn.MultiheadAttention`: Xavier, with query, key and value as one matrix, and zero biases."""
-    dim = attention.query.out_features
-    for linear in (attention.query, attention.key_value):
-        bound = (6 / (3 * dim + linear.in_features)) ** 0.5
-        nn.init.uniform_(linear.weight, -bound, bound)
-    nn.init.xavier_uniform_(attention.out.weight)
-    for linear in (attention.query, attention.key_value, attention.out):
-        nn.init.zeros_(linear.bias)
 
 
 @MODELS.register_module()
