@@ -184,7 +184,7 @@ class Batch(Movable):
 
     @property
     def is_padded(self) -> bool:
-        """Whether any image is smaller than the input, known without synchronizing the device."""
+        """True if any image is smaller than the input. Known without synchronizing the device."""
         size = tuple(self.images.shape[-2:])
         return any(tuple(meta.content_size) != size for meta in self.metas)
 
