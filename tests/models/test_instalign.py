@@ -257,8 +257,9 @@ def test_merged_losses_ignore_padding() -> None:
 # What must hold for every model ---------------------------------------------------------------------------------------
 
 
-def test_padded_words_have_no_effect() -> None:
-    model = tiny_model("instalign_swinb").eval()
+@pytest.mark.parametrize("features", ["concat", "concat_mask"])
+def test_padded_words_have_no_effect(features: str) -> None:
+    model = tiny_model("instalign_swinb", **{"no_target.features": features}).eval()
     batch = prepared(model)
     with torch.no_grad():
         one, two = model(batch), model(with_padded_words(batch))

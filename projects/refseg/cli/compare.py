@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
             files.append(described)
             rows.append(scored.rows[protocol.name])
             notes += [f"{name}: {note}" for note in notes_of(protocols, scored, described, min_score=args.min_score)]
-        comparison = compare_rows(*rows, protocol, by=groups, num=args.resamples, seed=args.seed)
+        comparison = compare_rows(rows[0], rows[1], protocol, by=groups, num=args.resamples, seed=args.seed)
         # Print
         lines = [
             f"{names[0]} against {names[1]} on {data.name} by {protocol.name}: {len(comparison.rows_a):,} expressions",

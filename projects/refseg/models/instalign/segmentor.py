@@ -196,16 +196,20 @@ class InstAlign(QuerySegmentor):
                 weights = attention.mean(1) if by_attention else word_attention(query_feats, words, word_mask)
                 misaligned = misalignment(query_feats, words, weights)
             blocks.append(BlockOutput(relevance_logits, mask_embeds, misaligned))
-        # Merge the instances of the last block, and of the others if "nothing here" depends on their masks
-        size = (pixels.mask_feats.shape[-2], pixels.mask_feats.shape[-1])
-        valid = level_mask(batch.pixel_mask, size)[batch.image_of] if batch.is_padded else None
+        # Merge the instances of the last block
+        relevance = blocks[-1].relevance_logits.sigmoid()
+        mask_logits = groups.dot(blocks[-1].mask_embeds, pixels.mask_feats)  # (E, N, h, w)
+        merged = self.aggregate(mask_logits, relevance)
+        # What the masks of all blocks say about "nothing here", at half their size
         statistics = []
-        for block in blocks if reads_masks else blocks[-1:]:
-            relevance = block.relevance_logits.sigmoid()
-            mask_logits = groups.dot(block.mask_embeds, pixels.mask_feats)  # (E, N, h, w)
-            merged = self.aggregate(mask_logits, relevance)
-            if reads_masks:
-                statistics.append(mask_statistics(mask_logits, relevance, merged, valid))
+        if reads_masks:
+            half = F.avg_pool2d(pixels.mask_feats, 2, ceil_mode=True)
+            size = (half.shape[-2], half.shape[-1])
+            valid = level_mask(batch.pixel_mask, size)[batch.image_of] if batch.is_padded else None
+            for block in blocks:
+                block_relevance, logits = block.relevance_logits.sigmoid(), groups.dot(block.mask_embeds, half)
+                block_merged = self.aggregate(logits, block_relevance)
+                statistics.append(mask_statistics(logits, block_relevance, block_merged, valid))
         query_feats, words, _ = decoded[-1]
         no_target = self.no_target(query_feats, relevance, word_feats, word_mask, statistics)
         # Instances with their words
