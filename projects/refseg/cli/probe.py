@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
 
 from refseg.analysis.probes.measure import KINDS, METRICS
 from refseg.cli.options import WEIGHTS, add_data_root, add_model_options, at_least, names_in
@@ -52,26 +51,16 @@ def main(args: argparse.Namespace) -> int:
         data = open_data(args.data)
         loaded = load_model(args.model, args.weights, cfg_options=args.cfg_options)
         result = probe_data(
-            loaded,
-            data,
-            kinds=kinds,
-            use_rules=args.rules,
-            most_images=args.images,
-            resamples=args.resamples,
+            loaded, data, kinds=kinds, use_rules=args.rules, most_images=args.images, resamples=args.resamples
         )
-    print("\n".join(map(printable, table_lines(result, data.name))))
+    rows = [["probe", "pairs", "truth known", *METRICS, ""]]  # `aligned` puts the last column to the left
+    for line in result["probes"]:
+        cells = ["-" if line["metrics"][name] is None else f"{line['metrics'][name]:.1f}" for name in METRICS]
+        rows.append([line["kind"], f"{line['pairs']:,}", f"{line['known']:,}", *cells, ""])
+    title = f"probes of {data.name}, {result['images']:,} images, by {result['by']}, in percent"
+    print("\n".join(map(printable, [title, *(f"  {row}" for row in aligned(rows))])))
     if args.json:
         checkpoint = describe_weights(loaded.segmentor, loaded.checkpoint)
         content = {"config": str(loaded.config), "cfg_options": args.cfg_options, "checkpoint": checkpoint, **result}
         write_whole(args.json, json.dumps(content, indent=1, allow_nan=False) + "\n")
     return 0
-
-
-def table_lines(result: dict[str, Any], data: str) -> list[str]:
-    """Return the table of a result of `probe_data`."""
-    rows = [["probe", "pairs", "truth known", *METRICS, ""]]  # `aligned` puts the last column to the left
-    for line in result["probes"]:
-        cells = ["-" if line["metrics"][name] is None else f"{line['metrics'][name]:.1f}" for name in METRICS]
-        rows.append([line["kind"], f"{line['pairs']:,}", f"{line['known']:,}", *cells, ""])
-    title = f"probes of {data}, {result['images']:,} images, by {result['by']}, in percent"
-    return [title, *(f"  {row}" for row in aligned(rows))]
