@@ -1,5 +1,7 @@
-"""Every file in configs/_base_/datasets: no key is a typo, paths are those of the catalog, and it works on files in
-the official layouts, for which RefShapes stands in."""
+"""Configs in configs/_base_/datasets: their keys, their paths, and batches from files in the official layouts.
+
+RefShapes replaces the official data sets.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from refseg.registry import DATASETS
 
 FOLDER = REPOSITORY / "configs/_base_/datasets"
 FILES = sorted(path.stem for path in FOLDER.glob("*.py"))
-# Which of RefShapes' files stand in for which set.
+# RefShapes' files that replace files of other sets.
 STAND_IN = {
     "data/refcoco/refs(google).p": "refcocog/refs(umd).p",
     "data/refcocog/refs(google).p": "refcocog/refs(umd).p",
@@ -36,7 +38,7 @@ def load(name: str) -> Config:
 
 
 def datasets(cfg: Config) -> dict[str, Any]:
-    """Loader -> its data set, or the parts of a mixture."""
+    """Return the data sets of each loader; a mixture has several."""
     found = {}
     for loader in ("train", "val", "test"):
         dataset = cfg[f"{loader}_dataloader"].dataset
@@ -46,23 +48,23 @@ def datasets(cfg: Config) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_no_key_is_a_typo(name: str) -> None:
+def test_all_keys_are_known(name: str) -> None:
     assert unknown_keys(load(name)) == []
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.split("_")[0] not in ("jsonl", "seqtr", "refshapes")])
-def test_paths_are_those_of_the_catalog(name: str) -> None:
+def test_paths_agree_with_the_catalog(name: str) -> None:
     known = {str(one.annotations["refs"]): one for one in SETS.values()}
     for dataset in datasets(load(name)).values():
         one = known[dataset.annotations.refs]
         assert dataset.annotations.to_dict() == one.annotations and dataset.image_root == one.image_root
         for split in [dataset.split] if isinstance(dataset.split, str) else dataset.split:
-            # Of some sets the splits are not known: they have no counts.
+            # Sets without counts have unknown splits.
             assert not one.counts or any(tag.startswith(split) for tag in one.counts), f"{one.name}: {split}"
 
 
-def test_training_takes_whole_batches_as_published_code_does() -> None:
-    """Not of own data, which may be fewer than a batch, nor of RefShapes, whose results were made without."""
+def test_training_drops_incomplete_batches() -> None:
+    """Published code does. Exceptions are own data, which may be smaller than a batch, and RefShapes."""
     kept = {name for name in FILES if not load(name).train_dataloader.get("drop_last", False)}
     assert kept == {"jsonl", *(name for name in FILES if name.startswith("refshapes"))}
     assert not any(load(name).val_dataloader.get("drop_last", False) for name in FILES)
@@ -74,7 +76,7 @@ def test_every_set_of_the_catalog_has_a_config() -> None:
 
 
 def seqtr_entries(refshapes: Path) -> dict[str, list[dict]]:
-    """The rows with one referent in SeqTR's layout, under the splits of the mixed file."""
+    """Return the rows with one referent in SeqTR's layout, in the splits of the mixed file."""
     evaluated = ("refcoco_unc", "refcocoplus_unc", "refcocog_umd")
     entries: dict[str, list[dict]] = {}
     for line in (refshapes / "refshapes.jsonl").read_text().splitlines():
@@ -91,7 +93,7 @@ def seqtr_entries(refshapes: Path) -> dict[str, list[dict]]:
 
 @pytest.fixture(scope="module")
 def data_root(refshapes_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder like a user's, with RefShapes in place of every set."""
+    """Make a data folder in which RefShapes replaces every set."""
     root = tmp_path_factory.mktemp("data")
     for layout in ("refcoco", "refcoco+", "refcocog", "grefcoco", "ref-zom", "rrefcoco"):
         shutil.copytree(refshapes_tiny / layout, root / layout)
@@ -116,8 +118,8 @@ def data_root(refshapes_tiny: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_batches_come_out(name: str, data_root: Path, refshapes_tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of each loader, with an image size and RefShapes' words for the model's, and its categories for COCO's."""
+def test_batches(name: str, data_root: Path, refshapes_tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load a batch of each loader, with RefShapes' words and categories and a small image size."""
     monkeypatch.setenv("REFSEG_DATA", str(data_root))
     for which, dataset in datasets(load(name)).items():
         for transform in dataset.pipeline:
@@ -132,7 +134,7 @@ def test_batches_come_out(name: str, data_root: Path, refshapes_tiny: Path, monk
             dataset.categories = ["circle", "square", "star"]
         if dataset.get("hold_out"):
             dataset.hold_out.share = 0.5
-        # Every training image of RefShapes is in train only, so the leak filter keeps them all.
+        # Images of RefShapes are in one split only, so the leak filter keeps all.
         built = DATASETS.build(dataset)
         batch = collate_samples([built[SampleKey(i)] for i in range(min(2, len(built)))])["batch"]
         assert batch.num_expressions >= batch.num_images >= 1, which

@@ -9,7 +9,7 @@ def make_batch() -> Batch:
     return dummy_batch(shape=(4, 6), num_images=2, expressions_per_image=3, num_words=5)["batch"]
 
 
-def test_misspelt_fields_are_errors() -> None:
+def test_misspelled_fields_are_errors() -> None:
     with pytest.raises(TypeError):
         Prediction(mask_logit=torch.zeros(1, 2, 2))
     prediction = Prediction(torch.zeros(1, 2, 2))
@@ -17,8 +17,8 @@ def test_misspelt_fields_are_errors() -> None:
         prediction.no_target = torch.zeros(1)
 
 
-def test_target_masks_by_hand() -> None:
-    """2 images of 2 instances (upper and lower half of 4 x 6); expressions refer to instance 0, 1, nothing."""
+def test_target_masks() -> None:
+    """2 images have 2 instances each, the upper and lower half of 4 x 6. Expressions refer to 0, 1, or nothing."""
     batch = make_batch()
     assert (batch.num_images, batch.num_expressions) == (2, 6)
     assert [len(masks) for masks in batch.target_masks()] == [1, 1, 0, 1, 1, 0]
@@ -30,13 +30,13 @@ def test_target_masks_by_hand() -> None:
     assert batch.no_target().tolist() == [False, False, True, False, False, True]
 
 
-def test_an_expression_with_two_referents_has_their_union() -> None:
+def test_merged_mask_is_the_union_of_the_referents() -> None:
     batch = make_batch()
     batch.referents[0] = torch.tensor([True, True])
     assert batch.merged_masks()[0].all()
 
 
-def test_move_reaches_every_tensor_and_keeps_the_rest() -> None:
+def test_move_reaches_every_tensor() -> None:
     batch = make_batch()
     moved = batch.to("meta")
     assert moved.images.device.type == "meta" and moved.tokens.ids.device.type == "meta"

@@ -15,7 +15,7 @@ from refseg.errors import ConfigError, DataError
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """List of the calls of the reader, to tell reading from the cache."""
+    """Return a list that grows by one entry with each call of the reader."""
     calls: list[str] = []
     reader = module.READERS["refer"]
 
@@ -32,14 +32,14 @@ def cache_of(folder: Path) -> list[Path]:
     return sorted(folder.glob(".refseg_cache/*.columns"))
 
 
-def test_converted_once_then_mapped(tmp_path: Path, reads: list[str]) -> None:
+def test_files_are_converted_once(tmp_path: Path, reads: list[str]) -> None:
     files = write_refer(tmp_path, [ref(1, 1), ref(2, [1, 2])])
     first, second = open_annotations(**files), open_annotations(**files)
     assert len(reads) == 1 and first.path == second.path == cache_of(tmp_path)[0]
     assert second.record(0).expressions == first.record(0).expressions
 
 
-def test_one_cache_for_all_names_of_a_file(tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_cache_for_all_paths_of_a_file(tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     files = write_refer(tmp_path / "data", [ref(1, 1)])
     open_annotations(**files)
     monkeypatch.chdir(tmp_path)
@@ -51,7 +51,7 @@ def test_one_cache_for_all_names_of_a_file(tmp_path: Path, reads: list[str], mon
 
 
 @pytest.mark.parametrize("which", ["refs", "instances"])
-def test_converted_again_when_a_source_changes(tmp_path: Path, reads: list[str], which: str) -> None:
+def test_changed_files_are_converted_again(tmp_path: Path, reads: list[str], which: str) -> None:
     files = write_refer(tmp_path, [ref(1, 1)])
     assert open_annotations(**files).num_instances == 3
     before = os.stat(files[which])
@@ -65,7 +65,7 @@ def test_converted_again_when_a_source_changes(tmp_path: Path, reads: list[str],
     assert len(reads) == 2 and len(cache_of(tmp_path)) == 1
 
 
-def test_touched_files_are_not_read_again(tmp_path: Path, reads: list[str]) -> None:
+def test_touched_files_are_not_converted_again(tmp_path: Path, reads: list[str]) -> None:
     files = write_refer(tmp_path, [ref(1, 1)])
     open_annotations(**files)
     os.utime(files["instances"], (1, 1))
@@ -74,20 +74,20 @@ def test_touched_files_are_not_read_again(tmp_path: Path, reads: list[str]) -> N
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "sha256_of", hashed.append)
         open_annotations(**files)
-    assert not hashed, "the new times are remembered"
+    assert not hashed, "the new times are saved"
 
 
-def test_a_damaged_cache_is_converted_again(tmp_path: Path, reads: list[str]) -> None:
+def test_truncated_cache_is_replaced(tmp_path: Path, reads: list[str]) -> None:
     files = write_refer(tmp_path, [ref(1, 1)])
     open_annotations(**files)
     cache_of(tmp_path)[0].write_bytes(b"half a file")
     assert open_annotations(**files).num_expressions == 1 and len(reads) == 2
 
 
-def test_a_cache_of_an_older_version_is_converted_again(
+def test_cache_of_an_older_version_is_replaced(
     tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Version 3 did not know which instances are crowds."""
+    """Version 3 did not store which instances are crowds."""
     files = write_refer(tmp_path, [ref(1, 1)], annotations=[annotation(1, iscrowd=1)])
     monkeypatch.setattr(module, "VERSION", 3)
     open_annotations(**files)
@@ -95,8 +95,8 @@ def test_a_cache_of_an_older_version_is_converted_again(
     assert open_annotations(**files).record(0).instances[0].is_crowd
 
 
-def test_changed_images_that_gave_their_size_are_noticed(tmp_path: Path) -> None:
-    """Written before the images were copied, then with them, then with one of another size."""
+def test_changed_image_sizes_are_noticed(tmp_path: Path) -> None:
+    """The rows have no sizes. The image is missing at first, then there, then replaced by one of another size."""
     (tmp_path / "a.jsonl").write_text('{"image": "a.png", "text": "x", "targets": null}')
     files = dict(format="jsonl", file=str(tmp_path / "a.jsonl"))
     assert "cannot be read" in str(open_annotations(**files).problems[0])
@@ -106,7 +106,7 @@ def test_changed_images_that_gave_their_size_are_noticed(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("damage", ["header length", "name of an array", "dtype"])
-def test_any_damage_of_the_cache_is_repaired(tmp_path: Path, reads: list[str], damage: str) -> None:
+def test_damaged_cache_is_replaced(tmp_path: Path, reads: list[str], damage: str) -> None:
     files = write_refer(tmp_path, [ref(1, 1)])
     open_annotations(**files)
     place = cache_of(tmp_path)[0]
@@ -120,7 +120,7 @@ def fail(*_: object, **__: object) -> None:
     raise PermissionError(13, "read-only")
 
 
-def test_a_read_only_data_folder(tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_only_data_folder(tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     files = write_refer(tmp_path / "data", [ref(1, 1)])
     mkdir = Path.mkdir
     monkeypatch.setattr(Path, "mkdir", lambda p, *a, **k: fail() if p.name == ".refseg_cache" else mkdir(p, *a, **k))
@@ -131,13 +131,13 @@ def test_a_read_only_data_folder(tmp_path: Path, reads: list[str], monkeypatch: 
     assert len(reads) == 1 and not cache_of(tmp_path / "data")
 
 
-def test_a_chosen_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_folder_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = write_refer(tmp_path / "data", [ref(1, 1)])
     monkeypatch.setenv("REFSEG_CACHE", str(tmp_path / "fast"))
     assert open_annotations(**files).path.parent == tmp_path / "fast"
 
 
-def test_without_a_writable_folder_it_works_from_memory(
+def test_no_writable_cache_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     files = write_refer(tmp_path, [ref(1, 1)])
@@ -160,13 +160,13 @@ def test_reader_errors_are_raised(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (dict(format="cvs"), r"annotations\.format must be one of \['jsonl', 'refer', 'seqtr'\], not 'cvs'"),
+        (dict(format="cvs"), r"Unknown annotations\.format 'cvs'\. Valid values: jsonl, refer, seqtr\."),
         (dict(format="jsonl", path="x"), r"need \['file'\], not \['path'\]"),
         (dict(format="refer", refs="x"), r"need \['instances', 'refs'\], not \['refs'\]"),
         (dict(format="seqtr", refs="x"), r"need \['file'\] \(and may have \['image_name'\]\), not \['refs'\]"),
     ],
 )
-def test_wrong_arguments(arguments: dict, says: str) -> None:
+def test_invalid_arguments(arguments: dict, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         open_annotations(**arguments)
 
@@ -177,7 +177,7 @@ def _open(files: dict, start: object, out: object) -> None:
     out.put((store.num_expressions, store.path is not None))  # type: ignore[attr-defined]
 
 
-def test_several_processes_start_at_once(tmp_path: Path) -> None:
+def test_several_processes_at_once(tmp_path: Path) -> None:
     rows = [{"image": f"{i}.png", "size": [4, 4], "text": f"t{i}", "targets": None} for i in range(300)]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     files = dict(format="jsonl", file=str(tmp_path / "a.jsonl"))

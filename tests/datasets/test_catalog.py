@@ -1,4 +1,4 @@
-"""The facts in the catalog must fit together."""
+"""Consistency of the catalog with itself, published numbers, and docs/data.md."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from refseg.cli.data import COMMANDS
 from refseg.datasets.annotations import check_arguments
-from refseg.datasets.catalog import IMAGE_FOLDERS, SETS, Counts, KnownSet, UnknownSetError, get_set
-from refseg.errors import UserError
+from refseg.datasets.catalog import IMAGE_FOLDERS, SETS, Counts, Target, get_set
+from refseg.errors import UsageError
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -24,15 +24,17 @@ def test_every_set_works_in_a_config(name: str) -> None:
     assert known.title and known.protocol and known.license
 
 
-def test_the_usual_division_comes_first_in_its_folder() -> None:
-    """So that `refseg data check` asks for it where a folder has no refs file at all."""
+def test_usual_division_comes_first_in_its_folder() -> None:
+    """`refseg data check` asks for the first one if a folder has no refs file."""
     first = {known.folder: known.name for known in reversed(SETS.values())}
     assert first == {folder: folder for folder in first}
 
 
 def test_published_totals() -> None:
-    """RefCOCO 142,210 sentences, RefCOCO+ 141,564, RefCOCOg 95,010 in both divisions, gRefCOCO 259,859; RefCOCO has
-    19,994 images, RefCOCO+ 19,992, Google's RefCOCO 50,000 refs."""
+    """Sentences: RefCOCO 142,210, RefCOCO+ 141,564, RefCOCOg 95,010 in both divisions, gRefCOCO 259,859.
+
+    Images: RefCOCO 19,994, RefCOCO+ 19,992. Refs: Google's RefCOCO 50,000.
+    """
     totals = {name: sum(counts.sentences or 0 for counts in known.counts.values()) for name, known in SETS.items()}
     assert (totals["refcoco"], totals["refcoco+"], totals["grefcoco"]) == (142_210, 141_564, 259_859)
     assert totals["refcocog"] == totals["refcocog-google"] == 95_010
@@ -45,9 +47,9 @@ def test_published_totals() -> None:
     ("name", "hint"), [("RefCOCO", "did you mean refcoco"), ("ref-zoom", "ref-zom"), ("xyz", "available: refcoco,")]
 )
 def test_unknown_names(name: str, hint: str) -> None:
-    with pytest.raises(UnknownSetError, match="no data set") as raised:
+    with pytest.raises(UsageError, match="no data set") as raised:
         get_set(name)
-    assert hint in str(raised.value) and isinstance(raised.value, UserError)
+    assert hint in str(raised.value)
 
 
 # docs/data.md ---------------------------------------------------------------------------------------------------------
@@ -56,7 +58,7 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(enco
 
 
 @pytest.mark.parametrize("known", SETS.values(), ids=list(SETS))
-def test_the_page_has_every_set_with_its_counts(known: KnownSet) -> None:
+def test_page_lists_every_set_with_its_counts(known: Target) -> None:
     assert f"| `{known.name}` | {known.title} | `{known.refs}` |" in PAGE
     assert known.source in PAGE
     rows = [line for line in PAGE.splitlines() if re.match(rf"\| `{re.escape(known.name)}` \| \w+ \| [\d?]", line)]
@@ -68,7 +70,7 @@ def test_the_page_has_every_set_with_its_counts(known: KnownSet) -> None:
     assert shown == known.counts
 
 
-def test_the_page_has_every_option() -> None:
+def test_page_lists_every_option() -> None:
     from refseg.datasets.dataset import MixedDataset, ReferringDataset
 
     for cls in (ReferringDataset, MixedDataset):
@@ -76,5 +78,5 @@ def test_the_page_has_every_option() -> None:
             assert f"`{name}`" in PAGE, f"{cls.__name__}.{name} is not in docs/data.md"
 
 
-def test_the_page_has_every_command() -> None:
+def test_page_lists_every_command() -> None:
     assert all(f"refseg data {name}" in PAGE for name in COMMANDS)

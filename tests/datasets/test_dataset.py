@@ -18,7 +18,7 @@ UPPER_LEFT = [[0, 0, 2, 0, 2, 2, 0, 2]]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """One 4 x 4 image with 2 instances and 4 expressions, and one 4 x 6 image with one of each."""
+    """Write a 4 x 4 image with 2 instances and 4 expressions, and a 4 x 6 image with one of each."""
     image = np.zeros((4, 4, 3), np.uint8)
     image[0, 0] = (1, 2, 3)  # BGR
     cv2.imwrite(str(tmp_path / "a.png"), image)
@@ -47,7 +47,7 @@ def dataset(folder: Path, *, resize: dict | None = None, truth: bool = False, **
     return ReferringDataset(annotations=annotations, pipeline=pipeline, **kwargs)
 
 
-def test_a_sample_by_hand(folder: Path) -> None:
+def test_sample(folder: Path) -> None:
     sample = dataset(folder, truth=True)[0]
     assert isinstance(sample, Sample)
     assert sample.image[:, 0, 0].tolist() == [3, 2, 1]  # RGB
@@ -59,10 +59,10 @@ def test_a_sample_by_hand(folder: Path) -> None:
     assert sample.meta.texts == ("one", "two", "both", "none")
 
 
-def test_only_masks_of_chosen_expressions_are_made(folder: Path) -> None:
+def test_sample_has_masks_of_its_expressions_only(folder: Path) -> None:
     data = dataset(folder, expressions_per_image=1)
     seen = {data[SampleKey(0, epoch)].meta.texts[0]: data[SampleKey(0, epoch)] for epoch in range(30)}
-    assert set(seen) == {"one", "two", "both", "none"}, "the draw changes with the epoch"
+    assert set(seen) == {"one", "two", "both", "none"}, "each epoch draws anew"
     assert {text: len(sample.instance_masks) for text, sample in seen.items()} == {
         "one": 1,
         "two": 1,
@@ -71,22 +71,22 @@ def test_only_masks_of_chosen_expressions_are_made(folder: Path) -> None:
     }
 
 
-def test_a_draw_depends_on_the_key_alone(folder: Path) -> None:
+def test_draws_depend_on_the_key_only(folder: Path) -> None:
     first, second = (dataset(folder, expressions_per_image=2) for _ in range(2))
     for key in (SampleKey(0, 3, 7), SampleKey(0, 4, 7), SampleKey(0, 3, 8)):
         assert first[key].meta.texts == second[key].meta.texts == first[key].meta.texts
 
 
-def test_squash_and_keep(folder: Path) -> None:
-    """b.png is 4 x 6. Into 8 x 8, `keep` scales by 8/6 to 5 x 8; `squash` makes it 8 x 8."""
+def test_resize_modes(folder: Path) -> None:
+    """b.png is 4 x 6. For a size of 8 x 8, `keep` scales it by 8/6 to 5 x 8, and `squash` makes it 8 x 8."""
     assert dataset(folder, resize=dict(size=(8, 8)))[1].image.shape == (3, 8, 8)
     fitted = dataset(folder, resize=dict(size=(8, 8), mode="keep"))[1]
     assert fitted.image.shape == (3, 5, 8) and fitted.instance_masks.shape == (1, 5, 8)
     assert fitted.meta.content_size == (5, 8) and fitted.meta.original_size == (4, 6)
 
 
-def test_collate_pads_and_keeps_each_text_once(folder: Path) -> None:
-    """Texts one, two, both, none and one again: 4 distinct ones."""
+def test_collate_pads_images_and_shares_texts(folder: Path) -> None:
+    """The texts are one, two, both, none, and one again: 4 distinct texts."""
     data = dataset(folder, resize=dict(size=(4, 8), mode="keep"))
     batch = collate_samples([data[0], data[1]])["batch"]
     assert batch.images.shape == (2, 3, 4, 6)  # 4 x 4 stays, 4 x 6 stays
@@ -99,8 +99,8 @@ def test_collate_pads_and_keeps_each_text_once(folder: Path) -> None:
     assert batch.merged_masks().sum((1, 2)).tolist() == [4, 4, 8, 0, 4]
 
 
-def test_texts_with_equal_tokens_and_other_words_differ(folder: Path) -> None:
-    """ "one,two" is one word, "one , two" are three, of the same tokens; "one" is padded."""
+def test_texts_with_equal_tokens_but_other_words_have_their_own_rows(folder: Path) -> None:
+    """The tokens of "one,two" (one word) and "one , two" (three words) are equal. "one" is padded."""
     rows = [
         {"image": "a.png", "size": [4, 4], "text": text, "targets": None} for text in ("one,two", "one , two", "one")
     ]
@@ -111,7 +111,7 @@ def test_texts_with_equal_tokens_and_other_words_differ(folder: Path) -> None:
     assert tokens.word_of.dtype == torch.long
 
 
-def test_bad_samples_are_skipped_counted_and_limited(folder: Path) -> None:
+def test_bad_samples(folder: Path) -> None:
     (folder / "a.png").write_bytes(b"not an image")
     data = dataset(folder, max_bad_samples=1)
     assert data[0].meta.image_id == "b.png" and data[0].meta.image_id == "b.png"
@@ -123,14 +123,14 @@ def test_bad_samples_are_skipped_counted_and_limited(folder: Path) -> None:
         data[1]
 
 
-def test_an_image_of_another_size_than_annotated_is_an_error(folder: Path) -> None:
+def test_image_size_differs_from_the_annotation(folder: Path) -> None:
     cv2.imwrite(str(folder / "a.png"), np.zeros((5, 4, 3), np.uint8))
     with pytest.raises(DataError, match=r"has size \[5, 4\], its annotation says \[4, 4\]"):
         dataset(folder)[0]
 
 
-def test_bad_arguments(folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"annotations\.format must be one of"):
+def test_invalid_arguments(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"Unknown annotations\.format 'cvs'"):
         ReferringDataset(annotations=dict(format="cvs"), pipeline=[])
     with pytest.raises(ValueError, match="expressions_per_image"):
         dataset(folder, expressions_per_image=0)
@@ -138,7 +138,7 @@ def test_bad_arguments(folder: Path) -> None:
         dataset(folder, resize=dict(size=(4, 4), mode="stretch"))
 
 
-def test_workers_give_the_same_batches(folder: Path) -> None:
+def test_workers_return_the_same_batches(folder: Path) -> None:
     data = dataset(folder, expressions_per_image=1)
     keys = [SampleKey(i, 2, 3) for i in (0, 1)]
     loaded = [

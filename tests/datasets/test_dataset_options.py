@@ -1,4 +1,4 @@
-"""Selection of expressions by the data set. No image is read here."""
+"""Options of data sets that choose expressions, and mixtures of data sets."""
 
 from collections import Counter
 from pathlib import Path
@@ -22,7 +22,7 @@ def texts(data: ReferringDataset, epoch: int = 0) -> list[list[str]]:
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict:
-    """Image 1: refs 1 (three sentences), 2 and the no-target 3; image 2: ref 4, of category dog, and ref 5 of val."""
+    """Write image 1 with refs 1 (three sentences), 2, and 3 (no target); image 2 with refs 4 (a dog) and 5 (val)."""
     refs = [
         ref(1, 1, "A.", "B.", "C."),
         ref(2, [2, 3], "D."),
@@ -34,8 +34,8 @@ def files(tmp_path: Path) -> dict:
     return write_refer(tmp_path, refs, annotations=annotations)
 
 
-def test_the_published_units_of_training(files: dict) -> None:
-    """Train has objects 1-4 and 6 sentences: 4 items for LAVT, 6 for ReLA, and one item per image for K = None."""
+def test_published_training_protocols(files: dict) -> None:
+    """Train has 4 objects and 6 sentences: 4 items for LAVT, 6 for ReLA, and one item per image without a limit."""
     lavt = dataset(files, split="train", sentences="one_per_object", expressions_per_image=1)
     assert len(lavt) == 4 and all(len(item) == 1 for item in texts(lavt))
     drawn = {text for epoch in range(30) for item in texts(lavt, epoch) for text in item}
@@ -50,11 +50,11 @@ def test_the_published_units_of_training(files: dict) -> None:
 
 
 def test_text_field(files: dict) -> None:
-    """refer_files writes `sent` as the lower-case form."""
+    """The cleaned form in these files is the phrase in lower case."""
     assert texts(dataset(files, split="val", text_field="sent")) == [["g."]]
 
 
-def test_paths_are_relative_to_the_image_root(files: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_root(files: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = dataset(files, image_root="data/coco").record(SampleKey(0))
     assert record.image_path == "data/coco/COCO_train2014_000000000001.jpg"
     monkeypatch.setenv("REFSEG_DATA", str(tmp_path))
@@ -71,8 +71,8 @@ def test_categories_and_no_target(files: dict) -> None:
         dataset(files, split="val", categories=["person"])
 
 
-def test_negatives_name_categories_that_the_image_lacks(files: dict) -> None:
-    """Image 1 has persons, image 2 a dog: only F (a dog) can become a negative of image 1, and A-D of image 2."""
+def test_negatives_are_of_absent_categories(files: dict) -> None:
+    """Image 1 has persons, image 2 a dog: only F (a dog) can become a negative of image 1, only A-D of image 2."""
     data = dataset(files, split="train", negative_rate=0.5)
     seen: dict[str, Counter] = {"1": Counter(), "2": Counter()}
     for epoch in range(200):
@@ -99,8 +99,8 @@ def test_negatives_need_categories(tmp_path: Path) -> None:
         dataset(write_refer(tmp_path, [ref(1, 1)], categories=[]), negative_rate=0.1)
 
 
-def test_the_leak_filter_drops_and_counts(files: dict, tmp_path: Path) -> None:
-    """COCO image 2 is in the val split of another set, under another file name: expression F goes, of 6."""
+def test_leak_filter(files: dict, tmp_path: Path) -> None:
+    """COCO image 2 is in the val split of another set under another file name, so 1 of 6 expressions (F) is dropped."""
     other = write_refer(
         tmp_path / "other",
         [ref(1, 1, image_id=77, split="val"), ref(2, 2, image_id=78)],
@@ -119,8 +119,8 @@ def test_the_leak_filter_drops_and_counts(files: dict, tmp_path: Path) -> None:
         dataset(files, exclude_images_of=[other])
 
 
-def test_held_out_images_are_a_fixed_part(tmp_path: Path) -> None:
-    """200 images; 30 % are 60, give or take three standard deviations (6.5 each)."""
+def test_hold_out(tmp_path: Path) -> None:
+    """30 % of 200 images are 60, within three standard deviations of 6.5 images."""
     numbers = range(1, 201)
     files = write_refer(
         tmp_path,
@@ -132,12 +132,12 @@ def test_held_out_images_are_a_fixed_part(tmp_path: Path) -> None:
     rest_texts, out_texts = ({text for item in texts(data) for text in item} for data in (rest, out))
     assert not rest_texts & out_texts and len(rest_texts | out_texts) == 200
     assert len(out_texts) == pytest.approx(60, abs=20)
-    with pytest.raises(ConfigError, match=r"hold_out\.use must be one of"):
+    with pytest.raises(ConfigError, match=r"Unknown hold_out\.use 'val'"):
         dataset(files, hold_out=dict(share=0.3, use="val"))
 
 
-def test_unreadable_annotations_are_counted_against_a_limit(tmp_path: Path) -> None:
-    """Two bad refs of train, one of val: val alone bears none, train two."""
+def test_limit_of_unreadable_annotations(tmp_path: Path) -> None:
+    """Train has two bad refs and val none, so only train needs a limit of 2."""
     refs = [
         ref(1, 1),
         ref(2, 77),
@@ -161,8 +161,8 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return messages
 
 
-def test_refs_without_sentences_count_against_no_limit(tmp_path: Path, logged: list[str]) -> None:
-    """The released gRefCOCO: no limit stops training or evaluation, and one line says how many there are."""
+def test_refs_without_sentences_are_not_counted_as_unreadable(tmp_path: Path, logged: list[str]) -> None:
+    """gRefCOCO's released file has such refs. They are logged in one line and do not stop training or evaluation."""
     refs = [ref(1, [1]), *(ref(i, [1, 2], sentences=[]) for i in range(10, 30)), ref(2, [-1], split="val")]
     files = write_refer(tmp_path, refs, name="grefs(unc).json")
     for split in ("train", "val"):
@@ -175,7 +175,7 @@ PACKS = [dict(type="LoadImage"), dict(type="LoadText", tokenizer=dict(word_list=
 
 
 class TestCrowds:
-    """Image 1: ref 1 of annotations 1 and 2, of which 2 is a crowd; ref 2 of the crowd alone; ref 3 of nothing."""
+    """Ref 1 refers to annotations 1 and 2, ref 2 to annotation 2, which is a crowd, and ref 3 to nothing."""
 
     @pytest.fixture
     def crowded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
@@ -187,7 +187,7 @@ class TestCrowds:
         return write_refer(tmp_path, [ref(1, [1, 2], "a"), ref(2, [2], "b"), ref(3, [-1], "a b")],
                            annotations=[annotation(1), crowd], name="grefs(unc).json")  # fmt: skip
 
-    def test_training_leaves_them_out(self, crowded: dict, logged: list[str]) -> None:
+    def test_excluded_in_training(self, crowded: dict, logged: list[str]) -> None:
         data = dataset(crowded, pipeline=PACKS, image_root=".")
         sample = data[0]
         assert sample.meta.texts == ("a", "a b") and sample.referents.tolist() == [[True], [False]]
@@ -196,38 +196,38 @@ class TestCrowds:
         (warning,) = logged
         assert warning.startswith("1 of 3 expressions of ") and warning.endswith("crowd_targets='include' keeps them")
 
-    def test_training_with_them(self, crowded: dict) -> None:
+    def test_included_in_training(self, crowded: dict) -> None:
         sample = dataset(crowded, pipeline=PACKS, image_root=".", crowd_targets="include")[0]
         assert sample.meta.texts == ("a", "b", "a b")
         assert sample.referents.tolist() == [[True, True], [False, True], [False, False]]
         assert sample.instance_masks.sum((1, 2)).tolist() == [4, 16]
 
-    def test_evaluation_keeps_them_for_the_protocols(self, crowded: dict) -> None:
-        """And so does a data set without a pipeline, as scoring opens it."""
+    def test_evaluation_keeps_crowds(self, crowded: dict) -> None:
+        """Protocols decide about crowds. A data set without a pipeline, as in scoring, keeps them too."""
         packs = [*PACKS[:2], dict(type="PackSample", with_ground_truth=True)]
         truth = dataset(crowded, pipeline=packs, image_root=".")[0].ground_truth
         assert truth.referents == [(0, 1), (1,), ()]
         assert [instance.is_crowd for instance in truth.record.instances] == [False, True]
         assert texts(dataset(crowded)) == [["a", "b", "a b"]]
 
-    def test_nothing_but_crowds(self, tmp_path: Path) -> None:
+    def test_only_crowds(self, tmp_path: Path) -> None:
         files = write_refer(tmp_path / "c", [ref(1, 1)], annotations=[annotation(1, iscrowd=1)])
         with pytest.raises(DataError, match="no expression remains"):
             dataset(files, pipeline=PACKS[::2])
 
-    def test_another_word_for_it(self, crowded: dict) -> None:
-        with pytest.raises(ConfigError, match="crowd_targets must be one of exclude, include, not 'drop'"):
+    def test_invalid_choice(self, crowded: dict) -> None:
+        with pytest.raises(ConfigError, match=r"Unknown crowd_targets 'drop'\. Valid values: exclude, include"):
             dataset(crowded, crowd_targets="drop")
 
 
-def test_a_split_of_unreadable_annotations(tmp_path: Path) -> None:
-    """The first mistake of everybody: the message must be about the row, not about the split."""
+def test_split_of_unreadable_annotations(tmp_path: Path) -> None:
+    """If no row of a split can be read, the error names the mistake in the rows."""
     (tmp_path / "own.jsonl").write_text('{"image": "a.png", "size": [4, 4], "text": "x", "target": [], "split": "val"}')
     with pytest.raises(DataError, match=r"no expression has split 'val'(.|\n)*line 1: unknown field 'target'"):
         dataset(dict(format="jsonl", file=str(tmp_path / "own.jsonl")), split="val")
 
 
-def test_indexing_past_the_end(files: dict) -> None:
+def test_index_past_the_end(files: dict) -> None:
     data = dataset(files, split="train")
     with pytest.raises(IndexError):
         data[len(data)]
@@ -237,9 +237,9 @@ def test_indexing_past_the_end(files: dict) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (dict(sentences="some"), "sentences must be one of all, one_per_object"),
-        (dict(text_field="text"), "text_field must be one of"),
-        (dict(no_target="maybe"), "no_target must be one of"),
+        (dict(sentences="some"), "Unknown sentences 'some'. Valid values: all, one_per_object"),
+        (dict(text_field="text"), "Unknown text_field 'text'"),
+        (dict(no_target="maybe"), "Unknown no_target 'maybe'"),
         (dict(negative_rate=1.0), "negative_rate must be in"),
         (dict(max_bad_samples=-1), "max_bad_samples must be a whole number of at least 0"),
         (dict(hold_out=dict(share=0.1)), "hold_out is dict"),
@@ -249,7 +249,7 @@ def test_indexing_past_the_end(files: dict) -> None:
         (dict(expressions_per_image=0), "expressions_per_image must be a whole number of at least 1"),
     ],
 )
-def test_bad_options(files: dict, options: dict, says: str) -> None:
+def test_invalid_options(files: dict, options: dict, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         dataset(files, **options)
 
@@ -264,8 +264,8 @@ def drawn(data: MixedDataset, epoch: int) -> Counter:
     return Counter(part.record(key).expressions[0].text for part, key in located)
 
 
-def test_a_mixture_by_weight(files: dict) -> None:
-    """Train has 6 items, val 1. Weights 1.5 and 3: 9 + 3 items; three of train, others in each epoch, come twice."""
+def test_mixture_weights(files: dict) -> None:
+    """Train has 6 items, val 1. Weights 1.5 and 3 give 9 + 3 items. Each epoch repeats three other items of train."""
     assert drawn(mixed(files, None), 0) == Counter({f"{letter}.": 1 for letter in "ABCDEFG"})
     data = mixed(files, [1.5, 3])
     assert len(data) == 12
@@ -278,13 +278,13 @@ def test_a_mixture_by_weight(files: dict) -> None:
     assert len(part) == 4 and len({text for epoch in range(30) for text in drawn(part, epoch)}) == 7
 
 
-def test_rounds_of_a_mixture_draw_anew(files: dict) -> None:
+def test_rounds_of_a_mixture_have_their_own_draws(files: dict) -> None:
     data = mixed(files, [1, 4])
     keys = [data.locate(SampleKey(i, epoch))[1] for epoch in (0, 1) for i in range(6, 10)]
     assert len({(key.item, key.epoch) for key in keys}) == 8
 
 
 @pytest.mark.parametrize("weights", [[1], [1, 0], [1, -1]])
-def test_bad_weights(files: dict, weights: list[float]) -> None:
+def test_invalid_weights(files: dict, weights: list[float]) -> None:
     with pytest.raises(ConfigError, match="needs a weight above 0 for each of 2 sets"):
         mixed(files, weights)

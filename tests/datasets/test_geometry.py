@@ -13,9 +13,12 @@ masks = hnp.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)), el
 sides = st.integers(1, 15)
 
 
-def test_points_by_hand() -> None:
-    """(3, 1) of a 4 x 10 image (height, width): mirrored at x = 10 - 3 = 7; twice as wide, 6; shifted by (-2, 5), (1,
-    6); turned clockwise by 90 degrees about (5, 2): the offset (-2, -1) becomes (1, -2), so (6, 0)."""
+def test_move_points() -> None:
+    """Move the point (3, 1) of an image of height 4 and width 10.
+
+    Mirrored: x = 10 - 3 = 7. Twice as wide: x = 6. Shifted by (-2, 5): (1, 6). Turned clockwise by 90 degrees about the
+    center (5, 2): the offset (-2, -1) becomes (1, -2), which gives (6, 0).
+    """
     point = np.array([[3.0, 1.0]])
     assert g.move_points(g.mirroring(10), point).tolist() == [[7, 1]]
     assert g.move_points(np.diag([2.0, 1.0, 1.0]), point).tolist() == [[6, 1]]
@@ -24,8 +27,8 @@ def test_points_by_hand() -> None:
     assert g.move_points(g.resizing((4, 10), (8, 5)), point).tolist() == [[1.5, 2]]
 
 
-def test_boxes_by_hand() -> None:
-    """x 2..5 of width 10 is 5..8 mirrored; a unit square turned by 45 degrees reaches sqrt(2) wide."""
+def test_move_and_clip_boxes() -> None:
+    """Mirrored in a width of 10, x 2..5 becomes 5..8. A unit square turned by 45 degrees is sqrt(2) wide."""
     assert g.move_box(g.mirroring(10), (2, 1, 5, 3)) == (5, 1, 8, 3)
     x0, y0, x1, y1 = g.move_box(g.rotation(45, (1, 1)), (0, 0, 1, 1))
     assert np.allclose([x1 - x0, y1 - y0], 2**0.5)
@@ -39,7 +42,7 @@ def test_box_of_mask() -> None:
     assert g.box_of_mask(mask) == (2, 1, 5, 4)
 
 
-def test_matrices_that_keep_boxes_or_only_resize() -> None:
+def test_is_axis_aligned_and_is_resizing() -> None:
     resize = g.resizing((4, 10), (8, 8))
     assert g.is_axis_aligned(g.mirroring(8) @ resize) and not g.is_axis_aligned(g.rotation(1, (4, 10)))
     assert g.is_resizing(resize, (4, 10), (8, 8))
@@ -54,7 +57,7 @@ def test_resized_masks_equal_pillow(mask: np.ndarray, height: int, width: int) -
 
 
 @given(masks)
-def test_exact_moves_of_masks(mask: np.ndarray) -> None:
+def test_exact_mask_warps(mask: np.ndarray) -> None:
     height, width = mask.shape
     assert np.array_equal(g.warp_mask(mask, np.eye(3), mask.shape), mask)
     assert np.array_equal(g.warp_mask(mask, g.mirroring(width), mask.shape), mask[:, ::-1])
@@ -67,8 +70,8 @@ def test_exact_moves_of_masks(mask: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("matrix", [np.diag([1.7, 0.6, 1.0]), g.translation(2.2, -3.4), g.mirroring(20.3)])
-def test_the_two_ways_to_warp_masks_agree(matrix: np.ndarray) -> None:
-    """The same map, by separable lookup and, made to look like a rotation, by OpenCV. No center is near an edge."""
+def test_mask_warps_agree_with_opencv(matrix: np.ndarray) -> None:
+    """A tiny shear makes OpenCV warp the mask instead of the lookup by axis. No pixel center is near an edge."""
     mask = np.random.default_rng(0).integers(0, 2, (20, 20)).astype(np.uint8)
     tilted = matrix.copy()
     tilted[0, 1] = 1e-8
@@ -76,7 +79,7 @@ def test_the_two_ways_to_warp_masks_agree(matrix: np.ndarray) -> None:
 
 
 def test_images_and_points_move_together() -> None:
-    """A white block about (12.5, 7.5) shows up where the matrix sends that point."""
+    """The center of a white block, (12.5, 7.5), moves to where the matrix maps it."""
     image = np.zeros((20, 30, 3), np.uint8)
     image[5:10, 10:15] = 255
     matrix = g.rotation(20, (20, 30)) @ g.translation(1, 2)

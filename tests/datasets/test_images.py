@@ -1,4 +1,4 @@
-"""Every kind of image file, made on the fly."""
+"""Reading of image files of all kinds: valid, damaged, and hostile."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_lossless_formats_are_read_exactly(form: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
-def test_jpegs_look_as_pillow_shows_them(mode: str) -> None:
+def test_jpegs_agree_with_pillow(mode: str) -> None:
     file = encoded(PICTURE.convert(mode), "JPEG", quality=95)
     expected = np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
     image = decode_image(file, "x.jpg")
@@ -53,7 +53,7 @@ def test_jpegs_look_as_pillow_shows_them(mode: str) -> None:
 
 
 def test_gray_is_repeated_and_alpha_is_dropped() -> None:
-    """Alpha 0 hides a pixel in a viewer; its color is still the one in the file."""
+    """Transparent pixels keep the color that the file has."""
     gray = decode_image(encoded(PICTURE.convert("L"), "PNG"), "x")
     assert np.array_equal(gray, np.repeat(np.asarray(PICTURE.convert("L"))[..., None], 3, 2))
     transparent = PICTURE.copy()
@@ -69,7 +69,7 @@ def test_palettes(form: str) -> None:
     assert decode_image(encoded(few, form, transparency=3), "x").shape == (32, 40, 3)
 
 
-def test_the_first_frame_of_an_animation() -> None:
+def test_animations_give_their_first_frame() -> None:
     frames = [Image.new("P", (5, 4), color) for color in (0, 1)]
     for frame in frames:
         frame.putpalette([10, 20, 30, 200, 210, 220])
@@ -79,7 +79,7 @@ def test_the_first_frame_of_an_animation() -> None:
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
 def test_16_bits_are_scaled_not_clipped(suffix: str) -> None:
-    """256 k + 17 becomes k; clipping, as Pillow's own conversion does, would make nearly all of it 255."""
+    """256 k + 17 becomes k. Pillow's conversion clips, which would turn nearly all values into 255."""
     values = (np.arange(256, dtype=np.uint16) * 256 + 17).reshape(16, 16)
     image = decode_image(opencv_encoded(values, suffix), "x")
     assert np.array_equal(image, np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, 2))
@@ -90,13 +90,13 @@ def test_16_bit_colors() -> None:
     assert np.array_equal(decode_image(opencv_encoded(values, ".png"), "x"), (values >> 8)[..., ::-1])
 
 
-def test_floating_point_images_are_refused() -> None:
+def test_floating_point_images_are_rejected() -> None:
     with pytest.raises(DataError, match=r"floating-point values.*x\.tiff"):
         decode_image(opencv_encoded(np.zeros((4, 4), np.float32), ".tiff"), "x.tiff")
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP"])
-def test_a_single_pixel(form: str) -> None:
+def test_single_pixel(form: str) -> None:
     assert decode_image(encoded(Image.new("RGB", (1, 1), (255, 255, 255)), form), "x").tolist() == [[[255, 255, 255]]]
 
 
@@ -111,18 +111,18 @@ def test_truncated_files_are_detected(form: str, part: float, tmp_path: Path) ->
         read_image(str(path))
 
 
-def test_a_truncated_jpeg_is_detected_whatever_opencv_makes_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some versions of OpenCV silently fill the rest with gray, so OpenCV must not be called."""
+def test_truncated_jpegs_are_not_given_to_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenCV may silently fill the missing part with gray."""
     monkeypatch.setattr(cv2, "imdecode", lambda *args: np.zeros((32, 40, 3), np.uint8))
     file = encoded(PICTURE, "JPEG")
     with pytest.raises(DataError, match="truncated"):
         decode_image(file[:-2], "x")
-    assert not decode_image(file, "x").any(), "a whole file is decoded by OpenCV"
+    assert not decode_image(file, "x").any(), "complete files are decoded by OpenCV"
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
 def test_bytes_after_the_end_are_accepted(form: str) -> None:
-    """Cameras append previews and videos; Pillow then says whether the image itself is whole."""
+    """Cameras append previews and videos. Pillow then checks whether the image itself is complete."""
     file = encoded(PICTURE, form)
     assert np.array_equal(decode_image(file + bytes(1000), "x"), decode_image(file, "x"))
 
@@ -140,7 +140,7 @@ def test_files_that_are_not_images(tmp_path: Path) -> None:
         read_image(str(tmp_path))
 
 
-def test_a_png_with_a_broken_stream() -> None:
+def test_damaged_png_stream() -> None:
     file = bytearray(encoded(PICTURE, "PNG"))
     file[file.index(b"IDAT") + 30] ^= 0xFF
     with pytest.raises(DataError, match="truncated or corrupt"):
@@ -155,7 +155,7 @@ def png_claiming(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-def test_decompression_bombs_are_refused_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decompression_bombs_are_rejected_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match=r"too large to decode: x \(20000 x 10000 pixels"):
         decode_image(png_claiming(10000, 20000), "x")
     monkeypatch.setattr(images, "MAX_PIXELS", 1000)  # the picture has 1280
@@ -164,7 +164,7 @@ def test_decompression_bombs_are_refused_before_decoding(monkeypatch: pytest.Mon
             decode_image(encoded(PICTURE, form), "x")
 
 
-def test_sizes_in_headers() -> None:
+def test_header_size() -> None:
     for kwargs in ({}, {"progressive": True}, {"exif": bytes(500), "icc_profile": bytes(3000)}):
         assert header_size(encoded(PICTURE, "JPEG", **kwargs)) == (32, 40)
     assert header_size(encoded(PICTURE, "PNG")) == (32, 40)
@@ -175,7 +175,7 @@ def test_sizes_in_headers() -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("form", ["PNG", "JPEG"])
 def test_exif_orientation(orientation: int, form: str, tmp_path: Path) -> None:
-    """Ignored for annotations of the stored size; applied for those of the transposed size, if it turns that way."""
+    """The orientation is ignored if the annotation has the stored size, and applied if only then the sizes agree."""
     exif = Image.Exif()
     exif[images.EXIF_ORIENTATION] = orientation
     path = tmp_path / "image"
@@ -191,7 +191,7 @@ def test_exif_orientation(orientation: int, form: str, tmp_path: Path) -> None:
             read_image(str(path), (40, 32))
 
 
-def test_a_size_other_than_annotated_is_an_error(tmp_path: Path) -> None:
+def test_size_differs_from_the_annotation(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(encoded(PICTURE, "PNG"))
     with pytest.raises(DataError, match=r"a\.png has size \[32, 40\], .* says \[32, 41\] .*correct the size"):
@@ -202,7 +202,7 @@ def test_a_size_other_than_annotated_is_an_error(tmp_path: Path) -> None:
 
 
 def mutated(file: bytes, rng: np.random.Generator) -> bytes:
-    """The file with up to eight bytes replaced, bits flipped, words overwritten or pieces cut out; most in the head."""
+    """Return the file with up to eight random changes, half of them in its first 160 bytes."""
     damaged = bytearray(file)
     for _ in range(rng.integers(1, 9)):
         at = int(rng.integers(len(damaged) if rng.random() < 0.5 else min(len(damaged), 160)))
@@ -219,8 +219,8 @@ def mutated(file: bytes, rng: np.random.Generator) -> bytes:
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "DDS", "ICO", "TGA"])
-def test_a_damaged_file_is_an_image_or_a_data_error(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """40 variants of a file. 2 in 3 of the DDS variants made Pillow raise NotImplementedError."""
+def test_damaged_files_give_an_image_or_a_data_error(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decode 40 damaged variants of a file. Pillow raises NotImplementedError for many DDS variants."""
     monkeypatch.setattr(images, "MAX_PIXELS", 10**6)  # so that no variant takes long
     file, rng = encoded(PICTURE, form), np.random.default_rng(1)
     outcomes = []
@@ -234,11 +234,13 @@ def test_a_damaged_file_is_an_image_or_a_data_error(form: str, monkeypatch: pyte
     assert all(outcomes)
 
 
-def test_a_png_chunk_larger_than_the_file_is_not_given_to_opencv(
+def test_png_with_an_oversized_chunk_is_not_given_to_opencv(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It would allocate that much: up to 4 GB, and 20 seconds, for a file of 400 bytes. Pillow does not, and the pixels
-    have a checksum of their own."""
+    """OpenCV would allocate the length that the chunk claims: up to 4 GB and 20 seconds for a file of 400 bytes.
+
+    Pillow does not, and the pixels have their own checksum.
+    """
     file = bytearray(encoded(PICTURE, "PNG"))
     at = file.index(b"IDAT") - 4
     file[at : at + 4] = b"\xff\xff\xff\xff"
@@ -247,7 +249,7 @@ def test_a_png_chunk_larger_than_the_file_is_not_given_to_opencv(
 
 
 @pytest.mark.parametrize("form", ["DDS", "ICO", "TGA", "EPS", "JPEG2000", "AVIF"])
-def test_rare_formats_are_refused(form: str) -> None:
+def test_rare_formats_are_rejected(form: str) -> None:
     Image.init()
     if form not in Image.SAVE:
         pytest.skip(f"this Pillow writes no {form}")
@@ -269,7 +271,7 @@ def test_any_decoder_error_is_a_data_error(error: Exception, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("error", [NotImplementedError(), RuntimeError("broken"), IndexError(), struct.error()])
-def test_a_damaged_orientation_is_ignored(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_exif_orientation_is_ignored(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(self: Image.Image) -> Image.Exif:
         raise error
 
@@ -283,13 +285,13 @@ def test_a_damaged_orientation_is_ignored(error: Exception, monkeypatch: pytest.
 
 @pytest.fixture
 def pipe(tmp_path: Path) -> str:
-    """A named pipe that nobody writes into: whoever opens it for reading waits for ever."""
+    """Make a named pipe without a writer. Opening it for reading never returns."""
     path = str(tmp_path / "pipe.png")
     os.mkfifo(path)
     return path
 
 
-def test_a_pipe_is_refused_immediately(pipe: str) -> None:
+def test_pipes_are_rejected_immediately(pipe: str) -> None:
     with pytest.raises(DataError, match=r"cannot be read: .*pipe\.png \(it is a pipe or a device, not a file\)"):
         read_image(pipe, timeout=None)
     with pytest.raises(DataError, match="a pipe or a device"):
@@ -297,15 +299,15 @@ def test_a_pipe_is_refused_immediately(pipe: str) -> None:
 
 
 def waiting_open(path: str) -> bytes:
-    """Simulate storage that hangs by a system call that does not return."""
+    """Read a file, or never return if it is the pipe, as storage that hangs does."""
     if path.endswith("pipe.png"):
         with open(path, "rb") as file:
             return file.read()
     return Path(path).read_bytes()
 
 
-def test_storage_that_hangs(pipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each image gets its own time; others are read meanwhile, and again by the first thread once it has returned."""
+def test_hanging_storage(pipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other files are read while one hangs. The threads that hung are used again once their calls return."""
     monkeypatch.setattr(images, "_read_regular_file", waiting_open)
     (tmp_path / "a.png").write_bytes(encoded(PICTURE, "PNG"))
     before = threading.active_count()
@@ -317,11 +319,11 @@ def test_storage_that_hangs(pipe: str, tmp_path: Path, monkeypatch: pytest.Monke
     os.close(writer)
     for _ in range(20):
         assert np.array_equal(read_image(str(tmp_path / "a.png")), PIXELS)
-    assert threading.active_count() <= before + 3, "one thread remains for each file that hung"
+    assert threading.active_count() <= before + 3, "at most one more thread for each file that hung"
 
 
 def test_files_are_read_after_a_fork(tmp_path: Path) -> None:
-    """Data-loading workers are forked; threads of the parent are not in them."""
+    """Data-loading workers are forked and do not have the threads of their parent."""
     (tmp_path / "a.png").write_bytes(encoded(PICTURE, "PNG"))
     read_bytes(str(tmp_path / "a.png"))
     child = os.fork()

@@ -1,4 +1,4 @@
-"""The same content, whichever layout it went through: images, phrases, splits, and the set of masks of each phrase."""
+"""Images, phrases, splits and masks are the same after a round trip through any layout."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Content = dict[tuple[str, str, str | None], frozenset[bytes]]
 
 
 def content(records: list[Record]) -> Content:
-    """(image, phrase, split) -> the masks that the phrase refers to, as bytes."""
+    """Return the masks of each phrase as bytes, by (image, phrase, split)."""
     contents: Content = {}
     for record in records:
         masks = [np.packbits(decode(to_rle(i.segmentation, record.size))).tobytes() for i in record.instances]
@@ -32,11 +32,11 @@ def content(records: list[Record]) -> Content:
     return contents
 
 
-# Anything, written by hand into every layout --------------------------------------------------------------------------
+# Random content, written into every layout ----------------------------------------------------------------------------
 
 
 def forms(mask: np.ndarray, polygon: list[float]) -> list:
-    """Every way in which COCO-style files write one mask."""
+    """Return one mask in every form of COCO-style files."""
     rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     text = {"size": list(SIZE), "counts": rle["counts"].decode()}
     flat = np.concatenate([[False], mask.T.ravel()])
@@ -47,7 +47,7 @@ def forms(mask: np.ndarray, polygon: list[float]) -> list:
 
 @st.composite
 def sets(draw: st.DrawFn) -> list[dict]:
-    """One dict per image: squares, and expressions as (text, split, referents)."""
+    """Draw a dict for each image: squares, and expressions as (text, split, referents)."""
     images = []
     for _ in range(draw(st.integers(1, 3))):
         squares = draw(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 6)), min_size=1, max_size=4, unique=True))
@@ -89,7 +89,7 @@ def write_everywhere(folder: Path, images: list[dict], form: int, protocol: int)
     return {**contents, "jsonl": read_jsonl(file=folder / "own.jsonl")}
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20, deadline=None)
 @given(sets(), st.integers(0, 4), st.sampled_from([0, 2, 4]))
 def test_content_is_equal_in_every_layout(tmp_path: Path, images: list[dict], form: int, protocol: int) -> None:
     expected: Content = {}
@@ -129,7 +129,7 @@ def generated(refshapes_tiny: Path) -> Content:
 
 @pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "refcocog"])
 def test_refshapes_is_equal_in_every_layout(refshapes_tiny: Path, generated: Content, name: str) -> None:
-    """Positives of R-RefCOCO; all phrases of the others. RefCOCO's are those with one referent, gRefCOCO's are all."""
+    """Compare all phrases, but R-RefCOCO's positives only. RefCOCO's layouts have phrases with one referent only."""
     records = read_layout(refshapes_tiny, name)
     for record in records:
         record.expressions = [e for e in record.expressions if e.tags.get("exist", True)]
@@ -145,7 +145,7 @@ def test_refshapes_is_equal_in_every_layout(refshapes_tiny: Path, generated: Con
 
 
 def test_grefcoco_has_refs_without_sentences(refshapes_tiny: Path) -> None:
-    """As the released file has them. They are skipped and counted."""
+    """The generator writes some, as the released file has them. They are skipped and counted."""
     refs = json.loads((refshapes_tiny / "grefcoco" / LAYOUTS["grefcoco"]).read_text())
     empty = sum(not ref["sentences"] for ref in refs)
     store = open_annotations(
@@ -158,7 +158,7 @@ def test_grefcoco_has_refs_without_sentences(refshapes_tiny: Path) -> None:
 
 
 def test_long_sentences_refer_to_the_same_instances(refshapes_tiny: Path, generated: Content) -> None:
-    """refcocog has other, longer phrases about instances of the JSONL."""
+    """RefCOCOg's layout has other, longer phrases about instances of the JSONL file."""
     contents = content(read_layout(refshapes_tiny, "refcocog"))
     known = {masks for masks in generated.values() if len(masks) == 1}
     assert contents and sum(masks in known for masks in contents.values()) > 0.5 * len(contents)

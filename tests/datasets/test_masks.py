@@ -21,7 +21,7 @@ masks = hnp.arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), 
 
 
 @given(masks)
-def test_rle_of_both_kinds_decodes_to_the_same_mask(mask: np.ndarray) -> None:
+def test_both_kinds_of_rle_decode_to_the_same_mask(mask: np.ndarray) -> None:
     compressed = coco_mask.encode(np.asfortranarray(mask))
     flat = mask.flatten(order="F")
     counts, value = [], 0
@@ -35,19 +35,19 @@ def test_rle_of_both_kinds_decodes_to_the_same_mask(mask: np.ndarray) -> None:
 
 
 def test_overlapping_polygons_are_united() -> None:
-    """Two 4 x 4 squares that share 2 x 2 pixels: 16 + 16 - 4 = 28."""
+    """Two 4 x 4 squares share 2 x 2 pixels: 16 + 16 - 4 = 28."""
     polygons = [[0, 0, 4, 0, 4, 4, 0, 4], [2, 2, 6, 2, 6, 6, 2, 6]]
     assert decode(to_rle(polygons, (8, 8))).sum() == 28
 
 
-def test_a_polygon_of_four_numbers_is_not_a_box() -> None:
-    """pycocotools takes such a list for boxes (x, y, w, h); as a polygon it has no area."""
+def test_polygons_of_four_numbers_are_not_boxes() -> None:
+    """pycocotools takes such a list for boxes (x, y, w, h). As a polygon it has no area."""
     assert decode(to_rle([[0, 0, 4, 4], [0, 0, 2, 0, 2, 2, 0, 2]], (8, 8))).sum() == 4
     assert decode(to_rle([[0, 0, 4, 4]], (8, 8))).sum() == 0
     assert decode(to_rle([], (8, 7))).shape == (8, 7)
 
 
-def test_a_mask_image(tmp_path: Path) -> None:
+def test_mask_image(tmp_path: Path) -> None:
     mask = np.zeros((4, 5), np.uint8)
     mask[1, 2:] = 255
     path = tmp_path / "m.png"
@@ -60,7 +60,7 @@ def test_a_mask_image(tmp_path: Path) -> None:
 
 
 def mask_images() -> dict[str, Image.Image]:
-    """The same mask in every unambiguous kind of image. A conversion to gray would turn its numbers into 0."""
+    """Return one mask in every unambiguous kind of image. A conversion to gray would turn its numbers into 0."""
     mask = np.zeros((4, 5), np.uint8)
     mask[1, 2:] = 1
     palette = Image.fromarray(mask).convert("P")
@@ -82,27 +82,27 @@ def test_nonzero_pixels_are_mask(kind: str, tmp_path: Path) -> None:
     assert mask.nonzero()[0].tolist() == [1, 1, 1] and mask.nonzero()[1].tolist() == [2, 3, 4]
 
 
-def test_integers_of_32_bits(tmp_path: Path) -> None:
+def test_mask_image_of_32_bits(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 1], [256, 1 << 20]], np.int32)).save(tmp_path / "m.tiff")
     assert decode(to_rle(str(tmp_path / "m.tiff"), (2, 2))).tolist() == [[False, True], [True, True]]
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA", "CMYK", "F"])
-def test_ambiguous_mask_images_are_refused(mode: str, tmp_path: Path) -> None:
+def test_ambiguous_mask_images_are_rejected(mode: str, tmp_path: Path) -> None:
     path = tmp_path / ("m.png" if mode.endswith("A") else "m.tiff")
     Image.new(mode, (5, 4)).save(path)
     with pytest.raises(DataError, match=rf"{path} has mode {mode}, .*[Ss]ave it as a gray image"):
         to_rle(str(path), (4, 5))
 
 
-def test_colors_of_16_bits_are_refused(tmp_path: Path) -> None:
-    """Pillow has their high bytes only: 1 would be 0."""
+def test_mask_images_of_16_bit_colors_are_rejected(tmp_path: Path) -> None:
+    """Pillow reads only the high bytes of such colors, so 1 would become 0."""
     cv2.imwrite(str(tmp_path / "m.png"), np.ones((4, 5, 3), np.uint16))
     with pytest.raises(DataError, match="mode RGB with 16 bits"):
         to_rle(str(tmp_path / "m.png"), (4, 5))
 
 
-def test_a_mask_image_of_another_size_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mask_image_of_another_size_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("L", (50, 40)).save(tmp_path / "m.png")
     monkeypatch.setattr(Image.Image, "load", lambda *args: pytest.fail("decoded"))
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *args: pytest.fail("decoded"))
@@ -110,7 +110,7 @@ def test_a_mask_image_of_another_size_is_not_decoded(tmp_path: Path, monkeypatch
         to_rle(str(tmp_path / "m.png"), (4, 5))
 
 
-def test_a_mask_image_that_is_a_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mask_image_is_a_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("L", (50, 40)).save(tmp_path / "m.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(DataError, match=r"too large to decode: .*m\.png .*decompression bomb"):
@@ -128,12 +128,12 @@ def test_any_pillow_error_is_a_data_error(error: Exception, tmp_path: Path, monk
         to_rle(str(tmp_path / "m.png"), (4, 5))
 
 
-def test_an_rle_of_another_size_is_refused() -> None:
+def test_rle_of_another_size_is_rejected() -> None:
     with pytest.raises(DataError, match=r"\[3, 3\]"):
         to_rle({"size": [3, 3], "counts": [9]}, (4, 4))
 
 
-def test_overlap_by_name() -> None:
+def test_overlap() -> None:
     for overlap, area in (("union", 139), ("exclude", 114)):
         assert decode(to_rle(OVERLAPPING, (20, 20), overlap)).sum() == area
         for masks_at in ("input", "original"):
@@ -146,14 +146,14 @@ polygons = st.lists(st.lists(st.tuples(coordinates, coordinates), min_size=3, ma
 
 
 @given(polygons, st.sampled_from(["union", "exclude"]))
-def test_drawing_in_a_window_gives_pycocotools_pixels(corners: list, overlap: str) -> None:
+def test_drawn_polygons_have_the_pixels_of_pycocotools(corners: list, overlap: str) -> None:
     arrays = [np.array(points) for points in corners]
     expected = decode(to_rle([array.ravel().tolist() for array in arrays], (12, 15), overlap))
     assert np.array_equal(draw_polygons(arrays, (12, 15), overlap), expected)
 
 
 def test_degenerate_polygons() -> None:
-    """An empty list, too few points, and a number too many: none may raise."""
+    """Empty lists, too few points, and an odd number of values do not raise."""
     square = [0, 0, 2, 0, 2, 2, 0, 2]
     for segmentation, area in (
         ([], 0),
@@ -169,7 +169,7 @@ def test_degenerate_polygons() -> None:
 
 
 def test_polygons_are_drawn_at_the_input_size() -> None:
-    """x 1..3, y 1..2 at twice the size is 4 x 2 = 8 pixels; mirrored in a 16 wide input it covers x 10..14."""
+    """x 1..3, y 1..2 at twice the size are 4 x 2 = 8 pixels. Mirrored in a width of 16 they cover x 10..14."""
     rectangle = [[1, 1, 3, 1, 3, 2, 1, 2]]
     mask = rasterize(rectangle, (8, 8), mirroring(16) @ np.diag([2.0, 2.0, 1.0]), (16, 16))
     assert mask.sum() == 8 and mask[2:4, 10:14].all()
@@ -177,7 +177,7 @@ def test_polygons_are_drawn_at_the_input_size() -> None:
 
 
 def test_masks_at_input_and_original_differ_at_boundaries() -> None:
-    """A triangle at 3 times the size: drawn there its edge is straight, resized it has steps of 3 pixels."""
+    """Drawn at 3 times the size, the edge of a triangle is straight. Resized, it has steps of 3 pixels."""
     triangle, matrix = [[0, 0, 6, 0, 0, 6]], np.diag([3.0, 3.0, 1.0])
     smooth = rasterize(triangle, (6, 6), matrix, (18, 18))
     steps = rasterize(triangle, (6, 6), matrix, (18, 18), masks_at="original")

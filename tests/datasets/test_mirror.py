@@ -84,7 +84,7 @@ words = st.sampled_from(PIECES.split())
 
 
 @given(st.lists(words, max_size=8), st.sampled_from([" ", "  ", "-", ""]))
-def test_twice_is_the_identity(pieces: list[str], joint: str) -> None:
+def test_mirroring_twice_returns_the_text(pieces: list[str], joint: str) -> None:
     text = joint.join(pieces)
     mirrored = mirror_text(text)
     if mirrored is not None:

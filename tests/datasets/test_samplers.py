@@ -12,8 +12,8 @@ def sampler(size: int, rank: int = 0, world_size: int = 1, **kwargs: object) -> 
 
 
 @given(st.integers(1, 40), st.integers(1, 5), st.booleans())
-def test_ranks_share_the_data_and_interleave(size: int, world_size: int, shuffle: bool) -> None:
-    """Taking one item of each rank in turn gives the single-process order, then padding."""
+def test_ranks_interleave(size: int, world_size: int, shuffle: bool) -> None:
+    """One item of each rank in turn gives the order of a single process, and padding at the end."""
     ranks = [[key.item for key in sampler(size, rank, world_size, shuffle=shuffle)] for rank in range(world_size)]
     assert len({len(part) for part in ranks}) == 1
     merged = [index for step in zip(*ranks, strict=True) for index in step]
@@ -22,7 +22,7 @@ def test_ranks_share_the_data_and_interleave(size: int, world_size: int, shuffle
 
 
 @given(st.integers(1, 30), st.integers(0, 30), st.integers(0, 3))
-def test_skipping_continues_the_same_order(size: int, skip: int, epoch: int) -> None:
+def test_skip_continues_the_same_order(size: int, skip: int, epoch: int) -> None:
     whole, resumed = sampler(size), sampler(size)
     whole.set_position(seed=5, epoch=epoch, skip=0)
     resumed.set_position(seed=5, epoch=epoch, skip=skip)
@@ -30,7 +30,7 @@ def test_skipping_continues_the_same_order(size: int, skip: int, epoch: int) -> 
     assert len(whole) == len(resumed) == size
 
 
-def test_epochs_and_seeds_differ_and_reach_the_dataset() -> None:
+def test_epochs_and_seeds_change_the_order() -> None:
     s = sampler(50, seed=1)
     first = list(s)
     s.set_epoch(1)

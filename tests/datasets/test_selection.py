@@ -7,13 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refseg.datasets.selection import (
-    expressions_of,
+    Items,
     image_key,
     image_keys,
     in_splits,
-    make_items,
     of_categories,
-    of_other_images,
     shipped_categories,
     split_matches,
 )
@@ -25,7 +23,7 @@ BOX = [[0.0, 0, 2, 0, 2, 2]]
 
 
 def store_of(*images: list[Expression], categories: tuple[str | None, ...] = ("cat", "dog", None)) -> RecordStore:
-    """Each image has one instance of each category."""
+    """Return a store of images that have one instance of each category."""
     instances = [AnnotatedInstance(str(i), BOX, category) for i, category in enumerate(categories)]
     return from_annotations(
         Annotations([Record(str(i), f"{i}.png", (4, 4), instances, list(e)) for i, e in enumerate(images)])
@@ -49,7 +47,7 @@ def expression(name: str, *referents: int, split: str = "train", of: str = "") -
     ],
 )
 def test_splits_match_as_in_refer(asked: str, matching: set[str]) -> None:
-    """The rule of REFER's getRefIds: testA/B/C by letter, "test" all test splits, the rest by equality."""
+    """REFER's getRefIds matches testA, testB and testC by letter, "test" with all test splits, and others by name."""
     tags = ["train", "val", "test", "testA", "testB", "testC", "testAB", "testBC", "testAC", None]
     assert {tag for tag in tags if split_matches(asked, tag)} == matching
 
@@ -63,8 +61,8 @@ def test_expressions_of_splits() -> None:
         in_splits(store, ["train", "val"])
 
 
-def test_a_split_named_test_is_exact() -> None:
-    """RefShapes has test, testA and testB; RefCOCO has testA and testB only."""
+def test_split_test_is_exact_if_the_set_has_it() -> None:
+    """RefShapes has test, testA and testB. RefCOCO has testA and testB only."""
     store = store_of([expression("a", split="test"), expression("b", split="testA")])
     assert in_splits(store, "test").tolist() == [True, False]
     store = store_of([expression("a", split="testA"), expression("b", split="testB"), expression("c")])
@@ -87,14 +85,14 @@ def test_categories_apply_to_all_referents() -> None:
         of_categories(store, "novel")
 
 
-def test_the_shipped_split_of_coco_is_48_and_17() -> None:
+def test_shipped_seen_and_unseen_categories() -> None:
     seen, unseen = set(shipped_categories("seen")), set(shipped_categories("unseen"))
     assert (len(seen), len(unseen), len(seen & unseen)) == (48, 17, 0)
 
 
 def test_image_keys_recognize_coco_images_in_any_folder() -> None:
-    """COCO's releases share one numbering; other files are recognized by folder, name and size, so that frames of
-    two clips are two images."""
+    """COCO's releases share one numbering. Other files are recognized by folder, name and size, because frames of two
+    clips may have the same name."""
     size = (4, 6)
     same = ["COCO_train2014_000000000123.jpg", "x/COCO_val2014_000000000123.jpg", "a/val2017/000000000123.jpg"]
     assert {image_key(path, size) for path in same} == {"coco:123"}
@@ -103,24 +101,21 @@ def test_image_keys_recognize_coco_images_in_any_folder() -> None:
     assert image_key("clip/000000000123.jpg", size) != "coco:123"
 
 
-def test_images_of_an_evaluation_split_are_excluded() -> None:
-    """Image 1 is in val, so that its training expression c goes; image 0 stays."""
+def test_keys_of_the_images_of_a_split() -> None:
     store = store_of([expression("a"), expression("b")], [expression("c"), expression("d", split="val")])
-    keys = image_keys(store, in_splits(store, "val"))
-    assert keys == {"1.png:4x4"}
-    assert of_other_images(store, keys).tolist() == [True, True, False, False]
+    assert image_keys(store, in_splits(store, "val")) == {"1.png:4x4"}
+    assert image_keys(store, in_splits(store, None), "x") == {"x/0.png:4x4", "x/1.png:4x4"}
 
 
 def everything(store: RecordStore, sentences: str, per_image: int | None, epoch: int) -> list[list[int]]:
-    items = make_items(store, np.ones(store.num_expressions, bool), sentences, per_image)
-    objects = store.object_of_expression
-    return [expressions_of(items, i, objects, sentences, seed=3, epoch=epoch).tolist() for i in range(len(items))]
+    items = Items(store, np.ones(store.num_expressions, bool), sentences, per_image)
+    return [items.expressions_of(i, seed=3, epoch=epoch).tolist() for i in range(len(items))]
 
 
-def test_protocols_by_hand() -> None:
-    """Image 0: object p with 3 sentences, q with 1. Image 1: object p (another one) with 2.
+def test_items_of_the_protocols() -> None:
+    """Image 0 has object p with 3 sentences and q with 1. Image 1 has another object p with 2.
 
-    LAVT: an item per object, 3. ReLA: an item per sentence, 6. In pairs: image 0 has 2 items, image 1 has 1.
+    LAVT has an item per object: 3. ReLA has an item per sentence: 6. With pairs, image 0 has 2 items and image 1 has 1.
     """
     store = store_of(
         [expression(f"p{i}", of="p") for i in range(3)] + [expression("q")],
@@ -132,7 +127,7 @@ def test_protocols_by_hand() -> None:
     assert [len(item) for item in everything(store, "all", 2, epoch=0)] == [2, 2, 2]
     assert everything(store, "all", None, epoch=0) == [[0, 1, 2, 3], [4, 5]]
     drawn = [tuple(map(tuple, everything(store, "one_per_object", None, epoch=epoch))) for epoch in range(40)]
-    assert {first for first, _ in drawn} == {(0, 3), (1, 3), (2, 3)}, "a sentence of p, anew in each epoch"
+    assert {first for first, _ in drawn} == {(0, 3), (1, 3), (2, 3)}, "each epoch draws a sentence of p"
     assert drawn == [tuple(map(tuple, everything(store, "one_per_object", None, epoch=e))) for e in range(40)]
 
 
@@ -142,8 +137,10 @@ def test_protocols_by_hand() -> None:
     st.none() | st.integers(1, 4),
     st.integers(0, 5),
 )
-def test_an_epoch_takes_everything_once(images: list, sentences: str, per_image: int | None, epoch: int) -> None:
-    """Every expression, or one of every object, exactly once; items of one image; none larger than asked."""
+def test_epoch_takes_every_expression_or_object_once(
+    images: list, sentences: str, per_image: int | None, epoch: int
+) -> None:
+    """Each item has expressions of one image, and at most the chosen number."""
     store = store_of(
         *[[expression(f"{i}{k}", of=name) for k, name in enumerate(names)] for i, names in enumerate(images)]
     )

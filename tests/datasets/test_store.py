@@ -38,7 +38,7 @@ def records(draw: st.DrawFn) -> Record:
 
 
 def plain(record: Record) -> Record:
-    """Polygons as lists, which the store gives as arrays."""
+    """Turn polygons, which the store returns as arrays, into lists."""
     for instance in record.instances:
         if isinstance(instance.segmentation, list):
             instance.segmentation = [list(map(float, polygon)) for polygon in instance.segmentation]
@@ -70,16 +70,16 @@ def test_columns() -> None:
     assert store.image_of_expression.tolist() == [0, 0, 1] and store.num_referents.tolist() == [1, 2, 0]
     assert [store.splits[code] for code in store.split_of_expression] == ["train", "val", "train"]
     assert store.category_of_instance.tolist() == [0, -1] and store.categories == ["cat"]
-    assert store.object_of_expression.tolist() == [0, 0, 1], "an object is one within its image"
+    assert store.object_of_expression.tolist() == [0, 0, 1], "objects of different images are different"
     assert store.image_path(1) == "j.png" and store.size(1) == (5, 6)
 
 
-def test_a_record_with_some_of_its_expressions() -> None:
+def test_record_with_chosen_expressions() -> None:
     record = from_annotations(small()).record(0, [1])
     assert [e.expression_id for e in record.expressions] == ["b"] and len(record.instances) == 2
 
 
-def test_an_opened_store_is_shared_not_copied(tmp_path: Path) -> None:
+def test_opened_store_is_memory_mapped(tmp_path: Path) -> None:
     from_annotations(small()).save(tmp_path / "x.columns")
     store = open_store(tmp_path / "x.columns")
     assert len(pickle.dumps(store)) < 500, "a worker opens the file again"
@@ -89,14 +89,14 @@ def test_an_opened_store_is_shared_not_copied(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:40], lambda b: b"x" + b[1:], lambda b: b""])
-def test_an_incomplete_file_is_not_opened(tmp_path: Path, damage) -> None:
+def test_damaged_files_are_not_opened(tmp_path: Path, damage) -> None:
     from_annotations(small()).save(tmp_path / "x.columns")
     (tmp_path / "x.columns").write_bytes(damage((tmp_path / "x.columns").read_bytes()))
     with pytest.raises(ValueError):
         open_store(tmp_path / "x.columns")
 
 
-def test_failed_saving_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_save_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 

@@ -33,13 +33,13 @@ def word_file(tmp_path: Path) -> str:
 
 
 def parts(tokenizer: TextTokenizer, texts: list[str]) -> tuple[list[list[int]], list[list[int]], int]:
-    """Ids, words and the number of cut texts."""
+    """Return the token ids, the word indices, and the number of truncated texts."""
     tokens = tokenizer(texts)
     return tokens.token_ids, tokens.word_of, tokens.num_truncated
 
 
-def test_ids_by_hand(word_file: str) -> None:
-    """Specials are 0 [PAD], 1 [UNK], 2 [CLS], 3 [SEP]; then the words from 4 on. Case and punctuation are split off."""
+def test_word_list(word_file: str) -> None:
+    """Special tokens are 0 [PAD], 1 [UNK], 2 [CLS] and 3 [SEP]. Words start at 4. Case is ignored."""
     ids, word_of, cut = parts(TextTokenizer(word_list=word_file), ["The red circle", "of, blue"])
     assert ids == [[2, 4, 5, 6, 3], [2, 8, 1, 1, 3]]
     assert word_of == [[-1, 0, 1, 2, -1], [-1, 0, 0, 1, -1]]
@@ -47,7 +47,7 @@ def test_ids_by_hand(word_file: str) -> None:
 
 
 def test_unknown_words_of_a_word_list(word_file: str) -> None:
-    """Punctuation is unknown too, but only named where there is nothing else. What is cut off is not read anyway."""
+    """Unknown punctuation is listed only if the text has nothing else. Truncated words are not listed."""
     texts = [
         "the red circle",
         "The red Bus, left of the bus",
@@ -64,7 +64,7 @@ def test_unknown_words_of_a_word_list(word_file: str) -> None:
 
 
 def test_unknown_words_of_word_pieces_and_bytes() -> None:
-    """Pieces spell any word of known letters; only what has none is unknown. Bytes spell everything."""
+    """Word pieces spell any word of known letters. Bytes spell everything."""
     assert word_piece()(["The skateboarder \u6f22"]).unknown_words == [("\u6f22",)]
     assert byte_level(False)(["The skateboarder \u6f22 \U0001f600"]).unknown_words == [()]
 
@@ -82,12 +82,12 @@ def test_unknown_words_of_word_pieces_and_bytes() -> None:
         ("us bus", ("us",), False),
     ],
 )
-def test_phrases_of_only_unknown_words(text: str, unknown: tuple[str, ...], nothing_known: bool) -> None:
-    """Articles and the like are no knowledge; a word of place is."""
+def test_all_unknown(text: str, unknown: tuple[str, ...], nothing_known: bool) -> None:
+    """Function words such as articles do not count as known. Words of place do."""
     assert all_unknown(text, unknown) == nothing_known
 
 
-def test_unknown_words_are_counted() -> None:
+def test_counts_of_unknown_words() -> None:
     unknown = UnknownWords()
     unknown.count([("bus",), (), ("bus", "tram")])
     assert (
@@ -96,7 +96,7 @@ def test_unknown_words_are_counted() -> None:
 
 
 def test_truncation_with_and_without_end_token(word_file: str) -> None:
-    """Five words and two specials, cut to 4: [CLS] the red + [SEP], or [CLS] the red circle."""
+    """Five words and two special tokens are cut to 4: [CLS] the red [SEP], or [CLS] the red circle."""
     texts = ["the red circle left of", "red"]
     with_end = parts(TextTokenizer(word_list=word_file, max_words=4), texts)
     assert with_end == ([[2, 4, 5, 3], [2, 5, 3]], [[-1, 0, 1, -1], [-1, 0, -1]], 1)
@@ -105,21 +105,21 @@ def test_truncation_with_and_without_end_token(word_file: str) -> None:
 
 
 def of_fast(tokenizer: Any, max_words: int = 1000) -> TextTokenizer:
-    """Around a tokenizer that is no file."""
+    """Return a TextTokenizer around a tokenizer object."""
     made = TextTokenizer.__new__(TextTokenizer)
-    made.tokenizer, made.max_words, made.keep_end = tokenizer, max_words, True
+    made.tokenizer, made.max_words, made.keep_end, made.pad_id = tokenizer, max_words, True, 0
     return made
 
 
 @given(st.text(max_size=60), st.integers(2, 12))
-def test_any_text_gives_ids_within_the_limit(text: str, max_words: int) -> None:
+def test_number_of_tokens_is_limited(text: str, max_words: int) -> None:
     (ids,), (word_of,), cut = parts(of_fast(word_list_tokenizer(WORDS), max_words), [text])
     assert 2 <= len(ids) <= max_words and len(word_of) == len(ids)
     assert ids[0] == 2 and ids[-1] == 3
     assert cut in (0, 1)
 
 
-def test_a_tokenizer_folder(tmp_path: Path) -> None:
+def test_tokenizer_folder(tmp_path: Path) -> None:
     word_list_tokenizer(WORDS).save_pretrained(tmp_path)
     assert TextTokenizer(pretrained=str(tmp_path))(["red"]).token_ids == [[2, 5, 3]]
 
@@ -188,7 +188,7 @@ def test_invalid_sentencepiece_files(tmp_path: Path) -> None:
         TextTokenizer(sentencepiece=str(tmp_path / "text.spm"))
 
 
-def test_bad_arguments_name_a_fix(tmp_path: Path, word_file: str) -> None:
+def test_errors_name_a_fix(tmp_path: Path, word_file: str) -> None:
     with pytest.raises(ValueError, match="exactly one of pretrained, word_list and sentencepiece"):
         TextTokenizer()
     with pytest.raises(DataError, match="--allow-download"):
@@ -199,7 +199,7 @@ def test_bad_arguments_name_a_fix(tmp_path: Path, word_file: str) -> None:
         TextTokenizer(word_list=word_file, max_words=1)
 
 
-# Which word each token is of ------------------------------------------------------------------------------------------
+# Words of tokens ------------------------------------------------------------------------------------------------------
 
 LINES = [
     "the man on the left, in a blue shirt",
@@ -218,7 +218,7 @@ def _with_ends(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 
 @cache
 def word_piece() -> TextTokenizer:
-    """As BERT, uncased: no accents, and letters for what it does not know."""
+    """Return a tokenizer like uncased BERT's, which drops accents and spells unknown words by letters."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789,.'()"
     pieces = [*SPECIAL.values(), *letters, *(f"##{letter}" for letter in letters), "the", "skate", "##board", "##er"]
     tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
@@ -229,8 +229,10 @@ def word_piece() -> TextTokenizer:
 
 @cache
 def byte_level(trim_offsets: bool) -> TextTokenizer:
-    """As RoBERTa: a word's space is the first byte of its first piece, and offsets leave it out (`trim_offsets`) or
-    do not."""
+    """Return a tokenizer like RoBERTa's, where a word's first token includes the space before it.
+
+    With `trim_offsets`, the offsets do not include the space.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -244,7 +246,7 @@ def byte_level(trim_offsets: bool) -> TextTokenizer:
 
 @cache
 def metaspace() -> TextTokenizer:
-    """As SentencePiece: spaces are characters, and each word has one before it."""
+    """Return a tokenizer like SentencePiece's, where spaces are characters and each word has one before it."""
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
@@ -267,8 +269,8 @@ def pieces_of(tokenizer: TextTokenizer, text: str) -> list[tuple[str, int]]:
     return list(zip(tokenizer.tokenizer.convert_ids_to_tokens(ids), word_of, strict=True))
 
 
-def test_word_pieces_punctuation_and_accents_by_hand() -> None:
-    """Three words, by `split`: a comma is of the word that it is glued to, whatever lies between words."""
+def test_words_of_word_pieces() -> None:
+    """The text has three words by `split`. A comma belongs to the word that it touches."""
     assert pieces_of(word_piece(), " The  skateboarder,\tcafé\n") == [
         ("[CLS]", -1), ("the", 0), ("skate", 1), ("##board", 1), ("##er", 1), (",", 1),
         ("c", 2), ("##a", 2), ("##f", 2), ("##e", 2), ("[SEP]", -1),
@@ -276,15 +278,15 @@ def test_word_pieces_punctuation_and_accents_by_hand() -> None:
 
 
 @pytest.mark.parametrize("trim", [False, True])
-def test_bytes_by_hand(trim: bool) -> None:
-    """A space that stands alone is of the word after it; after the last word there is none. 漢 has three bytes."""
+def test_words_of_bytes(trim: bool) -> None:
+    """A space belongs to the word after it. After the last word it belongs to no word. 漢 has three bytes."""
     pieces = pieces_of(byte_level(trim), "man,  漢 ")
     assert "".join(piece for piece, _ in pieces) == "[CLS]Ġman,ĠĠæ¼¢Ġ[SEP]"
     of_words = ["".join(piece for piece, word in pieces if word == number) for number in (0, 1, -1)]
     assert of_words == ["Ġman,", "ĠĠæ¼¢", "[CLS]Ġ[SEP]"]
 
 
-def test_metaspace_by_hand() -> None:
+def test_words_of_metaspace() -> None:
     pieces = pieces_of(metaspace(), "The man,  left")
     of_words = ["".join(piece for piece, word in pieces if word == number) for number in (0, 1, 2, -1)]
     assert of_words == ["▁the", "▁man,", "▁▁left", "[CLS][SEP]"]
@@ -292,7 +294,7 @@ def test_metaspace_by_hand() -> None:
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 @pytest.mark.parametrize("text", ["", " ", "\t \n"])
-def test_a_text_without_words(name: str, text: str) -> None:
+def test_text_without_words(name: str, text: str) -> None:
     (ids,), (word_of,), cut = parts(TOKENIZERS[name](), [text])
     assert set(word_of) == {-1} and len(word_of) == len(ids) >= 2 and cut == 0
 
@@ -304,8 +306,8 @@ PHRASES = st.lists(st.text("abTé,.'(3漢é😀İßſﬁ", min_size=1, max_size=
 @pytest.mark.parametrize("name", TOKENIZERS)
 @settings(deadline=None)
 @given(words=WILD | PHRASES, data=st.data())
-def test_a_word_has_the_tokens_that_it_has_alone(name: str, words: list[str], data: st.DataObject) -> None:
-    """Holds for tokenizers that split at white space first, and for those that keep spaces where there is one."""
+def test_words_have_the_same_tokens_alone_and_in_a_text(name: str, words: list[str], data: st.DataObject) -> None:
+    """Byte-level and metaspace tokenizers are tested with single spaces only, because they keep spaces as tokens."""
     tokenizer = TOKENIZERS[name]()
     spaces = [" "] if name.startswith(("bytes", "meta")) else [" ", "  ", "\t", "\n ", "\u00a0"]
     text = "".join(word + data.draw(st.sampled_from(spaces)) for word in words[:-1]) + "".join(words[-1:])
@@ -317,8 +319,8 @@ def test_a_word_has_the_tokens_that_it_has_alone(name: str, words: list[str], da
 @pytest.mark.parametrize("name", TOKENIZERS)
 @settings(deadline=None)
 @given(text=st.text(max_size=40), max_words=st.integers(2, 12))
-def test_any_text_has_words_in_order(name: str, text: str, max_words: int) -> None:
-    """Any white space and any other character, and cut: tokens keep their words."""
+def test_words_are_in_order(name: str, text: str, max_words: int) -> None:
+    """Tokens of any text are in the order of its words, and truncation does not change their words."""
     whole = TOKENIZERS[name]()
     (ids,), (word_of,), _ = parts(whole, [text])
     named = [word for word in word_of if word >= 0]
@@ -328,23 +330,26 @@ def test_any_text_has_words_in_order(name: str, text: str, max_words: int) -> No
     assert cut_words == [*word_of[: len(cut_words) - 1], -1]
 
 
-def test_words_are_those_of_split() -> None:
-    """Every character between two letters is white space to both, or to neither."""
+def test_word_pattern_agrees_with_split() -> None:
+    """The pattern and `str.split` agree about which characters are white space."""
     text = "".join(f"a{chr(code)}b " for code in range(sys.maxunicode + 1))
     assert WORD.findall(text) == text.split()
 
 
-def test_words_of_offsets_by_hand() -> None:
-    """ " ab  c ": words end at 3 and 6. Tokens that begin in or before a word are of it, also empty ones; the last
-    begins after all words; special ones are of none, wherever they are said to be."""
+def test_words_of_tokens() -> None:
+    """The words of " ab  c " end at 3 and 6.
+
+    A token that begins in or before a word belongs to it, even an empty one. The last one begins after all words.
+    Special tokens belong to no word.
+    """
     offsets = [(0, 0), (0, 0), (0, 2), (1, 3), (2, 3), (3, 4), (4, 4), (5, 6), (6, 7), (0, 0)]
     special = [1, 0, 0, 0, 0, 0, 0, 0, 0, 1]
     assert words_of_tokens(" ab  c ", offsets, special) == [-1, 0, 0, 0, 0, 1, 1, 1, -1, -1]
     assert words_of_tokens("", [(0, 0)], [1]) == [-1] and words_of_tokens("a", [], []) == []
 
 
-def test_word_lists_are_saved_with_the_weights(tmp_path: Path, word_file: str) -> None:
-    """Files of one name from two places would overwrite each other, and stay where they are."""
+def test_word_lists_are_copied(tmp_path: Path, word_file: str) -> None:
+    """Two different files of the same name are not copied, because one would overwrite the other."""
     config = [{"tokenizer": {"word_list": word_file, "max_words": 4}}, {"tokenizer": {"pretrained": "bert"}}]
     folder = tmp_path / "weights"
     folder.mkdir()

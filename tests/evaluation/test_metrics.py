@@ -212,13 +212,17 @@ def results_of_halves(**postprocess: object) -> list[ImageResult]:
 
 
 def test_instances_end_to_end(shapes: Path) -> None:
-    """ "red star, box": the left instance weighs its words 0.1, 0.1 + 0.3 of the comma, 0.1. It points at "star,",
-    which is the star's; of its words, 0 and 1, one is first, the other at place 2 or 3: AP (1 + (2/2 + 2/3) / 2) / 2.
-    The right one, 0.5, 0.2, 0.25, points at "red"; its word, 2, is at place 2. "box" has one word, and it is right.
+    """Live metrics agree with `refseg score` on the prediction file.
 
-    Boxes of both instances match (scores 0.875, 0.75), the box of the second expression has a score of 0.625, which
-    GREC wants above 0.7 and REC does not, and the third has none: although the merged masks, which are everything,
-    would each have a box."""
+    Words of "red star, box": the tokens of the left instance, the star, weigh 0.1, 0.1 + 0.3 (the comma) and 0.1. It
+    points to "star,", which is right. Its words are 0 and 1. One is first, and the other is at place 2 or 3, so AP is
+    (1 + (2/2 + 2/3) / 2) / 2. The tokens of the right instance weigh 0.5, 0.2 and 0.25. It points to "red", which is
+    wrong, and its word is at place 2. "box" has one word, which is right. Files have shares of the sum.
+
+    Boxes of both instances of the first expression match (scores 0.875 and 0.75). The box of the second expression has
+    score 0.625, enough for REC, but GREC needs 0.7. The third expression has no box. The merged masks, which cover
+    everything, are not used for boxes.
+    """
     results = results_of_halves()
     protocols = ["rec", "grec", "grec-iou", "refseg"]
     metric, dump = ReferringMetric(protocols=protocols), DumpPredictions(file="p.jsonl", header={"config": "x.py"})
@@ -232,10 +236,10 @@ def test_instances_end_to_end(shapes: Path) -> None:
 
     both, box, none = read_predictions("p.jsonl")
     assert [one.score for one in both.raw_instances] == [0.875, 0.75]
-    assert [one.words for one in both.raw_instances] == [[0.1, 0.4, 0.1], [0.5, 0.2, 0.25]]
+    assert [one.words for one in both.raw_instances] == [[0.1667, 0.6667, 0.1667], [0.5263, 0.2105, 0.2632]]
     left, right = (one.mask for one in both.raw_instances)
     assert left[:, :5].all() and not left[:, 5:].any() and np.array_equal(right, ~left)
-    assert [(one.score, one.words) for one in box.raw_instances] == [(0.625, [0.25])] and none.raw_instances == []
+    assert [(one.score, one.words) for one in box.raw_instances] == [(0.625, [1.0])] and none.raw_instances == []
     assert coco_mask.area(none.source) == 100
 
     command = ["score", "p.jsonl", "--data", "data.jsonl:val", "--protocol", ",".join(protocols)]

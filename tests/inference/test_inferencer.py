@@ -423,12 +423,12 @@ def test_nothing_here_reasons() -> None:
 
 
 def test_words_need_measured_alignment() -> None:
-    """The words of "the red dog" weigh 0.9, 0.6 and 0.5. "the" is not a content word."""
+    """The tokens of "the red dog" weigh 0.9, 0.6 and 0.5, of a sum of 2. "the" is not a content word."""
     image = drawn_image([square(0, 0, 6)], ["the red dog"], instances=[[(square(0, 0, 6), 0.9)]])
     (hidden,), (shown,) = answers_of(image), answers_of(image, aligned=True)
     assert hidden.instances[0].phrase == "" and hidden.owners == [(), (), ()]
     assert shown.instances[0].phrase == "red dog" and shown.owners == [(), (0,), (0,)]
-    assert hidden.instances[0].words == shown.instances[0].words == pytest.approx((0.9, 0.6, 0.5))
+    assert hidden.instances[0].words == shown.instances[0].words == pytest.approx((0.45, 0.3, 0.25))
 
 
 def test_unknown_words(shared: ReferringInferencer, refshapes_images: list[str]) -> None:

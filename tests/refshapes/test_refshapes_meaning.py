@@ -6,11 +6,12 @@ pixels, large ones 14.
 
 import pytest
 
-from refseg.refshapes.grammar import CHANGES, SKILLS, break_meaning, redundant
+from refseg.refshapes.grammar import CHANGES, break_meaning, redundant
 from refseg.refshapes.meaning import UNCLEAR, Match, Meaning, Most, Ordinal, Phrase, Place, Relative, Verdict
 from refseg.refshapes.placement import random_scene
 from refseg.refshapes.random_stream import Stream
 from refseg.refshapes.scene import SceneSpec
+from refseg.refshapes.skills import SKILLS, propose
 
 RED_CIRCLE = Match(kind="circle", color="red")
 
@@ -311,7 +312,7 @@ def test_meaning_that_cannot_be_broken(make_scene):
 def test_skills_accept_a_scene_with_one_shape(make_scene, skill):
     scene = make_scene(("star", "red", "small", 20, 20))
     for seed in range(20):
-        SKILLS[skill](scene, Stream(seed), False)
+        propose(skill, scene, Stream(seed), False)
 
 
 def test_most_scenes_have_twins():

@@ -28,7 +28,7 @@ from refseg.models.vipa.generator import AllPixelsGenerator, VisualExpressionGen
 from refseg.models.vipa.supervision import relevant_pixels
 from refseg.structures import Batch
 from refseg.visualization.answers import GridMap, heat_cell
-from refseg.visualization.overlay import THUMBNAIL, grid
+from refseg.visualization.overlay import grid
 
 # Attention ------------------------------------------------------------------------------------------------------------
 
@@ -195,7 +195,7 @@ def draw_attention(
             for token in tokens:
                 values = GridMap(maps[token], stage.size).at(target.shape)
                 title, span = f"stage {len(stages) - number}: {words[token]}", (0.0, 2 / len(tokens))
-                cells.append(heat_cell(image, values, title, marked=target, span=span, display=THUMBNAIL))
+                cells.append(heat_cell(image, values, title, marked=target, span=span))
         file = folder / f"{Path(image_id).stem}_{expression_id}.png"
         Image.fromarray(grid(cells, columns=len(tokens))).save(file)
     return len(names[:count])

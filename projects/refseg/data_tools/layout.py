@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from refseg.datasets.catalog import IMAGE_FOLDERS, SETS, KnownSet, get_set
+from refseg.datasets.catalog import IMAGE_FOLDERS, SETS, Target, get_set
 from refseg.paths import data_path
 
 FOUND, MISSING = "found  ", "missing"
@@ -52,7 +52,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def tree(chosen: Sequence[KnownSet]) -> list[str]:
+def tree(chosen: Sequence[Target]) -> list[str]:
     """Return the expected files of some sets as a tree, each marked as found or missing."""
     lines = ["data/"]
     for folder in dict.fromkeys(known.folder for known in chosen):
@@ -73,7 +73,7 @@ def mark(path: str) -> str:
     return FOUND if data_path(path).exists() else MISSING
 
 
-def details(known: KnownSet) -> list[str]:
+def details(known: Target) -> list[str]:
     splits = [
         f"{split} {', '.join(f'{n:,} {what}' for what, n in vars(counts).items() if n is not None)}"
         for split, counts in known.counts.items()

@@ -14,13 +14,15 @@ import inspect
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from refseg.datasets.readers import READERS
+from filelock import FileLock, Timeout
+
+from refseg.datasets.readers import READERS, Reader
 from refseg.datasets.store import RecordStore, from_annotations, open_store
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, check_choice
 from refseg.files import sha256_of
 from refseg.paths import data_path
 from refseg.records import Record
@@ -47,12 +49,29 @@ def open_annotations(*, format: str, **arguments: Any) -> RecordStore:
     identity = [VERSION, format, others, [str(file.resolve()) for file in files]]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
     name = f"{files[0].parent.name}-{files[0].stem}-{digest}.columns"
-    for folder in _cache_folders(files):
-        store = _from_folder(folder, name, files, reader.read, arguments)
-        if store is not None:
+    folders = [Path(chosen)] if (chosen := os.environ.get("REFSEG_CACHE")) else []
+    folders.append(files[0].parent / ".refseg_cache")
+    with suppress(RuntimeError):  # no home folder
+        folders.append(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "refseg" / "annotations")
+    for folder in folders:
+        place = folder / name
+        if (store := _fresh(place, files)) is not None:
             return store
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{place}.lock", timeout=LOCK_SECONDS):
+                store = _fresh(place, files)  # another process may have converted the files meanwhile
+                if store is None:
+                    logger.warning("converting %s (once)", files[0])
+                    # Taken before reading: a file that changes while it is read will not match.
+                    stamps = [{"name": f.name, "stat": _quick_stamp(f), "sha256": sha256_of(f)} for f in files]
+                    _convert(reader, arguments, sources=stamps).save(place)
+                    store = open_store(place)
+            return store
+        except (OSError, NotImplementedError, Timeout) as error:
+            logger.info("%s cannot be used as a cache: %s", folder, error)
     logger.warning("no cache folder is writable for %s: every process reads it again", files[0])
-    return _convert(reader.read, arguments)
+    return _convert(reader, arguments)
 
 
 def complete_paths(record: Record, root: Path) -> Record:
@@ -87,8 +106,7 @@ def generated_by(annotations: dict[str, Any]) -> dict[str, Any] | None:
 
 def check_arguments(format: str, arguments: dict[str, Any]) -> None:
     """Raise ConfigError if a format is unknown or its reader does not take exactly these arguments."""
-    if format not in READERS:
-        raise ConfigError(f"annotations.format must be one of {sorted(READERS)}, not {format!r}")
+    check_choice("annotations.format", format, READERS)
     accepted = inspect.signature(READERS[format].read).parameters
     needed = {name for name, parameter in accepted.items() if parameter.default is parameter.empty}
     if not needed <= set(arguments) <= set(accepted):
@@ -96,47 +114,12 @@ def check_arguments(format: str, arguments: dict[str, Any]) -> None:
         raise ConfigError(f"annotations of format {format!r} need {sorted(needed)}{optional}, not {sorted(arguments)}")
 
 
-def _cache_folders(files: list[Path]) -> Iterator[Path]:
-    if os.environ.get("REFSEG_CACHE"):
-        yield Path(os.environ["REFSEG_CACHE"])
-    yield files[0].parent / ".refseg_cache"
-    root = os.environ.get("XDG_CACHE_HOME")
-    try:
-        yield (Path(root) if root else Path.home() / ".cache") / "refseg" / "annotations"
-    except RuntimeError:  # no home folder
-        return
-
-
-def _from_folder(folder: Path, name: str, files: list[Path], read: Callable, arguments: dict) -> RecordStore | None:
-    """Return the store in this folder, converting the files if necessary, or None if the folder cannot be used."""
-    from filelock import FileLock, Timeout
-
-    place = folder / name
-    store = _fresh(place, files)
-    if store is not None:
-        return store
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{place}.lock", timeout=LOCK_SECONDS):
-            store = _fresh(place, files)  # another process may have converted the files meanwhile
-            if store is None:
-                logger.warning("converting %s (once)", files[0])
-                # Taken before reading: a file that changes while it is read will not match.
-                stamps = [{"name": f.name, "stat": _quick_stamp(f), "sha256": sha256_of(f)} for f in files]
-                _convert(read, arguments, sources=stamps).save(place)
-                store = open_store(place)
-    except (OSError, NotImplementedError, Timeout) as error:
-        logger.info("%s cannot be used as a cache: %s", folder, error)
-        return None
-    return store
-
-
-def _convert(read: Callable, arguments: dict[str, Any], **info: Any) -> RecordStore:
+def _convert(reader: Reader, arguments: dict[str, Any], **info: Any) -> RecordStore:
     # The garbage collector walks over millions of new objects again and again: 40 % of the time, for no garbage.
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        annotations = read(**arguments)
+        annotations = reader.read(**arguments)
         # Stamps of the images whose sizes are part of the store.
         stamps = [[file, _quick_stamp(Path(file))] for file in annotations.opened]
         return from_annotations(annotations, opened=stamps, **info)
@@ -162,10 +145,8 @@ def _fresh(place: Path, files: list[Path]) -> RecordStore | None:
         return None
     # The files were touched or copied, not changed: save the new times.
     store.info["sources"] = [{**source, "stat": stat} for source, stat in zip(sources, quick, strict=True)]
-    try:
+    with suppress(OSError):  # without them the hashes will be compared again
         store.save(place)
-    except OSError:
-        pass  # the hashes will be compared again
     return store
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from refseg.errors import UsageError
+from refseg.paths import data_path
 
 TRAIN2014 = "data/images/train2014"
 
@@ -35,19 +37,23 @@ class ImageFolder:
 
 
 @dataclass(frozen=True)
-class KnownSet:
-    """One data set with one division into splits.
+class Target:
+    """A data set with one division into splits: one of the catalog, or one that a user names.
 
     Args:
-        name: Name of the set in commands.
-        title: Name to show.
-        refs: File of the refs below data/.
-        source: Address of the download.
-        image_root: Folder of the images, as in a config.
+        name: Name in commands, or as the user gave it.
+        title: Description to show.
+        annotations: As in a config.
+        image_root: As in a config. Empty stands for the folder of `main_file`.
+        refs: File of the refs below data/, if the set is one of the catalog.
         split_by: "image" if no image is in two splits, "object" if splits share images, None if unknown.
         counts: Expected numbers by split.
         seen_unseen: By split, the numbers of refs of COCO's seen and unseen classes in CGFormer's code.
         verified: Whether `counts` could be traced to a source.
+        reference: Source of the counts.
+        source: Address or command that the annotations come from.
+        image_source: The same for the images.
+        files: Expected SHA-256 by file.
         license: License of the annotations.
         protocol: Protocols that use the set.
         renamed: How to rename the download's file.
@@ -56,13 +62,17 @@ class KnownSet:
 
     name: str
     title: str
-    refs: str
-    source: str
-    image_root: str = TRAIN2014
+    annotations: dict[str, Any]
+    image_root: str = ""
+    refs: str = ""
     split_by: Literal["image", "object"] | None = None
     counts: dict[str, Counts] = field(default_factory=dict)
     seen_unseen: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
     verified: bool = True
+    reference: str = ""
+    source: str = ""
+    image_source: str = ""
+    files: dict[str, str] = field(default_factory=dict)
     license: str = "none stated that we know of: ask its authors"
     protocol: str = ""
     renamed: str = ""
@@ -70,17 +80,18 @@ class KnownSet:
 
     @property
     def folder(self) -> str:
-        """Name of the set's folder."""
+        """Name of the folder of a set of the catalog."""
         return self.refs.split("/")[0]
 
     @property
-    def annotations(self) -> dict[str, Any]:
-        """The `annotations` of a config."""
-        return dict(format="refer", refs=f"data/{self.refs}", instances=f"data/{self.folder}/instances.json")
+    def main_file(self) -> Path:
+        """The file of expressions."""
+        return data_path(self.annotations.get("refs") or self.annotations["file"])
 
-
-def _table(**splits: tuple[int | None, int | None, int | None]) -> dict[str, Counts]:
-    return {split: Counts(*numbers) for split, numbers in splits.items()}
+    @property
+    def images(self) -> Path:
+        """The folder that image paths are relative to."""
+        return data_path(self.image_root) if self.image_root else self.main_file.parent
 
 
 _COCO_TERMS = (
@@ -107,23 +118,46 @@ IMAGE_FOLDERS = {
 }
 
 _REFER = "https://github.com/lichengunc/refer"
-_REFER_LICENSE = "its repository is under Apache-2.0"
 _RIS = "RIS (LAVT's protocol): training draws one sentence per ref, evaluation takes every sentence"
 _ANNOTATION_ID = "an annotation may be the target of several refs; samples are identified by ref and sentence"
 _BY_OBJECT = "split by object: train has images of val and test, so results are not comparable to the image splits"
-_GREFS_SOURCE = "https://github.com/henghuiding/gRefCOCO"
-_RRIS_SOURCE = "https://github.com/jianzongwu/robust-ref-seg"
 _EXIST = "negatives are sentences with exist = False; they refer to nothing. no_target='drop' removes them"
 
+
+def _known(
+    name: str,
+    title: str,
+    refs: str,
+    *,
+    image_root: str = TRAIN2014,
+    verified: bool = True,
+    counts: dict[str, tuple[int | None, int | None, int | None]] | None = None,
+    **facts: Any,
+) -> Target:
+    """Return a set of the catalog. By default it is one of REFER's."""
+    if "source" not in facts:
+        facts |= dict(source=_REFER, license="its repository is under Apache-2.0")
+    return Target(
+        name,
+        title,
+        annotations=dict(format="refer", refs=f"data/{refs}", instances=f"data/{refs.split('/')[0]}/instances.json"),
+        image_root=image_root,
+        image_source=IMAGE_FOLDERS[image_root].source,
+        refs=refs,
+        counts={split: Counts(*numbers) for split, numbers in (counts or {}).items()},
+        verified=verified,
+        reference="published" if verified else "published, unverified",
+        **facts,
+    )
+
+
 _SETS = (
-    KnownSet(
-        name="refcoco",
-        title="RefCOCO, UNC's splits",
-        refs="refcoco/refs(unc).p",
+    _known(
+        "refcoco",
+        "RefCOCO, UNC's splits",
+        "refcoco/refs(unc).p",
         split_by="image",
-        source=_REFER,
-        license=_REFER_LICENSE,
-        counts=_table(
+        counts=dict(
             train=(42_404, 16_994, 120_624),
             val=(3_811, 1_500, 10_834),
             testA=(1_975, 750, 5_657),
@@ -133,25 +167,21 @@ _SETS = (
         protocol=_RIS,
         notes=("testA is people, testB everything else", _ANNOTATION_ID),
     ),
-    KnownSet(
-        name="refcoco-google",
-        title="RefCOCO, Google's splits",
-        refs="refcoco/refs(google).p",
+    _known(
+        "refcoco-google",
+        "RefCOCO, Google's splits",
+        "refcoco/refs(google).p",
         split_by="object",
-        source=_REFER,
-        license=_REFER_LICENSE,
-        counts=_table(train=(40_000, 19_213, None), val=(5_000, 4_559, None), test=(5_000, 4_527, None)),
+        counts=dict(train=(40_000, 19_213, None), val=(5_000, 4_559, None), test=(5_000, 4_527, None)),
         protocol="older RIS and REC work",
         notes=(_BY_OBJECT,),
     ),
-    KnownSet(
-        name="refcoco+",
-        title="RefCOCO+, UNC's splits",
-        refs="refcoco+/refs(unc).p",
+    _known(
+        "refcoco+",
+        "RefCOCO+, UNC's splits",
+        "refcoco+/refs(unc).p",
         split_by="image",
-        source=_REFER,
-        license=_REFER_LICENSE,
-        counts=_table(
+        counts=dict(
             train=(42_278, 16_992, 120_191),
             val=(3_805, 1_500, 10_758),
             testA=(1_975, 750, 5_726),
@@ -161,14 +191,12 @@ _SETS = (
         protocol=_RIS,
         notes=("its authors forbade words of location", _ANNOTATION_ID),
     ),
-    KnownSet(
-        name="refcocog",
-        title="RefCOCOg, UMD's splits",
-        refs="refcocog/refs(umd).p",
+    _known(
+        "refcocog",
+        "RefCOCOg, UMD's splits",
+        "refcocog/refs(umd).p",
         split_by="image",
-        source=_REFER,
-        license=_REFER_LICENSE,
-        counts=_table(
+        counts=dict(
             train=(42_226, 21_899, 80_512),
             val=(2_573, 1_300, 4_896),
             test=(5_023, 2_600, 9_602),
@@ -177,25 +205,21 @@ _SETS = (
         protocol=_RIS,
         notes=("some papers call this split UNC's; it is UMD's",),
     ),
-    KnownSet(
-        name="refcocog-google",
-        title="RefCOCOg, Google's splits",
-        refs="refcocog/refs(google).p",
+    _known(
+        "refcocog-google",
+        "RefCOCOg, Google's splits",
+        "refcocog/refs(google).p",
         split_by="object",
-        source=_REFER,
-        license=_REFER_LICENSE,
-        counts=_table(train=(44_822, 24_698, 85_474), val=(5_000, 4_650, 9_536)),
+        counts=dict(train=(44_822, 24_698, 85_474), val=(5_000, 4_650, 9_536)),
         seen_unseen=dict(train=(35_105, None), val=(3_923, 760)),
         protocol="RIS on 'val*'",
         notes=(_BY_OBJECT, "its test split was never released"),
     ),
-    KnownSet(
-        name="refclef",
-        title="RefCLEF (ReferIt), UNC's splits",
-        refs="refclef/refs(unc).p",
+    _known(
+        "refclef",
+        "RefCLEF (ReferIt), UNC's splits",
+        "refclef/refs(unc).p",
         image_root="data/images/saiapr_tc-12",
-        source=_REFER,
-        license=_REFER_LICENSE,
         verified=False,
         protocol="RIS",
         notes=(
@@ -203,13 +227,11 @@ _SETS = (
             "masks are lists of RLEs; the mask is their union",
         ),
     ),
-    KnownSet(
-        name="refclef-berkeley",
-        title="RefCLEF (ReferIt), Berkeley's splits",
-        refs="refclef/refs(berkeley).p",
+    _known(
+        "refclef-berkeley",
+        "RefCLEF (ReferIt), Berkeley's splits",
+        "refclef/refs(berkeley).p",
         image_root="data/images/saiapr_tc-12",
-        source=_REFER,
-        license=_REFER_LICENSE,
         verified=False,
         protocol="RIS",
         notes=(
@@ -217,13 +239,13 @@ _SETS = (
             "the 54,127 / 5,842 / 60,103 sentences of papers are those of TransVG's lists, another selection",
         ),
     ),
-    KnownSet(
-        name="grefcoco",
-        title="gRefCOCO",
-        refs="grefcoco/grefs(unc).json",
+    _known(
+        "grefcoco",
+        "gRefCOCO",
+        "grefcoco/grefs(unc).json",
         split_by="image",
-        source=_GREFS_SOURCE,
-        counts=_table(
+        source="https://github.com/henghuiding/gRefCOCO",
+        counts=dict(
             train=(None, 16_994, 209_344),
             val=(None, 1_500, 16_870),
             testA=(None, 750, 18_712),
@@ -238,24 +260,24 @@ _SETS = (
             "images are split as in RefCOCO",
         ),
     ),
-    KnownSet(
-        name="ref-zom",
-        title="Ref-ZOM",
-        refs="ref-zom/refs(final).p",
+    _known(
+        "ref-zom",
+        "Ref-ZOM",
+        "ref-zom/refs(final).p",
         image_root="data/images/trainval2014",
         source="https://github.com/toggle1995/RIS-DMMI",
-        counts=_table(train=(None, 43_749, None), test=(None, 11_329, None)),
+        counts=dict(train=(None, 43_749, None), test=(None, 11_329, None)),
         verified=False,
         protocol="Ref-ZOM (DMMI's protocol): every sentence",
         renamed="Ref-ZOM(final).p -> refs(final).p",
         notes=("source = 'zero' refers to nothing, whatever ann_id says",),
     ),
     *(
-        KnownSet(
-            name=f"r{name.lower()}",
-            title=f"R-{name}",
-            refs=f"r{name.lower()}/{file}",
-            source=_RRIS_SOURCE,
+        _known(
+            f"r{name.lower()}",
+            f"R-{name}",
+            f"r{name.lower()}/{file}",
+            source="https://github.com/jianzongwu/robust-ref-seg",
             verified=False,
             protocol="R-RIS: positive and negative sentences of a ref",
             notes=(_EXIST, *notes),
@@ -267,17 +289,13 @@ _SETS = (
         )
     ),
 )
-SETS: dict[str, KnownSet] = {known.name: known for known in _SETS}
+SETS: dict[str, Target] = {known.name: known for known in _SETS}
 
 
-class UnknownSetError(UsageError):
-    """A name that is not in the catalog."""
-
-
-def get_set(name: str) -> KnownSet:
-    """Return a set by name, or raise UnknownSetError with a suggestion."""
+def get_set(name: str) -> Target:
+    """Return a set by name, or raise UsageError with a suggestion."""
     if name in SETS:
         return SETS[name]
     close = difflib.get_close_matches(name.lower(), SETS, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else f"available: {', '.join(SETS)}"
-    raise UnknownSetError(f"no data set {name!r}; {hint}")
+    raise UsageError(f"no data set {name!r}; {hint}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -14,19 +15,18 @@ from torch.utils.data import Dataset
 from refseg.datasets.annotations import complete_paths, generated_by, image_root_of, open_annotations
 from refseg.datasets.samplers import SampleKey
 from refseg.datasets.selection import (
+    Items,
     Sentences,
-    expressions_of,
     held_out,
     image_keys,
     in_splits,
-    make_items,
+    key_of,
     of_categories,
-    of_other_images,
     refer_only_to,
 )
 from refseg.datasets.transforms import PackSample, TransformState
-from refseg.errors import ConfigError, DataError
-from refseg.records import UNKNOWN, Crowds, Expression, Problem, Record, without_crowds
+from refseg.errors import ConfigError, DataError, check_choice
+from refseg.records import UNKNOWN, Crowds, Expression, Record, without_crowds
 from refseg.registry import DATASETS, TRANSFORMS
 from refseg.structures import Sample
 
@@ -79,22 +79,26 @@ class ReferringDataset(Dataset):
         exclude_images_of: Sequence[dict[str, Any]] = (),
         max_bad_samples: int | None = None,
     ) -> None:
-        _one_of("sentences", sentences, ("all", "one_per_object"))
-        _one_of("text_field", text_field, ("raw", "sent"))
-        _one_of("no_target", no_target, ("keep", "drop"))
-        _one_of("crowd_targets", crowd_targets, ("exclude", "include"))
-        _count("expressions_per_image", expressions_per_image, 1)
-        _count("max_bad_samples", max_bad_samples, 0)
+        check_choice("sentences", sentences, ("all", "one_per_object"))
+        check_choice("text_field", text_field, ("raw", "sent"))
+        check_choice("no_target", no_target, ("keep", "drop"))
+        check_choice("crowd_targets", crowd_targets, ("exclude", "include"))
+        for name, count, least in (
+            ("expressions_per_image", expressions_per_image, 1),
+            ("max_bad_samples", max_bad_samples, 0),
+        ):
+            if count is not None and not (isinstance(count, int) and count >= least):
+                raise ConfigError(f"{name} must be a whole number of at least {least}, or None, not {count!r}")
         if not 0 <= negative_rate < 1:
             raise ConfigError(f"negative_rate must be in [0, 1), not {negative_rate}")
         self.store = open_annotations(**annotations)
         self.image_root = image_root_of(annotations, image_root)
-        self.sentences: Sentences = sentences
         self.text_field = text_field
         self.negative_rate = negative_rate
         self.max_bad_samples = max_bad_samples
         self.bad_samples: set[int] = set()
-        self._meta: dict[str, Any] = {
+        # Description for checkpoints: the training data, and what was left out of it.
+        self.metainfo: dict[str, Any] = {
             "annotations": dict(annotations),
             "generated": generated_by(annotations),
             "split": split if split is None or isinstance(split, str) else list(split),
@@ -105,32 +109,16 @@ class ReferringDataset(Dataset):
             "no_target": no_target,
             "negative_rate": negative_rate,
             "crowd_targets": crowd_targets,
-            "hold_out": hold_out and dict(hold_out),
+            "hold_out": hold_out if hold_out is None else dict(hold_out),
         }
         self.transforms = [TRANSFORMS.build(transform) for transform in pipeline]
         packs = [transform for transform in self.transforms if isinstance(transform, PackSample)]
         if pipeline and packs != self.transforms[-1:]:
             raise ConfigError("PackSample must be the last transform of a pipeline, and occur only there")
-        # Choose expressions, in this order.
-        try:
-            chosen = in_splits(self.store, split)
-        except DataError as error:  # perhaps because nothing of that split could be read
-            raise DataError("\n  ".join([str(error), *map(str, self.store.problems[:5])])) from None
-        self._note_problems(chosen)
         self.excludes_crowds = crowd_targets == "exclude" and bool(packs) and not packs[0].with_ground_truth
-        if self.excludes_crowds:
-            chosen = self._without_crowds(chosen)
-        if categories is not None:
-            chosen &= of_categories(self.store, categories)
-        if no_target == "drop":
-            chosen &= self.store.num_referents > 0
-        if hold_out is not None:
-            if set(hold_out) != {"share", "use"} or not 0 < hold_out["share"] < 1:
-                raise ConfigError(f"hold_out is dict(share=0.02, use='rest' or 'held_out'), not {dict(hold_out)}")
-            _one_of("hold_out.use", hold_out["use"], ("rest", "held_out"))
-            chosen &= held_out(self.store, hold_out["share"], self.image_root) == (hold_out["use"] == "held_out")
-        chosen = self._filter_leaks(chosen, exclude_images_of)
-        self.items = make_items(self.store, chosen, sentences, expressions_per_image)
+        chosen = self._choose()
+        chosen &= ~self._leaks(chosen, exclude_images_of)
+        self.items = Items(self.store, chosen, sentences, expressions_per_image)
         if not len(self.items):
             raise DataError(f"{_name(annotations)}, split {split}: no expression remains after filtering")
         if negative_rate:
@@ -138,10 +126,80 @@ class ReferringDataset(Dataset):
             if (self.store.category_of_instance < 0).any() or not len(self._donors):
                 raise ConfigError(f"negative_rate needs the category of every instance; {_name(annotations)} lacks it")
 
-    @property
-    def metainfo(self) -> dict[str, Any]:
-        """Description for checkpoints: the training data, and what the leak filter dropped."""
-        return self._meta
+    def _choose(self) -> np.ndarray:
+        """Return a bool array over the store's expressions, and note in the metainfo what cannot be used."""
+        store, problems, options = self.store, self.store.problems, self.metainfo
+        name, categories, hold_out = _name(options["annotations"]), options["categories"], options["hold_out"]
+        try:
+            chosen = in_splits(store, options["split"])
+        except DataError as error:  # perhaps because nothing of that split could be read
+            raise DataError("\n  ".join([str(error), *map(str, problems[:5])])) from None
+        # Log skipped annotations of these splits. More of them than the limit are an error.
+        for notice in (problem for problem in problems if problem.is_notice):
+            print_log(str(notice), "current", logging.WARNING)
+        splits = {store.splits[code] for code in np.unique(store.split_of_expression[chosen])} | {UNKNOWN}
+        skipped = [problem for problem in problems if problem.split in splits]
+        options["unreadable_annotations"] = len(skipped)
+        if len(skipped) > (self.max_bad_samples or 0):
+            first = "\n  ".join(map(str, skipped[:5]))
+            raise DataError(
+                f"{len(skipped)} annotations cannot be used, {self.max_bad_samples or 0} are allowed "
+                f"(max_bad_samples); the first:\n  {first}\nFix the file; `refseg data check` lists all."
+            )
+        for problem in skipped:
+            print_log(f"skipping an annotation: {problem}", "current", logging.WARNING)
+        # Expressions of crowd regions only would have a target but no mask.
+        if self.excludes_crowds:
+            only_crowds = chosen & refer_only_to(store, store.is_crowd)
+            options["crowd_only_expressions"] = int(only_crowds.sum())
+            if only_crowds.any():
+                print_log(
+                    f"{only_crowds.sum()} of {chosen.sum()} expressions of {name} refer to crowd regions (iscrowd 1) "
+                    "only and are not used in training; crowd_targets='include' keeps them",
+                    "current",
+                    logging.WARNING,
+                )
+            chosen &= ~only_crowds
+        if categories is not None:
+            chosen &= of_categories(store, categories)
+        if options["no_target"] == "drop":
+            chosen &= store.num_referents > 0
+        if hold_out is not None:
+            if set(hold_out) != {"share", "use"} or not 0 < hold_out["share"] < 1:
+                raise ConfigError(f"hold_out is dict(share=0.02, use='rest' or 'held_out'), not {hold_out}")
+            check_choice("hold_out.use", hold_out["use"], ("rest", "held_out"))
+            chosen &= held_out(store, hold_out["share"], self.image_root) == (hold_out["use"] == "held_out")
+        return chosen
+
+    def _leaks(self, chosen: np.ndarray, against: Sequence[dict[str, Any]]) -> np.ndarray:
+        """Return which of the chosen expressions are of images of other data sets. Note their number."""
+        keys: set[str] = set()
+        for other in against:
+            wrong = (set(other) - {"image_root"}) ^ {"annotations", "split"}
+            if wrong:
+                message = "exclude_images_of takes dicts of annotations and split (image_root is optional)"
+                raise ConfigError(f"{message}; missing or unexpected: {', '.join(sorted(wrong))}")
+            store = open_annotations(**other["annotations"])
+            root = other.get("image_root")
+            if root is not None or other["annotations"]["format"] == "jsonl":
+                root = image_root_of(other["annotations"], root)
+            keys |= image_keys(store, in_splits(store, other["split"]), root or self.image_root)
+        images = range(len(self.store)) if against else ()
+        leaking = [image for image in images if key_of(self.store, image, self.image_root) in keys]
+        dropped = chosen & np.isin(self.store.image_of_expression, leaking)
+        num_images, num_expressions = len(np.unique(self.store.image_of_expression[dropped])), int(dropped.sum())
+        self.metainfo["leak_filter"] = {
+            "against": [f"{_name(other['annotations'])} {other['split']}" for other in against],
+            "dropped_images": num_images,
+            "dropped_expressions": num_expressions,
+        }
+        if against:
+            print_log(
+                f"leak filter: {num_expressions} of {int(chosen.sum())} expressions of "
+                f"{_name(self.metainfo['annotations'])} {self.metainfo['split']} dropped ({num_images} images)",
+                "current",
+            )
+        return dropped
 
     def __len__(self) -> int:
         return len(self.items)
@@ -159,7 +217,13 @@ class ReferringDataset(Dataset):
             except DataError as error:
                 if self.max_bad_samples is None:
                     raise
-                self._note_bad(index, error)
+                self.bad_samples.add(index)
+                print_log(f"skipping a bad sample ({len(self.bad_samples)}): {error}", "current", logging.WARNING)
+                if len(self.bad_samples) > self.max_bad_samples:
+                    raise DataError(
+                        f"more than {self.max_bad_samples} bad samples in one process; the last: {error}. Check the "
+                        "data with `refseg data check`, or raise max_bad_samples."
+                    ) from None
         raise DataError("no sample of the data set can be read")
 
     def make_sample(self, key: SampleKey) -> Sample:
@@ -179,8 +243,7 @@ class ReferringDataset(Dataset):
 
     def record(self, key: SampleKey) -> Record:
         """Return an item's image with all its instances and the item's expressions. Paths include the image root."""
-        objects = self.store.object_of_expression
-        chosen = expressions_of(self.items, key.item, objects, self.sentences, seed=key.seed, epoch=key.epoch)
+        chosen = self.items.expressions_of(key.item, seed=key.seed, epoch=key.epoch)
         record = self.store.record(int(self.items.image[key.item]), chosen)
         record.expressions = [self._with_text(expression) for expression in record.expressions]
         return complete_paths(record, self.image_root)
@@ -209,72 +272,6 @@ class ReferringDataset(Dataset):
                 )
         return expression
 
-    def _filter_leaks(self, chosen: np.ndarray, against: Sequence[dict[str, Any]]) -> np.ndarray:
-        """Drop the images of other data sets, and note the numbers in the metainfo."""
-        keys: set[str] = set()
-        for other in against:
-            wrong = (set(other) - {"image_root"}) ^ {"annotations", "split"}
-            if wrong:
-                message = "exclude_images_of takes dicts of annotations and split (image_root is optional)"
-                raise ConfigError(f"{message}; missing or unexpected: {', '.join(sorted(wrong))}")
-            store = open_annotations(**other["annotations"])
-            root = other.get("image_root")
-            if root is not None or other["annotations"]["format"] == "jsonl":
-                root = image_root_of(other["annotations"], root)
-            keys |= image_keys(store, in_splits(store, other["split"]), root or self.image_root)
-        dropped = chosen & ~of_other_images(self.store, keys, self.image_root) if against else np.zeros_like(chosen)
-        num_images, num_expressions = len(np.unique(self.store.image_of_expression[dropped])), int(dropped.sum())
-        self._meta["leak_filter"] = {
-            "against": [f"{_name(other['annotations'])} {other['split']}" for other in against],
-            "dropped_images": num_images,
-            "dropped_expressions": num_expressions,
-        }
-        if against:
-            print_log(
-                f"leak filter: {num_expressions} of {int(chosen.sum())} expressions of "
-                f"{_name(self._meta['annotations'])} {self._meta['split']} dropped ({num_images} images)",
-                "current",
-            )
-        return chosen & ~dropped
-
-    def _without_crowds(self, chosen: np.ndarray) -> np.ndarray:
-        """Drop expressions that refer to crowd regions only. Without these they would have a target but no mask."""
-        only_crowds = chosen & refer_only_to(self.store, self.store.is_crowd)
-        self._meta["crowd_only_expressions"] = int(only_crowds.sum())
-        if only_crowds.any():
-            print_log(
-                f"{only_crowds.sum()} of {chosen.sum()} expressions of {_name(self._meta['annotations'])} refer to "
-                "crowd regions (iscrowd 1) only and are not used in training; crowd_targets='include' keeps them",
-                "current",
-                logging.WARNING,
-            )
-        return chosen & ~only_crowds
-
-    def _note_problems(self, chosen: np.ndarray) -> None:
-        """Log skipped annotations of the splits in use. More of them than the limit are an error."""
-        names = {self.store.splits[code] for code in np.unique(self.store.split_of_expression[chosen])} | {UNKNOWN}
-        for notice in (problem for problem in self.store.problems if problem.is_notice):
-            print_log(str(notice), "current", logging.WARNING)
-        problems: list[Problem] = [problem for problem in self.store.problems if problem.split in names]
-        self._meta["unreadable_annotations"] = len(problems)
-        if len(problems) > (self.max_bad_samples or 0):
-            first = "\n  ".join(map(str, problems[:5]))
-            raise DataError(
-                f"{len(problems)} annotations cannot be used, {self.max_bad_samples or 0} are allowed "
-                f"(max_bad_samples); the first:\n  {first}\nFix the file; `refseg data check` lists all."
-            )
-        for problem in problems:
-            print_log(f"skipping an annotation: {problem}", "current", logging.WARNING)
-
-    def _note_bad(self, index: int, error: DataError) -> None:
-        self.bad_samples.add(index)
-        print_log(f"skipping a bad sample ({len(self.bad_samples)}): {error}", "current", logging.WARNING)
-        if self.max_bad_samples is not None and len(self.bad_samples) > self.max_bad_samples:
-            raise DataError(
-                f"more than {self.max_bad_samples} bad samples in one process; the last: {error}. Check the data with "
-                "`refseg data check`, or raise max_bad_samples."
-            )
-
 
 @DATASETS.register_module()
 class MixedDataset(Dataset):
@@ -282,8 +279,8 @@ class MixedDataset(Dataset):
 
     Args:
         datasets: Configs of `ReferringDataset`s.
-        weights: Number of times that an epoch goes through each set (default: once). Of a fraction of a set, each epoch
-            draws another part.
+        weights: Number of times that an epoch goes through each set (default: once). With a fraction, each epoch draws
+            another part of the set.
     """
 
     def __init__(self, *, datasets: Sequence[dict], weights: Sequence[float] | None = None) -> None:
@@ -291,47 +288,32 @@ class MixedDataset(Dataset):
         if len(weights) != len(datasets) or not datasets or min(weights) <= 0:
             raise ConfigError(f"MixedDataset needs a weight above 0 for each of {len(datasets)} sets, not {weights}")
         self.datasets: list[ReferringDataset] = [DATASETS.build(dataset) for dataset in datasets]
-        self.weights = weights
         counts = [max(1, round(weight * len(part))) for weight, part in zip(weights, self.datasets, strict=True)]
-        self.ends = np.cumsum(counts)
-        self._orders: dict[int, tuple[tuple[int, int], np.ndarray]] = {}  # by set: (seed, epoch), order
-
-    @property
-    def metainfo(self) -> dict[str, Any]:
-        """Description for checkpoints."""
-        return {"mixture": [part.metainfo for part in self.datasets], "weights": list(self.weights)}
+        self.starts = np.cumsum([0, *counts])
+        # Description for checkpoints.
+        self.metainfo = {"mixture": [part.metainfo for part in self.datasets], "weights": weights}
 
     def __len__(self) -> int:
-        return int(self.ends[-1])
+        return int(self.starts[-1])
 
     def locate(self, key: SampleKey) -> tuple[ReferringDataset, SampleKey]:
         """Return the set that an item belongs to, and its key there."""
-        which = int(np.searchsorted(self.ends, key.item, side="right"))
-        part = self.datasets[which]
-        position = key.item - (int(self.ends[which - 1]) if which else 0)
-        rounds, rest = divmod(position, len(part))
-        count = int(self.ends[which] - (self.ends[which - 1] if which else 0))
-        if (rounds + 1) * len(part) > count:  # the last, incomplete round takes another part in each epoch
-            if self._orders.get(which, (None,))[0] != (key.seed, key.epoch):
-                order = np.random.default_rng([key.seed, key.epoch, which, 2]).permutation(len(part))
-                self._orders[which] = ((key.seed, key.epoch), order)
-            rest = int(self._orders[which][1][rest])
+        which = int(np.searchsorted(self.starts, key.item, side="right")) - 1
+        part, start, end = self.datasets[which], int(self.starts[which]), int(self.starts[which + 1])
+        rounds, item = divmod(key.item - start, len(part))
+        if (rounds + 1) * len(part) > end - start:  # the last, incomplete round takes another part in each epoch
+            item = int(_order(len(part), key.seed, key.epoch, which)[item])
         # A set's second round in an epoch draws other sentences and augmentations than its first.
-        return part, SampleKey(rest, key.epoch * (count // len(part) + 1) + rounds, key.seed)
+        return part, SampleKey(item, key.epoch * ((end - start) // len(part) + 1) + rounds, key.seed)
 
     def __getitem__(self, key: SampleKey | int) -> Sample:
         part, key = self.locate(key if isinstance(key, SampleKey) else SampleKey(int(key)))
         return part[key]
 
 
-def _one_of(name: str, value: object, options: tuple[str, ...]) -> None:
-    if value not in options:
-        raise ConfigError(f"{name} must be one of {', '.join(options)}, not {value!r}")
-
-
-def _count(name: str, value: object, least: int) -> None:
-    if value is not None and not (isinstance(value, int) and value >= least):
-        raise ConfigError(f"{name} must be a whole number of at least {least}, or None, not {value!r}")
+@lru_cache(maxsize=16)
+def _order(size: int, seed: int, epoch: int, which: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch, which, 2]).permutation(size)
 
 
 def _name(annotations: dict[str, Any]) -> str:

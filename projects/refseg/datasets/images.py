@@ -1,4 +1,4 @@
-"""Untrusted image files to (h, w, 3) RGB uint8 arrays.
+"""Read untrusted image files as (h, w, 3) RGB uint8 arrays.
 
 OpenCV decodes JPEG and PNG files that end with their end marker. Pillow, which is slower and strict, decodes everything
 else: OpenCV silently fills the missing part of a truncated JPEG with gray.
@@ -25,7 +25,7 @@ from PIL import Image, UnidentifiedImageError
 
 from refseg.errors import DataError
 
-# What cameras, browsers and annotation tools write. Pillow's other decoders see less use, and one starts programs.
+# Formats of cameras, browsers and annotation tools. Pillow's other decoders are used less, and one starts programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 READ_SECONDS = 60.0  # storage that takes longer counts as an unreadable file
 MAX_PIXELS = 178_956_970  # Pillow's limit against decompression bombs
@@ -69,7 +69,7 @@ def read_image(path: str, size: tuple[int, int] | None = None, *, timeout: float
     if size is None or image.shape[:2] == tuple(size):
         return image
     if image.shape[:2] == (size[1], size[0]):
-        upright = _rotate(image, _orientation(encoded, path))
+        upright = _upright(image, encoded, path)
         if upright.shape[:2] == tuple(size):
             return upright
     raise DataError(
@@ -80,7 +80,7 @@ def read_image(path: str, size: tuple[int, int] | None = None, *, timeout: float
 
 def decode_upright(encoded: bytes, path: str) -> np.ndarray:
     """Decode an image and rotate it as EXIF says, which is how people see it."""
-    return _rotate(decode_image(encoded, path), _orientation(encoded, path))
+    return _upright(decode_image(encoded, path), encoded, path)
 
 
 def from_pillow(image: Image.Image, name: str, *, upright: bool = True) -> np.ndarray:
@@ -88,7 +88,7 @@ def from_pillow(image: Image.Image, name: str, *, upright: bool = True) -> np.nd
     _check_num_pixels(name, (image.height, image.width))
     with decoding(name):  # Pillow decodes when pixels are requested
         pixels = _to_rgb(image, name)
-    return _rotate(pixels, _orientation_of(image)) if upright else pixels
+    return _rotate(pixels, image) if upright else pixels
 
 
 def decode_image(encoded: bytes, path: str) -> np.ndarray:
@@ -137,12 +137,13 @@ def read_bytes(path: str, *, timeout: float | None = READ_SECONDS) -> bytes:
     if timeout is None:
         result = _try_to_read(path)
     else:
-        try:
-            reader = _idle_readers.pop()
-        except IndexError:
-            reader = _Reader()
         answer: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
-        reader.requests.put((path, answer))
+        try:
+            requests = _idle_readers.pop()
+        except IndexError:
+            requests = queue.SimpleQueue()
+            threading.Thread(target=_serve, args=(requests,), name="image reader", daemon=True).start()
+        requests.put((path, answer))
         try:
             result = answer.get(timeout=timeout)
         except queue.Empty:
@@ -152,25 +153,19 @@ def read_bytes(path: str, *, timeout: float | None = READ_SECONDS) -> bytes:
     raise DataError(f"image cannot be read: {path} ({getattr(result, 'strerror', None) or result})")
 
 
-class _Reader(threading.Thread):
-    """A thread that reads one file after another. It is reused: starting one takes longer than reading a file."""
-
-    def __init__(self) -> None:
-        super().__init__(name="image reader", daemon=True)
-        self.requests: queue.SimpleQueue[tuple[str, queue.SimpleQueue]] = queue.SimpleQueue()
-        self.start()
-
-    def run(self) -> None:
-        while True:
-            path, answer = self.requests.get()
-            result = _try_to_read(path)
-            _idle_readers.append(self)
-            answer.put(result)
-
-
-_idle_readers: list[_Reader] = []
+# Request queues of idle reader threads. They are reused because starting a thread takes longer than reading a file.
+_idle_readers: list[queue.SimpleQueue] = []
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_idle_readers.clear)  # a child process has no threads of its parent
+
+
+def _serve(requests: queue.SimpleQueue) -> None:
+    """Read one file after another, in a thread of its own."""
+    while True:
+        path, answer = requests.get()
+        result = _try_to_read(path)
+        _idle_readers.append(requests)
+        answer.put(result)
 
 
 def _try_to_read(path: str) -> bytes | Exception:
@@ -261,27 +256,23 @@ def _to_rgb(image: Image.Image, path: str) -> np.ndarray:
     return np.array(image.convert("RGBA").convert("RGB") if image.mode in ("P", "PA") else image.convert("RGB"))
 
 
-def _rotate(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Rotate and mirror an image as an EXIF orientation says."""
-    is_mirrored, rotation = ORIENTATIONS.get(orientation, (False, None))
-    image = cv2.flip(image, 1) if is_mirrored else image
-    return image if rotation is None else cv2.rotate(image, rotation)
-
-
-def _orientation(encoded: bytes, path: str) -> int:
+def _upright(pixels: np.ndarray, encoded: bytes, path: str) -> np.ndarray:
+    """Rotate the decoded pixels of a file as its EXIF orientation says."""
     try:
         with open_image(path, encoded) as image:
-            return _orientation_of(image)
+            return _rotate(pixels, image)
     except DataError:
-        return 1
+        return pixels
 
 
-def _orientation_of(image: Image.Image) -> int:
-    """Return the EXIF orientation, or 1 (upright) if there is none or the EXIF block is damaged."""
+def _rotate(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
+    """Rotate and mirror pixels as the EXIF orientation of their image says, unless the EXIF block is damaged."""
     try:
-        return int(image.getexif().get(EXIF_ORIENTATION, 1))
+        is_mirrored, rotation = ORIENTATIONS[int(image.getexif()[EXIF_ORIENTATION])]
     except Exception:
-        return 1
+        return pixels
+    pixels = cv2.flip(pixels, 1) if is_mirrored else pixels
+    return pixels if rotation is None else cv2.rotate(pixels, rotation)
 
 
 def _check_num_pixels(name: str, size: tuple[int, int]) -> None:

@@ -1,4 +1,4 @@
-"""Segmentations to masks.
+"""Convert segmentations to masks.
 
 Evaluation's ground truth is pycocotools' rasterization at the original size (`to_rle`). A model's input gets its masks
 drawn once, at its own size (`rasterize`).
@@ -35,19 +35,17 @@ def to_rle(segmentation: Segmentation, size: Size, overlap: Overlap = "union") -
             return coco_mask.frPyObjects(segmentation, height, width)
         return segmentation
     if isinstance(segmentation, str):
-        return coco_mask.encode(np.asfortranarray(_read_mask_image(segmentation, size)))
+        return encode(_read_mask_image(segmentation, size))
     # pycocotools would take a polygon of 4 numbers for a box.
     polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
     if not polygons:
-        return coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))
+        return encode(np.zeros((height, width), np.uint8))
     rles = coco_mask.frPyObjects(polygons, height, width)
-    if overlap == "exclude" and len(rles) > 1:
-        return coco_mask.encode(np.asfortranarray(_combine(rles, overlap)))
-    return coco_mask.merge(rles)
+    return encode(_combine(rles, overlap)) if overlap == "exclude" else coco_mask.merge(rles)
 
 
 def encode(mask: np.ndarray) -> dict:
-    """(h, w) bool -> compressed COCO RLE."""
+    """Return the compressed COCO RLE of a (h, w) mask, bool or uint8 of 0 and 1."""
     return coco_mask.encode(np.asfortranarray(mask.view(np.uint8)))
 
 

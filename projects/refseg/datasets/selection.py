@@ -9,8 +9,7 @@ import difflib
 import json
 import re
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -118,13 +117,6 @@ def image_keys(store: RecordStore, chosen: np.ndarray, root: str | Path = "") ->
     return {key_of(store, image, root) for image in np.unique(store.image_of_expression[chosen])}
 
 
-def of_other_images(store: RecordStore, keys: Iterable[str], root: str | Path = "") -> np.ndarray:
-    """Return (X,) bool: expressions of images without one of these keys."""
-    keys = set(keys)
-    other = np.array([key_of(store, image, root) not in keys for image in range(len(store))], bool)
-    return other[store.image_of_expression]
-
-
 def held_out(store: RecordStore, share: float, root: str | Path = "") -> np.ndarray:
     """Return (X,) bool: expressions of a fixed `share` of the images.
 
@@ -138,58 +130,53 @@ def held_out(store: RecordStore, share: float, root: str | Path = "") -> np.ndar
 # Items ----------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class Items:
-    """Items of a data set: item i is part `part[i]` of `num_parts[i]` parts of image `image[i]`.
+    """Items of a data set: each image's chosen expressions, in as few items of at most `per_image` as possible.
 
-    The chosen expressions of image i are pool[starts[i] : starts[i + 1]], with `starts` (I + 1,) and `pool` (P,).
+    An epoch takes every expression once, or one of each object with `one_per_object`. LAVT's protocol is
+    `one_per_object` with 1 per image: an item per ref. ReLA's is `all` with 1: an item per sentence.
+
+    Item i is part `part[i]` of `num_parts[i]` parts of image `image[i]`. The chosen expressions of image j are
+    pool[starts[j] : starts[j + 1]], with `starts` (I + 1,) and `pool` (P,).
+
+    Args:
+        store: The records.
+        chosen: (X,) bool.
+        sentences: "all" or "one_per_object".
+        per_image: Largest number of expressions of an item. None puts all of an image into one item.
     """
 
-    image: np.ndarray
-    part: np.ndarray
-    num_parts: np.ndarray
-    starts: np.ndarray
-    pool: np.ndarray
+    def __init__(self, store: RecordStore, chosen: np.ndarray, sentences: Sentences, per_image: int | None) -> None:
+        self.sentences = sentences
+        self.objects = store.object_of_expression
+        self.pool = np.flatnonzero(chosen)
+        images = store.image_of_expression[self.pool]
+        self.starts = np.searchsorted(images, np.arange(len(store) + 1))
+        counts = np.diff(self.starts)
+        if sentences == "one_per_object":
+            # An object belongs to one image: count each at its first expression.
+            _, first = np.unique(self.objects[self.pool], return_index=True)
+            counts = np.bincount(images[first], minlength=len(store))
+        parts = (counts > 0).astype(np.int64) if per_image is None else -(-counts // per_image)
+        self.image = np.repeat(np.arange(len(store)), parts)
+        self.part = np.arange(len(self.image)) - np.repeat(np.cumsum(parts) - parts, parts)
+        self.num_parts = parts[self.image]
 
     def __len__(self) -> int:
         return len(self.image)
 
+    def expressions_of(self, item: int, *, seed: int, epoch: int) -> np.ndarray:
+        """Return the indices of an item's expressions, in the file's order.
 
-def make_items(store: RecordStore, chosen: np.ndarray, sentences: Sentences, per_image: int | None) -> Items:
-    """Group each image's chosen expressions into as few items of at most `per_image` as possible (None: one item).
-
-    An epoch takes every expression once, or one of each object with `one_per_object`. LAVT's protocol is
-    `one_per_object` with 1 per image: an item per ref. ReLA's is `all` with 1: an item per sentence.
-    """
-    pool = np.flatnonzero(chosen)
-    images = store.image_of_expression[pool]
-    starts = np.searchsorted(images, np.arange(len(store) + 1))
-    if sentences == "one_per_object":
-        objects = store.object_of_expression[pool]
-        image_of_object = np.unique(np.stack([images, objects], 1), axis=0)[:, 0] if len(pool) else images
-        counts = np.bincount(image_of_object, minlength=len(store))
-    else:
-        counts = np.diff(starts)
-    parts = (counts > 0).astype(np.int64) if per_image is None else -(-counts // per_image)
-    image = np.repeat(np.arange(len(store)), parts)
-    part = np.arange(len(image)) - np.repeat(np.cumsum(parts) - parts, parts)
-    return Items(image, part, parts[image], starts, pool)
-
-
-def expressions_of(
-    items: Items, item: int, objects: np.ndarray, sentences: Sentences, *, seed: int, epoch: int
-) -> np.ndarray:
-    """Return the indices of an item's expressions, in the file's order.
-
-    The draws depend on (seed, epoch, image) only, so the items of an image share the same draw.
-    """
-    image = int(items.image[item])
-    pool = items.pool[items.starts[image] : items.starts[image + 1]]
-    rng = np.random.default_rng([seed, epoch, image, 1])
-    if sentences == "one_per_object":
-        shuffled = rng.permutation(pool)
-        _, first = np.unique(objects[shuffled], return_index=True)
-        pool = shuffled[first]
-    if items.num_parts[item] > 1:
-        pool = np.array_split(rng.permutation(pool), items.num_parts[item])[items.part[item]]
-    return np.sort(pool)
+        The draws depend on (seed, epoch, image) only, so the items of an image share the same draw.
+        """
+        image = int(self.image[item])
+        pool = self.pool[self.starts[image] : self.starts[image + 1]]
+        rng = np.random.default_rng([seed, epoch, image, 1])
+        if self.sentences == "one_per_object":
+            shuffled = rng.permutation(pool)
+            _, first = np.unique(self.objects[shuffled], return_index=True)
+            pool = shuffled[first]
+        if self.num_parts[item] > 1:
+            pool = np.array_split(rng.permutation(pool), self.num_parts[item])[self.part[item]]
+        return np.sort(pool)

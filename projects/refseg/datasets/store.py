@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,39 +24,40 @@ from refseg.records import AnnotatedInstance, Annotations, Expression, Problem, 
 MAGIC = b"refseg columns 2\n"
 _ALIGN = 64
 _POLYGONS, _RLE, _PATH = range(3)
-_TEXTS = (
-    "image_id", "image_path", "instance_id", "instance_bytes", "expression_id", "object_id", "text",
-    "sent", "tags",
-)  # fmt: skip
-_NUMBERS = (
-    "image_size", "image_instances", "image_expressions", "instance_kind", "instance_category", "instance_box",
-    "instance_crowd", "instance_rings", "expression_split", "expression_object", "has_sent", "numbers", "referents",
-)  # fmt: skip
-
-
-@dataclass
-class _Column:
-    """A growing column of entries of variable length: all values, and the start of each entry."""
-
-    values: list = field(default_factory=list)
-    starts: list[int] = field(default_factory=lambda: [0])
-    size: int = 0
-
-    def add(self, entry: Sequence | bytes) -> None:
-        self.values.append(entry)
-        self.size += len(entry)
-        self.starts.append(self.size)
-
-    def arrays(self, name: str, dtype: type) -> dict[str, np.ndarray]:
-        if dtype is np.uint8:
-            values = np.frombuffer(b"".join(self.values), np.uint8)
-        else:
-            values = np.concatenate([np.asarray(v, dtype) for v in self.values]) if self.values else np.zeros(0, dtype)
-        return {name: values, f"{name}.starts": np.asarray(self.starts, np.int64)}
+# Columns of numbers, and their types.
+_NUMBERS: dict[str, Any] = {
+    "image_size": np.int32,
+    "image_instances": np.int64,
+    "image_expressions": np.int64,
+    "instance_kind": np.uint8,
+    "instance_category": np.int32,
+    "instance_box": np.float64,
+    "instance_crowd": bool,
+    "instance_rings": np.int64,
+    "expression_split": np.int16,
+    "expression_object": np.int64,
+    "has_sent": bool,
+}
+# Columns of bytes, numbers or indices of any length. Column `<name>.starts` says where each entry starts.
+_SEQUENCES: dict[str, Any] = {
+    **dict.fromkeys(("image_id", "image_path", "instance_id", "instance_bytes", "expression_id"), np.uint8),
+    **dict.fromkeys(("object_id", "text", "sent", "tags"), np.uint8),
+    "numbers": np.float64,
+    "referents": np.int32,
+}
 
 
 class RecordStore:
-    """Records, one per image, built on request. Made by `from_annotations` or `open_store`."""
+    """Records, one per image, built on request. Made by `from_annotations` or `open_store`.
+
+    Attributes:
+        expression_starts: (images + 1,) index of each image's first expression.
+        instance_starts: (images + 1,) index of each image's first instance.
+        split_of_expression: (expressions,) index into `splits`.
+        object_of_expression: (expressions,) a number that the expressions of one object share.
+        category_of_instance: (instances,) index into `categories`, -1 for none.
+        is_crowd: (instances,) whether it is a crowd region.
+    """
 
     def __init__(self, arrays: dict[str, np.ndarray], info: dict[str, Any], path: Path | None = None) -> None:
         self.arrays = arrays
@@ -65,35 +66,20 @@ class RecordStore:
         self.problems = [Problem(**problem) for problem in info["problems"]]
         self.splits: list[str | None] = info["splits"]
         self.categories: list[str] = info["categories"]
+        self.expression_starts = arrays["image_expressions"]
+        self.instance_starts = arrays["image_instances"]
+        self.split_of_expression = arrays["expression_split"]
+        self.object_of_expression = arrays["expression_object"]
+        self.category_of_instance = arrays["instance_category"]
+        self.is_crowd = arrays["instance_crowd"]
+        self.num_expressions, self.num_instances = len(self.split_of_expression), len(self.is_crowd)
 
     def __reduce__(self) -> tuple:
         """Pickle the path for spawned workers, or everything if there is no file."""
-        if self.path is not None:
-            return (open_store, (self.path,))
-        return (RecordStore, (self.arrays, self.info))
-
-    # Sizes and columns -----------------------------------------------------------------------------------------------
+        return (RecordStore, (self.arrays, self.info)) if self.path is None else (open_store, (self.path,))
 
     def __len__(self) -> int:
         return len(self.arrays["image_size"])
-
-    @property
-    def num_expressions(self) -> int:
-        return len(self.arrays["expression_split"])
-
-    @property
-    def num_instances(self) -> int:
-        return len(self.arrays["instance_kind"])
-
-    @property
-    def expression_starts(self) -> np.ndarray:
-        """(images + 1,) Index of each image's first expression."""
-        return self.arrays["image_expressions"]
-
-    @property
-    def instance_starts(self) -> np.ndarray:
-        """(images + 1,) Index of each image's first instance."""
-        return self.arrays["image_instances"]
 
     @property
     def image_of_expression(self) -> np.ndarray:
@@ -101,34 +87,13 @@ class RecordStore:
         return np.repeat(np.arange(len(self)), np.diff(self.expression_starts))
 
     @property
-    def split_of_expression(self) -> np.ndarray:
-        """(expressions,) Index into `splits`."""
-        return self.arrays["expression_split"]
-
-    @property
-    def object_of_expression(self) -> np.ndarray:
-        """(expressions,) A number that the expressions of one object share."""
-        return self.arrays["expression_object"]
-
-    @property
-    def category_of_instance(self) -> np.ndarray:
-        """(instances,) Index into `categories`, -1 for none."""
-        return self.arrays["instance_category"]
-
-    @property
-    def is_crowd(self) -> np.ndarray:
-        """(instances,) Whether it is a crowd region."""
-        return self.arrays["instance_crowd"]
-
-    def referents(self, expression: int) -> np.ndarray:
-        """Return the indices of an expression's referents among the instances of its image."""
-        starts = self.arrays["referents.starts"]
-        return self.arrays["referents"][starts[expression] : starts[expression + 1]]
-
-    @property
     def num_referents(self) -> np.ndarray:
         """(expressions,) Number of referents."""
         return np.diff(self.arrays["referents.starts"])
+
+    def referents(self, expression: int) -> np.ndarray:
+        """Return the indices of an expression's referents among the instances of its image."""
+        return self._entry("referents", expression)
 
     def image_path(self, image: int) -> str:
         """Return the path of an image, relative to the image root."""
@@ -139,24 +104,22 @@ class RecordStore:
         height, width = self.arrays["image_size"][image].tolist()
         return height, width
 
-    # Records ---------------------------------------------------------------------------------------------------------
-
     def record(self, image: int, expressions: Iterable[int] | None = None) -> Record:
         """Return one image with all its instances, and its expressions with these indices in the store, or all."""
-        first, last = self.instance_starts[image], self.instance_starts[image + 1]
         if expressions is None:
             expressions = range(self.expression_starts[image], self.expression_starts[image + 1])
+        instances = range(self.instance_starts[image], self.instance_starts[image + 1])
         return Record(
             image_id=self._text("image_id", image),
             image_path=self.image_path(image),
             size=self.size(image),
-            instances=[self._instance(i, self.size(image)) for i in range(first, last)],
+            instances=[self._instance(i, self.size(image)) for i in instances],
             expressions=[self.expression(i) for i in expressions],
         )
 
     def expression(self, index: int) -> Expression:
         """Return one expression by its index in the store."""
-        tags = self._bytes("tags", index)
+        tags = self._text("tags", index)
         return Expression(
             expression_id=self.expression_id(index),
             text=self._text("text", index),
@@ -167,38 +130,34 @@ class RecordStore:
             tags=json.loads(tags) if tags else {},
         )
 
+    def expression_id(self, index: int) -> str:
+        """Return the id of an expression by its index in the store."""
+        return self._text("expression_id", index)
+
     def _instance(self, index: int, size: tuple[int, int]) -> AnnotatedInstance:
+        kind, rings = self.arrays["instance_kind"][index], self.arrays["instance_rings"]
+        segmentation: Segmentation
+        if kind == _RLE:
+            segmentation = {"size": list(size), "counts": self._entry("instance_bytes", index).tobytes()}
+        elif kind == _PATH:
+            segmentation = self._text("instance_bytes", index)
+        else:
+            segmentation = [self._entry("numbers", ring) for ring in range(rings[index], rings[index + 1])]
         category, box = self.category_of_instance[index], self.arrays["instance_box"][index]
         return AnnotatedInstance(
             instance_id=self._text("instance_id", index),
-            segmentation=self._segmentation(index, size),
+            segmentation=segmentation,
             category=self.categories[category] if category >= 0 else None,
             box=None if np.isnan(box[0]) else tuple(box.tolist()),
             is_crowd=bool(self.is_crowd[index]),
         )
 
-    def expression_id(self, index: int) -> str:
-        """Return the id of an expression by its index in the store."""
-        return self._text("expression_id", index)
-
-    def _segmentation(self, index: int, size: tuple[int, int]) -> Segmentation:
-        kind = self.arrays["instance_kind"][index]
-        if kind == _RLE:
-            return {"size": list(size), "counts": self._bytes("instance_bytes", index)}
-        if kind == _PATH:
-            return self._text("instance_bytes", index)
-        rings, starts = self.arrays["instance_rings"], self.arrays["numbers.starts"]
-        numbers = self.arrays["numbers"]
-        return [numbers[starts[ring] : starts[ring + 1]] for ring in range(rings[index], rings[index + 1])]
-
-    def _bytes(self, column: str, index: int) -> bytes:
+    def _entry(self, column: str, index: int) -> np.ndarray:
         starts = self.arrays[f"{column}.starts"]
-        return self.arrays[column][starts[index] : starts[index + 1]].tobytes()
+        return self.arrays[column][starts[index] : starts[index + 1]]
 
     def _text(self, column: str, index: int) -> str:
-        return self._bytes(column, index).decode("utf-8", "surrogatepass")
-
-    # Files -----------------------------------------------------------------------------------------------------------
+        return self._entry(column, index).tobytes().decode("utf-8", "surrogatepass")
 
     def save(self, file: str | Path) -> None:
         """Write the store to a file, which is complete or not there at all."""
@@ -222,63 +181,63 @@ def from_annotations(annotations: Annotations, **info: Any) -> RecordStore:
         annotations: Result of a reader.
         **info: Further JSON values for the file's header.
     """
-    columns = {name: _Column() for name in (*_TEXTS, "numbers", "referents")}
-    sizes, kinds, boxes, crowds, rings = [], [], [], [], [0]
-    category_codes: dict[str, int] = {}
+    columns: dict[str, list] = {name: [] for name in (*_NUMBERS, *_SEQUENCES)}
+    category_codes: dict[str | None, int] = {None: -1}
     split_codes: dict[str | None, int] = {}
-    categories, splits, objects, has_sent = [], [], [], []
-    instance_starts, expression_starts = [0], [0]
     object_codes: dict[tuple[int, str], int] = {}
+
+    def add(**entries: Any) -> None:
+        for name, entry in entries.items():
+            columns[name].append(entry)
+
+    add(image_instances=0, image_expressions=0, instance_rings=0)
     for number, record in enumerate(annotations.records):
-        columns["image_id"].add(_utf8(record.image_id))
-        columns["image_path"].add(_utf8(record.image_path))
-        sizes.append(record.size)
         for instance in record.instances:
-            columns["instance_id"].add(_utf8(instance.instance_id))
             segmentation = instance.segmentation
             if isinstance(segmentation, str):
-                kind, content, polygons = _PATH, _utf8(segmentation), ()
+                add(instance_kind=_PATH, instance_bytes=_utf8(segmentation))
             elif isinstance(segmentation, dict):
-                kind, content, polygons = _RLE, segmentation["counts"], ()
+                add(instance_kind=_RLE, instance_bytes=segmentation["counts"])
             else:
-                kind, content, polygons = _POLYGONS, b"", segmentation
-            kinds.append(kind)
-            columns["instance_bytes"].add(content)
-            for polygon in polygons:
-                columns["numbers"].add(polygon)
-            rings.append(rings[-1] + len(polygons))
-            boxes.append(instance.box or (np.nan,) * 4)
-            crowds.append(instance.is_crowd)
-            has_category = instance.category is not None
-            categories.append(category_codes.setdefault(instance.category, len(category_codes)) if has_category else -1)
+                add(instance_kind=_POLYGONS, instance_bytes=b"")
+                columns["numbers"] += segmentation
+            add(
+                instance_id=_utf8(instance.instance_id),
+                instance_rings=len(columns["numbers"]),
+                instance_box=instance.box or (np.nan,) * 4,
+                instance_crowd=instance.is_crowd,
+                instance_category=category_codes.setdefault(instance.category, len(category_codes) - 1),
+            )
         for expression in record.expressions:
-            columns["expression_id"].add(_utf8(expression.expression_id))
-            columns["object_id"].add(_utf8(expression.object_id))
-            columns["text"].add(_utf8(expression.text))
-            columns["sent"].add(_utf8(expression.sent or ""))
-            columns["tags"].add(json.dumps(expression.tags).encode() if expression.tags else b"")
-            columns["referents"].add(expression.referents)
-            has_sent.append(expression.sent is not None)
-            splits.append(split_codes.setdefault(expression.split, len(split_codes)))
-            objects.append(object_codes.setdefault((number, expression.object_id), len(object_codes)))
-        instance_starts.append(len(kinds))
-        expression_starts.append(len(splits))
-    arrays: dict[str, np.ndarray] = {
-        "image_size": np.asarray(sizes, np.int32).reshape(-1, 2),
-        "image_instances": np.asarray(instance_starts, np.int64),
-        "image_expressions": np.asarray(expression_starts, np.int64),
-        "instance_kind": np.asarray(kinds, np.uint8),
-        "instance_category": np.asarray(categories, np.int32),
-        "instance_box": np.asarray(boxes, np.float64).reshape(-1, 4),
-        "instance_crowd": np.asarray(crowds, bool),
-        "instance_rings": np.asarray(rings, np.int64),
-        "expression_split": np.asarray(splits, np.int16),
-        "expression_object": np.asarray(objects, np.int64),
-        "has_sent": np.asarray(has_sent, bool),
-    }
-    for name, rows in columns.items():
-        arrays |= rows.arrays(name, {"numbers": np.float64, "referents": np.int32}.get(name, np.uint8))
-    names = {"splits": list(split_codes), "categories": list(category_codes)}
+            add(
+                expression_id=_utf8(expression.expression_id),
+                object_id=_utf8(expression.object_id),
+                text=_utf8(expression.text),
+                sent=_utf8(expression.sent or ""),
+                has_sent=expression.sent is not None,
+                tags=json.dumps(expression.tags).encode() if expression.tags else b"",
+                referents=expression.referents,
+                expression_split=split_codes.setdefault(expression.split, len(split_codes)),
+                expression_object=object_codes.setdefault((number, expression.object_id), len(object_codes)),
+            )
+        add(
+            image_id=_utf8(record.image_id),
+            image_path=_utf8(record.image_path),
+            image_size=record.size,
+            image_instances=len(columns["instance_id"]),
+            image_expressions=len(columns["expression_id"]),
+        )
+    arrays = {name: np.asarray(columns[name], dtype) for name, dtype in _NUMBERS.items()}
+    arrays["image_size"].shape = (-1, 2)
+    arrays["instance_box"].shape = (-1, 4)
+    for name, dtype in _SEQUENCES.items():
+        entries = columns[name]
+        if dtype is np.uint8:
+            arrays[name] = np.frombuffer(b"".join(entries), np.uint8)
+        else:
+            arrays[name] = np.concatenate([np.zeros(0, dtype), *(np.asarray(entry, dtype) for entry in entries)])
+        arrays[f"{name}.starts"] = np.cumsum([0, *map(len, entries)], dtype=np.int64)
+    names = {"splits": list(split_codes), "categories": [name for name in category_codes if name is not None]}
     return RecordStore(arrays, {**names, "problems": [asdict(p) for p in annotations.problems], **info})
 
 
@@ -287,30 +246,29 @@ def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def read_header(file: str | Path) -> tuple[dict[str, Any], int]:
-    """Return the header and the start of the arrays, or raise ValueError if the file is not a complete store."""
+def open_store(file: str | Path) -> RecordStore:
+    """Map a saved store into memory. Only the header is read at once.
+
+    Raises:
+        ValueError: The file is not a complete store.
+    """
+    size = os.path.getsize(file)
     with open(file, "rb") as opened:
         if opened.read(len(MAGIC)) != MAGIC:
             raise ValueError("another format")
         length = int.from_bytes(opened.read(8), "little")
-        if length > os.path.getsize(file):
+        if length > size:
             raise ValueError("damaged")
         header = json.loads(opened.read(length))
-    start = -(-(len(MAGIC) + 8 + length) // _ALIGN) * _ALIGN
-    if os.path.getsize(file) != start + header["bytes"]:
+        start = -(-opened.tell() // _ALIGN) * _ALIGN
+    if size != start + header["bytes"]:
         raise ValueError("incomplete")
-    return header, start
-
-
-def open_store(file: str | Path) -> RecordStore:
-    """Map a saved store into memory. Only the header is read at once."""
-    header, start = read_header(file)
     mapped: Any = np.memmap(file, np.uint8, "r", start) if header["bytes"] else np.zeros(0, np.uint8)
     mapped = np.asarray(mapped)  # a plain view of the map: slicing a memmap object is slow
     arrays = {}
     for name, (dtype, shape, place) in header["arrays"].items():
-        size = np.dtype(dtype).itemsize * int(np.prod(shape))
-        arrays[name] = mapped[place : place + size].view(dtype).reshape(shape)
-    if not {*_TEXTS, *_NUMBERS} <= set(arrays):
+        num_bytes = np.dtype(dtype).itemsize * int(np.prod(shape))
+        arrays[name] = mapped[place : place + num_bytes].view(dtype).reshape(shape)
+    if not {*_NUMBERS, *_SEQUENCES} <= set(arrays):
         raise ValueError("damaged")
     return RecordStore(arrays, header["info"], Path(file))

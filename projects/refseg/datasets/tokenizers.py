@@ -122,7 +122,7 @@ def sentencepiece_tokenizer(path: str) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Tokenized:
     """Tokens of phrases.
 
@@ -131,12 +131,14 @@ class Tokenized:
         word_of: For each token, the index of its word in `text.split()` (`words_of_tokens`).
         unknown_words: For each phrase, the parts that the tokenizer does not know (`unknown_parts`).
         num_truncated: Number of phrases that were cut.
+        pad_id: Token id of padding.
     """
 
     token_ids: list[list[int]]
     word_of: list[list[int]]
     unknown_words: list[tuple[str, ...]]
-    num_truncated: int
+    num_truncated: int = 0
+    pad_id: int = 0
 
 
 class TextTokenizer:
@@ -167,7 +169,13 @@ class TextTokenizer:
         self.max_words = max_words
         self.keep_end = keep_end
         if word_list is not None:
-            self.tokenizer = word_list_tokenizer(read_word_list(word_list))
+            file = data_path(word_list)
+            if not file.is_file():
+                raise DataError(
+                    f"word list not found: {file}. Make RefShapes, which writes it, with "
+                    f"`refseg data refshapes --preset mini --out {file.parent}`"
+                )
+            self.tokenizer = word_list_tokenizer(file.read_text(encoding="utf-8").split())
         elif sentencepiece is not None:
             self.tokenizer = sentencepiece_tokenizer(sentencepiece)
         else:
@@ -182,27 +190,20 @@ class TextTokenizer:
         encoded = self.tokenizer(
             list(texts), padding=False, truncation=False, return_attention_mask=False, return_token_type_ids=False
         )
-        token_ids, word_of, unknown_words = encoded["input_ids"], [], []
-        for text, ids, encoding in zip(texts, token_ids, encoded.encodings or (), strict=True):
+        tokenized = Tokenized([], [], [], pad_id=self.pad_id)
+        for text, ids, encoding in zip(texts, encoded["input_ids"], encoded.encodings or (), strict=True):
             words = words_of_tokens(text, encoding.offsets, encoding.special_tokens_mask)
-            word_of.append(words)
             # CLIP's end token is its unknown token too, so special tokens (word -1) do not count.
             tokens = zip(ids[: self.max_words], words, encoding.offsets, strict=False)
             unknown = [span for id, word, span in tokens if id == self.tokenizer.unk_token_id and word >= 0]
-            unknown_words.append(unknown_parts(text, unknown))
-        return Tokenized(
-            token_ids=[self._cut(ids) for ids in token_ids],
-            word_of=[self._cut(words) for words in word_of],
-            unknown_words=unknown_words,
-            num_truncated=sum(len(ids) > self.max_words for ids in token_ids),
-        )
-
-    def _cut(self, tokens: list[int]) -> list[int]:
-        if len(tokens) <= self.max_words:
-            return tokens
-        if self.keep_end:
-            return [*tokens[: self.max_words - 1], tokens[-1]]
-        return tokens[: self.max_words]
+            tokenized.unknown_words.append(unknown_parts(text, unknown))
+            if len(ids) > self.max_words:
+                tokenized.num_truncated += 1
+                last = -1 if self.keep_end else self.max_words - 1
+                ids, words = ([*column[: self.max_words - 1], column[last]] for column in (ids, words))
+            tokenized.token_ids.append(ids)
+            tokenized.word_of.append(words)
+        return tokenized
 
 
 def words_of_tokens(text: str, offsets: Iterable[tuple[int, int]], special: Iterable[int]) -> list[int]:
@@ -268,18 +269,6 @@ class UnknownWords:
         return ", ".join(named + [f"and {len(self.words) - limit} more"] * (len(self.words) > limit))
 
 
-def read_word_list(path: str) -> list[str]:
-    """Return the words of a file, which white space separates."""
-    file = data_path(path)
-    try:
-        return file.read_text(encoding="utf-8").split()
-    except OSError:
-        raise DataError(
-            f"word list not found: {file}. Make RefShapes, which writes it, with "
-            f"`refseg data refshapes --preset mini --out {file.parent}`"
-        ) from None
-
-
 # Tokenizers in configs ------------------------------------------------------------------------------------------------
 
 
@@ -305,20 +294,11 @@ def with_tokenizer_files(folder: str | Path, config: Any) -> Any:
     return config
 
 
-def _tokenizers(config: Any) -> list[dict]:
-    """Return every `tokenizer=dict(...)` inside."""
-    return [part["tokenizer"] for part in _dicts(config) if isinstance(part.get("tokenizer"), dict)]
-
-
-def _file_arguments(config: Any) -> list[tuple[dict, str]]:
-    """Return each tokenizer inside with its argument that names a file."""
-    return [(tokenizer, key) for tokenizer in _tokenizers(config) for key in FILE_ARGUMENTS if tokenizer.get(key)]
-
-
-def _dicts(config: Any) -> Iterator[dict]:
-    """Yield every dict inside."""
+def _file_arguments(config: Any) -> Iterator[tuple[dict, str]]:
+    """Yield each `tokenizer=dict(...)` inside with its argument that names a file."""
     if isinstance(config, dict):
-        yield config
+        if isinstance(tokenizer := config.get("tokenizer"), dict):
+            yield from ((tokenizer, key) for key in FILE_ARGUMENTS if tokenizer.get(key))
         config = list(config.values())
     for value in config if isinstance(config, list | tuple) else ():
-        yield from _dicts(value)
+        yield from _file_arguments(value)

@@ -24,10 +24,10 @@ from refseg.datasets.transforms.state import TransformState
 from refseg.errors import DataError, UsageError
 from refseg.inference.inputs import ImageInput, Loading, check_phrases, find_images, pair_phrases
 from refseg.inference.loading import LoadedModel, build_transforms, find_model, load_model
-from refseg.inference.results import ImageAnswer, answers_of
+from refseg.inference.results import ImageAnswer, PhraseAnswer, answers_of
 from refseg.models.postprocess import PostProcess, check_finite, finish
 from refseg.records import Expression, Record
-from refseg.structures import Batch, Prediction, RegionPrediction, Sample, TextTokens
+from refseg.structures import Batch, Sample, TextTokens
 
 DType = Literal["float32", "bfloat16", "float16"]
 Task = tuple[ImageInput, tuple[str, ...]]
@@ -55,11 +55,11 @@ class Clock:
         self._last = time.perf_counter()
 
     def note(self, name: str) -> None:
-        """Note the seconds since the last call under `name`."""
+        """Add the seconds since the last call to those of `name`."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         now = time.perf_counter()
-        self.seconds[name] = now - self._last
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
         self._last = now
 
 
@@ -232,18 +232,18 @@ class ReferringInferencer:
         self, batch: Batch, encoded: Any, group: Sequence[PreparedImage], settings: PostProcess, clock: Clock
     ) -> list[ImageAnswer]:
         """Return the answers for encoded images, each with the seconds that it took."""
+        phrases: list[tuple[PhraseAnswer, ...]] = [()] * len(group)
         with self._running(batch):
-            parts = [
-                self.segmentor.infer_encoded(part, encoded) if self.shares_images else self.segmentor.infer(part)
-                for part in split_phrases(batch, self.phrases_per_pass)
-            ]
-            prediction = join_predictions(parts)
-            clock.note("decode")
-            results = finish(prediction, batch, settings)
-            for result in results:
-                check_finite(result)
-            phrases = [answers_of(result.to("cpu"), aligned=self.loaded.aligned) for result in results]
-        clock.note("finish")
+            for part in split_phrases(batch, self.phrases_per_pass):
+                if self.shares_images:
+                    prediction = self.segmentor.infer_encoded(part, encoded)
+                else:
+                    prediction = self.segmentor.infer(part)
+                clock.note("decode")
+                for k, result in enumerate(finish(prediction, part, settings)):
+                    check_finite(result)
+                    phrases[k] += answers_of(result.to("cpu"), aligned=self.loaded.aligned)
+                clock.note("finish")
         shares = {name: seconds / len(group) for name, seconds in clock.seconds.items()}
         answers = []
         for one, of_image in zip(group, phrases, strict=True):
@@ -333,23 +333,6 @@ def split_phrases(batch: Batch, count: int) -> Iterator[Batch]:
             metas=[part_meta],
             referents=batch.referents[part],
         )
-
-
-def join_predictions(parts: Sequence[Prediction]) -> Prediction:
-    """Join the predictions for the batches of `split_phrases`."""
-    if len(parts) == 1:
-        return parts[0]
-    logits = [part.no_target_logit for part in parts if part.no_target_logit is not None]
-    instances = [part.instances for part in parts if part.instances is not None]
-    regions = [part.regions for part in parts if part.regions is not None]
-    return Prediction(
-        torch.cat([part.mask_logits for part in parts]),
-        torch.cat(logits) if logits else None,
-        [one for of_part in instances for one in of_part] if instances else None,
-        regions=RegionPrediction(torch.cat([r.scores for r in regions]), torch.cat([r.retrieved for r in regions]))
-        if regions
-        else None,
-    )
 
 
 def _changed(settings: PostProcess, changes: Mapping[str, Any] | None) -> PostProcess:

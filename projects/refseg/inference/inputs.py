@@ -74,37 +74,32 @@ def find_images(images: Any) -> tuple[list[ImageInput], bool]:
         found = [one for part in images for one in find_images(part)[0]]
         names = [f"{UNNAMED} {k}" if one.name == UNNAMED else one.name for k, one in enumerate(found)]
         return [ImageInput(name, one.source) for name, one in zip(names, found, strict=True)], True
-    if isinstance(images, str | os.PathLike):
-        return _find_files(os.fspath(images))
     if isinstance(images, np.ndarray | torch.Tensor):
         if images.ndim == 4:
             raise UsageError(f"An array of shape {tuple(images.shape)} is several images. Pass list(array) instead.")
         return [ImageInput(UNNAMED, images)], False
     if isinstance(images, Image.Image):
         return [ImageInput(str(getattr(images, "filename", "") or UNNAMED), images)], False
-    raise UsageError(
-        f"Cannot use a {type(images).__name__} as an image. Pass a path, a URL, a Pillow image, an array or a tensor."
-    )
-
-
-def _find_files(name: str) -> tuple[list[ImageInput], bool]:
+    if not isinstance(images, str | os.PathLike):
+        kind = type(images).__name__
+        raise UsageError(f"Cannot use a {kind} as an image. Pass a path, a URL, a Pillow image, an array or a tensor.")
+    name = os.fspath(images)
     if is_url(name) or os.path.isfile(name):
         return [ImageInput(name, name)], False
+
+    def refuse(error: OSError) -> None:  # os.walk would skip a folder that cannot be read
+        raise DataError(f"{error.filename} cannot be read ({error.strerror})")
+
     if os.path.isdir(name):
-        paths = [os.path.join(folder, file) for folder, _, files in os.walk(name, onerror=_refuse) for file in files]
+        paths = [os.path.join(folder, file) for folder, _, files in os.walk(name, onerror=refuse) for file in files]
     elif glob.has_magic(name):
         paths = [path for path in glob.glob(name, recursive=True) if os.path.isfile(path)]
     else:
         raise DataError(f"no such image, folder or pattern: {name}")
-    images = sorted(path for path in paths if is_image_file(path))
-    if not images:
+    found = [ImageInput(path, path) for path in sorted(paths) if is_image_file(path)]
+    if not found:
         raise DataError(f"No image in {name}. Supported suffixes: {', '.join(sorted(IMAGE_SUFFIXES))}.")
-    return [ImageInput(path, path) for path in images], True
-
-
-def _refuse(error: OSError) -> None:
-    """Report a folder that cannot be read, which os.walk would skip."""
-    raise DataError(f"{error.filename} cannot be read ({error.strerror})")
+    return found, True
 
 
 def is_image_file(path: str) -> bool:

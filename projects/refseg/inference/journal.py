@@ -79,14 +79,24 @@ class Journal:
 
     def _open(self, header: dict[str, Any], tasks: Mapping[str, Sequence[str]]) -> None:
         """Note the images that are done, and cut off an incomplete one."""
-        written = _header(self.file)
-        if written is None:  # the first line is incomplete
+        # Images in the file, with the start of their rows and their phrases
+        end = 0
+        images: list[tuple[str, int, list[str]]] = []
+        for start, stop, row in _rows(self.file):
+            end = stop
+            if start == 0:
+                written = row[HEADER]
+                changed = [key for key in {**header, **written} if written.get(key) != header.get(key)]
+                if changed:
+                    raise UsageError(f"{self.file} was made with another {', '.join(changed)}. Please {REMEDY}.")
+                continue
+            if not images or images[-1][0] != row["image"]:
+                images.append((row["image"], start, []))
+            images[-1][2].append(row["text"])
+        if not end:  # the first line is incomplete
             self.file.write_bytes(_line({HEADER: header}))
             return
-        changed = [key for key in {**header, **written} if written.get(key) != header.get(key)]
-        if changed:
-            raise UsageError(f"{self.file} was made with another {', '.join(changed)}. Please {REMEDY}.")
-        end, images = _images(self.file)
+        # Those that are complete. Only the last one can be incomplete.
         for number, (image, start, texts) in enumerate(images):
             expected = list(tasks.get(image, texts))
             if number + 1 == len(images) and texts == expected[: len(texts)] != expected:
@@ -103,31 +113,6 @@ def _line(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
-def _header(file: Path) -> dict[str, Any] | None:
-    with file.open("rb") as opened:
-        line = opened.readline()
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        return dict(json.loads(line)[HEADER])
-    except (ValueError, KeyError, TypeError):
-        raise UsageError(f"{file} was not made by refseg predict. Please {REMEDY}.") from None
-
-
-def _images(file: Path) -> tuple[int, list[tuple[str, int, list[str]]]]:
-    """Return the end of the last complete line, and for each image the start of its rows and its phrases."""
-    images: list[tuple[str, int, list[str]]] = []
-    whole = 0
-    for start, end, row in _rows(file):
-        whole = end
-        if HEADER in row:
-            continue
-        if not images or images[-1][0] != row["image"]:
-            images.append((row["image"], start, []))
-        images[-1][2].append(row["text"])
-    return whole, images
-
-
 def _rows(file: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """Yield the start and end of each complete line, and its content; the header first."""
     end = 0
@@ -137,9 +122,10 @@ def _rows(file: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
                 return
             try:
                 row = json.loads(line)
-                if number > 1:
-                    row["image"], row["text"]
+                _ = dict(row[HEADER]) if number == 1 else (row["image"], row["text"])
             except (ValueError, KeyError, TypeError):
+                if number == 1:
+                    raise UsageError(f"{file} was not made by refseg predict. Please {REMEDY}.") from None
                 raise DataError(f"{file}, line {number}: not a row of refseg predict. Please {REMEDY}.") from None
             start, end = end, end + len(line)
             yield start, end, row

@@ -58,11 +58,11 @@ def find_model(model: str | Path, weights: str | Path | None = None) -> tuple[Pa
     """
     path = Path(model)
     if path.is_dir():
-        return config_beside(path), find_weights(path if weights is None else Path(weights))
+        return find_config(path), find_weights(path if weights is None else Path(weights))
     if path.suffix in WEIGHT_SUFFIXES:
         if weights is not None:
             raise UsageError(f"{model} is already a checkpoint. Pass a config file when you give WEIGHTS separately.")
-        return config_beside(find_weights(path).parent), path
+        return find_config(path), path
     try:
         config = resolve_config(model)
     except FileNotFoundError as error:
@@ -77,10 +77,16 @@ def find_model(model: str | Path, weights: str | Path | None = None) -> tuple[Pa
 
 def find_config(model: str | Path) -> Path:
     """Find the config of a model, which is given as for `find_model`, but needs no weights."""
-    path = Path(model)
-    if path.is_dir():
-        return config_beside(path)
-    return config_beside(find_weights(path).parent) if path.suffix in WEIGHT_SUFFIXES else resolve_config(model)
+    folder = Path(model)
+    if folder.suffix in WEIGHT_SUFFIXES and not folder.is_dir():
+        folder = find_weights(folder).parent
+    elif not folder.is_dir():
+        return resolve_config(model)
+    configs = sorted(folder.glob("*.py"))
+    if len(configs) == 1:
+        return configs[0]
+    count = f"{len(configs)} configs ({', '.join(file.name for file in configs)})" if configs else "No config"
+    raise CheckpointError(f"{count} in {folder}. Name the config, and the checkpoint as its weights.")
 
 
 def find_weights(path: Path) -> Path:
@@ -97,15 +103,6 @@ def find_weights(path: Path) -> Path:
     if not path.is_file():
         raise CheckpointError(f"no such checkpoint: {path}")
     return path
-
-
-def config_beside(folder: Path) -> Path:
-    """Find the config that a training wrote into its work directory."""
-    configs = sorted(folder.glob("*.py"))
-    if len(configs) == 1:
-        return configs[0]
-    count = f"{len(configs)} configs ({', '.join(file.name for file in configs)})" if configs else "No config"
-    raise CheckpointError(f"{count} in {folder}. Name the config, and the checkpoint as its weights.")
 
 
 def test_pipeline(cfg: Config) -> list[dict]:

@@ -229,19 +229,22 @@ def predict(
     """
     by_name = {task.image: task for task in tasks}
     names = output_names(by_name)
+    folder = output.folder
     summary = Summary()
     journal: Any = nullcontext()
-    if output.folder is not None:
+    if folder is not None:
         texts = {task.image: task.texts for task in tasks}
-        journal = Journal(output.folder / JOURNAL, header=dict(header or {}), tasks=texts, restart=restart)
+        journal = Journal(folder / JOURNAL, header=dict(header or {}), tasks=texts, restart=restart)
     with journal:
-        done = set() if output.folder is None else journal.done
-        is_done = {
-            task.image: task.image in done and all(f.is_file() for f in output.files_of(task, names[task.image]))
-            for task in tasks
-        }
-        summary.kept = sum(is_done.values())
-        todo: list[Task] = [(ImageInput(t.image, t.image), t.texts) for t in tasks if not is_done[t.image]]
+        # An image is done if its rows and files are there
+        done = set() if folder is None else journal.done
+        todo: list[Task] = []
+        for task in tasks:
+            if task.image in done and all(file.is_file() for file in output.files_of(task, names[task.image])):
+                summary.kept += 1
+            else:
+                todo.append((ImageInput(task.image, task.image), task.texts))
+
         with tqdm(total=len(todo), desc="predict", unit="image", disable=None, dynamic_ncols=True) as bar:
 
             def failed(source: ImageInput, error: DataError) -> None:
@@ -252,20 +255,31 @@ def predict(
                     raise DataError(f"Stopped: more than {max_failures} images could not be read (--max-failures).")
 
             for answer in inferencer.stream(todo, failed=failed):
-                task = by_name[answer.name]
-                write_files(answer, output, task, names[answer.name])
-                if output.folder is None:
+                if folder is None:
                     for phrase in answer:
-                        bar.write(
-                            printable(f"{answer.name}: \u201c{phrase.text}\u201d: {phrase.in_words}"), file=sys.stdout
-                        )
-                elif answer.name not in journal.done:
-                    journal.write(rows_of_answer(answer, task.ids))
+                        line = f"{answer.name}: \u201c{phrase.text}\u201d: {phrase.in_words}"
+                        bar.write(printable(line), file=sys.stdout)
+                else:
+                    write_files(answer, output, by_name[answer.name], names[answer.name])
+                    if answer.name not in journal.done:
+                        journal.write(rows_of_answer(answer, by_name[answer.name].ids))
                 summary.count(answer)
                 bar.update()
-        if output.folder is not None:
-            write_exports(journal, output, by_name, inferencer.loaded.checkpoint.name)
-            write_failures(output.folder / "failures.jsonl", summary.failures)
+        if folder is None:
+            return summary
+
+        # Files for other programs, with all rows of these tasks, and the images that could not be read
+        if "coco" in output.formats:
+            write_coco(folder / "coco.json", (row for row in journal.rows() if row["image"] in by_name), by_name)
+        if "labelstudio" in output.formats:
+            rows = (row for row in journal.rows() if row["image"] in by_name)
+            version = inferencer.loaded.checkpoint.name
+            write_labelstudio(folder / "labelstudio.json", rows, prefix=output.image_prefix, version=version)
+        failures = [json.dumps({"image": image, "error": error}) + "\n" for image, error in summary.failures.items()]
+        if failures:
+            write_atomically(folder / "failures.jsonl", "".join(failures))
+        else:
+            (folder / "failures.jsonl").unlink(missing_ok=True)
     return summary
 
 
@@ -281,26 +295,6 @@ def write_files(answer: ImageAnswer, output: Output, task: ImageTask, name: str)
     if output.heat:
         for number, file in enumerate(phrase_files(output.folder / "heat" / name, task.texts)):
             write_atomically(file, picture_png(answer.heat_picture(number)))
-
-
-def write_exports(journal: Journal, output: Output, tasks: Mapping[str, ImageTask], version: str) -> None:
-    """Write the files for other programs, with all rows of these tasks."""
-    assert output.folder is not None
-    if "coco" in output.formats:
-        rows = (row for row in journal.rows() if row["image"] in tasks)
-        write_coco(output.folder / "coco.json", rows, tasks)
-    if "labelstudio" in output.formats:
-        rows = (row for row in journal.rows() if row["image"] in tasks)
-        write_labelstudio(output.folder / "labelstudio.json", rows, prefix=output.image_prefix, version=version)
-
-
-def write_failures(file: Path, failures: Mapping[str, str]) -> None:
-    """Write the images that could not be read; remove the file if there are none."""
-    if failures:
-        lines = [json.dumps({"image": image, "error": error}) + "\n" for image, error in failures.items()]
-        write_atomically(file, "".join(lines))
-    else:
-        file.unlink(missing_ok=True)
 
 
 def header_of(inferencer: ReferringInferencer, cfg_options: Mapping[str, Any]) -> dict[str, Any]:

@@ -286,17 +286,15 @@ class ImageAnswer:
         words = phrase.text.split()
         cells = [answers.heat_cell(image, phrase.probability.at(size), f"probability of \u201c{phrase.text}\u201d")]
         if phrase.regions is not None:
-            rows = zip(phrase.regions.scores.numpy(), phrase.regions.retrieved.numpy(), strict=True)
-            for name, (scores, retrieved) in zip(
-                ["the whole phrase", *(f"\u201c{word}\u201d" for word in words)], rows, strict=True
-            ):
+            regions, names = phrase.regions, ["the whole phrase", *(f"\u201c{word}\u201d" for word in words)]
+            for name, scores, retrieved in zip(names, regions.scores.numpy(), regions.retrieved.numpy(), strict=True):
                 finite = scores[np.isfinite(scores)]
                 cells.append(
                     answers.heat_cell(
                         image,
-                        GridMap(scores, phrase.regions.extent).at(size),
+                        GridMap(scores, regions.extent).at(size),
                         f"retrieved by {name}" if finite.size else f"{name} was cut off",
-                        marked=GridMap(retrieved, phrase.regions.extent).cells_at(size),
+                        marked=GridMap(retrieved, regions.extent).cells_at(size),
                         span=(float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0),
                     )
                 )

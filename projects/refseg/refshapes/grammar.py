@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from refseg.refshapes.meaning import LAST_RANK, NO_RULE, OPPOSITE, Head, Match, Meaning, Ordinal, Place, Relative, Rule
 from refseg.refshapes.random_stream import Stream
 from refseg.refshapes.scene import VALUES, Scene
-from refseg.refshapes.skills import SKILLS
+from refseg.refshapes.skills import propose
 from refseg.refshapes.wording import ground_words, realize, text_of
 
 
@@ -88,7 +88,7 @@ def _propose(
 ) -> Meaning | None:
     """Return a clear meaning of a skill about one shape or several; None after 40 proposals without one."""
     for _ in range(40):
-        meaning = SKILLS[skill](scene, stream, several)
+        meaning = propose(skill, scene, stream, several)
         if meaning is None:
             continue
         verdict = meaning.judge(scene)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from refseg.datasets.readers.checks import clean_rle, clean_segmentation, decode_runs, join_runs
+from refseg.datasets.readers.checks import clean_rle, clean_segmentation, decode_runs
 
 SIZE = (4, 6)
 SQUARE = [1.0, 1.0, 3.0, 1.0, 3.0, 3.0, 1.0, 3.0]
@@ -19,8 +19,8 @@ def pixels(segmentation: object) -> np.ndarray:
 
 
 @given(st.lists(st.integers(0, 1), min_size=1, max_size=200), st.integers(1, 40))
-def test_runs_are_decoded_as_they_were_encoded(bits: list[int], repeat: int) -> None:
-    """The runs of pycocotools' string: lengths of alternating runs, beginning with zeros, column by column."""
+def test_decode_runs(bits: list[int], repeat: int) -> None:
+    """Runs are the lengths of alternating zeros and ones, starting with zeros, column by column."""
     flat = np.repeat(bits, repeat)
     changes = np.flatnonzero(np.diff(flat)) + 1
     runs = np.diff(np.concatenate([[0], changes, [len(flat)]])).tolist()
@@ -28,7 +28,7 @@ def test_runs_are_decoded_as_they_were_encoded(bits: list[int], repeat: int) -> 
     assert decode_runs(encode(flat[:, None])["counts"]).tolist() == expected
 
 
-def test_all_forms_of_rle_become_one() -> None:
+def test_all_forms_of_rle_become_compressed() -> None:
     mask = np.zeros(SIZE, bool)
     mask[1:3, 2:5] = True
     compressed = encode(mask)
@@ -41,7 +41,7 @@ def test_all_forms_of_rle_become_one() -> None:
         assert (pixels(cleaned) == mask).all()
 
 
-def test_a_list_of_rles_is_their_union() -> None:
+def test_list_of_rles_is_their_union() -> None:
     left, right = np.zeros(SIZE, bool), np.zeros(SIZE, bool)
     left[:, :3], right[:, 2:5] = True, True
     assert (pixels(clean_segmentation([encode(left), encode(right)], SIZE)) == (left | right)).all()
@@ -76,14 +76,14 @@ def test_polygons_without_area_are_dropped() -> None:
         ({"size": [4, 6], "counts": 7}, "a string or a list"),
     ],
 )
-def test_values_unsafe_for_c_code_are_refused(bad: object, says: str) -> None:
-    """pycocotools reads uninitialised memory for runs that end early, and beyond its arrays for some that go on."""
+def test_values_unsafe_for_c_code_are_rejected(bad: object, says: str) -> None:
+    """pycocotools reads uninitialized memory if runs end early, and beyond its arrays if they go on."""
     with pytest.raises(ValueError, match=says):
         clean_segmentation(bad, SIZE)
 
 
 def compressed(runs: list[int]) -> str:
-    """COCO's string of any runs: plain Python, with no idea of what makes sense."""
+    """Return COCO's string of runs, which may be invalid."""
     out = []
     for i, run in enumerate(runs):
         value, more = run - (runs[i - 2] if i > 2 else 0), True
@@ -96,7 +96,7 @@ def compressed(runs: list[int]) -> str:
 
 @st.composite
 def any_runs(draw: st.DrawFn) -> tuple[tuple[int, int], list[int]]:
-    """Runs that add up to an image's pixels, zeros among them, anywhere and as many as there are."""
+    """Draw runs that add up to an image's pixels, with runs of 0 anywhere."""
     height, width = draw(st.integers(1, 9)), draw(st.integers(1, 9))
     cuts = sorted(draw(st.lists(st.integers(0, height * width), max_size=12)))
     runs = np.diff([0, *cuts, height * width]).tolist()
@@ -107,7 +107,7 @@ def any_runs(draw: st.DrawFn) -> tuple[tuple[int, int], list[int]]:
 
 @given(any_runs())
 def test_runs_of_zero_are_joined(case: tuple[tuple[int, int], list[int]]) -> None:
-    """An RLE with any runs becomes the string that pycocotools returns for its pixels."""
+    """An RLE with runs of 0 becomes the string that pycocotools returns for its pixels."""
     size, runs = case
     state = np.arange(len(runs)) % 2
     mask = np.repeat(state, runs).reshape(size, order="F").astype(bool)
@@ -120,17 +120,24 @@ def test_runs_of_zero_are_joined(case: tuple[tuple[int, int], list[int]]) -> Non
         assert box == ([columns[0], rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1] if mask.any() else [0, 0, 0, 0])
 
 
-def test_joining_by_hand() -> None:
-    """3 off, 2 + 4 on; all on; 5 on and 1 off, with ends of 0."""
-    assert join_runs(np.array([3, 2, 0, 4])).tolist() == [3, 6]
-    assert join_runs(np.array([0, 0, 0, 6])).tolist() == [0, 6]
-    assert join_runs(np.array([0, 5, 1, 0])).tolist() == [0, 5, 1] and join_runs(np.array([6, 0])).tolist() == [6]
-    plain = np.array([0, 5, 1])
-    assert join_runs(plain) is plain
+@pytest.mark.parametrize(
+    ("runs", "joined"),
+    [
+        ([3, 2, 0, 4, 15], [3, 6, 15]),
+        ([0, 0, 0, 24], [0, 24]),
+        ([0, 5, 19, 0], [0, 5, 19]),
+        ([24, 0], [24]),
+        ([0, 5, 19], [0, 5, 19]),
+    ],
+)
+def test_runs_of_zero_by_hand(runs: list[int], joined: list[int]) -> None:
+    for counts in (runs, compressed(runs)):
+        cleaned = clean_rle({"size": list(SIZE), "counts": counts}, SIZE)
+        assert decode_runs(cleaned["counts"]).tolist() == joined
 
 
-def test_sums_that_wrap_around() -> None:
-    """64 runs of 2^58 are 2^64, which int64 takes for 0; a string's numbers have 29 bits."""
+def test_sums_that_overflow() -> None:
+    """The sum of 64 runs of 2^58 is 2^64, which overflows int64 to 0. Numbers in a string have 29 bits."""
     runs = [2**58] * 63 + [2**58 - 2**31, 2**31 + 24]
     for counts, says in ((runs, "do not add up"), (compressed(runs), "too large"), ([24, 2**62] + [2**62] * 3, "add")):
         with pytest.raises(ValueError, match=says):
@@ -139,8 +146,8 @@ def test_sums_that_wrap_around() -> None:
         clean_rle({"size": [2**15, 2**14], "counts": [2**29]}, (2**15, 2**14))
 
 
-def test_the_largest_accepted_differences() -> None:
-    """Runs 0, n, 1, 1, rest: the last but one is written as 1 - n. Beyond MAX_RLE_PIXELS pycocotools loses it."""
+def test_largest_accepted_differences() -> None:
+    """The fourth of the runs 0, n, 1, 1, rest is stored as 1 - n. pycocotools loses it beyond MAX_RLE_PIXELS."""
     n = 2**29 - 9
     rle = clean_rle({"size": [1, n + 4], "counts": [0, n, 1, 1, 2]}, (1, n + 4))
     assert coco_mask.area(rle) == n + 1

@@ -27,7 +27,7 @@ def row(**changes: object) -> dict:
 
 
 def test_rows_group_by_image_and_share_instances(tmp_path: Path) -> None:
-    """Rows 1, 3 and 4 are of image a.png: instances 7 and 8, the third row refers to both, the fourth to nothing."""
+    """Rows 1, 3 and 4 are about a.png with instances 7 and 8. Row 3 refers to both, row 4 to nothing."""
     file = write(
         tmp_path,
         row(instance_ids=[7]),
@@ -50,7 +50,7 @@ def test_instances_without_ids_are_all_different(tmp_path: Path) -> None:
 
 
 def test_splits_and_objects(tmp_path: Path) -> None:
-    """Expressions with the same referents are of one object; each without referents is another object."""
+    """Expressions with the same referents describe one object. Each one without referents is its own object."""
     rows = [
         row(split="train", instance_ids=[1]),
         row(split="val", instance_ids=[1]),
@@ -63,7 +63,7 @@ def test_splits_and_objects(tmp_path: Path) -> None:
     assert objects[0] == objects[1] and len(set(objects)) == 3
 
 
-def test_the_size_may_come_from_the_image(tmp_path: Path) -> None:
+def test_size_from_the_image_file(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((5, 7, 3), np.uint8)).save(tmp_path / "a.png")
     without = row()
     del without["size"]
@@ -73,8 +73,8 @@ def test_the_size_may_come_from_the_image(tmp_path: Path) -> None:
     assert "the row has no size, and its image is corrupt" in str(problem)
 
 
-def test_an_untrusted_image_without_size_is_a_bad_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pipe would block forever, an EPS file would start Ghostscript, and decoders raise nearly anything."""
+def test_unreadable_image_of_a_row_without_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe would block forever, an EPS file would start Ghostscript, and decoders may raise anything."""
     without = {key: value for key, value in row().items() if key != "size"}
 
     def message() -> str:
@@ -112,7 +112,7 @@ def test_an_untrusted_image_without_size_is_a_bad_row(tmp_path: Path, monkeypatc
         (row(targets=[5]), "a target is a list of polygons"),
     ],
 )
-def test_bad_rows_are_skipped_and_named_by_file_line_and_field(tmp_path: Path, bad: object, says: str) -> None:
+def test_bad_rows_are_skipped_and_reported(tmp_path: Path, bad: object, says: str) -> None:
     result = read_jsonl(file=write(tmp_path, row(), bad, row(text="third")))
     assert [e.text for record in result.records for e in record.expressions] == ["a box", "third"]
     (problem,) = result.problems
@@ -120,7 +120,7 @@ def test_bad_rows_are_skipped_and_named_by_file_line_and_field(tmp_path: Path, b
 
 
 def test_contradicting_rows(tmp_path: Path) -> None:
-    """Rows 2-4 contradict row 1: another size, another mask of the same instance, the same id of an expression."""
+    """Rows 2-4 contradict row 1: another size, another mask of the same instance, and the same expression id."""
     first = row(expression_id="x", instance_ids=[1])
     other = [[0, 0, 5, 0, 5, 5]]
     result = read_jsonl(file=write(tmp_path, first, row(size=[9, 9]), row(targets=[other], instance_ids=[1]), first))
@@ -132,8 +132,8 @@ def test_contradicting_rows(tmp_path: Path) -> None:
     assert len(result.records[0].expressions) == len(result.records[0].instances) == 1
 
 
-def test_one_name_for_two_masks_of_a_row(tmp_path: Path) -> None:
-    """As people write who take class names for ids: the second mask would vanish."""
+def test_one_id_for_two_masks_of_a_row(tmp_path: Path) -> None:
+    """A user may write class names as ids. Without an error the second mask would be lost."""
     other = [[0, 0, 5, 0, 5, 5]]
     result = read_jsonl(
         file=write(
@@ -147,16 +147,16 @@ def test_one_name_for_two_masks_of_a_row(tmp_path: Path) -> None:
 
 
 def test_runs_of_zero_in_targets(tmp_path: Path) -> None:
-    """[2, 3, 0, 4, 63] are 2 off, 3 + 4 on, of 8 x 9 pixels; a run beyond the image is a problem, not a mask."""
+    """The runs [2, 3, 0, 4, 63] of 8 x 9 pixels become [2, 3 + 4, 63]. A run beyond the image is a problem."""
     target = {"size": [8, 9], "counts": [2, 3, 0, 4, 63]}
     result = read_jsonl(file=write(tmp_path, row(targets=[target]), row(targets=[{**target, "counts": [0, 73, -1]}])))
     assert decode_runs(result.records[0].instances[0].segmentation["counts"]).tolist() == [2, 7, 63]
     assert "do not add up to 8 x 9 pixels" in str(result.problems[0])
 
 
-def test_objects_may_be_named(tmp_path: Path) -> None:
-    """As a robust set needs it: the negatives of an object refer to nothing, and belong to it all the same. A name is
-    never one that the reader makes for others."""
+def test_object_ids(tmp_path: Path) -> None:
+    """Negatives of an object refer to nothing and still belong to it, as in R-RefCOCO. Ids from the file never collide
+    with ids that the reader makes."""
     rows = [
         row(instance_ids=[1], object_id="0"),
         row(targets=None, object_id="0"),
@@ -173,13 +173,13 @@ def test_objects_may_be_named(tmp_path: Path) -> None:
     assert "field 'object_id' is empty" in str(problem)
 
 
-def test_a_byte_order_mark(tmp_path: Path) -> None:
+def test_byte_order_mark(tmp_path: Path) -> None:
     file = write(tmp_path, row())
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
     assert len(read_jsonl(file=file).records) == 1
 
 
-def test_brackets_without_end_and_sizes_beyond_reason(tmp_path: Path) -> None:
+def test_endless_brackets_and_huge_sizes(tmp_path: Path) -> None:
     result = read_jsonl(file=write(tmp_path, row(), "[" * 100_000, row(size=[10**12, 4])))
     assert len(result.problems) == 2 and len(result.records) == 1
 
@@ -190,12 +190,12 @@ def test_opened_images_are_listed(tmp_path: Path) -> None:
     assert read_jsonl(file=write(tmp_path, row(), without)).opened == [str(tmp_path / "b.png")]
 
 
-def test_a_bad_row_counts_for_its_split(tmp_path: Path) -> None:
+def test_problems_have_the_split_of_their_row(tmp_path: Path) -> None:
     result = read_jsonl(file=write(tmp_path, row(split="val", text=""), row(text=""), "{"))
     assert [problem.split for problem in result.problems] == ["val", "?", "?"]
 
 
-def test_a_missing_file_names_the_command_that_makes_it(tmp_path: Path) -> None:
+def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="refseg data refshapes"):
         read_jsonl(file=tmp_path / "refshapes.jsonl")
     with pytest.raises(DataError, match="docs/data"):

@@ -1,4 +1,4 @@
-"""Each quirk of the REFER layout, with a hand-made file."""
+"""The quirks of the REFER layout, with hand-made files."""
 
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ def read(folder: Path, refs: Any, **more: Any) -> Annotations:
     return read_refer(refs=files["refs"], instances=files["instances"])
 
 
-def test_records_group_by_image_and_keep_everything(tmp_path: Path) -> None:
-    """Image 1 has annotations 1, 2, 3 of which 3 is not referred to; image 2 has annotation 4."""
+def test_records_have_all_annotations_of_their_image(tmp_path: Path) -> None:
+    """Image 1 has annotations 1, 2 and 3, of which 3 is not referred to. Image 2 has annotation 4."""
     result = read(tmp_path, [ref(7, 2, "Left dog", "the dog"), ref(8, 4, image_id=2, split="val"), ref(9, 1)])
     one, two = result.records
     assert one.image_id == "1" and one.size == SIZE and one.image_path == "COCO_train2014_000000000001.jpg"
@@ -34,8 +34,8 @@ def test_records_group_by_image_and_keep_everything(tmp_path: Path) -> None:
     assert [e.split for e in two.expressions] == ["val"] and not result.problems
 
 
-def test_images_come_from_instances_json_not_from_file_name(tmp_path: Path) -> None:
-    """REFER's `file_name` names an image that does not exist."""
+def test_image_paths_come_from_instances_json(tmp_path: Path) -> None:
+    """The `file_name` of a ref is not an image file."""
     result = read(
         tmp_path, [ref(1, 1, file_name="COCO_train2014_000000000099_1.jpg")], images=[image(1, file_name="v/7.png")]
     )
@@ -43,7 +43,7 @@ def test_images_come_from_instances_json_not_from_file_name(tmp_path: Path) -> N
 
 
 def test_grefcoco(tmp_path: Path) -> None:
-    """JSON, lists of ids, a bare int among them, and -1 for no target."""
+    """`ann_id` is a list of ids or an int; -1 means no target."""
     refs = [ref(1, [1, 3]), ref(2, [-1]), ref(3, 2), ref(4, -1), ref(6, [3, 3, 1])]
     result = read(tmp_path, refs, name="grefs(unc).json")
     referents = [e.referents for e in result.records[0].expressions]
@@ -51,7 +51,7 @@ def test_grefcoco(tmp_path: Path) -> None:
 
 
 def test_refs_without_sentences_are_skipped_and_counted(tmp_path: Path) -> None:
-    """gRefCOCO's released file holds some. They lose no expression, whatever else is in them."""
+    """gRefCOCO's released file has such refs. No expression is lost, whatever else they contain."""
     empty = [ref(i, [1, 2], sentences=[], split="val") for i in range(10, 17)]
     result = read(tmp_path, [ref(1, [1]), *empty, ref(2, 77, sentences=[]), ref(3, [-1])], name="grefs(unc).json")
     assert [e.object_id for e in result.records[0].expressions] == ["1", "3"]
@@ -62,8 +62,8 @@ def test_refs_without_sentences_are_skipped_and_counted(tmp_path: Path) -> None:
     )
 
 
-def test_the_flag_no_target(tmp_path: Path) -> None:
-    """gRefCOCO sets it beside ann_id, which decides where they contradict each other."""
+def test_no_target_flag(tmp_path: Path) -> None:
+    """gRefCOCO has this flag and ann_id. If they contradict each other, ann_id decides."""
     refs = [
         ref(1, [-1], no_target=True),
         ref(2, [1], no_target=False),
@@ -88,7 +88,7 @@ def test_crowds_are_marked(tmp_path: Path) -> None:
 
 
 def test_ref_zom(tmp_path: Path) -> None:
-    """`source` zero is "nothing", whatever ann_id is."""
+    """`source: 'zero'` means no target, whatever ann_id is."""
     refs = [
         ref(1, 1, source="one"),
         ref(2, [1, 2], source="many"),
@@ -105,7 +105,7 @@ def test_ref_zom(tmp_path: Path) -> None:
 
 
 def test_r_refcoco(tmp_path: Path) -> None:
-    """Negatives are sentences of the ref flagged `exist: False`; their ids may repeat those of others."""
+    """Negatives are sentences with `exist: False`. Sentence ids may repeat."""
     sentences = [
         {"sent_id": 5, "raw": "dog", "sent": "dog", "exist": True},
         {"sent_id": 5, "raw": "cat", "sent": "cat", "exist": False},
@@ -126,7 +126,7 @@ def test_r_refcoco(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["refs(unc).p", "refs(unc).json"])
 @pytest.mark.parametrize(("no", "yes"), [(False, True), (0, 1), (0.0, 1.0), (np.int64(0), np.float32(1))])
 def test_exist_of_any_numeric_type(tmp_path: Path, name: str, no: Any, yes: Any) -> None:
-    """The official code compares a tensor of it with 0, so that 0 and False are the same."""
+    """The official code compares the value with 0, so 0 and False are the same."""
     if name.endswith("json"):
         no, yes = (value.item() if isinstance(value, np.generic) else value for value in (no, yes))
     sentences = [{"sent_id": 1, "raw": "dog", "exist": yes}, {"sent_id": 2, "raw": "cat", "exist": no}]
@@ -147,7 +147,7 @@ def test_shared_annotations_and_repeated_refs(tmp_path: Path) -> None:
     assert [(p.message, p.split) for p in result.problems] == [("sent_id 10 is repeated; used once", "")]
 
 
-def test_raw_and_sent_stand_in_for_each_other(tmp_path: Path) -> None:
+def test_raw_and_sent_replace_each_other(tmp_path: Path) -> None:
     result = read(
         tmp_path, [ref(1, 1, {"sent_id": 1, "sent": "only sent"}, {"sent_id": 2, "raw": "Only Raw", "sent": " "})]
     )
@@ -155,7 +155,7 @@ def test_raw_and_sent_stand_in_for_each_other(tmp_path: Path) -> None:
 
 
 def test_masks_of_every_form(tmp_path: Path) -> None:
-    """Polygons (one of 4 numbers, which pycocotools takes for a box), RLEs of both kinds, RefCLEF's lists, crowds."""
+    """Read polygons (one of 4 numbers, which pycocotools takes for a box), both kinds of RLE, and lists of RLEs."""
     mask = np.zeros(SIZE, np.uint8)
     mask[1:3, 2:4] = 1
     rle = coco_mask.encode(np.asfortranarray(mask))
@@ -194,7 +194,7 @@ def test_masks_of_every_form(tmp_path: Path) -> None:
         ("text", "ref 1: is a str, not a dict"),
     ],
 )
-def test_bad_refs_are_skipped_and_named(tmp_path: Path, bad: Any, says: str) -> None:
+def test_bad_refs_are_skipped_and_reported(tmp_path: Path, bad: Any, says: str) -> None:
     result = read(tmp_path, [ref(1, 1), bad])
     assert [e.object_id for record in result.records for e in record.expressions] == ["1"]
     (problem,) = result.problems
@@ -203,8 +203,8 @@ def test_bad_refs_are_skipped_and_named(tmp_path: Path, bad: Any, says: str) -> 
         raise AssertionError(str(problem))
 
 
-def test_a_bad_mask_affects_only_its_refs(tmp_path: Path) -> None:
-    """Annotation 2 has a broken mask: its own problem belongs to no split, that of ref 2 to `val`."""
+def test_bad_annotations_affect_only_their_refs(tmp_path: Path) -> None:
+    """Annotation 2 has a broken mask. Its problem has no split, and the problem of ref 2 has the split val."""
     annotations = [
         annotation(1),
         annotation(2, segmentation=[[1, 2]]),
@@ -222,7 +222,7 @@ def test_a_bad_mask_affects_only_its_refs(tmp_path: Path) -> None:
     ]
 
 
-def test_bad_images_are_named(tmp_path: Path) -> None:
+def test_bad_images_are_reported(tmp_path: Path) -> None:
     images = [image(1), image(2, height=0), {"id": 3}, "x"]
     result = read(
         tmp_path, [ref(1, 1), ref(2, 4, image_id=2)], images=images, annotations=[annotation(1), annotation(4, 2)]
@@ -232,7 +232,7 @@ def test_bad_images_are_named(tmp_path: Path) -> None:
     assert "image_id 2 is not among the images" in str(result.problems[-1])
 
 
-def test_repeated_ids_keep_their_first_meaning(tmp_path: Path) -> None:
+def test_first_entry_of_a_repeated_id_counts(tmp_path: Path) -> None:
     annotations = [annotation(1), annotation(1, segmentation=[square(5, 5)])]
     result = read(tmp_path, [ref(1, 1)], images=[image(1), image(1, height=99)], annotations=annotations)
     assert [p.message for p in result.problems] == [
@@ -242,7 +242,7 @@ def test_repeated_ids_keep_their_first_meaning(tmp_path: Path) -> None:
     assert result.records[0].size == SIZE and result.records[0].instances[0].segmentation == [square(1, 1)]
 
 
-def test_odd_values_are_problems_not_tracebacks(tmp_path: Path) -> None:
+def test_odd_values_do_not_raise(tmp_path: Path) -> None:
     images = [image(1), image(2, height=10**12)]
     result = read(tmp_path, [ref(1, 1)], images=images, categories=[{"id": [1], "name": "x"}, {"id": 1, "name": 5}])
     assert result.records[0].instances[0].category is None and "height and width" in str(result.problems[0])
@@ -259,7 +259,7 @@ def test_odd_values_are_problems_not_tracebacks(tmp_path: Path) -> None:
         ("instances.json", b"[]", "has no list 'images'"),
     ],
 )
-def test_unusable_files_are_errors(tmp_path: Path, name: str, content: bytes | None, says: str) -> None:
+def test_unusable_files(tmp_path: Path, name: str, content: bytes | None, says: str) -> None:
     files = write_refer(tmp_path, [ref(1, 1)])
     (tmp_path / name).unlink() if content is None else (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=says) as caught:

@@ -1,4 +1,4 @@
-"""SeqTR's layout, as the loaders of SeqTR, C3VG, DeRIS and PropVG read it."""
+"""SeqTR's layout, which SeqTR, C3VG, DeRIS and PropVG use."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOTHING = {"id": -1, "bbox": None, "category_id": None, "iscrowd": None, "bbox_m
 
 
 def entry(image_id: Any, *texts: str, x: float = 1, **changes: Any) -> dict:
-    """An expression or several of the 2 x 2 square at (x, 1)."""
+    """Return an entry with expressions about the 2 x 2 square at (x, 1)."""
     height, width = SIZE
     made = {"image_id": image_id, "height": height, "width": width, "bbox": [x, 1, 2, 2], "mask": [square(x, 1)]}
     return {**made, "expressions": list(texts or ("it",)), **changes}
@@ -42,7 +42,7 @@ def read(folder: Path, content: Any, **more: Any) -> Annotations:
 
 
 def test_entries_of_an_image_are_one_record(tmp_path: Path) -> None:
-    """Entries about one object repeat its mask: image 7 has two instances, though three entries."""
+    """Entries about one object repeat its mask: image 7 has three entries and two instances."""
     content = {
         "train": [entry(7, "Left dog", "the dog"), entry(9, "cat"), entry(7, "other", x=5)],
         "val": [entry(7, "dog again")],
@@ -70,8 +70,8 @@ def test_masks_of_every_form(tmp_path: Path) -> None:
         assert (decode(to_rle(instance.segmentation, SIZE)) == mask).all()
 
 
-def test_annotations_in_place_of_a_mask(tmp_path: Path) -> None:
-    """gRefCOCO's: several referents, none, a crowd; ids tell instances apart, and lists of lists go by expression."""
+def test_annotations_instead_of_a_mask(tmp_path: Path) -> None:
+    """gRefCOCO's entries have several referents, none, or a crowd. A list of lists has one list for each expression."""
     content = {
         "train": [
             entry(1, expressions={"raw": "both"}, annotations=[part(11, 1), part(12, 4, iscrowd=1)]),
@@ -90,8 +90,8 @@ def test_annotations_in_place_of_a_mask(tmp_path: Path) -> None:
     ]
 
 
-def test_lists_of_entries_are_one_object(tmp_path: Path) -> None:
-    """R-RefCOCO's positives and negatives of a ref."""
+def test_list_of_entries_is_one_object(tmp_path: Path) -> None:
+    """R-RefCOCO has the positives and negatives of a ref in one list."""
     negative = entry(1, "cat", annotations=[NOTHING], file_name="x/1.jpg")
     result = read(tmp_path, {"val_rrefcoco": [[entry(1, "dog", file_name="x/1.jpg"), negative]]})
     (record,) = result.records
@@ -133,7 +133,7 @@ def test_images_of_mixed_files(tmp_path: Path) -> None:
         ({k: v for k, v in entry(1).items() if k != "mask"}, "has neither a mask nor annotations"),
     ],
 )
-def test_bad_entries_are_skipped_and_named(tmp_path: Path, bad: Any, says: str) -> None:
+def test_bad_entries_are_skipped_and_reported(tmp_path: Path, bad: Any, says: str) -> None:
     result = read(tmp_path, {"train": [entry(1, "good")], "val": [entry(2), bad]})
     assert [e.text for record in result.records for e in record.expressions] == ["good", "it"]
     (problem,) = result.problems
@@ -159,8 +159,8 @@ def test_unusable_files(tmp_path: Path, content: bytes | None, says: str) -> Non
         read_seqtr(file=file)
 
 
-def test_training_and_scoring_on_such_a_file(tmp_path: Path) -> None:
-    """An item per entry, with one of its expressions drawn anew in each epoch, as C3VG trains; and ground truth."""
+def test_training_and_scoring(tmp_path: Path) -> None:
+    """C3VG trains on one expression of each entry, drawn anew in each epoch. Scoring finds the ground truth."""
     content = {"train": [entry(1, "a", "b"), entry(1, "c", x=5)], "val_refcoco_unc": [entry(2, "d")]}
     read(tmp_path, content)
     file = str(tmp_path / "instances.json")

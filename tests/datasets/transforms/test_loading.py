@@ -1,4 +1,4 @@
-"""Bad samples of `LoadImage`, in the main process and in data-loading workers."""
+"""Images that `LoadImage` cannot read, in the main process and in data-loading workers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from refseg.errors import ConfigError
 
 
 def hanging_dataset(folder: Path, timeout: float) -> ReferringDataset:
-    """Two images, the second of them a named pipe that nobody writes into."""
+    """Return a data set of two images. The second is a named pipe without a writer."""
     Image.new("RGB", (10, 8)).save(folder / "a.png")
     os.mkfifo(folder / "pipe.png")
     rows = [{"image": name, "size": [8, 10], "text": "it", "targets": None} for name in ("a.png", "pipe.png")]
@@ -41,7 +41,7 @@ def hanging_dataset(folder: Path, timeout: float) -> ReferringDataset:
     ("storage", "timeout", "reason"),
     [("a pipe", 60.0, "it is a pipe or a device"), ("a call that does not return", 2.0, "no answer from the storage")],
 )
-def test_storage_that_hangs_is_a_bad_sample(
+def test_hanging_storage_is_a_bad_sample(
     workers: int,
     storage: str,
     timeout: float,
@@ -60,10 +60,10 @@ def test_storage_that_hangs_is_a_bad_sample(
 
 
 @pytest.mark.parametrize("timeout", [0, -1.0, float("nan")])
-def test_a_timeout_is_positive(timeout: float) -> None:
+def test_invalid_timeouts(timeout: float) -> None:
     with pytest.raises(ConfigError, match="timeout must be a number of seconds above 0, or None"):
         LoadImage(timeout=timeout)
 
 
-def test_images_have_a_timeout_by_default() -> None:
+def test_default_timeout() -> None:
     assert LoadImage().timeout == images.READ_SECONDS > 0

@@ -1,5 +1,8 @@
-"""Image, masks and boxes move together: masks painted into an image go through the transforms as pixels, and are
-compared with the masks and boxes that the packed sample holds."""
+"""Image, masks and boxes move together.
+
+Shapes painted into an image go through the transforms as pixels. The result is compared with the masks and boxes of the
+packed sample.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,6 @@ from hypothesis import strategies as st
 from refseg.datasets.geometry import box_of_mask
 from refseg.datasets.masks import decode, to_rle
 from refseg.datasets.transforms import (
-    PackSample,
     Photometric,
     RandomCrop,
     RandomFlip,
@@ -25,6 +27,7 @@ from refseg.datasets.transforms import (
     TransformState,
 )
 from refseg.records import AnnotatedInstance, Expression, Record
+from transform_states import packed
 
 SIZE = (120, 160)
 BOX = (20.0, 70.0, 50.0, 36.0)  # x, y, w, h of the rectangle
@@ -39,7 +42,7 @@ PAINTED = [RECTANGLE, TWO_PARTS, DISC]  # red, green and blue
 
 
 def painted_state(seed: int) -> TransformState:
-    """The disc's annotation is an RLE, the others' are polygons. One expression for each."""
+    """Return an image of the shapes, with an expression for each. The disc is an RLE, the others are polygons."""
     image = np.stack([decode(to_rle(shape, SIZE)) for shape in PAINTED], -1).astype(np.uint8) * 255
     instances = [
         AnnotatedInstance("rectangle", RECTANGLE, None, BOX),
@@ -68,16 +71,18 @@ def singular_values(matrix: np.ndarray) -> np.ndarray:
 
 
 def check_chain(names: list[str], seed: int, masks_at: str) -> None:
-    """A painted mask's edge is off by up to a pixel of the coarsest image it went through: mask and paint may differ
-    that near to an edge of the shape or of the image, and nowhere else."""
+    """Compare masks and boxes with the painted shapes after these transforms.
+
+    The edge of a painted shape is off by up to one pixel of the coarsest image that it went through. Mask and paint may
+    differ within that distance of an edge of the shape or of the image, and nowhere else.
+    """
     state = painted_state(seed)
     finest = 1.0
     for name in names:
         state = GEOMETRIC[name]()(state)
         finest = min(finest, singular_values(state.matrix).min())
     slack = 1 + math.ceil(singular_values(state.matrix).max() / finest)
-    state.token_ids, state.word_of = [[1]] * 3, [[0]] * 3
-    sample = PackSample(masks_at=masks_at)(state)
+    sample = packed(state, masks_at=masks_at)
     assert sample.instance_masks.shape[1:] == sample.image.shape[1:] == sample.meta.content_size
     assert sample.instance_masks.any(-1).any(-1).all() and sample.referents.any(1).all()
     kernel = np.ones((2 * slack + 1, 2 * slack + 1), np.uint8)
@@ -92,7 +97,7 @@ def check_chain(names: list[str], seed: int, masks_at: str) -> None:
         if slack <= 2 and painted.sum() > 2500:
             assert (mask & painted).sum() / (mask | painted).sum() > 0.9
         box = sample.instance_boxes[row].numpy()
-        if row == 0 and axis_aligned:  # the annotated box, moved; cut as the rectangle is
+        if row == 0 and axis_aligned:  # the annotated box, moved and cropped like the rectangle
             assert np.abs(box - box_of_mask(painted)).max() <= slack
         else:
             assert tuple(box) == box_of_mask(mask)
@@ -111,7 +116,7 @@ def test_each_transform(name: str, masks_at: str) -> None:
     st.sampled_from(["input", "original"]),
 )
 @settings(deadline=None, max_examples=80)
-def test_chains(names: list[str], seed: int, masks_at: str) -> None:
+def test_chains_of_transforms(names: list[str], seed: int, masks_at: str) -> None:
     check_chain(names, seed, masks_at)
 
 
@@ -121,8 +126,8 @@ def test_photometric_keeps_geometry() -> None:
 
 
 @pytest.mark.parametrize("name", GEOMETRIC)
-def test_draws_depend_only_on_the_generator(name: str) -> None:
+def test_results_depend_on_the_generator_only(name: str) -> None:
     first, second = (GEOMETRIC[name]()(painted_state(7)) for _ in range(2))
     assert np.array_equal(first.image, second.image) and np.array_equal(first.matrix, second.matrix)
     state = painted_state(7)
-    assert np.array_equal(state.record.expressions[0].text, "the left one"), "records are never changed"
+    assert np.array_equal(state.record.expressions[0].text, "the left one"), "the record is unchanged"

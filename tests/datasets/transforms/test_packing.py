@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from pycocotools import mask as coco_mask
 
 from refseg.datasets.collate import collate_samples
 from refseg.datasets.masks import decode
+from refseg.datasets.tokenizers import Tokenized
 from refseg.datasets.transforms import (
     DropArticles,
     LoadImage,
@@ -27,26 +27,21 @@ from refseg.datasets.transforms import (
 )
 from refseg.errors import ConfigError
 from refseg.records import AnnotatedInstance, Expression, Record
+from transform_states import make_state, packed
 
 OVERLAPPING = [[2, 2, 10, 2, 10, 10, 2, 10], [5, 5, 15, 5, 15, 15, 5, 15]]  # 139 pixels, 114 of them covered once
-MakeState = Callable[..., TransformState]
 
 
 def blank(height: int, width: int) -> np.ndarray:
     return np.zeros((height, width, 3), np.uint8)
 
 
-def packed(state: TransformState, **kwargs: object):
-    state.token_ids, state.word_of = [[1]] * len(state.expressions), [[0]] * len(state.expressions)
-    return PackSample(**kwargs)(state)
-
-
-def test_planes_masks_relation_and_boxes(state_of: MakeState) -> None:
-    """A 4 x 6 image to 8 x 12. The annotated box x 1, y 1, 2 x 2 becomes 2, 2, 6, 6; the other has none, and its mask
-    at x 3..5, y 0..1 covers 6, 0, 10, 2. The third instance is not referred to."""
+def test_image_masks_referents_and_boxes() -> None:
+    """Resize 4 x 6 to 8 x 12. The annotated box (1, 1, 2 wide, 2 high) becomes (2, 2, 6, 6). The second instance has no
+    box: its mask at x 3..5, y 0..1 gives (6, 0, 10, 2). The third is not referred to."""
     shapes = [[[1, 1, 3, 1, 3, 3, 1, 3]], [[3, 0, 5, 0, 5, 1, 3, 1]], [[0, 0, 1, 0, 1, 1]]]
     image = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
-    state = state_of(image, shapes, [("a", (1,)), ("b", ()), ("c", (0, 1))], boxes=[(1, 1, 2, 2), None, None])
+    state = make_state(image, shapes, [("a", (1,)), ("b", ()), ("c", (0, 1))], boxes=[(1, 1, 2, 2), None, None])
     assert np.array_equal(packed(state).image.numpy(), image.transpose(2, 0, 1))
     sample = packed(Resize(size=(8, 12))(state))
     assert sample.instance_masks.dtype == torch.bool and sample.instance_masks.sum((1, 2)).tolist() == [16, 8]
@@ -56,8 +51,8 @@ def test_planes_masks_relation_and_boxes(state_of: MakeState) -> None:
     assert sample.meta.content_size == (8, 12) and sample.meta.original_size == (4, 6)
 
 
-def test_nothing_referred_to(state_of: MakeState) -> None:
-    sample = packed(state_of(blank(4, 6), [], [("none", ())]), with_ground_truth=True)
+def test_no_target() -> None:
+    sample = packed(make_state(blank(4, 6), [], [("none", ())]), with_ground_truth=True)
     assert sample.instance_masks.shape == (0, 4, 6) and sample.instance_boxes.shape == (0, 4)
     assert sample.referents.shape == (1, 0)
     assert sample.ground_truth.record.instances == [] and sample.ground_truth.referents == [()]
@@ -65,44 +60,46 @@ def test_nothing_referred_to(state_of: MakeState) -> None:
     assert [boxes.shape for boxes in batch.instance_boxes] == [(0, 4), (0, 4)] and batch.no_target().all()
 
 
-def test_boxes_are_cut_with_the_image(state_of: MakeState) -> None:
-    """The left 10 of 20 columns of a box at x 4..16: 4..10. One that lies outside falls back on the mask's box."""
+def test_boxes_are_cropped_with_the_image() -> None:
+    """Keep the left 10 of 20 columns: x 4..16 becomes 4..10. A box outside is replaced by the box of the mask."""
     shape = [[4, 2, 16, 2, 16, 6, 4, 6]]
-    state = state_of(blank(10, 20), [shape, shape], [("a", (0,)), ("b", (1,))], boxes=[(4, 2, 12, 4), (15, 2, 1, 4)])
+    state = make_state(blank(10, 20), [shape, shape], [("a", (0,)), ("b", (1,))], boxes=[(4, 2, 12, 4), (15, 2, 1, 4)])
     state.move(state.image[:, :10], np.eye(3))
     assert packed(state).instance_boxes.tolist() == [[4, 2, 10, 6], [4, 2, 10, 6]]
 
 
-def test_ground_truth(state_of: MakeState) -> None:
-    """At the original size, whatever the input's; the box as annotated, or the mask's: x, y, width, height."""
+def test_ground_truth() -> None:
+    """The ground truth has the original size. Its boxes are as annotated or around the mask: x, y, width, height."""
     shapes = [[[1, 1, 3, 1, 3, 3, 1, 3]], [[3, 0, 5, 0, 5, 1, 3, 1]]]
-    state = state_of(blank(4, 6), shapes, [("a", (1,)), ("c", (0, 1))], boxes=[(1.5, 1, 1, 2), None])
+    state = make_state(blank(4, 6), shapes, [("a", (1,)), ("c", (0, 1))], boxes=[(1.5, 1, 1, 2), None])
     truth = packed(Resize(size=(3, 3))(state), with_ground_truth=True).ground_truth
     assert [decode(rle).sum() for rle in truth.instance_rles] == [4, 2]
     assert truth.referents == [(1,), (0, 1)]
     assert [instance.box for instance in truth.record.instances] == [(1.5, 1, 1, 2), (3, 0, 2, 1)]
 
 
-def test_ground_truth_holds_only_referents(state_of: MakeState) -> None:
-    """Instance 0 of three is not referred to: the others become 0 and 1; the data set's own record stays as it is."""
+def test_ground_truth_holds_only_referents() -> None:
+    """Instance 0 of three is not referred to, so the others become 0 and 1. The record is unchanged."""
     shapes = [[[x, 1, x + 2, 1, x + 2, 3]] for x in (0, 1, 2)]
-    state = state_of(blank(4, 6), shapes, [("a", (2,)), ("b", (1, 2))])
+    state = make_state(blank(4, 6), shapes, [("a", (2,)), ("b", (1, 2))])
     truth = packed(state, with_ground_truth=True).ground_truth
     assert [instance.segmentation for instance in truth.record.instances] == shapes[1:]
     assert truth.referents == [(1,), (0, 1)] and [e.referents for e in state.expressions] == [(2,), (1, 2)]
 
 
-def test_overlap_is_that_of_the_input(state_of: MakeState) -> None:
+def test_overlap_applies_to_the_input_only() -> None:
     for overlap, area in (("union", 139), ("exclude", 114)):
-        sample = packed(state_of(blank(20, 20), [OVERLAPPING], [("a", (0,))]), overlap=overlap, with_ground_truth=True)
+        sample = packed(
+            make_state(blank(20, 20), [OVERLAPPING], [("a", (0,))]), overlap=overlap, with_ground_truth=True
+        )
         assert sample.instance_masks.sum() == area
         assert decode(sample.ground_truth.instance_rles[0]).sum() == 139, "protocols decide about the ground truth"
 
 
-def test_masks_as_in_lavt(state_of: MakeState) -> None:
-    """Drawn at the original size, pixels covered twice dropped, resized by Pillow: bit for bit."""
+def test_masks_are_those_of_lavt() -> None:
+    """LAVT draws at the original size, drops pixels that are covered twice, and resizes with Pillow."""
     shape = [[3.3, 7.1, 90.2, 20.8, 70.7, 88.1, 20.5, 60.9], [50, 40, 120, 50, 100, 95, 55.5, 90]]
-    state = Resize(size=(96, 96), antialias=True)(state_of(blank(107, 128), [shape], [("a", (0,))]))
+    state = Resize(size=(96, 96), antialias=True)(make_state(blank(107, 128), [shape], [("a", (0,))]))
     mask = packed(state, overlap="exclude", masks_at="original").instance_masks[0].numpy()
     decoded = coco_mask.decode(coco_mask.frPyObjects(shape, 107, 128)).sum(2)
     expected = Image.fromarray((decoded == 1).astype(np.uint8)).resize((96, 96), Image.Resampling.NEAREST)
@@ -118,18 +115,18 @@ def test_masks_as_in_lavt(state_of: MakeState) -> None:
         ScaleJitter(size=(4, 6), scale=(1, 1)),
     ],
 )
-def test_ground_truth_refuses_augmented_geometry_at_the_first_sample(transform: object, state_of: MakeState) -> None:
-    """Even where this sample happened to stay as it was."""
-    state = transform(state_of(blank(4, 6), [], [("a", ())]))
+def test_ground_truth_rejects_augmented_geometry_at_the_first_sample(transform: object) -> None:
+    """The pipeline is rejected even if the transform left this sample unchanged."""
+    state = transform(make_state(blank(4, 6), [], [("a", ())]))
     with pytest.raises(ConfigError, match=f"cannot follow {type(transform).__name__}.*except Resize"):
         packed(state, with_ground_truth=True)
 
 
-def test_wrong_pipelines_and_arguments(state_of: MakeState) -> None:
+def test_invalid_pipelines_and_arguments() -> None:
     with pytest.raises(ConfigError, match="needs LoadText before PackSample"):
-        PackSample()(state_of(blank(4, 6), [], [("a", ())]))
-    state = state_of(blank(4, 6), [], [("left", ())])
-    state.token_ids, state.word_of = [[1]], [[0]]
+        PackSample()(make_state(blank(4, 6), [], [("a", ())]))
+    state = make_state(blank(4, 6), [], [("left", ())])
+    state.tokens = Tokenized([[1]], [[0]], [()])
     for transform in (RandomFlip(chance=1), TextDrop(chance=1, rate=1), DropArticles()):
         with pytest.raises(ConfigError, match=f"{type(transform).__name__} changes texts: put it before LoadText"):
             transform(state)
@@ -143,7 +140,7 @@ def test_wrong_pipelines_and_arguments(state_of: MakeState) -> None:
 
 
 @pytest.mark.parametrize("masks_at", ["input", "original"])
-def test_one_pixel_through_everything(masks_at: str, tmp_path: Path) -> None:
+def test_one_pixel_through_all_transforms(masks_at: str, tmp_path: Path) -> None:
     Image.new("RGB", (1, 1), (10, 20, 30)).save(tmp_path / "dot.png")
     (tmp_path / "words.txt").write_text("left dot")
     instance = AnnotatedInstance("0", [[0, 0, 1, 0, 1, 1, 0, 1]], None, (0, 0, 1, 1))

@@ -1,4 +1,4 @@
-"""No augmentation turns an expression with referents into one without."""
+"""Augmentation never turns an expression with referents into one without."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from refseg.datasets.geometry import translation
 from refseg.datasets.masks import instance_mask
 from refseg.datasets.transforms import (
-    PackSample,
     RandomCrop,
     RandomFlip,
     RandomRotate,
@@ -22,12 +22,9 @@ from refseg.datasets.transforms import (
 from refseg.datasets.transforms.geometric import all_keep_a_referent, choose_window
 from refseg.errors import ConfigError
 from refseg.records import AnnotatedInstance, Expression, Record
+from transform_states import make_state, packed, square
 
 HEIGHT, WIDTH = 40, 60
-
-
-def square(x: float, y: float, side: float) -> list[list[float]]:
-    return [[x, y, x + side, y, x + side, y + side, x, y + side]]
 
 
 squares = st.builds(
@@ -62,25 +59,24 @@ def test_every_expression_keeps_a_visible_referent(shapes: list, chain: list, se
     state = TransformState(record, list(expressions), np.random.default_rng(seed), image=image)
     for transform in chain:
         state = transform(state)
-    state.token_ids, state.word_of = [[1]] * len(expressions), [[0]] * len(expressions)
-    sample = PackSample()(state)
+    sample = packed(state)
     seen = sample.instance_masks.flatten(1).any(1)
-    assert seen.all(), "instances out of sight are left out"
+    assert seen.all(), "instances out of view are dropped"
     assert sample.referents.any(1).tolist() == [bool(indices) for indices in referents]
 
 
-def test_min_visible_by_hand() -> None:
-    """5 of 10 pixels are half. One visible referent is enough, and an expression without referents needs none."""
+def test_min_visible() -> None:
+    """5 of 10 pixels are half. One visible referent is enough. An expression without referents needs none."""
     expressions = [Expression("a", "", (0,)), Expression("b", "", (0, 1)), Expression("c", "", ())]
     assert all_keep_a_referent(expressions, {0: 10, 1: 10}, {0: 5, 1: 0}, 0.5)
     assert not all_keep_a_referent(expressions, {0: 10, 1: 10}, {0: 4, 1: 10}, 0.5)
     assert all_keep_a_referent(expressions[1:], {0: 10, 1: 10}, {0: 4, 1: 10}, 0.5)
     assert not all_keep_a_referent(expressions[:1], {0: 10}, {0: 0}, 0.0), "not even at min_visible 0"
-    assert all_keep_a_referent(expressions[:1], {0: 0}, {0: 0}, 0.5), "an annotation without area has nothing to lose"
+    assert all_keep_a_referent(expressions[:1], {0: 0}, {0: 0}, 0.5), "annotations without area are ignored"
 
 
-def test_a_window_is_found_when_random_places_fail() -> None:
-    """One pixel of a 100 x 100 image at (70, 3), windows of 5 x 5: hit by 1 place in 371 or so."""
+def test_window_is_found_if_random_positions_fail() -> None:
+    """The only pixel is at row 70, column 3 of 100 x 100. About 1 in 460 windows of 5 x 5 shows it."""
     mask = np.zeros((100, 100), np.uint8)
     mask[70, 3] = 1
     for seed in range(20):
@@ -89,52 +85,48 @@ def test_a_window_is_found_when_random_places_fail() -> None:
         assert top <= 70 < top + 5 and left <= 3 < left + 5
 
 
-def test_referents_too_far_apart_keep_the_sample_whole(state_of: Callable[..., TransformState]) -> None:
-    """Two expressions whose squares no 10 x 10 window shows together."""
+def test_sample_is_not_cropped_if_referents_are_too_far_apart() -> None:
+    """No 10 x 10 window shows the squares of both expressions."""
     image = np.zeros((40, 60, 3), np.uint8)
     shapes, expressions = [square(0, 0, 5), square(50, 30, 5)], [("a", (0,)), ("b", (1,))]
-    state = RandomCrop(size=(10, 10))(state_of(image, shapes, expressions))
+    state = RandomCrop(size=(10, 10))(make_state(image, shapes, expressions))
     assert state.size == (40, 60)
-    state = ScaleJitter(size=(30, 30), scale=(3, 3))(state_of(image, shapes, expressions))
-    assert state.size == (20, 30), "fitted into 30 x 30 instead"
-    one_of_two = RandomCrop(size=(10, 10))(state_of(image, shapes, [("either", (0, 1))]))
+    state = ScaleJitter(size=(30, 30), scale=(3, 3))(make_state(image, shapes, expressions))
+    assert state.size == (20, 30), "the whole image is fitted into 30 x 30"
+    one_of_two = RandomCrop(size=(10, 10))(make_state(image, shapes, [("either", (0, 1))]))
     assert one_of_two.size in ((10, 10), (40, 60))
 
 
-def test_rotations_that_hide_all_referents_are_rejected(state_of: Callable[..., TransformState]) -> None:
-    """A quarter turn of a 10 x 60 image shows its middle 10 columns only, in which the square at x = 2 is not."""
+def test_rotations_that_hide_all_referents_are_skipped() -> None:
+    """After a quarter turn, a 10 x 60 image shows its middle 10 columns only, without the square at x = 2."""
     turn = RandomRotate(degrees=(90, 90))
-    state = turn(state_of(np.zeros((10, 60, 3), np.uint8), [square(2, 2, 4)], [("a", (0,))]))
+    state = turn(make_state(np.zeros((10, 60, 3), np.uint8), [square(2, 2, 4)], [("a", (0,))]))
     assert np.array_equal(state.matrix, np.eye(3)) and not state.frames
-    state = turn(state_of(np.zeros((10, 60, 3), np.uint8), [square(28, 2, 4)], [("a", (0,))]))
+    state = turn(make_state(np.zeros((10, 60, 3), np.uint8), [square(28, 2, 4)], [("a", (0,))]))
     assert not np.array_equal(state.matrix, np.eye(3)) and len(state.frames) == 1
 
 
-def test_cropped_out_instances_are_dropped(state_of: Callable[..., TransformState]) -> None:
-    """A crop of the left half: "both" keeps the left square, and the right one is no instance of the sample."""
-    state = state_of(np.zeros((10, 20, 3), np.uint8), [square(1, 1, 4), square(14, 2, 4)], [("both", (0, 1)), ("", ())])
-    from refseg.datasets.geometry import translation
-
+def test_cropped_out_instances_are_dropped() -> None:
+    """After a crop to the left half, "both" keeps the left square and the sample has no other instance."""
+    state = make_state(
+        np.zeros((10, 20, 3), np.uint8), [square(1, 1, 4), square(14, 2, 4)], [("both", (0, 1)), ("", ())]
+    )
     state.move(state.image[:, :10], translation(0, 0))
-    state.token_ids, state.word_of = [[1], [1]], [[0], [0]]
-    sample = PackSample()(state)
+    sample = packed(state)
     assert sample.instance_masks.sum((1, 2)).tolist() == [16]
     assert sample.referents.tolist() == [[True], [False]]
 
 
-def test_the_last_referent_stays_as_one_pixel(state_of: Callable[..., TransformState]) -> None:
-    """The left half does not show a square at x 14..18: the nearest pixel is in column 9, and row 4 holds y = 4."""
-    from refseg.datasets.geometry import translation
-
-    state = state_of(np.zeros((10, 20, 3), np.uint8), [square(14, 2, 4)], [("it", (0,))])
+def test_last_referent_keeps_one_pixel() -> None:
+    """The left half does not show the square at x 14..18, y 2..6. The pixel nearest to it is (row 4, column 9)."""
+    state = make_state(np.zeros((10, 20, 3), np.uint8), [square(14, 2, 4)], [("it", (0,))])
     state.move(state.image[:, :10], translation(0, 0))
-    state.token_ids, state.word_of = [[1]], [[0]]
-    mask = PackSample()(state).instance_masks[0]
+    mask = packed(state).instance_masks[0]
     assert mask.nonzero().tolist() == [[4, 9]]
 
 
 def test_tiny_instances_get_one_pixel() -> None:
-    """0.2 pixels about (3.1, 5.1) cover no centre; an annotation without area stays empty; out of sight is empty."""
+    """A square of 0.2 pixels covers no pixel center. Annotations without area or out of view stay empty."""
     speck, nothing = AnnotatedInstance("a", square(3, 5, 0.2)), AnnotatedInstance("b", [])
     assert instance_mask(speck, (8, 8), np.eye(3), (8, 8)).nonzero() == (np.array([5]), np.array([3]))
     assert not instance_mask(nothing, (8, 8), np.eye(3), (8, 8), must_show=True).any()
@@ -164,10 +156,10 @@ def test_tiny_instances_get_one_pixel() -> None:
         (lambda: RandomRotate(degrees=15, fill=0), r"RandomRotate\.fill must be \(red, green, blue\)"),
     ],
 )
-def test_bad_arguments(make: Callable[[], object], message: str) -> None:
+def test_invalid_arguments(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
 
 
-def test_degrees_of_one_number() -> None:
+def test_degrees_as_one_number() -> None:
     assert RandomRotate(degrees=15).degrees == RandomRotate(degrees=(-15, 15)).degrees == (-15, 15)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,68 +8,69 @@ from hypothesis import strategies as st
 from refseg.datasets.transforms import DropArticles, RandomFlip, TextDrop, TransformState
 from refseg.datasets.transforms.text import keep_words, may_drop, without_articles
 from refseg.records import Expression
+from transform_states import make_state
 
 IMAGE = np.zeros((2, 2, 3), np.uint8)
 
 
 def grounded(text: str, referents: tuple[int, ...] = (0,)) -> Expression:
-    """Every word describes instance 0; the last one is also the anchor's, instance 1."""
+    """Return an expression with tags: all words describe instance 0, and the last one also the anchor, instance 1."""
     count = len(text.split())
     return Expression(
         "e", text, referents, tags={"words": {"0": [*range(count)]}, "anchor_words": {"1": [count - 1]}, "n": 3}
     )
 
 
-def test_articles_by_hand() -> None:
-    """ "The" (0) and "a" (4) go: the words 1, 2, 3, 5 become 0, 1, 2, 3."""
+def test_drop_articles() -> None:
+    """Words 0 ("The") and 4 ("a") are dropped, so the words 1, 2, 3, 5 become 0, 1, 2, 3."""
     before = grounded("The star left of a square")
     after = without_articles(before)
     assert after.text == "star left of square"
     assert after.tags == {"words": {"0": [0, 1, 2, 3]}, "anchor_words": {"1": [3]}, "n": 3}
-    assert before.tags["words"] == {"0": [0, 1, 2, 3, 4, 5]}, "the record's tags stay"
+    assert before.tags["words"] == {"0": [0, 1, 2, 3, 4, 5]}, "the record is unchanged"
 
 
-def test_texts_without_articles_or_only_of_articles_stay() -> None:
+def test_texts_without_articles_or_of_articles_only_are_unchanged() -> None:
     for text in ("red star", "the", "", "theatre"):
         expression = grounded(text) if text else Expression("e", "", ())
         assert without_articles(expression) is expression
 
 
-def test_tags_follow(state_of: Callable[..., TransformState]) -> None:
+def test_tags_refer_to_the_remaining_words() -> None:
     kept = keep_words(grounded("one big red star"), [1, 3])
     assert kept.text == "big star" and kept.tags["words"] == {"0": [0, 1]} and kept.tags["anchor_words"] == {"1": [1]}
     assert keep_words(Expression("e", "a b", (0,), tags={"skill": "x"}), [1]).tags == {"skill": "x"}
-    state = state_of(IMAGE, [], [("the left star", ()), ("a star", ())])
+    state = make_state(IMAGE, [], [("the left star", ()), ("a star", ())])
     assert [e.text for e in DropArticles()(state).expressions] == ["left star", "star"]
 
 
 @pytest.mark.parametrize(
     "word", "not no, without left Right, rightmost leftmost top 2nd two bigger largest isn't behind".split()
 )
-def test_words_that_stay(word: str) -> None:
+def test_essential_words(word: str) -> None:
     assert not may_drop(word)
 
 
 @pytest.mark.parametrize("word", "the red star striped is of that".split())
-def test_words_that_may_go(word: str) -> None:
+def test_words_that_may_be_dropped(word: str) -> None:
     assert may_drop(word)
 
 
 @given(
     st.lists(st.sampled_from("the red star not left big of two".split()), min_size=1, max_size=8), st.integers(0, 2**32)
 )
-def test_some_words_remain_and_tags_name_the_same_words(words: list[str], seed: int) -> None:
-    """Each word describes an instance of its own, so that the tags tell which words stayed."""
+def test_some_words_remain_and_tags_refer_to_the_same_words(words: list[str], seed: int) -> None:
+    """Each word describes its own instance, so the tags show which words remain."""
     tags = {"words": {i: [i] for i in range(len(words))}}
     state = TransformState(None, [Expression("e", " ".join(words), (0,), tags=tags)], np.random.default_rng(seed))
     (after,) = TextDrop(chance=1, rate=0.7)(state).expressions
-    left = after.text.split()
-    assert left
+    remaining = after.text.split()
+    assert remaining
     for i, word in enumerate(words):
         places = after.tags["words"][i]
-        assert [left[place] for place in places] in ([word], [])
+        assert [remaining[place] for place in places] in ([word], [])
         assert places or may_drop(word)
-    assert sum(map(len, after.tags["words"].values())) == len(left)
+    assert sum(map(len, after.tags["words"].values())) == len(remaining)
 
 
 def test_rate_and_chance() -> None:
@@ -85,13 +84,13 @@ def test_rate_and_chance() -> None:
     assert [e.text for e in TextDrop(chance=1, rate=1)(state).expressions] == ["red"] * 200
 
 
-def test_expressions_without_referents_stay_whole() -> None:
+def test_expressions_without_referents_are_unchanged() -> None:
     state = TransformState(None, [grounded("red star", ())], np.random.default_rng(0))
     assert TextDrop(chance=1, rate=1)(state).expressions[0].text == "red star"
 
 
-def test_mirrored_texts_keep_their_tags(state_of: Callable[..., TransformState]) -> None:
-    state = state_of(IMAGE, [], [("the left star", ())])
+def test_flip_keeps_the_tags() -> None:
+    state = make_state(IMAGE, [], [("the left star", ())])
     state.expressions[0].tags["words"] = {"0": [0, 1, 2]}
     state = RandomFlip(chance=1)(state)
     assert state.expressions[0].text == "the right star" and state.expressions[0].tags == {"words": {"0": [0, 1, 2]}}

@@ -20,6 +20,7 @@ SCORES = torch.tensor([[[0.1, 0.9, 0.5, -0.2, 0.7], [0.3, -0.1, 0.2, 0.8, 0.0]]]
 
 def retrieval(**settings: float) -> TokenRetrieval:
     torch.manual_seed(0)
+    settings = dict(ratio=0.3, temperature=1.0, noise=1.0) | settings
     return TokenRetrieval(pixel_dim=6, word_dim=5, joint_dim=4, **settings)
 
 

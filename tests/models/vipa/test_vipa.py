@@ -153,7 +153,7 @@ def test_scale_and_bias_enter_eq_4_only() -> None:
     batch = prepared(model)
     torch.testing.assert_close(logits_of(model, batch), logits_of(tiny_model("vipa_tiny_refshapes"), batch))
     prediction = model(batch)
-    prediction.auxiliary.scores = torch.zeros_like(prediction.auxiliary.scores)
+    prediction.auxiliary = torch.zeros_like(prediction.auxiliary)
     wanted = F.softplus(torch.tensor([10.0, -10.0, -10.0])).mean()
     torch.testing.assert_close(model.losses(prediction, batch)["loss_relevance"], wanted)
     assert {n for n in parameters_without_gradient(model, batch) if not is_key_bias(n)} == set()

@@ -8,6 +8,7 @@ allocates memory by the length of a polygon's edges.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,7 @@ def load_json(file: Path) -> Any:
 
 def is_text(value: Any) -> bool:
     """Return whether a value is a text that is not blank and can be encoded (JSON may hold half a character)."""
-    if not isinstance(value, str) or not value.strip():
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return isinstance(value, str) and bool(value.strip()) and not re.search("[\ud800-\udfff]", value)
 
 
 def is_side(value: Any) -> bool:
@@ -99,23 +94,21 @@ def clean_segmentation(value: Any, size: tuple[int, int]) -> Segmentation:
     if all(isinstance(part, dict) for part in value):
         rles = [clean_rle(part, size) for part in value]
         return rles[0] if len(rles) == 1 else coco_mask.merge(rles)
-    polygons = [_polygon(part, MAX_BEYOND * max(size)) for part in value]
-    polygons = [polygon for polygon in polygons if len(polygon) >= 6 and len(polygon) % 2 == 0]
+    polygons = []
+    for part in value:
+        try:
+            numbers = np.asarray(part, dtype=np.float64)
+        except (TypeError, ValueError):
+            numbers = np.zeros(())
+        if numbers.ndim != 1:
+            raise BadEntry(f"a polygon is a flat list x, y, x, y, ..., not {_short(part)}")
+        if not (np.abs(numbers) <= MAX_BEYOND * max(size)).all():  # also false for NaN
+            raise BadEntry("a polygon has coordinates that are not finite or far outside the image")
+        if len(part) >= 6 and len(part) % 2 == 0:
+            polygons.append(part)
     if not polygons:
         raise BadEntry("no polygon has 3 points")
     return polygons
-
-
-def _polygon(value: Any, limit: float) -> list[float]:
-    try:
-        numbers = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        numbers = None
-    if numbers is None or numbers.ndim != 1:
-        raise BadEntry(f"a polygon is a flat list x, y, x, y, ..., not {_short(value)}")
-    if not (np.abs(numbers) <= limit).all():  # also false for NaN
-        raise BadEntry("a polygon has coordinates that are not finite or far outside the image")
-    return value
 
 
 def clean_rle(rle: dict, size: tuple[int, int]) -> dict:
@@ -142,21 +135,17 @@ def clean_rle(rle: dict, size: tuple[int, int]) -> dict:
     largest = runs.view(np.uint64).max(initial=0)  # negative runs become huge
     if largest > pixels or int(runs.sum()) != pixels:  # in this order, because the sum could overflow
         raise BadEntry(f"the runs of an RLE do not add up to {size[0]} x {size[1]} pixels")
-    joined = join_runs(runs)
-    if joined is runs and isinstance(counts, bytes):
-        return {"size": list(size), "counts": counts}
-    return coco_mask.frPyObjects({"size": list(size), "counts": joined.tolist()}, *size)
-
-
-def join_runs(runs: np.ndarray) -> np.ndarray:
-    """Join the neighbors of each run of 0, except a first one. Runs without such a run are returned unchanged."""
     if runs[1:].all():
-        return runs
-    state = np.arange(len(runs)) % 2
-    runs, state = runs[runs > 0], state[runs > 0]
-    first = np.flatnonzero(np.concatenate([[True], state[1:] != state[:-1]]))
-    joined = np.add.reduceat(runs, first)
-    return np.concatenate([[0], joined]) if state[0] else joined
+        if isinstance(counts, bytes):
+            return {"size": list(size), "counts": counts}
+    else:  # join the neighbors of each run of 0, except a first one
+        state = np.arange(len(runs)) % 2
+        runs, state = runs[runs > 0], state[runs > 0]
+        first = np.flatnonzero(np.concatenate([[True], state[1:] != state[:-1]]))
+        runs = np.add.reduceat(runs, first)
+        if state[0]:
+            runs = np.concatenate([[0], runs])
+    return coco_mask.frPyObjects({"size": list(size), "counts": runs.tolist()}, *size)
 
 
 def decode_runs(counts: bytes) -> np.ndarray:

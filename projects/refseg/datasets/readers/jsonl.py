@@ -28,7 +28,6 @@ _TYPES: dict[str, Any] = {
     "tags": dict | None,
     "expression_id": str | int | None,
 }
-_REQUIRED = ("image", "text", "targets")
 
 
 def read_jsonl(*, file: str | Path) -> Annotations:
@@ -57,7 +56,7 @@ def read_jsonl(*, file: str | Path) -> Annotations:
             row: Any = None
             try:
                 row = _parse(line)
-                _check_fields(row)
+                _check(row)
                 content.add(row)
             except BadEntry as error:
                 split = (row.get("split") or "") if isinstance(row, dict) else UNKNOWN
@@ -75,13 +74,13 @@ def _parse(line: bytes) -> dict[str, Any]:
     return row
 
 
-def _check_fields(row: dict[str, Any]) -> None:
+def _check(row: dict[str, Any]) -> None:
     unknown = sorted(set(row) - set(_TYPES))
     if unknown:
         raise BadEntry(f"unknown field {unknown[0]!r}. Valid fields: {', '.join(sorted(_TYPES))}")
-    for name in _REQUIRED:
-        if name not in row:
-            raise BadEntry(f"field {name!r} is missing")
+    missing = [name for name in ("image", "text", "targets") if name not in row]
+    if missing:
+        raise BadEntry(f"field {missing[0]!r} is missing")
     for name, value in row.items():
         if not isinstance(value, _TYPES[name]):
             raise BadEntry(f"field {name!r} has the wrong type {type(value).__name__}")
@@ -100,12 +99,13 @@ def _check_fields(row: dict[str, Any]) -> None:
 class _Content:
     """Records made from the rows so far.
 
-    `index_of`: for each image, the index of each instance id. `opened`: images that were opened to get their size.
+    `index_of`: index of an instance in its record, by image and instance id. `opened`: images that were opened to get
+    their size.
     """
 
     root: Path
     records: dict[str, Record] = field(default_factory=dict)
-    index_of: dict[str, dict[str, int]] = field(default_factory=dict)
+    index_of: dict[tuple[str, str], int] = field(default_factory=dict)
     expression_ids: set[str] = field(default_factory=set)
     opened: list[str] = field(default_factory=list)
 
@@ -123,37 +123,28 @@ class _Content:
             raise BadEntry(f"expression_id {expression_id!r} is taken by an earlier row")
         # Instances by their ids. An id that occurs twice must have the same mask.
         ids = [str(name) for name in row.get("instance_ids") or [f"{number}:{i}" for i in range(len(targets))]]
-        indices = self.index_of.get(image, {})
-        masks = {name: record.instances[index].segmentation for name, index in indices.items()}
-        new_instances = []
+        new: dict[str, AnnotatedInstance] = {}
         for instance_id, target in zip(ids, targets, strict=True):
             segmentation = _segmentation(target, record.size)
-            if instance_id not in masks:
-                masks[instance_id] = segmentation
-                new_instances.append(AnnotatedInstance(instance_id, segmentation))
-            elif masks[instance_id] != segmentation:
+            index = self.index_of.get((image, instance_id))
+            known = new.get(instance_id) if index is None else record.instances[index]
+            if known is None:
+                new[instance_id] = AnnotatedInstance(instance_id, segmentation)
+            elif known.segmentation != segmentation:
                 raise BadEntry(f"instance_id {instance_id!r} stands for two different masks of {image}")
 
         # The row is good: add everything.
+        self.records[image] = record
         self.expression_ids.add(expression_id)
-        self.records[image], self.index_of[image] = record, indices
-        for instance in new_instances:
-            indices[instance.instance_id] = len(record.instances)
+        for instance_id, instance in new.items():
+            self.index_of[image, instance_id] = len(record.instances)
             record.instances.append(instance)
-        referents = tuple(dict.fromkeys(indices[name] for name in ids))
+        referents = tuple(dict.fromkeys(self.index_of[image, instance_id] for instance_id in ids))
         object_id = row.get("object_id")
         if object_id is None:
             object_id = f"of {','.join(map(str, sorted(referents))) or expression_id}"
-        record.expressions.append(
-            Expression(
-                expression_id=expression_id,
-                text=row["text"],
-                referents=referents,
-                split=row.get("split"),
-                object_id=str(object_id),
-                tags=row.get("tags") or {},
-            )
-        )
+        split, tags = row.get("split"), row.get("tags") or {}
+        record.expressions.append(Expression(expression_id, row["text"], referents, split, str(object_id), tags=tags))
 
     def _size_of_file(self, image: str) -> tuple[int, int]:
         from refseg.datasets.images import open_image  # OpenCV is needed only here

@@ -7,6 +7,7 @@ other classes and functions are refused.
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
 from pathlib import Path
@@ -47,14 +48,6 @@ class _Array(list):
         self.extend(dtype.values(content, shape, "F" if in_fortran_order else "C"))
 
 
-def _scalar(dtype: _Dtype, content: str | bytes) -> Any:
-    return dtype.values(content, ())
-
-
-def _array_of_buffer(content: bytes, dtype: _Dtype, shape: tuple[int, ...], order: Literal["C", "F"]) -> list:
-    return dtype.values(content, shape, order)
-
-
 def _encode(text: str, encoding: str = "utf-8") -> bytes:
     """Stand-in for `codecs.encode`, by which protocol 2 stores bytes."""
     if _as_str(encoding) not in ("latin1", "latin-1"):
@@ -70,9 +63,9 @@ _STAND_INS: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _Array,
 }
 for _core in ("numpy.core", "numpy._core"):  # before and since numpy 2
-    _STAND_INS[f"{_core}.multiarray", "scalar"] = _scalar
+    _STAND_INS[f"{_core}.multiarray", "scalar"] = lambda dtype, content: dtype.values(content, ())
     _STAND_INS[f"{_core}.multiarray", "_reconstruct"] = lambda kind, shape, code: _Array()
-    _STAND_INS[f"{_core}.numeric", "_frombuffer"] = _array_of_buffer
+    _STAND_INS[f"{_core}.numeric", "_frombuffer"] = lambda content, dtype, *shape: dtype.values(content, *shape)
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -95,21 +88,17 @@ class _PlainUnpickler(pickle.Unpickler):
 def load_pickle(file: str | Path) -> Any:
     """Return the content of a pickle as plain values. Byte strings become str (ASCII, UTF-8 or Latin-1)."""
     try:
+        content = Path(file).read_bytes()
         try:
-            return _load(file, "ASCII")
+            return _PlainUnpickler(io.BytesIO(content), encoding="ASCII").load()
         except UnicodeDecodeError:  # some string is not ASCII: decode string by string
-            return _plain(_load(file, "bytes"))
+            return _plain(_PlainUnpickler(io.BytesIO(content), encoding="bytes").load())
     except DataError as error:
         raise DataError(f"{file}: {error}") from None
     except (MemoryError, RecursionError, OSError):
         raise
     except Exception as error:  # unpickling damaged bytes raises nearly anything
         raise DataError(f"{file}: truncated, or not a pickle ({type(error).__name__}: {error})") from None
-
-
-def _load(file: str | Path, encoding: str) -> Any:
-    with open(file, "rb") as opened:
-        return _PlainUnpickler(opened, encoding=encoding).load()
 
 
 def _as_str(value: str | bytes) -> str:

@@ -15,7 +15,6 @@ how it is read, never the name of the data set:
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +35,6 @@ from refseg.records import UNKNOWN, AnnotatedInstance, Annotations, Expression, 
 IDS_IN_NOTICE = 5
 
 
-@dataclass
-class _Image:
-    """One image of instances.json.
-
-    `index_of`: index of the instance by annotation id. `unusable`: reason by id of an annotation that was left out.
-    """
-
-    record: Record
-    index_of: dict[int, int] = field(default_factory=dict)
-    unusable: dict[int, str] = field(default_factory=dict)
-
-
 def read_refer(*, refs: str | Path, instances: str | Path) -> Annotations:
     """Read records of all images that a ref names, with all their annotations, referred to or not.
 
@@ -62,28 +49,42 @@ def read_refer(*, refs: str | Path, instances: str | Path) -> Annotations:
     if not isinstance(entries, list):
         raise DataError(f"{refs}: holds a {type(entries).__name__}, not a list of refs")
     problems: list[Problem] = []
-    images, image_of_annotation = _read_instances(instances, problems)
+    images, annotations = _read_instances(instances, problems)
     content_of: dict[str, Any] = {}  # by expression id
     without_sentences: list[dict] = []
-    for number, ref in enumerate(entries):
+    for position, ref in enumerate(entries):
         if isinstance(ref, dict) and ref.get("sentences") == []:
             without_sentences.append(ref)
             continue
-        place = f"{refs}, ref {number}"
+        place = f"{refs}, ref {position}"
         split = ref["split"] if isinstance(ref, dict) and isinstance(ref.get("split"), str) else UNKNOWN
         try:
             _check_ref(ref)
             place = f"{refs}, ref_id {ref['ref_id']}"
-            image = _image_of(ref, images)
+            record = _record_of(ref, images)
             ids = _annotation_ids(ref)
-            referents = tuple(dict.fromkeys(_referent(i, image, image_of_annotation) for i in ids))
+            referents = tuple(dict.fromkeys(_referent(annotation_id, ref, annotations) for annotation_id in ids))
             if "no_target" in ref and as_flag("no_target", ref["no_target"]) == bool(ids):
                 message = f"no_target is {ref['no_target']!r}, but ann_id, which decides, is {ref.get('ann_id')!r}"
                 problems.append(Problem(place, message))
         except BadEntry as error:
             problems.append(Problem(place, str(error), split))
             continue
-        _add_expressions(ref, image.record, referents, content_of, place, problems)
+        for number, sentence in enumerate(ref["sentences"]):
+            try:
+                expression = _expression(ref, referents, number, sentence)
+            except BadEntry as error:
+                problems.append(Problem(place, f"sentences[{number}]: {error}", split))
+                continue
+            # Sentence ids are unique in the official files. Skip exact repetitions, and rename other collisions.
+            content = (record.image_id, expression.text, expression.referents, split)
+            if content_of.get(expression.expression_id) == content:
+                problems.append(Problem(place, f"sent_id {sentence.get('sent_id', number)} is repeated; used once"))
+                continue
+            if expression.expression_id in content_of:
+                expression.expression_id += f"_{len(content_of)}"
+            content_of[expression.expression_id] = content
+            record.expressions.append(expression)
     if without_sentences:
         splits = Counter(str(ref.get("split")) for ref in without_sentences)
         ids = [str(ref.get("ref_id")) for ref in without_sentences[:IDS_IN_NOTICE]]
@@ -94,7 +95,7 @@ def read_refer(*, refs: str | Path, instances: str | Path) -> Annotations:
             f"ref_id {', '.join(ids)}. No expression is lost."
         )
         problems.append(Problem(str(refs), message, is_notice=True))
-    return Annotations([image.record for image in images.values() if image.record.expressions], problems)
+    return Annotations([record for record in images.values() if record.expressions], problems)
 
 
 def _load(file: Path) -> Any:
@@ -106,13 +107,17 @@ def _load(file: Path) -> Any:
 # instances.json -------------------------------------------------------------------------------------------------------
 
 
-def _read_instances(file: Path, problems: list[Problem]) -> tuple[dict[int, _Image], dict[int, int]]:
-    """Return the images by id, and the image id of each annotation."""
+def _read_instances(file: Path, problems: list[Problem]) -> tuple[dict[int, Record], dict[int, tuple[int, int | str]]]:
+    """Read instances.json.
+
+    Returns:
+        The images by id. For each annotation id, the image id, and the index of its instance or why it has none.
+    """
     content = _load(file)
     for name in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(name), list):
             raise DataError(f"{file}: has no list {name!r}, so it is not an instances.json in COCO's layout")
-    images: dict[int, _Image] = {}
+    images: dict[int, Record] = {}
     for number, entry in enumerate(content["images"]):
         try:
             size = image_size(entry)
@@ -120,36 +125,36 @@ def _read_instances(file: Path, problems: list[Problem]) -> tuple[dict[int, _Ima
                 raise BadEntry(f"file_name is {entry['file_name']!r}")
             if entry["id"] in images:
                 raise BadEntry(f"id {entry['id']} is taken by an earlier image")
-            images[entry["id"]] = _Image(Record(str(entry["id"]), entry["file_name"], size, [], []))
+            images[entry["id"]] = Record(str(entry["id"]), entry["file_name"], size, [], [])
         except (KeyError, TypeError, ValueError) as error:
             problems.append(Problem(f"{file}, images[{number}]", _reason(error)))
     named = [c for c in content["categories"] if isinstance(c, dict) and isinstance(c.get("name"), str)]
     categories = {c["id"]: c["name"] for c in named if isinstance(c.get("id"), int | str)}
-    image_of: dict[int, int] = {}
+    annotations: dict[int, tuple[int, int | str]] = {}
     for number, entry in enumerate(content["annotations"]):
         try:
-            if entry["id"] in image_of:
+            if entry["id"] in annotations:
                 raise BadEntry(f"id {entry['id']} is taken by an earlier annotation")
-            image_of[entry["id"]] = entry["image_id"]
-            image = _image_of(entry, images)
+            annotations[entry["id"]] = (entry["image_id"], "it has no image")
+            record = _record_of(entry, images)
         except (BadEntry, KeyError, TypeError) as error:
             problems.append(Problem(f"{file}, annotations[{number}]", _reason(error)))
             continue
+        index: int | str = len(record.instances)
         try:
             instance = AnnotatedInstance(
                 instance_id=str(entry["id"]),
-                segmentation=clean_segmentation(entry.get("segmentation"), image.record.size),
+                segmentation=clean_segmentation(entry.get("segmentation"), record.size),
                 category=categories.get(entry.get("category_id")),
                 box=as_xywh(entry.get("bbox")),
                 is_crowd=as_flag("iscrowd", entry.get("iscrowd") or 0),
             )
+            record.instances.append(instance)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            image.unusable[entry["id"]] = _reason(error)
-            problems.append(Problem(f"{file}, annotation id {entry['id']}", _reason(error)))
-            continue
-        image.index_of[entry["id"]] = len(image.record.instances)
-        image.record.instances.append(instance)
-    return images, image_of
+            index = _reason(error)
+            problems.append(Problem(f"{file}, annotation id {entry['id']}", index))
+        annotations[entry["id"]] = (entry["image_id"], index)
+    return images, annotations
 
 
 def _reason(error: Exception) -> str:
@@ -167,6 +172,12 @@ def _check_ref(ref: Any) -> None:
             raise BadEntry(f"has no field {name!r}")
         if not isinstance(ref[name], kinds):
             raise BadEntry(f"field {name!r} is a {type(ref[name]).__name__}")
+
+
+def _record_of(entry: dict, images: dict[int, Record]) -> Record:
+    if entry["image_id"] not in images:
+        raise BadEntry(f"image_id {entry['image_id']!r} is not among the images of instances.json")
+    return images[entry["image_id"]]
 
 
 def _annotation_ids(ref: dict) -> list[int]:
@@ -190,68 +201,37 @@ def _annotation_ids(ref: dict) -> list[int]:
     return ids
 
 
+def _referent(annotation_id: int, ref: dict, annotations: dict[int, tuple[int, int | str]]) -> int:
+    """Return the index of an annotation among the instances of a ref's image."""
+    if annotation_id not in annotations:
+        raise BadEntry(f"ann_id {annotation_id} is not in instances.json")
+    image_id, index = annotations[annotation_id]
+    if image_id != ref["image_id"]:
+        raise BadEntry(f"ann_id {annotation_id} belongs to image {image_id!r}, not {ref['image_id']}")
+    if isinstance(index, str):
+        raise BadEntry(f"its annotation {annotation_id} cannot be used: {index}")
+    return index
+
+
+def _expression(ref: dict, referents: tuple[int, ...], number: int, sentence: Any) -> Expression:
+    """Return the expression of a ref's sentence."""
+    # Of the raw and the cleaned text, one stands in for the other.
+    texts = [sentence.get(name) for name in ("raw", "sent")] if isinstance(sentence, dict) else []
+    texts = [text for text in texts if is_text(text)]
+    if not texts:
+        raise BadEntry("has no text in 'raw' or 'sent'")
+    exists = _exists(sentence)
+    tags = {"exist": exists} if "exist" in sentence else {}
+    return Expression(
+        expression_id=f"{ref['ref_id']}_{sentence.get('sent_id', number)}",
+        text=texts[0],
+        referents=referents if exists else (),
+        split=ref["split"],
+        object_id=str(ref["ref_id"]),
+        sent=texts[-1],
+        tags={**tags, "source": ref["source"]} if "source" in ref else tags,
+    )
+
+
 def _exists(sentence: dict) -> bool:
     return as_flag("exist", sentence.get("exist", True))
-
-
-def _image_of(entry: dict, images: dict[int, _Image]) -> _Image:
-    if entry["image_id"] not in images:
-        raise BadEntry(f"image_id {entry['image_id']!r} is not among the images of instances.json")
-    return images[entry["image_id"]]
-
-
-def _referent(annotation: int, image: _Image, image_of: dict[int, int]) -> int:
-    """Return the index of an annotation among the instances of a ref's image."""
-    if annotation in image.index_of:
-        return image.index_of[annotation]
-    if annotation in image.unusable:
-        raise BadEntry(f"its annotation {annotation} cannot be used: {image.unusable[annotation]}")
-    if annotation in image_of:
-        raise BadEntry(f"ann_id {annotation} belongs to image {image_of[annotation]!r}, not {image.record.image_id}")
-    raise BadEntry(f"ann_id {annotation} is not in instances.json")
-
-
-def _add_expressions(
-    ref: dict,
-    record: Record,
-    referents: tuple[int, ...],
-    content_of: dict[str, Any],
-    place: str,
-    problems: list[Problem],
-) -> None:
-    """Add an expression for each sentence of a ref."""
-    for number, sentence in enumerate(ref["sentences"]):
-        # Of the raw and the cleaned text, one stands in for the other.
-        texts = [sentence.get(name) for name in ("raw", "sent")] if isinstance(sentence, dict) else []
-        texts = [text for text in texts if is_text(text)]
-        try:
-            if not texts:
-                raise BadEntry("has no text in 'raw' or 'sent'")
-            exists = _exists(sentence)
-        except BadEntry as error:
-            problems.append(Problem(place, f"sentences[{number}]: {error}", ref["split"]))
-            continue
-        targets = referents if exists else ()
-        # Sentence ids are unique in the official files. Skip exact repetitions, and rename other collisions.
-        expression_id = f"{ref['ref_id']}_{sentence.get('sent_id', number)}"
-        content = (record.image_id, texts[0], targets, ref["split"])
-        if content_of.get(expression_id) == content:
-            problems.append(Problem(place, f"sent_id {sentence.get('sent_id', number)} is repeated; used once"))
-            continue
-        if expression_id in content_of:
-            expression_id = f"{expression_id}_{len(content_of)}"
-        content_of[expression_id] = content
-        record.expressions.append(
-            Expression(
-                expression_id=expression_id,
-                text=texts[0],
-                referents=targets,
-                split=ref["split"],
-                object_id=str(ref["ref_id"]),
-                sent=texts[-1],
-                tags={
-                    **({"exist": exists} if "exist" in sentence else {}),
-                    **({"source": ref["source"]} if "source" in ref else {}),
-                },
-            )
-        )

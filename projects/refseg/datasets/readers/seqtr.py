@@ -14,7 +14,6 @@ Training entries have several expressions of one object; entries of other splits
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +31,6 @@ from refseg.paths import data_path
 from refseg.records import AnnotatedInstance, Annotations, Expression, Problem, Record
 
 COCO_NAME = "COCO_train2014_{image_id:012d}.jpg"
-
-
-@dataclass
-class _Image:
-    """One image. `index_of`: index of the instance by annotation id, or by mask for entries without ids."""
-
-    record: Record
-    index_of: dict[Any, int] = field(default_factory=dict)
 
 
 def read_seqtr(*, file: str | Path, image_name: str | dict[str, str] = COCO_NAME) -> Annotations:
@@ -64,7 +55,8 @@ def read_seqtr(*, file: str | Path, image_name: str | dict[str, str] = COCO_NAME
         except (AttributeError, KeyError, IndexError, ValueError) as error:
             message = f"annotations.image_name: {template!r} cannot be filled in ({error!r}). Use {{image_id}}"
             raise ConfigError(message) from None
-    images: dict[str, _Image] = {}
+    records: dict[str, Record] = {}
+    index_of: dict[tuple[str, str], int] = {}  # index of an instance, by image path and annotation id or mask
     problems: list[Problem] = []
     for split, entries in content.items():
         for number, entry in enumerate(entries):
@@ -73,22 +65,33 @@ def read_seqtr(*, file: str | Path, image_name: str | dict[str, str] = COCO_NAME
                 place = f"{file}, {split}[{number}]" + (f"[{position}]" if isinstance(entry, list) else "")
                 name = f"{split}_{number}" + (f"_{position}" if isinstance(entry, list) else "")
                 try:
-                    _add_entry(images, part, split, name, f"{split}_{number}", image_name)
+                    record, targets = _parse(part, records, image_name)
                 except BadEntry as error:
                     problems.append(Problem(place, str(error), split))
-    return Annotations([image.record for image in images.values() if image.record.expressions], problems)
+                    continue
+                records[record.image_path] = record
+                tags = {"data_source": part["data_source"]} if isinstance(part.get("data_source"), str) else {}
+                for i, (text, instances) in enumerate(targets):
+                    for key, instance in instances.items():
+                        if (record.image_path, key) not in index_of:
+                            index_of[record.image_path, key] = len(record.instances)
+                            instance.instance_id = instance.instance_id or f"mask {len(record.instances)}"
+                            record.instances.append(instance)
+                    referents = tuple(index_of[record.image_path, key] for key in instances)
+                    expression = Expression(f"{name}_{i}", text, referents, split, f"{split}_{number}", tags=tags)
+                    record.expressions.append(expression)
+    return Annotations([record for record in records.values() if record.expressions], problems)
 
 
-def _add_entry(
-    images: dict[str, _Image], entry: Any, split: str, name: str, object_id: str, image_name: str | dict[str, str]
-) -> None:
-    """Add the expressions of one entry. An entry that is bad in any part adds nothing."""
+def _parse(
+    entry: Any, records: dict[str, Record], image_name: str | dict[str, str]
+) -> tuple[Record, list[tuple[str, dict[str, AnnotatedInstance]]]]:
+    """Return the record of an entry, and each of its texts with its instances by annotation id or mask."""
     if not isinstance(entry, dict):
         raise BadEntry(f"is a {type(entry).__name__}, not an object")
     path = _image_path(entry, image_name)
     size = image_size(entry)
-    image = images.get(path) or _Image(Record(path, path, size, [], []))
-    record = image.record
+    record = records.get(path) or Record(path, path, size, [], [])
     if record.size != size:
         raise BadEntry(f"height and width are {list(size)}, but {list(record.size)} in an earlier entry of {path}")
     # The text is a string, a list, or either of them under "raw".
@@ -97,19 +100,8 @@ def _add_entry(
     texts = [texts] if isinstance(texts, str) else texts
     if not isinstance(texts, list) or not texts or not all(is_text(text) for text in texts):
         raise BadEntry(f"expressions is {str(texts)[:60]!r}: it must be a list of texts")
-    targets = [_targets(annotations, size) for annotations in _annotations(entry, len(texts))]
-
-    # The entry is good: add everything.
-    images[path] = image
-    for number, (text, instances) in enumerate(zip(texts, targets, strict=True)):
-        for key, instance in instances:
-            if key not in image.index_of:
-                image.index_of[key] = len(record.instances)
-                instance.instance_id = instance.instance_id or f"mask {len(record.instances)}"
-                record.instances.append(instance)
-        referents = tuple(dict.fromkeys(image.index_of[key] for key, _ in instances))
-        tags = {"data_source": entry["data_source"]} if isinstance(entry.get("data_source"), str) else {}
-        record.expressions.append(Expression(f"{name}_{number}", text, referents, split, object_id, tags=tags))
+    instances = [_instances(annotations, size) for annotations in _annotations(entry, len(texts))]
+    return record, list(zip(texts, instances, strict=True))
 
 
 def _image_path(entry: dict, image_name: str | dict[str, str]) -> str:
@@ -142,9 +134,9 @@ def _annotations(entry: dict, num_texts: int) -> list[list]:
     return annotations
 
 
-def _targets(annotations: list, size: tuple[int, int]) -> list[tuple[Any, AnnotatedInstance]]:
-    """Return the instances, each with its key for `index_of`. Annotations that are `empty` stand for no target."""
-    targets = []
+def _instances(annotations: list, size: tuple[int, int]) -> dict[str, AnnotatedInstance]:
+    """Return the instances by annotation id or mask. Annotations that are `empty` stand for no target."""
+    instances: dict[str, AnnotatedInstance] = {}
     for annotation in annotations:
         if not isinstance(annotation, dict):
             raise BadEntry(f"an annotation is a {type(annotation).__name__}, not an object")
@@ -159,5 +151,5 @@ def _targets(annotations: list, size: tuple[int, int]) -> list[tuple[Any, Annota
         is_crowd = as_flag("iscrowd", annotation.get("iscrowd") or 0)
         name = "" if annotation_id is None else str(annotation_id)
         key = name or json.dumps(annotation["segmentation"])  # entries about one object repeat its mask
-        targets.append((key, AnnotatedInstance(name, segmentation, box=box, is_crowd=is_crowd)))
-    return targets
+        instances.setdefault(key, AnnotatedInstance(name, segmentation, box=box, is_crowd=is_crowd))
+    return instances

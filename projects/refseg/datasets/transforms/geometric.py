@@ -24,7 +24,7 @@ from refseg.datasets.transforms.state import (
     check_tries,
     is_number,
 )
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, check_choice
 from refseg.records import Expression
 from refseg.registry import TRANSFORMS
 
@@ -62,8 +62,7 @@ class Resize:
     def __init__(
         self, *, size: int | Sequence[int], mode: Literal["squash", "keep"] = "squash", antialias: bool = False
     ) -> None:
-        if mode not in ("squash", "keep"):
-            raise ConfigError(f"Resize.mode must be 'squash' or 'keep', not {mode!r}")
+        check_choice("Resize.mode", mode, ("squash", "keep"))
         self.size = check_size(self, size)
         self.mode = mode
         self.antialias = antialias

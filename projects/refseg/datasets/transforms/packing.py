@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from pycocotools import mask as coco_mask
 from refseg.datasets.geometry import Box, Size, box_of_mask, clip_box, is_axis_aligned, is_resizing, move_box
 from refseg.datasets.masks import MasksAt, Overlap, instance_mask, to_rle
 from refseg.datasets.transforms.state import TransformState
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, check_choice
 from refseg.records import AnnotatedInstance
 from refseg.registry import TRANSFORMS
 from refseg.structures import GroundTruth, Sample, SampleMeta
@@ -38,33 +39,47 @@ class PackSample:
     def __init__(
         self, *, with_ground_truth: bool = False, overlap: Overlap = "union", masks_at: MasksAt = "input"
     ) -> None:
-        if overlap not in ("union", "exclude"):
-            raise ConfigError(f"PackSample.overlap must be 'union' or 'exclude', not {overlap!r}")
-        if masks_at not in ("input", "original"):
-            raise ConfigError(f"PackSample.masks_at must be 'input' or 'original', not {masks_at!r}")
+        check_choice("PackSample.overlap", overlap, ("union", "exclude"))
+        check_choice("PackSample.masks_at", masks_at, ("input", "original"))
         self.with_ground_truth = with_ground_truth
         self.overlap: Overlap = overlap
         self.masks_at: MasksAt = masks_at
 
     def __call__(self, state: TransformState) -> Sample:
-        record, size = state.record, state.size
-        if state.token_ids is None or state.word_of is None:
+        record, expressions, size, tokens = state.record, state.expressions, state.size, state.tokens
+        if tokens is None:
             raise ConfigError("the pipeline needs LoadText before PackSample")
         truth = self._ground_truth(state) if self.with_ground_truth else None
-        # Masks and boxes of the visible referents.
-        masks = self._masks(state)
-        boxes = [input_box(record.instances[i], mask, state.matrix, size) for i, mask in masks.items()]
+        # Masks of the referents, by index in the record. Those out of view are dropped, except the last ones of an
+        # expression. The rows of the ground truth match those of the masks, so nothing is dropped then.
+        draw = partial(
+            instance_mask,
+            original_size=record.size,
+            matrix=state.matrix,
+            size=size,
+            overlap=self.overlap,
+            masks_at=self.masks_at,
+            content=state.content(np.eye(3), size),
+        )
+        masks = {index: draw(record.instances[index]) for index in state.instances}
+        if truth is None:
+            visible = {index for index, mask in masks.items() if np.count_nonzero(mask)}
+            for expression in expressions:
+                if visible.isdisjoint(expression.referents):
+                    masks |= {index: draw(record.instances[index], must_show=True) for index in expression.referents}
+                    visible.update(expression.referents)
+            masks = {index: mask for index, mask in masks.items() if index in visible}
+        boxes = [input_box(record.instances[index], mask, state.matrix, size) for index, mask in masks.items()]
         stacked = np.stack(list(masks.values())) if masks else np.zeros((0, *size), np.uint8)
-        # Relation of expressions to these instances.
-        refers = [[index in expression.referents for index in masks] for expression in state.expressions]
+        refers = [[index in expression.referents for index in masks] for expression in expressions]
         # Color planes: cv2.split is several times faster than a transposed copy.
         planes = np.empty((3, *size), np.uint8)
         cv2.split(state.image, list(planes))
         return Sample(
             image=torch.from_numpy(planes),
-            token_ids=state.token_ids,
-            word_of=state.word_of,
-            pad_id=state.pad_id,
+            token_ids=tokens.token_ids,
+            word_of=tokens.word_of,
+            pad_id=tokens.pad_id,
             instance_masks=torch.from_numpy(stacked.view(np.bool_)),
             instance_boxes=torch.tensor(boxes, dtype=torch.float32).view(-1, 4),
             referents=torch.tensor(refers, dtype=torch.bool).view(len(refers), len(masks)),
@@ -73,64 +88,32 @@ class PackSample:
                 image_path=os.fspath(record.image_path),
                 original_size=record.size,
                 content_size=size,
-                expression_ids=tuple(e.expression_id for e in state.expressions),
-                texts=tuple(e.text for e in state.expressions),
-                tags=tuple(e.tags for e in state.expressions),
-                unknown_words=tuple(state.unknown_words),
+                expression_ids=tuple(expression.expression_id for expression in expressions),
+                texts=tuple(expression.text for expression in expressions),
+                tags=tuple(expression.tags for expression in expressions),
+                unknown_words=tuple(tokens.unknown_words),
             ),
             ground_truth=truth,
-            num_truncated=state.num_truncated,
+            num_truncated=tokens.num_truncated,
         )
 
     def _ground_truth(self, state: TransformState) -> GroundTruth:
-        record, instances = state.record, state.instances
+        """Return the record with the expressions' referents only, and their masks at the original size."""
+        record = state.record
         if state.augmented_by or not is_resizing(state.matrix, record.size, state.size):
             raise ConfigError(
                 f"PackSample(with_ground_truth=True) cannot follow {state.augmented_by or 'a change of geometry'}, "
                 "because predictions are mapped back to the original image by resizing. Remove all transforms that "
                 "move the image, except Resize, from evaluation pipelines"
             )
-        row = {instance: row for row, instance in enumerate(instances)}
-        referred = [record.instances[i] for i in instances]
-        rles = [to_rle(instance.segmentation, record.size) for instance in referred]
-        with_boxes = [
-            replace(instance, box=instance.box or tuple(coco_mask.toBbox(rle).tolist()))
-            for instance, rle in zip(referred, rles, strict=True)
-        ]
-        referred_only = replace(
-            record,
-            instances=with_boxes,
-            expressions=[replace(e, referents=tuple(row[i] for i in e.referents)) for e in state.expressions],
-        )
-        return GroundTruth(referred_only, rles)
-
-    def _masks(self, state: TransformState) -> dict[int, np.ndarray]:
-        """Return the (h, w) uint8 mask of each instance that the sample keeps, by its index in the record."""
-        content = state.content(np.eye(3), state.size)
-
-        def make(index: int, must_show: bool = False) -> np.ndarray:
-            return instance_mask(
-                state.record.instances[index],
-                state.record.size,
-                state.matrix,
-                state.size,
-                overlap=self.overlap,
-                masks_at=self.masks_at,
-                content=content,
-                must_show=must_show,
-            )
-
-        masks = {index: make(index) for index in state.instances}
-        if self.with_ground_truth:  # its rows match those of the masks
-            return masks
-        visible = {index for index, mask in masks.items() if np.count_nonzero(mask)}
-        if len(visible) == len(masks):
-            return masks
-        for expression in state.expressions:
-            if visible.isdisjoint(expression.referents):
-                masks |= {index: make(index, must_show=True) for index in expression.referents}
-                visible.update(expression.referents)
-        return {index: mask for index, mask in masks.items() if index in visible}
+        row = {index: row for row, index in enumerate(state.instances)}
+        instances, rles = [], []
+        for index in row:
+            instance = record.instances[index]
+            rles.append(to_rle(instance.segmentation, record.size))
+            instances.append(replace(instance, box=instance.box or tuple(coco_mask.toBbox(rles[-1]).tolist())))
+        expressions = [replace(e, referents=tuple(row[index] for index in e.referents)) for e in state.expressions]
+        return GroundTruth(replace(record, instances=instances, expressions=expressions), rles)
 
 
 def input_box(instance: AnnotatedInstance, mask: np.ndarray, matrix: np.ndarray, size: Size) -> Box:

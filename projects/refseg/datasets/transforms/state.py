@@ -11,6 +11,7 @@ import numpy as np
 
 from refseg.datasets.geometry import Size, move_points
 from refseg.datasets.masks import draw_polygons, instance_mask
+from refseg.datasets.tokenizers import Tokenized
 from refseg.errors import ConfigError
 from refseg.records import Expression, Record
 
@@ -28,11 +29,7 @@ class TransformState:
         frames: Matrix and size of each image before a rotation. Pixels outside of a frame show nothing of the original,
             even where they lie inside the current image.
         augmented_by: Name of the first transform that predictions cannot be mapped back through.
-        token_ids: Token ids of each expression.
-        word_of: Word index of each token (`TextTokens`).
-        unknown_words: Words of each expression that the tokenizer does not know.
-        pad_id: Token id of padding.
-        num_truncated: Number of expressions that the tokenizer cut.
+        tokens: Tokens of the expressions.
     """
 
     record: Record
@@ -42,11 +39,7 @@ class TransformState:
     matrix: np.ndarray = field(default_factory=lambda: np.eye(3))
     frames: list[tuple[np.ndarray, Size]] = field(default_factory=list)
     augmented_by: str = ""
-    token_ids: list[list[int]] | None = None
-    word_of: list[list[int]] | None = None
-    unknown_words: list[tuple[str, ...]] = field(default_factory=list)
-    pad_id: int = 0
-    num_truncated: int = 0
+    tokens: Tokenized | None = None
 
     @property
     def size(self) -> Size:
@@ -93,7 +86,7 @@ class TransformState:
 
     def rewrite(self, expressions: list[Expression], transform: object) -> None:
         """Replace the expressions by ones with other texts."""
-        if self.token_ids is not None:
+        if self.tokens is not None:
             raise ConfigError(f"{type(transform).__name__} changes texts: put it before LoadText in the pipeline")
         self.expressions = expressions
 

@@ -42,10 +42,7 @@ class LoadText:
         self.tokenizer = TextTokenizer(**tokenizer)
 
     def __call__(self, state: TransformState) -> TransformState:
-        tokens = self.tokenizer([expression.text for expression in state.expressions])
-        state.token_ids, state.word_of = tokens.token_ids, tokens.word_of
-        state.unknown_words, state.num_truncated = tokens.unknown_words, tokens.num_truncated
-        state.pad_id = self.tokenizer.pad_id
+        state.tokens = self.tokenizer([expression.text for expression in state.expressions])
         return state
 
 

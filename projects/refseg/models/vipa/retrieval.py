@@ -108,26 +108,14 @@ def straight_through(
 class TokenRetrieval(BaseModule):
     """Score tokens and pixels by cosines in a joint space, and select the pixels that each token retrieves.
 
-    Args:
-        pixel_dim: C.
-        word_dim: D.
-        joint_dim: J. The paper does not give it.
-        ratio: Share of pixels that a token retrieves, the paper's r (Fig. 4).
-        temperature: Initial tau, learned as its logarithm to stay positive. The paper gives none; 1 leaves the scores
-            as they are.
-        noise: Factor of the Gumbel noise, 1 in eq. 2. Its standard deviation, 1.28, is large compared with cosines. At
-            0 the best pixels are retrieved in training too.
+    tau is learned as its logarithm, so it stays positive. The noise has a standard deviation of 1.28, which is large
+    compared with cosines.
+
+    Args: See `VisualExpressionGenerator`.
     """
 
     def __init__(
-        self,
-        *,
-        pixel_dim: int,
-        word_dim: int,
-        joint_dim: int = 512,
-        ratio: float = 0.3,
-        temperature: float = 1.0,
-        noise: float = 1.0,
+        self, *, pixel_dim: int, word_dim: int, joint_dim: int, ratio: float, temperature: float, noise: float
     ) -> None:
         super().__init__()
         if not 0 < ratio <= 1:

@@ -6,7 +6,7 @@ channels of words, T tokens of the key-value set.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar, Literal, get_args
 
 from torch import Tensor, nn
@@ -23,14 +23,6 @@ from refseg.registry import MODELS
 from refseg.structures import Batch, EncodedFeatures, Prediction, RegionPrediction
 
 KeyValues = Literal["visual", "language"]
-
-
-@dataclass(slots=True)
-class RetrievalScores:
-    """Retrieval scores of the first token (E, P), or None without retrieval, and the size (h, w) of their level."""
-
-    scores: Tensor | None
-    size: tuple[int, int]
 
 
 @MODELS.register_module()
@@ -87,14 +79,13 @@ class VIPA(RefSegmentor):
         self.encoder = MODELS.build(encoder)
         level_dims, word_dim = self.encoder.level_dims, self.encoder.word_dim
         self.word_layers = nn.ModuleList(AttentionLayer(word_dim, num_heads, 4 * word_dim) for _ in range(word_layers))
+        sizes = dict(pixel_dim=level_dims[-1], word_dim=word_dim, num_heads=num_heads)
         self.generator = None
-        if key_values == "visual":
-            settings = {"pixel_dim": level_dims[-1], "word_dim": word_dim, "num_heads": num_heads, **(generator or {})}
-            if retrieves:
-                self.generator = VisualExpressionGenerator(**settings)
-            else:
-                refinement = {"pixel_dim", "word_dim", "num_heads", "refine", "ffn_ratio"}
-                self.generator = AllPixelsGenerator(**{key: settings[key] for key in settings.keys() & refinement})
+        if retrieves:
+            self.generator = VisualExpressionGenerator(**sizes, **(generator or {}))
+        elif key_values == "visual":
+            refinement = {key: value for key, value in (generator or {}).items() if key in ("refine", "ffn_ratio")}
+            self.generator = AllPixelsGenerator(**sizes, **refinement)
         self.decoder = PartAttentionDecoder(
             **(decoder or {}), level_dims=level_dims, token_dim=word_dim, num_heads=num_heads
         )
@@ -120,17 +111,14 @@ class VIPA(RefSegmentor):
         expression = self._key_values(batch, features, words, word_mask)
         features = features.per_expression()
         masks = features.masks if batch.is_padded else None
-        logits = self.decoder(
-            features.levels, masks, expression.tokens, expression.valid
-        )  # (E, h, w) of the finest level
-        size = (features.levels[-1].shape[-2], features.levels[-1].shape[-1])
-        # Regions of words, for analysis and drawing
-        regions, scores = None, expression.scores
-        if scores is not None and expression.retrieved is not None and not self.training:
-            retrieved = (expression.retrieved > 0.5) & expression.valid[..., None]
-            regions = RegionPrediction(scores.unflatten(-1, size), retrieved.unflatten(-1, size))
-        scores = None if scores is None else scores[:, 0]
-        return Prediction(logits, regions=regions, auxiliary=RetrievalScores(scores, size))
+        logits = self.decoder(features.levels, masks, expression.tokens, expression.valid)  # (E, H / 4, W / 4)
+        if expression.scores is None:
+            return Prediction(logits)
+        # Scores of [CLS] for the loss, regions of words for analysis and drawing
+        size = features.levels[-1].shape[-2:]
+        scores, retrieved = (x.unflatten(-1, size) for x in (expression.scores, expression.retrieved))  # (E, L, h, w)
+        regions = RegionPrediction(scores, (retrieved > 0.5) & expression.valid[..., None, None])
+        return Prediction(logits, regions=None if self.training else regions, auxiliary=scores[:, 0])
 
     def _key_values(
         self, batch: Batch, features: EncodedFeatures, words: Tensor, word_mask: Tensor
@@ -154,12 +142,11 @@ class VIPA(RefSegmentor):
         weights = self.supervision
         bce, dice = merged_mask_losses(prediction.mask_logits, masks, batch)
         losses = {"loss_mask": weights.mask * bce, "loss_dice": weights.dice * dice}
-        retrieval: RetrievalScores = prediction.auxiliary
-        if retrieval.scores is not None and weights.scores is not None:
-            relevant = relevant_pixels(masks, retrieval.size, weights.relevant_share).flatten(1)
-            valid = None
-            if batch.is_padded:
-                valid = level_mask(batch.pixel_mask, retrieval.size)[batch.image_of].flatten(1)
-            relevance = RELEVANCE_LOSSES[weights.scores](self.scale_bias(retrieval.scores), relevant, valid)
+        if weights.scores is not None:
+            scores: Tensor = prediction.auxiliary  # (E, h, w)
+            size = (scores.shape[-2], scores.shape[-1])
+            relevant = relevant_pixels(masks, size, weights.relevant_share)
+            valid = level_mask(batch.pixel_mask, size)[batch.image_of] if batch.is_padded else None
+            relevance = RELEVANCE_LOSSES[weights.scores](self.scale_bias(scores), relevant, valid)
             losses["loss_relevance"] = weights.relevance * relevance
         return losses
