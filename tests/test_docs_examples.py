@@ -1,4 +1,4 @@
-"""What pages tell people to type works: their blocks are written to files and their commands run (RefShapes tiny)."""
+"""Code and commands of the documentation, run on RefShapes tiny."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ SMALL = shlex.split(
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
-    """The page's indented blocks, each with the line of text before it."""
+    """Return the page's indented blocks, each with the line of text before it."""
     found = re.findall(r"^(\S.*)\n\n((?:(?: {4}.*)?\n)+)", page, re.MULTILINE)
     return [(line, textwrap.dedent(block).strip("\n") + "\n") for line, block in found]
 
 
 def file_blocks(page: str) -> dict[str, str]:
-    """The blocks that are files: the line before each ends with, or begins with, the file's name."""
+    """Return the blocks that are files, by name. The line before such a block begins or ends with the name."""
     named = [(re.search(r"(?:^`(\w+\.py)` |`(\w+\.py)`$)", line), block) for line, block in blocks(page)]
     return {match[1] or match[2]: block for match, block in named if match}
 
 
 def commands(page: str) -> list[list[str]]:
-    """The page's `refseg` lines, as arguments."""
+    """Return the arguments of the page's `refseg` lines."""
     lines = [line for _, block in blocks(page) for line in block.splitlines() if line.startswith("refseg ")]
     return [shlex.split(line)[1:] for line in lines]
 
 
 def small(command: list[str]) -> list[str]:
-    """The same on RefShapes tiny, for one epoch, without worker processes."""
+    """Change a command to run on RefShapes tiny, for one epoch, without worker processes."""
     command = ["tiny" if word == "mini" else word for word in command]
     return [*command, "--cfg-options", *SMALL] if command[0] in ("train", "test") else command
 
 
 def run(program: str, folder: Path) -> str:
-    """A program of its own in the folder, whose modules it can import."""
+    """Run a program in the folder and return its output. It can import the folder's modules."""
     paths = os.pathsep.join([str(REPOSITORY / "projects"), str(folder)])
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-P"] if sys.version_info >= (3, 11) else [sys.executable]
@@ -60,7 +60,7 @@ def run(program: str, folder: Path) -> str:
 
 
 @pytest.mark.slow
-def test_the_page_on_adding_a_method(tmp_path: Path) -> None:
+def test_page_on_adding_a_method(tmp_path: Path) -> None:
     page = (DOCS / "add_a_method.md").read_text()
     files = file_blocks(page)
     assert set(files) == {"film.py", "film_tiny_refshapes.py", "test_film.py"}
@@ -94,29 +94,34 @@ for words in {[small(words) for words in typed]}:
     assert len(list((tmp_path / "answers/pictures").glob("*.png"))) == len(images)
 
 
-OF_OTHERS = {
+MESSAGES_OF_LIBRARIES = {
     "CUDA out of memory",
     "Expected to have finished reduction in the prior iteration",
     "Address already in use",
 }
 
 
-def test_messages_of_the_troubleshooting_page_are_ours_to_the_letter() -> None:
-    """Their fixed parts, where "..." and numbers stand for what differs, are in the package's code."""
+def test_messages_on_the_troubleshooting_page_exist() -> None:
+    """Their fixed parts, between "..." and numbers, are in the package's code."""
     sources = (file.read_text() for file in (REPOSITORY / "projects/refseg").rglob("*.py"))
     code = re.sub(r'"\n\s*f?"', "", "\n".join(sources))
     page = (DOCS / "troubleshooting.md").read_text()
     cells = re.findall(r"^\| `([^`|]+)` \|", page, re.MULTILINE)
     assert len(cells) > 15
     quoted = cells + re.findall(r"^`(a loss is not finite[^`]*)`", page, re.MULTILINE)
-    parts = [part.strip() for cell in quoted if cell not in OF_OTHERS for part in re.split(r"\.\.\.|\d+|'\S+'", cell)]
+    parts = [
+        part.strip()
+        for cell in quoted
+        if cell not in MESSAGES_OF_LIBRARIES
+        for part in re.split(r"\.\.\.|\d+|'\S+'", cell)
+    ]
     missing = [part for part in parts if part and part not in code]
     assert not missing
 
 
 @pytest.mark.slow
-def test_the_notebook(tmp_path: Path) -> None:
-    """Its code cells run one after the other; 42 phrases are of tiny's test split."""
+def test_notebook(tmp_path: Path) -> None:
+    """Run all code cells. The test split of tiny has 42 phrases."""
     notebook = json.loads((DOCS / "refseg.ipynb").read_text())
     assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]

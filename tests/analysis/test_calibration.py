@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refseg.analysis.calibration import auroc, calibration, expected_error, reliability, threshold_curve
+from refseg.analysis.calibration import calibration, expected_error, reliability, threshold_curve
 from refseg.evaluation.protocols import get_protocol
 from refseg.evaluation.rows import Row, Rows
+from refseg.evaluation.statistics import auroc
 
 
 def rows_of(*answers: tuple) -> Rows:

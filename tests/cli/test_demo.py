@@ -1,4 +1,4 @@
-"""`refseg demo` before it opens the page: options, the model of `make demo`, examples."""
+"""`refseg demo` before it opens the page: options, the default model, and examples."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def keep_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "example.org")
 
 
-def test_a_missing_gradio_is_named(
+def test_gradio_is_missing(
     work_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     find = importlib.util.find_spec
@@ -57,7 +57,7 @@ def test_a_missing_gradio_is_named(
     assert "pip install 'refseg[demo]'" in capsys.readouterr().err
 
 
-def test_model_of_the_quick_start_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path(command.QUICKSTART).mkdir(parents=True)
     Path(command.QUICKSTART, "best_refseg_gIoU_epoch_3.pth").touch()

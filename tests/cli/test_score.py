@@ -1,6 +1,7 @@
-"""`refseg score` on the golden samples of test_protocols, through real files.
+"""`refseg score` on files with the golden samples of test_protocols.
 
-The images are 12 x 12, of which the grids are multiples: every pixel becomes 40 x 40 or 32 x 32, percentages stay.
+The images are 12 x 12. The grids of protocols are multiples of that, so every pixel becomes 40 x 40 or 32 x 32, and
+percentages stay the same.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from refer_files import annotation, image, ref, write_refer
 from refseg.cli import main
-from refseg.evaluation.prediction_file import Answer, write_predictions
+from refseg.evaluation.other_formats import png_name
+from refseg.evaluation.prediction_file import Answer, rle_to_json, write_predictions
 
 SIDE = 12
 Box = tuple[int, int, int, int]
@@ -47,7 +50,7 @@ HEADER = {"config": "x.py", "checkpoint": {"sha256": "c0ffee"}, "trained_on": [{
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """data.jsonl with the samples in split val and sample 5 in test, p.jsonl with the answers to val."""
+    """Write data.jsonl with the samples in split val and sample 5 in test, and p.jsonl with the answers to val."""
     monkeypatch.chdir(tmp_path)
     lines = []
     for split, names in (("val", SAMPLES), ("test", ["5"])):
@@ -92,7 +95,7 @@ def test_golden_numbers(protocol: str, expected: dict[str, float], files: Path) 
 
 
 def test_golden_numbers_of_r_refcoco(files: Path, capsys: pytest.CaptureFixture) -> None:
-    """Objects {1, 3, 4} and {5, 3} of one image, in the REFER layout. Negatives on 480 x 480 weigh 40 x 40 as much."""
+    """Objects {1, 3, 4} and {5, 3} of one image, in the REFER layout. The grid has 40 x 40 times the pixels."""
 
     def sentences(number: int, kinds: str) -> list[dict]:
         return [{"sent_id": f"{number}{k}", "raw": "x", "exist": kind == "+"} for k, kind in enumerate(kinds)]
@@ -147,8 +150,8 @@ def test_breakdowns_and_intervals(files: Path, capsys: pytest.CaptureFixture) ->
     assert "by skill" in out and "colour" in out and "[" in out
 
 
-def test_the_rule_for_nothing_here_can_be_changed(files: Path) -> None:
-    """Fewer than 9 pixels: 3 and 4 are rejected, 2 is not: IoU 2/3, 1/3, 1, 1, 1; 51 / (24 + 30 + 25)."""
+def test_no_target_options(files: Path) -> None:
+    """3 and 4 have fewer than 9 pixels and are rejected. IoU is 2/3, 1/3, 1, 1, 1, and cIoU 51 / (24 + 30 + 25)."""
     result = score("--no-target-rule", "area", "--min-area", "9")
     assert result["protocol"] == "refseg+area<9px" and result["details"]["no_target"]["rule"] == "area"
     assert result["metrics"]["gIoU"] == pytest.approx(80) and result["metrics"]["cIoU"] == pytest.approx(5100 / 79)
@@ -156,7 +159,7 @@ def test_the_rule_for_nothing_here_can_be_changed(files: Path) -> None:
     assert score("--no-target-rule", "head")["protocol"] == "refseg+head>0.5"
 
 
-def test_other_splits_and_no_probabilities(files: Path) -> None:
+def test_splits_and_missing_probabilities(files: Path) -> None:
     rows = [Answer(f"t{name}", answer(name, name).source) for name in ("5",)]
     write_predictions("t.jsonl.gz", rows)
     result = score(data="data.jsonl:test", predictions="t.jsonl.gz")
@@ -166,12 +169,7 @@ def test_other_splits_and_no_probabilities(files: Path) -> None:
     assert score(data="data.jsonl:val,test", predictions="all.jsonl")["counts"]["expected"] == 6
 
 
-def test_dumps_of_other_code(files: Path) -> None:
-    from PIL import Image
-
-    from refseg.evaluation.other_formats import png_name
-    from refseg.evaluation.prediction_file import rle_to_json
-
+def test_pngs_and_coco_results(files: Path) -> None:
     (files / "png").mkdir()
     entries = []
     for name in SAMPLES:
@@ -191,8 +189,8 @@ def notes(**header: Any) -> list[str]:
     return score("--protocol", "refseg,lavt,rec,rrefcoco-original")["notes"]
 
 
-def test_protocols_that_do_not_fit_the_data_are_noted(files: Path) -> None:
-    """Two samples have no target, and every one is an object of its own."""
+def test_notes_on_protocols_that_do_not_fit_the_data(files: Path) -> None:
+    """Two samples have no target. No two samples have the same object."""
     report = notes(postprocess={"threshold": 0.35})
     assert any(note.startswith("lavt: 2 expressions without a target") for note in report)
     assert any(note.startswith("rec: 2 expressions with no target") for note in report)
@@ -202,8 +200,8 @@ def test_protocols_that_do_not_fit_the_data_are_noted(files: Path) -> None:
     assert not any("were made at a threshold" in note for note in notes(postprocess={"threshold": 0.5}))
 
 
-def test_a_robust_set_of_ones_own(files: Path) -> None:
-    """Objects {1, 3, 4} and {5}: mRR 1/2, rIoU (16 / (24 + 8) + 1) / 2, as in test_protocols; 2 is left out."""
+def test_robust_protocol_on_jsonl(files: Path) -> None:
+    """Objects {1, 3, 4} and {5}, without sample 2: mRR is 1/2 and rIoU (16 / (24 + 8) + 1) / 2."""
     lines = [json.loads(line) for line in Path("data.jsonl").read_text().splitlines()]
     for line in lines:
         line["image"], line["object_id"] = "1.jpg", "b" if line["expression_id"] in "25" else "a"
@@ -215,14 +213,14 @@ def test_a_robust_set_of_ones_own(files: Path) -> None:
     assert not any("no object has" in note for note in result["notes"])
 
 
-def test_some_probabilities_are_missing(files: Path) -> None:
+def test_note_on_missing_probabilities(files: Path) -> None:
     rows = [answer(name, name) for name in SAMPLES]
     write_predictions("p.jsonl", [*rows[:4], Answer("5", rows[4].source)])
     assert any("refseg: 1 of 5 expressions have no no_target_prob" in note for note in score()["notes"])
 
 
-def test_expressions_without_target_can_be_left_out(files: Path, capsys: pytest.CaptureFixture) -> None:
-    """As in a run with no_target='drop'. IoU 2/3, 0 and 1 remain."""
+def test_drop_no_target(files: Path, capsys: pytest.CaptureFixture) -> None:
+    """IoU 2/3, 0 and 1 remain, as in a run with no_target='drop'."""
     write_predictions("p.jsonl", [answer(name, name) for name in "125"])
     assert main(["score", "p.jsonl", "--data", "data.jsonl:val"]) == 1
     err = capsys.readouterr().err
@@ -233,13 +231,12 @@ def test_expressions_without_target_can_be_left_out(files: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize("kind", ["coco.json", "p.jsonl", "png"])
-def test_absent_answers_can_be_nothing(kind: str, files: Path, capsys: pytest.CaptureFixture) -> None:
-    """Answers to 1, 4 and 5; 2 (with a target) and 3 (without) are left out, and both count. IoU 2/3, 0, 1, 0, 1 and
-    (16 + 25) / (24 + 20 + 8 + 25): as DeRIS's rule gives for the samples. Without the option they are an error."""
-    from PIL import Image
+def test_absent_is_nothing(kind: str, files: Path, capsys: pytest.CaptureFixture) -> None:
+    """There are answers to 1, 4 and 5. 2 (with a target) and 3 (without) count as "nothing here".
 
-    from refseg.evaluation.prediction_file import rle_to_json
-
+    IoU is 2/3, 0, 1, 0, 1, and cIoU (16 + 25) / (24 + 20 + 8 + 25), as by DeRIS's rule for all samples. Without the
+    option, missing answers are an error.
+    """
     given = {name: answer(name, name).source for name in "145"}
     entries = [{"expression_id": name, "segmentation": rle_to_json(mask), "score": 1} for name, mask in given.items()]
     Path("coco.json").write_text(json.dumps(entries))
@@ -260,8 +257,8 @@ def test_absent_answers_can_be_nothing(kind: str, files: Path, capsys: pytest.Ca
     assert any(note.startswith("2 expressions without a prediction count as") for note in result["notes"])
 
 
-def test_absent_answers_in_compare_and_report(files: Path) -> None:
-    """Pages show them too. Their pictures come from a second pass over the file."""
+def test_absent_is_nothing_in_compare_and_report(files: Path) -> None:
+    """Pages show absent answers too. Their pictures come from a second pass over the file."""
     write_predictions("a.jsonl", [answer(name, name) for name in "145"])
     option = ["--data", "data.jsonl:val", "--absent-is-nothing"]
     assert main(["compare", "a.jsonl", "p.jsonl", *option, "--resamples", "9", "--html", "c.html"]) == 0
@@ -273,7 +270,7 @@ def test_absent_answers_in_compare_and_report(files: Path) -> None:
         assert nothing["expressions"] == 1, kind
 
 
-def test_a_file_of_another_split_is_not_nothing_everywhere(files: Path, capsys: pytest.CaptureFixture) -> None:
+def test_file_of_another_split(files: Path, capsys: pytest.CaptureFixture) -> None:
     write_predictions("p.jsonl", [answer("x", "1")])
     arguments = ["score", "p.jsonl", "--data", "data.jsonl:val", "--absent-is-nothing", "--allow-partial"]
     assert main(arguments) == 1
@@ -281,7 +278,7 @@ def test_a_file_of_another_split_is_not_nothing_everywhere(files: Path, capsys: 
 
 
 def test_breakdowns_by_any_tag(files: Path, capsys: pytest.CaptureFixture) -> None:
-    """Tags that are text keep it, other values become JSON. Expressions without the tag are in no group."""
+    """Text stays as it is, and other values become JSON. Expressions without the tag are in no group."""
     lines = [json.loads(line) for line in Path("data.jsonl").read_text().splitlines()]
     for line, value in zip(lines, ("old", "old", 3, True, None), strict=False):
         line["tags"] = {} if value is None else {"film": value}
@@ -291,9 +288,7 @@ def test_breakdowns_by_any_tag(files: Path, capsys: pytest.CaptureFixture) -> No
     assert "by tag:film" in capsys.readouterr().out
 
 
-def test_low_scores_are_counted(files: Path) -> None:
-    from refseg.evaluation.prediction_file import rle_to_json
-
+def test_min_score(files: Path) -> None:
     scores = dict(zip(SAMPLES, (-2.5, 0.1, 0.2, 0.9, 0.3), strict=True))
     entries = [
         {"expression_id": name, "segmentation": rle_to_json(answer(name, name).source), "score": scores[name]}
@@ -306,8 +301,8 @@ def test_low_scores_are_counted(files: Path) -> None:
     assert "1 entries of a score below 0 are in no mask" in report["notes"]
 
 
-def test_what_made_the_predictions_is_one_line(files: Path, capsys: pytest.CaptureFixture) -> None:
-    """A header of refseg becomes a sentence, another one a list of its keys. The JSON has all of it."""
+def test_header_of_predictions(files: Path, capsys: pytest.CaptureFixture) -> None:
+    """A header of refseg becomes a sentence, and any other one a list of its keys. The JSON has the whole header."""
     header = {
         "config": "x.py",
         "checkpoint": {"file": "runs/a/best.pth", "sha256": "0123456789abcdef"},
@@ -322,7 +317,7 @@ def test_what_made_the_predictions_is_one_line(files: Path, capsys: pytest.Captu
     assert "made with: model, checkpoint" in capsys.readouterr().out
 
 
-def test_a_prediction_file_as_data(files: Path, capsys: pytest.CaptureFixture) -> None:
+def test_prediction_file_as_data(files: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["score", "p.jsonl", "--data", "p.jsonl:val"]) == 1
     err = capsys.readouterr().err
     assert "is no ground truth: none of its 6 rows can be used, the first: " in err and "unknown field" in err
@@ -338,7 +333,7 @@ def test_a_prediction_file_as_data(files: Path, capsys: pytest.CaptureFixture) -
         (["--min-score", "nan"], "'nan' is not a finite number"),
     ],
 )
-def test_bad_values_of_options(arguments: list[str], says: str, capsys: pytest.CaptureFixture) -> None:
+def test_invalid_values_of_options(arguments: list[str], says: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
         main(["score", "p.jsonl", "--data", "data.jsonl", *arguments])
     assert says in capsys.readouterr().err
@@ -402,8 +397,8 @@ def test_bad_predictions_and_bad_data(files: Path, capsys: pytest.CaptureFixture
     assert score("--allow-partial")["data"]["unreadable_annotations"] == 1
 
 
-def test_a_folder_of_several_sets(refshapes_tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """The generated folder has the JSONL file and layouts; each can be named."""
+def test_folder_with_several_data_sets(refshapes_tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """The generated folder has a JSONL file and the official layouts, and --data names one of them."""
 
     def perfect(lines: Iterable[str]) -> Iterable[Answer]:
         for row in map(json.loads, lines):
@@ -429,11 +424,7 @@ def test_a_folder_of_several_sets(refshapes_tiny: Path, tmp_path: Path, capsys: 
 
 
 def test_calibration_and_alignment(tmp_path: Path, refshapes_tiny: Path, capsys: pytest.CaptureFixture) -> None:
-    """The truth as prediction, each instance with weight on its own words, and a perfect probability."""
-    import json
-
-    from refseg.cli import main
-
+    """Predictions are the truth: each instance has its weight on its own words, and the probability is 0 or 1."""
     lines = []
     for line in (refshapes_tiny / "refshapes.jsonl").read_text().splitlines():
         row = json.loads(line)

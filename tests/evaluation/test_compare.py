@@ -17,7 +17,8 @@ from refseg.evaluation.compare import Comparison, compare_rows, headline
 from refseg.evaluation.prediction_file import Answer, write_predictions
 from refseg.evaluation.protocols import PROTOCOLS, get_protocol
 from refseg.evaluation.rows import Row, Rows
-from refseg.report.compare_page import AnswerPicture, Disagreement, metric_lines, render_comparison
+from refseg.report.compare_page import metric_lines, render_comparison
+from refseg.report.page import figure_of
 
 REFSEG = get_protocol("refseg")
 
@@ -126,20 +127,26 @@ def rle(pixels: np.ndarray) -> dict:
 
 
 def test_page_escapes_text_and_uses_no_network() -> None:
-    answers = AnswerPicture(mask((0, 0, 9, 9)), False, 0.3), AnswerPicture(mask(), True, 1.0)
-    grey = np.full((40, 40, 3), 9, np.uint8)
-    case = Disagreement("<e>", "<script>alert(1)</script>", "si&ze", grey, mask(), answers, "gone: <x>.png")
-    html = render_comparison(compared(), names=("<A>", 'B"'), facts={"data": "<d>"}, cases=[case], notes=["<n>"])
+    picture = figure_of(np.full((40, 40, 3), 9, np.uint8), label="<A>: IoU 0.30", alt="<A>: nothing here")
+    card = {"phrase": "<script>alert(1)</script>", "pictures": [picture], "tags": "skill: si&ze"}
+    html = render_comparison(
+        compared(),
+        names=("<A>", 'B"'),
+        facts={"data": "<d>"},
+        cards=[card],
+        problems=["gone: <x>.png"],
+        notes=["<n>"],
+    )
     assert "<script" not in html and "&lt;script&gt;" in html and "&lt;A&gt;" in html and "si&amp;ze" in html
     assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", html) and "default-src 'none'" in html
     assert "1 of the images cannot be shown" in html and "gone: &lt;x&gt;.png" in html
-    assert html.count("<img ") == 3 and html.count('loading="lazy"') == 3 and "prefers-color-scheme: dark" in html
+    assert html.count("<img ") == 1 and html.count('loading="lazy"') == 1 and "prefers-color-scheme: dark" in html
     assert "nothing here" in html and "<li>&lt;n&gt;</li>" in html
 
 
 def test_page_of_equal_predictions() -> None:
     rows = Rows.of([row("e1"), row("e2")])
-    html = render_comparison(compare_rows(rows, rows, REFSEG, num=10), names=("a", "b"), facts={}, cases=[])
+    html = render_comparison(compare_rows(rows, rows, REFSEG, num=10), names=("a", "b"), facts={}, cards=[])
     assert "no expression on which the two differ in IoU" in html
 
 
@@ -189,6 +196,7 @@ def test_command(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ]
     html = page.read_text()
     assert html.count("<article") == 3 and "left &lt;square&gt;" in html and "2 of the images cannot be shown" in html
+    assert html.count("<img ") == 9 and "b: nothing here" in html
 
 
 def test_limit_and_names_options(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,6 +125,19 @@ def test_greedy_matching() -> None:
     assert match_boxes(nothing, np.array([a]), generalized=True) == (0, 0, 1)
 
 
+def test_auc_stands_beside_n_acc() -> None:
+    """Of two phrases without a target, one has a higher probability than both with a target, and one than neither."""
+    rows = Rows.of(
+        row(5, has_target=has_target, no_target_prob=prob)
+        for has_target, prob in ((True, 0.3), (True, 0.2), (False, 0.9), (False, 0.1))
+    )
+    assert get_protocol("gres").score(rows)["AUC"] == 50
+    assert get_protocol("refseg").score(rows)["AUC"] == 50
+    assert "AUC" not in get_protocol("refseg").with_no_target(rule="area").score(rows)
+    unknown = Rows.of(row(5, has_target=has_target, no_target_prob=math.nan) for has_target in (True, False))
+    assert "AUC" not in get_protocol("gres").score(unknown)
+
+
 def test_grec() -> None:
     """Rows: perfect; one box too many; no target and no box; no target but a box."""
     counts = [(1, 1, 1), (1, 2, 1), (0, 0, 0), (0, 1, 0)]

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from refseg.models.layers import Attention, AttentionLayer
+from refseg.models.layers import Attention, AttentionLayer, init_mask2former
 
 VALID = torch.tensor([[True, True, False], [False, False, False]])
 
@@ -28,3 +28,12 @@ def test_layer_is_post_norm() -> None:
     x, memory = torch.randn(2, 4, 8), torch.randn(2, 3, 5)
     read = F.layer_norm(x + layer.attn(x, memory, VALID), (8,))
     torch.testing.assert_close(layer(x, memory, VALID), F.layer_norm(read + layer.ffn(read), (8,)))
+
+
+def test_attention_is_initialized_like_pytorchs() -> None:
+    """Xavier of a (3 * 64, 64) matrix is within sqrt(6 / 256) = 0.1531; of the output's (64, 64), sqrt(6 / 128)."""
+    attention = Attention(64, 4)
+    init_mask2former(attention)
+    for part in (attention.query, attention.key_value):
+        assert 0.150 < part.weight.abs().max() <= 0.1531 and not part.bias.any()
+    assert 0.2 < attention.out.weight.abs().max() <= 0.2166

@@ -98,6 +98,20 @@ def test_from_a_folder_with_safetensors(tmp_path: Path, kind: str) -> None:
         assert torch.equal(weight, model.embeddings.state_dict()[name]), name
 
 
+def test_architecture_comes_from_the_folder(tmp_path: Path) -> None:
+    """As roberta-base: 514 positions, 1 token type, and an epsilon of 1e-5, where RoBERTa's defaults are 512, 2, 1e-12.
+    A config beside it changes the dropout alone."""
+    own = dict(max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5, pad_token_id=1)
+    model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model("roberta", **SMALL, **own))
+    model.save_pretrained(tmp_path)
+    encoder = TextEncoder(pretrained=str(tmp_path), config=dict(model_type="roberta", hidden_dropout_prob=0.0))
+    assert encoder.embeddings.position_embeddings.weight.shape[0] == 514
+    assert encoder.embeddings.LayerNorm.eps == 1e-5
+    assert encoder.embeddings.dropout.p == 0.0 and encoder.layers[0].attention.self.dropout.p == 0.1
+    with pytest.raises(ConfigError, match=r"hidden_size 16.*says 32\. Remove these settings"):
+        TextEncoder(pretrained=str(tmp_path), config=dict(hidden_size=32))
+
+
 def test_weights_survive_mmengines_init(kind: str) -> None:
     class Model(BaseModule):
         def __init__(self) -> None:

@@ -1,6 +1,7 @@
 # InstAlign: AdamW, 20 epochs, linear decay, batch 32. The learning rate is illegible in our copy of
 # the paper. We use Mask2Former's, with a tenth of it for the pretrained encoders, and Mask2Former's
-# weight decay and gradient clipping.
+# weight decay and gradient clipping. VATEX's published code (the paper's reference 27) has the same
+# learning rate and clipping.
 optim_wrapper = dict(
     type='GuardedOptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-4, weight_decay=0.05),
@@ -22,6 +23,7 @@ optim_wrapper = dict(
             'decoder.queries': dict(decay_mult=0.0),
             'query_position': dict(decay_mult=0.0),
             'level_embed': dict(decay_mult=0.0),
+            'aggregate.slope': dict(decay_mult=0.0),
             'level_encoding': dict(decay_mult=0.0),
         },
     ),

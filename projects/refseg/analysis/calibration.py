@@ -12,6 +12,7 @@ import numpy as np
 from refseg.evaluation.breakdowns import confusion
 from refseg.evaluation.protocols import READ_BY, NoTarget, Protocol
 from refseg.evaluation.rows import Rows
+from refseg.evaluation.statistics import auroc
 
 GRID = np.linspace(0.0, 1.0, 101)
 Bins = Literal["width", "mass"]
@@ -80,20 +81,6 @@ def calibration(rows: Rows, *, num_bins: int = 15) -> dict[str, Any] | None:
         "ECE_equal_mass": expected_error(prob, none, num_bins=num_bins, bins="mass"),
         "reliability": reliability(prob, none, num_bins=num_bins),
     }
-
-
-def auroc(prob: np.ndarray, positive: np.ndarray) -> float | None:
-    """Return the chance that a positive has a higher probability than a negative. Ties count half.
-
-    None without positives or without negatives.
-    """
-    from scipy.stats import rankdata
-
-    num_positive, num_negative = int(positive.sum()), int((~positive).sum())
-    if not num_positive or not num_negative:
-        return None
-    ranks = rankdata(prob)[positive].sum()
-    return float((ranks - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative))
 
 
 def reliability(prob: np.ndarray, positive: np.ndarray, *, num_bins: int, bins: Bins = "width") -> list[dict[str, Any]]:

@@ -52,15 +52,17 @@ def measure_instalign(trained: TrainedModel) -> dict[str, Any]:
             decoded = model.decoder(pixels, word_feats, word_mask, groups=groups, heads=model.heads)
             query_feats, words, _ = decoded[-1]
             dot = word_attention(query_feats, words, word_mask)
-            block = BlockOutput(*model.heads(query_feats), misalignment(query_feats, words, dot))
+            relevance_logits, mask_embeds = model.heads(query_feats)
+            misaligned = misalignment(query_feats, words, dot)
+            block = BlockOutput(relevance_logits, mask_embeds, misaligned)
             referents = Referents(batch, pixels.mask_feats, groups)
             if max(referents.counts) == 0:
                 continue
             (pairs,), _ = match([block], referents, model.instances)
             masks = groups.dot(block.mask_embeds, pixels.mask_feats) > 0  # (E, N, h, w)
         # POA in both settings
-        poa["oracle"] += block.misalignment[pairs.expression, pairs.query].tolist()
-        poa["natural"] += block.misalignment[block.relevance_logits > 0].tolist()
+        poa["oracle"] += misaligned[pairs.expression, pairs.query].tolist()
+        poa["natural"] += misaligned[relevance_logits > 0].tolist()
         # Matrices (E, N, L) by name
         matrices = {"dot": dot}
         for number, output in enumerate(decoded):

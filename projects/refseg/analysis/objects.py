@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from refseg.analysis.calibration import auroc, expected_error, reliability
+from refseg.analysis.calibration import expected_error, reliability
 from refseg.evaluation.alignment import match_masks
 from refseg.evaluation.measure import Truth, resize_rle
 from refseg.evaluation.prediction_file import Answer
 from refseg.evaluation.rows import Rows
 from refseg.evaluation.scorer import TruthIndex
+from refseg.evaluation.statistics import auroc
 from refseg.records import Expression
 
 HIT = 0.5  # the share of an object's pixels that an answer covers

@@ -9,24 +9,20 @@ from typing import Any
 
 from refseg.cli.options import add_scoring_options, at_least, scoring_options
 from refseg.cli.score import score_file
-from refseg.datasets.masks import decode
 from refseg.datasets.targets import data_root
 from refseg.errors import UsageError
 from refseg.evaluation.breakdowns import tag_columns
 from refseg.evaluation.compare import BY, Comparison, compare_rows
 from refseg.evaluation.notes import notes_of
-from refseg.evaluation.protocols import View
-from refseg.evaluation.scorer import TruthIndex, answers_of, describe_predictions, open_data
+from refseg.evaluation.scorer import answers_of, describe_predictions, open_data
 from refseg.report.compare_page import (
     COLUMNS,
-    AnswerPicture,
-    Disagreement,
+    disagreement_cards,
     group_lines,
     metric_lines,
     render_comparison,
     tally_line,
 )
-from refseg.report.examples import chosen_rows, image_or_gray, mask_at
 from refseg.terminal import aligned, printable, write_whole
 
 EXAMPLES = """
@@ -64,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
             files.append(described)
             rows.append(scored.rows[protocol.name])
             notes += [f"{name}: {note}" for note in notes_of(protocols, scored, described, min_score=args.min_score)]
-        comparison = compare_rows(*rows, protocol, by=groups, num=args.resamples, seed=args.seed)
+        comparison = compare_rows(rows[0], rows[1], protocol, by=groups, num=args.resamples, seed=args.seed)
         # Print
         lines = [
             f"{names[0]} against {names[1]} on {data.name} by {protocol.name}: {len(comparison.rows_a):,} expressions",
@@ -79,9 +75,11 @@ def main(args: argparse.Namespace) -> int:
         print("\n".join(map(printable, lines)))
         # Write
         if args.html:
-            cases = disagreements(comparison, data.truths, paths, args)
+            options: dict[str, Any] = dict(min_score=args.min_score, absent_is_nothing=args.absent_is_nothing)
+            again = [answers_of(path, data.truths, **options) for path in paths]
+            cards, problems = disagreement_cards(comparison, data.truths, again, names=names, limit=args.cases)
             facts = {"data": data.name, names[0]: files[0]["file"], names[1]: files[1]["file"]}
-            page = render_comparison(comparison, names=names, facts=facts, cases=cases, notes=notes)
+            page = render_comparison(comparison, names=names, facts=facts, cards=cards, problems=problems, notes=notes)
             write_whole(args.html, page)
     if args.json:
         content = to_json(comparison, names)
@@ -125,37 +123,3 @@ def to_json(comparison: Comparison, names: tuple[str, str]) -> dict[str, Any]:
             for i in order
         ],
     }
-
-
-def disagreements(
-    comparison: Comparison, truths: TruthIndex, paths: tuple[str, str], args: argparse.Namespace
-) -> list[Disagreement]:
-    """Return the largest disagreements, with masks from a second pass over the files."""
-    order = comparison.by_disagreement()[: args.cases]
-    ids = [str(comparison.rows_a.expression_id[i]) for i in order]
-    options: dict[str, Any] = dict(min_score=args.min_score, absent_is_nothing=args.absent_is_nothing)
-    answers = [chosen_rows(answers_of(path, truths, **options), set(ids)) for path in paths]
-    protocol = comparison.protocol
-    rejected = [protocol.no_target.rejected(rows) for rows in (comparison.rows_a, comparison.rows_b)]
-    worth = (comparison.worth_a, comparison.worth_b)
-    pictures = []
-    for i, name in zip(order, ids, strict=True):
-        expression, truth = truths.expression(truths.position[name]), truths.truth(truths.position[name])
-        size = truth.record.size
-        image, problem = image_or_gray(truth.record.image_path, size)
-        first, second = (
-            AnswerPicture(mask_at(answers[k][name].raw_rle, size), bool(rejected[k][i]), float(worth[k][i]))
-            for k in (0, 1)
-        )
-        pictures.append(
-            Disagreement(
-                expression_id=name,
-                text=expression.text,
-                skill=str(expression.tags.get("skill", "")),
-                image=image,
-                image_problem=problem,
-                truth=decode(truth.mask(expression, View(crowds=protocol.view.crowds), size)),
-                answers=(first, second),
-            )
-        )
-    return pictures

@@ -279,8 +279,8 @@ class MixedDataset(Dataset):
 
     Args:
         datasets: Configs of `ReferringDataset`s.
-        weights: Number of times that an epoch goes through each set (default: once). Of a fraction of a set, each epoch
-            draws another part.
+        weights: Number of times that an epoch goes through each set (default: once). With a fraction, each epoch draws
+            another part of the set.
     """
 
     def __init__(self, *, datasets: Sequence[dict], weights: Sequence[float] | None = None) -> None:

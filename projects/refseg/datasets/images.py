@@ -1,4 +1,4 @@
-"""Untrusted image files to (h, w, 3) RGB uint8 arrays.
+"""Read untrusted image files as (h, w, 3) RGB uint8 arrays.
 
 OpenCV decodes JPEG and PNG files that end with their end marker. Pillow, which is slower and strict, decodes everything
 else: OpenCV silently fills the missing part of a truncated JPEG with gray.
@@ -25,7 +25,7 @@ from PIL import Image, UnidentifiedImageError
 
 from refseg.errors import DataError
 
-# What cameras, browsers and annotation tools write. Pillow's other decoders see less use, and one starts programs.
+# Formats of cameras, browsers and annotation tools. Pillow's other decoders are used less, and one starts programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 READ_SECONDS = 60.0  # storage that takes longer counts as an unreadable file
 MAX_PIXELS = 178_956_970  # Pillow's limit against decompression bombs

@@ -1,4 +1,4 @@
-"""Segmentations to masks.
+"""Convert segmentations to masks.
 
 Evaluation's ground truth is pycocotools' rasterization at the original size (`to_rle`). A model's input gets its masks
 drawn once, at its own size (`rasterize`).

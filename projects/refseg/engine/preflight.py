@@ -19,7 +19,7 @@ from refseg.datasets.tokenizers import TextTokenizer
 from refseg.engine.run import input_size
 from refseg.errors import CheckpointError, ConfigError, DataError, UserError, sentence
 from refseg.models.encoders.swin import swin_arch
-from refseg.models.encoders.text import check_text_model, text_config
+from refseg.models.encoders.text import describe_text_model, text_config
 from refseg.paths import data_path
 from refseg.terminal import FAIL, OK, WARN, Check
 
@@ -46,7 +46,7 @@ def preflight(cfg: Config, *, batch_size: int | None = None) -> list[Check]:
         run("tokenizer", lambda one=one: describe_tokenizer(one["tokenizer"]))
     for one in dicts_with(cfg.model, "pretrained"):
         if one.get("type") == "TextEncoder" and one["pretrained"]:
-            run("text weights", lambda one=one: check_text_model(one["pretrained"], one.get("config")))
+            run("text weights", lambda one=one: describe_text_model(one["pretrained"], one.get("config")))
         elif one["pretrained"]:
             run("vision weights", lambda one=one: check_file(one["pretrained"], one["type"]))
     if cfg.get("load_from"):

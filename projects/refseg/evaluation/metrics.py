@@ -119,8 +119,8 @@ class ReferringMetric(BaseMetric):
             if result.ground_truth is None:
                 image = result.meta.image_id
                 raise ValueError(f"image {image} has no ground truth: PackSample needs with_ground_truth=True")
-            rles = {(index, "union"): rle for index, rle in enumerate(result.ground_truth.instance_rles)}
-            truth = Truth(result.ground_truth.record, rles)
+            rles = enumerate(result.ground_truth.instance_rles)
+            truth = Truth(result.ground_truth.record, {(index, "union"): rle for index, rle in rles})
             self.results.append([rows_of(result, view, truth) for view in self.views])
 
     def compute_metrics(self, results: list[list[list[Row]]]) -> dict[str, float]:

@@ -102,14 +102,15 @@ def read_coco_results(file: str | Path, *, min_score: float | None = None) -> It
     first = entries[0] if entries and isinstance(entries[0], dict) else {}
     id_field = next((name for name in ID_FIELDS if name in first), ID_FIELDS[0])
     groups: dict[str, list[tuple[dict | None, float, list[float]]]] = {}
-    sizes: dict[str, list[int]] = {}
+    sizes: dict[str, tuple[int, int]] = {}
     for number, entry in enumerate(entries):
         try:
             if not isinstance(entry, dict):
                 raise BadField(f"an entry must be an object, not {type(entry).__name__}")
             expression_id = id_from_json(entry.get(id_field), id_field)
             mask, score, box = _parse_entry(entry)
-            if mask is not None and sizes.setdefault(expression_id, mask["size"]) != mask["size"]:
+            size = tuple(mask["size"]) if mask is not None else None
+            if size is not None and sizes.setdefault(expression_id, size) != size:
                 raise BadField(f"the masks of {expression_id} differ in size")
         except BadField as error:
             raise DataError(f"{file}, entry {number} (from 0): {error}") from None

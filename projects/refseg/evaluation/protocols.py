@@ -19,6 +19,7 @@ from refseg.datasets.masks import Overlap
 from refseg.errors import ConfigError, UsageError
 from refseg.evaluation import terms
 from refseg.evaluation.rows import Rows
+from refseg.evaluation.statistics import auroc
 from refseg.evaluation.terms import Terms
 from refseg.records import Crowds, NoTargetRule
 
@@ -183,8 +184,17 @@ class Protocol:
         return self.metrics(rows, self.no_target.rejected(rows))
 
     def score(self, rows: Rows) -> dict[str, float]:
-        """Return the metrics in percent."""
-        return terms.values(self.terms(rows))
+        """Return the metrics in percent.
+
+        Protocols whose N-acc reads the no-target probability also have "AUC", the area under its ROC curve, which sums
+        up N-acc and T-acc over all thresholds.
+        """
+        scores = terms.values(self.terms(rows))
+        known = ~np.isnan(rows.no_target_prob)
+        if "N-acc" in scores and self.no_target.rule in READ_BY["threshold"]:
+            area = auroc(rows.no_target_prob[known], ~rows.has_target[known])
+            scores |= {} if area is None else {"AUC": 100.0 * area}
+        return scores
 
     def worth_of(self, rows: Rows) -> np.ndarray:
         """Return (R,): the IoU under the protocol's rules, or, if it scores boxes, whether they are right."""

@@ -111,6 +111,20 @@ def beats_chance(scores: Mapping[str, Any]) -> bool:
     return pointing > chance + 2 * error
 
 
+def auroc(prob: np.ndarray, positive: np.ndarray) -> float | None:
+    """Return the chance that a positive has a higher probability than a negative. Ties count half.
+
+    None without positives or without negatives.
+    """
+    from scipy.stats import rankdata
+
+    num_positive, num_negative = int(positive.sum()), int((~positive).sum())
+    if not num_positive or not num_negative:
+        return None
+    ranks = rankdata(prob)[positive].sum()
+    return float((ranks - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative))
+
+
 def sum_by_image(terms: Terms, image: np.ndarray) -> np.ndarray:
     """Return (I, 2M) float64: all numerators, then all denominators. Sums of pixels below 2**53 are exact."""
     codes, number = np.unique(image, return_inverse=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
-
+from refseg.datasets.masks import decode
 from refseg.evaluation.compare import CLEARLY, Comparison, headline
+from refseg.evaluation.prediction_file import Answer
+from refseg.evaluation.protocols import View
+from refseg.evaluation.scorer import TruthIndex
+from refseg.report.examples import chosen_rows, image_or_gray, mask_at
 from refseg.report.page import figure_of, render
 from refseg.visualization.overlay import (
     EMPTY_MASK,
@@ -24,50 +26,13 @@ COLORS: tuple[Color, Color] = (ORANGE, PURPLE)  # of A's and B's outlines
 COLUMNS = frozenset({"metric", "difference", "95 % interval", "p"})  # of `metric_lines`, beside the two names
 
 
-@dataclass(frozen=True)
-class AnswerPicture:
-    """One answer.
-
-    Args:
-        mask: (H, W) bool, as predicted.
-        rejected: The model answers "nothing here", by the protocol's rules.
-        worth: The IoU, by the protocol's rules.
-    """
-
-    mask: np.ndarray
-    rejected: bool
-    worth: float
-
-
-@dataclass(frozen=True)
-class Disagreement:
-    """One expression with two answers.
-
-    Args:
-        expression_id: Name of the expression in its data set.
-        text: The expression.
-        skill: Its tag `skill`, or "".
-        image: (H, W, 3) uint8. It is gray if the file cannot be read.
-        truth: (H, W) bool: the merged mask of the referents.
-        answers: The answers of A and B.
-        image_problem: Reason why the image cannot be read.
-    """
-
-    expression_id: str
-    text: str
-    skill: str
-    image: np.ndarray
-    truth: np.ndarray
-    answers: tuple[AnswerPicture, AnswerPicture]
-    image_problem: str = ""
-
-
 def render_comparison(
     comparison: Comparison,
     *,
     names: tuple[str, str],
     facts: dict[str, str],
-    cases: Sequence[Disagreement],
+    cards: Sequence[dict[str, Any]],
+    problems: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> str:
     """Render the comparison as one HTML page.
@@ -76,7 +41,8 @@ def render_comparison(
         comparison: The measured comparison.
         names: Names of the two models.
         facts: Data and files, by name.
-        cases: Expressions to show, the largest difference first.
+        cards: Expressions to show, as `disagreement_cards` returns them.
+        problems: Reasons why images of the cards cannot be read.
         notes: Facts that a reader must know to use the numbers.
     """
     protocol = comparison.protocol
@@ -92,8 +58,8 @@ def render_comparison(
         breakdowns={f"by {by}": group_lines(comparison, by, names) for by in comparison.breakdowns},
         measure=comparison.what,
         num_differing=len(comparison.by_disagreement()),
-        problems=[case.image_problem for case in cases if case.image_problem],
-        cards=[_card(case, names, comparison.what) for case in cases],
+        problems=problems,
+        cards=cards,
     )
 
 
@@ -135,18 +101,52 @@ def tally_line(comparison: Comparison, names: tuple[str, str]) -> str:
     )
 
 
-def _card(case: Disagreement, names: tuple[str, str], measure: str) -> dict[str, Any]:
-    """Return the contents of one card: the phrase, both answers beside the ground truth, and tags."""
-    pictures = []
-    for name, answer, color in zip(names, case.answers, COLORS, strict=True):
-        picture = mask_panel(case.image, answer.mask, color=color, rejected=answer.rejected, empty=EMPTY_MASK)
-        words = f"{answer.mask.mean():.1%} of the image" if answer.mask.any() else EMPTY_MASK
-        alt = f"{name}: {NOTHING_HERE if answer.rejected else words}"
-        pictures.append(figure_of(picture, label=f"{name}: {measure} {answer.worth:.2f}", alt=alt))
-    truth = mask_panel(case.image, case.truth, color=GROUND_TRUTH_COLOR)
-    alt = "Ground truth" if case.truth.any() else f"Ground truth: {NOTHING_HERE}"
-    pictures.append(figure_of(truth, label="Ground truth", alt=alt))
-    tags = [f"expression {case.expression_id}"]
-    tags += [f"skill: {case.skill}"] if case.skill else []
-    tags += ["image missing"] if case.image_problem else []
-    return {"phrase": case.text, "pictures": pictures, "tags": " \u00b7 ".join(tags)}
+def disagreement_cards(
+    comparison: Comparison,
+    truths: TruthIndex,
+    rows: Sequence[Iterable[Answer]],
+    *,
+    names: tuple[str, str],
+    limit: int,
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return a card for each of the largest disagreements, and the reasons why images cannot be read.
+
+    A card has the phrase, both answers beside the ground truth, and tags. Images that cannot be read are gray.
+
+    Args:
+        comparison: The measured comparison.
+        truths: Ground truth of the expressions.
+        rows: All rows of A and all rows of B, in a second pass over the files.
+        names: Names of the two models.
+        limit: Maximum number of cards.
+    """
+    order = comparison.by_disagreement()[:limit]
+    ids = [str(comparison.rows_a.expression_id[i]) for i in order]
+    protocol, worth = comparison.protocol, (comparison.worth_a, comparison.worth_b)
+    rejected = [protocol.no_target.rejected(scored) for scored in (comparison.rows_a, comparison.rows_b)]
+    answers = [chosen_rows(of_file, set(ids)) for of_file in rows]
+    cards, problems = [], []
+    for i, expression_id in zip(order, ids, strict=True):
+        position = truths.position[expression_id]
+        expression, truth = truths.expression(position), truths.truth(position)
+        size = truth.record.size
+        image, problem = image_or_gray(truth.record.image_path, size)
+        # Both answers
+        pictures = []
+        for k, color in enumerate(COLORS):
+            mask, nothing = mask_at(answers[k][expression_id].raw_rle, size), bool(rejected[k][i])
+            picture = mask_panel(image, mask, color=color, rejected=nothing, empty=EMPTY_MASK)
+            words = f"{mask.mean():.1%} of the image" if mask.any() else EMPTY_MASK
+            label = f"{names[k]}: {comparison.what} {worth[k][i]:.2f}"
+            pictures.append(figure_of(picture, label=label, alt=f"{names[k]}: {NOTHING_HERE if nothing else words}"))
+        # The ground truth
+        target = decode(truth.mask(expression, View(crowds=protocol.view.crowds), size))
+        alt = "Ground truth" if target.any() else f"Ground truth: {NOTHING_HERE}"
+        picture = mask_panel(image, target, color=GROUND_TRUTH_COLOR)
+        pictures.append(figure_of(picture, label="Ground truth", alt=alt))
+        tags = [f"expression {expression_id}"]
+        tags += [f"skill: {expression.tags['skill']}"] if expression.tags.get("skill") else []
+        tags += ["image missing"] if problem else []
+        problems += [problem] if problem else []
+        cards.append({"phrase": expression.text, "pictures": pictures, "tags": " \u00b7 ".join(tags)})
+    return cards, problems

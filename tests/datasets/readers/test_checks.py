@@ -147,7 +147,7 @@ def test_sums_that_overflow() -> None:
 
 
 def test_largest_accepted_differences() -> None:
-    """Of the runs 0, n, 1, 1, rest the fourth is stored as 1 - n. pycocotools loses it beyond MAX_RLE_PIXELS."""
+    """The fourth of the runs 0, n, 1, 1, rest is stored as 1 - n. pycocotools loses it beyond MAX_RLE_PIXELS."""
     n = 2**29 - 9
     rle = clean_rle({"size": [1, n + 4], "counts": [0, n, 1, 1, 2]}, (1, n + 4))
     assert coco_mask.area(rle) == n + 1

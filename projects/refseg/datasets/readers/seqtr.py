@@ -136,7 +136,7 @@ def _annotations(entry: dict, num_texts: int) -> list[list]:
 
 def _instances(annotations: list, size: tuple[int, int]) -> dict[str, AnnotatedInstance]:
     """Return the instances by annotation id or mask. Annotations that are `empty` stand for no target."""
-    instances = {}
+    instances: dict[str, AnnotatedInstance] = {}
     for annotation in annotations:
         if not isinstance(annotation, dict):
             raise BadEntry(f"an annotation is a {type(annotation).__name__}, not an object")

@@ -25,50 +25,54 @@ SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"
 
 
 def build_text_model(pretrained: str | None, config: dict | None) -> nn.Module:
-    """A transformers text model. `config` is its architecture (model_type and what differs from that type's defaults),
-    `pretrained` its weights and, without `config`, its architecture too: a folder, the hub's cache, or, on request, the
-    hub. `config` alone draws random weights."""
-    from transformers import AutoConfig, AutoModel
+    """Build a transformers text model (`text_settings`), with random weights if `pretrained` is None."""
+    from transformers import AutoModel
 
-    if config is not None:
-        settings = text_config(**config)
-    elif pretrained is not None:
-        settings = load_pretrained(AutoConfig, pretrained)
-        settings = getattr(settings, "text_config", None) or settings  # a CLIP of both towers
-    else:
-        raise ValueError("TextEncoder needs pretrained, config, or both")
-    check_model_type(settings.model_type, pretrained)
+    settings = text_settings(pretrained, config)
     if pretrained is None:
         return AutoModel.from_config(settings)
-    check_text_model(pretrained, config)
     return load_pretrained(AutoModel, pretrained, config=settings)
 
 
-def check_text_model(pretrained: str, config: dict | None) -> str:
-    """Check without reading weights that a text model exists, is supported, and has the sizes of the config.
+def text_settings(pretrained: str | None, config: dict | None) -> Any:
+    """Return the architecture of a text model, as transformers' config.
 
-    Returns:
-        A description of the model.
+    Args:
+        pretrained: Folder, or name in the hub's cache, whose config is read; its weights are not. If None, `config`
+            holds the architecture, and the rest are the defaults of its model_type.
+        config: Settings to change, such as dropout. Sizes are fixed by the weights, so they must agree with the folder.
     """
     from transformers import AutoConfig
 
-    found = load_pretrained(AutoConfig, pretrained)
-    found = getattr(found, "text_config", None) or found
-    check_model_type(found.model_type, pretrained)
-    if config is not None:
-        wanted = text_config(**config)
-        if wanted.model_type != found.model_type:
-            raise ConfigError(
-                f"{pretrained} is a {found.model_type} model, and text_encoder.config says {wanted.model_type!r}. "
-                f"Set config.model_type={found.model_type}"
-            )
-        differ = [name for name in SIZES if getattr(found, name, None) != getattr(wanted, name, None)]
-        if differ:
-            raise ConfigError(
-                f"{pretrained} has {', '.join(f'{name} {getattr(found, name)}' for name in differ)}; the config of the "
-                f"text model says {', '.join(str(getattr(wanted, name)) for name in differ)}. Set in the text model's "
-                f"config: {', '.join(f'{name}={getattr(found, name)}' for name in differ)}"
-            )
+    if pretrained is None:
+        if not config:
+            raise ValueError("TextEncoder needs pretrained, config, or both")
+        return text_config(**config)
+    settings = load_pretrained(AutoConfig, pretrained)
+    settings = getattr(settings, "text_config", None) or settings  # a CLIP of both towers
+    check_model_type(settings.model_type, pretrained)
+    changes = dict(config or {})
+    model_type = changes.pop("model_type", settings.model_type)
+    if model_type != settings.model_type:
+        raise ConfigError(
+            f"{pretrained} is a {settings.model_type} model, and the text encoder's config says {model_type!r}. "
+            f"Set config.model_type={settings.model_type}."
+        )
+    text_config(model_type, **changes)  # refuses unknown settings
+    differ = [name for name in SIZES if name in changes and getattr(settings, name, None) != changes[name]]
+    if differ:
+        raise ConfigError(
+            f"{pretrained} has {', '.join(f'{name} {getattr(settings, name)}' for name in differ)}; the text encoder's "
+            f"config says {', '.join(str(changes[name]) for name in differ)}. Remove these settings: the "
+            "folder says them."
+        )
+    settings.update(changes)
+    return settings
+
+
+def describe_text_model(pretrained: str, config: dict | None) -> str:
+    """Describe a text model, without reading its weights, or raise an error as `text_settings` does."""
+    found = text_settings(pretrained, config)
     return f"{pretrained}: {found.model_type}, {found.num_hidden_layers} layers of {found.hidden_size}"
 
 
@@ -123,7 +127,8 @@ class TextEncoder(BaseModule):
 
     Args:
         pretrained: Folder or hub name of the weights; random weights if None.
-        config: Architecture: model_type and settings that differ from its defaults. None reads it from `pretrained`.
+        config: Settings that differ from those of `pretrained`. Without it, the architecture: model_type and settings
+            that differ from that type's defaults.
         stages: Number of layers of each stage, for example (6, 1, 1, 1). Layers beyond their sum are dropped. None is
             one stage of all layers.
         train_embeddings: Whether the embeddings are trained.

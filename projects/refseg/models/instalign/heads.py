@@ -52,14 +52,16 @@ class InstanceAggregation(BaseModule):
         super().__init__()
         check_choice("aggregation", mode, get_args(Aggregation))
         self.mode = mode
-        self.slope = nn.Parameter(torch.tensor([0.25])) if mode == "soft" else None
+        # A slope of 1 is no PReLU
+        slope = torch.tensor([0.25 if mode == "soft" else 1.0])
+        self.slope = nn.Parameter(slope, requires_grad=mode == "soft")
 
     def forward(self, mask_logits: Tensor, relevance: Tensor) -> Tensor:
         """Merge mask_logits (E, N, h, w) by relevance (E, N) in 0..1 into merged logits (E, h, w)."""
         if self.mode == "fixed":
             selected = (relevance > 0.5)[..., None, None]
             return mask_logits.masked_fill(~selected, EMPTY).amax(1)
-        logits = mask_logits if self.slope is None else F.prelu(mask_logits, self.slope.to(mask_logits.dtype))
+        logits = F.prelu(mask_logits, self.slope.to(mask_logits.dtype))
         return torch.bmm(relevance[:, None].to(logits.dtype), logits.flatten(2))[:, 0].unflatten(1, logits.shape[2:])
 
 

@@ -6,11 +6,12 @@ C channels, D channels of the mask features, (h, w) their size.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from refseg.errors import ConfigError, check_choice
 from refseg.models.instalign.decoder import ObjectTextDecoder
@@ -23,7 +24,7 @@ from refseg.models.instalign.heads import (
     misalignment,
     word_attention,
 )
-from refseg.models.layers import Groups, PixelFeatures, QueryHeads, level_mask
+from refseg.models.layers import Groups, PixelFeatures, QueryHeads, init_mask2former, level_mask
 from refseg.models.losses import (
     BlockOutput,
     InstanceWeights,
@@ -91,6 +92,11 @@ class InstAlign(QuerySegmentor):
         instance_weight, merged_weight: Loss weights; 1 and 1 in section 9.2. An instance weight of 0 is the row "None"
             of Table 3a.
         no_target_weight: Loss weight; ReLA's 0.1.
+        init: "mask2former", Xavier weights in the decoder's blocks and PyTorch's in the heads, or "heads", the reverse,
+            which is for small models from random weights: there, Mask2Former's makes queries alike before they have
+            learned to differ.
+        relevance_prior: Initial relevance of every query. The paper does not give it. With 0.5, the merged mask begins
+            as a sum over half of all queries, and its loss has 98 % of the first gradient (`instalign_swinb`).
         merged_dice_weight: Weight of a dice loss of merged masks that are not empty, in addition to eq. 6's BCE. The
             paper has none. Trained from random weights with BCE alone, merged masks stay empty for long (RefShapes).
     """
@@ -119,6 +125,8 @@ class InstAlign(QuerySegmentor):
         merged_weight: float = 1.0,
         merged_dice_weight: float = 0.0,
         no_target_weight: float = 0.1,
+        init: Literal["mask2former", "heads"] = "mask2former",
+        relevance_prior: float = 0.5,
         data_preprocessor: dict | None = None,
         postprocess: dict | None = None,
     ) -> None:
@@ -147,6 +155,17 @@ class InstAlign(QuerySegmentor):
         if not self.aligned and isinstance(self.decoder, ObjectTextDecoder):
             self.decoder.blocks[-1].keep_words()  # nothing reads the last block's words
         self.heads = QueryHeads(embed_dim=embed_dim, mask_dim=mask_dim)
+        check_choice("init", init, ("mask2former", "heads"))
+        if init == "heads":
+            for part in self.heads.modules():
+                if isinstance(part, nn.Linear):
+                    nn.init.xavier_uniform_(part.weight)
+                    nn.init.zeros_(part.bias)
+        elif isinstance(self.decoder, ObjectTextDecoder):  # ReLA's has initialized its own
+            init_mask2former(self.decoder.blocks)
+        if not 0 < relevance_prior < 1:
+            raise ConfigError(f"relevance_prior must lie between 0 and 1, not {relevance_prior}.")
+        nn.init.constant_(self.heads.relevance[-1].bias, math.log(relevance_prior / (1 - relevance_prior)))
         self.aggregate = InstanceAggregation(aggregation)
         self.no_target = NoTargetPredictor(
             **(no_target or {}),
@@ -177,16 +196,20 @@ class InstAlign(QuerySegmentor):
                 weights = attention.mean(1) if by_attention else word_attention(query_feats, words, word_mask)
                 misaligned = misalignment(query_feats, words, weights)
             blocks.append(BlockOutput(relevance_logits, mask_embeds, misaligned))
-        # Merge the instances of the last block, and of the others if "nothing here" depends on their masks
-        size = (pixels.mask_feats.shape[-2], pixels.mask_feats.shape[-1])
-        valid = level_mask(batch.pixel_mask, size)[batch.image_of] if batch.is_padded else None
+        # Merge the instances of the last block
+        relevance = blocks[-1].relevance_logits.sigmoid()
+        mask_logits = groups.dot(blocks[-1].mask_embeds, pixels.mask_feats)  # (E, N, h, w)
+        merged = self.aggregate(mask_logits, relevance)
+        # What the masks of all blocks say about "nothing here", at half their size
         statistics = []
-        for block in blocks if reads_masks else blocks[-1:]:
-            relevance = block.relevance_logits.sigmoid()
-            mask_logits = groups.dot(block.mask_embeds, pixels.mask_feats)  # (E, N, h, w)
-            merged = self.aggregate(mask_logits, relevance)
-            if reads_masks:
-                statistics.append(mask_statistics(mask_logits, relevance, merged, valid))
+        if reads_masks:
+            half = F.avg_pool2d(pixels.mask_feats, 2, ceil_mode=True)
+            size = (half.shape[-2], half.shape[-1])
+            valid = level_mask(batch.pixel_mask, size)[batch.image_of] if batch.is_padded else None
+            for block in blocks:
+                block_relevance, logits = block.relevance_logits.sigmoid(), groups.dot(block.mask_embeds, half)
+                block_merged = self.aggregate(logits, block_relevance)
+                statistics.append(mask_statistics(logits, block_relevance, block_merged, valid))
         query_feats, words, _ = decoded[-1]
         no_target = self.no_target(query_feats, relevance, word_feats, word_mask, statistics)
         # Instances with their words

@@ -4,7 +4,7 @@ from refseg.models.layers.attention import (
     Attention,
     AttentionLayer,
     feed_forward,
-    init_xavier,
+    init_mask2former,
     masked_mean,
     masked_softmax,
     mlp,
@@ -19,7 +19,7 @@ from refseg.models.layers.levels import (
     split_levels,
     waves,
 )
-from refseg.models.layers.pixel_decoder import PixelDecoder, PixelFeatures
+from refseg.models.layers.pixel_decoder import PixelDecoder, PixelFeatures, check_width
 from refseg.models.layers.queries import DecodedQueries, QueryHeads, pixel_attn_mask
 
 __all__ = [
@@ -32,9 +32,10 @@ __all__ = [
     "PixelFeatures",
     "QueryHeads",
     "ResidualBlock",
+    "check_width",
     "feed_forward",
     "flatten_levels",
-    "init_xavier",
+    "init_mask2former",
     "level_mask",
     "masked_mean",
     "masked_softmax",

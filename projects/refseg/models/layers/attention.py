@@ -125,15 +125,22 @@ def mlp(dims: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def init_xavier(module: nn.Module) -> None:
-    """Initialize linear layers as in Mask2Former's decoder: Xavier uniform weights, zero biases.
+def init_mask2former(module: nn.Module) -> None:
+    """Initialize the blocks of a decoder as Mask2Former does: Xavier weights, and zero biases in attention.
 
-    PyTorch's default weights are a third of that size, so the output of a deep stack starts close to zero.
+    As in `nn.MultiheadAttention`, query, key and value count as one matrix, which makes their weights smaller.
     """
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.xavier_uniform_(part.weight)
-            nn.init.zeros_(part.bias)
+    for part in module.modules():
+        if isinstance(part, Attention):
+            dim = part.query.out_features
+            for linear in (part.query, part.key_value):
+                bound = (6 / (3 * dim + linear.in_features)) ** 0.5
+                nn.init.uniform_(linear.weight, -bound, bound)
+            for linear in (part.query, part.key_value, part.out):
+                nn.init.zeros_(linear.bias)
 
 
 def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:

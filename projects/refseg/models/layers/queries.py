@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from refseg.models.layers.attention import init_xavier, mlp
+from refseg.models.layers.attention import mlp
 from refseg.models.layers.groups import Groups
 from refseg.models.layers.pixel_decoder import PixelFeatures
 
@@ -39,7 +39,6 @@ class QueryHeads(BaseModule):
         self.norm = nn.LayerNorm(embed_dim)
         self.relevance = mlp((embed_dim, embed_dim, 1))
         self.mask = mlp((embed_dim, embed_dim, embed_dim, mask_dim))
-        init_xavier(self)
 
     def forward(self, query_feats: Tensor) -> tuple[Tensor, Tensor]:
         """Queries (E, N, C) -> relevance logits (E, N) and mask embeddings (E, N, D)."""

@@ -10,7 +10,16 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from refseg.models.layers import Attention, DecodedQueries, Groups, PixelFeatures, feed_forward, pixel_attn_mask
+from refseg.errors import ConfigError, check_at_least
+from refseg.models.layers import (
+    Attention,
+    DecodedQueries,
+    Groups,
+    PixelFeatures,
+    feed_forward,
+    init_mask2former,
+    pixel_attn_mask,
+)
 from refseg.registry import MODELS
 
 
@@ -21,7 +30,7 @@ class RegionImage(nn.Module):
         super().__init__()
         self.cross_attn_pixels = Attention(embed_dim, num_heads, memory_dim=pixel_dim)
         self.norm = nn.LayerNorm(embed_dim)
-        init_attention(self.cross_attn_pixels)
+        init_mask2former(self)
 
     def forward(
         self,
@@ -52,7 +61,7 @@ class RegionLanguage(nn.Module):
         self.cross_attn_words = Attention(embed_dim, num_heads)
         self.norm = nn.LayerNorm(embed_dim)
         self.weight = nn.Parameter(torch.tensor(0.0))
-        init_attention(self.cross_attn_words)
+        init_mask2former(self)
 
     def forward(self, region: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
         """Update region (E, N, C) from words (E, L, C) with word_mask (E, L)."""
@@ -67,9 +76,7 @@ class RegionRegion(nn.Module):
         super().__init__()
         self.self_attn, self.norm_self = Attention(embed_dim, num_heads), nn.LayerNorm(embed_dim)
         self.ffn, self.norm_ffn = feed_forward(embed_dim, ffn_dim), nn.LayerNorm(embed_dim)
-        init_attention(self.self_attn)
-        for linear in (self.ffn[0], self.ffn[2]):
-            nn.init.xavier_uniform_(linear.weight)
+        init_mask2former(self)
 
     def forward(self, region: Tensor, position: Tensor) -> Tensor:
         update = self.self_attn(region, region, x_position=position, memory_position=position)
@@ -77,23 +84,12 @@ class RegionRegion(nn.Module):
         return self.norm_ffn(region + self.ffn(region))
 
 
-def init_attention(attention: Attention) -> None:
-    """Initialize as `nn.MultiheadAttention`: Xavier, with query, key and value as one matrix, and zero biases."""
-    dim = attention.query.out_features
-    for linear in (attention.query, attention.key_value):
-        bound = (6 / (3 * dim + linear.in_features)) ** 0.5
-        nn.init.uniform_(linear.weight, -bound, bound)
-    nn.init.xavier_uniform_(attention.out.weight)
-    for linear in (attention.query, attention.key_value, attention.out):
-        nn.init.zeros_(linear.bias)
-
-
 @MODELS.register_module()
 class RegionDecoder(BaseModule):
     """Learnable regions, refined block by block. Blocks cycle through the pixel decoder's levels, coarse to fine.
 
     As in the published code, a region attends to the pixels inside its current mask from the first block on, and words
-    are used in the first block only. Unlike there, padded words are masked (it attends to all 20 tokens).
+    are used in the first block only.
 
     Args:
         embed_dim: C.
@@ -122,6 +118,10 @@ class RegionDecoder(BaseModule):
         zero_words: bool = True,
     ) -> None:
         super().__init__()
+        check_at_least("decoder.num_queries", num_queries, 1)
+        check_at_least("decoder.num_blocks", num_blocks, 1)
+        if embed_dim % num_heads:
+            raise ConfigError(f"decoder.num_heads {num_heads} must divide embed_dim {embed_dim}. Change one of them.")
         self.num_queries, self.num_blocks = num_queries, num_blocks
         self.queries = nn.Parameter(torch.randn(num_queries, embed_dim))
         self.query_position = nn.Parameter(torch.randn(num_queries, embed_dim))
