@@ -37,11 +37,11 @@ def test_threshold_loss_by_hand() -> None:
     assert threshold_loss(SCORES, RELEVANT, torch.zeros_like(valid)).item() == 0.0
 
 
-def test_scale_and_bias_start_as_in_siglip() -> None:
-    """10 x 0.5 - 10 = -5, and both are learned."""
+def test_scale_and_bias() -> None:
+    """10 x 0.5 - 1 = 4, and both are learned."""
     module = ScaleBias()
     logits = module(torch.tensor([0.5, 1.0]))
-    torch.testing.assert_close(logits, torch.tensor([-5.0, 0.0]))
+    torch.testing.assert_close(logits, torch.tensor([4.0, 9.0]))
     logits.sum().backward()
     assert module.bias.grad == 2 and module.log_scale.grad == pytest.approx(15.0)
 

@@ -147,14 +147,14 @@ def test_without_supervision_the_mask_trains_retrieval() -> None:
 
 
 def test_scale_and_bias_enter_eq_4_only() -> None:
-    """Cosines of 0 are logits of -10, so pixels of the target lose ln(1 + e^10), all others ln(1 + e^-10). Masks are
-    halves of the image or nothing, a third of all pixels. Retrieval and masks are those of the model without."""
+    """Cosines of 0 are logits of -1, so pixels of the target lose ln(1 + e), all others ln(1 + 1 / e). Masks are halves
+    of the image or nothing, a third of all pixels. Retrieval and masks are those of the model without."""
     model = tiny_model("vipa_tiny_refshapes", **{"supervision.scale_bias": True}).eval()
     batch = prepared(model)
     torch.testing.assert_close(logits_of(model, batch), logits_of(tiny_model("vipa_tiny_refshapes"), batch))
     prediction = model(batch)
     prediction.auxiliary = torch.zeros_like(prediction.auxiliary)
-    wanted = F.softplus(torch.tensor([10.0, -10.0, -10.0])).mean()
+    wanted = F.softplus(torch.tensor([1.0, -1.0, -1.0])).mean()
     torch.testing.assert_close(model.losses(prediction, batch)["loss_relevance"], wanted)
     assert {n for n in parameters_without_gradient(model, batch) if not is_key_bias(n)} == set()
 
