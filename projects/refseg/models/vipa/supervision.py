@@ -53,7 +53,7 @@ class ScaleBias(nn.Module):
     """Turn cosines into logits with a learned scale and bias, as in SigLIP (Zhai et al. 2023).
 
     The scale starts at 10, as in SigLIP, and is learned as its logarithm. The bias starts at -1, the log odds of a
-    quarter of the pixels. SigLIP's -10 is for one positive in a large batch. With it all pixels turn toward [CLS].
+    quarter of the pixels; SigLIP starts it at -10, for one positive in a large batch.
     """
 
     def __init__(self) -> None:
