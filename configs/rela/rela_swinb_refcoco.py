@@ -2,9 +2,7 @@ _base_ = [
     '../_base_/datasets/refcoco.py',
     '../_base_/models/rela_swinb.py',
     '../_base_/schedules/adamw_steps.py',
-    '../_base_/default_runtime.py',
+    '../_base_/iterations_runtime.py',
 ]
 train_dataloader = dict(batch_size=12)  # on each of 4 GPUs
 test_evaluator = dict(protocols=('gres', 'lavt', 'refseg'))
-default_hooks = dict(checkpoint=dict(interval=5000, by_epoch=False))
-log_processor = dict(by_epoch=False)

@@ -6,8 +6,9 @@ Each message names the wrong file, record, or key, and the remedy. Any other exc
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 
 class UserError(ValueError):
@@ -43,6 +44,24 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
     choices = tuple(choices)
     if value not in choices:
         raise ConfigError(f"Unknown {name} {value!r}. Valid values: {', '.join(map(str, choices))}.")
+
+
+def check_at_least(name: str, value: int, least: int) -> None:
+    """Raise ConfigError if the value of the config key `name` is below `least`."""
+    if value < least:
+        raise ConfigError(f"{name} is {value}, but must be at least {least}.")
+
+
+def with_sizes(name: str, settings: Mapping[str, Any] | None, **sizes: Any) -> dict[str, Any]:
+    """Return the arguments of a part: its settings from the config group `name`, and sizes from the rest of the model.
+
+    Raises:
+        ConfigError: The group sets one of the sizes.
+    """
+    twice = sorted(set(settings or {}) & set(sizes))
+    if twice:
+        raise ConfigError(f"{name}.{twice[0]} follows from other keys of the model. Remove it from {name}.")
+    return {**(settings or {}), **sizes}
 
 
 # mmengine's registries put "class `InstAlign` in refseg/models/...py: " before a message, once per level.

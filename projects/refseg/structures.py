@@ -57,6 +57,7 @@ class TextTokens(Movable):
         num_truncated: Number of expressions that exceeded the tokenizer's limit.
         word_of: (U, L) index of each token's word in `text.split()`, -1 for special tokens and padding. None if
             unknown; models do not need it.
+        pad_id: Token id of padding.
     """
 
     ids: Tensor
@@ -64,6 +65,7 @@ class TextTokens(Movable):
     text_of: Tensor
     num_truncated: int = 0
     word_of: Tensor | None = None
+    pad_id: int = 0
 
 
 @dataclass(slots=True)
@@ -193,7 +195,14 @@ class Batch(Movable):
 
     def merged_masks(self) -> Tensor:
         """Return the union of each expression's referents, (E, H, W) bool."""
-        return torch.stack([masks.any(0) for masks in self.target_masks()])
+        images = [image for image, count in enumerate(self.expression_counts) for _ in range(count)]
+        # Indexing with `refers` would make a GPU synchronize for every expression
+        return torch.stack(
+            [
+                (self.instance_masks[image] & refers[:, None, None]).any(0)
+                for image, refers in zip(images, self.referents, strict=True)
+            ]
+        )
 
     def no_target(self) -> Tensor:
         """Return (E,) bool, True for expressions that refer to nothing."""

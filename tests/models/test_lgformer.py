@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.referring_checks import logits_of, parameters_without_gradient, prepared, tiny_model
+from models.referring_checks import is_key_bias, logits_of, parameters_without_gradient, prepared, tiny_model
+from refseg.engine.run import load_config
+from refseg.errors import ConfigError
 from refseg.models.lgformer.pixel_decoder import Decoded, LanguageGuidedPixelDecoder
 from refseg.models.lgformer.prototype import MaskMerge, PrototypeGenerator, dot_products
 from refseg.structures import EncodedFeatures, Prediction
@@ -161,12 +163,31 @@ def test_labels_are_one_from_half_coverage() -> None:
     torch.testing.assert_close(loss, softplus.mean())
 
 
-def test_invalid_arguments_raise() -> None:
-    with pytest.raises(ValueError, match="num_queries is 10"):
-        PrototypeGenerator(word_dim=4, num_queries=10)
-    with pytest.raises(ValueError, match=r"query 'learned'\. Valid values: linguistic, learnable"):
-        PrototypeGenerator(word_dim=4, query="learned")
-    with pytest.raises(ValueError, match=r"l2va '.*\. Valid values: words, sentence, None"):
-        tiny_model("lgformer_swinb", **{"pixel_decoder.l2va": "word"})
-    with pytest.raises(ValueError, match="lateral=True needs 4 encoder levels, got 3"):
-        tiny_model("lgformer_swinb", **{"pixel_decoder.lateral": True})
+def test_other_encoders_train() -> None:
+    """BEiT-3 has no text encoder of its own, only levels and words: of strides 4, 8 and 16 here."""
+    cfg = load_config("vipa_beit3b_refcoco")
+    cfg.merge_from_dict(cfg._tiny)
+    model = tiny_model("lgformer_swinb", encoder=dict(_delete_=True, **cfg.model.encoder))
+    batch = prepared(model, shape=(64, 96))
+    assert logits_of(model, batch).shape == (6, 16, 24)
+    unseen = {name for name in parameters_without_gradient(model, batch) if not is_key_bias(name)}
+    assert not {name for name in unseen if not (name.startswith("prototype.layers") and ".self_attn.query" in name)}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("embed_dim", 48, r"embed_dim 48 must be a multiple of 32 \(GroupNorm\)"),
+        ("merge_dim", 0, "merge_dim is 0, but must be at least 1"),
+        ("pixel_decoder.l2va", "word", r"l2va 'word'\. Valid values: words, sentence, None"),
+        ("pixel_decoder.lateral", True, "lateral=True needs 4 encoder levels, got 3"),
+        ("pixel_decoder.num_heads", 3, r"embed_dim 32 must be a multiple of 3 \(heads\)"),
+        ("prototype.embed_dim", 8, r"prototype\.embed_dim follows from other keys of the model\. Remove it"),
+        ("prototype.num_heads", 3, r"prototype\.num_heads 3 must divide embed_dim 32"),
+        ("prototype.num_queries", 10, "num_queries is 10"),
+        ("prototype.query", "learned", r"query 'learned'\. Valid values: linguistic, learnable"),
+    ],
+)
+def test_invalid_values_name_the_key(key: str, value: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tiny_model("lgformer_swinb", **{key: value})

@@ -79,8 +79,8 @@ def test_initial_words_are_zeros() -> None:
 
 
 def test_zero_gates_get_no_gradient() -> None:
-    """`gate_std=0` is the published code."""
-    model = tiny_model("rela_swinb", **SWIN, **{"encoder.fusion.gate_std": 0.0})
+    """Gates that start at zero, as in the published code, cannot open."""
+    model = tiny_model("rela_swinb", **SWIN, **{"encoder.fusion.gate_init": "zeros"})
     gates = {f"encoder.fusions.{stage}.gate.{layer}.weight" for stage in range(3) for layer in (0, 2)}
     assert gates <= unseen_by_losses(model)
 
@@ -111,6 +111,20 @@ def test_images_with_different_numbers_of_phrases(model: ReLA) -> None:
 def test_padded_words_have_no_effect(model: ReLA) -> None:
     batch = small_batch(model)
     torch.testing.assert_close(exact_logits(model, with_padded_words(batch)), exact_logits(model, batch))
+
+
+def test_padded_words_are_read_on_request() -> None:
+    """With `padded_words`, phrases of 5 tokens have other answers than without, and phrases of that many have the same.
+    Padding of the batch has no effect either way."""
+    settings = SWIN | {"decoder.zero_words": False}
+    plain, reads_padding = (tiny_model("rela_swinb", **settings, padded_words=number) for number in (None, 20))
+    short, full = small_batch(plain), small_batch(plain, num_words=20)
+    assert not torch.allclose(exact_logits(plain, short), exact_logits(reads_padding, short), atol=1e-5)
+    torch.testing.assert_close(exact_logits(plain, full), exact_logits(reads_padding, full))
+    for model in (plain, reads_padding):
+        torch.testing.assert_close(exact_logits(model, with_padded_words(short)), exact_logits(model, short))
+    with pytest.raises(ConfigError, match=r"24 tokens, and model\.padded_words is 20\. Set padded_words to"):
+        reads_padding(with_padded_words(full))
 
 
 def test_words_affect_the_prediction(model: ReLA) -> None:
@@ -345,6 +359,14 @@ def test_parameter_groups_are_the_published_ones() -> None:
         assert parameter.requires_grad is not frozen and decay.get(id(parameter)) == wanted, name
 
 
+def test_the_published_config_has_the_published_options() -> None:
+    cfg = load_config("rela/rela_swinb_grefcoco_published")
+    assert (cfg.model.encoder.fusion.gate_init, cfg.model.padded_words) == ("zeros", 20)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        _, resize, text, _ = loader.dataset.pipeline
+        assert (resize.antialias, text.tokenizer.keep_end, text.tokenizer.max_words) == (True, False, 20)
+
+
 def test_instalign_trains_with_the_region_decoder() -> None:
     """The row "ReLA + InstAlign" of InstAlign's Table 3d. Words of zeros have no direction: gradients of cosines
     explode there, so they begin with random weights."""
@@ -371,7 +393,18 @@ def test_number_of_parameters_is_the_published_one() -> None:
 
 
 def test_invalid_arguments_raise() -> None:
-    with pytest.raises(ConfigError, match=r"num_queries 10 must be a square"):
-        tiny_model("rela_swinb", **{"decoder.num_queries": 10})
-    with pytest.raises(ConfigError, match=r"minimap_target 'soft'\. Valid values: truncated, covered"):
-        tiny_model("rela_swinb", minimap_target="soft")
+    for key, value, message in (
+        ("minimap_target", "soft", r"minimap_target 'soft'\. Valid values: truncated, covered"),
+        ("class_weights", (1, 2, 3), r"class_weights \(1, 2, 3\) must be two numbers"),
+        ("embed_dim", 30, r"pixel_decoder\.embed_dim 30 must be a multiple of 4 \(sine positions\)"),
+        ("pixel_decoder.mask_dim", 3, r"pixel_decoder\.mask_dim follows from other keys.*Remove it"),
+        ("decoder.num_queries", 10, r"decoder\.num_queries 10 must be a square, such as 9"),
+        ("decoder.num_queries", 0, r"decoder\.num_queries is 0, but must be at least 1"),
+        ("decoder.num_heads", 3, r"decoder\.num_heads 3 must divide embed_dim 32"),
+        ("decoder.embed_dim", 32, r"decoder\.embed_dim follows from other keys.*Remove it"),
+        ("encoder.fusion.gate_init", "ones", r"fusion\.gate_init 'ones'\. Valid values: random, zeros"),
+        ("encoder.fusion.dropout", 2.0, r"fusion\.dropout 2\.0 is no probability"),
+        ("encoder.fusion.word_dim", 8, r"encoder\.fusion\.word_dim follows from other keys.*Remove it"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            tiny_model("rela_swinb", **{key: value})

@@ -260,6 +260,27 @@ class Plain:
         return torch.einsum("eac,echw->eahw", merged, pixels.mask_feats), no_target
 
 
+def test_padded_words_are_read_as_published(content: dict) -> None:
+    """Phrases of 5 words: BERT's outputs for all 20 tokens, without a mask, are the memory of the published decoder."""
+    content["model"][PREDICTOR + "lang_proj.weight"] *= 10  # so that words matter
+    state, _ = rela_state_from_official(content, window_size=4)
+    model = tiny_model("rela_swinb", padded_words=20).eval()
+    # With the text encoder's own initial weights, words differ more than with the random ones of `content`
+    model.load_state_dict({k: v for k, v in state.items() if not k.startswith("encoder.text.")}, strict=False)
+    batch = prepared(model, num_images=2, expressions_per_image=1)
+    seen: list[tuple] = []
+    model.decoder.register_forward_pre_hook(lambda module, args: seen.append(args))
+    with torch.no_grad():
+        logits = model(batch).mask_logits
+        pixels, words, _ = seen[0]
+        assert words.shape == (2, 20, 32) and words[:, 5:].any()
+        plain = Plain(content["model"])
+        all_words, real_words = (plain.decode(pixels, some)[0] for some in (words, words[:, :5]))
+    all_words, real_words = (channels[:, 1] - channels[:, 0] for channels in (all_words, real_words))
+    torch.testing.assert_close(logits, all_words, atol=1e-3, rtol=1e-4)
+    assert (logits - real_words).abs().max() > 20 * (logits - all_words).abs().max()
+
+
 def test_decoder_equals_the_published_one(content: dict) -> None:
     """Random weights, two images with one expression each, words without padding."""
     state, _ = rela_state_from_official(content, window_size=4)

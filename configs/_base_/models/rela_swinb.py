@@ -1,6 +1,8 @@
-# ReLA as published: Swin-B (window 12, ImageNet-22k, 384) with PWAM; BERT-base with dropout, whose
-# embeddings and last two layers stay as pretrained; Mask2Former's pixel decoder; 10 x 10 regions in
-# 9 blocks.
+# ReLA: Swin-B (window 12, ImageNet-22k, 384) with PWAM; BERT-base with dropout, whose embeddings and
+# last two layers stay as pretrained; Mask2Former's pixel decoder; 10 x 10 regions in 9 blocks. Two
+# things differ from the published code. PWAM's gates start at small random weights, as LAVT's do,
+# because gates that start at zero never open (gate_init='zeros'). And regions read real words only,
+# because padding means nothing (the published code has padded_words=20). All the rest is as published.
 _base_ = 'swinb_bert.py'
 model = dict(
     type='ReLA',
@@ -10,11 +12,11 @@ model = dict(
             train_embeddings=False,
             trained_layers=10,
         ),
-        # The gates learn, as in LAVT. The published code has gate_std=0.0: gates that never open.
-        fusion=dict(type='PWAM', gate_std=0.02),
+        fusion=dict(type='PWAM', gate_init='random'),
     ),
     embed_dim=256,
     mask_dim=256,
+    padded_words=None,
     pixel_decoder=dict(num_layers=6, num_heads=8, ffn_dim=1024, num_points=4),
     decoder=dict(num_queries=100, num_blocks=9, num_heads=8, ffn_dim=2048, word_scale=0.1),
     class_weights=(0.9, 1.1),

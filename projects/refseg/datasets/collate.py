@@ -41,6 +41,7 @@ def collate_samples(samples: Sequence[Sample]) -> dict[str, Batch]:
         text_of=torch.tensor(text_of),
         num_truncated=sum(sample.num_truncated for sample in samples),
         word_of=pad_sequence(words, batch_first=True, padding_value=-1),
+        pad_id=samples[0].pad_id,
     )
     batch = Batch(
         images=images,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from refseg.errors import with_sizes
 from refseg.models.layers import Groups, PixelDecoder, PixelFeatures
 from refseg.models.segmentor import RefSegmentor
 from refseg.registry import MODELS
@@ -20,13 +21,14 @@ class QuerySegmentor(RefSegmentor):
     ) -> None:
         super().__init__(**kwargs)
         self.encoder = MODELS.build(encoder)
+        settings = {"embed_dim": embed_dim, **(pixel_decoder or {})}
         self.pixel_decoder = PixelDecoder(
-            **{"embed_dim": embed_dim, **(pixel_decoder or {})}, level_dims=self.encoder.level_dims, mask_dim=mask_dim
+            **with_sizes("pixel_decoder", settings, level_dims=self.encoder.level_dims, mask_dim=mask_dim)
         )
 
     @property
     def shares_images(self) -> bool:
-        return self.encoder.shares_images
+        return getattr(self.encoder, "shares_images", False)
 
     def encode_images(self, batch: Batch) -> PixelFeatures:
         return self.pixel_decoder(self.encoder.encode_images(batch), padded=batch.is_padded)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, with_sizes
 from refseg.models.layers import level_mask
 from refseg.ops import use_fast_linear
 from refseg.registry import MODELS
@@ -70,8 +70,9 @@ class FusedEncoder(BaseModule):
         self.fusions = nn.ModuleDict(
             {
                 str(stage): MODELS.build(
-                    dict(
-                        **(fusion or {}),
+                    with_sizes(
+                        "encoder.fusion",
+                        fusion,
                         pixel_dim=self.vision.dims[stage],
                         word_dim=self.text.embed_dim,
                         feeds_next=stage < last,

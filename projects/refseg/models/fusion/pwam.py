@@ -5,13 +5,19 @@ Letters: E expressions, P pixels, L words, C channels of the stage, D channels o
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from refseg.errors import ConfigError, check_choice
 from refseg.models.fusion.base import Fused, Fusion, affinity, gate, init_linears, instance_norm
 from refseg.models.layers import masked_softmax
 from refseg.registry import MODELS
+
+GateInit = Literal["random", "zeros"]
+GATE_STD: dict[GateInit, float] = {"random": 0.02, "zeros": 0.0}
 
 
 @MODELS.register_module()
@@ -23,21 +29,30 @@ class PWAM(Fusion):
         V' = V + gate(F) * F                                         eqs. 7-8
 
     The decoder gets F, the next stage V'. We follow the published code where it differs from the paper: GELU instead of
-    ReLU, one attention head, no norm of words (padding would enter it), and small random gate weights (with zeros in
-    both layers they would never learn). Parameters without effect are left out: the biases of `query` and `out`, which
-    the following norm cancels, and the gate of the last stage.
+    ReLU, one attention head, and no norm of words (padding would enter it). Parameters without effect are left out: the
+    biases of `query` and `out`, which the following norm cancels, and the gate of the last stage.
 
     `out` is applied to the L words instead of the P gathered pixels. This is exact, since softmax rows sum to 1.
 
     Args:
         dropout: Dropout of the fused features.
-        gate_std: Standard deviation of the gates' initial weights. ReLA's published code has 0, so V' stays V forever.
+        gate_init: Initial weights of the gates. "random": small random numbers, as in LAVT's published code. "zeros":
+            zeros in both layers, as in ReLA's. Then neither layer gets a gradient, so the gates never open and V' = V.
     """
 
     def __init__(
-        self, *, pixel_dim: int, word_dim: int, feeds_next: bool = True, dropout: float = 0.0, gate_std: float = 0.02
+        self,
+        *,
+        pixel_dim: int,
+        word_dim: int,
+        feeds_next: bool = True,
+        dropout: float = 0.0,
+        gate_init: GateInit = "random",
     ) -> None:
         super().__init__()
+        check_choice("fusion.gate_init", gate_init, GATE_STD)
+        if not 0 <= dropout <= 1:
+            raise ConfigError(f"fusion.dropout {dropout} is no probability. Set it to a number from 0 to 1.")
         self.vision = nn.Linear(pixel_dim, pixel_dim)
         self.query = nn.Linear(pixel_dim, pixel_dim, bias=False)
         self.key = nn.Linear(word_dim, pixel_dim)
@@ -47,7 +62,7 @@ class PWAM(Fusion):
         self.gate = gate(pixel_dim) if feeds_next else None
         self.dropout = nn.Dropout(dropout)
         if self.gate is not None:
-            init_linears(self.gate, std=gate_std)
+            init_linears(self.gate, std=GATE_STD[gate_init])
 
     def forward(self, pixels: Tensor, words: Tensor, *, word_mask: Tensor, pixel_mask: Tensor | None) -> Fused:
         # Cross-attention: pixels to words

@@ -19,7 +19,7 @@ from refseg.models.layers.levels import (
     split_levels,
     waves,
 )
-from refseg.models.layers.pixel_decoder import PixelDecoder, PixelFeatures
+from refseg.models.layers.pixel_decoder import PixelDecoder, PixelFeatures, check_width
 from refseg.models.layers.queries import DecodedQueries, QueryHeads, pixel_attn_mask
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "PixelFeatures",
     "QueryHeads",
     "ResidualBlock",
+    "check_width",
     "feed_forward",
     "flatten_levels",
     "init_mask2former",

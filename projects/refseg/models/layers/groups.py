@@ -34,8 +34,13 @@ class Groups:
         self.max_count = max(self.counts, default=0)
         self.uniform = len(set(self.counts)) <= 1
         if not self.uniform:
-            slots = [image * self.max_count + k for image, count in enumerate(self.counts) for k in range(count)]
-            self.slots = torch.tensor(slots, device=device)
+            firsts = range(0, len(self.counts) * self.max_count, self.max_count)
+            # One tensor per image, made on the device: copying a list would make a GPU synchronize
+            slots = [
+                torch.arange(first, first + count, device=device)
+                for first, count in zip(firsts, self.counts, strict=True)
+            ]
+            self.slots = torch.cat(slots)  # (E,)
 
     @classmethod
     def of(cls, batch: Batch, *, shared: bool) -> Self:

@@ -36,6 +36,13 @@ class PixelFeatures(NamedTuple):
     padded: bool
 
 
+def check_width(name: str, embed_dim: int, num_heads: int) -> None:
+    """Raise ConfigError if the width of a pixel decoder, the value of the key `name`, does not suit its parts."""
+    for divisor, part in ((4, "sine positions"), (min(32, embed_dim), "GroupNorm"), (num_heads, "heads")):
+        if embed_dim % divisor:
+            raise ConfigError(f"{name} {embed_dim} must be a multiple of {divisor} ({part}).")
+
+
 class PixelDecoder(BaseModule):
     """mmdet's `MSDeformAttnPixelDecoder` with another forward pass, which masks padding.
 
@@ -67,6 +74,7 @@ class PixelDecoder(BaseModule):
 
         from refseg.ops.module import use_refseg_deformable_attention
 
+        check_width("pixel_decoder.embed_dim", embed_dim, num_heads)
         if len(level_dims) != 4:
             raise ConfigError(f"PixelDecoder needs four encoder levels, got {len(level_dims)}. Set encoder.out_stages.")
         self.embed_dim, self.mask_dim = embed_dim, mask_dim

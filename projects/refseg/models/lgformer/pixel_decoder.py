@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from refseg.errors import ConfigError, check_choice
 from refseg.models.layers import (
     Attention,
+    check_width,
     feed_forward,
     flatten_levels,
     masked_mean,
@@ -112,10 +113,11 @@ class LanguageGuidedPixelDecoder(BaseModule):
     ) -> None:
         super().__init__()
         check_choice("pixel_decoder.l2va", l2va, (*get_args(Words), None))
+        check_width("embed_dim", embed_dim, num_heads)
         if len(level_dims) != 3 + lateral:
             raise ConfigError(
                 f"pixel_decoder.lateral={lateral} needs {3 + lateral} encoder levels, got {len(level_dims)}. "
-                "Set encoder.out_stages accordingly."
+                "Set encoder.out_stages (of BEiT3Encoder: level_scales) accordingly."
             )
         self.embed_dim, self.l2va = embed_dim, l2va
         self.project = nn.ModuleList(

@@ -11,7 +11,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from refseg.errors import ConfigError, check_choice
+from refseg.errors import ConfigError, check_at_least, check_choice
 from refseg.models.layers import Attention, feed_forward, masked_mean, mlp
 from refseg.models.lgformer.pixel_decoder import Decoded
 
@@ -72,6 +72,9 @@ class PrototypeGenerator(BaseModule):
         check_choice("prototype.query", query, get_args(Query))
         if query == "linguistic" and num_queries != 1:
             raise ConfigError(f"prototype.num_queries is {num_queries}, but query='linguistic' has exactly one.")
+        check_at_least("prototype.num_queries", num_queries, 1)
+        if embed_dim % num_heads:
+            raise ConfigError(f"prototype.num_heads {num_heads} must divide embed_dim {embed_dim}. Change one of them.")
         self.num_queries = num_queries
         self.project_sentence = nn.Linear(word_dim, embed_dim) if query == "linguistic" else None
         self.queries = nn.Parameter(torch.randn(num_queries, embed_dim)) if query == "learnable" else None

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
+from refseg.errors import check_at_least, with_sizes
 from refseg.models.layers import level_mask
 from refseg.models.lgformer.pixel_decoder import LanguageGuidedPixelDecoder
 from refseg.models.lgformer.prototype import MaskMerge, PrototypeGenerator, dot_products
@@ -27,8 +28,9 @@ class LGFormer(RefSegmentor):
     of its area is mask; the paper only says that labels are 0 or 1.
 
     Args:
-        encoder: A `FusedEncoder` with `VLBA` (the paper's) or `PWAM` (Table 4). Its `out_stages` have strides 8, 16 and
-            32; with `pixel_decoder.lateral` also stride 4.
+        encoder: Any encoder that returns levels, fine to coarse, and words, with `level_dims` and `word_dim`. The
+            paper's is a `FusedEncoder` with `VLBA`; Table 4 has `PWAM`. Its `out_stages` have strides 8, 16 and 32;
+            with `pixel_decoder.lateral` also stride 4.
         pixel_decoder: Arguments of `LanguageGuidedPixelDecoder`, without sizes.
         prototype: Arguments of `PrototypeGenerator`, without sizes.
         embed_dim: Channels of the decoder.
@@ -54,11 +56,12 @@ class LGFormer(RefSegmentor):
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, postprocess=postprocess)
         self.encoder = MODELS.build(encoder)
-        sizes = dict(word_dim=self.encoder.text.embed_dim, embed_dim=embed_dim)
+        sizes = dict(word_dim=self.encoder.word_dim, embed_dim=embed_dim)
         self.pixel_decoder = LanguageGuidedPixelDecoder(
-            **(pixel_decoder or {}), **sizes, level_dims=self.encoder.level_dims
+            **with_sizes("pixel_decoder", pixel_decoder, **sizes, level_dims=self.encoder.level_dims)
         )
-        self.prototype = PrototypeGenerator(**(prototype or {}), **sizes)
+        self.prototype = PrototypeGenerator(**with_sizes("prototype", prototype, **sizes))
+        check_at_least("merge_dim", merge_dim, 1)
         several = self.prototype.num_queries > 1
         self.merge = MaskMerge(self.prototype.num_queries, merge_dim) if several else None
 

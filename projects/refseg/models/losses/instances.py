@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -72,20 +73,21 @@ class Referents:
     """
 
     def __init__(self, batch: Batch, mask_feats: Tensor, groups: Groups) -> None:
-        device = mask_feats.device
         self.mask_feats, self.groups, self.image_of = mask_feats, groups, batch.image_of
         self.size = (mask_feats.shape[-2], mask_feats.shape[-1])
         self.masks = torch.cat(batch.instance_masks)  # (all instances, H, W)
         self.num_instances = [len(masks) for masks in batch.instance_masks]
         self.padding = ~level_mask(batch.pixel_mask, self.size) if batch.is_padded else None  # (B, h, w)
-        height, width = batch.images.shape[-2:]
-        content = [(meta.content_size[1] / width, meta.content_size[0] / height) for meta in batch.metas]
-        self.extent = torch.tensor(content, device=device)  # (B, 2)
+        # Share of the input's width and height that is image; tensor operations do not make a GPU synchronize
+        height, width = batch.pixel_mask.shape[-2:]
+        columns, rows = batch.pixel_mask[:, 0].sum(1), batch.pixel_mask[:, :, 0].sum(1)
+        self.extent = torch.stack([columns / width, rows / height], 1)  # (B, 2)
         refers = torch.nn.utils.rnn.pad_sequence(batch.referents, batch_first=True).int()
         self.counts: list[int] = refers.sum(1).tolist()
         order = refers.argsort(dim=1, descending=True, stable=True)[:, : max(self.counts)]
-        first = torch.tensor([0, *self.num_instances[:-1]], device=device).cumsum(0)  # (B,)
-        self.index = (order + first[self.image_of, None]).clamp(max=max(len(self.masks) - 1, 0))
+        per_image = zip(order.split(batch.expression_counts), accumulate(self.num_instances, initial=0), strict=False)
+        index = torch.cat([rows + first for rows, first in per_image])  # (E, M)
+        self.index = index.clamp(max=max(len(self.masks) - 1, 0))
 
     def sample(self, num_points: int | None) -> tuple[Tensor, Tensor]:
         """Return mask features (R, D, P) and targets (E, M, P) for matching.
@@ -183,7 +185,7 @@ def instance_losses(
         none = torch.zeros(0, dtype=torch.long, device=referents.mask_feats.device)
         matched, num_bad = [Pairs(none, none, none)] * len(blocks), none.sum().float()
     # Count pairs, averaged over processes
-    num_pairs = torch.tensor(float(len(matched[0].query)), device=referents.mask_feats.device)
+    num_pairs = torch.full((), float(len(matched[0].query)), device=referents.mask_feats.device)
     all_reduce(num_pairs, op="mean")
     num_pairs = num_pairs.clamp_min(1.0)
     # Sum the losses of all blocks

@@ -60,14 +60,12 @@ def assign(cost: Tensor, num_instances: Sequence[int]) -> list[Pairs]:
     """
     from scipy.optimize import linear_sum_assignment
 
-    table = cost.detach().float().cpu().numpy()
-    blocks = []
-    for block in table:
-        rows: list[tuple[int, int, int]] = []
+    rows: list[tuple[int, int, int]] = []
+    for block in cost.detach().float().cpu().numpy():
         for expression, (costs, count) in enumerate(zip(block, num_instances, strict=True)):
             if count:
                 pairs = zip(*linear_sum_assignment(costs[:, :count]), strict=True)
                 rows += [(expression, int(query), int(instance)) for query, instance in pairs]
-        table_of_pairs = torch.tensor(rows, dtype=torch.long).reshape(-1, 3).to(cost.device)
-        blocks.append(Pairs(*table_of_pairs.unbind(1)))
-    return blocks
+    # Every block has the same number of pairs, so all of them go to the device as one tensor
+    table = torch.tensor(rows, dtype=torch.long).reshape(len(cost), -1, 3).to(cost.device)
+    return [Pairs(*block.unbind(1)) for block in table]

@@ -10,6 +10,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from refseg.errors import ConfigError, check_at_least
 from refseg.models.layers import (
     Attention,
     DecodedQueries,
@@ -88,7 +89,7 @@ class RegionDecoder(BaseModule):
     """Learnable regions, refined block by block. Blocks cycle through the pixel decoder's levels, coarse to fine.
 
     As in the published code, a region attends to the pixels inside its current mask from the first block on, and words
-    are used in the first block only. Unlike there, padded words are masked (it attends to all 20 tokens).
+    are used in the first block only.
 
     Args:
         embed_dim: C.
@@ -117,6 +118,10 @@ class RegionDecoder(BaseModule):
         zero_words: bool = True,
     ) -> None:
         super().__init__()
+        check_at_least("decoder.num_queries", num_queries, 1)
+        check_at_least("decoder.num_blocks", num_blocks, 1)
+        if embed_dim % num_heads:
+            raise ConfigError(f"decoder.num_heads {num_heads} must divide embed_dim {embed_dim}. Change one of them.")
         self.num_queries, self.num_blocks = num_queries, num_blocks
         self.queries = nn.Parameter(torch.randn(num_queries, embed_dim))
         self.query_position = nn.Parameter(torch.randn(num_queries, embed_dim))

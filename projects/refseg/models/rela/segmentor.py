@@ -6,6 +6,7 @@ Letters: E expressions, N = n * n regions, C channels, D channels of the mask fe
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import isqrt
 from typing import ClassVar, Literal
 
@@ -14,13 +15,13 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from refseg.errors import ConfigError, check_choice
+from refseg.errors import ConfigError, check_choice, with_sizes
 from refseg.models.layers import PixelFeatures, mlp
 from refseg.models.losses import merged_dice_loss, weighted_bce_loss
 from refseg.models.query_segmentor import QuerySegmentor
 from refseg.models.rela.decoder import RegionDecoder
 from refseg.registry import MODELS
-from refseg.structures import Batch, Prediction
+from refseg.structures import Batch, Prediction, TextTokens
 
 MinimapTarget = Literal["truncated", "covered"]
 
@@ -42,6 +43,18 @@ def covered_minimap(masks: Tensor, side: int) -> Tensor:
 
 
 MINIMAPS: dict[str, Callable[[Tensor, int], Tensor]] = {"truncated": truncated_minimap, "covered": covered_minimap}
+
+
+def pad_words(tokens: TextTokens, length: int) -> TextTokens:
+    """Pad texts (U, L) to `length` tokens."""
+    missing = length - tokens.ids.shape[1]
+    if missing < 0:
+        raise ConfigError(
+            f"A phrase has {tokens.ids.shape[1]} tokens, and model.padded_words is {length}. Set padded_words to the "
+            "tokenizer's max_words."
+        )
+    ids = F.pad(tokens.ids, (0, missing), value=tokens.pad_id)
+    return replace(tokens, ids=ids, word_mask=F.pad(tokens.word_mask, (0, missing)), word_of=None)
 
 
 class RegionHeads(BaseModule):
@@ -88,6 +101,8 @@ class ReLA(QuerySegmentor):
         pixel_decoder: Arguments of `PixelDecoder`, without sizes.
         embed_dim: C.
         mask_dim: D.
+        padded_words: Pad every phrase to this number of tokens, and let regions read the padding too: 20 in the
+            published code, whose weights need it for short phrases. None: regions read real words only.
         class_weights: Weights of outside and inside, for all three losses.
         weight, minimap_weight, no_target_weight: Loss weights of the published code.
         dice_weight: Weight of a dice loss of masks that are not empty, times `weight`. ReLA has none. Trained from
@@ -108,6 +123,7 @@ class ReLA(QuerySegmentor):
         pixel_decoder: dict | None = None,
         embed_dim: int = 256,
         mask_dim: int = 256,
+        padded_words: int | None = None,
         class_weights: tuple[float, float] = (0.9, 1.1),
         weight: float = 5.0,
         minimap_weight: float = 0.1,
@@ -125,27 +141,32 @@ class ReLA(QuerySegmentor):
             data_preprocessor=data_preprocessor,
             postprocess=postprocess,
         )
-        outside, inside = class_weights
-        self.class_weights = (outside, inside)
+        check_choice("minimap_target", minimap_target, MINIMAPS)
+        if len(class_weights) != 2:
+            raise ConfigError(f"class_weights {class_weights} must be two numbers: of outside and inside.")
+        self.class_weights = (class_weights[0], class_weights[1])
+        self.padded_words, self.minimap_target = padded_words, minimap_target
         self.weight, self.minimap_weight, self.no_target_weight = weight, minimap_weight, no_target_weight
         self.dice_weight = dice_weight
-        check_choice("minimap_target", minimap_target, MINIMAPS)
-        self.minimap_target = minimap_target
-        self.decoder = RegionDecoder(
-            **(decoder or {}),
-            embed_dim=embed_dim,
-            pixel_dim=self.pixel_decoder.embed_dim,
-            word_dim=self.encoder.text.embed_dim,
-        )
+        sizes = dict(embed_dim=embed_dim, pixel_dim=self.pixel_decoder.embed_dim, word_dim=self.encoder.word_dim)
+        self.decoder = RegionDecoder(**with_sizes("decoder", decoder, **sizes))
         self.heads = RegionHeads(embed_dim=embed_dim, mask_dim=mask_dim)
         self.side = isqrt(self.decoder.num_queries)
         if self.side**2 != self.decoder.num_queries:
-            raise ConfigError(f"decoder.num_queries {self.decoder.num_queries} must be a square: regions form a grid.")
+            raise ConfigError(
+                f"decoder.num_queries {self.decoder.num_queries} must be a square, such as {self.side**2}, because "
+                "regions form a grid."
+            )
 
     def infer_encoded(self, batch: Batch, images: PixelFeatures | None) -> Prediction:
         # Encode pixels and words, decode regions
+        if self.padded_words is not None:
+            batch = replace(batch, tokens=pad_words(batch.tokens, self.padded_words))
         pixels, text, groups = self.encode(batch, images)
-        decoded = self.decoder(pixels, *text.per_expression(), groups=groups, heads=self.heads)
+        words, word_mask = text.per_expression()  # (E, L, channels of words), (E, L)
+        if self.padded_words is not None:
+            word_mask = torch.ones_like(word_mask)
+        decoded = self.decoder(pixels, words, word_mask, groups=groups, heads=self.heads)
         mask_embeds, minimap, no_target = self.heads(decoded[-1].query_feats)
         # Merge embeddings before the dot product, which is linear: one product with the pixels instead of N
         merged = torch.bmm(minimap[:, None], mask_embeds)  # (E, 1, D)
@@ -174,6 +195,5 @@ class ReLA(QuerySegmentor):
         label = MINIMAPS[self.minimap_target]
         if not batch.is_padded:
             return label(masks, self.side)
-        sizes = [batch.metas[image].content_size for image in batch.image_of.tolist()]
-        crops = [mask[None, :height, :width] for mask, (height, width) in zip(masks, sizes, strict=True)]
-        return torch.cat([label(crop, self.side) for crop in crops])
+        per_image = zip(masks.split(batch.expression_counts), (meta.content_size for meta in batch.metas), strict=True)
+        return torch.cat([label(rows[:, :height, :width], self.side) for rows, (height, width) in per_image])
