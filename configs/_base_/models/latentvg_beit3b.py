@@ -4,7 +4,15 @@
 _base_ = 'beit3b.py'
 model = dict(
     type='LatentVG',
-    latents=dict(lengths=(4, 10), drop_rates=(0.4, 0.2), num_words=20, temperature=1.0, score_norm=True, apart=True),
+    latents=dict(
+        lengths=(4, 10),
+        drop_rates=(0.4, 0.2),
+        num_words=20,
+        temperature=1.0,
+        score_norm=True,
+        class_token_std=1.0,
+        apart=True,
+    ),
     distributor='visual',
     concepts=dict(num_concepts=100, normalize='columns', centered=True),
     contrast=dict(loss='positive_margin', margin=0.2, temperature=0.07, weight=1.0),

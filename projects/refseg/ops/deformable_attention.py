@@ -59,7 +59,7 @@ def deformable_attention(
 
     # Backends for GPUs read the level sizes on the device.
     if backend in ("triton", "mmcv"):
-        shapes = torch.as_tensor(spatial_shapes, device=value.device)
+        shapes = sizes_on(spatial_shapes, value.device)
         if backend == "mmcv":
             return _by_mmcv(value, shapes, sampling_locations, attention_weights)
         from refseg.ops import _triton
@@ -74,6 +74,14 @@ def deformable_attention(
     bag = backend == "pytorch" and value.device.type == "cpu" and not captured
     compute = _pytorch.embedding_bag if bag else _pytorch.plain
     return compute(value, sizes, sampling_locations, attention_weights)
+
+
+def sizes_on(spatial_shapes: Tensor | Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """Return the (h, w) of each level as a tensor (L, 2) on a device."""
+    if isinstance(spatial_shapes, Tensor):
+        return spatial_shapes.to(device)
+    # Filled on the device, because copying a list makes a GPU synchronize
+    return torch.stack([torch.full((), side, device=device) for shape in spatial_shapes for side in shape]).view(-1, 2)
 
 
 def choose_backend(value: Tensor) -> tuple[str, str]:

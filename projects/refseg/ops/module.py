@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import mmcv.ops
-import torch
 from torch import Tensor, nn
 
-from refseg.ops.deformable_attention import deformable_attention
+from refseg.ops.deformable_attention import deformable_attention, sizes_on
 
 
 class MultiScaleDeformableAttention(mmcv.ops.MultiScaleDeformableAttention):
@@ -88,7 +87,7 @@ def sampling_locations(
     reference boxes (B, Q, L, 4) plus offsets in half box sizes, divided by P."""
     center = reference_points[:, :, None, :, None, :2]  # (B, Q, 1, L, 1, 2)
     if reference_points.shape[-1] == 2:
-        size = torch.as_tensor(spatial_shapes, device=offsets.device).flip(-1)  # (L, 2): w, h
+        size = sizes_on(spatial_shapes, offsets.device).flip(-1)  # (L, 2): w, h
         return center + offsets / size[:, None]
     if reference_points.shape[-1] == 4:
         return center + offsets / offsets.shape[4] * reference_points[:, :, None, :, None, 2:] * 0.5

@@ -1,4 +1,4 @@
-"""BEiT-3 against a plain writing of its layers, and what may not change what it says."""
+"""BEiT-3 against a plain version of its layers, and changes that must have no effect."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ def encoded(module: BEiT3Encoder, batch: Batch) -> tuple[torch.Tensor, torch.Ten
     return features.levels[-1], text.word_feats
 
 
-# What it is -----------------------------------------------------------------------------------------------------------
+# Definition -----------------------------------------------------------------------------------------------------------
 
 
-def randomise(module: nn.Module) -> None:
-    """Norms and biases too, so that each is seen."""
+def randomize(module: nn.Module) -> None:
+    """Change all parameters, norms and biases included, so that each has an effect."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
 
 
 def test_layer_matches_its_definition() -> None:
-    """Token by token, head by head, with sums over the tokens that may be read: 1 + 3 pixels, 2 words, of which the
-    last is padding."""
+    """Token by token and head by head, with sums over the valid tokens: 1 + 3 pixels and 2 words, of which the last is
+    padding."""
     torch.manual_seed(0)
     layer = MultiwayLayer(8, 2, 12).double()
-    randomise(layer)
+    randomize(layer)
     streams = Streams(torch.randn(1, 4, 8).double(), torch.randn(1, 2, 8).double())
     valid = torch.tensor([[True] * 5 + [False]])
     tokens, ways = torch.cat(streams, 1)[0], ["vision"] * 4 + ["language"] * 2
@@ -81,7 +81,7 @@ def test_layer_matches_its_definition() -> None:
 
 
 def test_words_may_have_their_own_mask() -> None:
-    """The first word does not read the second, whatever that is; pixels and the second itself do."""
+    """The first word does not attend to the second; pixels and the second itself do."""
     torch.manual_seed(0)
     layer, valid = MultiwayLayer(8, 2, 12), torch.ones(1, 6, dtype=torch.bool)
     word_valid = torch.ones(1, 2, 6, dtype=torch.bool)
@@ -95,7 +95,7 @@ def test_words_may_have_their_own_mask() -> None:
 
 
 def test_positions_start_at_the_third_row() -> None:
-    """Rows 0 and 1 of both tables are never read; row 2 is the class token's and the first word's."""
+    """Rows 0 and 1 of both tables are unused; row 2 is for the class token and the first word."""
     module, batch = encoder(), batch_of((32, 32))
     streams, valid, size = module.embed(batch)
     pixels, words = (module.positions[way].weight for way in ("vision", "language"))
@@ -107,7 +107,7 @@ def test_positions_start_at_the_third_row() -> None:
 
 
 def test_positions_of_other_sizes() -> None:
-    """Three rows stay, the others are a picture of 4 x 4, enlarged bicubically. The same size is the table itself."""
+    """Three rows stay, the others are a 4 x 4 grid, resized bicubically. The same size returns the table itself."""
     table = torch.randn(19, 16)
     torch.testing.assert_close(resize_positions(table, (4, 4), (4, 4)), table)
     resized = resize_positions(table, (4, 6))
@@ -144,11 +144,11 @@ def test_levels_are_finer_and_coarser() -> None:
     assert text.word_feats.shape == (6, 5, 16) and text.word_mask.all()
 
 
-# What changes nothing -------------------------------------------------------------------------------------------------
+# Changes without effect -----------------------------------------------------------------------------------------------
 
 
 def test_padding_has_no_effect() -> None:
-    """Four more tokens, and a right third of the image that is none, whatever is in it."""
+    """Four padded words are added, and the right third of the image is padding."""
     module, batch = encoder(level_scales=(2, 1)), batch_of()
     (pixels, words), (other, more) = encoded(module, batch), encoded(module, with_padded_words(batch))
     torch.testing.assert_close(other, pixels, atol=1e-5, rtol=1e-4)
@@ -173,7 +173,7 @@ def test_padding_does_not_leak_into_levels() -> None:
 
 
 def test_texts_may_be_shared() -> None:
-    """All six expressions of one text, which is there once."""
+    """Six expressions share one text."""
     module, batch = encoder(), batch_of()
     shared = replace(batch, tokens=replace(batch.tokens, text_of=torch.full((6,), 2)))
     pixels, _ = encoded(module, shared)
@@ -204,7 +204,7 @@ def gradients(module: BEiT3Encoder) -> dict[str, torch.Tensor]:
 
 
 def test_every_parameter_gets_a_gradient() -> None:
-    """But for biases of keys, which a softmax does not see."""
+    """Except biases of keys, which cancel in the softmax."""
     found = gradients(encoder(level_scales=(2, 1)))
     unseen = [name for name, grad in found.items() if grad is None or not grad.any()]
     assert [name for name in unseen if ".key." not in name or not name.endswith("bias")] == []
@@ -217,7 +217,7 @@ def test_checkpointed_layers_give_the_same_gradients() -> None:
 
 
 def test_drop_path_drops_whole_rows_in_training_only() -> None:
-    """The first layer keeps all; a dropped row keeps both streams as they were, a kept one is scaled by 1 / (1 - p)."""
+    """The first layer drops none. A dropped row keeps both streams; the update of others is scaled by 1 / (1 - p)."""
     module = encoder(drop_path_rate=0.5)
     assert [layer.drop_prob for layer in module.layers] == [0.0, 0.25, 0.5]
     layer = module.layers[2].train()
@@ -232,7 +232,7 @@ def test_drop_path_drops_whole_rows_in_training_only() -> None:
 
 
 def test_initial_weights_follow_sub_ln() -> None:
-    """Standard deviations of Xavier's normal draw, sqrt(1 / C), and sqrt(ln 6) times that where values pass."""
+    """Standard deviations are Xavier's, sqrt(1 / C), and sqrt(ln 6) times that in layers that values pass through."""
     module = encoder(arch=dict(ARCH, embed_dim=128))
     attention, ffn = module.layers[0], module.layers[0].ffn.language
     for name, gain in (("query", 1.0), ("key", 1.0), ("value", 1.3386), ("out", 1.3386)):
@@ -243,7 +243,7 @@ def test_initial_weights_follow_sub_ln() -> None:
 
 
 def test_initial_waves_distinguish_positions() -> None:
-    """Neighbours begin alike and far patches do not, with channels as large as a patch's; noise knows no places."""
+    """Waves of neighbors are alike and those of far patches are not, at the scale of patch embeddings. Noise is not."""
     grids = {
         first: encoder(arch=dict(ARCH, embed_dim=256), image_size=64, first_positions=first).pixel_positions((8, 8))[1:]
         for first in ("noise", "waves")
@@ -256,7 +256,7 @@ def test_initial_waves_distinguish_positions() -> None:
     assert grids["noise"].std().item() == pytest.approx(0.02, rel=0.1)
 
 
-# Mistakes -------------------------------------------------------------------------------------------------------------
+# Errors ---------------------------------------------------------------------------------------------------------------
 
 
 def test_invalid_arguments_raise() -> None:

@@ -62,8 +62,8 @@ def test_injector_matches_its_equations(normalize: str, centered: bool) -> None:
 
 
 def test_attributes_get_different_updates() -> None:
-    """Patches of an image are much alike: their differences are a tenth of what they share. Centered, updates of the
-    attributes differ. Otherwise all concepts retrieve what patches share, and every attribute gets the same."""
+    """Patches of an image are alike: they differ by a tenth of their common part. With centered patches, the updates of
+    attributes differ. Otherwise all concepts retrieve the common part, and all attributes get the same update."""
     draw = torch.Generator().manual_seed(1)
     attributes = torch.randn(4, 6, 64, generator=draw)
     patches = torch.randn(4, 1, 64, generator=draw) + 0.1 * torch.randn(4, 50, 64, generator=draw)
@@ -82,7 +82,7 @@ def test_irrelevant_patches_have_no_effect() -> None:
 
 
 def test_no_update_without_relevant_patches() -> None:
-    """And gradients stay finite."""
+    """Gradients stay finite."""
     module, (attributes, patches, relevant) = injector(), inputs()
     relevant[0] = False
     torch.nn.init.ones_(module.out[0].bias)

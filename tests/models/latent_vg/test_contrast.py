@@ -34,7 +34,7 @@ def test_infonce_by_hand() -> None:
 
 
 def test_positive_margin_by_hand() -> None:
-    """With a margin of 0.2 the positives count as 0.7, and as 1, which is the most."""
+    """With a margin of 0.2 the positives count as 0.7 and as 1, the maximum."""
     wanted = (math.log1p(math.exp(0.1 - 0.7)) + math.log1p(math.exp(-0.2 - 1.0))) / 2
     assert loss("positive_margin", margin=0.2) == pytest.approx(wanted)
     assert loss("positive_margin", margin=0.0) == pytest.approx(loss("infonce"))
@@ -78,7 +78,8 @@ def test_arcface_margin_decreases_monotonically() -> None:
 
 @pytest.mark.parametrize("kind", ["positive_margin", "infonce", "triplet", "arcface"])
 def test_related_expressions_are_not_negatives(kind: str) -> None:
-    """With all related there is no negative: 0, and finite gradients. The cosine of one such pair does not matter."""
+    """If all are related there is no negative: the loss is 0, with finite gradients. The cosine of one such pair has no
+    effect."""
     settings = Contrast(loss=kind)
     similarity = SIMILARITY.clone().requires_grad_()
     found = contrast_loss(similarity, torch.ones(2, 2, dtype=torch.bool), settings)
@@ -104,8 +105,8 @@ def test_cosines_of_texts_with_latent_expressions() -> None:
 
 
 def test_same_target_needs_the_same_image_and_referents() -> None:
-    """Two images of four phrases. Of each, phrases 0 and 2 mean the first instance, 1 the second, and 3 nothing; images
-    may have different numbers of instances."""
+    """Two images have four phrases each and different numbers of instances. Phrases 0 and 2 refer to the first
+    instance, 1 to the second, and 3 to nothing."""
     batch = dummy_batch(shape=(32, 32), num_images=2, expressions_per_image=4)["batch"]
     referents = [*batch.referents[:4], *(torch.cat([r, torch.tensor([False])]) for r in batch.referents[4:])]
     found = same_target(replace(batch, referents=referents))

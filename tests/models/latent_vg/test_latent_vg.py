@@ -95,7 +95,7 @@ def test_num_words_matches_the_tokenizer() -> None:
         assert cfg.model.latents is None or cfg.model.latents.num_words == text["tokenizer"]["max_words"], file
 
 
-# Between attention and feed-forward ----------------------------------------------------------------------
+# Between attention and feed-forward -----------------------------------------------------------------------------------
 
 
 def hidden(model: LatentVG, batch: object) -> tuple[torch.Tensor, ...]:
@@ -221,7 +221,7 @@ def test_checkpointed_layers_give_the_same_gradients() -> None:
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-3)
 
 
-# Properties of every model ---------------------------------------------------------------------------------------
+# Properties of every model --------------------------------------------------------------------------------------------
 
 
 def test_every_trained_parameter_gets_a_gradient(model: RefSegmentor) -> None:

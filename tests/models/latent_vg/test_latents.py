@@ -54,6 +54,8 @@ def test_each_latent_expression_has_its_own_class_token() -> None:
     tokens = module(x, MASK).tokens
     assert tokens.shape == (E, 2 + 2 + 2 + 3, C) and not torch.equal(tokens[:, 0], tokens[:, 1])
     assert torch.equal(tokens[:, :2], module.class_tokens.expand(E, -1, -1))
+    assert module.class_tokens.std().item() == pytest.approx(1.0, abs=0.3)
+    assert latents(class_token_std=0.02).class_tokens.abs().max() < 0.1
     assert torch.equal(tokens[:, 2], tokens[:, 3]) and torch.equal(tokens[:, 2:3], module(x, MASK).subject)
 
 

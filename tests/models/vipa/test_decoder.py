@@ -1,4 +1,4 @@
-"""VIPA's decoder: sizes, padding, and any number of levels."""
+"""VIPA's decoder: sizes, padding, and the number of levels."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_eq_8_by_hand() -> None:
 
 
 def test_padded_pixels_and_tokens_have_no_effect() -> None:
-    """Whatever the right half of each level, and a third token, hold: convolutions and upsampling find zeros there."""
+    """The right half of each level and the third token may hold anything. Convolutions read zeros there."""
     module, clean = decoder(4, 6, 8, 12), levels(4, 6, 8, 12)
     masks = [(torch.arange(level.shape[-1]) < level.shape[-1] // 2).expand(2, *level.shape[-2:]) for level in clean]
     dirty = [level.masked_fill(~mask[:, None], 50.0) for level, mask in zip(clean, masks, strict=True)]

@@ -1,4 +1,4 @@
-"""The visual expression against its equations, and what may not change it."""
+"""The visual expression: its equations, and inputs that must not change it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def shared(
 
 
 def test_generator_matches_its_equations() -> None:
-    """Eqs. 5-7 with pixels repeated for every cue, as they are written."""
+    """Eqs. 5-7 as they are written, with pixels repeated for every cue."""
     module, (pixels, words, cues) = generator(), inputs()
     found = shared(module, pixels, None, words, cues)
     repeated = pixels.repeat_interleave(K, 0)  # (E, P, C)
@@ -87,7 +87,7 @@ def test_without_step_1_all_pixels_are_tokens() -> None:
 
 
 def test_tokens_depend_on_words_only_through_retrieval() -> None:
-    """With r = 100 % all words retrieve all pixels: one and the same token for all words of an image."""
+    """With r = 100 % all words retrieve all pixels, so all words of an image have the same token."""
     module, (pixels, words, cues) = generator(ratio=1.0), inputs()
     tokens = shared(module, pixels, None, words, cues).tokens.unflatten(0, (B, K))
     torch.testing.assert_close(tokens, tokens[:, :1, :1].expand_as(tokens))

@@ -25,21 +25,21 @@ def retrieval(**settings: float) -> TokenRetrieval:
 
 
 def test_top_share_by_hand() -> None:
-    """40 % of 5 pixels are 2; 10 % are half a pixel, and one is the least; all of them are all."""
+    """40 % of 5 pixels are 2. 10 % are half a pixel, and the minimum is 1. 100 % are all."""
     assert top_share(SCORES, 0.4).int().tolist() == [[[0, 1, 0, 0, 1], [1, 0, 0, 1, 0]]]
     assert top_share(SCORES, 0.1).int().tolist() == [[[0, 1, 0, 0, 0], [0, 0, 0, 1, 0]]]
     assert top_share(SCORES, 1.0).all()
 
 
 def test_top_share_counts_valid_pixels_only() -> None:
-    """Of pixels 0, 2 and 3 two thirds are taken; in the second row one of one, in the third none of none."""
+    """Two thirds of pixels 0, 2 and 3 in the first row, one of one in the second, none of none in the third."""
     valid = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
     found = top_share(SCORES[:, :1].expand(3, -1, -1), 2 / 3, valid)
     assert found.int().tolist() == [[[1, 0, 1, 0, 0]], [[0, 0, 0, 1, 0]], [[0, 0, 0, 0, 0]]]
 
 
 def test_full_masks_equal_no_mask() -> None:
-    """For every number of pixels up to 60: counts of both ways are rounded alike."""
+    """Counts are rounded alike with and without a mask, for every number of pixels up to 60."""
     for pixels in range(1, 61):
         scores = torch.randn(2, 3, pixels)
         for ratio in (0.1, 0.3, 0.5, 0.8):
@@ -59,7 +59,7 @@ def test_noise_has_gumbel_statistics() -> None:
 
 
 def test_straight_through_gradient_of_retrieval() -> None:
-    """Values are 0 and 1; the gradient of sum(w M) is that of sum(w softmax((s + g) / tau)), for scores and tau."""
+    """Values are 0 and 1. The gradient of sum(w M) is that of sum(w softmax((s + g) / tau)), for scores and tau."""
     scores, tau = SCORES.double().requires_grad_(), torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
     noise, weight = torch.randn(1, 2, 5, dtype=torch.float64), torch.randn(1, 2, 5, dtype=torch.float64)
     mask = straight_through(scores, tau, noise, 0.4)
@@ -72,7 +72,7 @@ def test_straight_through_gradient_of_retrieval() -> None:
 
 
 def test_scores_are_cosines() -> None:
-    """Two expressions of one image, whose pixels are there once. Zeros have no direction: 0."""
+    """Two expressions share the pixels of one image. A word of zeros has no direction and gets cosines of 0."""
     module = retrieval()
     pixels, words = torch.randn(1, 7, 6), torch.randn(2, 3, 5)
     scores = module.scores(pixels, words, Groups([2], "cpu"))
@@ -86,7 +86,7 @@ def test_scores_are_cosines() -> None:
 
 
 def test_noise_is_used_in_training_only() -> None:
-    """In training the mask depends on the seed; at test time on the scores alone, and nothing is drawn."""
+    """In training the mask depends on the seed. At test time it depends on the scores alone, and no noise is drawn."""
     module, scores = retrieval(ratio=0.3), torch.rand(2, 3, 40) * 0.1
     masks = []
     for seed in (1, 2, 1):
@@ -133,7 +133,7 @@ def batch_of(*texts: str, word_of: list[list[int]]) -> Batch:
 
 
 def test_global_and_local_cues() -> None:
-    """Four tokens, the last of the second expression padding."""
+    """Four tokens. The last one of the second expression is padding."""
     batch = batch_of("dog", "cat", word_of=[[-1, 0, 0, -1]] * 2)
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]], dtype=torch.bool)
     rows = {
@@ -149,8 +149,8 @@ def test_global_and_local_cues() -> None:
 
 
 def test_excluded_words_are_not_cues() -> None:
-    """ "The" with a capital and "a" with a comma are articles, "another" is none; a word may have several tokens. Texts
-    are shared by rows: both expressions of the second batch are the first text."""
+    """ "The" with a capital and "a" with a comma are articles, "another" is not. A word may have several tokens. In the
+    second batch both expressions have the first text."""
     word_of = [[-1, 0, 1, 1, 2, 3, -1], [-1, 0, 1, 2, -1, -1, -1]]
     batch = batch_of("The doghouse near another", "cat, a, b", word_of=word_of)
     mask = torch.ones(2, 7, dtype=torch.bool)

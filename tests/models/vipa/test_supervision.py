@@ -14,7 +14,7 @@ RELEVANT = torch.tensor([[True, True, False, False]])
 
 
 def test_relevant_pixels_by_hand() -> None:
-    """Of a 4 x 4 mask in pixels of 2 x 2: 1, 0, 2 and 4 of the four are mask."""
+    """A 4 x 4 mask in cells of 2 x 2 pixels, of which 1, 0, 2 and 4 are mask."""
     mask = torch.tensor([[[1, 0, 0, 0], [0, 0, 0, 0], [1, 0, 1, 1], [1, 0, 1, 1]]], dtype=torch.bool)
     assert relevant_pixels(mask, (2, 2), 0.0).int().tolist() == [[[1, 0], [1, 1]]]
     assert relevant_pixels(mask, (2, 2), 0.5).int().tolist() == [[[0, 0], [0, 1]]]
@@ -30,18 +30,18 @@ def test_contrastive_loss_is_eq_4() -> None:
 
 
 def test_threshold_loss_by_hand() -> None:
-    """0.5 and -1 are on their right side; -0.25 and 0.75 are off by as much."""
+    """0.5 and -1 have the right sign. -0.25 and 0.75 have the wrong one, and lose their distance from 0."""
     assert threshold_loss(SCORES, RELEVANT).item() == pytest.approx(1.0 / 4)
     valid = torch.tensor([[True, True, False, False]])
     assert threshold_loss(SCORES, RELEVANT, valid).item() == pytest.approx(0.25 / 2)
     assert threshold_loss(SCORES, RELEVANT, torch.zeros_like(valid)).item() == 0.0
 
 
-def test_scale_and_bias_start_as_in_siglip() -> None:
-    """10 x 0.5 - 10 = -5, and both are learned."""
+def test_scale_and_bias() -> None:
+    """10 x 0.5 - 1 = 4, and both are learned."""
     module = ScaleBias()
     logits = module(torch.tensor([0.5, 1.0]))
-    torch.testing.assert_close(logits, torch.tensor([-5.0, 0.0]))
+    torch.testing.assert_close(logits, torch.tensor([4.0, 9.0]))
     logits.sum().backward()
     assert module.bias.grad == 2 and module.log_scale.grad == pytest.approx(15.0)
 

@@ -1,4 +1,4 @@
-"""VIPA: rows of its tables, and what must hold for every model."""
+"""VIPA: the rows of its tables, retrieval inside the model, and properties of every model."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_ablation_rows_differ_in_modules() -> None:
 
 
 def test_disabled_cues_are_not_used() -> None:
-    """With [CLS] alone there is one token to read; the others may be anything."""
+    """The decoder reads the first token alone, or all but the first."""
     for row, kept in (
         ("table6b_global_cue_only", [True] + [False] * 4),
         ("table6b_local_cues_only", [False] + [True] * 4),
@@ -104,7 +104,7 @@ def test_disabled_cues_are_not_used() -> None:
 
 
 def test_articles_are_not_cues() -> None:
-    """Texts of one word, of which all tokens are part: of "the" nothing is left, of "dog" all."""
+    """All tokens of a text belong to its only word. Those of "The" and "an" retrieve nothing."""
     model = tiny_model(f"{ABLATIONS}/table9_without_articles").eval()
     batch = prepared(model)
     metas = [replace(meta, texts=("The", "dog", "an")) for meta in batch.metas]
@@ -147,14 +147,14 @@ def test_without_supervision_the_mask_trains_retrieval() -> None:
 
 
 def test_scale_and_bias_enter_eq_4_only() -> None:
-    """Cosines of 0 are logits of -10, so pixels of the target lose ln(1 + e^10), all others ln(1 + e^-10). Masks are
-    halves of the image or nothing, a third of all pixels. Retrieval and masks are those of the model without."""
+    """Cosines of 0 are logits of -1, so pixels of the target lose ln(1 + e), all others ln(1 + 1 / e). Masks are halves
+    of the image or nothing, a third of all pixels. Retrieval and masks are those of the model without."""
     model = tiny_model("vipa_tiny_refshapes", **{"supervision.scale_bias": True}).eval()
     batch = prepared(model)
     torch.testing.assert_close(logits_of(model, batch), logits_of(tiny_model("vipa_tiny_refshapes"), batch))
     prediction = model(batch)
     prediction.auxiliary = torch.zeros_like(prediction.auxiliary)
-    wanted = F.softplus(torch.tensor([10.0, -10.0, -10.0])).mean()
+    wanted = F.softplus(torch.tensor([1.0, -1.0, -1.0])).mean()
     torch.testing.assert_close(model.losses(prediction, batch)["loss_relevance"], wanted)
     assert {n for n in parameters_without_gradient(model, batch) if not is_key_bias(n)} == set()
 
@@ -190,8 +190,8 @@ def test_losses_by_hand() -> None:
 
 
 class OneLevel(torch.nn.Module):
-    """What an encoder must give, and no more: levels and words, here as a joint encoder (BEiT-3) has them, at one
-    stride and a row per expression."""
+    """Smallest encoder that VIPA takes: levels and words, here as from a joint encoder such as BEiT-3, at one stride
+    and with one row per expression."""
 
     level_dims, word_dim = (12,), 8
 
@@ -218,8 +218,8 @@ def test_custom_encoders_work() -> None:
 
 
 def test_prediction_contains_regions_of_words() -> None:
-    """64 x 96 pixels at stride 32 are 2 x 3 places, of which each token retrieves 2. The texts are of one word, to
-    which all five tokens belong: it has what any of tokens 1 to 4 has, the expression what token 0 has."""
+    """64 x 96 pixels at stride 32 are 2 x 3 places, and each token retrieves 2 of them. All five tokens belong to the
+    text's only word. The row of the word combines tokens 1 to 4, that of the expression is token 0."""
     model = tiny_model("vipa_swinb").eval()
     batch = prepared(model)
     with torch.no_grad():
@@ -241,11 +241,11 @@ def test_no_regions_without_retrieval() -> None:
     assert model(prepared(model), mode="predict")[0].regions is None
 
 
-# What must hold for every model ---------------------------------------------------------------------------------------
+# Properties of every model --------------------------------------------------------------------------------------------
 
 
 def test_every_trained_parameter_gets_a_gradient(model: RefSegmentor) -> None:
-    """But for biases of keys."""
+    """Biases of keys have no effect and no gradient."""
     assert {n for n in parameters_without_gradient(model, prepared(model)) if not is_key_bias(n)} == set()
 
 
@@ -288,7 +288,7 @@ def test_padded_words_have_no_effect(model: RefSegmentor) -> None:
 
 
 def test_padded_pixels_have_no_effect_after_the_encoder(model: RefSegmentor) -> None:
-    """Whatever the encoder says of the padding. (Convolutions and windows of encoders are not blind to it.)"""
+    """The encoder's padded pixels may hold anything. (Inside encoders, convolutions and windows do read padding.)"""
     batch = padded_images(prepared(model), 64, 64)
     model.eval()
     encode = model.encoder.forward
@@ -322,7 +322,7 @@ def test_no_target_and_padding_give_finite_losses(model: RefSegmentor) -> None:
 
 
 def test_bfloat16_is_finite(model: RefSegmentor) -> None:
-    """And scores are not rounded to 8 bits. (Which pixels are best may change, and with it the answer.)"""
+    """Scores stay in fp32. (With other features, other pixels may be best, so answers may change.)"""
     model.eval()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         prediction = model(prepared(model))

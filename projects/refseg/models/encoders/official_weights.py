@@ -40,7 +40,14 @@ def load_official(encoder: nn.Module, file: str, *, owner: str, where: str, opti
         state, left_out = convert(official)
         expected = dict(encoder.named_parameters())
         state = {name: value for name, value in state.items() if name in expected or not name.startswith(optional)}
-        check_fits(state, expected, owner=owner, optional=optional)
+        # Names and shapes must be those of the encoder
+        for problem, names in (
+            ("missing", [name for name in expected if name not in state and not name.startswith(optional)]),
+            ("unexpected", [name for name in state if name not in expected]),
+            ("of another shape", [k for k, v in state.items() if k in expected and v.shape != expected[k].shape]),
+        ):
+            if names:
+                raise CheckpointError(f"These are weights of another {owner}: {len(names)} {problem}: {shown(names)}.")
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     encoder.load_state_dict(state, strict=False)
@@ -52,16 +59,6 @@ def load_official(encoder: nn.Module, file: str, *, owner: str, where: str, opti
         report += f"; {len(unused)} of the file not used: {by_prefix(unused, official)}"
     print_log(report, logger="current")
     return report
-
-
-def check_fits(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, owner: str, optional: str) -> None:
-    """Check that a state dict has the expected names and shapes. Names that start with `optional` may be missing."""
-    missing = [name for name in expected if name not in state and not name.startswith(optional)]
-    extra = [name for name in state if name not in expected]
-    shapes = [name for name in state if name in expected and state[name].shape != expected[name].shape]
-    for problem, names in (("missing", missing), ("unexpected", extra), ("of another shape", shapes)):
-        if names:
-            raise CheckpointError(f"These are weights of another {owner}: {len(names)} {problem}: {shown(names)}.")
 
 
 def shown(keys: list[str]) -> str:

@@ -114,6 +114,8 @@ class LatentExpressions(BaseModule):
             are.
         score_norm: Apply a LayerNorm before the scores. It is ours. Embeddings are so small that without it the scores
             start with a standard deviation of 0.01, and the Gumbel noise of 1.28 hides them.
+        class_token_std: Initial standard deviation of the class tokens. It is ours. BEiT-3's own 0.02 is lost beside
+            the first layer's update of about 1.5, and the latent expressions of a text become one again.
         apart: Each expression, the text included, attends to the image and to itself, and only pixels attend to all.
             The paper does not say. If all attend to all, the subjects, which start equal, stay equal, and the
             distributor has little to do.
@@ -128,6 +130,7 @@ class LatentExpressions(BaseModule):
         num_words: int = 20,
         temperature: float = 1.0,
         score_norm: bool = True,
+        class_token_std: float = 1.0,
         apart: bool = True,
     ) -> None:
         super().__init__()
@@ -138,11 +141,12 @@ class LatentExpressions(BaseModule):
             )
         if not all(0 <= rate < 1 for rate in drop_rates):
             raise ConfigError(f"latents.drop_rates must be in [0, 1), not {tuple(drop_rates)}.")
-        if temperature <= 0:
-            raise ConfigError(f"latents.temperature must be positive, not {temperature}.")
+        for name, value in (("temperature", temperature), ("class_token_std", class_token_std)):
+            if value <= 0:
+                raise ConfigError(f"latents.{name} must be positive, not {value}.")
         self.lengths, self.drop_rates = tuple(lengths), tuple(drop_rates)
         self.num_words, self.temperature, self.apart = num_words, temperature, apart
-        self.class_tokens = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, len(lengths), embed_dim), std=0.02))
+        self.class_tokens = nn.Parameter(class_token_std * torch.randn(1, len(lengths), embed_dim))
         self.position_maps = nn.ModuleList(nn.Linear(num_words, length, bias=False) for length in lengths)
         self.norm = nn.LayerNorm(embed_dim) if score_norm else nn.Identity()
         self.score = nn.Linear(embed_dim, 1, bias=False)  # a bias would not change the softmax

@@ -51,8 +51,8 @@ class Expressions:
 
     features: Tensor
     masks: Tensor
-    subject_token: Tensor | None
-    subject_prob: Tensor | None
+    subject_token: Tensor | None = None
+    subject_prob: Tensor | None = None
 
 
 @MODELS.register_module()
@@ -149,7 +149,9 @@ class LatentVG(RefSegmentor):
         # One mask per expression, from its class token, and their average
         features = torch.cat([tokens.words[:, :1], tokens.classes], 1)  # (E, N + 1, C)
         masks = self.decoder(self.encoder.levels(streams, batch, size).levels[0], features)
-        expressions = Expressions(features, masks, *(initial[2:] if initial else (None, None)))
+        expressions = Expressions(features, masks)
+        if initial is not None:
+            expressions.subject_token, expressions.subject_prob = initial.subject_token, initial.subject_prob
         no_target = None if self.score_empty is None else self.score_empty(tokens.empty)[:, 0, 0]
         return Prediction(average_masks(masks, self.decoder.average), no_target, auxiliary=expressions)
 

@@ -193,7 +193,5 @@ class ReLA(QuerySegmentor):
     def _minimaps(self, masks: Tensor, batch: Batch) -> Tensor:
         """Label regions (E, N) by masks (E, H, W). The grid of regions covers the image without its padding."""
         label = MINIMAPS[self.minimap_target]
-        if not batch.is_padded:
-            return label(masks, self.side)
         per_image = zip(masks.split(batch.expression_counts), (meta.content_size for meta in batch.metas), strict=True)
         return torch.cat([label(rows[:, :height, :width], self.side) for rows, (height, width) in per_image])

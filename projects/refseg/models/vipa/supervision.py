@@ -52,13 +52,14 @@ class Supervision:
 class ScaleBias(nn.Module):
     """Turn cosines into logits with a learned scale and bias, as in SigLIP (Zhai et al. 2023).
 
-    It starts as SigLIP does, at 10 and -10, the scale as its logarithm.
+    The scale starts at 10, as in SigLIP, and is learned as its logarithm. The bias starts at -1, the log odds of a
+    quarter of the pixels; SigLIP starts it at -10, for one positive in a large batch.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
-        self.bias = nn.Parameter(torch.tensor(-10.0))
+        self.bias = nn.Parameter(torch.tensor(-1.0))
 
     def forward(self, scores: Tensor) -> Tensor:
         return self.log_scale.exp() * scores + self.bias
