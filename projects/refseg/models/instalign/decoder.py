@@ -174,10 +174,10 @@ class ObjectTextDecoder(BaseModule):
             heads: Provides `mask_embeddings`, which masked attention needs.
         """
         words = self.project_words(word_feats)
-        # Without words, queries are the same for all expressions of an image: decode images, gather at the end
-        rows = None if self.reads_words else torch.tensor(groups.rows, device=words.device)
-        if rows is not None:
-            groups = Groups([1] * len(groups.counts), words.device)
+        # Without words, queries are the same for all expressions of an image: decode images, repeat at the end
+        counts = groups.counts
+        if not self.reads_words:
+            groups = Groups([1] * len(counts), words.device)
         # Initial queries, and levels with their embeddings
         query = self.queries.repeat(sum(groups.counts), 1, 1)  # (E, N, C)
         levels = [level + embed for level, embed in zip(pixels.levels, self.level_embed, strict=True)]
@@ -198,5 +198,8 @@ class ObjectTextDecoder(BaseModule):
                 groups=groups,
             )
             query, words = output.query_feats, output.word_feats
-            decoded.append(output if rows is None else output._replace(query_feats=query[rows]))
+            if not self.reads_words:
+                repeated = [row.expand(count, -1, -1) for row, count in zip(query.split(1), counts, strict=True)]
+                output = output._replace(query_feats=torch.cat(repeated))  # (E, N, C)
+            decoded.append(output)
         return decoded

@@ -138,7 +138,7 @@ class InstAlign(QuerySegmentor):
             data_preprocessor=data_preprocessor,
             postprocess=postprocess,
         )
-        word_dim = self.encoder.text.embed_dim
+        word_dim = self.encoder.word_dim
         self.instances = InstanceWeights(**(instances or {}))
         self.aligned = bool(instance_weight and self.instances.poa)
         check_choice("alignment", alignment, get_args(WordMatrix))
