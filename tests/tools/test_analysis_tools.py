@@ -87,10 +87,13 @@ def test_attention_entropy(refshapes_tiny: Path, tmp_path: Path, capsys: Any, mo
 def test_retrieved_regions(refshapes_tiny: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     """11 of 36 places are retrieved. In an untrained model, tau has its initial value."""
     found = run_with_random_weights("retrieved_regions", "vipa_tiny_refshapes", refshapes_tiny, tmp_path, monkeypatch)
-    assert list(found) == ["by_first", "by_words", "chance", "alike", "tau"]
+    shares, geometry = ("by_first", "by_words", "alike"), ("rank", "cue_cosine", "token_cosine")
+    assert set(found) == {*shares, "chance", *geometry, "mask_gradient", "tau"}
     assert found["chance"] == pytest.approx(11 / 36) and found["tau"] == pytest.approx(1)
-    assert all(0 < found[name] < 1 for name in ("by_first", "by_words", "alike"))
-    assert len(capsys.readouterr().out.splitlines()) == 5
+    assert all(0 < found[name] < 1 for name in shares)
+    assert found["rank"] >= 1 and found["mask_gradient"] > 0
+    assert -1 <= found["cue_cosine"] <= 1 and -1 <= found["token_cosine"] <= 1
+    assert len(capsys.readouterr().out.splitlines()) == len(found)
 
 
 def test_latent_expressions(refshapes_tiny: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
