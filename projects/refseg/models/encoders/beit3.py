@@ -122,13 +122,12 @@ class BEiT3Encoder(BaseModule):
         if image_size % patch_size:
             raise ConfigError(f"BEiT3Encoder.image_size {image_size} is not a multiple of patch_size {patch_size}.")
         check_choice("encoder.first_positions", first_positions, get_args(FirstPositions))
-        if not level_scales or any(s < 1 or s & (s - 1) or patch_size % s or dim % s for s in level_scales):
+        scales = sorted(level_scales, reverse=True)
+        invalid = any(s < 1 or s & (s - 1) or patch_size % s or dim % s for s in scales)
+        if not scales or invalid or scales != list(level_scales):
             raise ConfigError(
-                f"BEiT3Encoder.level_scales {tuple(level_scales)} must be powers of two that divide patch_size."
-            )
-        if list(level_scales) != sorted(level_scales, reverse=True):
-            raise ConfigError(
-                f"BEiT3Encoder.level_scales {tuple(level_scales)} must go from fine to coarse (descending)."
+                f"BEiT3Encoder.level_scales {tuple(level_scales)} must be powers of two that divide patch_size, in "
+                "descending order: from fine to coarse."
             )
         self.grid = (image_size // patch_size, image_size // patch_size)
         self.patch_size, self.pretrained, self.checkpointing = patch_size, pretrained, checkpointing
