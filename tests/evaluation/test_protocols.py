@@ -126,7 +126,7 @@ def test_greedy_matching() -> None:
 
 
 def test_auc_stands_beside_n_acc() -> None:
-    """Of two phrases without a target, one has a higher probability than both with a target, and one than neither."""
+    """One of two phrases without a target has a higher probability than both with a target, the other than neither."""
     rows = Rows.of(
         row(5, has_target=has_target, no_target_prob=prob)
         for has_target, prob in ((True, 0.3), (True, 0.2), (False, 0.9), (False, 0.1))

@@ -121,8 +121,8 @@ def test_all_outputs(inferencer: ReferringInferencer, photos: Path, tmp_path: Pa
     assert (out / "masks" / "b" / "0_the_red_circle.png").is_file()
     assert sorted(file.stem for file in (out / "pictures").iterdir()) == ["a", "b", "d"]
     assert len(list((out / "heat").rglob("*.png"))) == 6
-    told = [json.loads(line) for line in (out / "failures.jsonl").read_text().splitlines()]
-    assert told[0]["image"] == f"{photos}/c.png" and "corrupt" in told[0]["error"]
+    failures = [json.loads(line) for line in (out / "failures.jsonl").read_text().splitlines()]
+    assert failures[0]["image"] == f"{photos}/c.png" and "corrupt" in failures[0]["error"]
     entries = json.loads((out / "coco.json").read_text())
     shown = [row.get("shown", range(len(row["instances"]))) for row in rows_of(out)]
     assert len(entries) == sum(len(of_row) or 1 for of_row in shown)
@@ -218,9 +218,9 @@ def test_command(work_dir: Callable[[str], Path], photos: Path, tmp_path: Path, 
     folder = str(work_dir(CONFIG))
     texts = [word for text in TEXTS for word in ("--text", text)]  # the option may be repeated
     assert main(["predict", folder, "--image", str(photos / "a.png"), *texts, "--device", "cpu"]) == 0
-    told = capsys.readouterr()
-    assert told.out.count("nothing here") == 2, "nothing here is an answer, not an error"
-    assert "1 image, 2 phrases (2 of them: nothing here)" in told.err
+    printed = capsys.readouterr()
+    assert printed.out.count("nothing here") == 2, "nothing here is an answer, not an error"
+    assert "1 image, 2 phrases (2 of them: nothing here)" in printed.err
     out = str(tmp_path / "out")
     arguments = ["predict", folder, "--image", str(photos), "--text", "a square", "--device", "cpu", "--out", out]
     assert main([*arguments, "--format", "masks"]) == 3
