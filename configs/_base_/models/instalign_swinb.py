@@ -16,7 +16,7 @@ model = dict(
     merged_weight=1.0,
     no_target_weight=0.1,
     init='mask2former',
-    relevance_prior=0.1,  # with 0.5, the merged mask's loss has 82 % of the first step's gradient
+    relevance_prior=0.1,  # ours: with 0.5, the merged mask's loss has most of the first step's gradient
 )
 
 _tiny = dict(

@@ -96,7 +96,7 @@ class InstAlign(QuerySegmentor):
             which is for small models from random weights: there, Mask2Former's makes queries alike before they have
             learned to differ.
         relevance_prior: Initial relevance of every query. The paper does not give it. With 0.5, the merged mask begins
-            as a sum over half of all queries, and its loss has 98 % of the first gradient (`instalign_swinb`).
+            as a sum over half of all queries, and its loss has most of the first gradient (docs/models.md).
         merged_dice_weight: Weight of a dice loss of merged masks that are not empty, in addition to eq. 6's BCE. The
             paper has none. Trained from random weights with BCE alone, merged masks stay empty for long (RefShapes).
     """
