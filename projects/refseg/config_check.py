@@ -165,7 +165,11 @@ def _loader(cfg: dict, path: str) -> Iterator[str]:
 def _optim_wrapper(cfg: dict) -> Iterator[str]:
     path = "optim_wrapper"
     yield from _typed({"type": "GuardedOptimWrapper", **cfg}, path, {"constructor", "paramwise_cfg"})
-    known = {None: _PARAMWISE, "NewPartsConstructor": _PARAMWISE | {"new_parts_lr_mult"}}
+    known = {
+        None: _PARAMWISE,
+        "EncoderRatesConstructor": _PARAMWISE | {"new_parts_lr_mult", "layer_decay"},
+        "MuonConstructor": _PARAMWISE,
+    }
     if (constructor := cfg.get("constructor")) in known:
         path, paramwise = f"{path}.paramwise_cfg", cfg.get("paramwise_cfg") or {}
         yield from _unknown(paramwise, path, known[constructor], "the optimizer constructor")
@@ -250,9 +254,9 @@ def merge_options(cfg: Any, options: Mapping[str, Any]) -> None:
 def complete_inputs(cfg: Any, options: Iterable[str] = ()) -> None:
     """Fill in the tokenizers and image sizes that the pipelines of a config leave open, in place.
 
-    The model's file gives them: `inputs = dict(tokenizer=..., image_size=...)`. A pipeline's own values win. A
-    tokenizer with a `pretrained` then takes that of the model's text encoder, so that another text encoder is one
-    change. `inputs` is removed from the config, whose pipelines are complete without it.
+    The model's file gives them: `inputs = dict(tokenizer=..., image_size=...)`. A pipeline's own values win. If the
+    model's text encoder is pretrained, its tokenizer then takes the place of any other, so that another text encoder is
+    one change. `inputs` is removed from the config, whose pipelines are complete without it.
 
     Args:
         cfg: A config with its options applied.
@@ -284,7 +288,9 @@ def complete_inputs(cfg: Any, options: Iterable[str] = ()) -> None:
                     defaults = {name: value for name, value in defaults.items() if name not in VOCABULARIES}
                 taken |= {f"inputs.tokenizer.{name}" for name in defaults if name not in explicit}
                 step["tokenizer"] = ConfigDict({**defaults, **explicit})
-                if encoder and step["tokenizer"].get("pretrained"):
+                if encoder:  # its weights belong to its own tokens
+                    for name in VOCABULARIES:
+                        step["tokenizer"].pop(name, None)
                     step["tokenizer"]["pretrained"] = encoder
             missing = {"Resize": "size", "LoadText": "tokenizer"}.get(kind)
             if missing and not step.get(missing) and not key.startswith("_"):

@@ -24,7 +24,7 @@ def test_new_parts_have_their_own_rate(paramwise: dict) -> None:
     with DefaultScope.overwrite_default_scope("refseg"):
         build = OPTIM_WRAPPER_CONSTRUCTORS.build(
             dict(
-                type="NewPartsConstructor",
+                type="EncoderRatesConstructor",
                 optim_wrapper_cfg=dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.1)),
                 paramwise_cfg=paramwise,
             )

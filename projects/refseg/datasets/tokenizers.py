@@ -5,7 +5,6 @@ Nothing is downloaded unless the user asks for it (`REFSEG_ALLOW_DOWNLOAD=1`, or
 
 from __future__ import annotations
 
-import os
 import re
 import unicodedata
 from bisect import bisect_right
@@ -19,6 +18,7 @@ from typing import Any
 from refseg.errors import ConfigError, DataError
 from refseg.files import write_atomically
 from refseg.paths import data_path
+from refseg.pretrained import downloads_allowed, installed
 
 WORD = re.compile(r"\S+")  # matches what `str.split` returns
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
@@ -31,13 +31,9 @@ FUNCTION_WORDS = frozenset(
     "not no non nor without except of to in on at by with from for into onto".split()
 )
 FILE_ARGUMENTS = ("word_list", "sentencepiece")  # of `TextTokenizer`
+FOLDER = "tokenizer"  # of a pretrained tokenizer, beside the weights
 VOCABULARIES = ("pretrained", *FILE_ARGUMENTS)  # a tokenizer has one of them
 BEIT3 = "https://github.com/microsoft/unilm/tree/master/beit3"
-
-
-def downloads_allowed() -> bool:
-    """Return whether the user allows downloads from the hub."""
-    return os.environ.get("REFSEG_ALLOW_DOWNLOAD", "0") not in ("", "0")
 
 
 def load_pretrained(auto_class: Any, name: str, **kwargs: Any) -> Any:
@@ -46,11 +42,14 @@ def load_pretrained(auto_class: Any, name: str, **kwargs: Any) -> Any:
 
     Args:
         auto_class: Class of transformers with `from_pretrained`.
-        name: Folder or hub name.
+        name: Folder, hub name, or the short name of an installed package ("minilm").
         **kwargs: Arguments of `from_pretrained`.
     """
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     local = data_path(f"data/weights/{Path(name).name}")
-    folder = str(local) if local.is_dir() and not Path(name).is_dir() else name
+    folder = str(installed(name) or (local if local.is_dir() and not Path(name).is_dir() else name))
     try:
         return auto_class.from_pretrained(folder, local_files_only=not downloads_allowed(), **kwargs)
     except (OSError, ValueError) as error:
@@ -184,6 +183,9 @@ class TextTokenizer:
             self.tokenizer = load_pretrained(AutoTokenizer, pretrained, use_fast=True)
             if not self.tokenizer.is_fast:
                 raise DataError(f"{pretrained}: no fast tokenizer (tokenizer.json) for this model")
+            limit = self.tokenizer.model_max_length
+            if max_words > limit:
+                raise ConfigError(f"tokenizer.max_words {max_words} exceeds the {limit} tokens that {pretrained} takes")
         self.pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
 
     def __call__(self, texts: Sequence[str]) -> Tokenized:
@@ -275,10 +277,12 @@ class UnknownWords:
 def save_tokenizer_files(config: Any, folder: str | Path) -> None:
     """Copy the files of a config's tokenizers into a folder, so that a checkpoint there can be used without its data.
 
-    Different files with the same name are not copied.
+    A pretrained tokenizer is saved in the folder `tokenizer`. Different files with the same name are not copied.
     """
     files = {data_path(tokenizer[key]) for tokenizer, key in _file_arguments(config)}
     names = [file.name for file in files]
+    for name in {tokenizer["pretrained"] for tokenizer in _tokenizers(config) if tokenizer.get("pretrained")}:
+        TextTokenizer(pretrained=name).tokenizer.save_pretrained(str(Path(folder, FOLDER)))
     for file in files:
         if names.count(file.name) == 1 and file.is_file():
             write_atomically(Path(folder, file.name), file.read_bytes())
@@ -287,6 +291,9 @@ def save_tokenizer_files(config: Any, folder: str | Path) -> None:
 def with_tokenizer_files(folder: str | Path, config: Any) -> Any:
     """Return the config with its tokenizers' files replaced by those that the folder has."""
     config = deepcopy(config)
+    for tokenizer in _tokenizers(config):
+        if tokenizer.get("pretrained") and Path(folder, FOLDER).is_dir():
+            tokenizer["pretrained"] = str(Path(folder, FOLDER))
     for tokenizer, key in _file_arguments(config):
         copy = Path(folder, Path(tokenizer[key]).name)
         if copy.is_file():
@@ -295,10 +302,16 @@ def with_tokenizer_files(folder: str | Path, config: Any) -> Any:
 
 
 def _file_arguments(config: Any) -> Iterator[tuple[dict, str]]:
-    """Yield each `tokenizer=dict(...)` inside with its argument that names a file."""
+    """Yield each tokenizer inside with its argument that names a file."""
+    for tokenizer in _tokenizers(config):
+        yield from ((tokenizer, key) for key in FILE_ARGUMENTS if tokenizer.get(key))
+
+
+def _tokenizers(config: Any) -> Iterator[dict]:
+    """Yield each `tokenizer=dict(...)` inside."""
     if isinstance(config, dict):
         if isinstance(tokenizer := config.get("tokenizer"), dict):
-            yield from ((tokenizer, key) for key in FILE_ARGUMENTS if tokenizer.get(key))
+            yield tokenizer
         config = list(config.values())
     for value in config if isinstance(config, list | tuple) else ():
-        yield from _file_arguments(value)
+        yield from _tokenizers(value)

@@ -5,7 +5,7 @@ from refseg.engine.hooks import ProgressBarHook, StepSeedHook, TextTruncationHoo
 from refseg.engine.loop import ResumableTrainLoop
 from refseg.engine.muon import MuonAdamW, MuonConstructor
 from refseg.engine.nonfinite import GuardedAmpOptimWrapper, GuardedOptimWrapper, NonFiniteLossHook
-from refseg.engine.param_groups import NewPartsConstructor
+from refseg.engine.param_groups import EncoderRatesConstructor
 from refseg.engine.runner import RefRunner
 from refseg.engine.screen import ScreenHook
 from refseg.engine.vis_backends import OptionalWandbBackend
@@ -15,7 +15,7 @@ __all__ = [
     "GuardedOptimWrapper",
     "MuonAdamW",
     "MuonConstructor",
-    "NewPartsConstructor",
+    "EncoderRatesConstructor",
     "NonFiniteLossHook",
     "OptionalWandbBackend",
     "ProgressBarHook",

@@ -1,27 +1,76 @@
-"""Parameter groups: a learning rate for pretrained weights and another one for the rest."""
+"""Parameter groups by role: learning rates of pretrained encoders, by layer, and of the rest."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
+from refseg.errors import ConfigError
 from refseg.registry import OPTIM_WRAPPER_CONSTRUCTORS
+
+ROLES = ("vision", "text")
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
-class NewPartsConstructor(DefaultOptimWrapperConstructor):
-    """mmengine's constructor with one more key, `paramwise_cfg.new_parts_lr_mult` (default 1).
+class EncoderRatesConstructor(DefaultOptimWrapperConstructor):
+    """mmengine's constructor with two more keys of `paramwise_cfg`, for any encoder.
 
-    It multiplies the learning rate of all parameters outside `encoder`, which start without pretrained weights.
+    - `new_parts_lr_mult` (default 1) multiplies the learning rate of all parameters outside `encoder`, which start
+      without pretrained weights.
+    - `layer_decay`, such as `dict(vision=0.8, text=0.9)`: the layer that is k layers below the last one of that encoder
+      gets the rate times the factor to the power of k. The last layer keeps the rate.
     """
 
     def add_params(self, params: list[dict], module: nn.Module, prefix: str = "", **kwargs: Any) -> None:
         super().add_params(params, module, prefix=prefix, **kwargs)
         if prefix:  # called once per module, the outermost last; only that one has no prefix
             return
-        encoder = {id(parameter) for name, parameter in module.named_parameters() if name.startswith("encoder.")}
+        factors = {}
+        new_parts, decays = self.paramwise_cfg.get("new_parts_lr_mult", 1.0), self.paramwise_cfg.get("layer_decay", {})
+        encoder = getattr(module, "encoder", None)
+        inside = set(map(id, encoder.parameters())) if encoder is not None else set()
+        for parameter in module.parameters():
+            factors[id(parameter)] = 1.0 if id(parameter) in inside else new_parts
+        for role, decay in decays.items():
+            part = getattr(encoder, role, None)
+            if role not in ROLES or part is None:
+                raise ConfigError(
+                    f"paramwise_cfg.layer_decay.{role}: {type(module).__name__} has no encoder.{role}. Known roles: "
+                    f"{', '.join(ROLES)}."
+                )
+            depths = layer_depths(getattr(part, "backbone", part))
+            last = max(depths.values(), default=0)
+            factors.update({parameter: decay ** (last - depth) for parameter, depth in depths.items()})
         for group in params:
-            if encoder.isdisjoint(map(id, group["params"])):
-                group["lr"] = group.get("lr", self.base_lr) * self.paramwise_cfg.get("new_parts_lr_mult", 1.0)
+            (factor,) = {factors[id(parameter)] for parameter in group["params"]}
+            if factor != 1:
+                group["lr"] = group.get("lr", self.base_lr) * factor
+
+
+def layer_depths(encoder: nn.Module) -> Mapping[int, int]:
+    """Return for each parameter, by its id, the number of layers up to its own; 0 before the first layer.
+
+    A layer is an item of a ModuleList or Sequential that has a norm and a linear map or convolution of its own, and no
+    such layer inside: a block of any transformer or convolutional network, whatever its names are.
+    """
+    containers = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
+    layers: dict[str, nn.Module] = {}
+    for name, part in encoder.named_modules():
+        if not isinstance(part, containers):
+            continue
+        for key, child in part.named_children():
+            kinds = [type(inner).__name__.lower() for inner in child.modules()]
+            if any("norm" in kind for kind in kinds) and any("linear" in kind or "conv" in kind for kind in kinds):
+                layers[f"{name}.{key}" if name else key] = child
+    inner = [name for name in layers if not any(other.startswith(f"{name}.") for other in layers)]
+    owner = {id(parameter): name for name in inner for parameter in layers[name].parameters()}
+    depths, seen = {}, 0
+    for parameter in encoder.parameters():
+        name = owner.get(id(parameter))
+        if name is not None:
+            seen = 1 + inner.index(name)
+        depths[id(parameter)] = seen
+    return depths

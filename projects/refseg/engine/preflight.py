@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +20,9 @@ from refseg.datasets.tokenizers import TextTokenizer
 from refseg.engine.run import input_size
 from refseg.errors import CheckpointError, ConfigError, DataError, UserError, sentence
 from refseg.models.encoders.swin import swin_arch
-from refseg.models.encoders.text import describe_text_model, text_config
+from refseg.models.encoders.text import text_config
 from refseg.paths import data_path
+from refseg.registry import MODELS
 from refseg.terminal import FAIL, OK, WARN, Check
 
 SAMPLED_IMAGES = 16
@@ -45,10 +47,10 @@ def preflight(cfg: Config, *, batch_size: int | None = None) -> list[Check]:
     for one in tokenizers.values():
         run("tokenizer", lambda one=one: describe_tokenizer(one["tokenizer"]))
     for one in dicts_with(cfg.model, "pretrained"):
-        if one.get("type") == "TextEncoder" and one["pretrained"]:
-            run("text weights", lambda one=one: describe_text_model(one["pretrained"], one.get("config")))
-        elif one["pretrained"]:
-            run("vision weights", lambda one=one: check_file(one["pretrained"], one["type"]))
+        if one["pretrained"]:
+            name = "text weights" if one.get("type") == "TextEncoder" else "vision weights"
+            describe = getattr(MODELS.get(one["type"]), "describe", None)
+            run(name, lambda one=one, describe=describe: describe(one) if describe else check_file(**one))
     if cfg.get("load_from"):
         run("load_from", lambda: check_file(cfg.load_from, "checkpoint"))
 
@@ -83,12 +85,12 @@ def describe_tokenizer(settings: Mapping) -> str:
     return f"{name}: {len(tokenizer.tokenizer):,} tokens, phrases of at most {tokenizer.max_words}"
 
 
-def check_file(name: str, owner: str) -> str:
+def check_file(pretrained: str, type: str, **others: Any) -> str:
     """Return the size of a file of weights. Its content is read when the model is built."""
-    path = data_path(name)
+    path = data_path(pretrained)
     if not path.is_file():
         raise CheckpointError(
-            f"no weights of {owner} at {path}\n`refseg data layout` says where to get them; to train from random "
+            f"no weights of {type} at {path}\n`refseg data layout` says where to get them; to train from random "
             "weights, set pretrained=None"
         )
     return f"{path}: {path.stat().st_size / 2**20:,.0f} MiB"

@@ -144,15 +144,26 @@ def build_model(cfg: Config) -> torch.nn.Module:
 def without_weights(model: ConfigDict) -> dict[str, Any]:
     """Return a model's config without initial weights, because its weights come from a checkpoint or do not matter.
 
-    Every `init_cfg`, and every `pretrained` beside an architecture (`config`, `arch`), becomes None.
+    Every `init_cfg`, and every `pretrained` beside an architecture (`config`, `arch`, `name`), becomes None.
     """
     plain = model.to_dict()
     for part in dicts_with(plain, "init_cfg"):
         part["init_cfg"] = None
     for part in dicts_with(plain, "pretrained"):
-        if part.get("config") or part.get("arch"):
+        if part.get("config") or part.get("arch") or part.get("name"):
             part["pretrained"] = None
     return plain
+
+
+def name_architectures(model: ConfigDict) -> None:
+    """Write the architectures of pretrained encoders into a model's config, in place.
+
+    A work directory then has all that the model is made of, and answers on a machine without the pretrained weights.
+    """
+    for part in dicts_with(model, "pretrained"):
+        encoder = MODELS.get(part["type"]) if part.get("pretrained") else None
+        if hasattr(encoder, "architecture"):
+            part.update(encoder.architecture(part))
 
 
 def build_runner(cfg: Config, *, resume_from: Path | None = None) -> RefRunner:
@@ -187,6 +198,7 @@ def build_runner(cfg: Config, *, resume_from: Path | None = None) -> RefRunner:
         runner._resume, runner._load_from = True, str(resume_from)
     runner.cfg = cfg
     if cfg.get("train_cfg"):
+        name_architectures(cfg.model)
         Runner.dump_config(runner)
     return runner
 

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from refseg.models.baseline import QueryBaseline
-    from refseg.models.encoders import BEiT3Encoder, ConvEncoder, FusedEncoder, SwinEncoder, TextEncoder
+    from refseg.models.encoders import (
+        BackboneEncoder,
+        BEiT3Encoder,
+        ConvEncoder,
+        FusedEncoder,
+        SwinEncoder,
+        TextEncoder,
+        TimmEncoder,
+        TransformersVisionEncoder,
+        VisionEncoder,
+    )
     from refseg.models.fusion import PWAM, VLBA, StagedCrossAttention
     from refseg.models.instalign import InstAlign, ObjectTextDecoder
     from refseg.models.latent_vg import LatentVG
@@ -25,6 +35,7 @@ MODULES = {
     "VIPA": "vipa",
     "VLBA": "fusion",
     "BEiT3Encoder": "encoders",
+    "BackboneEncoder": "encoders",
     "ConvEncoder": "encoders",
     "FusedEncoder": "encoders",
     "InstAlign": "instalign",
@@ -39,6 +50,9 @@ MODULES = {
     "StagedCrossAttention": "fusion",
     "SwinEncoder": "encoders",
     "TextEncoder": "encoders",
+    "TimmEncoder": "encoders",
+    "TransformersVisionEncoder": "encoders",
+    "VisionEncoder": "encoders",
 }
 
 __all__ = [
@@ -47,6 +61,7 @@ __all__ = [
     "VIPA",
     "VLBA",
     "BEiT3Encoder",
+    "BackboneEncoder",
     "ConvEncoder",
     "FusedEncoder",
     "InstAlign",
@@ -61,6 +76,9 @@ __all__ = [
     "StagedCrossAttention",
     "SwinEncoder",
     "TextEncoder",
+    "TimmEncoder",
+    "TransformersVisionEncoder",
+    "VisionEncoder",
 ]
 
 

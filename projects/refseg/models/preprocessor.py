@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +38,8 @@ class ReferringDataPreprocessor(BaseDataPreprocessor):
     Padding is zero after normalization, which is the mean color.
 
     Args:
-        mean, std: Per channel, in 0..255; ImageNet's by default.
+        mean, std: Per channel, in 0..255. By default they follow the image encoder, whose weights expect them; they are
+            ImageNet's for one that does not say.
         size_divisor: Height and width are padded to multiples of it.
         non_blocking: Copy to the device asynchronously.
     """
@@ -45,15 +47,22 @@ class ReferringDataPreprocessor(BaseDataPreprocessor):
     def __init__(
         self,
         *,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         size_divisor: int = 32,
         non_blocking: bool = True,
     ) -> None:
         super().__init__(non_blocking=non_blocking)
         self.size_divisor = size_divisor
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self._follows = {"mean": mean is None, "std": std is None}
+        for name, values in (("mean", mean or IMAGENET_MEAN), ("std", std or IMAGENET_STD)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+
+    def follow(self, vision: Any) -> None:
+        """Take mean and std from an image encoder that has them, where the config does not give them."""
+        for name, follows in self._follows.items():
+            if follows and hasattr(vision, name):
+                getattr(self, name).copy_(torch.tensor(getattr(vision, name)).view(1, 3, 1, 1))
 
     def forward(self, data: dict[str, Batch], training: bool = False) -> dict[str, Batch]:
         batch = data["batch"].to(self.device, non_blocking=self._non_blocking)

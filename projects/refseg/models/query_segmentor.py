@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 from refseg.errors import with_sizes
 from refseg.models.layers import Groups, PixelDecoder, PixelFeatures
 from refseg.models.segmentor import RefSegmentor
-from refseg.registry import MODELS
 from refseg.structures import Batch, TextFeatures
 
 
@@ -20,7 +19,7 @@ class QuerySegmentor(RefSegmentor):
         self, *, encoder: dict, pixel_decoder: dict | None, embed_dim: int, mask_dim: int, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.encoder = MODELS.build(encoder)
+        self.encoder = self.build_encoder(encoder)
         settings = {"embed_dim": embed_dim, **(pixel_decoder or {})}
         self.pixel_decoder = PixelDecoder(
             **with_sizes("pixel_decoder", settings, level_dims=self.encoder.level_dims, mask_dim=mask_dim)

@@ -32,6 +32,13 @@ class RefSegmentor(BaseModel):
         super().__init__(MODELS.build(data_preprocessor or dict(type="ReferringDataPreprocessor")))
         self.postprocess = PostProcess(**(postprocess or {}))
 
+    def build_encoder(self, config: dict) -> Any:
+        """Build an encoder from its config. Images are then normalized as its weights expect."""
+        encoder = MODELS.build(config)
+        if hasattr(self.data_preprocessor, "follow"):
+            self.data_preprocessor.follow(getattr(encoder, "vision", None))
+        return encoder
+
     @property
     def shares_images(self) -> bool:
         """Whether `encode_images` is implemented: image features do not depend on words."""

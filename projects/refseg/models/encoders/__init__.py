@@ -5,5 +5,18 @@ from refseg.models.encoders.conv import ConvEncoder
 from refseg.models.encoders.fused import FusedEncoder
 from refseg.models.encoders.swin import SwinEncoder
 from refseg.models.encoders.text import TextEncoder
+from refseg.models.encoders.timm import TimmEncoder
+from refseg.models.encoders.transformers import TransformersVisionEncoder
+from refseg.models.encoders.vision import BackboneEncoder, VisionEncoder
 
-__all__ = ["BEiT3Encoder", "ConvEncoder", "FusedEncoder", "SwinEncoder", "TextEncoder"]
+__all__ = [
+    "BEiT3Encoder",
+    "BackboneEncoder",
+    "ConvEncoder",
+    "FusedEncoder",
+    "SwinEncoder",
+    "TextEncoder",
+    "TimmEncoder",
+    "TransformersVisionEncoder",
+    "VisionEncoder",
+]

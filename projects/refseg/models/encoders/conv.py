@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from refseg.errors import ConfigError
+from refseg.models.encoders.vision import VisionEncoder, flatten_map, unflatten_map
 from refseg.models.layers import ResidualBlock, pixel_centers, waves
 from refseg.registry import MODELS
 
 
 @MODELS.register_module()
-class ConvEncoder(BaseModule):
+class ConvEncoder(VisionEncoder):
     """Residual blocks in four stages, each at half the resolution of the previous one.
 
     Each stage adds a linear projection of waves over the image (four wavelengths), so that features know their
@@ -30,6 +30,8 @@ class ConvEncoder(BaseModule):
         out_stages: Stages that the decoder uses.
     """
 
+    staged = True
+
     def __init__(
         self,
         *,
@@ -39,13 +41,9 @@ class ConvEncoder(BaseModule):
         out_stages: Sequence[int] = (0, 1, 2, 3),
     ) -> None:
         super().__init__()
-        if len(dims) != len(depths) or not set(out_stages) <= set(range(len(dims))):
-            raise ConfigError(
-                f"ConvEncoder: dims {dims} and depths {depths} must have the same length, and out_stages {out_stages} "
-                "must be indices into them."
-            )
-        self.num_stages, self.dims, self.out_stages = len(dims), tuple(dims), tuple(sorted(out_stages))
-        self.strides = tuple(stride * 2**stage for stage in range(len(dims)))
+        if len(dims) != len(depths):
+            raise ConfigError(f"ConvEncoder: dims {dims} and depths {depths} must have the same length.")
+        self.set_stages(dims, [stride * 2**stage for stage in range(len(dims))], out_stages)
         self.stem = nn.Sequential(
             nn.Conv2d(3, dims[0], 3, stride, 1, bias=False), nn.BatchNorm2d(dims[0]), nn.ReLU(inplace=True)
         )
@@ -58,25 +56,13 @@ class ConvEncoder(BaseModule):
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Images (N, 3, H, W) -> (N, P, C) of stage 0, and their (h, w)."""
-        return self._flatten(self.stem(images))
+        return flatten_map(self.stem(images))
 
     def run_stage(self, stage: int, pixels: Tensor, size: tuple[int, int]) -> Tensor:
         """Run the blocks of one stage: (N, P, C) -> (N, P, C)."""
-        pixels = self._flatten(self.stages[stage](self._unflatten(pixels, size)))[0]
+        pixels = flatten_map(self.stages[stage](unflatten_map(pixels, size)))[0]
         return pixels + self.positions[stage](waves(pixel_centers([size], pixels.device)).to(pixels.dtype))
 
     def downsample(self, stage: int, pixels: Tensor, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
         """Pixels (N, P, C) of a stage -> (N, P / 4, C) of the next one, and their (h, w). Not after the last stage."""
-        return self._flatten(self.downsamples[stage](self._unflatten(pixels, size)))
-
-    def norm(self, stage: int, pixels: Tensor) -> Tensor:
-        """Return the pixels: each block ends in a norm already."""
-        return pixels
-
-    @staticmethod
-    def _unflatten(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-        return pixels.transpose(1, 2).unflatten(2, size)  # (N, C, h, w), channels last in memory
-
-    @staticmethod
-    def _flatten(maps: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        return maps.flatten(2).transpose(1, 2), (maps.shape[-2], maps.shape[-1])
+        return flatten_map(self.downsamples[stage](unflatten_map(pixels, size)))

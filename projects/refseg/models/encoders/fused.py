@@ -12,21 +12,11 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from refseg.errors import ConfigError, with_sizes
-from refseg.models.layers import level_mask
+from refseg.models.encoders.vision import VisionEncoder, flatten_map, unflatten_map
+from refseg.models.layers import level_mask, pixel_centers, waves
 from refseg.ops import use_fast_linear
 from refseg.registry import MODELS
 from refseg.structures import Batch, EncodedFeatures, TextFeatures
-
-
-def check_stage_api(vision: str | type) -> None:
-    """Raise a ConfigError for an image encoder, such as `mmdet.ResNet`, that cannot be run stage by stage."""
-    encoder = MODELS.get(vision) if isinstance(vision, str) else vision
-    missing = [name for name in ("embed", "run_stage", "downsample", "norm") if not hasattr(encoder, name)]
-    if encoder is not None and missing:
-        raise ConfigError(
-            f"encoder.vision: {vision!r} cannot be run stage by stage, which FusedEncoder needs to read words between "
-            f"stages (missing: {', '.join(missing)}). Use SwinEncoder or ConvEncoder."
-        )
 
 
 @MODELS.register_module()
@@ -37,12 +27,15 @@ class FusedEncoder(BaseModule):
     expression. Without a fusion nothing is gathered.
 
     Args:
-        vision: An encoder with Swin's stage API (`SwinEncoder`).
+        vision: A `VisionEncoder` (`SwinEncoder`, `TimmEncoder`, ...), or a backbone of mmdet or mmseg, which gets a
+            `BackboneEncoder`. Without stages, only its last map can be fused.
         text: A `TextEncoder`. Its `stages` give the layers between two fusions. With one stage of all layers, as in
             LAVT and LGFormer, all fusions get words of the last layer. Stages beyond the vision's run at the end.
         fusion: A `Fusion` without its sizes, or None.
         fused_stages: Vision stages that are followed by a fusion.
         out_stages: Vision stages that the decoder uses.
+        level_positions: Whether each output level gets a linear projection of waves over the image, so that its pixels
+            know their place. Decoders add positions to attention keys only, not to values. `ConvEncoder` has its own.
     """
 
     def __init__(
@@ -53,20 +46,32 @@ class FusedEncoder(BaseModule):
         fusion: dict | None = None,
         fused_stages: Sequence[int] = (0, 1, 2, 3),
         out_stages: Sequence[int] = (0, 1, 2, 3),
+        level_positions: bool = False,
     ) -> None:
         super().__init__()
         if "out_stages" in vision:
             raise ConfigError("encoder.vision.out_stages is not allowed. Set encoder.out_stages instead.")
-        check_stage_api(vision["type"])
-        self.vision = MODELS.build({**vision, "out_stages": tuple(out_stages)})
+        described = vision.get("name") or vision["type"]
+        found = MODELS.get(vision["type"]) if isinstance(vision["type"], str) else vision["type"]
+        if found is not None and not issubclass(found, VisionEncoder):
+            vision = dict(type="BackboneEncoder", backbone=vision)
+        self.vision: VisionEncoder = MODELS.build({**vision, "out_stages": tuple(out_stages)})
         self.text = MODELS.build(text)
-        self.out_stages = tuple(sorted(out_stages))
+        self.out_stages = self.vision.out_stages
         self.fused_stages = tuple(sorted(fused_stages)) if fusion is not None else ()
         if not set(self.fused_stages) <= set(range(self.vision.num_stages)):
             raise ConfigError(
                 f"encoder.fused_stages {fused_stages} must be stages of a vision encoder with {self.vision.num_stages}."
             )
         last = self.vision.num_stages - 1
+        if not self.vision.staged and self.fused_stages and self.fused_stages != (last,):
+            raise ConfigError(
+                f"encoder.fused_stages {self.fused_stages}: {described} cannot be run stage by stage, so words can "
+                f"only be fused after its last stage. Set fused_stages=({last},), or fusion=None, or take a vision "
+                "encoder with stages, such as SwinEncoder and most models of TimmEncoder."
+            )
+        if not self.vision.staged and self.fused_stages and last not in self.out_stages:
+            raise ConfigError(f"encoder.out_stages {self.out_stages} must contain {last}, where words are fused.")
         self.fusions = nn.ModuleDict(
             {
                 str(stage): MODELS.build(
@@ -81,6 +86,7 @@ class FusedEncoder(BaseModule):
                 for stage in self.fused_stages
             }
         )
+        self.positions = nn.ModuleList(nn.Linear(16, dim) for dim in self.level_dims) if level_positions else None
         use_fast_linear(self)
 
     @property
@@ -102,38 +108,40 @@ class FusedEncoder(BaseModule):
         """Encode images without words."""
         if not self.shares_images:
             raise TypeError("This encoder fuses words with pixels, so it cannot encode images alone.")
-        pixels, size = self.vision.embed(batch.images)  # (B, P, C)
-        levels: list[Tensor] = []
-        masks: list[Tensor] = []
-        for stage in range(self.vision.num_stages):
-            pixels = self.vision.run_stage(stage, pixels, size)
-            if stage in self.out_stages:
-                levels.append(self._level(stage, pixels, size))
-                masks.append(level_mask(batch.pixel_mask, size))
-            if stage + 1 < self.vision.num_stages:
-                pixels, size = self.vision.downsample(stage, pixels, size)
+        levels = self._placed(self.vision(batch.images))
+        masks = [level_mask(batch.pixel_mask, tuple(level.shape[-2:])) for level in levels]
         return EncodedFeatures(levels, masks, self._strides, batch.image_of)
 
     def forward(self, batch: Batch) -> tuple[EncodedFeatures, TextFeatures]:
         """Return the levels of `out_stages`, fine to coarse, and the words after all stages."""
         if self.shares_images:
             return self.encode_images(batch), self.text(batch.tokens)
-        words, bias = self.text.embed(batch.tokens)  # (U, L, D)
+        bias = None
+        if self.text.num_stages == 1:
+            words = self.text(batch.tokens).word_feats  # (U, L, D)
+        else:
+            words, bias = self.text.embed(batch.tokens)
         word_mask, pixel_mask = batch.tokens.word_mask, batch.pixel_mask
         text_of: Tensor | None = batch.tokens.text_of
         image_of: Tensor | None = batch.image_of
-        pixels, size = self.vision.embed(batch.images)  # (B, P, C)
+        staged, last = self.vision.staged, self.vision.num_stages - 1
+        maps = {} if staged else dict(zip(self.out_stages, self.vision(batch.images), strict=True))
+        pixels, size = self.vision.embed(batch.images) if staged else flatten_map(maps[last])  # (B, P, C)
         levels: list[Tensor] = []
         masks: list[Tensor] = []
         for stage in range(self.vision.num_stages):
             # Text stage and vision stage
             words = self._text_stage(stage, words, bias)
-            pixels = self.vision.run_stage(stage, pixels, size)
+            if staged:
+                pixels = self.vision.run_stage(stage, pixels, size)
+            elif stage in maps:
+                pixels, size = flatten_map(maps[stage])
             level = pixels
             # Fusion; from the first one on there is one row per expression
             if stage in self.fused_stages:
                 if image_of is not None and text_of is not None:
-                    words, bias, word_mask = (tensor.index_select(0, text_of) for tensor in (words, bias, word_mask))
+                    words, word_mask = (tensor.index_select(0, text_of) for tensor in (words, word_mask))
+                    bias = bias.index_select(0, text_of) if bias is not None else None
                     pixels, pixel_mask = (tensor.index_select(0, image_of) for tensor in (pixels, pixel_mask))
                     levels, masks = ([t.index_select(0, image_of) for t in tensors] for tensors in (levels, masks))
                     text_of = image_of = None
@@ -141,24 +149,33 @@ class FusedEncoder(BaseModule):
                 level, pixels, words = self.fusions[str(stage)](pixels, words, word_mask=word_mask, pixel_mask=mask)
             # Output level, and the step to the next stage
             if stage in self.out_stages:
-                levels.append(self._level(stage, level, size))
+                levels.append(unflatten_map(self.vision.norm(stage, level), size))
                 masks.append(level_mask(pixel_mask, size))
-            if stage + 1 < self.vision.num_stages:
+            if staged and stage < last:
                 pixels, size = self.vision.downsample(stage, pixels, size)
         for stage in range(self.vision.num_stages, self.text.num_stages):
             words = self._text_stage(stage, words, bias)
-        return EncodedFeatures(levels, masks, self._strides, image_of), TextFeatures(words, word_mask, text_of)
+        return EncodedFeatures(self._placed(levels), masks, self._strides, image_of), TextFeatures(
+            words, word_mask, text_of
+        )
 
     @property
     def _strides(self) -> tuple[int, ...]:
         return tuple(self.vision.strides[stage] for stage in self.out_stages)
 
-    def _level(self, stage: int, pixels: Tensor, size: tuple[int, int]) -> Tensor:
-        """Normalize and reshape pixels (N, P, C) to a level (N, C, h, w) for the decoder."""
-        return self.vision.norm(stage, pixels).transpose(1, 2).unflatten(2, size)
+    def _placed(self, levels: list[Tensor]) -> list[Tensor]:
+        """Add the positions of `level_positions`."""
+        if self.positions is None:
+            return levels
+        placed = []
+        for level, linear in zip(levels, self.positions, strict=True):
+            size = (level.shape[-2], level.shape[-1])
+            position = linear(waves(pixel_centers([size], level.device)).to(level.dtype))  # (P, C)
+            placed.append(level + unflatten_map(position[None], size))
+        return placed
 
-    def _text_stage(self, stage: int, words: Tensor, bias: Tensor) -> Tensor:
-        if stage >= self.text.num_stages:
+    def _text_stage(self, stage: int, words: Tensor, bias: Tensor | None) -> Tensor:
+        if bias is None or stage >= self.text.num_stages:  # without a bias, all layers have been run
             return words
         words = self.text.run_stage(stage, words, bias)
         return self.text.finish(words) if stage + 1 == self.text.num_stages else words

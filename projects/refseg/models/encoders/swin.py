@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from refseg.compat import keep_weights
 from refseg.errors import ConfigError
+from refseg.models.encoders.vision import VisionEncoder
 from refseg.ops import use_fast_linear
 from refseg.registry import MODELS
 
@@ -76,11 +76,8 @@ def init_swin(module: nn.Module) -> None:
 
 
 @MODELS.register_module()
-class SwinEncoder(BaseModule):
+class SwinEncoder(VisionEncoder):
     """mmdet's Swin Transformer, stage by stage.
-
-    A fused encoder calls `embed`, then per stage `run_stage`, `norm` for the output, and `downsample` to the next
-    stage. Calling the module does all of it.
 
     Args:
         arch: tiny, small, base, large, or a dict with embed_dims, depths and num_heads.
@@ -92,6 +89,8 @@ class SwinEncoder(BaseModule):
         checkpointing: Recompute blocks in the backward pass, which saves memory and costs time. mmdet's `with_cp` is
             not used: PyTorch deprecates its call, and it skips blocks after frozen ones.
     """
+
+    staged = True
 
     def __init__(
         self,
@@ -109,14 +108,10 @@ class SwinEncoder(BaseModule):
         from refseg.models.encoders.window_attention import use_fast_window_attention
 
         shape = swin_arch(arch)
-        self.num_stages = len(shape.depths)
-        self.dims = tuple(shape.embed_dims * 2**stage for stage in range(self.num_stages))
-        self.strides = tuple(4 * 2**stage for stage in range(self.num_stages))
-        self.out_stages = tuple(sorted(out_stages))
-        if not self.out_stages or not set(self.out_stages) <= set(range(self.num_stages)):
-            raise ConfigError(
-                f"SwinEncoder.out_stages {tuple(out_stages)} must be stages of a Swin with {self.num_stages}."
-            )
+        stages = range(len(shape.depths))
+        self.set_stages(
+            [shape.embed_dims * 2**stage for stage in stages], [4 * 2**stage for stage in stages], out_stages
+        )
         self.window_size, self.pretrained, self.checkpointing = window_size, pretrained, checkpointing
         swin = SwinTransformer(
             embed_dims=shape.embed_dims,
@@ -162,16 +157,3 @@ class SwinEncoder(BaseModule):
     def norm(self, stage: int, tokens: Tensor) -> Tensor:
         """Apply the output norm of one of `out_stages`: (N, P, C) -> (N, P, C)."""
         return getattr(self, f"norm{stage}")(tokens)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Images (N, 3, H, W) -> maps (N, C, h, w) of `out_stages`."""
-        tokens, size = self.embed(images)
-        maps = []
-        for stage in range(self.out_stages[-1] + 1):
-            if stage > 0:
-                tokens, size = self.downsample(stage - 1, tokens, size)
-            tokens = self.run_stage(stage, tokens, size)
-            if stage in self.out_stages:
-                channels_first = self.norm(stage, tokens).transpose(1, 2)  # (N, C, P)
-                maps.append(channels_first.unflatten(-1, size).contiguous())  # (N, C, h, w)
-        return maps

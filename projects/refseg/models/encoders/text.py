@@ -1,37 +1,48 @@
-"""Text encoders of transformers (BERT, DistilBERT, RoBERTa, XLM-R, CamemBERT, CLIP text) behind one stage API.
+"""Text encoders of transformers.
 
 Letters: U distinct texts, L words, C channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from refseg.compat import keep_weights
 from refseg.datasets.tokenizers import load_pretrained
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, config_errors
+from refseg.models.encoders.vision import freeze_unused
 from refseg.registry import MODELS
 from refseg.structures import TextFeatures, TextTokens
 
 # The model types whose layers, run one by one, are known to give what transformers' own forward gives. Others, such as
-# DeBERTa and MPNet, also pass relative positions from layer to layer.
-SUPPORTED_TYPES = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert", "clip_text_model")
+# DeBERTa and ModernBERT, also pass positions or masks from layer to layer, so they run as a whole.
+STAGED_TYPES = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert", "clip_text_model")
+CACHE_BYTES = 512 * 2**20  # of kept features of a frozen encoder
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 
 
 def build_text_model(pretrained: str | None, config: dict | None) -> nn.Module:
     """Build a transformers text model (`text_settings`), with random weights if `pretrained` is None."""
-    from transformers import AutoModel
+    import transformers
 
     settings = text_settings(pretrained, config)
+    # AutoModel does not know the text towers of SigLIP
+    towers = {"siglip_text_model": "SiglipTextModel", "siglip2_text_model": "Siglip2TextModel"}
+    if settings.model_type in towers:
+        model_class = getattr(transformers, towers[settings.model_type])
+        build = model_class._from_config
+    else:
+        model_class = transformers.AutoModel
+        build = model_class.from_config
     if pretrained is None:
-        return AutoModel.from_config(settings)
-    return load_pretrained(AutoModel, pretrained, config=settings)
+        return build(settings)
+    return load_pretrained(model_class, pretrained, config=settings)
 
 
 def text_settings(pretrained: str | None, config: dict | None) -> Any:
@@ -50,7 +61,8 @@ def text_settings(pretrained: str | None, config: dict | None) -> Any:
         return text_config(**config)
     settings = load_pretrained(AutoConfig, pretrained)
     settings = getattr(settings, "text_config", None) or settings  # a CLIP of both towers
-    check_model_type(settings.model_type, pretrained)
+    if getattr(settings, "is_encoder_decoder", False) or not getattr(settings, "vocab_size", None):
+        raise ConfigError(f"TextEncoder: {pretrained} is a {settings.model_type} model, not an encoder of texts.")
     changes = dict(config or {})
     model_type = changes.pop("model_type", settings.model_type)
     if model_type != settings.model_type:
@@ -70,28 +82,21 @@ def text_settings(pretrained: str | None, config: dict | None) -> Any:
     return settings
 
 
-def describe_text_model(pretrained: str, config: dict | None) -> str:
-    """Describe a text model, without reading its weights, or raise an error as `text_settings` does."""
-    found = text_settings(pretrained, config)
-    return f"{pretrained}: {found.model_type}, {found.num_hidden_layers} layers of {found.hidden_size}"
-
-
-def check_model_type(model_type: str, pretrained: str | None = None) -> None:
-    """Raise a ConfigError for a model type whose layers cannot be run in stages."""
-    if model_type not in SUPPORTED_TYPES:
-        where = f" ({pretrained})" if pretrained else ""
-        raise ConfigError(
-            f"TextEncoder does not support text models of type {model_type!r}{where}. "
-            f"Supported types: {', '.join(SUPPORTED_TYPES)}."
-        )
+def settings_of(settings: Any) -> dict[str, Any]:
+    """Return the settings of a transformers config that differ from the defaults of its model_type, with that type."""
+    plain = type(settings)().to_dict()
+    differ = {key: value for key, value in settings.to_dict().items() if key in plain and value != plain[key]}
+    for key in ("transformers_version", "architectures", "dtype", "_name_or_path"):
+        differ.pop(key, None)
+    return {"model_type": settings.model_type, **differ}
 
 
 def text_config(model_type: str, **settings: Any) -> Any:
     """Return transformers' config of that type. Unknown settings are an error, which transformers ignores."""
     from transformers import AutoConfig
 
-    check_model_type(model_type)
-    config = AutoConfig.for_model(model_type)
+    with config_errors(f"text_encoder.config.model_type {model_type!r}"):
+        config = AutoConfig.for_model(model_type)
     unknown = sorted(set(settings) - set(config.to_dict()) - set(config.attribute_map))
     if unknown:
         raise ValueError(f"text_encoder.config: {type(config).__name__} has no setting {unknown[0]!r}.")
@@ -120,13 +125,14 @@ def attention_bias(word_mask: Tensor, dtype: torch.dtype, *, causal: bool) -> Te
 
 @MODELS.register_module()
 class TextEncoder(BaseModule):
-    """Word features of phrases. Each distinct phrase is encoded once.
+    """Word features of phrases, of any text model of transformers. Each distinct phrase is encoded once.
 
-    A fused encoder calls `embed`, then `run_stage` for each stage, then `finish`. Calling the module does all of it.
-    The pooler is dropped.
+    The layers of BERT-like models and of CLIP can be run in stages (`STAGED_TYPES`): a fused encoder calls `embed`,
+    then `run_stage` for each stage, then `finish`. Calling the module does all of it. Any other model, such as
+    ModernBERT or SigLIP's, runs as a whole. Poolers are dropped.
 
     Args:
-        pretrained: Folder or hub name of the weights; random weights if None.
+        pretrained: Folder or hub name of the weights, or "minilm" (`refseg[pretrained]`); random weights if None.
         config: Settings that differ from those of `pretrained`. Without it, the architecture: model_type and settings
             that differ from that type's defaults.
         stages: Number of layers of each stage, for example (6, 1, 1, 1). Layers beyond their sum are dropped. None is
@@ -134,6 +140,7 @@ class TextEncoder(BaseModule):
         train_embeddings: Whether the embeddings are trained.
         trained_layers: Number of trained layers, counted from the first one; None for all. Gradients pass through
             frozen layers.
+        frozen: Whether nothing is trained. Then dropout is off, and features of phrases are kept and reused.
     """
 
     def __init__(
@@ -144,26 +151,57 @@ class TextEncoder(BaseModule):
         stages: Sequence[int] | None = None,
         train_embeddings: bool = True,
         trained_layers: int | None = None,
+        frozen: bool = False,
     ) -> None:
         super().__init__()
         model = build_text_model(pretrained, config)
         self.embed_dim: int = model.config.hidden_size
         self.vocab_size: int = model.config.vocab_size
-        self.causal = hasattr(model, "final_layer_norm")  # CLIP's text tower
-        self.embeddings = keep_weights(model.embeddings)
-        stack = model.transformer if hasattr(model, "transformer") else model.encoder  # DistilBERT; all others
-        layers = getattr(stack, "layer", None) or stack.layers
-        self.stages = tuple(stages) if stages is not None else (len(layers),)
-        if min(self.stages) < 1 or sum(self.stages) > len(layers):
-            raise ValueError(f"TextEncoder.stages {self.stages} do not fit a model of {len(layers)} layers")
-        self.layers = keep_weights(nn.ModuleList(layers[: sum(self.stages)]))
-        last = sum(self.stages) == len(layers)
-        self.final_norm = keep_weights(model.final_layer_norm) if self.causal and last else nn.Identity()
-        self.embeddings.requires_grad_(train_embeddings)
-        if trained_layers is not None:
-            if not 0 <= trained_layers <= len(self.layers):
-                raise ValueError(f"TextEncoder.trained_layers must be in 0..{len(self.layers)}, not {trained_layers}.")
-            self.layers[trained_layers:].requires_grad_(False)
+        self.frozen = frozen
+        self._cache: dict[tuple, Tensor] = {}
+        self._cached_bytes = 0
+        if model.config.model_type in STAGED_TYPES:
+            self.causal = hasattr(model, "final_layer_norm")  # CLIP's text tower
+            self.embeddings = keep_weights(model.embeddings)
+            stack = model.transformer if hasattr(model, "transformer") else model.encoder  # DistilBERT; all others
+            layers = getattr(stack, "layer", None) or stack.layers
+            self.stages = tuple(stages) if stages is not None else (len(layers),)
+            if min(self.stages) < 1 or sum(self.stages) > len(layers):
+                raise ValueError(f"TextEncoder.stages {self.stages} do not fit a model of {len(layers)} layers")
+            self.layers = keep_weights(nn.ModuleList(layers[: sum(self.stages)]))
+            last = sum(self.stages) == len(layers)
+            self.final_norm = keep_weights(model.final_layer_norm) if self.causal and last else nn.Identity()
+            self.embeddings.requires_grad_(train_embeddings)
+            if trained_layers is not None:
+                if not 0 <= trained_layers <= len(self.layers):
+                    raise ValueError(
+                        f"TextEncoder.trained_layers must be in 0..{len(self.layers)}, not {trained_layers}"
+                    )
+                self.layers[trained_layers:].requires_grad_(False)
+        else:
+            if stages is not None or trained_layers is not None or not train_embeddings:
+                raise ConfigError(
+                    f"TextEncoder: the layers of a {model.config.model_type} model are not run one by one here, so "
+                    f"stages, trained_layers and train_embeddings do not apply. They do for {', '.join(STAGED_TYPES)}."
+                )
+            self.stages = (1,)
+            self.model = keep_weights(model)
+            words = torch.ones(1, 2, dtype=torch.long)
+            freeze_unused(self.model, [self.model(input_ids=words, attention_mask=words).last_hidden_state])
+        if frozen:
+            self.requires_grad_(False)
+
+    @staticmethod
+    def architecture(config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the part of this encoder's config that stands for `pretrained` where its folder is missing."""
+        settings = text_settings(config["pretrained"], config.get("config"))
+        return {"config": settings_of(settings)}
+
+    @staticmethod
+    def describe(config: Mapping[str, Any]) -> str:
+        """Describe `pretrained` without reading weights, or raise an error as building would."""
+        found = text_settings(config["pretrained"], config.get("config"))
+        return f"{config['pretrained']}: {found.model_type}, {found.num_hidden_layers} layers of {found.hidden_size}"
 
     @property
     def num_stages(self) -> int:
@@ -187,8 +225,51 @@ class TextEncoder(BaseModule):
         """Apply the norm after the last layer, if the model has one."""
         return self.final_norm(hidden)
 
-    def forward(self, tokens: TextTokens) -> TextFeatures:
+    def encode(self, tokens: TextTokens) -> Tensor:
+        """Return the word features (U, L, C)."""
+        if hasattr(self, "model"):
+            check_token_ids(tokens, self.vocab_size)
+            return self.model(input_ids=tokens.ids, attention_mask=tokens.word_mask.long()).last_hidden_state
         hidden, bias = self.embed(tokens)
         for stage in range(self.num_stages):
             hidden = self.run_stage(stage, hidden, bias)
-        return TextFeatures(self.finish(hidden), tokens.word_mask, tokens.text_of)
+        return self.finish(hidden)
+
+    def forward(self, tokens: TextTokens) -> TextFeatures:
+        word_feats = self.recall(tokens) if self.frozen else self.encode(tokens)
+        return TextFeatures(word_feats, tokens.word_mask, tokens.text_of)
+
+    @torch.no_grad()
+    def recall(self, tokens: TextTokens) -> Tensor:
+        """Return what `encode` does, with zeros at padding. Only phrases that were not seen before are encoded."""
+        autocast = torch.is_autocast_enabled(tokens.ids.device.type)
+        lengths = tokens.word_mask.sum(1).tolist()
+        keys = [(autocast, *ids[:length]) for ids, length in zip(tokens.ids.tolist(), lengths, strict=True)]
+        new = [row for row, key in enumerate(keys) if key not in self._cache]
+        found = {key: self._cache[key] for key in keys if key in self._cache}
+        if new:
+            rows = torch.tensor(new, device=tokens.ids.device)
+            ids, word_mask = tokens.ids.index_select(0, rows), tokens.word_mask.index_select(0, rows)
+            for row, feats in zip(new, self.encode(TextTokens(ids, word_mask, rows)), strict=True):
+                found[keys[row]] = feats[: lengths[row]].clone()
+                if self._cached_bytes < CACHE_BYTES:
+                    self._cache[keys[row]] = found[keys[row]]
+                    self._cached_bytes += feats[: lengths[row]].nbytes
+        padded = nn.utils.rnn.pad_sequence([found[key] for key in keys], batch_first=True)
+        return F.pad(padded, (0, 0, 0, tokens.ids.shape[1] - padded.shape[1]))
+
+    def forget(self) -> None:
+        """Drop the kept features, which belong to other weights or another device."""
+        self._cache.clear()
+        self._cached_bytes = 0
+
+    def train(self, mode: bool = True) -> TextEncoder:
+        return super().train(mode and not self.frozen)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> TextEncoder:
+        self.forget()
+        return super()._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.forget()
+        super()._load_from_state_dict(*args, **kwargs)

@@ -104,7 +104,7 @@ class LatentVG(RefSegmentor):
         if latents is None and any(part is not None for part in (distributor, concepts, contrast)):
             raise ConfigError("latents=None has no use for distributor, concepts and contrast. Set them to None, too.")
         check_choice("distributor", distributor, (*get_args(Distributor), None))
-        self.encoder: BEiT3Encoder = MODELS.build(encoder)
+        self.encoder: BEiT3Encoder = self.build_encoder(encoder)
         dim = self.encoder.embed_dim
         if self.encoder.level_dims != (dim,):
             raise ConfigError("LatentVG upsamples patches in its own decoder. Leave encoder.level_scales at (1,).")

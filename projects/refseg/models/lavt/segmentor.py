@@ -70,7 +70,7 @@ class LAVT(RefSegmentor):
         super().__init__(data_preprocessor=data_preprocessor, postprocess=postprocess)
         background, referent = class_weights
         self.class_weights = (background, referent)
-        self.encoder = MODELS.build(encoder)
+        self.encoder = self.build_encoder(encoder)
         if not self.encoder.fused_stages:
             raise ConfigError(
                 "LAVT reads words only inside its encoder. Set model.encoder.fusion, for example to dict(type='PWAM')."

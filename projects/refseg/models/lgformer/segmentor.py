@@ -55,7 +55,7 @@ class LGFormer(RefSegmentor):
         postprocess: dict | None = None,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, postprocess=postprocess)
-        self.encoder = MODELS.build(encoder)
+        self.encoder = self.build_encoder(encoder)
         sizes = dict(word_dim=self.encoder.word_dim, embed_dim=embed_dim)
         self.pixel_decoder = LanguageGuidedPixelDecoder(
             **with_sizes("pixel_decoder", pixel_decoder, **sizes, level_dims=self.encoder.level_dims)

@@ -76,7 +76,7 @@ class VIPA(RefSegmentor):
             raise ConfigError("key_values='language' has no visual expression. Set cues and generator to None.")
         if self.supervision.scores is not None and not retrieves:
             raise ConfigError("Without retrieval there are no scores to supervise. Set supervision.scores to None.")
-        self.encoder = MODELS.build(encoder)
+        self.encoder = self.build_encoder(encoder)
         level_dims, word_dim = self.encoder.level_dims, self.encoder.word_dim
         self.word_layers = nn.ModuleList(AttentionLayer(word_dim, num_heads, 4 * word_dim) for _ in range(word_layers))
         sizes = dict(pixel_dim=level_dims[-1], word_dim=word_dim, num_heads=num_heads)
