@@ -167,7 +167,7 @@ def _optim_wrapper(cfg: dict) -> Iterator[str]:
     yield from _typed({"type": "GuardedOptimWrapper", **cfg}, path, {"constructor", "paramwise_cfg"})
     known = {
         None: _PARAMWISE,
-        "EncoderRatesConstructor": _PARAMWISE | {"new_parts_lr_mult", "layer_decay"},
+        "EncoderRatesConstructor": _PARAMWISE | {"encoder_lr_mult", "new_parts_lr_mult", "layer_decay"},
         "MuonConstructor": _PARAMWISE,
     }
     if (constructor := cfg.get("constructor")) in known:

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
-GROUPS = ("runtime", "demo", "dev", "docs")
+GROUPS = ("runtime", "pretrained", "demo", "dev", "docs")
 STAMP, MADE_HERE = "refseg-env.json", "refseg-made-here"
 # Pinned for the tested torch. A kept torch has its own versions of these.
 TORCH_FAMILY = {"torch", "torchvision", "filelock", "fsspec", "jinja2", "networkx", "sympy", "typing-extensions"}
@@ -175,7 +175,7 @@ def main() -> int:
         return 0
     try:
         if os.environ.get("REFSEG_SYSTEM", "0") not in ("", "0"):
-            check_system(() if "--no-check" in sys.argv else GROUPS[:1] if "--runtime" in sys.argv else GROUPS)
+            check_system(() if "--no-check" in sys.argv else GROUPS[:2] if "--runtime" in sys.argv else GROUPS)
             print(sys.executable)
         else:
             print(ensure())

@@ -1,25 +1,18 @@
 # InstAlign: AdamW, 20 epochs, linear decay, batch 32. The learning rate is illegible in our copy of
 # the paper. We use Mask2Former's, with a tenth of it for the pretrained encoders, and Mask2Former's
-# weight decay and gradient clipping. VATEX's published code (the paper's reference 27) has the same
+# weight decay and gradient clipping. No decay for norms, position tables, and embeddings. VATEX's published code (the paper's reference 27) has the same
 # learning rate and clipping.
 optim_wrapper = dict(
     type='GuardedOptimWrapper',
+    constructor='EncoderRatesConstructor',
     optimizer=dict(type='AdamW', lr=1e-4, weight_decay=0.05),
     clip_grad=dict(max_norm=0.01),
     paramwise_cfg=dict(
         bypass_duplicate=True,
         norm_decay_mult=0.0,
+        encoder_lr_mult=0.1,
         custom_keys={
-            'vision.': dict(lr_mult=0.1),
-            'text.': dict(lr_mult=0.1),
-            # Longer keys win, and a matching key overrides norm_decay_mult.
-            '.norm1.': dict(lr_mult=0.1, decay_mult=0.0),
-            '.norm2.': dict(lr_mult=0.1, decay_mult=0.0),
-            'vision.norm': dict(lr_mult=0.1, decay_mult=0.0),
-            'downsample.norm': dict(lr_mult=0.1, decay_mult=0.0),
-            'patch_embed.norm': dict(lr_mult=0.1, decay_mult=0.0),
-            'LayerNorm': dict(lr_mult=0.1, decay_mult=0.0),
-            'relative_position_bias_table': dict(lr_mult=0.1, decay_mult=0.0),
+            'relative_position_bias_table': dict(decay_mult=0.0),
             'decoder.queries': dict(decay_mult=0.0),
             'query_position': dict(decay_mult=0.0),
             'level_embed': dict(decay_mult=0.0),

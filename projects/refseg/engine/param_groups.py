@@ -16,8 +16,9 @@ ROLES = ("vision", "text")
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class EncoderRatesConstructor(DefaultOptimWrapperConstructor):
-    """mmengine's constructor with two more keys of `paramwise_cfg`, for any encoder.
+    """mmengine's constructor with three more keys of `paramwise_cfg`, for any encoder.
 
+    - `encoder_lr_mult` (default 1) multiplies the learning rate of the image and text encoder, not of fusions.
     - `new_parts_lr_mult` (default 1) multiplies the learning rate of all parameters outside `encoder`, which start
       without pretrained weights.
     - `layer_decay`, such as `dict(vision=0.8, text=0.9)`: the layer that is k layers below the last one of that encoder
@@ -34,6 +35,8 @@ class EncoderRatesConstructor(DefaultOptimWrapperConstructor):
         inside = set(map(id, encoder.parameters())) if encoder is not None else set()
         for parameter in module.parameters():
             factors[id(parameter)] = 1.0 if id(parameter) in inside else new_parts
+        for part in filter(None, (getattr(encoder, role, None) for role in ROLES)):
+            factors.update(dict.fromkeys(map(id, part.parameters()), self.paramwise_cfg.get("encoder_lr_mult", 1.0)))
         for role, decay in decays.items():
             part = getattr(encoder, role, None)
             if role not in ROLES or part is None:
@@ -43,7 +46,8 @@ class EncoderRatesConstructor(DefaultOptimWrapperConstructor):
                 )
             depths = layer_depths(getattr(part, "backbone", part))
             last = max(depths.values(), default=0)
-            factors.update({parameter: decay ** (last - depth) for parameter, depth in depths.items()})
+            for parameter, depth in depths.items():
+                factors[parameter] *= decay ** (last - depth)
         for group in params:
             (factor,) = {factors[id(parameter)] for parameter in group["params"]}
             if factor != 1:

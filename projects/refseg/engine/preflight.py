@@ -22,6 +22,7 @@ from refseg.errors import CheckpointError, ConfigError, DataError, UserError, se
 from refseg.models.encoders.swin import swin_arch
 from refseg.models.encoders.text import text_config
 from refseg.paths import data_path
+from refseg.pretrained import downloads_allowed
 from refseg.registry import MODELS
 from refseg.terminal import FAIL, OK, WARN, Check
 
@@ -51,6 +52,9 @@ def preflight(cfg: Config, *, batch_size: int | None = None) -> list[Check]:
             name = "text weights" if one.get("type") == "TextEncoder" else "vision weights"
             describe = getattr(MODELS.get(one["type"]), "describe", None)
             run(name, lambda one=one, describe=describe: describe(one) if describe else check_file(**one))
+    for one in dicts_with(cfg.model, "init_cfg"):  # of backbones of mmdet and mmseg
+        if isinstance(one["init_cfg"], Mapping) and one["init_cfg"].get("checkpoint"):
+            run("vision weights", lambda one=one: check_init(one["init_cfg"]["checkpoint"], one.get("type")))
     if cfg.get("load_from"):
         run("load_from", lambda: check_file(cfg.load_from, "checkpoint"))
 
@@ -94,6 +98,18 @@ def check_file(pretrained: str, type: str, **others: Any) -> str:
             "weights, set pretrained=None"
         )
     return f"{path}: {path.stat().st_size / 2**20:,.0f} MiB"
+
+
+def check_init(checkpoint: str, owner: str) -> str:
+    """Describe the weights of an mmengine `init_cfg`, which mmengine would download from a URL without asking."""
+    if "://" not in checkpoint:
+        return check_file(checkpoint, owner)
+    if not downloads_allowed():
+        raise ConfigError(
+            f"init_cfg.checkpoint of {owner} is {checkpoint}, which is a download\nallow it with --allow-download "
+            "(REFSEG_ALLOW_DOWNLOAD=1), or set it to a file"
+        )
+    return checkpoint
 
 
 def check_data(dataset: Mapping) -> str:

@@ -74,7 +74,7 @@ class TimmEncoder(BackboneEncoder):
         with config_errors(f"TimmEncoder(name={name!r})"):
             # Kind of model, by what timm makes of it to extract features
             with torch.device("meta"):
-                features = timm.create_model(name, features_only=True, **settings)
+                features = timm.create_model(name, features_only=True, out_indices=[-1], **settings)
             model, any_size = create(name, settings)
             strides = [stage["reduction"] for stage in getattr(model.feature_info, "info", model.feature_info)]
             if out_indices is None:

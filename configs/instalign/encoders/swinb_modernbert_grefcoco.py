@@ -1,0 +1,22 @@
+# ModernBERT-base in place of BERT.
+_base_ = '../instalign_swinb_grefcoco.py'
+model = dict(encoder=dict(text=dict(_delete_=True, type='TextEncoder', pretrained='answerdotai/ModernBERT-base')))
+_tiny = dict(
+    model=dict(
+        encoder=dict(
+            text=dict(
+                _delete_=True,
+                pretrained=None,
+                config=dict(
+                    model_type='modernbert',
+                    vocab_size=64,
+                    hidden_size=32,
+                    num_attention_heads=2,
+                    intermediate_size=32,
+                    num_hidden_layers=1,
+                    pad_token_id=0,
+                ),
+            )
+        )
+    )
+)
