@@ -19,6 +19,14 @@ from refseg.registry import MODELS
 from refseg.structures import Batch, EncodedFeatures, TextFeatures
 
 
+def build_vision(config: dict, out_stages: Sequence[int]) -> VisionEncoder:
+    """Build an image encoder. A backbone of mmdet or mmseg is wrapped in a `BackboneEncoder`."""
+    found = MODELS.get(config["type"]) if isinstance(config["type"], str) else config["type"]
+    if found is not None and not issubclass(found, VisionEncoder):
+        config = dict(type="BackboneEncoder", backbone=config)
+    return MODELS.build({**config, "out_stages": tuple(out_stages)})
+
+
 @MODELS.register_module()
 class FusedEncoder(BaseModule):
     """Text encoder, vision encoder and fusion, stage by stage.
@@ -51,11 +59,7 @@ class FusedEncoder(BaseModule):
         super().__init__()
         if "out_stages" in vision:
             raise ConfigError("encoder.vision.out_stages is not allowed. Set encoder.out_stages instead.")
-        described = vision.get("name") or vision["type"]
-        found = MODELS.get(vision["type"]) if isinstance(vision["type"], str) else vision["type"]
-        if found is not None and not issubclass(found, VisionEncoder):
-            vision = dict(type="BackboneEncoder", backbone=vision)
-        self.vision: VisionEncoder = MODELS.build({**vision, "out_stages": tuple(out_stages)})
+        self.vision = build_vision(vision, out_stages)
         self.text = MODELS.build(text)
         self.out_stages = self.vision.out_stages
         self.fused_stages = tuple(sorted(fused_stages)) if fusion is not None else ()
@@ -66,7 +70,7 @@ class FusedEncoder(BaseModule):
         last = self.vision.num_stages - 1
         if not self.vision.staged and self.fused_stages and self.fused_stages != (last,):
             raise ConfigError(
-                f"encoder.fused_stages {self.fused_stages}: {described} cannot be run stage by stage, so words can "
+                f"encoder.fused_stages {self.fused_stages}: {vision.get('name') or vision['type']} cannot be run stage by stage, so words can "
                 f"only be fused after its last stage. Set fused_stages=({last},), or fusion=None, or take a vision "
                 "encoder with stages, such as SwinEncoder and most models of TimmEncoder."
             )

@@ -24,6 +24,7 @@ from refseg.structures import TextFeatures, TextTokens
 # DeBERTa and ModernBERT, also pass positions or masks from layer to layer, so they run as a whole.
 STAGED_TYPES = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert", "clip_text_model")
 CACHE_BYTES = 512 * 2**20  # of kept features of a frozen encoder
+ALIKE = 32  # phrases that it encodes at once
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 
 
@@ -245,16 +246,17 @@ class TextEncoder(BaseModule):
         autocast = torch.is_autocast_enabled(tokens.ids.device.type)
         lengths = tokens.word_mask.sum(1).tolist()
         keys = [(autocast, *ids[:length]) for ids, length in zip(tokens.ids.tolist(), lengths, strict=True)]
-        new = [row for row, key in enumerate(keys) if key not in self._cache]
         found = {key: self._cache[key] for key in keys if key in self._cache}
-        if new:
-            rows = torch.tensor(new, device=tokens.ids.device)
-            ids, word_mask = tokens.ids.index_select(0, rows), tokens.word_mask.index_select(0, rows)
-            for row, feats in zip(new, self.encode(TextTokens(ids, word_mask, rows)), strict=True):
-                found[keys[row]] = feats[: lengths[row]].clone()
+        new = sorted((row for row, key in enumerate(keys) if key not in found), key=lengths.__getitem__)
+        for start in range(0, len(new), ALIKE):  # phrases of about the same length
+            chunk = new[start : start + ALIKE]
+            rows = torch.tensor(chunk, device=tokens.ids.device)
+            ids, word_mask = (x.index_select(0, rows)[:, : lengths[chunk[-1]]] for x in (tokens.ids, tokens.word_mask))
+            for row, feats in zip(chunk, self.encode(TextTokens(ids, word_mask, rows)), strict=True):
+                found[keys[row]] = feats = feats[: lengths[row]].clone()
                 if self._cached_bytes < CACHE_BYTES:
-                    self._cache[keys[row]] = found[keys[row]]
-                    self._cached_bytes += feats[: lengths[row]].nbytes
+                    self._cache[keys[row]] = feats
+                    self._cached_bytes += feats.nbytes
         padded = nn.utils.rnn.pad_sequence([found[key] for key in keys], batch_first=True)
         return F.pad(padded, (0, 0, 0, tokens.ids.shape[1] - padded.shape[1]))
 
