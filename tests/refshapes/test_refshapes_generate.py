@@ -76,7 +76,7 @@ def test_output_of_version_1_has_not_changed(tiny):
 
 def test_number_of_workers_does_not_change_the_output(tiny, tmp_path):
     generate("tiny", tmp_path / "two", workers=2, progress=False)
-    for name in (*annotation_files(), "words.txt", "meta.json"):
+    for name in (*annotation_files(), "paraphrases.jsonl", "words.txt", "meta.json"):
         assert (tmp_path / "two" / name).read_bytes() == (tiny / name).read_bytes()
     assert all_pixels(tmp_path / "two") == all_pixels(tiny)
 
@@ -90,7 +90,7 @@ def test_pickles_have_no_back_references(tiny):
 
 def test_files(tiny):
     layouts = ["grefcoco", "ref-zom", "refcoco", "refcoco+", "refcocog", "rrefcoco"]
-    names = [*layouts, "images", "meta.json", "refshapes.jsonl", "words.txt"]
+    names = [*layouts, "images", "meta.json", "paraphrases.jsonl", "refshapes.jsonl", "words.txt"]
     assert sorted(path.name for path in tiny.iterdir()) == sorted(names)
     assert sorted(path.name for path in tiny.glob("*/*[!g]")) == sorted(
         ["grefs(unc).json", "refs(final).p", "refs(umd).p", *["refs(unc).p"] * 3, *["instances.json"] * 6]

@@ -4,6 +4,7 @@
     refshapes.jsonl              one row per expression, images in order; all splits
     refcoco/, refcoco+/, refcocog/, grefcoco/, ref-zom/, rrefcoco/
                                  the official layouts: a refs file and an instances.json each (official_layouts.py)
+    paraphrases.jsonl            the phrases of val and test in words that are not in words.txt (paraphrases.py)
     words.txt                    the closed word list, one word per line
     meta.json                    preset, generator version, counts, SHA-256 of the annotation files; written last
 
@@ -32,6 +33,7 @@ from refseg.errors import UsageError
 from refseg.files import sha256_of
 from refseg.processes import process_map, usable_cores
 from refseg.refshapes.official_layouts import LAYOUTS, annotation_entries, encode_masks, image_entry, instances_head
+from refseg.refshapes.paraphrases import write_paraphrases
 from refseg.refshapes.presets import PRESETS, GeneratedImage, Preset, draw_image, make_image
 from refseg.refshapes.vocabulary import word_list
 
@@ -41,6 +43,7 @@ IMAGES = "images"
 META = "meta.json"
 STARTED = "generating.json"  # present while a folder is unfinished; it identifies the preset
 WORDS = "words.txt"
+PARAPHRASES = "paraphrases.jsonl"  # made from EXPRESSIONS alone
 FORMER = ("instances.jsonl",)  # files of generator version 1
 
 
@@ -75,6 +78,8 @@ def generate(
     if meta is not None:
         names = {f"{IMAGES}/{split}_{index:06d}.png" for split, index in places}
         if all((out / name).exists() for name in (*annotation_files(), WORDS, *names)):
+            if not (out / PARAPHRASES).exists():  # finished before this file existed
+                write_paraphrases(out / EXPRESSIONS, out / PARAPHRASES)
             if progress:
                 print(f"RefShapes {preset.name}: already complete in {out}")
             return meta
@@ -86,6 +91,7 @@ def generate(
         bar = tqdm(parts, total=len(places), desc=f"RefShapes {preset.name}", unit="image", disable=not progress)
         written = _write_annotations(out, bar)
     (out / WORDS).write_text("\n".join(word_list()) + "\n", encoding="utf-8", newline="\n")
+    write_paraphrases(out / EXPRESSIONS, out / PARAPHRASES)
     meta = {**preset.identity(), **written}
     (out / (META + ".tmp")).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
     os.replace(out / (META + ".tmp"), out / META)
@@ -94,7 +100,7 @@ def generate(
 
 
 def annotation_files() -> list[str]:
-    """Return the names of all annotation files, relative to the folder of the data set."""
+    """Return the names of the annotation files, relative to the folder of the data set, without PARAPHRASES."""
     return [EXPRESSIONS, *(f"{layout.folder}/{name}" for layout in LAYOUTS for name in (layout.refs_file, INSTANCES))]
 
 
@@ -107,7 +113,7 @@ def _read_meta(out: Path, preset: Preset, overwrite: bool) -> dict[str, Any] | N
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; RefShapes needs a folder")
     if overwrite:  # remove what a generator wrote, and nothing else
-        for name in (META, STARTED, WORDS, *annotation_files(), *FORMER):
+        for name in (META, STARTED, WORDS, PARAPHRASES, *annotation_files(), *FORMER):
             (out / name).unlink(missing_ok=True)
             (out / f"{name}.tmp").unlink(missing_ok=True)
         for path in (*out.glob(f"{IMAGES}/*_??????.png"), *out.glob(f"{IMAGES}/*_??????.tmp")):

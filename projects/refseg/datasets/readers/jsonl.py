@@ -44,7 +44,7 @@ def read_jsonl(*, file: str | Path) -> Annotations:
         raise DataError(
             f"annotation file not found: {file}. Make RefShapes with "
             f"`refseg data refshapes --preset mini --out {file.parent}`"
-            if file.name == "refshapes.jsonl"
+            if file.name in ("refshapes.jsonl", "paraphrases.jsonl")
             else f"annotation file not found: {file}. docs/data.md explains how to write one."
         )
     content = _Content(file.parent)
