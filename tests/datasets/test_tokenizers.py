@@ -350,7 +350,7 @@ def test_words_of_tokens() -> None:
 
 def test_word_lists_are_copied(tmp_path: Path, word_file: str) -> None:
     """Two different files of the same name are not copied, because one would overwrite the other."""
-    config = [{"tokenizer": {"word_list": word_file, "max_words": 4}}, {"tokenizer": {"pretrained": "bert"}}]
+    config = [{"tokenizer": {"word_list": word_file, "max_words": 4}}, {"tokenizer": {"max_words": 3}}]
     folder = tmp_path / "weights"
     folder.mkdir()
     save_tokenizer_files({"dataset": {"pipeline": config}}, folder)
@@ -368,3 +368,21 @@ def test_word_lists_are_copied(tmp_path: Path, word_file: str) -> None:
         [*config, {"tokenizer": {"word_list": str(other)}}, {"tokenizer": {"word_list": "gone.txt"}}], empty
     )
     assert list(empty.iterdir()) == []
+
+
+def test_the_pretrained_tokenizer_is_saved(tmp_path: Path, word_file: str) -> None:
+    """The copy gives the same tokens. Of two tokenizers none is saved, because one would overwrite the other."""
+    word_list = TextTokenizer(word_list=word_file).tokenizer
+    for name in ("one", "two"):
+        word_list.save_pretrained(str(tmp_path / name))
+    config = [{"tokenizer": {"pretrained": str(tmp_path / "one"), "max_words": 6}}] * 2
+    save_tokenizer_files({"pipeline": config}, tmp_path / "weights")
+    (copied, _) = with_tokenizer_files(tmp_path / "weights", config)
+    assert copied["tokenizer"] == {"pretrained": str(tmp_path / "weights" / "tokenizer"), "max_words": 6}
+    assert config[0]["tokenizer"]["pretrained"] == str(tmp_path / "one")
+    phrases = ["the red circle", "zebra"]
+    wanted = TextTokenizer(**config[0]["tokenizer"])(phrases)
+    assert TextTokenizer(**copied["tokenizer"])(phrases).token_ids == wanted.token_ids
+    both = [*config, {"tokenizer": {"pretrained": str(tmp_path / "two")}}]
+    save_tokenizer_files(both, tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists() and with_tokenizer_files(tmp_path / "nothing", both) == both

@@ -131,19 +131,23 @@ def test_mistakes_are_named() -> None:
         TextEncoder(config=dict(model_type="bert", hiden_size=3))
     with pytest.raises(DataError, match="hf download nobody/nothing"):
         TextEncoder(pretrained="nobody/nothing")
-    with pytest.raises(ConfigError, match=r"text models of type 'mpnet'\. Supported types: bert, "):
-        TextEncoder(config=dict(model_type="mpnet", hidden_size=16))
+    with pytest.raises(ConfigError, match=r"text_encoder\.config: it cannot be built.*16.*12"):
+        TextEncoder(config=dict(model_type="bert", hidden_size=16))  # with BERT's 12 attention heads
     encoder = TextEncoder(config=CONFIGS["bert"])
     with pytest.raises(ValueError, match="Token id 99 exceeds the text encoder's vocab_size 40"):
         encoder(TextTokens(torch.tensor([[99]]), torch.tensor([[True]]), torch.tensor([0])))
 
 
-def test_unsupported_type_in_a_folder(tmp_path: Path) -> None:
-    """DeBERTa's layers also need relative positions. Without them it would encode other features, silently."""
-    config = transformers.AutoConfig.for_model("deberta-v2", **SMALL)
-    transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match=rf"type 'deberta-v2' \({tmp_path}\)\. Supported types: bert, distilbert"):
-        TextEncoder(pretrained=str(tmp_path))
+def test_models_that_do_not_encode_texts_are_refused(tmp_path: Path) -> None:
+    """A model with a decoder, and an image encoder, in a folder."""
+    settings = {
+        "t5": dict(vocab_size=40, d_model=16, d_ff=16, d_kv=8, num_layers=1, num_heads=2),
+        "vit": dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16),
+    }
+    for model_type, changes in settings.items():
+        transformers.AutoConfig.for_model(model_type, **changes).save_pretrained(tmp_path / model_type)
+        with pytest.raises(ConfigError, match=f"{model_type} is a {model_type} model, not an encoder of texts"):
+            TextEncoder(pretrained=str(tmp_path / model_type))
 
 
 def test_what_is_not_trained_stays_and_passes_gradients_on() -> None:

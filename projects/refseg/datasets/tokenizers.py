@@ -277,12 +277,14 @@ class UnknownWords:
 def save_tokenizer_files(config: Any, folder: str | Path) -> None:
     """Copy the files of a config's tokenizers into a folder, so that a checkpoint there can be used without its data.
 
-    A pretrained tokenizer is saved in the folder `tokenizer`. Different files with the same name are not copied.
+    The pretrained tokenizer is saved in the folder `tokenizer`, unless there are several. Different files with the same
+    name are not copied.
     """
     files = {data_path(tokenizer[key]) for tokenizer, key in _file_arguments(config)}
     names = [file.name for file in files]
-    for name in {tokenizer["pretrained"] for tokenizer in _tokenizers(config) if tokenizer.get("pretrained")}:
-        TextTokenizer(pretrained=name).tokenizer.save_pretrained(str(Path(folder, FOLDER)))
+    pretrained = {tokenizer["pretrained"] for tokenizer in _tokenizers(config) if tokenizer.get("pretrained")}
+    if len(pretrained) == 1:
+        TextTokenizer(pretrained=pretrained.pop()).tokenizer.save_pretrained(str(Path(folder, FOLDER)))
     for file in files:
         if names.count(file.name) == 1 and file.is_file():
             write_atomically(Path(folder, file.name), file.read_bytes())

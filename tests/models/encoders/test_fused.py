@@ -167,9 +167,60 @@ def test_fusions_and_decoders_get_padding_masks() -> None:
     assert given[1] is None
 
 
-def test_an_image_encoder_without_stages_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"'mmdet\.ResNet' cannot be run stage by stage.*missing: embed, run_stage"):
-        FusedEncoder(vision=dict(type="mmdet.ResNet", depth=50), text={})
+RESNET = dict(type="mmdet.ResNet", depth=18, base_channels=8, stem_channels=8)
+VIT = dict(
+    type="TimmEncoder", name="vit_tiny_patch16_224", options=dict(depth=1, embed_dim=32, num_heads=2), pyramid_dim=16
+)
+
+
+@pytest.mark.parametrize("vision", [RESNET, VIT], ids=lambda vision: vision["type"])
+@pytest.mark.parametrize("fusion", [dict(type="PWAM"), dict(type="VLBA"), STAGED], ids=lambda fusion: fusion["type"])
+def test_without_stages_only_the_last_map_is_fused(vision: dict, fusion: dict) -> None:
+    """Levels before the last one are the image encoder's, in a row per expression."""
+    model, batch = encoder(vision=vision, fusion=fusion, fused_stages=(3,)), batch_of()
+    with torch.no_grad():
+        features, text = model(batch)
+        levels = model.vision(batch.images)
+    assert features.image_of is None and text.text_of is None and features.strides == (4, 8, 16, 32)
+    assert [tuple(mask.shape) for mask in features.masks] == [(6, 16, 24), (6, 8, 12), (6, 4, 6), (6, 2, 3)]
+    for level, wanted in zip(features.levels[:3], levels[:3], strict=True):
+        torch.testing.assert_close(level, wanted[batch.image_of])
+    assert not torch.allclose(features.levels[3], levels[3][batch.image_of], atol=1e-3)
+    assert not torch.allclose(features.levels[3][0], features.levels[3][1], atol=1e-6), "both phrases of an image"
+
+
+def test_fusion_between_stages_needs_stages() -> None:
+    for vision, name in ((RESNET, r"mmdet\.ResNet"), (VIT, "vit_tiny_patch16_224")):
+        with pytest.raises(ConfigError, match=rf"{name} cannot be run stage by stage.*Set fused_stages=\(3,\)"):
+            encoder(vision=vision, fusion=STAGED, fused_stages=(2, 3))
+    with pytest.raises(ConfigError, match=r"out_stages \(0, 1\) must contain 3, where words are fused"):
+        encoder(vision=RESNET, fusion=STAGED, fused_stages=(3,), out_stages=(0, 1))
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize("fusion", [dict(type="PWAM"), dict(type="VLBA"), STAGED], ids=lambda fusion: fusion["type"])
+def test_fusions_work_between_stages_of_timm(name: str, fusion: dict) -> None:
+    """Everything gets a gradient, and each level sees the words."""
+    options = {"convnext_atto": dict(dims=(8, 8, 16, 16)), "swin_tiny_patch4_window7_224": dict(embed_dim=24)}[name]
+    vision = dict(type="TimmEncoder", name=name, options=dict(options, depths=(1, 1, 1, 1)))
+    model, batch = encoder(vision=vision, fusion=fusion, out_stages=(1, 2, 3)).train(), batch_of()
+    features, text = model(batch)
+    assert [len(level) for level in features.levels] == [6, 6, 6] and features.strides == (8, 16, 32)
+    for level in features.levels:
+        assert not torch.allclose(level[0], level[1], atol=1e-6), "both phrases of an image"
+    (sum(level.square().mean() for level in features.levels) + text.word_feats.square().mean()).backward()
+    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+@pytest.mark.parametrize("settings", [{}, dict(fusion=STAGED, fused_stages=(3,))], ids=["no fusion", "fusion"])
+def test_level_positions_tell_places_apart(settings: dict) -> None:
+    """A blank image without position tables: its inner pixels are equal, until `level_positions`."""
+    blank = batch_of()
+    blank = replace(blank, images=torch.zeros(2, 3, 256, 256), pixel_mask=torch.ones(2, 256, 256, dtype=torch.bool))
+    for positions in (False, True):
+        with torch.no_grad():
+            level = encoder(vision=RESNET, level_positions=positions, **settings)(blank)[0].levels[0]
+        assert torch.allclose(level[0, :, 20, 20], level[0, :, 40, 30], atol=1e-4) is not positions
 
 
 def test_missing_stages_raise() -> None:

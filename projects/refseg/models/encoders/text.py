@@ -42,7 +42,8 @@ def build_text_model(pretrained: str | None, config: dict | None) -> nn.Module:
         model_class = transformers.AutoModel
         build = model_class.from_config
     if pretrained is None:
-        return build(settings)
+        with config_errors("text_encoder.config"):
+            return build(settings)
     return load_pretrained(model_class, pretrained, config=settings)
 
 
@@ -190,7 +191,7 @@ class TextEncoder(BaseModule):
             words = torch.ones(1, 2, dtype=torch.long)
             freeze_unused(self.model, [self.model(input_ids=words, attention_mask=words).last_hidden_state])
         if frozen:
-            self.requires_grad_(False)
+            self.requires_grad_(False).eval()
 
     @staticmethod
     def architecture(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class TimmEncoder(BackboneEncoder):
         self._channels_last = str(getattr(model, "output_fmt", "")).endswith("NHWC")
         if staged:
             # Modules in the order in which they run, and the ones after which a stage ends
-            nested = any("." in part for part in features.feature_info.module_name())
+            nested = any("." in stage["module"] for stage in features.feature_info.info)
             model = FeatureListNet(model, out_indices=tuple(out_indices), flatten_sequential=nested)
             names = list(model)
             ends = [1 + names.index(last) for last in model.return_layers]
@@ -119,19 +119,23 @@ class TimmEncoder(BackboneEncoder):
         return f"{file}: {file.stat().st_size / 2**20:,.0f} MiB"
 
     def maps(self, images: Tensor) -> Sequence[Tensor]:
+        try:
+            return self._maps(images)
+        except (AssertionError, RuntimeError) as error:
+            size = tuple(images.shape[-2:])
+            if self.fixed_size in (size, None) or isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise ConfigError(
+                f"{self.name} does not take images of this size, {size}: {str(error).rstrip('.')}. Set "
+                f"encoder.vision.options=dict(img_size={size}), or a size that it takes; position tables are resized "
+                "when weights are read."
+            ) from None
+
+    def _maps(self, images: Tensor) -> Sequence[Tensor]:
         if not hasattr(self, "_parts"):
-            try:
-                return self.backbone.forward_intermediates(
-                    images, indices=self._indices, norm=self._normed, output_fmt="NCHW", intermediates_only=True
-                )
-            except (AssertionError, RuntimeError) as error:
-                size = tuple(images.shape[-2:])
-                if size == self.fixed_size or self.fixed_size is None:
-                    raise
-                raise ConfigError(
-                    f"{self.name} takes images of one size only, not {size}: {error} Set "
-                    f"encoder.vision.options=dict(img_size={size}); position tables are resized when weights are read."
-                ) from None
+            return self.backbone.forward_intermediates(
+                images, indices=self._indices, norm=self._normed, output_fmt="NCHW", intermediates_only=True
+            )
         maps = [self._run(0, images)]
         for stage in range(1, len(self._parts)):
             maps.append(self._run(stage, maps[-1]))

@@ -6,6 +6,7 @@ Letters: N images, P = h * w pixels of a stage, C channels of that stage.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import log2
 from typing import Any
 
 import torch
@@ -100,7 +101,8 @@ def freeze_unused(model: nn.Module, outputs: Sequence[Tensor]) -> None:
     """Freeze parameters that outputs do not depend on: distributed training fails on ones without gradients."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if trained:
-        grads = torch.autograd.grad([output.sum() for output in outputs], trained, allow_unused=True)
+        sums = [output.sum() for output in outputs if output.requires_grad]
+        grads = torch.autograd.grad(sums, trained, allow_unused=True)
         for parameter, grad in zip(trained, grads, strict=True):
             parameter.requires_grad_(grad is not None)
 
@@ -176,7 +178,8 @@ class BackboneEncoder(VisionEncoder):
         # mmengine initializes a backbone of its own kind (`init_cfg`); weights of others must stay
         self.backbone = built if isinstance(built, BaseModule) else keep_weights(built)
         self.frozen = frozen
-        self.backbone.requires_grad_(not frozen)
+        if frozen:
+            self.backbone.requires_grad_(False)
         dims, strides = self.probe(*(probe_size or (PROBE_SIDE, PROBE_SIDE)))
         # A patch of 14 pixels gives no stride that other parts could divide: images are made smaller by 14 / 16
         self.scale = 1.0
@@ -195,13 +198,15 @@ class BackboneEncoder(VisionEncoder):
     def probe(self, height: int, width: int) -> tuple[list[int], list[int]]:
         """Return channels and strides of the maps of a blank image.
 
-        Parameters that do not reach the maps, such as DINOv2's mask token, are frozen.
+        Parameters that do not reach the maps, such as DINOv2's mask token, are frozen. Strides of several maps are
+        powers of two, which rounded sizes hide: LeViT's last map of 224 pixels has 4, at stride 64.
         """
         self.backbone.eval()
         maps = self.maps(torch.zeros(1, 3, height, width))
         freeze_unused(self.backbone, maps)
-        self.backbone.train()
-        return [one.shape[1] for one in maps], [round(width / one.shape[-1]) for one in maps]
+        self.backbone.train(not self.frozen)
+        strides = [width / one.shape[-1] for one in maps]
+        return [one.shape[1] for one in maps], [2 ** round(log2(s)) if len(maps) > 1 else round(s) for s in strides]
 
     def train(self, mode: bool = True) -> BackboneEncoder:
         super().train(mode)
