@@ -69,10 +69,11 @@ class FusedEncoder(BaseModule):
             )
         last = self.vision.num_stages - 1
         if not self.vision.staged and self.fused_stages and self.fused_stages != (last,):
+            name = vision.get("name") or vision["type"]
             raise ConfigError(
-                f"encoder.fused_stages {self.fused_stages}: {vision.get('name') or vision['type']} cannot be run stage "
-                f"by stage, so words can only be fused after its last stage. Set fused_stages=({last},), or "
-                "fusion=None, or take a vision encoder with stages, such as SwinEncoder and most models of TimmEncoder."
+                f"encoder.fused_stages {self.fused_stages}: {name} cannot be run stage by stage, so words can only be "
+                f"fused after its last stage. Set fused_stages=({last},), or fusion=None, or take a vision "
+                "encoder with stages, such as SwinEncoder and most models of TimmEncoder."
             )
         if not self.vision.staged and self.fused_stages and last not in self.out_stages:
             raise ConfigError(f"encoder.out_stages {self.out_stages} must contain {last}, where words are fused.")
