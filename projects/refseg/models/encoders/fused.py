@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from refseg.errors import ConfigError, with_sizes
 from refseg.models.encoders.vision import VisionEncoder, flatten_map, unflatten_map
-from refseg.models.layers import level_mask, pixel_centers, waves
+from refseg.models.layers import ResidualBlock, level_mask, pixel_centers, waves
 from refseg.ops import use_fast_linear
 from refseg.registry import MODELS
 from refseg.structures import Batch, EncodedFeatures, TextFeatures
@@ -42,8 +42,9 @@ class FusedEncoder(BaseModule):
         fusion: A `Fusion` without its sizes, or None.
         fused_stages: Vision stages that are followed by a fusion.
         out_stages: Vision stages that the decoder uses.
-        level_positions: Whether each output level gets a linear projection of waves over the image, so that its pixels
-            know their place. Decoders add positions to attention keys only, not to values. `ConvEncoder` has its own.
+        level_positions: Whether each output level gets a linear projection of waves over the image, followed by a
+            residual block of convolutions, which is trained: for encoders that know what is where, but not where that
+            is in the image. Decoders add positions to attention keys only, not to values. `ConvEncoder` has its own.
     """
 
     def __init__(
@@ -91,7 +92,8 @@ class FusedEncoder(BaseModule):
                 for stage in self.fused_stages
             }
         )
-        self.positions = nn.ModuleList(nn.Linear(16, dim) for dim in self.level_dims) if level_positions else None
+        self.positions = nn.ModuleList(nn.Linear(16, dim) for dim in self.level_dims if level_positions)
+        self.blocks = nn.ModuleList(ResidualBlock(dim, dim, 1) for dim in self.level_dims if level_positions)
         use_fast_linear(self)
 
     @property
@@ -169,15 +171,13 @@ class FusedEncoder(BaseModule):
         return tuple(self.vision.strides[stage] for stage in self.out_stages)
 
     def _placed(self, levels: list[Tensor]) -> list[Tensor]:
-        """Add the positions of `level_positions`."""
-        if self.positions is None:
-            return levels
+        """Apply `level_positions`."""
         placed = []
-        for level, linear in zip(levels, self.positions, strict=True):
+        for level, linear, block in zip(levels, self.positions, self.blocks, strict=bool(self.positions)):
             size = (level.shape[-2], level.shape[-1])
             position = linear(waves(pixel_centers([size], level.device)).to(level.dtype))  # (P, C)
-            placed.append(level + unflatten_map(position[None], size))
-        return placed
+            placed.append(block(level + unflatten_map(position[None], size)))
+        return placed or levels
 
     def _text_stage(self, stage: int, words: Tensor, bias: Tensor | None) -> Tensor:
         if bias is None or stage >= self.text.num_stages:  # without a bias, all layers have been run
