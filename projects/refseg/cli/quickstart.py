@@ -48,6 +48,8 @@ from refseg.report.report_data import Settings, score_run
 from refseg.report.work_dir import read_scalars, read_work_dir, training_curves
 from refseg.weights import describe_weights
 
+CONFIG = "instalign_lite0_minilm_refshapes"  # needs refseg[pretrained]
+
 
 def use_data_root(cfg: Config, root: str) -> None:
     """Point every data set of a RefShapes config at another folder. Other configs raise a UsageError."""
@@ -216,10 +218,11 @@ def quickstart(
         # Files
         bar.set_postfix_str("files")
         curves = training_curves(read_scalars(training.log_dir / "vis_data" / "scalars.json"))
+        pretrained = any(part["pretrained"] for part in dicts_with(cfg.model, "pretrained"))
         validations = max((len(curve.values) for curve in curves.metrics), default=0)
         summary = {
             "model": f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
-            f"from random weights, {training.steps} steps",
+            f"from {'pretrained encoders' if pretrained else 'random weights'}, {training.steps} steps",
             "checkpoint": f"{checkpoint.name} ({chosen_from(validations)})",
             "seed": str(training.seed),
             "training time": f"{trained - start:.0f} s with data",
@@ -257,12 +260,13 @@ def quickstart(
 
 EXAMPLES = """
 refseg quickstart
+refseg quickstart --config instalign_tiny_refshapes    # from random weights, without refseg[pretrained]
 refseg quickstart --config vipa_tiny_refshapes --work-dir work_dirs/vipa
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", default="instalign_tiny_refshapes", help="config to train (default: %(default)s)")
+    parser.add_argument("--config", default=CONFIG, help="config to train (default: %(default)s)")
     parser.add_argument("--work-dir", default="work_dirs/quickstart", help="output folder (default: %(default)s)")
     parser.add_argument("--data", default="data/refshapes_mini", help="RefShapes mini; generated there if missing")
     parser.add_argument("--processes", type=int, help="training processes (default: one per core; 1 with a GPU)")

@@ -55,7 +55,7 @@ class FusedEncoder(BaseModule):
         fusion: dict | None = None,
         fused_stages: Sequence[int] = (0, 1, 2, 3),
         out_stages: Sequence[int] = (0, 1, 2, 3),
-        level_positions: bool = False,
+        level_positions: bool | str = False,
     ) -> None:
         super().__init__()
         if "out_stages" in vision:
@@ -93,7 +93,8 @@ class FusedEncoder(BaseModule):
             }
         )
         self.positions = nn.ModuleList(nn.Linear(16, dim) for dim in self.level_dims if level_positions)
-        self.blocks = nn.ModuleList(ResidualBlock(dim, dim, 1) for dim in self.level_dims if level_positions)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(dim) for dim in self.level_dims if level_positions)
+        self.blocks = nn.ModuleList((ResidualBlock(dim, dim, 1) if level_positions == "block" else nn.Identity()) for dim in self.level_dims if level_positions)
         use_fast_linear(self)
 
     @property
@@ -173,10 +174,10 @@ class FusedEncoder(BaseModule):
     def _placed(self, levels: list[Tensor]) -> list[Tensor]:
         """Apply `level_positions`."""
         placed = []
-        for level, linear, block in zip(levels, self.positions, self.blocks, strict=bool(self.positions)):
+        for level, norm, linear, block in zip(levels, self.norms, self.positions, self.blocks, strict=bool(self.positions)):
             size = (level.shape[-2], level.shape[-1])
             position = linear(waves(pixel_centers([size], level.device)).to(level.dtype))  # (P, C)
-            placed.append(block(level + unflatten_map(position[None], size)))
+            placed.append(block(norm(level) + unflatten_map(position[None], size)))
         return placed or levels
 
     def _text_stage(self, stage: int, words: Tensor, bias: Tensor | None) -> Tensor:
