@@ -42,9 +42,9 @@ class FusedEncoder(BaseModule):
         fusion: A `Fusion` without its sizes, or None.
         fused_stages: Vision stages that are followed by a fusion.
         out_stages: Vision stages that the decoder uses.
-        level_positions: Whether each output level gets a linear projection of waves over the image, followed by a
-            residual block of convolutions, which is trained: for encoders that know what is where, but not where that
-            is in the image. Decoders add positions to attention keys only, not to values. `ConvEncoder` has its own.
+        level_positions: Whether each output level is normalized, gets a linear projection of waves over the image, and
+            passes a residual block, all of them trained. For encoders whose features do not tell places apart, above
+            all frozen ones. Decoders add positions to attention keys only, not to values. `ConvEncoder` has its own.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class FusedEncoder(BaseModule):
         fusion: dict | None = None,
         fused_stages: Sequence[int] = (0, 1, 2, 3),
         out_stages: Sequence[int] = (0, 1, 2, 3),
-        level_positions: bool | str = False,
+        level_positions: bool = False,
     ) -> None:
         super().__init__()
         if "out_stages" in vision:
@@ -92,9 +92,10 @@ class FusedEncoder(BaseModule):
                 for stage in self.fused_stages
             }
         )
-        self.positions = nn.ModuleList(nn.Linear(16, dim) for dim in self.level_dims if level_positions)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(dim) for dim in self.level_dims if level_positions)
-        self.blocks = nn.ModuleList((ResidualBlock(dim, dim, 1) if level_positions == "block" else nn.Identity()) for dim in self.level_dims if level_positions)
+        placed = self.level_dims if level_positions else ()
+        self.norms = nn.ModuleList(nn.BatchNorm2d(dim) for dim in placed)
+        self.positions = nn.ModuleList(nn.Linear(16, dim) for dim in placed)
+        self.blocks = nn.ModuleList(ResidualBlock(dim, dim, 1) for dim in placed)
         use_fast_linear(self)
 
     @property
@@ -173,12 +174,12 @@ class FusedEncoder(BaseModule):
 
     def _placed(self, levels: list[Tensor]) -> list[Tensor]:
         """Apply `level_positions`."""
-        placed = []
-        for level, norm, linear, block in zip(levels, self.norms, self.positions, self.blocks, strict=bool(self.positions)):
-            size = (level.shape[-2], level.shape[-1])
-            position = linear(waves(pixel_centers([size], level.device)).to(level.dtype))  # (P, C)
-            placed.append(block(norm(level) + unflatten_map(position[None], size)))
-        return placed or levels
+        levels = list(levels)
+        for index, (norm, linear, block) in enumerate(zip(self.norms, self.positions, self.blocks, strict=True)):
+            size = (levels[index].shape[-2], levels[index].shape[-1])
+            position = linear(waves(pixel_centers([size], levels[index].device)).to(levels[index].dtype))  # (P, C)
+            levels[index] = block(norm(levels[index]) + unflatten_map(position[None], size))
+        return levels
 
     def _text_stage(self, stage: int, words: Tensor, bias: Tensor | None) -> Tensor:
         if bias is None or stage >= self.text.num_stages:  # without a bias, all layers have been run
