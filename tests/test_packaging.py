@@ -38,6 +38,9 @@ def test_wheel_from_the_sdist_works_outside_the_repository(tmp_path: Path) -> No
     """Build sdist -> wheel -> installed folder, with configs, tools, version and requirements."""
     parts = ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md", "requirements", "projects")
     repo = clone(tmp_path / "repo", *parts, "configs", "tools")
+    files_of_model = ("model.safetensors", "README.md", "refshapes.py", "words.txt", "alignment.json", "examples.jsonl")
+    for name in files_of_model:  # a clone may lack the weights
+        (repo / "projects/refseg/shipped/refshapes" / name).touch()
     run(sys.executable, "setup.py", "-q", "sdist", "-d", tmp_path, cwd=repo)
     (sdist,) = tmp_path.glob("refseg-*.tar.gz")
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input")
@@ -51,6 +54,7 @@ def test_wheel_from_the_sdist_works_outside_the_repository(tmp_path: Path) -> No
         sources = {str(file.relative_to(REPO)) for file in (REPO / folder).rglob("*.py") if "dev" not in file.parts}
         assert sources and sources <= shipped
     assert "tools/dist_train.sh" in shipped
+    assert {f"refseg/shipped/refshapes/{name}" for name in (*files_of_model, "example_0.png")} <= set(names)
     assert not any("__pycache__" in name or name.startswith(("tests", "projects")) for name in names)
 
     run(*pip, "install", *no_network, "-q", "--target", tmp_path / "site", wheel, cwd=tmp_path)

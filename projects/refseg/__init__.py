@@ -10,10 +10,11 @@ from refseg.version import __version__
 
 if TYPE_CHECKING:
     from refseg.inference.inferencer import ReferringInferencer, segment
+    from refseg.shipped import example_image
 
 compat.install_mmcv_ext_stand_in()
 
-__all__ = ["ReferringInferencer", "__version__", "segment"]
+__all__ = ["ReferringInferencer", "__version__", "example_image", "segment"]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,4 +22,8 @@ def __getattr__(name: str) -> Any:
         from refseg.inference import inferencer
 
         return getattr(inferencer, name)
+    if name == "example_image":
+        from refseg.shipped import example_image
+
+        return example_image
     raise AttributeError(f"module 'refseg' has no attribute {name!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from refseg import shipped
 from refseg.cli import demo as command
 from refseg.cli import main
 from refseg.demo import examples
@@ -20,7 +22,7 @@ from refseg.records import Expression, Record
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "`make demo` trains a small one"),
+        ([], "no weights for the model refshapes"),
         (["no_such_folder"], "no_such_folder"),
         (["x", "--max-phrases", "0"], "the limit phrases must be positive"),
         (["x", "--root-path", "refseg/"], "--root-path must begin with /"),
@@ -29,9 +31,10 @@ from refseg.records import Expression, Record
 def test_mistakes_are_one_message(
     arguments: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    if arguments[:1] == ["no_such_folder"] and importlib.util.find_spec("gradio") is None:
+    if arguments in ([], ["no_such_folder"]) and importlib.util.find_spec("gradio") is None:
         pytest.skip("gradio is not installed")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(shipped, "MODELS", tmp_path)
     keep_environment(monkeypatch)
     assert main(["demo", *arguments]) == 1
     err = capsys.readouterr().err
@@ -57,11 +60,10 @@ def test_gradio_is_missing(
     assert "pip install 'refseg[demo]'" in capsys.readouterr().err
 
 
-def test_default_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path(command.QUICKSTART).mkdir(parents=True)
-    Path(command.QUICKSTART, "best_refseg_gIoU_epoch_3.pth").touch()
-    assert command.quickstart_model() == command.QUICKSTART
+def test_default_model() -> None:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    assert parser.parse_args([]).model == shipped.REFSHAPES
 
 
 def test_gradio_sends_no_analytics_and_bypasses_the_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

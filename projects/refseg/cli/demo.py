@@ -9,12 +9,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from refseg.cli.options import WEIGHTS, add_model_options
+from refseg.cli.options import WEIGHTS, add_model_options, open_inferencer
 from refseg.demo.limits import Limits
-from refseg.engine import best_checkpoint
 from refseg.errors import UsageError
+from refseg.shipped import REFSHAPES
 
-QUICKSTART = "work_dirs/quickstart"
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 LIMITS = {  # field of `Limits`: option, type, metavar, help
@@ -26,13 +25,15 @@ LIMITS = {  # field of `Limits`: option, type, metavar, help
 }
 
 EXAMPLES = """
+refseg demo
 refseg demo work_dirs/quickstart
 refseg demo instalign_swinb weights.pth --port 8000
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", help=f"work directory, checkpoint, or config (default: {QUICKSTART})")
+    model = "work directory, checkpoint, or config (default: refshapes, which ships and knows drawn shapes only)"
+    parser.add_argument("model", nargs="?", default=REFSHAPES, help=model)
     parser.add_argument("weights", nargs="?", help=WEIGHTS)
     parser.add_argument("--device", help="default: cuda if available")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
@@ -54,17 +55,12 @@ def main(args: argparse.Namespace) -> int:
     root_path = args.root_path
     if root_path and (not root_path.startswith("/") or root_path.endswith("/")):
         raise UsageError(f"--root-path must begin with / and not end with it, as /refseg does; not {root_path!r}")
-    model = args.model or quickstart_model()
     if importlib.util.find_spec("gradio") is None:
         raise UsageError("the web page needs Gradio. Install it: pip install 'refseg[demo]'")
     with tempfile.TemporaryDirectory(prefix="refseg-demo-", ignore_cleanup_errors=True) as folder:
         files = Path(folder).resolve()
         prepare_environment(files, args.host)
-        from refseg.inference.inferencer import ReferringInferencer
-
-        inferencer = ReferringInferencer(
-            model, args.weights, device=args.device, dtype=args.dtype, cfg_options=args.cfg_options
-        )
+        inferencer = open_inferencer(args)
 
         from refseg.demo import app, examples
         from refseg.demo.page import Page
@@ -79,16 +75,6 @@ def main(args: argparse.Namespace) -> int:
             print(f"note: there is no password. Anyone who can reach {args.host} can use the page", file=sys.stderr)
         app.serve(blocks)
     return 0
-
-
-def quickstart_model() -> str:
-    """Return the work directory of `make demo`."""
-    if not Path(QUICKSTART).is_dir() or best_checkpoint(QUICKSTART) is None:
-        raise UsageError(
-            f"no model given, and there is none in {QUICKSTART}: `make demo` trains a small one in minutes. Or pass a "
-            "work directory, a checkpoint, or a config with weights"
-        )
-    return QUICKSTART
 
 
 def prepare_environment(files: Path, host: str) -> None:

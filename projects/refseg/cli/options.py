@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import sys
+import warnings
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -31,6 +33,26 @@ def add_model_options(parser: Any) -> None:
     """Add --cfg-options and --allow-download, which `refseg.cli.main` applies."""
     add_cfg_options(parser)
     parser.add_argument("--allow-download", action="store_true", help="allow text encoders to come from the hub")
+
+
+def open_inferencer(args: argparse.Namespace, **options: Any) -> Any:
+    """Load the model that the arguments name, and print what users must know about it.
+
+    Args:
+        args: values of `model`, `weights`, `device`, `dtype`, and `add_model_options`.
+        **options: more arguments of `ReferringInferencer`.
+    """
+    from refseg.inference.inferencer import ReferringInferencer
+    from refseg.shipped import ShapesOnlyWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ShapesOnlyWarning)  # printed below, without a place in the code
+        inferencer = ReferringInferencer(
+            args.model, args.weights, device=args.device, dtype=args.dtype, cfg_options=args.cfg_options, **options
+        )
+    if inferencer.loaded.note:
+        print(f"note: {inferencer.loaded.note}", file=sys.stderr)
+    return inferencer
 
 
 class _RefuseGpus(argparse.Action):

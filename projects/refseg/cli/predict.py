@@ -8,20 +8,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-from refseg.cli.options import WEIGHTS, add_model_options
+from refseg.cli.options import WEIGHTS, add_model_options, open_inferencer
 from refseg.errors import UsageError
-from refseg.inference.inferencer import ReferringInferencer
 from refseg.inference.inputs import Loading
 from refseg.inference.predict import FORMATS, JOURNAL, SOME_FAILED, Output, header_of, predict, tasks_of
 
 EXAMPLES = """
+refseg predict refshapes --image drawing.png --text "the red circle" "all stars"
 refseg predict work_dirs/quickstart --image photo.jpg --text "the red cup" --out answers --show
 refseg predict instalign_swinb weights.pth --jsonl questions.jsonl --out answers
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="work directory, checkpoint, or config (with WEIGHTS)")
+    parser.add_argument("model", help="work directory, checkpoint, config (with WEIGHTS), or refshapes, which ships")
     parser.add_argument("weights", nargs="?", help=WEIGHTS)
     many: Any = dict(nargs="+", action="extend", default=[])
     group = parser.add_argument_group("inputs")
@@ -55,16 +55,12 @@ def main(args: argparse.Namespace) -> int:
     if args.out is None and (args.format or args.show or args.heat or args.restart):
         raise UsageError("--format, --show, --heat and --restart need --out DIR")
     tasks = tasks_of(args.image, args.text, args.jsonl)
-    inferencer = ReferringInferencer(
-        args.model,
-        args.weights,
-        device=args.device,
-        dtype=args.dtype,
+    inferencer = open_inferencer(
+        args,
         batch_size=args.batch_size,
         max_phrases=args.max_phrases,
         postprocess=None if args.threshold is None else {"threshold": args.threshold},
         loading=Loading(upright=not args.as_stored, allow_url=args.allow_url),
-        cfg_options=args.cfg_options,
     )
     folder = None if args.out is None else Path(args.out)
     output = Output(folder, frozenset(args.format), args.show, args.heat, args.image_prefix)

@@ -71,6 +71,8 @@ def build(page: Page, files: Path, examples: Sequence[Example]) -> gr.Blocks:
             "# refseg\nUpload an image and describe what to find. The page shows the masks of what each phrase refers "
             f"to. Model: `{loaded.config.stem}`, `{loaded.checkpoint.name}`, on {page.inferencer.device}."
         )
+        if loaded.note:
+            gr.Markdown(f"**Note:** {loaded.note}.", elem_id="note")
         with gr.Row():
             # Inputs
             with gr.Column(scale=2, min_width=320):

@@ -1,4 +1,4 @@
-"""Examples on the web page: images and phrases of the model's test split or of a file."""
+"""Examples on the web page: images and phrases that come with the model, of its test split, or of a file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from refseg.engine.run import RunOptions, load_config
 from refseg.inference.predict import read_jsonl as read_tasks
 from refseg.paths import data_path
 from refseg.records import Expression, Record
+from refseg.shipped import EXAMPLES
 
 MAX_EXAMPLES = 6  # on the page
 
@@ -23,7 +24,9 @@ class Example:
 
 
 def default_examples(config: Path) -> list[Example]:
-    """Choose examples from the test split of a config. There are none unless it is a JSONL file that exists."""
+    """Read `examples.jsonl` beside a config, or else choose from its test split, if that is an existing JSONL file."""
+    if (config.parent / EXAMPLES).is_file():
+        return read_examples(str(config.parent / EXAMPLES))
     dataset = (load_config(str(config), RunOptions()).get("test_dataloader") or {}).get("dataset") or {}
     annotations = dataset.get("annotations") or {}
     if annotations.get("format") != "jsonl":

@@ -44,7 +44,8 @@ def image_summary(opened: Opened) -> str:
     text = f"{opened.session.source.name}: {width} x {height} pixels"
     if opened.size != opened.full_size:
         text += f", reduced to {opened.size[1]} x {opened.size[0]} (also the size of its masks)"
-    return f"{text}; {_encoding_summary(opened)}."
+    text = f"{text}; {_encoding_summary(opened)}."
+    return f"{text} Note: {opened.session.note}." if opened.session.note else text
 
 
 def time_summary(asked: Asked) -> str:
@@ -53,7 +54,8 @@ def time_summary(asked: Asked) -> str:
     text = f"{counted(len(asked.answer), 'phrase')} in {_format_seconds(asked.seconds)} ({parts})"
     if asked.answer.num_cut:
         text += f"; {counted(asked.answer.num_cut, 'phrase')} too long for the model and truncated"
-    return f"{text}; {_encoding_summary(asked.opened)}."
+    text = f"{text}; {_encoding_summary(asked.opened)}."
+    return f"{text} Note: {asked.answer.note}." if asked.answer.note else text
 
 
 def _encoding_summary(opened: Opened) -> str:

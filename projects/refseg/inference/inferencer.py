@@ -27,6 +27,7 @@ from refseg.inference.loading import LoadedModel, build_transforms, find_model, 
 from refseg.inference.results import ImageAnswer, PhraseAnswer, answers_of
 from refseg.models.postprocess import PostProcess, check_finite, finish
 from refseg.records import Expression, Record
+from refseg.shipped import REFSHAPES, image_note, warn_shapes_only
 from refseg.structures import Batch, Sample, TextTokens
 
 DType = Literal["float32", "bfloat16", "float16"]
@@ -67,7 +68,8 @@ class ReferringInferencer:
     """A model that answers phrases about images.
 
     Args:
-        model: A config (with `weights`), a checkpoint, a work directory (see `find_model`), or a `LoadedModel`.
+        model: A config (with `weights`), a checkpoint, a work directory (see `find_model`), a `LoadedModel`, or
+            "refshapes", the model that ships with refseg and knows drawn shapes only.
         weights: Checkpoint of a config.
         device: Device of the model. The default is the GPU, if there is one.
         dtype: Precision of the model. Other values than "float32" mean mixed precision.
@@ -97,6 +99,8 @@ class ReferringInferencer:
                 raise UsageError(f"{name} must be at least 1, not {value}")
         if not isinstance(model, LoadedModel):
             model = load_model(model, weights, device=device, cfg_options=cfg_options)
+        if model.note:
+            warn_shapes_only(model.note)
         self.loaded = model
         self.segmentor = model.segmentor
         self.device = next(model.segmentor.parameters()).device
@@ -124,6 +128,10 @@ class ReferringInferencer:
         inputs, several = find_images(images)
         tasks = zip(inputs, pair_phrases(texts, len(inputs)), strict=True)
         answers = list(self.stream(tasks, postprocess=postprocess))
+        noted = [answer for answer in answers if answer.note]
+        if noted:
+            others = f" (and {len(noted) - 1} more images)" if len(noted) > 1 else ""
+            warn_shapes_only(f"{noted[0].name}{others}: {noted[0].note}")
         return answers if several else answers[0]
 
     def stream(
@@ -177,7 +185,10 @@ class ReferringInferencer:
         inputs, several = find_images(image)
         if several:
             raise UsageError("A session is about one image, not several. Open a session for each.")
-        return ImageSession(self, inputs[0])
+        opened = ImageSession(self, inputs[0])
+        if opened.note:
+            warn_shapes_only(f"{opened.source.name}: {opened.note}")
+        return opened
 
     @property
     def shares_images(self) -> bool:
@@ -248,7 +259,8 @@ class ReferringInferencer:
         answers = []
         for one, of_image in zip(group, phrases, strict=True):
             seconds = {name: one.seconds.get(name, 0.0) + shares.get(name, 0.0) for name in (*one.seconds, *shares)}
-            answers.append(ImageAnswer(one.source.name, one.pixels, of_image, one.sample.num_truncated, seconds))
+            note = image_note(one.pixels) if self.loaded.note else ""
+            answers.append(ImageAnswer(one.source.name, one.pixels, of_image, one.sample.num_truncated, seconds, note))
         return answers
 
     @contextmanager
@@ -287,6 +299,7 @@ class ImageSession:
         self._encoded = inferencer.encode(self._batch)
         clock.note("encode")
         self.seconds = clock.seconds
+        self.note = image_note(self.pixels) if inferencer.loaded.note else ""  # see `ImageAnswer`
 
     def __call__(self, texts: str | Sequence[str], *, postprocess: Mapping[str, Any] | None = None) -> ImageAnswer:
         """Answer a phrase, or several at once."""
@@ -362,7 +375,7 @@ def segment(
     images: Any,
     texts: Any,
     *,
-    model: str | Path,
+    model: str | Path = REFSHAPES,
     weights: str | Path | None = None,
     device: str | None = None,
     postprocess: Mapping[str, Any] | None = None,
@@ -374,7 +387,8 @@ def segment(
     Args:
         images: An image (path, URL, Pillow image, array, tensor), a list of them, a folder or a pattern.
         texts: A phrase or a list of phrases for all images, or a list of lists, one for each image.
-        model: A config (with `weights`), a checkpoint, or a work directory.
+        model: A config (with `weights`), a checkpoint, or a work directory. The default is the model that ships with
+            refseg. It knows drawn shapes only, and a `ShapesOnlyWarning` says so: for photographs, pass your own model.
         weights: Checkpoint of a config.
         device: Device of the model. The default is the GPU, if there is one.
         postprocess: Changes of the config's `PostProcess`, such as dict(threshold=0.4).

@@ -22,6 +22,7 @@ from refseg.files import sha256_of
 from refseg.models.segmentor import RefSegmentor
 from refseg.paths import resolve_config
 from refseg.registry import TRANSFORMS
+from refseg.shipped import model_note, shipped_model
 
 ALIGNMENT = "alignment.json"  # beside the weights: how well the model's instances point to their words
 WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors")
@@ -47,16 +48,22 @@ class LoadedModel:
     checkpoint: Path
     aligned: bool = False
 
+    @property
+    def note(self) -> str:
+        """What users must know about the model; empty unless it is the one that ships with refseg."""
+        return model_note(self.checkpoint)
+
 
 def find_model(model: str | Path, weights: str | Path | None = None) -> tuple[Path, Path]:
     """Find the config and the checkpoint of a model. The config that a checkpoint contains is never run.
 
     Args:
         model: A config (a file, or the name of one that ships) with `weights`, or a checkpoint or work directory alone.
-            The config of the latter two is the only `*.py` file beside the weights.
+            The config of the latter two is the only `*.py` file beside the weights. "refshapes" is the model that ships
+            with refseg.
         weights: A checkpoint, or a work directory with its best, newest or only one.
     """
-    path = Path(model)
+    path = shipped_model(model) or Path(model)
     if path.is_dir():
         return find_config(path), find_weights(path if weights is None else Path(weights))
     if path.suffix in WEIGHT_SUFFIXES:
@@ -77,7 +84,7 @@ def find_model(model: str | Path, weights: str | Path | None = None) -> tuple[Pa
 
 def find_config(model: str | Path) -> Path:
     """Find the config of a model, which is given as for `find_model`, but needs no weights."""
-    folder = Path(model)
+    folder = shipped_model(model) or Path(model)
     if folder.suffix in WEIGHT_SUFFIXES and not folder.is_dir():
         folder = find_weights(folder).parent
     elif not folder.is_dir():

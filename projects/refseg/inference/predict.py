@@ -159,6 +159,8 @@ def rows_of_answer(answer: ImageAnswer, ids: Iterable[str]) -> list[dict[str, An
             notes["reason"] = phrase.reason
         if phrase.unknown_words:
             notes["unknown_words"] = list(phrase.unknown_words)
+        if answer.note:
+            notes["note"] = answer.note
         written = [one for one in phrase.raw_instances or () if one.mask.any()]
         if len(phrase.instances) < len(written):
             notes["shown"] = [k for k, one in enumerate(written) if one in phrase.instances]
@@ -180,6 +182,7 @@ class Summary:
     nothing: int = 0
     cut: int = 0
     kept: int = 0
+    noted: int = 0
     failures: dict[str, str] = field(default_factory=dict)
     unknown: UnknownWords = field(default_factory=UnknownWords)
 
@@ -189,6 +192,7 @@ class Summary:
         self.phrases += len(answer)
         self.nothing += sum(phrase.nothing_here for phrase in answer)
         self.cut += answer.num_cut
+        self.noted += bool(answer.note)
         self.unknown.count(phrase.unknown_words for phrase in answer)
 
     def in_words(self, seconds: float) -> str:
@@ -203,6 +207,8 @@ class Summary:
         if self.unknown.phrases:
             known = f"{counted(self.unknown.phrases, 'phrase')} with words that the model does not know"
             parts.append(f"{known}: {self.unknown.listed()}")
+        if self.noted:
+            parts.append(f"{counted(self.noted, 'image')} unlike those that the model knows: do not trust the answers")
         if self.failures:
             parts.append(f"{counted(len(self.failures), 'image')} could not be read")
         return "; ".join(parts)
@@ -259,6 +265,8 @@ def predict(
                     for phrase in answer:
                         line = f"{answer.name}: \u201c{phrase.text}\u201d: {phrase.in_words}"
                         bar.write(printable(line), file=sys.stdout)
+                    if answer.note:
+                        bar.write(printable(f"note: {answer.name}: {answer.note}"), file=sys.stderr)
                 else:
                     write_files(answer, output, by_name[answer.name], names[answer.name])
                     if answer.name not in journal.done:

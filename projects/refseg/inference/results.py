@@ -210,6 +210,8 @@ class ImageAnswer:
         num_cut: Number of phrases that were longer than the model reads.
         seconds: Seconds of loading and preparing the image, encoding, decoding and finishing, each divided by the
             number of images that were processed together.
+        note: Why not to trust the answers, if the model was not made for such an image; else empty. Only the model that
+            ships with refseg knows this.
     """
 
     name: str
@@ -217,6 +219,7 @@ class ImageAnswer:
     phrases: tuple[PhraseAnswer, ...]
     num_cut: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    note: str = ""
     _reduced: dict[Size, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
@@ -241,6 +244,7 @@ class ImageAnswer:
             "phrases": [phrase.to_dict() for phrase in self.phrases],
             "num_cut": self.num_cut,
             "seconds": self.seconds,
+            "note": self.note,
         }
 
     def view(self, display: Display) -> np.ndarray:
