@@ -18,7 +18,7 @@ from typing import Any
 from refseg.errors import ConfigError, DataError
 from refseg.files import write_atomically
 from refseg.paths import data_path
-from refseg.pretrained import downloads_allowed, installed
+from refseg.pretrained import load_pretrained
 
 WORD = re.compile(r"\S+")  # matches what `str.split` returns
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
@@ -34,31 +34,6 @@ FILE_ARGUMENTS = ("word_list", "sentencepiece")  # of `TextTokenizer`
 FOLDER = "tokenizer"  # of a pretrained tokenizer, beside the weights
 VOCABULARIES = ("pretrained", *FILE_ARGUMENTS)  # a tokenizer has one of them
 BEIT3 = "https://github.com/microsoft/unilm/tree/master/beit3"
-
-
-def load_pretrained(auto_class: Any, name: str, **kwargs: Any) -> Any:
-    """Load a pretrained tokenizer or model from a folder, `data/weights/NAME`, the local hub cache, or, if allowed, the
-    hub.
-
-    Args:
-        auto_class: Class of transformers with `from_pretrained`.
-        name: Folder, hub name, or the short name of an installed package ("minilm").
-        **kwargs: Arguments of `from_pretrained`.
-    """
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    local = data_path(f"data/weights/{Path(name).name}")
-    folder = str(installed(name) or (local if local.is_dir() and not Path(name).is_dir() else name))
-    try:
-        return auto_class.from_pretrained(folder, local_files_only=not downloads_allowed(), **kwargs)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"pretrained text model {name!r} is neither a folder nor in the local hub cache. Download it once with "
-            f"`hf download {name}`, or allow it here with --allow-download (REFSEG_ALLOW_DOWNLOAD=1), or put its "
-            f"folder at {local}, or name the folder in the model's text.pretrained. "
-            f"(transformers: {' '.join(str(error).split()).split('. ')[0][:150]})"
-        ) from None
 
 
 def word_list_tokenizer(words: Sequence[str]) -> Any:

@@ -14,9 +14,9 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from refseg.compat import keep_weights
-from refseg.datasets.tokenizers import load_pretrained
 from refseg.errors import ConfigError, config_errors
 from refseg.models.encoders.vision import freeze_unused
+from refseg.pretrained import load_model, load_pretrained
 from refseg.registry import MODELS
 from refseg.structures import TextFeatures, TextTokens
 
@@ -44,7 +44,7 @@ def build_text_model(pretrained: str | None, config: dict | None) -> nn.Module:
     if pretrained is None:
         with config_errors("text_encoder.config"):
             return build(settings)
-    return load_pretrained(model_class, pretrained, config=settings)
+    return load_model(model_class, pretrained, settings)
 
 
 def text_settings(pretrained: str | None, config: dict | None) -> Any:

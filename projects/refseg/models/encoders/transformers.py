@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from refseg.datasets.tokenizers import load_pretrained
 from refseg.errors import ConfigError, config_errors
 from refseg.models.encoders.text import settings_of
 from refseg.models.encoders.vision import PROBE_SIDE, BackboneEncoder
-from refseg.pretrained import downloads_allowed
+from refseg.pretrained import downloads_allowed, load_model, load_pretrained
 from refseg.registry import MODELS
 
 NUM_STAGES = 4
@@ -126,7 +125,7 @@ def build_vision_model(pretrained: str | None, settings: Any) -> nn.Module:
         settings.vision_use_head = False
         if pretrained is None:
             return AutoModel.from_config(settings)
-        return load_pretrained(AutoModel, pretrained, config=settings)
+        return load_model(AutoModel, pretrained, settings)
     # The strides of all stages, measured without weights
     stages = [index for index, name in enumerate(settings.stage_names) if name != "stem"]
     with torch.device("meta"):
@@ -137,7 +136,7 @@ def build_vision_model(pretrained: str | None, settings: Any) -> nn.Module:
     settings.out_indices = stages[-NUM_STAGES:] if len(set(sizes)) > 1 else stages[-1:]
     if pretrained is None:
         return AutoBackbone.from_config(settings)
-    return load_pretrained(AutoBackbone, pretrained, config=settings)
+    return load_model(AutoBackbone, pretrained, settings)
 
 
 def normalization(pretrained: str) -> dict[str, list[float]]:
