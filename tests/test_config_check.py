@@ -64,6 +64,26 @@ def test_a_typo_in_the_rate_of_new_parts_is_named() -> None:
         load_config("latentvg_beit3b", RunOptions(cfg_options={"optim_wrapper.paramwise_cfg.new_part_lr_mult": 2.0}))
 
 
+@pytest.mark.parametrize(
+    ("config", "key", "meant"),
+    [
+        ("latentvg_beit3b", "layer_decy", "layer_decay"),
+        ("instalign_tiny_refshapes", "bias_lr_mul", "bias_lr_mult"),  # MuonConstructor
+    ],
+)
+def test_typos_in_paramwise_cfg(config: str, key: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=rf"paramwise_cfg\.{key}: .*did you mean '{meant}'"):
+        load_config(config, RunOptions(cfg_options={f"optim_wrapper.paramwise_cfg.{key}": 1.0}))
+
+
+def test_layer_decay_belongs_to_one_constructor() -> None:
+    options = {"optim_wrapper.paramwise_cfg.layer_decay": dict(vision=0.8)}
+    cfg = load_config("latentvg_beit3b", RunOptions(cfg_options=options))
+    assert cfg.optim_wrapper.constructor == "EncoderRatesConstructor"
+    with pytest.raises(ConfigError, match="layer_decay: the optimizer constructor does not read this key"):
+        load_config("instalign_tiny_refshapes", RunOptions(cfg_options=options))
+
+
 def test_all_typos_are_reported_at_once() -> None:
     assert len(complaints(param_schedulers=1, train_cfg__max_epoch=1)) == 2
 

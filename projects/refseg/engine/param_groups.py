@@ -71,10 +71,10 @@ def layer_depths(encoder: nn.Module) -> Mapping[int, int]:
                 layers[f"{name}.{key}" if name else key] = child
     inner = [name for name in layers if not any(other.startswith(f"{name}.") for other in layers)]
     owner = {id(parameter): name for name in inner for parameter in layers[name].parameters()}
-    depths, seen = {}, 0
+    numbers: dict[str, int] = {}  # in the order of parameters
+    depths, number = {}, 0
     for parameter in encoder.parameters():
-        name = owner.get(id(parameter))
-        if name is not None:
-            seen = 1 + inner.index(name)
-        depths[id(parameter)] = seen
+        if name := owner.get(id(parameter)):
+            number = numbers.setdefault(name, len(numbers) + 1)
+        depths[id(parameter)] = number
     return depths

@@ -115,11 +115,13 @@ def test_out_stages_are_a_choice_of_the_maps(kind: str) -> None:
         torch.testing.assert_close(one, other)
 
 
-def test_every_trained_parameter_gets_a_gradient(kind: str) -> None:
-    model = encoder(kind).train()
+@pytest.mark.parametrize("out_stages", [(0, 1, 2, 3), (1, 3)])
+def test_every_trained_parameter_gets_a_gradient(kind: str, out_stages: tuple[int, ...]) -> None:
+    """Distributed training fails on others: those of norms and pyramids for maps that nothing uses are frozen."""
+    model = encoder(kind, out_stages).train()
     sum(one.square().mean() for one in model(images_of(64, 96))).backward()
     assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
-    assert sum(p.requires_grad for p in model.parameters()) > 0.8 * len([*model.parameters()])
+    assert sum(p.requires_grad for p in model.parameters()) > 0.7 * len([*model.parameters()])
 
 
 def test_one_image_gives_what_it_gives_in_a_batch(kind: str) -> None:

@@ -255,7 +255,7 @@ class TextEncoder(BaseModule):
             ids, word_mask = (x.index_select(0, rows)[:, : lengths[chunk[-1]]] for x in (tokens.ids, tokens.word_mask))
             for row, feats in zip(chunk, self.encode(TextTokens(ids, word_mask, rows)), strict=True):
                 found[keys[row]] = feats = feats[: lengths[row]].clone()
-                if self._cached_bytes < CACHE_BYTES:
+                if self._cached_bytes + feats.nbytes <= CACHE_BYTES:
                     self._cache[keys[row]] = feats
                     self._cached_bytes += feats.nbytes
         padded = nn.utils.rnn.pad_sequence([found[key] for key in keys], batch_first=True)

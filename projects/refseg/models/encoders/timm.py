@@ -98,7 +98,7 @@ class TimmEncoder(BackboneEncoder):
             )
             if checkpointing:
                 model.set_grad_checkpointing(True)
-        self.name, self.checkpointing = name, checkpointing
+        self.name, self.checkpointing, self.staged = name, checkpointing, staged
         # Size of the position tables, of architectures that do not adapt them to the image
         self.fixed_size = None if any_size else to_2tuple(settings.get("img_size", cfg["input_size"][1:]))
         super().__init__(
@@ -108,7 +108,6 @@ class TimmEncoder(BackboneEncoder):
             frozen=frozen,
             probe_size=self.fixed_size,
         )
-        self.staged = staged
         self.mean, self.std = (tuple(255 * value for value in cfg[key]) for key in ("mean", "std"))
 
     @staticmethod

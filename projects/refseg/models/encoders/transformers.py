@@ -126,6 +126,8 @@ def build_vision_model(pretrained: str | None, settings: Any) -> nn.Module:
         if pretrained is None:
             return AutoModel.from_config(settings)
         return load_model(AutoModel, pretrained, settings)
+    if not hasattr(settings, "stage_names"):
+        raise ConfigError(f"TransformersVisionEncoder: a {settings.model_type} model is no backbone of transformers.")
     # The strides of all stages, measured without weights
     stages = [index for index, name in enumerate(settings.stage_names) if name != "stem"]
     with torch.device("meta"):
@@ -136,7 +138,7 @@ def build_vision_model(pretrained: str | None, settings: Any) -> nn.Module:
     settings.out_indices = stages[-NUM_STAGES:] if len(set(sizes)) > 1 else stages[-1:]
     if pretrained is None:
         return AutoBackbone.from_config(settings)
-    return load_model(AutoBackbone, pretrained, settings)
+    return load_model(type(whole), pretrained, settings)  # AutoBackbone would ask the hub, always
 
 
 def normalization(pretrained: str) -> dict[str, list[float]]:
@@ -148,6 +150,6 @@ def normalization(pretrained: str) -> dict[str, list[float]]:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
         return {}
-    scale = 255 * 255 * content.get("rescale_factor", 1 / 255)
+    scale = 1 / content.get("rescale_factor", 1 / 255)
     given = {name: content.get(f"image_{name}") for name in ("mean", "std")}
     return {name: [scale * value for value in values] for name, values in given.items() if values}

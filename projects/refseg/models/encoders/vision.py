@@ -180,7 +180,7 @@ class BackboneEncoder(VisionEncoder):
         self.frozen = frozen
         if frozen:
             self.backbone.requires_grad_(False)
-        dims, strides = self.probe(*(probe_size or (PROBE_SIDE, PROBE_SIDE)))
+        maps, dims, strides = self.probe(*(probe_size or (PROBE_SIDE, PROBE_SIDE)))
         # A patch of 14 pixels gives no stride that other parts could divide: images are made smaller by 14 / 16
         self.scale = 1.0
         if len(dims) == 1:
@@ -188,25 +188,28 @@ class BackboneEncoder(VisionEncoder):
             power = 2 ** (stride - 1).bit_length()
             self.scale = stride / power
             self.pyramid = SimplePyramid(dim, pyramid_dim)
+            maps = self.pyramid(maps[0])
             dims, strides = [pyramid_dim] * 4, [power // 4, power // 2, power, 2 * power]
         self.set_stages(dims, strides, out_stages)
+        # Parts for maps that nothing uses, and DINOv2's mask token; a fusion between stages can use any map
+        freeze_unused(self, maps if self.staged else [maps[stage] for stage in self.out_stages])
 
     def maps(self, images: Tensor) -> Sequence[Tensor]:
         """Return the maps of the backbone."""
         return self.backbone(images)
 
-    def probe(self, height: int, width: int) -> tuple[list[int], list[int]]:
-        """Return channels and strides of the maps of a blank image.
+    def probe(self, height: int, width: int) -> tuple[Sequence[Tensor], list[int], list[int]]:
+        """Return the maps of a blank image, their channels and their strides.
 
-        Parameters that do not reach the maps, such as DINOv2's mask token, are frozen. Strides of several maps are
-        powers of two, which rounded sizes hide: LeViT's last map of 224 pixels has 4, at stride 64.
+        Strides of several maps are powers of two, which rounded sizes hide: LeViT's last map of 224 pixels has 4, at
+        stride 64.
         """
         self.backbone.eval()
         maps = self.maps(torch.zeros(1, 3, height, width))
-        freeze_unused(self.backbone, maps)
         self.backbone.train(not self.frozen)
         strides = [width / one.shape[-1] for one in maps]
-        return [one.shape[1] for one in maps], [2 ** round(log2(s)) if len(maps) > 1 else round(s) for s in strides]
+        strides = [2 ** round(log2(stride)) if len(maps) > 1 else round(stride) for stride in strides]
+        return maps, [one.shape[1] for one in maps], strides
 
     def train(self, mode: bool = True) -> BackboneEncoder:
         super().train(mode)
