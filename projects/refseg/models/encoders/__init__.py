@@ -3,6 +3,7 @@
 from refseg.models.encoders.beit3 import BEiT3Encoder
 from refseg.models.encoders.conv import ConvEncoder
 from refseg.models.encoders.fused import FusedEncoder
+from refseg.models.encoders.side import SideEncoder
 from refseg.models.encoders.swin import SwinEncoder
 from refseg.models.encoders.text import TextEncoder
 from refseg.models.encoders.timm import TimmEncoder
@@ -14,6 +15,7 @@ __all__ = [
     "BackboneEncoder",
     "ConvEncoder",
     "FusedEncoder",
+    "SideEncoder",
     "SwinEncoder",
     "TextEncoder",
     "TimmEncoder",

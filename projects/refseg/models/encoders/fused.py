@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from refseg.errors import ConfigError, with_sizes
 from refseg.models.encoders.vision import VisionEncoder, flatten_map, unflatten_map
-from refseg.models.layers import ResidualBlock, level_mask, pixel_centers, waves
+from refseg.models.layers import level_mask
 from refseg.ops import use_fast_linear
 from refseg.registry import MODELS
 from refseg.structures import Batch, EncodedFeatures, TextFeatures
@@ -42,9 +42,6 @@ class FusedEncoder(BaseModule):
         fusion: A `Fusion` without its sizes, or None.
         fused_stages: Vision stages that are followed by a fusion.
         out_stages: Vision stages that the decoder uses.
-        level_positions: Whether each output level is normalized, gets a linear projection of waves over the image, and
-            passes a residual block, all of them trained. For encoders whose features do not tell places apart, above
-            all frozen ones. Decoders add positions to attention keys only, not to values. `ConvEncoder` has its own.
     """
 
     def __init__(
@@ -55,7 +52,6 @@ class FusedEncoder(BaseModule):
         fusion: dict | None = None,
         fused_stages: Sequence[int] = (0, 1, 2, 3),
         out_stages: Sequence[int] = (0, 1, 2, 3),
-        level_positions: bool = False,
     ) -> None:
         super().__init__()
         if "out_stages" in vision:
@@ -92,10 +88,6 @@ class FusedEncoder(BaseModule):
                 for stage in self.fused_stages
             }
         )
-        placed = self.level_dims if level_positions else ()
-        self.norms = nn.ModuleList(nn.BatchNorm2d(dim) for dim in placed)
-        self.positions = nn.ModuleList(nn.Linear(16, dim) for dim in placed)
-        self.blocks = nn.ModuleList(ResidualBlock(dim, dim, 1) for dim in placed)
         use_fast_linear(self)
 
     @property
@@ -117,7 +109,7 @@ class FusedEncoder(BaseModule):
         """Encode images without words."""
         if not self.shares_images:
             raise TypeError("This encoder fuses words with pixels, so it cannot encode images alone.")
-        levels = self._placed(self.vision(batch.images))
+        levels = self.vision(batch.images)
         masks = [level_mask(batch.pixel_mask, tuple(level.shape[-2:])) for level in levels]
         return EncodedFeatures(levels, masks, self._strides, batch.image_of)
 
@@ -164,22 +156,11 @@ class FusedEncoder(BaseModule):
                 pixels, size = self.vision.downsample(stage, pixels, size)
         for stage in range(self.vision.num_stages, self.text.num_stages):
             words = self._text_stage(stage, words, bias)
-        return EncodedFeatures(self._placed(levels), masks, self._strides, image_of), TextFeatures(
-            words, word_mask, text_of
-        )
+        return EncodedFeatures(levels, masks, self._strides, image_of), TextFeatures(words, word_mask, text_of)
 
     @property
     def _strides(self) -> tuple[int, ...]:
         return tuple(self.vision.strides[stage] for stage in self.out_stages)
-
-    def _placed(self, levels: list[Tensor]) -> list[Tensor]:
-        """Apply `level_positions`."""
-        levels = list(levels)
-        for index, (norm, linear, block) in enumerate(zip(self.norms, self.positions, self.blocks, strict=True)):
-            size = (levels[index].shape[-2], levels[index].shape[-1])
-            position = linear(waves(pixel_centers([size], levels[index].device)).to(levels[index].dtype))  # (P, C)
-            levels[index] = block(norm(levels[index]) + unflatten_map(position[None], size))
-        return levels
 
     def _text_stage(self, stage: int, words: Tensor, bias: Tensor | None) -> Tensor:
         if bias is None or stage >= self.text.num_stages:  # without a bias, all layers have been run
