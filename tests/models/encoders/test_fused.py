@@ -212,17 +212,6 @@ def test_fusions_work_between_stages_of_timm(name: str, fusion: dict) -> None:
     assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
-@pytest.mark.parametrize("settings", [{}, dict(fusion=STAGED, fused_stages=(3,))], ids=["no fusion", "fusion"])
-def test_level_positions_tell_places_apart(settings: dict) -> None:
-    """A blank image without position tables: its inner pixels are equal, until `level_positions`."""
-    blank = batch_of()
-    blank = replace(blank, images=torch.zeros(2, 3, 256, 256), pixel_mask=torch.ones(2, 256, 256, dtype=torch.bool))
-    for positions in (False, True):
-        with torch.no_grad():
-            level = encoder(vision=RESNET, level_positions=positions, **settings)(blank)[0].levels[0]
-        assert torch.allclose(level[0, :, 20, 20], level[0, :, 40, 30], atol=1e-4) is not positions
-
-
 def test_missing_stages_raise() -> None:
     with pytest.raises(ConfigError, match="fused_stages"):
         encoder(fusion=dict(type="PWAM"), fused_stages=(3, 4))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from refseg.errors import ConfigError
 from refseg.models.encoders.vision import VisionEncoder
@@ -20,12 +20,16 @@ class SideEncoder(VisionEncoder):
     learns what that does not show, such as the place in the image, which `ConvEncoder` adds to its features.
 
     Args:
-        main: The pretrained encoder. Its maps are normalized (BatchNorm).
+        main: The pretrained encoder.
         side: The small encoder.
+        side_scale: Factor of the small encoder's maps. Features of pretrained networks can be several times as large
+            as those of a network with norms (EfficientNet-Lite0's have a standard deviation of 5 to 8).
         out_stages: Stages that the decoder uses, of both.
     """
 
-    def __init__(self, *, main: dict, side: dict, out_stages: Sequence[int] = (0, 1, 2, 3)) -> None:
+    def __init__(
+        self, *, main: dict, side: dict, side_scale: float = 5.0, out_stages: Sequence[int] = (0, 1, 2, 3)
+    ) -> None:
         super().__init__()
         self.main: VisionEncoder = MODELS.build({**main, "out_stages": tuple(out_stages)})
         self.side: VisionEncoder = MODELS.build({**side, "out_stages": tuple(out_stages)})
@@ -33,9 +37,9 @@ class SideEncoder(VisionEncoder):
             raise ConfigError(f"SideEncoder: main has strides {self.main.strides}, and side {self.side.strides}.")
         dims = [main_dim + side_dim for main_dim, side_dim in zip(self.main.dims, self.side.dims, strict=True)]
         self.set_stages(dims, self.main.strides, out_stages)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(self.main.dims[stage]) for stage in self.out_stages)
+        self.side_scale = side_scale
         self.mean, self.std = self.main.mean, self.main.std
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        maps = zip(self.norms, self.main(images), self.side(images), strict=True)
-        return [torch.cat([norm(main), side], 1) for norm, main, side in maps]
+        maps = zip(self.main(images), self.side(images), strict=True)
+        return [torch.cat([main, self.side_scale * side], 1) for main, side in maps]
