@@ -15,8 +15,14 @@ from mmengine.hooks import Hook, LoggerHook
 from mmengine.logging import MMLogger
 from tqdm import tqdm
 
-# Warnings of mmengine about its own calls. Users cannot act on them.
-_NOISE = ("will be deprecated", "is the alias of", "`save_param_scheduler` is True", "prefix is not set")
+# Warnings of mmengine that users cannot act on. The model line tells how many parameters are trained.
+_NOISE = (
+    "will be deprecated",
+    "is the alias of",
+    "`save_param_scheduler` is True",
+    "prefix is not set",
+    "is skipped since its",
+)
 
 
 def show(text: str) -> None:
