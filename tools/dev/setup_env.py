@@ -175,7 +175,7 @@ def main() -> int:
         return 0
     try:
         if os.environ.get("REFSEG_SYSTEM", "0") not in ("", "0"):
-            check_system(() if "--no-check" in sys.argv else GROUPS[:2] if "--runtime" in sys.argv else GROUPS)
+            check_system(() if "--no-check" in sys.argv else GROUPS[:1] if "--runtime" in sys.argv else GROUPS)
             print(sys.executable)
         else:
             print(ensure())

@@ -48,8 +48,6 @@ from refseg.report.report_data import Settings, score_run
 from refseg.report.work_dir import read_scalars, read_work_dir, training_curves
 from refseg.weights import describe_weights
 
-CONFIG = "instalign_lite0_minilm_refshapes"  # needs refseg[pretrained]
-
 
 def use_data_root(cfg: Config, root: str) -> None:
     """Point every data set of a RefShapes config at another folder. Other configs raise a UsageError."""
@@ -260,13 +258,13 @@ def quickstart(
 
 EXAMPLES = """
 refseg quickstart
-refseg quickstart --config instalign_tiny_refshapes    # from random weights, without refseg[pretrained]
+refseg quickstart --config instalign_lite0_minilm_refshapes    # pretrained encoders: refseg[pretrained]
 refseg quickstart --config vipa_tiny_refshapes --work-dir work_dirs/vipa
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", default=CONFIG, help="config to train (default: %(default)s)")
+    parser.add_argument("--config", default="instalign_tiny_refshapes", help="config to train (default: %(default)s)")
     parser.add_argument("--work-dir", default="work_dirs/quickstart", help="output folder (default: %(default)s)")
     parser.add_argument("--data", default="data/refshapes_mini", help="RefShapes mini; generated there if missing")
     parser.add_argument("--processes", type=int, help="training processes (default: one per core; 1 with a GPU)")
