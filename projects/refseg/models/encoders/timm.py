@@ -153,14 +153,14 @@ class TimmEncoder(BackboneEncoder):
 
     def _run(self, stage: int, x: Tensor) -> Tensor:
         """Run the modules of a stage, on timm's own order of dimensions."""
-        for name in self._parts[stage]:
-            module = self.backbone[name]
-            # In-place modules cannot be run twice on one input; the first one has no input with a gradient
-            if self.checkpointing and x.requires_grad and not getattr(module, "inplace", False):
-                x = checkpoint(module, x, use_reentrant=False)
-            else:
-                x = module(x)
-        return x
+
+        def run(x: Tensor) -> Tensor:
+            for name in self._parts[stage]:
+                x = self.backbone[name](x)
+            return x
+
+        # As a whole, since modules change each other's outputs in place. The image has no gradient
+        return checkpoint(run, x, use_reentrant=False) if self.checkpointing and x.requires_grad else run(x)
 
     def _flatten(self, x: Tensor) -> tuple[Tensor, Size]:
         return (x.flatten(1, 2), (x.shape[1], x.shape[2])) if self._channels_last else flatten_map(x)

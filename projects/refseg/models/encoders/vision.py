@@ -193,20 +193,20 @@ class BackboneEncoder(VisionEncoder):
         self.set_stages(dims, strides, out_stages)
         # Parts for maps that nothing uses, and DINOv2's mask token; a fusion between stages can use any map
         freeze_unused(self, maps if self.staged else [maps[stage] for stage in self.out_stages])
+        self.backbone.train(not frozen)
 
     def maps(self, images: Tensor) -> Sequence[Tensor]:
         """Return the maps of the backbone."""
         return self.backbone(images)
 
     def probe(self, height: int, width: int) -> tuple[Sequence[Tensor], list[int], list[int]]:
-        """Return the maps of a blank image, their channels and their strides.
+        """Return the maps of a blank image in evaluation mode, their channels and their strides.
 
         Strides of several maps are powers of two, which rounded sizes hide: LeViT's last map of 224 pixels has 4, at
         stride 64.
         """
         self.backbone.eval()
         maps = self.maps(torch.zeros(1, 3, height, width))
-        self.backbone.train(not self.frozen)
         strides = [width / one.shape[-1] for one in maps]
         strides = [2 ** round(log2(stride)) if len(maps) > 1 else round(stride) for stride in strides]
         return maps, [one.shape[1] for one in maps], strides
