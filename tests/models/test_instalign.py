@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope
 
 from models.referring_checks import (
     check_bfloat16,
@@ -338,7 +339,8 @@ def test_groups_of_parameters() -> None:
     """A tenth of the rate for the pretrained encoders and nothing else; no decay for norms and the like."""
     cfg = load_config("instalign_swinb")
     model = tiny_model("instalign_swinb")
-    wrapper = build_optim_wrapper(model, dict(cfg.optim_wrapper, _scope_=cfg.default_scope))
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     name_of = {id(parameter): name for name, parameter in model.named_parameters()}
     settings = {name_of[id(p)]: g for g in wrapper.optimizer.param_groups for p in g["params"]}
     slow = {name for name, group in settings.items() if group["lr"] == pytest.approx(1e-5)}
