@@ -199,7 +199,13 @@ class TestInputs:
         assert [one["size"] for one in pipeline_steps(cfg, "Resize")] == [(480, 480), (480, 480), (64, 64)]
         tokenizer = dict(pretrained="bert-base-uncased", max_words=20, keep_end=False)
         assert pipeline_steps(cfg, "LoadText")[2].tokenizer.to_dict() == tokenizer
-        cfg = self.load("lavt_swinb", **{f"{step}.2.tokenizer.word_list": "words.txt"})
+        # Except for a vocabulary that the pretrained text encoder does not have
+        words = {f"{step}.2.tokenizer.word_list": "words.txt"}
+        cfg = self.load("lavt_swinb", **words)
+        assert pipeline_steps(cfg, "LoadText")[2].tokenizer.to_dict() == dict(
+            pretrained="bert-base-uncased", max_words=20
+        )
+        cfg = self.load("lavt_swinb", **words, **{"model.encoder.text.pretrained": None})
         assert pipeline_steps(cfg, "LoadText")[2].tokenizer.to_dict() == dict(word_list="words.txt", max_words=20)
 
     @pytest.mark.parametrize(
