@@ -112,7 +112,7 @@ def vision_settings(pretrained: str | None, config: dict | None) -> Any:
     if unknown:
         raise ConfigError(f"TransformersVisionEncoder.config: {type(settings).__name__} has no setting {unknown[0]!r}.")
     if pretrained is None:
-        return type(settings)(**{**changes})
+        return type(settings)(**changes)
     settings.update(changes)
     return settings
 
