@@ -154,3 +154,17 @@ def test_unknown_roles_are_refused() -> None:
     for role in ("vision", "text"):
         with pytest.raises(ConfigError, match=rf"layer_decay\.{role}: Model has no encoder\.{role}"):
             rates_of(Model(), dict(layer_decay={role: 0.5}))
+
+
+def test_rate_of_encoders_needs_encoders() -> None:
+    """The model above has an encoder, but neither an image nor a text encoder in it."""
+    with DefaultScope.overwrite_default_scope("refseg"):
+        build = OPTIM_WRAPPER_CONSTRUCTORS.build(
+            dict(
+                type="EncoderRatesConstructor",
+                optim_wrapper_cfg=dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=1e-3)),
+                paramwise_cfg=dict(encoder_lr_mult=0.1),
+            )
+        )
+        with pytest.raises(ConfigError, match=r"encoder_lr_mult: Model has neither encoder\.vision"):
+            build(Model())

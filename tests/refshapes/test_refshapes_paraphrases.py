@@ -29,7 +29,7 @@ def tiny(tmp_path_factory):
 
 
 def test_synonyms_are_new_words_and_replace_known_ones():
-    """Of "partly obscured by" and the like, "partly" and "by" are known. No synonym has two meanings."""
+    """No synonym has two meanings. Of its words, only "partly" and "by" are in the vocabulary."""
     vocabulary = set(word_list())
     for originals, rule in RULES.items():
         assert set(originals) <= vocabulary

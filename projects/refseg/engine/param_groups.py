@@ -35,8 +35,15 @@ class EncoderRatesConstructor(DefaultOptimWrapperConstructor):
         inside = set(map(id, encoder.parameters())) if encoder is not None else set()
         for parameter in module.parameters():
             factors[id(parameter)] = 1.0 if id(parameter) in inside else new_parts
-        for part in filter(None, (getattr(encoder, role, None) for role in ROLES)):
-            factors.update(dict.fromkeys(map(id, part.parameters()), self.paramwise_cfg.get("encoder_lr_mult", 1.0)))
+        encoder_mult = self.paramwise_cfg.get("encoder_lr_mult", 1.0)
+        parts = [part for role in ROLES if (part := getattr(encoder, role, None)) is not None]
+        if encoder_mult != 1 and not parts:
+            raise ConfigError(
+                f"paramwise_cfg.encoder_lr_mult: {type(module).__name__} has neither encoder.vision nor encoder.text. "
+                "Use custom_keys, or new_parts_lr_mult."
+            )
+        for part in parts:
+            factors.update(dict.fromkeys(map(id, part.parameters()), encoder_mult))
         for role, decay in decays.items():
             part = getattr(encoder, role, None)
             if role not in ROLES or part is None:
