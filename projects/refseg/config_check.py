@@ -256,7 +256,9 @@ def complete_inputs(cfg: Any, options: Iterable[str] = ()) -> None:
 
     The model's file gives them: `inputs = dict(tokenizer=..., image_size=...)`. A pipeline's own values win. If the
     model's text encoder is pretrained, its tokenizer then takes the place of any other, so that another text encoder is
-    one change. `inputs` is removed from the config, whose pipelines are complete without it.
+    one change. `inputs = dict(raw=True)` is for models that resize and tokenize themselves: a bare `Resize` is
+    dropped, and a bare `LoadText` becomes `RawText`. `inputs` is removed from the config, whose pipelines are complete
+    without it.
 
     Args:
         cfg: A config with its options applied.
@@ -269,13 +271,19 @@ def complete_inputs(cfg: Any, options: Iterable[str] = ()) -> None:
     if not isinstance(inputs, dict) or not isinstance(inputs.get("tokenizer") or {}, dict):
         wanted = "dict(tokenizer=dict(...), image_size=(height, width))"
         raise ConfigError(f"{cfg.filename or 'config'}: inputs must be {wanted}, not {inputs!r}")
-    complaints = list(_unknown(inputs, "inputs", {"tokenizer", "image_size"}, "the model's inputs"))
+    complaints = list(_unknown(inputs, "inputs", {"tokenizer", "image_size", "raw"}, "the model's inputs"))
     models = dicts_with(cfg.get("model"), "pretrained")
     encoders = {part["pretrained"] for part in models if part.get("type") == "TextEncoder"}
     encoders.discard(None)
     encoder = encoders.pop() if len(encoders) == 1 else None
     taken = set()
     for key, section in cfg.items():
+        for part in dicts_with(section, "pipeline") if inputs.get("raw") else ():
+            part["pipeline"] = [
+                ConfigDict(type="RawText") if step == dict(type="LoadText") else step
+                for step in part["pipeline"]
+                if step != dict(type="Resize")
+            ]
         for step in dicts_with(section, "type"):
             kind = str(step["type"]).rpartition(".")[2]  # refseg.Resize is Resize
             if kind == "Resize" and "size" not in step and "image_size" in inputs:

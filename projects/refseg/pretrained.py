@@ -76,6 +76,13 @@ def load_pretrained(auto_class: Any, name: str, **kwargs: Any) -> Any:
     try:
         return auto_class.from_pretrained(folder, local_files_only=not downloads_allowed(), **kwargs)
     except (OSError, ValueError) as error:
+        if "does not recognize this architecture" in str(error):
+            import transformers
+
+            raise DataError(
+                f"transformers {transformers.__version__} does not know the architecture of {folder}. Install a newer "
+                "one: pip install -U transformers"
+            ) from None
         raise DataError(
             f"pretrained model {name!r} is neither a folder nor in the local hub cache. Download it once with "
             f"`hf download {name}`, or allow it here with --allow-download (REFSEG_ALLOW_DOWNLOAD=1), or put its "

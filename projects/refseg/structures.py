@@ -7,7 +7,7 @@ Every class has slots, so a misspelled field is an error. `x.to(device)` moves a
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -287,21 +287,24 @@ class RegionPrediction(Movable):
 
 @dataclass(slots=True)
 class Prediction(Movable):
-    """Output of every model for E expressions, at any one resolution of the padded input.
+    """Output of every model for E expressions, at any one resolution.
 
     Args:
-        mask_logits: (E, h, w) logits of the merged mask.
+        mask_logits: (E, h, w) logits of the merged mask. None: it is the union of the instances that post-processing
+            chooses.
         no_target_logit: (E,), or None from models without a no-target head.
         instances: E entries, from models that predict instances.
         auxiliary: Values that only the model's loss reads.
         regions: Retrieved regions, from models whose words retrieve them.
+        covers: What all masks cover: the padded "input" of the batch, or each "image" without its padding.
     """
 
-    mask_logits: Tensor
+    mask_logits: Tensor | None
     no_target_logit: Tensor | None = None
     instances: list[InstancePrediction] | None = None
     auxiliary: Any = None
     regions: RegionPrediction | None = None
+    covers: Literal["input", "image"] = "input"
 
 
 @dataclass(slots=True)

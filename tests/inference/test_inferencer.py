@@ -181,7 +181,7 @@ def test_postprocess_per_call(shared: ReferringInferencer, refshapes_images: lis
     low = shared(refshapes_images[0], "a circle", postprocess={"threshold": 0.01})[0]
     high = shared(refshapes_images[0], "a circle", postprocess={"threshold": 0.99})[0]
     assert low.raw_mask.sum() > high.raw_mask.sum()
-    with pytest.raises(UsageError, match=r"option 'treshold'\. Valid options: threshold, no_target"):
+    with pytest.raises(UsageError, match=r"option 'treshold'\. Valid options: threshold, resize, no_target"):
         shared(refshapes_images[0], "a circle", postprocess={"treshold": 0.5})
     with pytest.raises(ConfigError, match="between 0 and 1"):
         shared(refshapes_images[0], "a circle", postprocess={"threshold": 2.0})

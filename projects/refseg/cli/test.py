@@ -26,5 +26,11 @@ def main(args: argparse.Namespace) -> int:
     from refseg.inference.loading import find_model
 
     config, checkpoint = find_model(args.model, args.weights)
-    test(str(config), str(checkpoint), run_options(args), out=args.out, predictions=args.predictions)
+    test(
+        str(config),
+        checkpoint and str(checkpoint),
+        run_options(args),
+        out=args.out,
+        predictions=args.predictions,
+    )
     return 0

@@ -21,6 +21,7 @@ from refseg.errors import ConfigError
 from refseg.files import write_atomically
 from refseg.registry import HOOKS
 
+PROCESSOR = "processor"  # folder of a zero-shot model's processor, beside the weights
 _VALIDATED = "steps_validated"  # key in the message hub, which checkpoints contain; a resumed run may repeat a step
 _STEP = re.compile(r"(epoch|iter)_(\d+)\.pth")
 
@@ -78,6 +79,9 @@ class SafeCheckpointHook(CheckpointHook):
         super().before_train(runner)
         if runner.rank == 0:
             save_tokenizer_files(runner.cfg.train_dataloader, self.out_dir)
+            model = runner.model.module if hasattr(runner.model, "module") else runner.model
+            if hasattr(model, "save_processor"):
+                model.save_processor(Path(self.out_dir, PROCESSOR))
             for leftover in Path(self.out_dir).glob(".*.pth.*.part"):
                 leftover.unlink(missing_ok=True)
 

@@ -21,6 +21,7 @@ from refseg.compat import find_shipped_bases, init_cpu_dist, wrap_on_cpu
 from refseg.config_check import check_config, complete_inputs, dicts_with, merge_options
 from refseg.datasets.tokenizers import with_tokenizer_files
 from refseg.engine import RefRunner, latest_checkpoint
+from refseg.engine.checkpoint import PROCESSOR
 from refseg.errors import CheckpointError, ConfigError, UsageError, UserError
 from refseg.files import write_atomically
 from refseg.paths import resolve_config
@@ -155,6 +156,15 @@ def without_weights(model: ConfigDict) -> dict[str, Any]:
     return plain
 
 
+def with_processor(model: ConfigDict, folder: Path) -> ConfigDict:
+    """Return a model's config with the processor that a training saved beside its weights, if there is one."""
+    model = deepcopy(model)
+    for part in dicts_with(model, "processor"):
+        if (folder / PROCESSOR).is_dir():
+            part["processor"] = str(folder / PROCESSOR)
+    return model
+
+
 def name_architectures(model: ConfigDict) -> None:
     """Write the architectures of pretrained encoders into a model's config, in place.
 
@@ -274,7 +284,7 @@ def batch_report(cfg: Config, world_size: int) -> tuple[str, bool]:
 
 def test(
     config: str,
-    checkpoint: str,
+    checkpoint: str | None,
     options: RunOptions | None = None,
     *,
     out: str | None = None,
@@ -284,7 +294,7 @@ def test(
 
     Args:
         config: A path, or the name of a config that ships.
-        checkpoint: The weights of exactly this model.
+        checkpoint: The weights of exactly this model; None for a model that loads published weights itself.
         options: Options that are applied to the config.
         out: A JSON file to write for the metrics.
         predictions: A prediction file to write.
@@ -298,16 +308,18 @@ def test(
     for key in (*training, "val_dataloader", "val_cfg", "val_evaluator"):
         cfg[key] = None
     cfg.resume = False
-    cfg.model = without_weights(cfg.model)
+    if checkpoint is not None:
+        cfg.model = without_weights(with_processor(cfg.model, Path(checkpoint).parent))
     cfg.custom_hooks = [
         hook for hook in cfg.get("custom_hooks", []) if hook["type"] in ("TextTruncationHook", "ProgressBarHook")
     ]
-    cfg.test_dataloader = with_tokenizer_files(Path(checkpoint).parent, cfg.test_dataloader)
+    if checkpoint is not None:
+        cfg.test_dataloader = with_tokenizer_files(Path(checkpoint).parent, cfg.test_dataloader)
 
     # Build, load the weights, and compare what they were trained on with the test data.
     runner = build_runner(cfg)
     model = runner.model.module if hasattr(runner.model, "module") else runner.model
-    meta = load_weights(model, checkpoint)
+    meta = {} if checkpoint is None else load_weights(model, checkpoint)
     data = runner.test_dataloader.dataset.metainfo
     trained_versions, tested_versions = generator_versions(meta), generator_versions(data)
     if trained_versions and tested_versions and trained_versions != tested_versions:

@@ -23,7 +23,7 @@ from refseg.evaluation.prediction_file import Answer, PredictionWriter, merge_pa
 from refseg.evaluation.protocols import Protocol, View, get_protocol
 from refseg.evaluation.rows import Row, Rows
 from refseg.files import write_atomically
-from refseg.models.postprocess import ImageResult, check_finite, diverged, restore_masks
+from refseg.models.postprocess import ImageResult, check_finite, diverged
 from refseg.registry import METRICS
 
 
@@ -35,10 +35,7 @@ def encode_masks(masks: Tensor) -> list[dict]:
 def masks_on(result: ImageResult, view: View, size: tuple[int, int]) -> list[dict]:
     """Return the K masks of a result as RLEs on a grid, restored from the logits by the rules of the view."""
     return encode_masks(
-        restore_masks(
-            result.mask_logits,
-            input_size=result.input_size,
-            meta=result.meta,
+        result.restore(
             size=size,
             interpolation=view.interpolation,
             align_corners=view.align_corners,

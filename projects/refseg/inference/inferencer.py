@@ -68,8 +68,8 @@ class ReferringInferencer:
     """A model that answers phrases about images.
 
     Args:
-        model: A config (with `weights`), a checkpoint, a work directory (see `find_model`), a `LoadedModel`, or
-            "refshapes", the model that ships with refseg and knows drawn shapes only.
+        model: A name that `refseg models` lists, a config (with `weights`), a checkpoint, a work directory (see
+            `find_model`), or a `LoadedModel`.
         weights: Checkpoint of a config.
         device: Device of the model. The default is the GPU, if there is one.
         dtype: Precision of the model. Other values than "float32" mean mixed precision.
@@ -366,7 +366,7 @@ def _find_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 @lru_cache(maxsize=1)
-def _cached_inferencer(config: Path, weights: Path, modified: int, device: str | None) -> ReferringInferencer:
+def _cached_inferencer(config: Path, weights: Path | None, modified: int, device: str | None) -> ReferringInferencer:
     """Keep the last model. `modified` is the weights' time stamp: new weights under an old name are loaded anew."""
     return ReferringInferencer(config, weights, device=device)
 
@@ -387,8 +387,9 @@ def segment(
     Args:
         images: An image (path, URL, Pillow image, array, tensor), a list of them, a folder or a pattern.
         texts: A phrase or a list of phrases for all images, or a list of lists, one for each image.
-        model: A config (with `weights`), a checkpoint, or a work directory. The default is the model that ships with
-            refseg. It knows drawn shapes only, and a `ShapesOnlyWarning` says so: for photographs, pass your own model.
+        model: A name that `refseg models` lists ("sam3", "grounded-sam2", ...), a config (with `weights`), a
+            checkpoint, or a work directory. The default is the model that ships with refseg. It knows drawn shapes
+            only, and a `ShapesOnlyWarning` says so: name another model for photographs.
         weights: Checkpoint of a config.
         device: Device of the model. The default is the GPU, if there is one.
         postprocess: Changes of the config's `PostProcess`, such as dict(threshold=0.4).
@@ -397,5 +398,6 @@ def segment(
         The answer for one image, or a list of answers for a list, a folder or a pattern.
     """
     config, checkpoint = find_model(model, weights)
-    inferencer = _cached_inferencer(config, checkpoint, checkpoint.stat().st_mtime_ns, device)
+    modified = 0 if checkpoint is None else checkpoint.stat().st_mtime_ns
+    inferencer = _cached_inferencer(config, checkpoint, modified, device)
     return inferencer(images, texts, postprocess=postprocess)

@@ -16,12 +16,13 @@ from refseg.config_check import check_config, complete_inputs, merge_options
 from refseg.datasets.tokenizers import with_tokenizer_files
 from refseg.datasets.transforms import LoadImage
 from refseg.engine.checkpoint import best_checkpoint, latest_checkpoint
-from refseg.engine.run import build_model, load_weights, read_config
+from refseg.engine.run import build_model, load_weights, read_config, with_processor
 from refseg.errors import CheckpointError, ConfigError, UsageError
 from refseg.files import sha256_of
+from refseg.known_models import KNOWN_MODELS, own_models
 from refseg.models.segmentor import RefSegmentor
 from refseg.paths import resolve_config
-from refseg.registry import TRANSFORMS
+from refseg.registry import MODELS, TRANSFORMS
 from refseg.shipped import model_note, shipped_model
 
 ALIGNMENT = "alignment.json"  # beside the weights: how well the model's instances point to their words
@@ -37,7 +38,7 @@ class LoadedModel:
         pipeline: The transforms of its test data.
         cfg: Its config.
         config: File of the config.
-        checkpoint: File of the weights.
+        checkpoint: File of the weights; None for a model that brings its own.
         aligned: Whether the instances' word weights were measured to point to the right words better than chance.
     """
 
@@ -45,36 +46,49 @@ class LoadedModel:
     pipeline: list[dict]
     cfg: Config
     config: Path
-    checkpoint: Path
+    checkpoint: Path | None
     aligned: bool = False
 
     @property
     def note(self) -> str:
         """A note for users about the model; empty unless it is the one that ships with refseg."""
-        return model_note(self.checkpoint)
+        return "" if self.checkpoint is None else model_note(self.checkpoint)
+
+    @property
+    def weights_name(self) -> str:
+        """The name of the checkpoint, or those of the weights that the model brings."""
+        return " + ".join(self.segmentor.sources) if self.checkpoint is None else self.checkpoint.name
 
 
-def find_model(model: str | Path, weights: str | Path | None = None) -> tuple[Path, Path]:
+def find_model(model: str | Path, weights: str | Path | None = None) -> tuple[Path, Path | None]:
     """Find the config and the checkpoint of a model. The config that a checkpoint contains is never run.
 
     Args:
-        model: A config (a file, or the name of one that ships) with `weights`, or a checkpoint or work directory alone.
-            The config of the latter two is the only `*.py` file beside the weights. "refshapes" is the model that ships
-            with refseg.
+        model: A name that `refseg models` lists, a config (a file, or the name of one that ships) with `weights`, or a
+            checkpoint or work directory alone. The config of the latter two is the only `*.py` file beside the weights.
         weights: A checkpoint, or a work directory with its best, newest or only one.
+
+    Returns:
+        The config, and the checkpoint; None for a model that loads published weights itself.
     """
-    path = shipped_model(model) or Path(model)
+    path = shipped_model(model) or own_models().get(str(model)) or Path(model)
     if path.is_dir():
         return find_config(path), find_weights(path if weights is None else Path(weights))
     if path.suffix in WEIGHT_SUFFIXES:
         if weights is not None:
             raise UsageError(f"{model} is already a checkpoint. Pass a config file when you give WEIGHTS separately.")
         return find_config(path), path
+    known = KNOWN_MODELS.get(str(model))
     try:
-        config = resolve_config(model)
+        config = resolve_config(known.config if known else model)
     except FileNotFoundError as error:
-        raise UsageError(f"{str(model)!r} is neither a work directory nor a checkpoint, and there is {error}") from None
+        raise UsageError(
+            f"{str(model)!r} is neither a work directory nor a checkpoint, no name that `refseg models` lists, and "
+            f"there is {error}"
+        ) from None
     if weights is None:
+        if known or brings_weights(read_config(config)):
+            return config, None
         raise UsageError(
             f"{model} is a config without weights. Pass a checkpoint too (MODEL WEIGHTS), or pass the work directory "
             "of a training instead."
@@ -82,9 +96,16 @@ def find_model(model: str | Path, weights: str | Path | None = None) -> tuple[Pa
     return config, find_weights(Path(weights))
 
 
+def brings_weights(cfg: Config) -> bool:
+    """Return whether the model of a config loads published weights itself."""
+    return getattr(MODELS.get((cfg.get("model") or {}).get("type", "")), "brings_weights", False)
+
+
 def find_config(model: str | Path) -> Path:
     """Find the config of a model, which is given as for `find_model`, but needs no weights."""
-    folder = shipped_model(model) or Path(model)
+    if known := KNOWN_MODELS.get(str(model)):
+        return resolve_config(known.config)
+    folder = shipped_model(model) or own_models().get(str(model)) or Path(model)
     if folder.suffix in WEIGHT_SUFFIXES and not folder.is_dir():
         folder = find_weights(folder).parent
     elif not folder.is_dir():
@@ -158,9 +179,13 @@ def load_model(
     check_config(cfg if cfg_options else Config(model_part, filename=cfg.filename))
 
     target = find_device(device)
+    if checkpoint is not None:
+        cfg.model = with_processor(cfg.model, checkpoint.parent)
     segmentor = build_model(cfg)
     if not isinstance(segmentor, RefSegmentor):
         raise ConfigError(f"{config}: {type(segmentor).__name__} is not a RefSegmentor, which inference needs.")
+    if checkpoint is None:
+        return LoadedModel(segmentor.to(target).eval(), test_pipeline(cfg), cfg, config, None)
     load_weights(segmentor, checkpoint)
     pipeline = with_tokenizer_files(checkpoint.parent, test_pipeline(cfg))
     return LoadedModel(

@@ -281,7 +281,7 @@ def predict(
             write_coco(folder / "coco.json", (row for row in journal.rows() if row["image"] in by_name), by_name)
         if "labelstudio" in output.formats:
             rows = (row for row in journal.rows() if row["image"] in by_name)
-            version = inferencer.loaded.checkpoint.name
+            version = inferencer.loaded.weights_name
             write_labelstudio(folder / "labelstudio.json", rows, prefix=output.image_prefix, version=version)
         failures = [json.dumps({"image": image, "error": error}) + "\n" for image, error in summary.failures.items()]
         if failures:
@@ -310,7 +310,7 @@ def header_of(inferencer: ReferringInferencer, cfg_options: Mapping[str, Any]) -
     loaded = inferencer.loaded
     return {
         "config": loaded.config.name,
-        "checkpoint": describe_weights(loaded.segmentor, loaded.checkpoint) | {"file": loaded.checkpoint.name},
+        "checkpoint": describe_weights(loaded.segmentor, loaded.checkpoint) | {"file": loaded.weights_name},
         "postprocess": asdict(inferencer.postprocess),
         "cfg_options": dict(cfg_options),
         "dtype": str(inferencer.dtype).removeprefix("torch."),

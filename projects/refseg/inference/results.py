@@ -328,8 +328,8 @@ def answers_of(result: ImageResult, *, aligned: bool = False) -> tuple[PhraseAns
 
     # Probabilities on the model's grid, of which the image covers the upper left part
     probs = result.mask_logits.float().sigmoid().numpy()
-    sides = zip(meta.content_size, result.input_size, probs.shape[1:], strict=True)
-    rows, columns = (content / whole * cells for content, whole, cells in sides)
+    whole = result.input_size or meta.content_size
+    rows, columns = (c / w * cells for c, w, cells in zip(meta.content_size, whole, probs.shape[1:], strict=True))
 
     no_target_prob = [None] * len(texts) if result.no_target_prob is None else result.no_target_prob.tolist()
     unknown_words = meta.unknown_words or ((),) * len(texts)
@@ -339,7 +339,7 @@ def answers_of(result: ImageResult, *, aligned: bool = False) -> tuple[PhraseAns
         if instances is not None:
             phrases = instance_phrases(text, [one.words if aligned else None for one in instances])
             instances = [replace(one, phrase=phrase) for one, phrase in zip(instances, phrases, strict=True)]
-        mask = result.lazy_mask(result.mask_logits[k])
+        mask = result.merged(k)
         found.append(
             PhraseAnswer(
                 meta.expression_ids[k],

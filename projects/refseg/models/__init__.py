@@ -29,17 +29,22 @@ if TYPE_CHECKING:
     from refseg.models.rela import RegionDecoder, ReLA
     from refseg.models.segmentor import RefSegmentor
     from refseg.models.vipa import VIPA
+    from refseg.models.zero_shot import SAM3, CLIPSeg, GroundedSAM2, KeepImages, ZeroShotSegmentor
 
 MODULES = {
     "LAVT": "lavt",
     "PWAM": "fusion",
+    "SAM3": "zero_shot",
     "VIPA": "vipa",
     "VLBA": "fusion",
     "BEiT3Encoder": "encoders",
     "BackboneEncoder": "encoders",
+    "CLIPSeg": "zero_shot",
     "ConvEncoder": "encoders",
     "FusedEncoder": "encoders",
+    "GroundedSAM2": "zero_shot",
     "InstAlign": "instalign",
+    "KeepImages": "zero_shot",
     "LGFormer": "lgformer",
     "LatentVG": "latent_vg",
     "ObjectTextDecoder": "instalign",
@@ -55,18 +60,23 @@ MODULES = {
     "TimmEncoder": "encoders",
     "TransformersVisionEncoder": "encoders",
     "VisionEncoder": "encoders",
+    "ZeroShotSegmentor": "zero_shot",
 }
 
 __all__ = [
     "LAVT",
     "PWAM",
+    "SAM3",
     "VIPA",
     "VLBA",
     "BEiT3Encoder",
     "BackboneEncoder",
+    "CLIPSeg",
     "ConvEncoder",
     "FusedEncoder",
+    "GroundedSAM2",
     "InstAlign",
+    "KeepImages",
     "LGFormer",
     "LatentVG",
     "ObjectTextDecoder",
@@ -82,6 +92,7 @@ __all__ = [
     "TimmEncoder",
     "TransformersVisionEncoder",
     "VisionEncoder",
+    "ZeroShotSegmentor",
 ]
 
 

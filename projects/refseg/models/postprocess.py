@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ from refseg.structures import (
     WordRegions,
 )
 
+NOTHING = -30.0  # logit of pixels that no instance covers
+
 
 @dataclass(frozen=True, slots=True)
 class PostProcess:
@@ -37,6 +39,7 @@ class PostProcess:
 
     Args:
         threshold: A pixel belongs to the mask if its probability is at least this value.
+        resize: Whether logits or probabilities are resized to the image's size.
         no_target: Rule that rejects a phrase: "head", the head's probability exceeds `no_target_threshold` (models
             without that head reject nothing); "head-or-empty", the same or an empty mask; "area", the mask has fewer
             than `min_area` pixels; "none".
@@ -49,6 +52,7 @@ class PostProcess:
     """
 
     threshold: float = 0.5
+    resize: Literal["logits", "probs"] = "logits"
     no_target: NoTargetRule = "head-or-empty"
     no_target_threshold: float = 0.5
     min_area: int = 50
@@ -60,6 +64,8 @@ class PostProcess:
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
             raise ConfigError(f"postprocess.threshold must lie between 0 and 1, not {self.threshold}")
+        if self.resize not in ("logits", "probs"):
+            raise ConfigError(f"postprocess.resize must be 'logits' or 'probs', not {self.resize!r}")
         if self.no_target not in get_args(NoTargetRule):
             rules = ", ".join(get_args(NoTargetRule))
             raise ConfigError(f"postprocess.no_target must be one of {rules}, not {self.no_target!r}")
@@ -78,7 +84,7 @@ class PostProcess:
 def restore_masks(
     mask_logits: Tensor,
     *,
-    input_size: tuple[int, int],
+    input_size: tuple[int, int] | None,
     meta: SampleMeta,
     size: tuple[int, int] | None = None,
     interpolation: Literal["bilinear", "bicubic"] = "bilinear",
@@ -95,7 +101,7 @@ def restore_masks(
 
     Args:
         mask_logits: (K, h, w).
-        input_size: Size of the padded input.
+        input_size: Size of the padded input. None: the logits cover the image alone, so that one step resizes them.
         meta: The sample's content size and original size.
         size: Output size; the original size by default.
         interpolation: Of the second step.
@@ -107,14 +113,14 @@ def restore_masks(
     """
     height, width = size or meta.original_size
     limit = threshold if resize == "probs" else math.log(threshold / (1 - threshold))
-    per_mask = max(input_size[0] * input_size[1], height * width)
+    per_mask = max(math.prod(input_size or (0, 0)), height * width)
     chunk = max(1, max_elements // per_mask)
     masks = [torch.zeros(0, height, width, dtype=torch.bool)]
     for logits in mask_logits.split(chunk) if len(mask_logits) else ():
         logits = logits[None].float()  # (1, k, h, w)
-        if logits.shape[-2:] != torch.Size(input_size):
+        if input_size is not None and logits.shape[-2:] != torch.Size(input_size):
             logits = F.interpolate(logits, size=input_size, mode="bilinear", align_corners=align_corners)
-        values = logits[..., : meta.content_size[0], : meta.content_size[1]]
+        values = logits if input_size is None else logits[..., : meta.content_size[0], : meta.content_size[1]]
         if resize == "probs":
             values = values.sigmoid()
         if values.shape[-2:] != (height, width):
@@ -207,19 +213,21 @@ def restore_regions(
 
 @dataclass(frozen=True, eq=False)
 class LogitMask:
-    """A mask that is kept as logits and restored on request.
+    """A mask that is kept as logits and restored on request: the union of one or more maps.
 
     Args:
-        logits: (h, w), for an input of `input_size`.
-        input_size: Size of the padded input.
+        logits: (h, w) or (n, h, w), for an input of `input_size`. Several maps are united at the size of the result.
+        input_size: Size of the padded input; None if the logits cover the image alone.
         meta: The sample's content size and original size.
         threshold: A pixel belongs to the mask if its probability is at least this value.
+        resize: Whether logits or probabilities are resized to the image's size.
     """
 
     logits: Tensor
-    input_size: tuple[int, int]
+    input_size: tuple[int, int] | None
     meta: SampleMeta
     threshold: float = 0.5
+    resize: Literal["logits", "probs"] = "logits"
 
     def at(self, size: tuple[int, int]) -> np.ndarray:
         """(H, W) bool: the mask of the image scaled to `size`."""
@@ -238,9 +246,14 @@ class LogitMask:
 
     def _restored(self, size: tuple[int, int]) -> np.ndarray:
         masks = restore_masks(
-            self.logits[None], input_size=self.input_size, meta=self.meta, size=size, threshold=self.threshold
+            self.logits.reshape(-1, *self.logits.shape[-2:]),
+            input_size=self.input_size,
+            meta=self.meta,
+            size=size,
+            resize=self.resize,
+            threshold=self.threshold,
         )
-        return masks[0].numpy()
+        return masks.any(0).numpy()
 
 
 @dataclass(eq=False)
@@ -253,34 +266,46 @@ class ImageResult(Movable):
         meta: The image's sizes and expressions.
         ground_truth: For metrics, where the data set has it.
         mask_logits: (K, h, w) on the model's device, for an input of `input_size`.
-        input_size: Size of the padded input.
+        input_size: Size of the padded input; None if the masks cover the image alone.
         no_target_prob: (K,) on the CPU, or None for models without a no-target head.
         chosen: The instances of each expression (`choose_instances`), or None.
         word_of: (K, L), the word that each token is part of.
         token_regions: For models whose words retrieve places.
         settings: Thresholds and the no-target rule.
+        united: For models without a merged mask: K times (N, h, w), the instances whose union it is. `mask_logits` is
+            their maximum, which differs by a few pixels where instances meet.
     """
 
     meta: SampleMeta
     ground_truth: GroundTruth | None
     mask_logits: Tensor
-    input_size: tuple[int, int]
+    input_size: tuple[int, int] | None
     no_target_prob: Tensor | None = None
     chosen: list[InstancePrediction] | None = None
     word_of: Tensor | None = None
     token_regions: RegionPrediction | None = None
     settings: PostProcess = field(default_factory=PostProcess)
+    united: list[Tensor] | None = None
+
+    def restore(self, **options: Any) -> Tensor:
+        """Return (K, H, W) bool: the merged masks by the given options of `restore_masks`."""
+        options = {"input_size": self.input_size, "meta": self.meta, **options}
+        if self.united is None:
+            return restore_masks(self.mask_logits, **options)
+        return torch.stack([restore_masks(instances, **options).any(0) for instances in self.united])
 
     @cached_property
     def masks(self) -> Tensor:
         """(K, height, width) bool: thresholded merged masks at the original size, whatever `rejected` says."""
-        return restore_masks(
-            self.mask_logits,
-            input_size=self.input_size,
-            meta=self.meta,
+        return self.restore(
+            resize=self.settings.resize,
             threshold=self.settings.threshold,
             max_elements=self.settings.max_elements,
         )
+
+    def merged(self, k: int) -> LogitMask:
+        """Return the merged mask of expression k."""
+        return self.lazy_mask(self.mask_logits[k] if self.united is None else self.united[k])
 
     @cached_property
     def rejected(self) -> Tensor:
@@ -292,8 +317,8 @@ class ImageResult(Movable):
         return self.masks & ~self.rejected[:, None, None]
 
     def lazy_mask(self, logits: Tensor) -> LogitMask:
-        """Return the mask of one (h, w) map of logits."""
-        return LogitMask(logits, self.input_size, self.meta, self.settings.threshold)
+        """Return the mask of one (h, w) map of logits, or the union of several."""
+        return LogitMask(logits, self.input_size, self.meta, self.settings.threshold, self.settings.resize)
 
     @cached_property
     def queries(self) -> list[list[Instance]] | None:
@@ -316,36 +341,48 @@ class ImageResult(Movable):
     @cached_property
     def regions(self) -> list[WordRegions] | None:
         """One per expression; None from models whose words retrieve nothing."""
-        if self.token_regions is None or self.word_of is None:
+        if self.token_regions is None or self.word_of is None or self.input_size is None:
             return None
         return restore_regions(self.token_regions, self.word_of, input_size=self.input_size, meta=self.meta)
 
 
+def highest(mask_logits: Tensor) -> Tensor:
+    """Return the highest of the logits (N, h, w) per pixel, or `NOTHING` if N is 0."""
+    return mask_logits.amax(0) if len(mask_logits) else mask_logits.new_full(mask_logits.shape[1:], NOTHING)
+
+
 def finish(prediction: Prediction, batch: Batch, settings: PostProcess) -> list[ImageResult]:
     """Return one result per image of the batch, in order, with the image's expressions in their order."""
-    input_size = tuple(batch.images.shape[-2:])
     probs = None if prediction.no_target_logit is None else prediction.no_target_logit.float().sigmoid().cpu()
     image_of = batch.image_of.cpu()
     chosen = word_of = None
-    if settings.instances and prediction.instances:
+    if prediction.instances and (settings.instances or prediction.mask_logits is None):
         chosen = choose_instances(prediction.instances, settings)
+    mask_logits, united = prediction.mask_logits, None
+    if mask_logits is None:
+        united = [of_expression.mask_logits for of_expression in chosen or ()]
+        mask_logits = torch.stack([highest(logits) for logits in united])
+    if not settings.instances:
+        chosen = None
     if batch.tokens.word_of is not None and (chosen is not None or prediction.regions is not None):
         word_of = batch.tokens.word_of.index_select(0, batch.tokens.text_of).cpu()
     results = []
     for image, (meta, truth) in enumerate(zip(batch.metas, batch.ground_truth, strict=True)):
         rows = (image_of == image).nonzero().flatten()
         regions = prediction.regions
+        size = None if prediction.covers == "image" else tuple(batch.images.shape[-2:])
         results.append(
             ImageResult(
                 meta,
                 truth,
-                prediction.mask_logits[rows.to(prediction.mask_logits.device)],
-                input_size,
+                mask_logits[rows.to(mask_logits.device)],
+                size,
                 None if probs is None else probs[rows],
                 None if chosen is None else [chosen[row] for row in rows.tolist()],
                 None if word_of is None else word_of[rows],
                 None if regions is None else RegionPrediction(regions.scores[rows], regions.retrieved[rows]),
                 settings,
+                None if united is None else [united[row] for row in rows.tolist()],
             )
         )
     return results

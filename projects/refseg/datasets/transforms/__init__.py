@@ -10,7 +10,7 @@ from refseg.datasets.transforms.geometric import RandomCrop, RandomFlip, RandomR
 from refseg.datasets.transforms.image import LoadImage, Photometric
 from refseg.datasets.transforms.packing import PackSample
 from refseg.datasets.transforms.state import TransformState
-from refseg.datasets.transforms.text import DropArticles, LoadText, TextDrop
+from refseg.datasets.transforms.text import DropArticles, LoadText, RawText, TextDrop
 
 cv2.setNumThreads(0)  # the data loader's workers are the parallelism
 
@@ -18,6 +18,7 @@ __all__ = [
     "DropArticles",
     "LoadImage",
     "LoadText",
+    "RawText",
     "PackSample",
     "Photometric",
     "RandomCrop",

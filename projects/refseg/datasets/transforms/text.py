@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from refseg.datasets.tokenizers import TextTokenizer
+from refseg.datasets.tokenizers import TextTokenizer, Tokenized
 from refseg.datasets.transforms.state import TransformState, check_fraction
 from refseg.records import Expression
 from refseg.registry import TRANSFORMS
@@ -43,6 +43,16 @@ class LoadText:
 
     def __call__(self, state: TransformState) -> TransformState:
         state.tokens = self.tokenizer([expression.text for expression in state.expressions])
+        return state
+
+
+@TRANSFORMS.register_module()
+class RawText:
+    """Pass the texts on without tokens, for zero-shot models, which tokenize them themselves."""
+
+    def __call__(self, state: TransformState) -> TransformState:
+        count = len(state.expressions)
+        state.tokens = Tokenized([[] for _ in range(count)], [[] for _ in range(count)], [()] * count)
         return state
 
 

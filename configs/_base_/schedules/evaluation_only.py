@@ -1,0 +1,3 @@
+# For models that are not trained.
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')

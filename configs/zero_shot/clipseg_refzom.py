@@ -1,0 +1,6 @@
+_base_ = [
+    '../_base_/datasets/refzom.py',
+    '../_base_/models/clipseg.py',
+    '../_base_/schedules/adamw_cosine.py',
+    '../_base_/default_runtime.py',
+]

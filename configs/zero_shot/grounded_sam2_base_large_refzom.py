@@ -1,0 +1,6 @@
+_base_ = [
+    '../_base_/datasets/refzom.py',
+    '../_base_/models/grounded_sam2.py',
+    '../_base_/schedules/evaluation_only.py',
+    '../_base_/default_runtime.py',
+]

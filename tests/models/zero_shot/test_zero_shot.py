@@ -1,0 +1,250 @@
+"""Zero-shot models answer as transformers' own examples do, on tiny random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from refseg.errors import ConfigError, DataError, UsageError
+from refseg.inference.inferencer import ReferringInferencer
+from refseg.models.zero_shot import GroundedSAM2
+
+SIZES = [(60, 80), (130, 71), (64, 64)]
+TEXTS = ["the red dog", "two men on the left of a cat", "Blue."]
+MODELS = {  # name: (config, options with the kinds of tiny models)
+    "grounding_dino": ("grounded-sam2", {"model.detector": "grounding_dino", "model.masks": "sam2"}),
+    "mm_grounding_dino": ("mm-grounded-sam2", {"model.detector": "mm_grounding_dino", "model.masks": "sam2"}),
+    "owlv2": ("owlv2-sam2", {"model.detector": "owlv2", "model.masks": "sam2"}),
+    "omdet_turbo": ("omdet-sam2", {"model.detector": "omdet_turbo", "model.masks": "sam2"}),
+    "sam3": ("sam3", {"model.pretrained": "sam3"}),
+    "sam3_lite_text": ("sam3-litetext", {"model.pretrained": "sam3_lite_text"}),
+    "clipseg": ("clipseg", {"model.pretrained": "clipseg"}),
+}
+DETECTORS = ("grounding_dino", "mm_grounding_dino", "owlv2", "omdet_turbo")
+
+
+def photograph(size: tuple[int, int], seed: int = 0) -> np.ndarray:
+    """Return an image of colored blocks."""
+    height, width = size
+    blocks = np.random.default_rng(seed).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
+    return blocks.repeat(8, 0).repeat(8, 1)[:height, :width]
+
+
+def open_model(folders: dict[str, str], name: str, **options: Any) -> ReferringInferencer:
+    config, kinds = MODELS[name]
+    paths = {key: folders[kind] for key, kind in kinds.items()}
+    return ReferringInferencer(config, cfg_options={**paths, **options})
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_batches_and_single_phrases_agree(folders: dict[str, str], name: str) -> None:
+    inferencer = open_model(folders, name)
+    images = [photograph(size, seed) for seed, size in enumerate(SIZES)]
+    together = inferencer(images, TEXTS)
+    differ = 0
+    for image, answer in zip(images, together, strict=True):
+        session = inferencer.session(image)
+        for phrase in answer:
+            for alone in (inferencer(image, [phrase.text])[0], session(phrase.text)[0]):
+                assert alone.no_target_prob == pytest.approx(phrase.no_target_prob, abs=1e-4)
+                assert phrase.raw_mask.shape == image.shape[:2]
+                assert np.mean(alone.raw_mask != phrase.raw_mask) < 0.002
+                assert len(alone.raw_instances or ()) == len(phrase.raw_instances or ())
+        differ += len({phrase.no_target_prob for phrase in answer}) == len(TEXTS)
+    assert differ == len(images), "every phrase has its own answer"
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_boxes_and_masks_equal_those_of_transformers(folders: dict[str, str], name: str) -> None:
+    inferencer = open_model(folders, name)
+    segmentor = inferencer.segmentor
+    detect = official_boxes(folders[name])
+    for seed, size in enumerate(SIZES):
+        image = Image.fromarray(photograph(size, seed))
+        for text in ("the red dog.", "a cat.") if "dino" in name else ("the red dog", "Blue."):
+            scores, boxes = detect(image, text, segmentor.min_score)
+            (answer,) = inferencer(image, [text], postprocess={"instance_threshold": segmentor.min_score})
+            found = inferencer(image, [text], postprocess={"instance_threshold": 0.0})[0]
+            assert 1 - found.no_target_prob == pytest.approx(float(scores.max(initial=0)), abs=1e-4) or not len(scores)
+            masks = official_masks(folders["sam2"], image, boxes) if len(boxes) else np.zeros((0, *size), bool)
+            kept = [one for one in zip(scores, masks, strict=True) if one[1].any()]
+            assert [one.score for one in answer.raw_instances] == pytest.approx([s for s, _ in kept], abs=1e-4)
+            for one, (_, mask) in zip(answer.raw_instances, kept, strict=True):
+                assert np.mean(one.mask != mask) < 0.002
+            union = masks.any(0) if len(masks) else np.zeros(size, bool)
+            assert np.mean(answer.raw_mask != union) < 0.002
+
+
+def official_boxes(folder: str) -> Callable[[Image.Image, str, float], tuple[np.ndarray, np.ndarray]]:
+    """Return a function that detects as the documentation of transformers does, best box first."""
+    from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
+
+    model = AutoModelForZeroShotObjectDetection.from_pretrained(folder, dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(folder)
+
+    def detect(image: Image.Image, text: str, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+        inputs = processor(
+            images=image, text=[[text]] if "Owlv2" in type(model).__name__ else text, return_tensors="pt"
+        )
+        with torch.no_grad():
+            outputs = model(**inputs)
+        (found,) = processor.post_process_grounded_object_detection(
+            outputs, threshold=threshold, target_sizes=[image.size[::-1]]
+        )
+        order = found["scores"].argsort(descending=True, stable=True)
+        return found["scores"][order].numpy(), found["boxes"][order].numpy()
+
+    return detect
+
+
+def official_masks(folder: str, image: Image.Image, boxes: np.ndarray) -> np.ndarray:
+    """Return SAM 2's masks of boxes, as the documentation of transformers makes them."""
+    from transformers import Sam2Model, Sam2Processor
+
+    model, processor = Sam2Model.from_pretrained(folder).eval(), Sam2Processor.from_pretrained(folder)
+    inputs = processor(images=image, input_boxes=[boxes.tolist()], return_tensors="pt")
+    with torch.no_grad():
+        outputs = model(**inputs, multimask_output=False)
+    return processor.post_process_masks(outputs.pred_masks, inputs["original_sizes"])[0][:, 0].numpy()
+
+
+@pytest.mark.parametrize("name", ["sam3", "sam3_lite_text"])
+def test_sam3_equals_transformers(folders: dict[str, str], name: str) -> None:
+    import transformers
+
+    model_class = transformers.Sam3LiteTextModel if name == "sam3_lite_text" else transformers.Sam3Model
+    model = model_class.from_pretrained(folders[name]).eval()
+    processor = transformers.Sam3Processor.from_pretrained(folders[name])
+    inferencer = open_model(folders, name)
+    total = 0
+    for seed, size in enumerate(SIZES):
+        image = Image.fromarray(photograph(size, seed))
+        for text in TEXTS:
+            inputs = processor(images=image, text=text, return_tensors="pt")
+            with torch.no_grad():
+                outputs = model(**inputs)
+            (found,) = processor.post_process_instance_segmentation(
+                outputs, threshold=0.15, mask_threshold=0.5, target_sizes=[size]
+            )
+            (answer,) = inferencer(image, [text], postprocess={"instance_threshold": 0.15})
+            total += len(found["scores"])
+            order = found["scores"].argsort(descending=True, stable=True)
+            kept = [row for row in order.tolist() if found["masks"][row].any()]
+            assert [one.score for one in answer.raw_instances] == pytest.approx(
+                found["scores"][kept].tolist(), abs=1e-4
+            )
+            for one, row in zip(answer.raw_instances, kept, strict=True):
+                assert np.mean(one.mask != found["masks"][row].bool().numpy()) < 0.002
+            presence = float(outputs.presence_logits.sigmoid())
+            assert answer.no_target_prob == pytest.approx(1 - presence, abs=1e-4)
+    assert total > 0
+
+
+def test_clipseg_equals_transformers(folders: dict[str, str]) -> None:
+    from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
+
+    model = CLIPSegForImageSegmentation.from_pretrained(folders["clipseg"]).eval()
+    processor = CLIPSegProcessor.from_pretrained(folders["clipseg"])
+    inferencer = open_model(folders, "clipseg")
+    for seed, size in enumerate(SIZES):
+        image = Image.fromarray(photograph(size, seed))
+        inputs = processor(text=TEXTS, images=[image] * len(TEXTS), padding=True, return_tensors="pt")
+        with torch.no_grad():
+            logits = model(**inputs).logits
+        masks = F.interpolate(logits[:, None], size=size, mode="bilinear", align_corners=False)[:, 0] >= 0
+        for phrase, mask in zip(inferencer(image, TEXTS), masks.numpy(), strict=True):
+            assert 0 < mask.mean() < 1
+            assert np.mean(phrase.raw_mask != mask) < 0.002
+
+
+# What they do besides -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["grounding_dino", "sam3"])
+def test_images_are_encoded_once(folders: dict[str, str], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    inferencer = open_model(folders, name)
+    backbone = (
+        inferencer.segmentor.detector.net.model.backbone if name == "grounding_dino" else inferencer.segmentor.net
+    )
+    method = "forward" if name == "grounding_dino" else "get_vision_features"
+    calls = []
+    original = getattr(backbone, method)
+    monkeypatch.setattr(backbone, method, lambda *args, **kwargs: calls.append(1) or original(*args, **kwargs))
+    session = inferencer.session(photograph((60, 80)))
+    session(TEXTS)
+    session("a cat")
+    assert len(calls) == 1
+
+
+def test_empty_answers_without_a_box_above_the_threshold(folders: dict[str, str]) -> None:
+    inferencer = open_model(folders, "grounding_dino")
+    settings = {"instance_threshold": 0.999, "no_target_threshold": 1.0}
+    (answer,) = inferencer(photograph((60, 80)), ["the red dog"], postprocess=settings)
+    assert answer.nothing_here and not answer.mask.any() and answer.instances == ()
+
+
+def test_one_object_per_phrase(folders: dict[str, str]) -> None:
+    settings = {"max_instances": 1, "instance_threshold": 0.0, "no_target": "none"}
+    for name in ("grounding_dino", "sam3"):
+        (answer,) = open_model(folders, name)(photograph((60, 80)), ["the red dog"], postprocess=settings)
+        assert (len(answer.raw_instances) <= 1 and not answer.nothing_here) or not answer.raw_mask.any()
+        assert (answer.raw_mask == (answer.raw_instances[0].mask if answer.raw_instances else False)).all()
+
+
+def test_max_boxes(folders: dict[str, str]) -> None:
+    inferencer = open_model(folders, "owlv2", **{"model.max_boxes": 2})
+    (answer,) = inferencer(photograph((60, 80)), ["the red dog"])
+    assert 1 <= len(answer.raw_instances) <= 2
+
+
+def test_long_phrases_are_cut(folders: dict[str, str]) -> None:
+    for name in MODELS:
+        (answer,) = open_model(folders, name)(photograph((60, 80)), ["the red dog on the left of a cat " * 20])
+        assert answer.raw_mask.shape == (60, 80)
+
+
+def test_training_is_refused(folders: dict[str, str]) -> None:
+    segmentor = open_model(folders, "sam3").segmentor
+    assert not any(parameter.requires_grad for parameter in segmentor.parameters())
+    with pytest.raises(UsageError, match=r"SAM3 cannot be trained here.*refseg calibrate"):
+        segmentor.losses(None, None)
+
+
+# Errors ---------------------------------------------------------------------------------------------------------------
+
+
+def test_missing_weights_name_the_remedy() -> None:
+    with pytest.raises(DataError, match=r"hf download facebook/sam3.*--allow-download.*data/weights/sam3"):
+        ReferringInferencer("sam3")
+
+
+def test_another_kind_of_model_is_refused(folders: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"model of type 'clipseg'. Valid types: grounding-dino"):
+        GroundedSAM2(detector=folders["clipseg"], masks=folders["sam2"])
+    with pytest.raises(ConfigError, match=r"model of type 'clipseg'. Valid types: sam2"):
+        GroundedSAM2(detector=folders["owlv2"], masks=folders["clipseg"])
+
+
+def test_incomplete_weights_are_refused(folders: dict[str, str], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    for file in Path(folders["owlv2"]).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    state = load_file(tmp_path / "model.safetensors")
+    state.pop("box_head.dense0.weight")
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(Exception, match=r"does not have all weights of Owlv2ForObjectDetection: 1 tensors"):
+        open_model({**folders, "owlv2": str(tmp_path)}, "owlv2")
+
+
+def test_an_old_version_of_transformers_is_named(folders: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "of_the_future"}')
+    with pytest.raises(DataError, match=r"transformers .* does not know the architecture .* pip install -U"):
+        open_model({**folders, "sam3": str(tmp_path)}, "sam3")
