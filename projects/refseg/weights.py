@@ -223,13 +223,18 @@ def hash_weights(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def names_of(sources: Iterable[str]) -> str:
+    """Return the names of published weights, such as "grounding-dino-base + sam2.1-hiera-large"."""
+    return " + ".join(Path(source).name for source in sources)
+
+
 def describe_weights(model: nn.Module, path: str | Path | None) -> dict[str, str]:
     """Return the file of the weights, its SHA-256, and the SHA-256 of the model's tensors, for files of results.
 
     For a model that loads published weights itself, `path` is None and `file` has their names.
     """
     if path is None:
-        return {"file": " + ".join(model.sources), "weights_sha256": hash_weights(model)}
+        return {"file": names_of(model.sources), "weights_sha256": hash_weights(model)}
     return {"file": os.fspath(path), "sha256": sha256_of(path), "weights_sha256": hash_weights(model)}
 
 

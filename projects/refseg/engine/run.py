@@ -338,6 +338,7 @@ def test(
         "data": data,
         "trained_on": meta.get("dataset_meta"),  # with the leak filter; null for weights without it
         "postprocess": asdict(model.postprocess),
+        "merged": "instances" if model.unites_instances else "mask",  # which thresholds `refseg calibrate` can choose
     }
     evaluator = runner.test_loop.evaluator
     protocols = [p.describe() for metric in evaluator.metrics for p in getattr(metric, "protocols", ())]

@@ -8,6 +8,7 @@ import warnings
 from typing import Any
 
 import torch
+from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -47,6 +48,12 @@ class RefRunner(Runner):
     def build_model(self, model: Any) -> Any:
         with config_errors("model"):
             return super().build_model(model)
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: Any) -> Any:
+        """Wrap the model for several processes, unless nothing in it is trained, which torch's wrapper refuses."""
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            return model.to(get_device())
+        return super().wrap_model(model_wrapper_cfg, model)
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
         with config_errors("optim_wrapper"):

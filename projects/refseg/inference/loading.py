@@ -24,6 +24,7 @@ from refseg.models.segmentor import RefSegmentor
 from refseg.paths import resolve_config
 from refseg.registry import MODELS, TRANSFORMS
 from refseg.shipped import model_note, shipped_model
+from refseg.weights import names_of
 
 ALIGNMENT = "alignment.json"  # beside the weights: how well the model's instances point to their words
 WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors")
@@ -57,7 +58,7 @@ class LoadedModel:
     @property
     def weights_name(self) -> str:
         """The name of the checkpoint, or those of the weights that the model brings."""
-        return " + ".join(self.segmentor.sources) if self.checkpoint is None else self.checkpoint.name
+        return names_of(self.segmentor.sources) if self.checkpoint is None else self.checkpoint.name
 
 
 def find_model(model: str | Path, weights: str | Path | None = None) -> tuple[Path, Path | None]:

@@ -13,6 +13,7 @@ import torch
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor, nn
 
+from refseg.compat import keep_weights
 from refseg.errors import CheckpointError, ConfigError, UsageError
 from refseg.models.segmentor import RefSegmentor
 from refseg.pretrained import load_pretrained
@@ -89,7 +90,7 @@ def load_whole(model_class: Any, name: str) -> nn.Module:
             f"{name} does not have all weights of {type(model).__name__}: {len(wrong)} tensors are missing or of "
             f"another shape ({by_prefix(wrong, model.state_dict())}). Download the folder again."
         )
-    return model.requires_grad_(False).eval()
+    return keep_weights(model.requires_grad_(False).eval())
 
 
 def class_of_transformers(name: str) -> Any:

@@ -63,6 +63,14 @@ class CLIPSeg(ZeroShotSegmentor):
         settings = load_pretrained(CLIPSegConfig, config["pretrained"])
         return {"config": settings_of(settings), "processor": config.get("processor") or config["pretrained"]}
 
+    @staticmethod
+    def describe(config: Mapping[str, Any]) -> str:
+        """Describe `pretrained` without reading weights, or raise an error as building would."""
+        from transformers import CLIPSegConfig
+
+        load_pretrained(CLIPSegConfig, config["pretrained"])
+        return str(config["pretrained"])
+
     def encode_images(self, batch: Batch) -> list[Tensor]:
         """Return the activations of CLIP's layers that the decoder reads, (B, 1 + patches, C) each."""
         pixels = self.processor.image_processor(images=images_of(batch), return_tensors="pt")["pixel_values"]

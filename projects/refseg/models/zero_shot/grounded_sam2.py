@@ -33,6 +33,8 @@ class GroundedSAM2(ZeroShotSegmentor):
         postprocess: Arguments of `PostProcess`.
     """
 
+    unites_instances = True
+
     def __init__(
         self,
         *,
@@ -76,7 +78,9 @@ class GroundedSAM2(ZeroShotSegmentor):
             for (scores, _), of_phrase in zip(chosen, logits.split(counts), strict=True):
                 instances.append(InstancePrediction(of_phrase, scores))
                 best.append(scores[0])
-        return Prediction(None, no_target_logit=-torch.stack(best).logit(eps=1e-6), instances=instances, covers="image")
+        return Prediction(
+            None, no_target_logit=-torch.stack(best).float().logit(eps=1e-6), instances=instances, covers="image"
+        )
 
     def _choose(self, found: Boxes) -> Boxes:
         """Return the boxes that get a mask, best first: at least one."""

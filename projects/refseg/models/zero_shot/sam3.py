@@ -34,6 +34,8 @@ class SAM3(ZeroShotSegmentor):
         postprocess: Arguments of `PostProcess`.
     """
 
+    unites_instances = True
+
     def __init__(
         self,
         *,
