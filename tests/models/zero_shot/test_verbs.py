@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from distributed import free_port
 from test_zero_shot import MODELS
 
+from distributed import free_port
 from refseg.cli.main import main
 from refseg.demo.limits import Limits
 from refseg.demo.page import Page
