@@ -24,9 +24,7 @@ def threshold_curve(
     """Return N-acc, T-acc, their mean ("balanced") and, if the protocol has it, gIoU for each threshold.
 
     The values are those of `protocol.with_no_target(threshold=...)`, with rule "head" if the protocol's rule has no
-    threshold. Each row's part of these metrics depends only on whether it is rejected. So the parts are computed twice,
-    with all rows rejected and with the rows that every threshold rejects, and a running sum over rows sorted by
-    probability gives every threshold.
+    threshold.
 
     Args:
         thresholds: Thresholds to try. None: every distinct probability.
@@ -34,10 +32,27 @@ def threshold_curve(
     known = ~np.isnan(rows.no_target_prob)
     if not known.any():
         return None
+    at = np.unique(rows.no_target_prob[known]) if thresholds is None else np.asarray(thresholds, np.float64)
+    columns = threshold_columns(rows, protocol, at)
+    if "N-acc" in columns and "T-acc" in columns:
+        columns["balanced"] = (columns["N-acc"] + columns["T-acc"]) / 2
+    return [
+        {"threshold": float(value)} | {name: float(column[i]) for name, column in columns.items()}
+        for i, value in enumerate(at)
+    ]
+
+
+def threshold_columns(rows: Rows, protocol: Protocol, thresholds: np.ndarray) -> dict[str, np.ndarray]:
+    """Return N-acc, T-acc and gIoU at each threshold (T,), as `threshold_curve`. Undefined metrics are left out.
+
+    Each row's part of these metrics depends only on whether it is rejected. So the parts are computed twice, with all
+    rows rejected and with the rows that every threshold rejects, and a running sum over rows sorted by probability
+    gives every threshold. Rows without a probability are rejected only if every threshold rejects them.
+    """
     prob = rows.no_target_prob
-    at = np.unique(prob[known]) if thresholds is None else np.asarray(thresholds, np.float64)
+    known = ~np.isnan(prob)
     order = np.flatnonzero(known)[np.argsort(prob[known], kind="stable")]
-    num_accepted = np.searchsorted(prob[order], at, side="right")  # of `order`; the rest exceed the threshold
+    num_accepted = np.searchsorted(prob[order], thresholds, side="right")  # of `order`; the rest exceed the threshold
     rule = protocol.no_target.rule
     always = NoTarget(rule if rule in READ_BY["threshold"] else "head", threshold=1.0).rejected(rows)
     least_rejected = protocol.metrics(rows, always)
@@ -49,20 +64,13 @@ def threshold_curve(
         return np.asarray(accepted, float).sum() + change[num_accepted]
 
     target = rows.has_target
-    curves = {
+    sums = {
         "N-acc": (summed(~target & always, ~target), (~target).sum()),
         "T-acc": (summed(target & ~always, np.zeros(len(rows))), target.sum()),
     }
     if "gIoU" in least_rejected:
-        curves["gIoU"] = (summed(least_rejected["gIoU"][0], all_rejected["gIoU"][0]), len(rows))
-    lines = [{"threshold": float(value)} for value in at]
-    for name, (numerator, denominator) in curves.items():
-        for line, value in zip(lines, numerator if denominator else (), strict=bool(denominator)):
-            line[name] = float(100.0 * value / denominator)
-    for line in lines:
-        if "N-acc" in line and "T-acc" in line:
-            line["balanced"] = (line["N-acc"] + line["T-acc"]) / 2
-    return lines
+        sums["gIoU"] = (summed(least_rejected["gIoU"][0], all_rejected["gIoU"][0]), len(rows))
+    return {name: 100.0 * numerator / denominator for name, (numerator, denominator) in sums.items() if denominator}
 
 
 def calibration(rows: Rows, *, num_bins: int = 15) -> dict[str, Any] | None:
