@@ -22,6 +22,7 @@ VERBS = {  # verb: summary. The module refseg.cli.<verb> has EXAMPLES, add_argum
     "predict": "predict masks for your own images and phrases",
     "demo": "open a web page to try a model with your own images",
     "score": "score a file of predictions by named protocols",
+    "calibrate": "choose thresholds on predictions for val, and write them into a config",
     "compare": "compare two files of predictions on the same data",
     "report": "write one page about a run: curves, scores, calibration, pictures",
     "probe": "change one thing in each phrase and measure whether the answer follows",

@@ -124,6 +124,12 @@ def add_scoring_options(
     area = "mask area below which a phrase is rejected (default: 50; rule area)"
     add("--min-area", type=at_least(1), metavar="PIXELS", help=area)
     add("--min-score", type=finite, metavar="S", help="ignore masks of COCO results with a lower score")
+    add_matching_options(parser)
+
+
+def add_matching_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options for predictions that do not match the data one to one, and --data-root."""
+    add = parser.add_argument
     add("--absent-is-nothing", action="store_true", help="count a missing prediction as the answer 'nothing here'")
     add("--drop-no-target", action="store_true", help="ignore expressions that refer to nothing")
     partial = "report missing, duplicate, extra and wrong-sized predictions, and score the rest"

@@ -168,7 +168,7 @@ def _notes_of_protocol(protocol: Protocol, rows: Rows, counts: PredictionCounts)
     if unknown:
         subject = "the file has no" if unknown == len(rows) else f"{unknown:,} of {len(rows):,} expressions have no"
         effect = "they are not rejected" if rule == "head" else "only an empty mask rejects them"
-        yield f"{subject} no_target_prob, so {effect}. Use --no-target-rule area to reject by the mask"
+        yield f"{subject} no_target_prob, so {effect}. `refseg score --no-target-rule area` rejects by the mask"
 
 
 def header_line(header: dict[str, Any]) -> str:

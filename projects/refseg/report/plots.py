@@ -1,4 +1,4 @@
-"""Line plots as inline SVG, drawn with matplotlib: no script, no network, and colors that follow the page."""
+"""Line plots, drawn with matplotlib: inline SVG whose colors follow the page, without scripts, and PNG files."""
 
 from __future__ import annotations
 
@@ -106,6 +106,32 @@ def plot_svg(curves: Sequence[Curve], *, title: str, x_label: str = "iteration",
     ends = [f"{c.name} from {c.values[0]:.4g} to {c.values[-1]:.4g}" for c in drawn if c.values]
     label = f"{title}: {'; '.join(ends) or 'no values'}"
     return _for_pages(file.getvalue(), label, tooltips)
+
+
+def plot_png(plots: Sequence[tuple[Sequence[Curve], str, float]], *, title: str) -> bytes:
+    """Draw plots side by side as a PNG.
+
+    Args:
+        plots: Curves, name of the x axis, and a step of the curves to mark. The legend shows the values there.
+        title: Heading of the picture.
+    """
+    with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure = Figure(figsize=(6.5 * len(plots), 4.5), dpi=120, layout="constrained")
+        figure.suptitle(printable(title), x=0.01, ha="left", fontweight="bold", fontsize=13)
+        for axes, (curves, x_label, mark) in zip(figure.subplots(1, len(plots), squeeze=False)[0], plots, strict=True):
+            axes.set_xlabel(printable(f"{x_label} (marked: {mark:g})"))
+            axes.grid(axis="y", color=_INK, alpha=0.15)
+            axes.axvline(mark, color=_INK, linewidth=1, alpha=0.5)
+            for curve, color, dashes in zip(curves, LINE_COLORS, _DASHES, strict=False):
+                y = curve.values[curve.steps.index(mark)]
+                label = printable(f"{curve.name} ({y:.2f})")
+                axes.plot(curve.steps, curve.values, color=color, linestyle=dashes, linewidth=2, label=label)
+                axes.plot([mark], [y], color=color, marker="o", markersize=7)
+            axes.legend(frameon=False)
+        file = io.BytesIO()
+        figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
 
 
 def _for_pages(svg: str, label: str, tooltips: Sequence[str]) -> str:
