@@ -91,3 +91,14 @@ def data_path(path: str | Path) -> Path:
     if root and not path.is_absolute() and path.parts[:1] == ("data",):
         return Path(root, *path.parts[1:])
     return path
+
+
+def path_to(images: Path, base: Path) -> Path:
+    """Return the path from `base` to the folder of images.
+
+    The path keeps links, because files are named by them. But if `base` is a link, ".." leads out of its target.
+    """
+    folder = os.path.relpath(os.path.abspath(images), os.path.abspath(base))
+    if os.path.realpath(os.path.join(base, folder)) != os.path.realpath(images):
+        folder = os.path.relpath(os.path.abspath(images), os.path.realpath(base))
+    return Path(folder)

@@ -18,10 +18,10 @@ from refseg.data_tools.check_splits import (
     check_shared_images,
     count_splits,
 )
-from refseg.data_tools.from_coco import plain_text
 from refseg.data_tools.issues import DataIssue, DataReport, Severity, report_lines
 from refseg.datasets.annotations import open_annotations
 from refseg.datasets.masks import decode, to_rle
+from refseg.datasets.readers.checks import plain_text
 from refseg.datasets.store import RecordStore
 from refseg.datasets.targets import Target, resolve_all
 from refseg.errors import DataError

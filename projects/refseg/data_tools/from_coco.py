@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from refseg.datasets.readers.checks import clean_segmentation, is_side, is_text
+from refseg.datasets.readers.checks import clean_segmentation, is_side, is_text, plain_text
 from refseg.errors import DataError, UsageError
+from refseg.paths import path_to
 from refseg.terminal import open_output
 
 Row = dict[str, Any]
@@ -181,17 +182,6 @@ def read_coco(file: Path) -> dict[str, list]:
     return content
 
 
-def path_to(images: Path, base: Path) -> Path:
-    """Return the path from `base` to the folder of images.
-
-    The path keeps links, because files are named by them. But if `base` is a link, ".." leads out of its target.
-    """
-    folder = os.path.relpath(os.path.abspath(images), os.path.abspath(base))
-    if os.path.realpath(os.path.join(base, folder)) != os.path.realpath(images):
-        folder = os.path.relpath(os.path.abspath(images), os.path.realpath(base))
-    return Path(folder)
-
-
 def _is_id(value: Any) -> bool:
     return isinstance(value, int | str) and not isinstance(value, bool)
 
@@ -268,11 +258,6 @@ def _rows(
             skipped.add("phrases without target that refer to something in their image", f"{text!r}, {image_id}")
         else:
             yield {"expression_id": f"{image_id}-n{category}", "text": text, "targets": None}
-
-
-def plain_text(text: str) -> str:
-    """Normalize case and spaces, so that the same phrase has the same text."""
-    return " ".join(text.casefold().split())
 
 
 def to_target(segmentation: Any, size: tuple[int, int]) -> Any:

@@ -40,6 +40,11 @@ def is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip()) and not re.search("[\ud800-\udfff]", value)
 
 
+def plain_text(text: str) -> str:
+    """Normalize case and spaces, so that the same phrase has the same text."""
+    return " ".join(text.casefold().split())
+
+
 def is_side(value: Any) -> bool:
     """Return whether a value is a possible height or width of an image."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_SIDE
