@@ -202,7 +202,7 @@ def test_journal_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"p\.jsonl, line 2: not a row"):
         Journal(file, header={"threshold": 0.4}, tasks={})
     file.write_text("a file of somebody else\n")
-    with pytest.raises(UsageError, match="not made by refseg predict"):
+    with pytest.raises(UsageError, match="not made by refseg"):
         Journal(file, header={}, tasks={})
     assert file.read_text() == "a file of somebody else\n" and not list(tmp_path.glob("*.lock"))
     for folder in (file, file / "below"):

@@ -140,6 +140,7 @@ class ReferringInferencer:
         *,
         postprocess: Mapping[str, Any] | None = None,
         failed: Failure | None = None,
+        one_by_one: bool = False,
     ) -> Iterator[ImageAnswer]:
         """Yield answers in the order of the tasks. The next images are loaded meanwhile.
 
@@ -147,7 +148,10 @@ class ReferringInferencer:
             tasks: Images, each with its phrases.
             postprocess: Changes of the inferencer's `postprocess` for this call.
             failed: Called with each image that cannot be loaded. Without it, such an image raises an error.
+            one_by_one: Give each image a pass of its own. Sums depend on what shares a pass in their last bits, so the
+                answers of an image are then the same whatever the other tasks are.
         """
+        images_per_pass = 1 if one_by_one else self.batch_size
         settings = _changed(self.postprocess, postprocess)
         tasks = iter(tasks)
         with ThreadPoolExecutor(1, "refseg-load") as pool:
@@ -171,7 +175,7 @@ class ReferringInferencer:
                         continue
                     # Answer the group before it becomes larger than one pass
                     num_phrases += len(prepared.sample.token_ids)
-                    if group and (len(group) == self.batch_size or num_phrases > self.phrases_per_pass):
+                    if group and (len(group) == images_per_pass or num_phrases > self.phrases_per_pass):
                         yield from self._answer(group, settings)
                         group, num_phrases = [], len(prepared.sample.token_ids)
                     group.append(prepared)

@@ -1,4 +1,4 @@
-"""The prediction file that `refseg predict` writes as it goes, and that a later run can continue.
+"""The file of answers that `refseg predict` and `refseg label` write as they go, and that a later run can continue.
 
 The rows of an image are written together. If a run was killed in between, the next one removes the incomplete rows of
 the last image and answers it again.
@@ -20,20 +20,27 @@ REMEDY = "use another --out, or --restart to start over"
 
 
 class Journal:
-    """A prediction file that grows image by image. `done` is the set of images in it.
+    """A file of answers that grows image by image. `done` is the set of images in it.
 
     Args:
-        file: The prediction file. A lock file beside it keeps other runs away.
+        file: The file. A lock file beside it keeps other runs away.
         header: Everything that the answers depend on. A file with another header is refused.
         tasks: The phrases of each image.
         restart: Start over, without the rows that are there.
+        remedy: What users can do about a file that cannot be continued.
     """
 
     def __init__(
-        self, file: Path, *, header: dict[str, Any], tasks: Mapping[str, Sequence[str]], restart: bool = False
+        self,
+        file: Path,
+        *,
+        header: dict[str, Any],
+        tasks: Mapping[str, Sequence[str]],
+        restart: bool = False,
+        remedy: str = REMEDY,
     ) -> None:
         self.file = file
-        header = json.loads(json.dumps(header))  # as it will be read back
+        self.remedy = remedy
         self._lock = FileLock(f"{file}.lock")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -47,8 +54,12 @@ class Journal:
         try:
             self.done: set[str] = set()
             if file.exists() and not restart:
-                self._open(header, tasks)
-            else:
+                # Note the images that are done, and cut off an incomplete one
+                spans, end = complete_images(file, header=header, tasks=tasks, remedy=remedy)
+                self.done.update(spans)
+                with file.open("r+b") as opened:
+                    opened.truncate(end)
+            if not file.exists() or not file.stat().st_size or restart:
                 file.write_bytes(_line({HEADER: header}))
             self._out = file.open("ab")
         except BaseException:
@@ -75,45 +86,59 @@ class Journal:
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield all rows of the file."""
         self._out.flush()
-        return (row for _, _, row in _rows(self.file) if HEADER not in row)
+        return (row for _, _, row in _rows(self.file, self.remedy) if HEADER not in row)
 
-    def _open(self, header: dict[str, Any], tasks: Mapping[str, Sequence[str]]) -> None:
-        """Note the images that are done, and cut off an incomplete one."""
-        # Images in the file, with the start of their rows and their phrases
-        end = 0
-        images: list[tuple[str, int, list[str]]] = []
-        for start, stop, row in _rows(self.file):
+
+def complete_images(
+    file: Path, *, header: Mapping[str, Any], tasks: Mapping[str, Sequence[str]], remedy: str = REMEDY
+) -> tuple[dict[str, tuple[int, int]], int]:
+    """Find the images of a file of answers whose rows are complete.
+
+    Args:
+        file: The file.
+        header: See `Journal`; so for `tasks` and `remedy`.
+
+    Returns:
+        The start and end of each image's rows in bytes, and the end of the complete part of the file.
+
+    Raises:
+        UsageError: The file has another header, or other phrases of an image.
+    """
+    header = json.loads(json.dumps(header))  # as it is read back
+    # Images in the file, with the start of their rows and their phrases
+    end = 0
+    images: list[tuple[str, int, list[str]]] = []
+    stops: dict[str, int] = {}
+    for start, stop, row in _rows(file, remedy):
+        if start == 0:
+            written = row[HEADER]
+            changed = [key for key in {**header, **written} if written.get(key) != header.get(key)]
+            if changed:
+                raise UsageError(f"{file} was made with another {', '.join(changed)}. Please {remedy}.")
             end = stop
-            if start == 0:
-                written = row[HEADER]
-                changed = [key for key in {**header, **written} if written.get(key) != header.get(key)]
-                if changed:
-                    raise UsageError(f"{self.file} was made with another {', '.join(changed)}. Please {REMEDY}.")
-                continue
-            if not images or images[-1][0] != row["image"]:
-                images.append((row["image"], start, []))
-            images[-1][2].append(row["text"])
-        if not end:  # the first line is incomplete
-            self.file.write_bytes(_line({HEADER: header}))
-            return
-        # Those that are complete. Only the last one can be incomplete.
-        for number, (image, start, texts) in enumerate(images):
-            expected = list(tasks.get(image, texts))
-            if number + 1 == len(images) and texts == expected[: len(texts)] != expected:
-                end = start
-            elif texts != expected:
-                raise UsageError(f"{self.file} has other phrases of {image}. Please {REMEDY}.")
-            else:
-                self.done.add(image)
-        with self.file.open("r+b") as file:
-            file.truncate(end)
+            continue
+        if not images or images[-1][0] != row["image"]:
+            images.append((row["image"], start, []))
+        images[-1][2].append(row["text"])
+        stops[row["image"]] = stop
+    # Those that are complete. Only the last one can be incomplete.
+    spans = {}
+    for number, (image, start, texts) in enumerate(images):
+        expected = list(tasks.get(image, texts))
+        if number + 1 == len(images) and texts == expected[: len(texts)] != expected:
+            break
+        if texts != expected:
+            raise UsageError(f"{file} has other phrases of {image}. Please {remedy}.")
+        end = stops[image]
+        spans[image] = (start, end)
+    return spans, end
 
 
 def _line(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
-def _rows(file: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
+def _rows(file: Path, remedy: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """Yield the start and end of each complete line, and its content; the header first."""
     end = 0
     with file.open("rb") as opened:
@@ -125,7 +150,7 @@ def _rows(file: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
                 _ = dict(row[HEADER]) if number == 1 else (row["image"], row["text"])
             except (ValueError, KeyError, TypeError):
                 if number == 1:
-                    raise UsageError(f"{file} was not made by refseg predict. Please {REMEDY}.") from None
-                raise DataError(f"{file}, line {number}: not a row of refseg predict. Please {REMEDY}.") from None
+                    raise UsageError(f"{file} was not made by refseg. Please {remedy}.") from None
+                raise DataError(f"{file}, line {number}: not a row of refseg. Please {remedy}.") from None
             start, end = end, end + len(line)
             yield start, end, row
