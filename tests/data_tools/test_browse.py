@@ -148,3 +148,12 @@ def test_missing_data(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     root = str(tmp_path / "nowhere")
     assert main(["data", "browse", "baseline_tiny_refshapes", "--data-root", root]) == 1
     assert "refshapes.jsonl" in capsys.readouterr().err
+
+
+def test_jsonl_file(arguments: dict[str, Any], tmp_path: Path) -> None:
+    """The images of the file are shown as they are, with tags and without tokens."""
+    out = tmp_path / "browse.html"
+    assert main(["data", "browse", arguments["annotations"]["file"], "--out", str(out)]) == 0
+    html = out.read_text()
+    assert "10 × 8 → 10 × 8" in html and "nothing at all of it" in html and "skill: &lt;b&gt;" in html
+    assert "all splits" in html and " tokens:" not in html and "cannot be read" in html

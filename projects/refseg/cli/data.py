@@ -57,8 +57,10 @@ def _leaks(parser: argparse.ArgumentParser) -> None:
 
 
 def _browse(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", help="config file, or the name of one that ships with refseg")
-    parser.add_argument("--loader", choices=["train", "val", "test"], default="train", help="default: train")
+    parser.add_argument("config", help="config file, name of one that ships with refseg, or JSONL file")
+    parser.add_argument(
+        "--loader", choices=["train", "val", "test"], default="train", help="of a config (default: train)"
+    )
     parser.add_argument("--num", type=int, default=24, metavar="N", help="number of random samples (default: 24)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the samples and augmentation (default: 0)")
     parser.add_argument("--epoch", type=int, default=0, help="epoch, which changes the augmentation (default: 0)")
@@ -149,9 +151,10 @@ COMMANDS = {
         "refseg.data_tools.browse",
         _browse,
         "write a page of samples as the model sees them, after augmentation",
-        "refseg data browse instalign_tiny_refshapes --num 12",
+        "refseg data browse instalign_tiny_refshapes --num 12\nrefseg data browse my.jsonl",
         "Write one HTML file with random samples of a config's data set as the model sees them: image, masks, boxes, "
-        "phrases, tokens, and the instances that each phrase refers to.",
+        "phrases, tokens, and the instances that each phrase refers to. Of a JSONL file, it shows the images as they "
+        "are, with all their phrases and tags.",
     ),
     "from-coco": _Command(
         "refseg.data_tools.from_coco",

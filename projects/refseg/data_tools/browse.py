@@ -31,18 +31,27 @@ def main(args: argparse.Namespace) -> int:
 
     if args.num < 1 or args.epoch < 0 or args.seed < 0:
         raise UsageError("--num must be at least 1, --epoch and --seed at least 0")
-    cfg = load_config(args.config, RunOptions(cfg_options=args.cfg_options))
-    loader = cfg.get(f"{args.loader}_dataloader")
-    if not loader:
-        raise ConfigError(f"the config has no {args.loader}_dataloader")
-    init_default_scope(cfg.get("default_scope", "refseg"))
-    dataset = DATASETS.build(loader.dataset)
-    title = f"{args.config}: {args.loader}"
+    if args.config.endswith(".jsonl"):
+        init_default_scope("refseg")
+        dataset, title = jsonl_dataset(args.config), args.config
+    else:
+        cfg = load_config(args.config, RunOptions(cfg_options=args.cfg_options))
+        loader = cfg.get(f"{args.loader}_dataloader")
+        if not loader:
+            raise ConfigError(f"the config has no {args.loader}_dataloader")
+        init_default_scope(cfg.get("default_scope", "refseg"))
+        dataset, title = DATASETS.build(loader.dataset), f"{args.config}: {args.loader}"
     html, num_failed = contact_sheet(dataset, num=args.num, seed=args.seed, epoch=args.epoch, title=title)
     write_whole(args.out, html)
     unreadable = f", {num_failed} unreadable" if num_failed else ""
     print(f"{args.out}: {min(args.num, len(dataset))} of {len(dataset):,} items{unreadable}")
     return 0
+
+
+def jsonl_dataset(file: str) -> ReferringDataset:
+    """Return the images of a JSONL file as they are, each with all its phrases, which have no tokens."""
+    pipeline = [dict(type=name) for name in ("LoadImage", "RawText", "PackSample")]
+    return ReferringDataset(annotations=dict(format="jsonl", file=file), pipeline=pipeline)
 
 
 def contact_sheet(
@@ -77,7 +86,8 @@ def contact_sheet(
         names = ", ".join(type(transform).__name__ for transform in part.transforms)
         annotations = part.metainfo["annotations"]
         source = annotations.get("refs") or annotations.get("file")
-        lines.append(f"{source}, split {part.metainfo['split']}: {names}.")
+        split = part.metainfo["split"]
+        lines.append(f"{source}, {'all splits' if split is None else f'split {split}'}: {names}.")
     num_failed = sum("error" in card for card in cards)
     return render("samples.html", title=title, lines=lines, cards=cards, nothing_here=NOTHING_HERE), num_failed
 
