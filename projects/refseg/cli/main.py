@@ -20,6 +20,7 @@ VERBS = {  # verb: summary. The module refseg.cli.<verb> has EXAMPLES, add_argum
     "train": "train a config",
     "test": "evaluate a model on its config's test split",
     "predict": "predict masks for your own images and phrases",
+    "label": "write pseudo-labels of your own images, with a model as the teacher",
     "demo": "open a web page to try a model with your own images",
     "score": "score a file of predictions by named protocols",
     "calibrate": "choose thresholds on predictions for val, and write them into a config",
