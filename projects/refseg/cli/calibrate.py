@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from refseg.analysis.calibrated_config import find_target, write_thresholds
 from refseg.analysis.thresholds import Choice, Goal, InstanceUnions, Settings, choose_thresholds
-from refseg.cli.options import FORMATS, add_matching_options, finite
+from refseg.cli.options import add_matching_options, finite
 from refseg.datasets.targets import data_root
 from refseg.errors import DataError, UsageError
 from refseg.evaluation.notes import header_line, notes_of
@@ -34,7 +34,6 @@ SHOWN = ("N-acc", "T-acc", "gIoU", "cIoU")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = FORMATS
     add = parser.add_argument
     add("predictions", help="prediction file of `refseg test --predictions`, on val")
     add("--data", required=True, metavar="SET:SPLIT", help="data set and its splits, as for `refseg score`")
