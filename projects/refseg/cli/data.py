@@ -101,6 +101,21 @@ def _from_coco(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace an existing file")
 
 
+def _split(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("file", metavar="FILE", help="JSONL file")
+    add("--val", type=float, default=0.1, metavar="SHARE", help="share of the images in val (default: 0.1)")
+    add("--test", type=float, default=0.0, metavar="SHARE", help="share of the images in test (default: 0, no split)")
+    add("--seed", type=int, default=0, help="random seed (default: 0)")
+    _add_out(parser)
+
+
+def _add_out(parser: argparse.ArgumentParser) -> None:
+    help = "JSONL file to write; its paths are relative to it"
+    parser.add_argument("--out", required=True, metavar="FILE", help=help)
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+
+
 def _refshapes(parser: argparse.ArgumentParser) -> None:
     from refseg.refshapes.presets import PRESETS
 
@@ -165,6 +180,16 @@ COMMANDS = {
         "Annotations of one image with the same text become one row that refers to all of them. Crowd regions "
         "(iscrowd = 1) are not targets, unless they have their own text or CVAT's attributes. A row whose category "
         "also has a crowd region in the image gets the tag crowd.",
+        has_root=False,
+    ),
+    "split": _Command(
+        "refseg.data_tools.split",
+        _split,
+        "divide a JSONL file into train, val, and test by image",
+        "refseg data split my.jsonl --val 0.1 --test 0.1 --seed 0 --out my_split.jsonl",
+        "Write the rows again with a split for each. All rows of an image are in the same split, and so are copies of "
+        "an image file. The numbers of phrases with no target, one, and several follow the shares as well as the "
+        "images allow. Each split has at least one image.",
         has_root=False,
     ),
     "refshapes": _Command(

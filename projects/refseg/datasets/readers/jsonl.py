@@ -55,8 +55,8 @@ def read_jsonl(*, file: str | Path) -> Annotations:
                 continue
             row: Any = None
             try:
-                row = _parse(line)
-                _check(row)
+                row = parse_row(line)
+                check_row(row)
                 content.add(row)
             except BadEntry as error:
                 split = (row.get("split") or "") if isinstance(row, dict) else UNKNOWN
@@ -64,7 +64,8 @@ def read_jsonl(*, file: str | Path) -> Annotations:
     return Annotations(list(content.records.values()), problems, content.opened)
 
 
-def _parse(line: bytes) -> dict[str, Any]:
+def parse_row(line: bytes) -> dict[str, Any]:
+    """Parse one line of a JSONL file, or raise BadEntry."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or endless brackets
@@ -74,7 +75,8 @@ def _parse(line: bytes) -> dict[str, Any]:
     return row
 
 
-def _check(row: dict[str, Any]) -> None:
+def check_row(row: dict[str, Any]) -> None:
+    """Raise BadEntry unless the row has valid fields. Its targets are not checked."""
     unknown = sorted(set(row) - set(_TYPES))
     if unknown:
         raise BadEntry(f"unknown field {unknown[0]!r}. Valid fields: {', '.join(sorted(_TYPES))}")
