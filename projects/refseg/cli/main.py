@@ -28,6 +28,7 @@ VERBS = {  # verb: summary. The module refseg.cli.<verb> has EXAMPLES, add_argum
     "report": "write one page about a run: curves, scores, calibration, pictures",
     "probe": "change one thing in each phrase and measure whether the answer follows",
     "data": "find, check, browse, convert and generate data",
+    "finetune": "fine-tune a model on your own images and phrases",
     "quickstart": "generate RefShapes, train a small model, evaluate, write a report",
     "configs": "list the configs that ship with refseg",
     "flops": "count parameters, MACs and FLOPs of a model",

@@ -13,6 +13,7 @@ from mmengine.logging import print_log
 from torch.utils.data import Dataset
 
 from refseg.datasets.annotations import complete_paths, generated_by, image_root_of, open_annotations
+from refseg.datasets.hard_negatives import Evidence, Kinds, from_elsewhere, swapped
 from refseg.datasets.samplers import SampleKey
 from refseg.datasets.selection import (
     Items,
@@ -50,6 +51,9 @@ class ReferringDataset(Dataset):
         no_target: 'drop' removes expressions that refer to nothing, such as R-RefCOCO's negatives.
         negative_rate: Probability that an expression is replaced by one of another image, about objects of categories
             that this image does not have. It then refers to nothing. Unlike in DeRIS, the share is constant.
+        hard_negative_rate: Probability that an expression is replaced by one that the data prove false here: with one
+            word swapped, or else of another image (`refseg.datasets.hard_negatives`). Where nothing can be proved, the
+            expression stays.
         crowd_targets: 'exclude' removes crowd regions (COCO's `iscrowd`) from training targets, as ReLA does, and with
             them expressions that refer to nothing else. 'include' keeps them as annotated. Data sets for evaluation,
             whose pipeline packs ground truth, always keep them, because each protocol decides.
@@ -74,6 +78,7 @@ class ReferringDataset(Dataset):
         categories: str | Sequence[str] | None = None,
         no_target: Literal["keep", "drop"] = "keep",
         negative_rate: float = 0.0,
+        hard_negative_rate: float = 0.0,
         crowd_targets: Crowds = "exclude",
         hold_out: dict[str, Any] | None = None,
         exclude_images_of: Sequence[dict[str, Any]] = (),
@@ -89,12 +94,13 @@ class ReferringDataset(Dataset):
         ):
             if count is not None and not (isinstance(count, int) and count >= least):
                 raise ConfigError(f"{name} must be a whole number of at least {least}, or None, not {count!r}")
-        if not 0 <= negative_rate < 1:
-            raise ConfigError(f"negative_rate must be in [0, 1), not {negative_rate}")
+        for name, rate in (("negative_rate", negative_rate), ("hard_negative_rate", hard_negative_rate)):
+            if not 0 <= rate < 1:
+                raise ConfigError(f"{name} must be in [0, 1), not {rate}")
         self.store = open_annotations(**annotations)
         self.image_root = image_root_of(annotations, image_root)
         self.text_field = text_field
-        self.negative_rate = negative_rate
+        self.negative_rate, self.hard_negative_rate = negative_rate, hard_negative_rate
         self.max_bad_samples = max_bad_samples
         self.bad_samples: set[int] = set()
         # Description for checkpoints: the training data, and what was left out of it.
@@ -108,6 +114,7 @@ class ReferringDataset(Dataset):
             "categories": categories if categories is None or isinstance(categories, str) else list(categories),
             "no_target": no_target,
             "negative_rate": negative_rate,
+            "hard_negative_rate": hard_negative_rate,
             "crowd_targets": crowd_targets,
             "hold_out": hold_out if hold_out is None else dict(hold_out),
         }
@@ -121,10 +128,12 @@ class ReferringDataset(Dataset):
         self.items = Items(self.store, chosen, sentences, expressions_per_image)
         if not len(self.items):
             raise DataError(f"{_name(annotations)}, split {split}: no expression remains after filtering")
-        if negative_rate:
-            self._donors = np.flatnonzero(chosen & (self.store.num_referents > 0))
-            if (self.store.category_of_instance < 0).any() or not len(self._donors):
-                raise ConfigError(f"negative_rate needs the category of every instance; {_name(annotations)} lacks it")
+        self._donors = np.flatnonzero(chosen & (self.store.num_referents > 0))
+        if hard_negative_rate:
+            images = np.unique(self.store.image_of_expression[chosen]).tolist()
+            self._kinds = Kinds(map(self._evidence, images), self.store.categories)
+        if negative_rate and ((self.store.category_of_instance < 0).any() or not len(self._donors)):
+            raise ConfigError(f"negative_rate needs the category of every instance; {_name(annotations)} lacks it")
 
     def _choose(self) -> np.ndarray:
         """Return a bool array over the store's expressions, and note in the metainfo what cannot be used."""
@@ -231,6 +240,9 @@ class ReferringDataset(Dataset):
         record = self.record(key)
         rng = np.random.default_rng([key.seed, key.epoch, key.item])
         expressions = [self._maybe_negative(expression, record, rng) for expression in record.expressions]
+        if self.hard_negative_rate:
+            evidence = self._evidence(int(self.items.image[key.item]))
+            expressions = [self._maybe_hard_negative(expression, evidence, rng) for expression in expressions]
         if self.excludes_crowds:
             expressions = [without_crowds(expression, record) for expression in expressions]
         state: Any = TransformState(record, expressions, rng)
@@ -252,6 +264,26 @@ class ReferringDataset(Dataset):
         if self.text_field == "sent" and expression.sent is not None:
             return replace(expression, text=expression.sent)
         return expression
+
+    def _evidence(self, image: int) -> Evidence:
+        """Return what the data say about an image, in all of its expressions."""
+        record = self.store.record(image)
+        record.expressions = [self._with_text(expression) for expression in record.expressions]
+        return Evidence(record)
+
+    def _maybe_hard_negative(self, expression: Expression, evidence: Evidence, rng: np.random.Generator) -> Expression:
+        if not expression.referents or rng.random() >= self.hard_negative_rate:
+            return expression
+        text = swapped(expression, evidence, self._kinds, rng)
+        if not text:
+            # A phrase of another image, about kinds that this one does not have
+            donors = rng.choice(self._donors, 20).tolist()
+            others = (self._with_text(self.store.expression(donor)).text for donor in donors)
+            text = next((other for other in others if from_elsewhere(other, evidence, self._kinds)), "")
+        if not text:
+            return expression
+        name = f"{expression.expression_id}~"
+        return replace(expression, expression_id=name, text=text, referents=(), tags={"negative_of": name[:-1]})
 
     def _maybe_negative(self, expression: Expression, record: Record, rng: np.random.Generator) -> Expression:
         if not self.negative_rate or not expression.referents or rng.random() >= self.negative_rate:

@@ -81,7 +81,7 @@ def facts_of(store: RecordStore, chosen: np.ndarray) -> Facts:
         chosen: (number of expressions,) bool: those of the training split.
     """
     images, counts = np.unique(store.image_of_expression[chosen], return_counts=True)
-    sizes = store.size_of_image[images]
+    sizes = store.arrays["image_size"][images]
     return Facts(
         images=len(images),
         phrases=int(chosen.sum()),
