@@ -212,21 +212,18 @@ def count(store: Any, split: str) -> tuple[int, int]:
 
 def with_val_split(data: Path, folder: Path, *, seed: int) -> Path:
     """Return a file with the splits train and val: the user's, or a copy in which some images are held out."""
-    rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines() if line.strip()]
-    splits = {row.get("split") for row in rows}
-    if {"train", "val"} <= splits:
+    rows = list(read_rows(data).values())
+    if {"train", "val"} <= {row.get("split") for row in rows}:
         return data
-    if len({row["image"] for row in rows}) < 2:
-        raise DataError(f"{data} has one image. At least two are needed: one to learn from, and one to check")
+    base = data.parent
     # Rows of a test split stay out of training
     free = [row for row in rows if not str(row.get("split") or "").startswith("test")]
-    for row, split in zip(free, split_by_image(free, {"train": 0.85, "val": 0.15}, seed), strict=True):
+    keys = image_keys(free, base)
+    if len(set(keys)) < 2:
+        raise DataError(f"{data} has one image. At least two are needed: one to learn from, and one to check")
+    for row, split in zip(free, split_by_image(free, {"train": 0.85, "val": 0.15}, seed, keys=keys), strict=True):
         row["split"] = split
-    back = os.path.relpath(data.resolve().parent, folder.resolve())
-    for row in rows:
-        row["image"] = os.path.join(back, row["image"])
-        row["targets"] = [os.path.join(back, one) if isinstance(one, str) else one for one in row.get("targets") or ()]
-    write_atomically(folder / DATA, "".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(folder / DATA, (with_base(row, base, folder) for row in rows))
     return folder / DATA
 
 
