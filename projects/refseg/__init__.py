@@ -9,12 +9,13 @@ from refseg import compat
 from refseg.version import __version__
 
 if TYPE_CHECKING:
+    from refseg.finetune.run import finetune
     from refseg.inference.inferencer import ReferringInferencer, segment
     from refseg.shipped import example_image
 
 compat.install_mmcv_ext_stand_in()
 
-__all__ = ["ReferringInferencer", "__version__", "example_image", "segment"]
+__all__ = ["ReferringInferencer", "__version__", "example_image", "finetune", "segment"]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,6 +23,10 @@ def __getattr__(name: str) -> Any:
         from refseg.inference import inferencer
 
         return getattr(inferencer, name)
+    if name == "finetune":
+        from refseg.finetune import run
+
+        return run.finetune
     if name == "example_image":
         from refseg.shipped import example_image
 

@@ -2,8 +2,8 @@
 
 A phrase is used only if the data prove it false, under one assumption: the phrases and categories of an image name all
 objects of the kinds that the data set names. An instance is of a kind if its category, or a phrase about it alone, says
-so. What cannot be proved is skipped. On RefShapes mini, whose phrases do not name every shape, 97 % of the phrases about
-another kind and all with another color are false (5,542 phrases).
+so. What cannot be proved is skipped. RefShapes mini breaks the assumption, since its phrases do not name every shape:
+97 % of the phrases about another kind are false there, and all with another color (5,542 phrases).
 
     the red cup     -> the blue cup      every cup of the image has a color, and none is blue
     two dogs        -> three dogs        the image has exactly these two dogs
@@ -19,9 +19,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from pycocotools import mask as coco_mask
 
 from refseg.datasets.tokenizers import FUNCTION_WORDS
-from refseg.records import Expression, Record
+from refseg.records import AnnotatedInstance, Expression, Record
 
 WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 COLORS = tuple("red green blue yellow orange purple pink brown black white gray cyan magenta".split())
@@ -222,12 +223,24 @@ def swap_side(expression: Expression, evidence: Evidence, kinds: Kinds, rng: np.
     (kind,) = named
     if evidence.of_kind(kind) != list(expression.referents):
         return ""
-    box = evidence.record.instances[expression.referents[0]].box
+    box = box_of(evidence.record.instances[expression.referents[0]])
     width = evidence.record.size[1]
     if box is None:
         return ""
     inside = box[0] + box[2] <= 0.5 * width if sides[0] == "left" else box[0] >= 0.5 * width
     return replace_word(expression.text, sides[0], SIDES[sides[0]]) if inside else ""
+
+
+def box_of(instance: AnnotatedInstance) -> Sequence[float] | None:
+    """Return the (x, y, width, height) of an instance; None if its mask is in a file."""
+    if instance.box is not None:
+        return instance.box
+    if isinstance(instance.segmentation, dict):
+        return coco_mask.toBbox(instance.segmentation).tolist()
+    if not isinstance(instance.segmentation, list) or not instance.segmentation:
+        return None
+    points = np.concatenate([np.reshape(ring, (-1, 2)) for ring in instance.segmentation])
+    return [*points.min(0), *np.ptp(points, axis=0)]
 
 
 def swap_kind(expression: Expression, evidence: Evidence, kinds: Kinds, rng: np.random.Generator) -> str:

@@ -25,16 +25,18 @@ from refseg.analysis.thresholds import Settings as Thresholds
 from refseg.config_check import complete_inputs, merge_options
 from refseg.data_tools.check import check_target
 from refseg.data_tools.issues import report_lines
+from refseg.data_tools.rows import image_keys, read_rows, with_base, write_rows
 from refseg.data_tools.split import split_by_image
 from refseg.datasets.annotations import open_annotations
 from refseg.datasets.collate import collate_samples
 from refseg.datasets.selection import in_splits
 from refseg.datasets.targets import resolve
+from refseg.datasets.tokenizers import with_tokenizer_files
 from refseg.engine.checkpoint import best_checkpoint, latest_checkpoint
 from refseg.engine.run import RunOptions, load_config, read_config, test, train, without_weights
 from refseg.errors import ConfigError, DataError, UsageError
 from refseg.evaluation.protocols import get_protocol
-from refseg.evaluation.scorer import answers_of, open_data, score_predictions
+from refseg.evaluation.scorer import answers_of, describe_predictions, open_data, score_predictions
 from refseg.files import sha256_of, write_atomically
 from refseg.finetune.plan import Facts, Plan, choose_plan, describe, facts_of, limit_time
 from refseg.inference.inferencer import ReferringInferencer
@@ -288,8 +290,6 @@ def start_from(cfg: Config, start: str, data: Path) -> None:
     cfg.load_from = None if checkpoint is None else str(checkpoint)
     steps = [ConfigDict(step) for step in test_pipeline(other)]
     if checkpoint is not None:
-        from refseg.datasets.tokenizers import with_tokenizer_files
-
         steps = [ConfigDict(step) for step in with_tokenizer_files(checkpoint.parent, steps)]
     cfg.pop("inputs")
     inner = [step for step in steps if step.type in ("Resize", "LoadText", "RawText", "DropArticles")]
@@ -376,8 +376,6 @@ def calibrate(predictions: Path, data: str, folder: Path) -> str:
     opened = open_data(data)
     protocol = get_protocol("refseg")
     scored = score_predictions(answers_of(predictions, opened.truths), opened.truths, [protocol])
-    from refseg.evaluation.scorer import describe_predictions
-
     header = describe_predictions(predictions)["header"]
     rows = scored.rows[protocol.name]
     if (~rows.has_target).sum() < MIN_ABSENT:

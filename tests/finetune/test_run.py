@@ -1,0 +1,122 @@
+"""`refseg finetune` from a file to a model: data checks, splits, starts, resuming, and what the folder holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from refseg.cli.main import main
+from refseg.engine.run import load_config
+from refseg.errors import DataError, UsageError
+from refseg.finetune.run import CONFIG, Request, finetune, prepare
+from refseg.inference.inferencer import ReferringInferencer
+
+TINY = {  # changes that make the model small
+    "model.embed_dim": 32,
+    "model.mask_dim": 16,
+    "model.pixel_decoder": dict(embed_dim=16, num_layers=1, num_heads=2, ffn_dim=16),
+    "model.decoder": dict(num_queries=4, num_blocks=2, num_heads=2, ffn_dim=16),
+}
+
+
+@pytest.fixture(scope="module")
+def own(refshapes_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data without splits: eight images of RefShapes tiny, as a user would write it."""
+    rows = [json.loads(line) for line in (refshapes_tiny / "refshapes.jsonl").read_text().splitlines()]
+    names = sorted({row["image"] for row in rows})[:8]
+    file = tmp_path_factory.mktemp("own") / "own.jsonl"
+    with file.open("w") as lines:
+        for row in rows:
+            if row["image"] in names:
+                image = str(refshapes_tiny / row["image"])
+                lines.write(
+                    json.dumps({key: row[key] for key in ("size", "text", "targets")} | {"image": image}) + "\n"
+                )
+    return file
+
+
+@pytest.fixture(scope="module")
+def finetuned(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "first"
+    finetune(own, model="scratch", out=out, steps=2, image_size=64, cfg_options=TINY)
+    return out
+
+
+def test_the_folder_is_a_model_with_a_report(finetuned: Path, refshapes_images: list[str]) -> None:
+    (answer,) = ReferringInferencer(finetuned)(refshapes_images[0], ["the red circle"])
+    assert answer.raw_mask.shape == (96, 96)
+    assert (finetuned / "report.html").stat().st_size > 10_000
+    assert set(json.loads((finetuned / "scores.json").read_text())["scores"]) == {"val"}
+    rows = [json.loads(line) for line in (finetuned / "data.jsonl").read_text().splitlines()]
+    splits = {row["image"]: row["split"] for row in rows}
+    assert set(splits.values()) == {"train", "val"}
+    assert all(splits[row["image"]] == row["split"] for row in rows), "an image belongs to one split"
+
+
+def test_the_config_is_an_ordinary_one(finetuned: Path) -> None:
+    cfg = load_config(str(finetuned / CONFIG))
+    assert cfg.train_cfg.max_iters == 2
+    assert cfg.train_dataloader.dataset.hard_negative_rate == 0.15
+
+
+def test_a_finished_run_is_not_trained_again(own: Path, finetuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    again = finetune(own, model="scratch", out=finetuned, steps=2, image_size=64, cfg_options=TINY)
+    assert "continuing from" in capsys.readouterr().out
+    assert again.scores["val"].keys() >= {"gIoU", "N-acc"}
+
+
+def test_another_request_needs_another_folder(own: Path, finetuned: Path) -> None:
+    with pytest.raises(UsageError, match="holds another fine-tuning: steps differ"):
+        finetune(own, model="scratch", out=finetuned, steps=3, image_size=64, cfg_options=TINY)
+
+
+def test_start_from_a_model_of_your_own(own: Path, finetuned: Path, tmp_path: Path) -> None:
+    out = tmp_path / "second"
+    prepare(Request(str(own), str(finetuned), str(out), steps=2))
+    cfg = load_config(str(out / CONFIG))
+    assert Path(cfg.load_from).parent == finetuned
+    assert cfg.model.embed_dim == 32
+    kinds = [step.type for step in cfg.train_dataloader.dataset.pipeline]
+    assert kinds == ["LoadImage", "RandomFlip", "Resize", "LoadText", "PackSample"]
+
+
+def test_models_that_cannot_be_trained(own: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"sam3 cannot be trained. Start from clipseg"):
+        prepare(Request(str(own), "sam3", str(tmp_path / "out")))
+
+
+def test_freeze(own: Path, tmp_path: Path) -> None:
+    request = Request(str(own), "scratch", str(tmp_path / "out"), steps=2, freeze=("speech",))
+    with pytest.raises(UsageError, match=r"--freeze speech: InstAlign has no encoder.speech. Valid: .*vision"):
+        prepare(request)
+
+
+def test_defects_stop_the_run(own: Path, tmp_path: Path) -> None:
+    file = tmp_path / "broken.jsonl"
+    lines = own.read_text().splitlines()
+    file.write_text("\n".join([*lines[:10], lines[10].replace('"targets"', '"target"')]))
+    with pytest.raises(DataError, match="the data has defects"):
+        prepare(Request(str(file), "scratch", str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_image_is_not_enough(own: Path, tmp_path: Path) -> None:
+    lines = own.read_text().splitlines()
+    image = json.loads(lines[0])["image"]
+    file = tmp_path / "one.jsonl"
+    file.write_text("\n".join(line for line in lines if json.loads(line)["image"] == image))
+    with pytest.raises(DataError, match=r"has one image. At least two are needed"):
+        prepare(Request(str(file), "scratch", str(tmp_path / "out")))
+
+
+def test_a_foreign_folder_is_not_touched(own: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="is not empty, and no fine-tuning made it"):
+        prepare(Request(str(own), "scratch", str(tmp_path)))
+
+
+def test_command(own: Path, finetuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["finetune", str(own) + "x", "--out", str(finetuned)]) == 1
+    assert "no such file" in capsys.readouterr().err
