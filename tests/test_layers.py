@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "projects/refseg"
-WORKSHOPS = {"analysis", "cli", "data_tools", "demo", "finetune", "refshapes", "report"}
+WORKSHOPS = {"analysis", "cli", "data_tools", "demo", "finetuning", "refshapes", "report"}
 METHODS = {"baseline", "instalign", "latent_vg", "lavt", "lgformer", "rela", "vipa"}
 # Any workshop may write pages. Probes change phrases of RefShapes, whose meaning its generator knows.
 # Fine-tuning goes from checked data to a calibrated model.
 ALLOWED = {(room, "report") for room in WORKSHOPS} | {
     *(("report", "analysis"), ("analysis", "refshapes")),
-    *(("finetune", "analysis"), ("finetune", "data_tools")),
+    *(("finetuning", "analysis"), ("finetuning", "data_tools")),
 }
 
 

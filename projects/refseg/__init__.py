@@ -9,7 +9,7 @@ from refseg import compat
 from refseg.version import __version__
 
 if TYPE_CHECKING:
-    from refseg.finetune.run import finetune
+    from refseg.finetuning.run import finetune
     from refseg.inference.inferencer import ReferringInferencer, segment
     from refseg.shipped import example_image
 
@@ -24,7 +24,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(inferencer, name)
     if name == "finetune":
-        from refseg.finetune import run
+        from refseg.finetuning import run
 
         return run.finetune
     if name == "example_image":

@@ -15,7 +15,7 @@ refseg finetune own.jsonl --from work_dirs/earlier --out work_dirs/later --freez
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from refseg.finetune.run import DEFAULT_NEGATIVES, DEFAULT_OUT, DEFAULT_START, SCRATCH
+    from refseg.finetuning.run import DEFAULT_NEGATIVES, DEFAULT_OUT, DEFAULT_START, SCRATCH
 
     start = (
         "where to start: an encoder pair VISION+TEXT (a name of timm and one of transformers), "
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from refseg.finetune.run import finetune, parse_freeze
+    from refseg.finetuning.run import finetune, parse_freeze
 
     finetune(
         args.data,

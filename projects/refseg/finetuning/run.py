@@ -38,7 +38,7 @@ from refseg.errors import ConfigError, DataError, UsageError
 from refseg.evaluation.protocols import get_protocol
 from refseg.evaluation.scorer import answers_of, describe_predictions, open_data, score_predictions
 from refseg.files import sha256_of, write_atomically
-from refseg.finetune.plan import Facts, Plan, choose_plan, describe, facts_of, limit_time
+from refseg.finetuning.plan import Facts, Plan, choose_plan, describe, facts_of, limit_time
 from refseg.inference.inferencer import ReferringInferencer
 from refseg.inference.loading import find_model, test_pipeline
 from refseg.paths import resolve_config

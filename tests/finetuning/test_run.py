@@ -10,7 +10,7 @@ import pytest
 from refseg.cli.main import main
 from refseg.engine.run import load_config
 from refseg.errors import DataError, UsageError
-from refseg.finetune.run import CONFIG, Request, finetune, prepare
+from refseg.finetuning.run import CONFIG, Request, finetune, prepare
 from refseg.inference.inferencer import ReferringInferencer
 
 TINY = {  # changes that make the model small
