@@ -2,7 +2,7 @@
 
     python tools/dev/photos.py --out data/photos
     python tools/dev/photos.py --out data/photos --score predictions.jsonl --splits test
-    python tools/dev/photos.py --out data/photos --run
+    python tools/dev/photos.py --out data/photos --run work_dirs/photos --time 8m
 
 The photographs come from Python packages: the source distribution of labelme, the wheel of imgaug,
 and the installed gradio, scikit-learn, and matplotlib. A package that is not available is reported
@@ -42,6 +42,7 @@ from PIL import Image
 
 from refseg.datasets.masks import decode, to_rle
 from refseg.errors import DataError, UserError
+from refseg.evaluation.prediction_file import read_header
 from refseg.evaluation.protocols import NoTarget, get_protocol
 from refseg.evaluation.scorer import answers_of, open_data, score_predictions
 from refseg.files import write_atomically
@@ -320,25 +321,29 @@ def share(correct: np.ndarray) -> dict[str, Any]:
 # Fine-tuning ----------------------------------------------------------------------------------------------------------
 
 
-def run_finetune(file: Path, work_dir: Path) -> dict[str, Any]:
-    """Fine-tune a model on the train split, and measure it on train and test.
+def run_finetune(file: Path, work_dir: Path, options: Sequence[str]) -> dict[str, Any]:
+    """Fine-tune a model on the train split, and measure it on train (seen phrases) and test (unseen ones).
 
-    The options of `refseg finetune` are those of its default model. Add the pretrained encoders (EfficientNet and
-    MiniLM) and the choice of the threshold on val here.
+    Args:
+        file: The data.
+        work_dir: Folder of the run.
+        options: More options of `refseg finetune`.
 
     Returns:
-        The result of `accuracy`, with the `minutes` of the training and the `peak_gib` of memory.
+        The result of `accuracy`, with the `minutes` of the command and the `peak_gib` of memory.
     """
     refseg = [sys.executable, "-m", "refseg.cli"]
     start = time.monotonic()
-    subprocess.run([*refseg, "finetune", str(file), "--work-dir", str(work_dir)], check=True)
+    subprocess.run([*refseg, "finetune", str(file), "--out", str(work_dir), *options], check=True)
     minutes = (time.monotonic() - start) / 60
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # KiB on Linux
     predictions = work_dir / "photos_predictions.jsonl"
-    dataset = [f"test_dataloader.dataset.annotations.file={file}", "test_dataloader.dataset.split=['train','test']"]
-    test = [*refseg, "test", str(work_dir), "--predictions", str(predictions), "--cfg-options", *dataset]
-    subprocess.run(test, check=True)
-    return {**accuracy(predictions, f"{file}:train,test"), "minutes": round(minutes, 1), "peak_gib": round(peak, 1)}
+    splits = ["--cfg-options", "test_dataloader.dataset.split=['train','test']"]
+    subprocess.run([*refseg, "test", str(work_dir), "--predictions", str(predictions), *splits], check=True)
+    # The threshold that the command chose on val
+    threshold = read_header(predictions)["postprocess"]["no_target_threshold"]
+    found = accuracy(predictions, f"{file}:train,test", threshold=threshold)
+    return {**found, "threshold": threshold, "minutes": round(minutes, 1), "peak_gib": round(peak, 1)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -350,8 +355,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--score", type=Path, metavar="PREDICTIONS", help="score this file, and make no data")
     parser.add_argument("--splits", default="test", help="splits to score, such as train,test (default: test)")
     parser.add_argument("--threshold", type=float, default=0.5, help="no-target threshold of --score (default: 0.5)")
-    parser.add_argument("--run", action="store_true", help="fine-tune a model on the data, and score it")
-    args = parser.parse_args(argv)
+    parser.add_argument("--run", type=Path, metavar="DIR", help="fine-tune a model in this folder, and score it")
+    args, options = parser.parse_known_args(argv)  # more options are those of `refseg finetune`
+    if options and not args.run:
+        parser.error(f"unknown options: {' '.join(options)}")
     try:
         if args.score:
             result = accuracy(args.score, f"{args.out / JSONL}:{args.splits}", threshold=args.threshold)
@@ -362,7 +369,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_counts(photos)
         print(f"wrote {file} and {args.out / SHEET}")
         if args.run:
-            print(json.dumps(run_finetune(file, args.out / "work_dir"), indent=1))
+            print(json.dumps(run_finetune(file, args.run, options), indent=1))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
