@@ -1,111 +1,121 @@
-"""Models by name: those that load published weights, the one that ships with refseg, and the user's own."""
+"""Names of models: those with published weights, and the user's own. `refseg models` lists them."""
 
 from __future__ import annotations
 
+import difflib
 import os
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from refseg.paths import data_path
 from refseg.shipped import REFSHAPES
 
 OWN_MODELS = "REFSEG_MODELS"  # environment variable: a folder of work directories, which get their folder's name
+ABILITIES = ("instances", "nothing here", "relations", "training", "clicks")
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Published weights.
+
+    Args:
+        parameters: Parameters of the network that refseg builds, in millions.
+        license: License of the weights.
+        terms: What users must do before a download or a publication; empty if nothing.
+    """
+
+    parameters: float
+    license: str = "Apache-2.0"
+    terms: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class KnownModel:
-    """A model that users can call by name.
+    """A model with published weights that users can call by name.
 
     Args:
-        config: Name of its config.
+        config: Name of its config, which names the weights.
         summary: One line about it.
-        weights: Hub names of its weights.
-        license: License of the weights.
-        parameters: In millions.
-        abilities: Among "instances", "nothing here", "relations", "training", "clicks".
-        terms: What users must do before they can download the weights; empty if nothing.
+        abilities: Some of `ABILITIES`.
+        memory: Peak memory in GiB for one phrase and for eight, in float32 (tools/analysis_tools/zero_shot_table.py).
     """
 
     config: str
     summary: str
-    weights: tuple[str, ...]
-    license: str
-    parameters: int
-    abilities: frozenset[str] = field(default_factory=frozenset)
-    terms: str = ""
+    abilities: tuple[str, ...]
+    memory: tuple[float, float]
 
 
-_BOXES = frozenset(("instances", "nothing here", "clicks"))
-_SAM3_TERMS = (
-    "gated: accept the SAM License at https://huggingface.co/facebook/sam3, wait for approval, then `hf auth login`. "
-    "Publications must name SAM"
-)
+_NAME_SAM = "The SAM License asks publications to acknowledge SAM."
+# By hub name. tools/analysis_tools/zero_shot_table.py counts the parameters; a test compares them.
+WEIGHTS = {
+    "IDEA-Research/grounding-dino-base": Weights(232.3),
+    "IDEA-Research/grounding-dino-tiny": Weights(172.2),
+    "openmmlab-community/mm_grounding_dino_tiny_o365v1_goldg_v3det": Weights(172.2),
+    "google/owlv2-base-patch16-ensemble": Weights(155.0),
+    "omlab/omdet-turbo-swin-tiny-hf": Weights(115.4),
+    "facebook/sam2.1-hiera-large": Weights(216.9),
+    "facebook/sam2.1-hiera-tiny": Weights(31.4),
+    "facebook/sam3": Weights(
+        840.4,
+        "SAM License",
+        "Gated: accept the SAM License at https://huggingface.co/facebook/sam3, wait for approval, then run "
+        f"`hf auth login`. {_NAME_SAM}",
+    ),
+    "yonigozlan/sam3-litetext-s0": Weights(529.2, "SAM License", _NAME_SAM),
+    "CIDAS/clipseg-rd64-refined": Weights(150.7),
+}
+_BOXES = ("instances", "nothing here", "clicks")
 KNOWN_MODELS = {
     "grounded-sam2": KnownModel(
         "zero_shot/grounded_sam2_base_large",
-        "Grounding DINO base finds boxes, SAM 2.1 large turns them into masks (InstAlign, section 10)",
-        ("IDEA-Research/grounding-dino-base", "facebook/sam2.1-hiera-large"),
-        "Apache-2.0",
-        457,
+        "Grounding DINO base finds boxes, SAM 2.1 large turns them into masks",
         _BOXES,
+        (3.1, 12.1),
     ),
     "grounded-sam2-tiny": KnownModel(
         "zero_shot/grounded_sam2_tiny_tiny",
-        "Grounding DINO tiny and SAM 2.1 tiny: the smallest pair",
-        ("IDEA-Research/grounding-dino-tiny", "facebook/sam2.1-hiera-tiny"),
-        "Apache-2.0",
-        211,
+        "Grounding DINO tiny and SAM 2.1 tiny, the smallest pair",
         _BOXES,
+        (2.2, 11.1),
     ),
     "mm-grounded-sam2": KnownModel(
         "zero_shot/mm_grounded_sam2_tiny_large",
         "MM Grounding DINO tiny, trained on more open data, and SAM 2.1 large",
-        ("openmmlab-community/mm_grounding_dino_tiny_o365v1_goldg_v3det", "facebook/sam2.1-hiera-large"),
-        "Apache-2.0",
-        397,
         _BOXES,
+        (2.9, 11.8),
     ),
     "owlv2-sam2": KnownModel(
         "zero_shot/owlv2_sam2_base_large",
-        "OWLv2 base, good at nouns, and SAM 2.1 large",
-        ("google/owlv2-base-patch16-ensemble", "facebook/sam2.1-hiera-large"),
-        "Apache-2.0",
-        379,
+        "OWLv2 base, made for nouns, and SAM 2.1 large",
         _BOXES,
+        (1.8, 3.0),
     ),
     "omdet-sam2": KnownModel(
         "zero_shot/omdet_sam2_tiny_large",
-        "OmDet-Turbo tiny, the fastest detector, and SAM 2.1 large",
-        ("omlab/omdet-turbo-swin-tiny-hf", "facebook/sam2.1-hiera-large"),
-        "Apache-2.0",
-        339,
+        "OmDet-Turbo tiny, a real-time detector, and SAM 2.1 large",
         _BOXES,
+        (1.7, 2.9),
     ),
     "sam3": KnownModel(
         "zero_shot/sam3",
         "SAM 3: all instances of a noun phrase, with a presence score",
-        ("facebook/sam3",),
-        "SAM License",
-        840,
-        frozenset(("instances", "nothing here")),
-        _SAM3_TERMS,
+        ("instances", "nothing here"),
+        (3.9, 5.5),
     ),
     "sam3-litetext": KnownModel(
         "zero_shot/sam3_litetext",
         "SAM 3 with a small text encoder",
-        ("yonigozlan/sam3-litetext-s0",),
-        "SAM License",
-        0,
-        frozenset(("instances", "nothing here")),
-        "Publications must name SAM",
+        ("instances", "nothing here"),
+        (2.6, 4.3),
     ),
     "clipseg": KnownModel(
         "zero_shot/clipseg",
-        "CLIPSeg: one rough map per phrase, small",
-        ("CIDAS/clipseg-rd64-refined",),
-        "Apache-2.0",
-        151,
-        frozenset(("nothing here", "training")),
+        "CLIPSeg: one coarse map per phrase; small and trainable",
+        ("nothing here", "training"),
+        (0.6, 0.7),
     ),
 }
 
@@ -118,21 +128,53 @@ def own_models() -> dict[str, Path]:
     return {folder.name: folder for folder in sorted(Path(root).iterdir()) if any(folder.glob("*.py"))}
 
 
-def find_weights_of(name: str) -> Path | None:
-    """Return the local folder of published weights, or None if they are not on this machine.
+def suggest_model(name: str) -> str:
+    """Return a sentence with the known names that are closest to an unknown one, or with the command that lists all."""
+    close = difflib.get_close_matches(name, [REFSHAPES, *KNOWN_MODELS, *own_models()], n=2, cutoff=0.6)
+    return f"Did you mean {' or '.join(close)}?" if close else "`refseg models` lists the names."
 
-    It is a folder of that name, `data/weights/NAME`, or the local hub cache.
+
+def weights_in(model: Mapping[str, Any]) -> list[str]:
+    """Return the published weights that the `model` of a config names."""
+    return [value for value in model.values() if isinstance(value, str) and value in WEIGHTS]
+
+
+def places_of(name: str) -> list[Path]:
+    """Return the folders in which published weights are looked for, in that order.
+
+    They are a folder of that name, `data/weights/NAME`, and the local hub cache.
     """
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.constants import HF_HUB_CACHE
 
-    for folder in (Path(name), data_path(f"data/weights/{Path(name).name}")):
-        if (folder / "config.json").is_file():
-            return folder
-    config = try_to_load_from_cache(name, "config.json")
-    if not isinstance(config, str):
-        return None
-    folder = Path(config).parent
-    return folder if any(folder.glob("*.safetensors")) or any(folder.glob("*.bin")) else None
+    cached = try_to_load_from_cache(name, "config.json")
+    cache = Path(cached).parent if isinstance(cached, str) else Path(HF_HUB_CACHE, f"models--{name.replace('/', '--')}")
+    return [Path(name), data_path(f"data/weights/{Path(name).name}"), cache]
 
 
-__all__ = ["KNOWN_MODELS", "OWN_MODELS", "REFSHAPES", "KnownModel", "find_weights_of", "own_models"]
+def has_weights(folder: Path) -> bool:
+    """Return whether a folder has the config and the tensors of a model of transformers."""
+    tensors = (file for suffix in ("safetensors", "bin") for file in folder.glob(f"*.{suffix}"))
+    return (folder / "config.json").is_file() and any(tensors)
+
+
+def find_weights_of(name: str) -> Path | None:
+    """Return the local folder of published weights, or None if they are not on this machine."""
+    return next((folder for folder in places_of(name) if has_weights(folder)), None)
+
+
+__all__ = [
+    "ABILITIES",
+    "KNOWN_MODELS",
+    "OWN_MODELS",
+    "REFSHAPES",
+    "WEIGHTS",
+    "KnownModel",
+    "Weights",
+    "find_weights_of",
+    "has_weights",
+    "own_models",
+    "places_of",
+    "suggest_model",
+    "weights_in",
+]

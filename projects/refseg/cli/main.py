@@ -30,6 +30,7 @@ VERBS = {  # verb: summary. The module refseg.cli.<verb> has EXAMPLES, add_argum
     "data": "find, check, browse, convert and generate data",
     "finetune": "fine-tune a model on your own images and phrases",
     "quickstart": "generate RefShapes, train a small model, evaluate, write a report",
+    "models": "list the models that have a name, and whether their weights are on this machine",
     "configs": "list the configs that ship with refseg",
     "flops": "count parameters, MACs and FLOPs of a model",
     "benchmark": "measure samples per second, latency and memory of a model",

@@ -21,7 +21,7 @@ refseg predict instalign_swinb weights.pth --jsonl questions.jsonl --out answers
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="work directory, checkpoint, config (with WEIGHTS), or refshapes, which ships")
+    parser.add_argument("model", help="name (`refseg models`), work directory, checkpoint, or config (with WEIGHTS)")
     parser.add_argument("weights", nargs="?", help=WEIGHTS)
     many: Any = dict(nargs="+", action="extend", default=[])
     group = parser.add_argument_group("inputs")

@@ -19,7 +19,7 @@ from refseg.engine.checkpoint import best_checkpoint, latest_checkpoint
 from refseg.engine.run import build_model, load_weights, read_config, with_processor
 from refseg.errors import CheckpointError, ConfigError, UsageError
 from refseg.files import sha256_of
-from refseg.known_models import KNOWN_MODELS, own_models
+from refseg.known_models import KNOWN_MODELS, own_models, suggest_model
 from refseg.models.segmentor import RefSegmentor
 from refseg.paths import resolve_config
 from refseg.registry import MODELS, TRANSFORMS
@@ -79,22 +79,27 @@ def find_model(model: str | Path, weights: str | Path | None = None) -> tuple[Pa
         if weights is not None:
             raise UsageError(f"{model} is already a checkpoint. Pass a config file when you give WEIGHTS separately.")
         return find_config(path), path
-    known = KNOWN_MODELS.get(str(model))
-    try:
-        config = resolve_config(known.config if known else model)
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"{str(model)!r} is neither a work directory nor a checkpoint, no name that `refseg models` lists, and "
-            f"there is {error}"
-        ) from None
+    config = _config_named(model)
     if weights is None:
-        if known or brings_weights(read_config(config)):
+        if brings_weights(read_config(config)):
             return config, None
         raise UsageError(
             f"{model} is a config without weights. Pass a checkpoint too (MODEL WEIGHTS), or pass the work directory "
             "of a training instead."
         )
     return config, find_weights(Path(weights))
+
+
+def _config_named(model: str | Path) -> Path:
+    """Return the config of a known model, or of that path or name."""
+    known = KNOWN_MODELS.get(str(model))
+    try:
+        return resolve_config(known.config if known else model)
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"{str(model)!r} is neither a work directory nor a checkpoint nor the name of a model. "
+            f"{suggest_model(str(model))} ({error})"
+        ) from None
 
 
 def brings_weights(cfg: Config) -> bool:
@@ -104,13 +109,11 @@ def brings_weights(cfg: Config) -> bool:
 
 def find_config(model: str | Path) -> Path:
     """Find the config of a model, which is given as for `find_model`, but needs no weights."""
-    if known := KNOWN_MODELS.get(str(model)):
-        return resolve_config(known.config)
     folder = shipped_model(model) or own_models().get(str(model)) or Path(model)
     if folder.suffix in WEIGHT_SUFFIXES and not folder.is_dir():
         folder = find_weights(folder).parent
     elif not folder.is_dir():
-        return resolve_config(model)
+        return _config_named(model)
     configs = sorted(folder.glob("*.py"))
     if len(configs) == 1:
         return configs[0]
