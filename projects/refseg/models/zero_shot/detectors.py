@@ -19,18 +19,17 @@ Boxes = tuple[Tensor, Tensor]  # scores (Q,), and boxes (Q, 4) as x0, y0, x1, y1
 
 
 class BoxDetector(nn.Module):
-    """A detector of transformers with its processor.
+    """A detector of transformers.
 
     Args:
-        name: Folder, or name on the hub.
+        net: The detector.
+        processor: Its processor.
     """
 
-    def __init__(self, name: str) -> None:
-        from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
-
+    def __init__(self, net: nn.Module, processor: Any) -> None:
         super().__init__()
-        self.net = load_whole(AutoModelForZeroShotObjectDetection, name)
-        self.processor = load_pretrained(AutoProcessor, name)
+        self.net = net
+        self.processor = processor
 
     def encode(self, image: Tensor) -> Any:
         """Return the features of an image (3, H, W)."""
@@ -165,13 +164,14 @@ DETECTORS: dict[str, type[BoxDetector]] = {
 
 
 def build_detector(name: str) -> BoxDetector:
-    """Build the detector of a folder or hub name. Its config says which one it is."""
-    from transformers import AutoConfig
+    """Load the detector of a folder or hub name. Its config says which one it is."""
+    from transformers import AutoConfig, AutoModelForZeroShotObjectDetection, AutoProcessor
 
     kind = load_pretrained(AutoConfig, name).model_type
     if kind not in DETECTORS:
         raise ConfigError(f"detector={name!r} is a model of type {kind!r}. Valid types: {', '.join(DETECTORS)}.")
-    return DETECTORS[kind](name)
+    net = load_whole(AutoModelForZeroShotObjectDetection, name)
+    return DETECTORS[kind](net, load_pretrained(AutoProcessor, name))
 
 
 def corners(boxes: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ class SAM3(ZeroShotSegmentor):
             part = slice(start, start + self.phrases_per_pass)
             rows = batch.image_of[part]
             output = self.net(
-                vision_embeds=_rows_of(images, rows),
+                vision_embeds=rows_of(images, rows),
                 input_ids=tokens["input_ids"][part],
                 attention_mask=tokens["attention_mask"][part],
             )
@@ -84,7 +84,7 @@ class SAM3(ZeroShotSegmentor):
         return Prediction(None, no_target_logit=-torch.cat(presence), instances=instances, covers="image")
 
 
-def _rows_of(images: Any, rows: Tensor) -> Any:
+def rows_of(images: Any, rows: Tensor) -> Any:
     """Return vision features with one row per expression."""
     maps = {name: getattr(images, name) for name in ("fpn_hidden_states", "fpn_position_encoding")}
     return replace(images, **{name: tuple(level[rows] for level in levels) for name, levels in maps.items()})
