@@ -23,7 +23,7 @@ torchrun --nproc-per-node 4 -m refseg.cli label work_dirs/quickstart --images ph
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="work directory, checkpoint, config (with WEIGHTS), or refshapes, which ships")
+    parser.add_argument("model", help="name (`refseg models`), work directory, checkpoint, or config (with WEIGHTS)")
     parser.add_argument("weights", nargs="?", help=WEIGHTS)
     many: Any = dict(nargs="+", action="extend", default=[])
     group = parser.add_argument_group("inputs")
