@@ -11,24 +11,31 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from refseg.datasets.collate import collate_samples
 from refseg.datasets.transforms.state import TransformState
 from refseg.errors import DataError, UsageError
+from refseg.inference.clicks import ClickedMask, MaskUnion, check_clicks
 from refseg.inference.inputs import ImageInput, Loading, check_phrases, find_images, pair_phrases
 from refseg.inference.loading import LoadedModel, build_transforms, find_model, load_model
-from refseg.inference.results import ImageAnswer, PhraseAnswer, answers_of
-from refseg.models.postprocess import PostProcess, check_finite, finish
+from refseg.inference.results import ImageAnswer, PhraseAnswer, answers_of, corrected
+from refseg.known_models import KNOWN_MODELS
+from refseg.models.postprocess import LogitMask, PostProcess, check_finite, finish
+from refseg.models.segmentor import RefSegmentor
 from refseg.records import Expression, Record
 from refseg.shipped import REFSHAPES, image_note, warn_shapes_only
 from refseg.structures import Batch, Sample, TextTokens
+
+if TYPE_CHECKING:
+    from refseg.models.zero_shot.prompted import PromptedMasks
 
 DType = Literal["float32", "bfloat16", "float16"]
 Task = tuple[ImageInput, tuple[str, ...]]
@@ -79,6 +86,8 @@ class ReferringInferencer:
         postprocess: Changes of the config's `PostProcess`, such as dict(threshold=0.4).
         loading: How images are loaded.
         cfg_options: Changes of the config.
+        clicks: Folder or hub name of SAM 2, EdgeTAM or SAM 3's tracker, which corrects answers by clicks
+            (`ImageSession.refine`). The default is the model's own one, if it has one.
     """
 
     def __init__(
@@ -93,6 +102,7 @@ class ReferringInferencer:
         postprocess: Mapping[str, Any] | None = None,
         loading: Loading | None = None,
         cfg_options: Mapping[str, Any] | None = None,
+        clicks: str | Path | None = None,
     ) -> None:
         for name, value in (("batch_size", batch_size), ("max_phrases", max_phrases)):
             if value < 1:
@@ -104,6 +114,7 @@ class ReferringInferencer:
         self.loaded = model
         self.segmentor = model.segmentor
         self.device = next(model.segmentor.parameters()).device
+        self.prompted = _find_prompted(model.segmentor, clicks)
         self.dtype = _find_dtype(dtype, self.device)
         self.batch_size, self.max_phrases = batch_size, max_phrases
         self.postprocess = _changed(model.segmentor.postprocess, postprocess)
@@ -240,7 +251,7 @@ class ReferringInferencer:
 
     def encode(self, batch: Batch) -> Any:
         """Encode the images. The result is None for models that encode images and words together."""
-        with self._running(batch):
+        with self.running(batch):
             return self.segmentor.encode_images(batch) if self.shares_images else None
 
     def decode(
@@ -248,7 +259,7 @@ class ReferringInferencer:
     ) -> list[ImageAnswer]:
         """Return the answers for encoded images, each with the seconds that it took."""
         phrases: list[tuple[PhraseAnswer, ...]] = [()] * len(group)
-        with self._running(batch):
+        with self.running(batch):
             for part in split_phrases(batch, self.phrases_per_pass):
                 if self.shares_images:
                     prediction = self.segmentor.infer_encoded(part, encoded)
@@ -268,7 +279,7 @@ class ReferringInferencer:
         return answers
 
     @contextmanager
-    def _running(self, batch: Batch) -> Iterator[None]:
+    def running(self, batch: Batch) -> Iterator[None]:
         """Run the model in one thread at a time, without gradients, in the precision that was asked for."""
         mixed = self.dtype != torch.float32
         with self._model_lock, torch.no_grad(), torch.autocast(self.device.type, self.dtype, enabled=mixed):
@@ -325,6 +336,89 @@ class ImageSession:
         group = [PreparedImage(self.source, self.pixels, sample, {})]
         return self.inferencer.decode(batch, self._encoded, group, settings, clock)[0]
 
+    def refine(
+        self,
+        answer: PhraseAnswer | None,
+        *,
+        points: Iterable[Sequence[float]] = (),
+        box: Sequence[float] | None = None,
+        instance: int | None = None,
+    ) -> ImageAnswer:
+        """Correct a mask by clicks. A corrected answer can be corrected again: its points are used again, too.
+
+        Args:
+            answer: An answer to a phrase about this image. None: segment from the clicks alone.
+            points: (x, y, positive) in pixels: positive points are on the object, the others are beside it.
+            box: x0, y0, x1, y1 around the object, in pixels. It replaces an earlier box.
+            instance: Number of the only instance in `answer.instances` to correct. None: correct the merged mask as a
+                whole, so that the answer no longer has instances.
+
+        Returns:
+            The corrected phrase, as from a call of the session.
+        """
+        inferencer, size = self.inferencer, (self.pixels.shape[0], self.pixels.shape[1])
+        prompted = inferencer.prompted
+        if prompted is None:
+            raise UsageError(no_clicks(inferencer))
+        if answer is None and instance is not None:
+            raise UsageError(f"instance={instance} needs an answer whose instance it is.")
+        clicks = check_clicks(points, box, size)
+        clock = Clock(inferencer.device)
+        # The mask to correct, and its earlier clicks
+        target = None if answer is None else self._target(answer, instance)
+        if isinstance(target, ClickedMask):
+            clicks = target.clicks.then(clicks)
+        rough = None
+        if target is not None and not answer.nothing_here and target.small.any():
+            rough = target.logits_at(prompted.mask_size).clamp(-32, 32)[None].to(inferencer.device)
+        # Clicks and the mask go to SAM
+        embeddings = self._embeddings
+        with inferencer.running(self._batch):
+            logits = prompted.decode(embeddings, size, masks=rough, **clicks.prompts(inferencer.device))
+        mask = ClickedMask(logits[0].float().cpu(), None, self._batch.metas[0], clicks=clicks)
+        phrase = corrected(answer, mask, instance)
+        clock.note("refine")
+        return ImageAnswer(self.source.name, self.pixels, (phrase,), seconds=clock.seconds, note=self.note)
+
+    def _target(self, answer: PhraseAnswer, instance: int | None) -> LogitMask | MaskUnion:
+        """Return the mask that clicks correct: the merged one, or that of an instance."""
+        if not isinstance(answer, PhraseAnswer):
+            raise UsageError(f"Cannot refine a {type(answer).__name__}. Pass the answer to one phrase: answer[0].")
+        meta = answer.source.meta
+        if (meta.image_id, meta.original_size) != (self.source.name, self.pixels.shape[:2]):
+            raise UsageError(
+                f"The answer is about {meta.image_id} {meta.original_size}, and the session about {self.source.name} "
+                f"{self.pixels.shape[:2]}. Refine an answer of this session."
+            )
+        if instance is None:
+            return answer.source
+        count = len(answer.instances)
+        if instance not in range(count):
+            shown = f"instances 0 to {count - 1}" if count else "no instances"
+            raise UsageError(f"There is no instance {instance!r}: the answer has {shown}.")
+        return cast("LogitMask", answer.instances[instance].source)
+
+    @cached_property
+    def _embeddings(self) -> list[Tensor]:
+        """The embeddings for `refine`, computed once. Some models have computed them already."""
+        inferencer = self.inferencer
+        if inferencer.prompted is getattr(inferencer.segmentor, "prompted", None):
+            embeddings = inferencer.segmentor.prompt_embeddings(self._encoded)
+            if embeddings is not None:
+                return embeddings
+        with inferencer.running(self._batch):
+            return inferencer.prompted.encode([torch.tensor(self.pixels).permute(2, 0, 1)])
+
+
+def no_clicks(inferencer: ReferringInferencer) -> str:
+    """Return the error message for a model whose answers cannot be corrected."""
+    able = ", ".join(name for name, known in KNOWN_MODELS.items() if "clicks" in known.abilities)
+    return (
+        f"{type(inferencer.segmentor).__name__} has no promptable mask model, so that clicks cannot correct its "
+        "answers. Load one beside it, clicks='facebook/sam2.1-hiera-tiny' (refseg demo: --clicks), or use one of "
+        f"{able}, or sam3 with cfg_options={{'model.tracker': 'facebook/sam3'}}."
+    )
+
 
 def split_phrases(batch: Batch, count: int) -> Iterator[Batch]:
     """Split a batch of one image into batches of at most `count` phrases. Batches of several images stay whole."""
@@ -358,6 +452,15 @@ def _changed(settings: PostProcess, changes: Mapping[str, Any] | None) -> PostPr
     if unknown:
         raise UsageError(f"Unknown postprocess option {unknown[0]!r}. Valid options: {', '.join(names)}.")
     return replace(settings, **(changes or {}))
+
+
+def _find_prompted(segmentor: RefSegmentor, clicks: str | Path | None) -> PromptedMasks | None:
+    """Return the mask model that corrects answers: that of the name, or else the segmentor's own one."""
+    if clicks is None:
+        return getattr(segmentor, "prompted", None)
+    from refseg.models.zero_shot.prompted import PromptedMasks
+
+    return PromptedMasks(str(clicks)).to(next(segmentor.parameters()).device)
 
 
 def _find_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -24,6 +24,7 @@ from refseg.datasets.masks import encode, rle_to_json
 from refseg.datasets.tokenizers import all_unknown
 from refseg.evaluation.prediction_file import Answer
 from refseg.files import write_atomically
+from refseg.inference.clicks import ClickedMask, Clicks, MaskUnion
 from refseg.instance import Instance
 from refseg.models.postprocess import ImageResult, LogitMask, PostProcess, reject
 from refseg.structures import WordRegions
@@ -58,7 +59,7 @@ class PhraseAnswer(Answer):
             then.
     """
 
-    source: LogitMask
+    source: LogitMask | MaskUnion
     _: KW_ONLY
     text: str
     reason: str
@@ -81,6 +82,12 @@ class PhraseAnswer(Answer):
     def mask(self) -> np.ndarray:
         """(H, W) bool: everything that the phrase refers to."""
         return self.mask_at(self.source.meta.original_size)
+
+    @property
+    def clicks(self) -> tuple[Clicks, ...]:
+        """The clicks that corrected the answer: one entry for each mask that was corrected."""
+        parts = self.source.parts if isinstance(self.source, MaskUnion) else (self.source,)
+        return tuple(part.clicks for part in parts if isinstance(part, ClickedMask))
 
     def mask_at(self, size: Size) -> np.ndarray:
         """Return `mask` for the image scaled to `size`."""
@@ -151,7 +158,8 @@ class PhraseAnswer(Answer):
             return f"{NOTHING_HERE}: {self.reason}{unknown}"
         count = len(self.instances)
         objects = f"{count} object{'s' * (count > 1)}, " if count else ""
-        return f"{objects}{answers.percent(self.share)} of the image, score {self.score:.2f}{unknown}"
+        corrected = "; corrected by clicks" if self.clicks else ""
+        return f"{objects}{answers.percent(self.share)} of the image, score {self.score:.2f}{corrected}{unknown}"
 
     def word_attention(self, size: Size | None = None) -> np.ndarray:
         """Return (W, H, W) float32: for each word of `text.split()`, its share of the attention of each pixel's
@@ -186,6 +194,7 @@ class PhraseAnswer(Answer):
             "no_target_prob": self.no_target_prob,
             "score": self.score,
             "mask": self.rle(),
+            "clicks": [clicks.to_dict() for clicks in self.clicks],
             "instances": [
                 {
                     "score": one.score,
@@ -355,6 +364,36 @@ def answers_of(result: ImageResult, *, aligned: bool = False) -> tuple[PhraseAns
             )
         )
     return tuple(found)
+
+
+def corrected(answer: PhraseAnswer | None, mask: ClickedMask, instance: int | None) -> PhraseAnswer:
+    """Return the answer with a corrected mask.
+
+    Args:
+        answer: The answer before the correction; None if there are only clicks.
+        mask: The corrected mask.
+        instance: The shown instance that it replaces. The merged mask is then the union of the shown instances. None:
+            it replaces the merged mask, and the answer no longer has instances.
+    """
+    source: ClickedMask | MaskUnion = mask
+    instances: list[Instance] | None = None
+    if answer is not None and instance is not None:
+        instances = [replace(one, source=mask) if k == instance else one for k, one in enumerate(answer.instances)]
+        source = MaskUnion(tuple(one.source for one in instances))
+    empty = not source.small.any()
+    reason = "the corrected mask is empty" if empty else ""
+    grid = mask.logits.shape[0], mask.logits.shape[1]
+    probability = GridMap(source.logits_at(grid).sigmoid().numpy(), grid)
+    if answer is None:
+        return PhraseAnswer("0", source, text="clicks", reason=reason, probability=probability)
+    return replace(
+        answer,
+        source=source,
+        no_target_prob=None if answer.no_target_prob is None else float(empty),  # the user has decided
+        raw_instances=instances,
+        reason=reason,
+        probability=probability,
+    )
 
 
 def _reason(

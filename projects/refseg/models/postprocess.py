@@ -117,16 +117,24 @@ def restore_masks(
     chunk = max(1, max_elements // per_mask)
     masks = [torch.zeros(0, height, width, dtype=torch.bool)]
     for logits in mask_logits.split(chunk) if len(mask_logits) else ():
-        logits = logits[None].float()  # (1, k, h, w)
-        if input_size is not None and logits.shape[-2:] != torch.Size(input_size):
-            logits = F.interpolate(logits, size=input_size, mode="bilinear", align_corners=align_corners)
-        values = logits if input_size is None else logits[..., : meta.content_size[0], : meta.content_size[1]]
+        values = without_padding(logits[None].float(), input_size, meta, align_corners)  # (1, k, h, w)
         if resize == "probs":
             values = values.sigmoid()
         if values.shape[-2:] != (height, width):
             values = F.interpolate(values, size=(height, width), mode=interpolation, align_corners=align_corners)
         masks.append(((values[0] > limit) if strict else (values[0] >= limit)).cpu())
     return torch.cat(masks)
+
+
+def without_padding(
+    logits: Tensor, input_size: tuple[int, int] | None, meta: SampleMeta, align_corners: bool = False
+) -> Tensor:
+    """Resize logits (1, k, h, w) of a padded input to its size, and cut its padding off."""
+    if input_size is None:
+        return logits
+    if logits.shape[-2:] != torch.Size(input_size):
+        logits = F.interpolate(logits, size=input_size, mode="bilinear", align_corners=align_corners)
+    return logits[..., : meta.content_size[0], : meta.content_size[1]]
 
 
 def reject(masks: Tensor, no_target_prob: Tensor | None, settings: PostProcess) -> Tensor:
@@ -243,6 +251,14 @@ class LogitMask:
         """The mask at the working size: that of the model's input, or the image's if that is smaller."""
         content, original = self.meta.content_size, self.meta.original_size
         return self.at(content) if content[0] * content[1] < original[0] * original[1] else self.full
+
+    def logits_at(self, size: tuple[int, int]) -> Tensor:
+        """(h, w): the logits of the image without padding, scaled to `size`. The threshold is at 0."""
+        logits = self.logits.reshape(1, -1, *self.logits.shape[-2:]).float()
+        logits = without_padding(logits, self.input_size, self.meta)
+        if logits.shape[-2:] != torch.Size(size):
+            logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False, antialias=True)
+        return highest(logits[0]) - math.log(self.threshold / (1 - self.threshold))
 
     def _restored(self, size: tuple[int, int]) -> np.ndarray:
         masks = restore_masks(

@@ -57,6 +57,10 @@ class RefSegmentor(BaseModel):
             f"{type(self).__name__} must define infer(batch), or encode_images(batch) and infer_encoded(batch, images)"
         )
 
+    def prompt_embeddings(self, images: Any) -> list[Tensor] | None:
+        """Return the image embeddings of `self.prompted` from the output of `encode_images`; None if it has none."""
+        return None
+
     def infer(self, batch: Batch) -> Prediction:
         """Return the prediction for all E expressions of the batch."""
         return self.infer_encoded(batch, self.encode_images(batch) if self.shares_images else None)

@@ -221,6 +221,38 @@ def sam3(folder: Path, *, lite_text: bool = False) -> str:
     return save(model, transformers.Sam3Processor(image_processor, tokenizer), folder)
 
 
+def sam3_tracker(folder: Path) -> str:
+    from transformers import Sam3ImageProcessor, Sam3TrackerConfig, Sam3TrackerModel, Sam3TrackerProcessor
+
+    config = Sam3TrackerConfig(
+        vision_config=dict(
+            model_type="sam3_vision_model",
+            backbone_config=dict(
+                model_type="sam3_vit_model",
+                hidden_size=32,
+                intermediate_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                image_size=56,
+                pretrain_image_size=28,
+                patch_size=14,
+                window_size=2,
+                global_attn_indexes=[1],
+            ),
+            fpn_hidden_size=32,
+            backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
+        ),
+        prompt_encoder_config=dict(hidden_size=32, image_size=56, patch_size=14, mask_input_channels=8),
+        mask_decoder_config=dict(
+            hidden_size=32, mlp_dim=32, num_hidden_layers=1, num_attention_heads=2, iou_head_hidden_dim=16
+        ),
+    )
+    processor = Sam3TrackerProcessor(
+        Sam3ImageProcessor(size={"height": 56, "width": 56}, mask_size={"height": 16, "width": 16})
+    )
+    return save(Sam3TrackerModel(config), processor, folder)
+
+
 def clipseg(folder: Path) -> str:
     from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, CLIPSegProcessor, ViTImageProcessor
 
@@ -247,6 +279,7 @@ BUILDERS = {
     "omdet_turbo": omdet_turbo,
     "sam2": sam2,
     "sam3": sam3,
+    "sam3_tracker": sam3_tracker,
     "sam3_lite_text": lambda folder: sam3(folder, lite_text=True),
     "clipseg": clipseg,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from refseg.errors import ConfigError
 from refseg.models.zero_shot.base import ZeroShotSegmentor, images_of
@@ -57,6 +58,9 @@ class GroundedSAM2(ZeroShotSegmentor):
         """Encode each image once for the detector and once for SAM 2."""
         images = images_of(batch)
         return [self.detector.encode(image) for image in images], self.prompted.encode(images)
+
+    def prompt_embeddings(self, images: Any) -> list[Tensor]:
+        return images[1]
 
     def infer_encoded(self, batch: Batch, images: Any) -> Prediction:
         of_detector, embeddings = images

@@ -34,6 +34,11 @@ class PromptedMasks(nn.Module):
         self.net = load_whole(AutoModelForMaskGeneration, name)
         self.processor = load_pretrained(AutoImageProcessor, name)
 
+    @property
+    def mask_size(self) -> Size:
+        """(h, w) of the rough masks that it reads."""
+        return self.net.prompt_encoder.mask_input_size
+
     def encode(self, images: list[Tensor]) -> list[Tensor]:
         """Return the embeddings of images (3, H, W): maps (B, C, h, w) of several levels."""
         pixels = self.processor(images=images, return_tensors="pt")["pixel_values"].to(self.net.device)
@@ -60,7 +65,8 @@ class PromptedMasks(nn.Module):
             masks: (N, h, w) logits of rough masks.
         """
         target = self.processor.size["height"], self.processor.size["width"]
-        scale = embeddings[0].new_tensor([target[1] / size[1], target[0] / size[0]])
+        # In float32: with mixed precision, the embeddings have too few digits for places
+        scale = torch.tensor([target[1] / size[1], target[0] / size[0]], device=embeddings[0].device)
         prompts: dict[str, Any] = {}
         if boxes is not None:
             prompts["input_boxes"] = boxes * scale.repeat(2)
