@@ -52,6 +52,12 @@ def load_script(path: str) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def tiny_sam2(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the folder of a tiny SAM 2 with random weights."""
+    return load_script("tests/models/zero_shot/tiny_models.py").sam2(tmp_path_factory.mktemp("sam2"))
+
+
+@pytest.fixture(scope="session")
 def refshapes_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Generate RefShapes tiny: 24 / 7 / 7 images."""
     from refseg.refshapes import generate

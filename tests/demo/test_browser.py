@@ -280,6 +280,69 @@ def test_error_messages(page: Any, tmp_path: Path, refshapes_images: list[str]) 
     page.wait_for_selector("#about >> text=96 x 96 pixels")
 
 
+def test_clicks(
+    work_dir: Callable[[str], Path], tiny_sam2: str, browser: Any, refshapes_images: list[str], tmp_path: Path
+) -> None:
+    """Add a point and a box to the second phrase, undo, reset, and ask for another image. Clicks are in its pixels."""
+    options = ["--clicks", tiny_sam2, "--cfg-options", "model.postprocess.no_target=none"]
+    with serving(work_dir(MODEL), tmp_path, *options) as server:
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(PATIENCE)
+        trouble: list[str] = []
+        page.on("pageerror", lambda error: trouble.append(str(error)))
+        page.goto(server.url)
+        upload(page, Path(refshapes_images[0]))
+        page.wait_for_selector("#about >> text=96 x 96 pixels")
+        assert not page.is_visible("#clicks")
+        ask(page, "the red circle\na square", "0.5")
+        page.wait_for_selector("#picture img")
+        assert "corrected by clicks" not in page.inner_text("#answers")
+
+        def act(selector: str, **options: Any) -> None:
+            """Click, and wait for a new picture."""
+            before = page.get_attribute("#picture img", "src")
+            page.click(selector, **options)
+            page.wait_for_function(
+                "before => document.querySelector('#picture img').getAttribute('src') != before", arg=before
+            )
+
+        def click(x: float, y: float) -> None:
+            """Click on a place of the picture, in shares of its size."""
+            box = page.locator("#picture img").bounding_box()
+            act("#picture img", position={"x": x * box["width"], "y": y * box["height"]})
+
+        def saved() -> list[list[dict]]:
+            with page.expect_download() as download:
+                page.click("#json")
+            return [phrase["clicks"] for phrase in json.loads(Path(download.value.path()).read_text())["phrases"]]
+
+        # A point on the second phrase's merged mask
+        page.click("#mask input")
+        act("[role=option] >> text=a square")
+        click(0.25, 0.5)
+        page.wait_for_selector("#answers article >> nth=1 >> text=corrected by clicks")
+        first, second = saved()
+        ((x, y, positive),) = second[0]["points"]
+        assert first == [] and positive and abs(x - 24) <= 1 and abs(y - 48) <= 1
+        # A box by two corners, the lower right one first
+        page.click("#action >> text=Box")
+        click(0.75, 0.75)
+        click(0.5, 0.25)
+        (clicks,) = saved()[1]
+        assert all(abs(a - b) <= 1 for a, b in zip(clicks["box"], (48, 24, 73, 73), strict=True))
+        # Undo the box, then everything
+        act("#undo")
+        assert saved()[1] == [{"points": [[x, y, True]], "box": None}]
+        page.click("#reset")
+        page.wait_for_selector("#answers >> text=corrected by clicks", state="detached")
+        assert saved() == [[], []]
+        # Another image hides the picture
+        page.click(".gallery-item >> nth=1")
+        page.wait_for_selector("#clicks", state="hidden")
+        page.close()
+        assert trouble == []
+
+
 @pytest.fixture
 def behind_nginx(work_dir: Callable[[str], Path], tmp_path: Path) -> Iterator[str]:
     """The address of the page behind nginx, configured as in the docs."""

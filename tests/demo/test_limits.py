@@ -10,6 +10,8 @@ from PIL import Image
 
 from refseg.demo.limits import (
     Limits,
+    check_click,
+    check_mask,
     check_phrases,
     check_threshold,
     delete_old_files,
@@ -49,6 +51,24 @@ def test_invalid_thresholds(value: object) -> None:
     assert check_threshold(0.05) == 0.05
     with pytest.raises(UsageError, match="between 0 and 1"):
         check_threshold(value)
+
+
+def test_masks() -> None:
+    assert [check_mask("0"), check_mask("12:3")] == [(0, None), (12, 3)]
+    for value in (None, 0, "", "-1", "1:", "1:2:3", "1234", "\u0663", {"path": "/etc/passwd"}, ["0"]):
+        with pytest.raises(UsageError, match="No such mask"):
+            check_mask(value)
+
+
+def test_clicks() -> None:
+    """An image of 10 x 20 pixels, shown at 30 x 60: three pixels of the picture are one of the image."""
+    places = [[0, 0], [2, 2], [3, 3], [59, 29], [59.9, 29.9]]
+    assert [check_click(place, (30, 60), (10, 20)) for place in places] == [(0, 0), (0, 0), (1, 1), (19, 9), (19, 9)]
+    assert check_click([10, 10], (30, 60), (3000, 6000)) == (1050, 1050), "the middle of a reduced pixel"
+    nan = float("nan")
+    for place in (None, "ab", [1], [1, 2, 3], [60, 0], [0, 30], [-1, 0], [nan, 0], [True, 1], ["1", "1"], {"x": 1}):
+        with pytest.raises(UsageError, match="outside of the picture"):
+            check_click(place, (30, 60), (10, 20))
 
 
 def test_limits_must_be_positive() -> None:

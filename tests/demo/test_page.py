@@ -16,9 +16,10 @@ from PIL import Image
 
 from refseg.datasets.masks import decode
 from refseg.demo import rendering
-from refseg.demo.limits import Limits
-from refseg.demo.page import Page, reduce_to
+from refseg.demo.limits import Limits, check_mask
+from refseg.demo.page import Correction, Page, Question, reduce_to
 from refseg.errors import DataError, UsageError
+from refseg.inference.clicks import Clicks
 from refseg.inference.inferencer import ReferringInferencer
 from refseg.inference.results import ImageAnswer, PhraseAnswer
 from refseg.instance import Instance
@@ -57,8 +58,8 @@ class TestSessions:
     ) -> None:
         counted = self.encodings(page, monkeypatch)
         assert page.open(refshapes_images[0], "a.png").seconds > 0
-        first = page.ask(refshapes_images[0], "a.png", "the red circle", 0.5)
-        second = page.ask(refshapes_images[0], "a.png", "a square\nthe red circle", 0.3)
+        first = page.ask(Question(refshapes_images[0], "a.png", "the red circle", 0.5))
+        second = page.ask(Question(refshapes_images[0], "a.png", "a square\nthe red circle", 0.3))
         assert len(counted) == 1 and first.opened.seconds == second.opened.seconds == 0
         page.open(refshapes_images[1], "a.png")
         assert len(counted) == 2, "images are identified by content and name"
@@ -78,11 +79,11 @@ class TestSessions:
 
     def test_names_are_private(self, page: Page, refshapes_images: list[str]) -> None:
         page.open(refshapes_images[0], "private name.png")
-        assert page.ask(refshapes_images[0], "other.png", "a square", 0.5).answer.name == "other.png"
+        assert page.ask(Question(refshapes_images[0], "other.png", "a square", 0.5)).answer.name == "other.png"
 
 
 def test_same_answers_as_the_inferencer(page: Page, refshapes_images: list[str]) -> None:
-    asked = page.ask(refshapes_images[0], "a.png", "the red circle\n\na small triangle", 0.5)
+    asked = page.ask(Question(refshapes_images[0], "a.png", "the red circle\n\na small triangle", 0.5))
     expected = page.inferencer(refshapes_images[0], ["the red circle", "a small triangle"])
     assert [phrase.text for phrase in asked.answer] == ["the red circle", "a small triangle"]
     for found, wanted in zip(asked.answer, expected, strict=True):
@@ -90,14 +91,16 @@ def test_same_answers_as_the_inferencer(page: Page, refshapes_images: list[str])
 
 
 def test_threshold_of_pixels(page: Page, refshapes_images: list[str]) -> None:
-    areas = [page.ask(refshapes_images[0], "a", "a square", t).answer[0].mask.sum() for t in (0.05, 0.5, 0.95)]
+    areas = [
+        page.ask(Question(refshapes_images[0], "a", "a square", t)).answer[0].mask.sum() for t in (0.05, 0.5, 0.95)
+    ]
     assert areas[0] > areas[2] and areas[0] >= areas[1] >= areas[2]
 
 
 def test_number_of_objects(inferencer: ReferringInferencer, refshapes_images: list[str]) -> None:
     """The best objects stay. The merged mask is that of all objects."""
     phrases = [
-        Page(inferencer, Limits(objects=most)).ask(refshapes_images[0], "a", "a square", 0.5).answer[0]
+        Page(inferencer, Limits(objects=most)).ask(Question(refshapes_images[0], "a", "a square", 0.5)).answer[0]
         for most in (2, 100)
     ]
     assert len(phrases[0].instances) == 2 < len(phrases[1].instances)
@@ -125,7 +128,7 @@ def test_reduced_images_have_at_least_one_pixel_per_side() -> None:
 
 def test_error_messages(page: Page, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No image"):
-        page.ask(None, None, "a square", 0.5)
+        page.ask(Question(None, None, "a square", 0.5))
     (tmp_path / "bad").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"unknown format: b\.png"):
         page.open(str(tmp_path / "bad"), "../b.png")
@@ -134,6 +137,103 @@ def test_error_messages(page: Page, tmp_path: Path) -> None:
     (tmp_path / "cut").write_bytes(buffer.getvalue()[:-200])
     with pytest.raises(DataError, match=r"truncated or corrupt: c\.png"):
         page.open(str(tmp_path / "cut"), "c.png")
+
+
+class TestClicks:
+    @pytest.fixture
+    def clickable(self, inferencer: ReferringInferencer, tiny_sam2: str) -> Page:
+        """A page whose model has SAM 2 beside it."""
+        with_sam = ReferringInferencer(inferencer.loaded, postprocess={"no_target": "none"}, clicks=tiny_sam2)
+        return Page(with_sam, Limits(clicks=3))
+
+    def test_only_with_a_mask_model(self, page: Page, clickable: Page, refshapes_images: list[str]) -> None:
+        assert clickable.can_correct and not page.can_correct
+        page.ask(Question(refshapes_images[0], "a", "a square", 0.5))
+        assert not page._answers, "answers are kept for clicks only"
+
+    def test_corrections_in_order(self, clickable: Page, refshapes_images: list[str]) -> None:
+        """The page's answer equals that of the API. The other phrase stays as it is."""
+        corrections = (
+            Correction(1, 0, Clicks(((20, 30, True),))),
+            Correction(1, None, Clicks(((50, 60, False),))),
+            Correction(1, None, Clicks(box=(5, 5, 60, 70))),
+        )
+        question = Question(refshapes_images[0], "a", "a square\nthe red circle", 0.4, corrections)
+        asked = clickable.ask(question)
+        session = clickable.inferencer.session(refshapes_images[0])
+        before = session(["a square", "the red circle"], postprocess={"threshold": 0.4, "max_instances": 20})
+        (expected,) = session.refine(before[1], points=[(20, 30, True)], instance=0)
+        (expected,) = session.refine(expected, points=[(50, 60, False)])
+        (expected,) = session.refine(expected, box=(5, 5, 60, 70))
+        assert (asked.answer[1].mask == expected.mask).all() and asked.answer[1].clicks == expected.clicks
+        assert (asked.answer[0].mask == before[0].mask).all() and asked.answer[0].clicks == ()
+        assert "Corrected by clicks" not in rendering.phrase_summary(asked.answer[0])
+        assert "; corrected by clicks" in rendering.phrase_summary(asked.answer[1])
+        assert "refine" in rendering.time_summary(asked)
+
+    def test_one_pass_for_a_click_and_none_to_undo(
+        self, clickable: Page, refshapes_images: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        passes = []
+        decode = clickable.inferencer.prompted.decode
+        monkeypatch.setattr(
+            clickable.inferencer.prompted, "decode", lambda *args, **more: passes.append(1) or decode(*args, **more)
+        )
+        question = Question(refshapes_images[0], "a", "a square", 0.5)
+        corrections: tuple[Correction, ...] = ()
+        for x in (10, 20, 30):
+            corrections += (Correction(0, None, Clicks(((x, 20, True),))),)
+            clickable.ask(replace(question, corrections=corrections))
+        assert len(passes) == 3
+        undone = clickable.ask(replace(question, corrections=corrections[:1]))
+        assert len(passes) == 3 and len(undone.answer[0].clicks[0].points) == 1
+        # Answers that were dropped are made again
+        clickable._answers.clear()
+        again = clickable.ask(replace(question, corrections=corrections[:1]))
+        assert len(passes) == 4 and (again.answer[0].mask == undone.answer[0].mask).all()
+        for number in range(20):
+            clickable.ask(replace(question, text=f"a square {number}"))
+        assert len(clickable._answers) == clickable.limits.kept_answers
+
+    def test_limits(self, clickable: Page, refshapes_images: list[str]) -> None:
+        question = Question(refshapes_images[0], "a", "a square", 0.5)
+        click = Correction(0, None, Clicks(((5, 5, True),)))
+        with pytest.raises(UsageError, match=r"Too many clicks \(limit: 3\)"):
+            clickable.ask(replace(question, corrections=(click,) * 4))
+        for wrong in (replace(click, phrase=1), replace(click, instance=999)):
+            with pytest.raises(UsageError, match=r"No such mask|no instance 999"):
+                clickable.ask(replace(question, corrections=(wrong,)))
+
+    def test_masks_to_choose_from(self, clickable: Page, refshapes_images: list[str]) -> None:
+        question = Question(refshapes_images[0], "a", "a square\na circle", 0.5)
+        answer = clickable.ask(question).answer
+        choices = rendering.mask_choices(answer)
+        assert choices[0] == ("1. \u201ca square\u201d", "0") and ("2. \u201ca circle\u201d", "1") in choices
+        assert len(choices) == 2 + sum(len(phrase.instances) for phrase in answer)
+        assert all(check_mask(value) for _, value in choices)
+
+    def test_pictures_show_clicks(self, clickable: Page, refshapes_images: list[str]) -> None:
+        """Points and boxes lie on the pixels of the image that were clicked, and only for the chosen mask."""
+        points, box = Clicks(((20, 30, True), (70, 80, False))), Clicks(box=(5, 10, 60, 70))
+        corrections = tuple(Correction(0, None, clicks) for clicks in (points, box))
+        question = Question(refshapes_images[0], "a", "a square\na circle", 0.5)
+        plain, drawn = (clickable.ask(replace(question, corrections=corrections[:count])).answer for count in (0, 2))
+        picture = rendering.click_picture(drawn, 0, None, None)
+        scale = picture.shape[0] / 96
+
+        def color(x: float, y: float) -> tuple[int, ...]:
+            return tuple(picture[round((y + 0.5) * scale) + 4, round((x + 0.5) * scale) + 3].tolist())
+
+        assert color(20, 30) == rendering.ON and color(70, 80) == rendering.BESIDE
+        assert tuple(picture[round(10 * scale) + 1, round(30 * scale)]) == rendering.ON
+        other, before = (rendering.click_picture(answer, 1, None, None) for answer in (drawn, plain))
+        assert np.array_equal(other, before)
+        assert not np.array_equal(rendering.click_picture(plain, 1, None, (3, 4)), before), "the corner of a box"
+        if plain[1].instances:
+            assert np.array_equal(rendering.click_picture(plain, 1, 0, None), before)
+        rejected = replace(plain[0], reason="no")
+        answer = replace(plain, phrases=(rejected,))
+        assert rendering.click_picture(answer, 0, None, None).shape == picture.shape
 
 
 class TestRendering:
@@ -213,15 +313,15 @@ class TestRendering:
         assert [phrase["nothing_here"] for phrase in found["phrases"]] == [False, True, True]
 
     def test_time_summary(self, page: Page, refshapes_images: list[str]) -> None:
-        first = page.ask(refshapes_images[0], "a.png", "a square", 0.5)
+        first = page.ask(Question(refshapes_images[0], "a.png", "a square", 0.5))
         assert "1 phrase in" in rendering.time_summary(first) and "image encoded in" in rendering.time_summary(first)
-        second = page.ask(refshapes_images[0], "a.png", "a square\na circle", 0.5)
+        second = page.ask(Question(refshapes_images[0], "a.png", "a square\na circle", 0.5))
         assert rendering.time_summary(second).endswith("the image was already encoded.")
 
     def test_models_that_fuse_text_into_the_encoder(
         self, work_dir: Callable[[str], Path], refshapes_images: list[str]
     ) -> None:
         fused = Page(ReferringInferencer(work_dir("lavt_tiny_refshapes"), device="cpu"), Limits())
-        asked = fused.ask(refshapes_images[0], "a.png", "a square", 0.5)
+        asked = fused.ask(Question(refshapes_images[0], "a.png", "a square", 0.5))
         assert "encodes the image again" in rendering.time_summary(asked)
         assert "<table" not in rendering.answers_html(asked.answer)

@@ -27,6 +27,7 @@ LIMITS = {  # field of `Limits`: option, type, metavar, help
 EXAMPLES = """
 refseg demo
 refseg demo work_dirs/quickstart
+refseg demo work_dirs/quickstart --clicks facebook/sam2.1-hiera-tiny --allow-download
 refseg demo instalign_swinb weights.pth --port 8000
 """
 
@@ -38,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="default: cuda if available")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--examples", metavar="FILE", help='example inputs: lines of {"image": path, "texts": [...]}')
+    clicks = "SAM 2 or EdgeTAM, which corrects answers by clicks (default: that of the model, if it has one)"
+    parser.add_argument("--clicks", metavar="NAME|FOLDER", help=clicks)
     add_model_options(parser)
     group = parser.add_argument_group("server")
     group.add_argument("--host", default=LOCAL[0], help="address to listen on (default: %(default)s; 0.0.0.0: all)")
@@ -60,7 +63,7 @@ def main(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="refseg-demo-", ignore_cleanup_errors=True) as folder:
         files = Path(folder).resolve()
         prepare_environment(files, args.host)
-        inferencer = open_inferencer(args)
+        inferencer = open_inferencer(args, clicks=args.clicks)
 
         from refseg.demo import app, examples
         from refseg.demo.page import Page

@@ -6,6 +6,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from starlette.middleware import Middleware
 from refseg.demo import rendering
 from refseg.demo.examples import Example
 from refseg.demo.guard import Guard
-from refseg.demo.limits import Limits, delete_old_files
-from refseg.demo.page import Page
+from refseg.demo.limits import Limits, check_click, check_mask, delete_old_files
+from refseg.demo.page import Correction, Page, Question
 from refseg.errors import UsageError, UserError
+from refseg.inference.clicks import Clicks
 
 # One event at a time uses the model. Values arrive as the browser sent them, and Page checks them.
 MODEL_EVENT: dict[str, Any] = dict(
@@ -26,6 +28,7 @@ MODEL_EVENT: dict[str, Any] = dict(
 )
 LIGHT_EVENT: dict[str, Any] = dict(queue=False, api_visibility="private", show_progress="hidden")
 SESSIONS = 32  # page views whose state Gradio keeps, about 0.7 MB each (its default: 10,000)
+ADD, REMOVE, BOX = "Add", "Remove", "Box"  # what a click on the picture does
 SYSTEM_FONTS = ["system-ui", "sans-serif"]
 
 
@@ -56,15 +59,58 @@ def build(page: Page, files: Path, examples: Sequence[Example]) -> gr.Blocks:
     def on_upload(image: Any) -> str:
         return escape(rendering.image_summary(page.open(*_file_of(image))))
 
-    @show_user_errors
-    def on_ask(image: Any, text: Any, threshold: Any) -> tuple[str, str, dict, dict]:
-        asked = page.ask(*_file_of(image), text, threshold)
+    def show(question: Question, chosen: Any) -> tuple:
+        """Answer a question, and return the values of `results`. `chosen` is the mask that clicks correct."""
+        asked = page.ask(question)
         downloads = rendering.write_downloads(asked.answer, Path(tempfile.mkdtemp(dir=files)))
         masks, json = (gr.update(value=str(file), visible=True) for file in downloads)
-        return escape(rendering.time_summary(asked)), rendering.answers_html(asked.answer), masks, json
+        answered = escape(rendering.time_summary(asked)), rendering.answers_html(asked.answer), masks, json
+        if not page.can_correct:
+            return answered
+        choices = rendering.mask_choices(asked.answer)
+        if chosen not in [value for _, value in choices]:  # its object is gone
+            chosen = str(check_mask(chosen)[0])
+        picture = rendering.click_picture(asked.answer, *check_mask(chosen), question.corner)
+        return *answered, question, gr.update(visible=True), gr.update(choices=choices, value=chosen), picture
 
-    def clear_results() -> tuple[str, str, dict, dict]:
-        return "", "", gr.update(visible=False), gr.update(visible=False)
+    @show_user_errors
+    def on_ask(image: Any, text: Any, threshold: Any) -> tuple:
+        return show(Question(*_file_of(image), text, threshold), "0")
+
+    @show_user_errors
+    def on_choose(question: Question | None, chosen: Any) -> tuple:
+        return show(replace(_asked(question), corner=None), chosen)
+
+    @show_user_errors
+    def on_click(question: Question | None, chosen: Any, action: Any, event: gr.EventData) -> tuple:
+        question, mask = _asked(question), check_mask(chosen)
+        asked = page.ask(question)
+        shown = rendering.click_picture(asked.answer, *mask, None).shape
+        place = event._data.get("index") if isinstance(event._data, dict) else None
+        x, y = check_click(place, (shown[0], shown[1]), asked.opened.size)
+        if action == BOX and question.corner is None:
+            return show(replace(question, corner=(x, y)), chosen)
+        if action == BOX:
+            (x0, x1), (y0, y1) = sorted((x, question.corner[0])), sorted((y, question.corner[1]))
+            clicks = Clicks(box=(x0, y0, x1 + 1, y1 + 1))
+        else:
+            clicks = Clicks(((x, y, action == ADD),))
+        corrections = (*question.corrections, Correction(*mask, clicks))
+        return show(replace(question, corrections=corrections, corner=None), chosen)
+
+    @show_user_errors
+    def on_undo(question: Question | None, chosen: Any) -> tuple:
+        question = _asked(question)
+        kept = question.corrections if question.corner else question.corrections[:-1]
+        return show(replace(question, corrections=kept, corner=None), chosen)
+
+    @show_user_errors
+    def on_reset(question: Question | None, chosen: Any) -> tuple:
+        return show(replace(_asked(question), corrections=(), corner=None), chosen)
+
+    def clear_results() -> tuple:
+        answered = "", "", gr.update(visible=False), gr.update(visible=False)
+        return (*answered, None, gr.update(visible=False), gr.update(), None) if page.can_correct else answered
 
     with gr.Blocks(title="refseg", analytics_enabled=False) as blocks:
         gr.Markdown(
@@ -111,11 +157,43 @@ def build(page: Page, files: Path, examples: Sequence[Example]) -> gr.Blocks:
                 with gr.Row():
                     masks_button = gr.DownloadButton("Masks (zip of PNG)", visible=False, elem_id="masks")
                     json_button = gr.DownloadButton("Answers (JSON)", visible=False, elem_id="json")
+                # Clicks
+                if page.can_correct:
+                    question = gr.State(None)
+                    with gr.Group(visible=False, elem_id="clicks") as clicks:
+                        mask = gr.Dropdown([], label="Correct this mask by clicks", filterable=False, elem_id="mask")
+                        action = gr.Radio(
+                            [
+                                ("Add: the click is on the object", ADD),
+                                ("Remove: the click is beside the object", REMOVE),
+                                ("Box: click on two corners", BOX),
+                            ],
+                            value=ADD,
+                            label="A click on the picture",
+                            elem_id="action",
+                        )
+                        picture = gr.Image(
+                            label="Click here",
+                            format="png",
+                            interactive=False,
+                            buttons=[],
+                            alt_text="The image with the mask. Click on it to correct the mask.",
+                            elem_id="picture",
+                        )
+                        with gr.Row():
+                            undo = gr.Button("Undo", elem_id="undo")
+                            reset = gr.Button("Reset all", elem_id="reset")
         if examples:
             rows = [[str(example.image), "\n".join(example.phrases)] for example in examples]
             gr.Examples(rows, [image, phrases], visible_columns=[0], api_visibility="private", cache_examples=False)
         # Events
-        results = [timing, answers, masks_button, json_button]
+        results: list[Any] = [timing, answers, masks_button, json_button]
+        if page.can_correct:
+            results += [question, clicks, mask, picture]
+            mask.input(on_choose, [question, mask], results, **MODEL_EVENT)
+            picture.select(on_click, [question, mask, action], results, **MODEL_EVENT)
+            undo.click(on_undo, [question, mask], results, **MODEL_EVENT)
+            reset.click(on_reset, [question, mask], results, **MODEL_EVENT)
         image.change(clear_results, None, results, **LIGHT_EVENT)
         image.clear(lambda: "", None, about, **LIGHT_EVENT)
         uploaded = image.upload(on_upload, image, about, **MODEL_EVENT)
@@ -123,6 +201,13 @@ def build(page: Page, files: Path, examples: Sequence[Example]) -> gr.Blocks:
         triggers = [find.click, phrases.submit]
         gr.on(triggers, on_ask, [image, phrases, threshold], results, scroll_to_output=True, **MODEL_EVENT)
     return blocks.queue(max_size=limits.waiting, api_open=False, default_concurrency_limit=1)
+
+
+def _asked(question: Question | None) -> Question:
+    """Return the question that the page keeps, unless it is too old."""
+    if question is None:
+        raise UsageError("The answer is no longer on the server. Press Find again.")
+    return question
 
 
 def _file_of(image: Any) -> tuple[str | None, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from PIL import Image
 
+from refseg.datasets.geometry import Size
 from refseg.datasets.images import FORMATS, decoding, read_bytes
 from refseg.errors import DataError, UsageError
 
@@ -32,9 +33,11 @@ class Limits:
     phrases: int = 16  # per question
     letters: int = 200  # per phrase
     objects: int = 20  # per phrase in the answer
-    per_minute: int = 30  # questions of one client, and also uploads
+    clicks: int = 50  # corrections of one answer
+    per_minute: int = 30  # questions and clicks of one client, and also uploads
     waiting: int = 20  # requests in the queue
     kept_images: int = 8  # images whose encodings stay in memory
+    kept_answers: int = 16  # answers that stay in memory for more clicks
     kept_minutes: float = 60  # how long uploads and answers stay on disk
 
     def __post_init__(self) -> None:
@@ -70,6 +73,29 @@ def check_threshold(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
         raise UsageError("The threshold must be a number between 0 and 1.")
     return float(value)
+
+
+def check_mask(value: Any) -> tuple[int, int | None]:
+    """Return the phrase and the instance (None: all) that a value of the page's list of masks, "3" or "3:0", names."""
+    match = re.fullmatch(r"([0-9]{1,3})(?::([0-9]{1,3}))?", value) if isinstance(value, str) else None
+    if match is None:
+        raise UsageError("No such mask. Choose one from the list.")
+    return int(match[1]), None if match[2] is None else int(match[2])
+
+
+def check_click(place: Any, shown: Size, size: Size) -> tuple[int, int]:
+    """Return x, y of the image's pixel under a click.
+
+    Args:
+        place: The click's x, y in pixels of the picture, as the browser sent it.
+        shown: Height and width of the picture.
+        size: Height and width of the image.
+    """
+    valid = isinstance(place, list) and len(place) == 2 and all(type(value) in (int, float) for value in place)
+    if not valid or not all(0 <= value < length for value, length in zip(place, shown[::-1], strict=True)):
+        raise UsageError("The click is outside of the picture.")
+    x, y = (int((value + 0.5) * length / of) for value, of, length in zip(place, shown[::-1], size[::-1], strict=True))
+    return min(x, size[1] - 1), min(y, size[0] - 1)
 
 
 def display_name(name: Any) -> str:

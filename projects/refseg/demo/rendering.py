@@ -6,14 +6,20 @@ import json
 import zipfile
 from pathlib import Path
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader
+from PIL import Image, ImageDraw
 
 from refseg.demo.page import Asked, Opened
+from refseg.inference.clicks import ClickedMask, Clicks
 from refseg.inference.predict import counted, output_names, phrase_files
 from refseg.inference.results import ImageAnswer, PhraseAnswer, picture_png
 from refseg.report.page import data_uri, numbered_html, phrase_html, phrase_style
 from refseg.visualization.answers import ONE_OF_FEW
+from refseg.visualization.overlay import fit_for_display
 from refseg.visualization.word_bars import INSTANCE_COLORS
+
+ON, BESIDE = (0, 114, 178), (213, 94, 0)  # colors of clicks on the object and beside it
 
 _FOLDER = Path(__file__).parent
 STYLE = (_FOLDER / "style.css").read_text(encoding="utf-8") + phrase_style(".refseg")
@@ -36,6 +42,47 @@ def answers_html(answer: ImageAnswer) -> str:
 def phrase_summary(phrase: PhraseAnswer) -> str:
     """Return the answer to a phrase as a sentence."""
     return f"{phrase.in_words[:1].upper()}{phrase.in_words[1:]}."
+
+
+def mask_choices(answer: ImageAnswer) -> list[tuple[str, str]]:
+    """Return the names of the masks that clicks can correct, with their values (see `check_mask`)."""
+    choices = []
+    for k, phrase in enumerate(answer):
+        choices.append((f"{k + 1}. \u201c{phrase.text}\u201d", str(k)))
+        choices += [(f"{k + 1}. object {i + 1}", f"{k}:{i}") for i in range(len(phrase.instances))]
+    return choices
+
+
+def click_picture(answer: ImageAnswer, number: int, instance: int | None, corner: tuple[int, int] | None) -> np.ndarray:
+    """Draw the answer to a phrase with the clicks of one of its masks: (h, w, 3). `corner` is of a box to come."""
+    phrase = answer[number]
+    image = answer.view(ONE_OF_FEW)
+    if phrase.nothing_here:
+        picture = fit_for_display(image, np.zeros((0, *image.shape[:2]), bool), ONE_OF_FEW)[0]
+    else:
+        picture = answer.panel(number, ONE_OF_FEW)
+    source = phrase.source if instance is None else phrase.instances[instance].source
+    clicks = source.clicks if isinstance(source, ClickedMask) else Clicks()
+    canvas = Image.fromarray(picture)
+    draw = ImageDraw.Draw(canvas)
+    scale = picture.shape[0] / answer.size[0], picture.shape[1] / answer.size[1]
+    radius = max(6, min(picture.shape[:2]) // 50)
+    # The box, or its first corner
+    if clicks.box is not None:
+        edges = [value * scale[1 - k % 2] for k, value in enumerate(clicks.box)]
+        draw.rectangle(edges, outline=(255, 255, 255), width=4)
+        draw.rectangle(edges, outline=ON, width=2)
+    if corner is not None:
+        x, y = (corner[0] + 0.5) * scale[1], (corner[1] + 0.5) * scale[0]
+        draw.rectangle((x - radius, y - radius, x + radius, y + radius), fill=ON, outline=(255, 255, 255), width=2)
+    # Points with a plus or a minus
+    for column, row, positive in clicks.points:
+        x, y = (column + 0.5) * scale[1], (row + 0.5) * scale[0]
+        draw.circle((x, y), radius, fill=ON if positive else BESIDE, outline=(255, 255, 255), width=2)
+        draw.line((x - radius / 2, y, x + radius / 2, y), fill=(255, 255, 255), width=2)
+        if positive:
+            draw.line((x, y - radius / 2, x, y + radius / 2), fill=(255, 255, 255), width=2)
+    return np.asarray(canvas)
 
 
 def image_summary(opened: Opened) -> str:
