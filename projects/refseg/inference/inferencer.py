@@ -355,6 +355,10 @@ class ImageSession:
 
         Returns:
             The corrected phrase, as from a call of the session.
+
+        Raises:
+            UsageError: The model has no promptable mask model, the answer is about another image, or a click is not a
+                place in the image.
         """
         inferencer, size = self.inferencer, (self.pixels.shape[0], self.pixels.shape[1])
         prompted = inferencer.prompted
