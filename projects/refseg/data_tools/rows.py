@@ -51,14 +51,22 @@ def check_output(out: str | Path, overwrite: bool) -> Path:
     return Path(out)
 
 
+def to_line(row: Row) -> bytes:
+    """Return a row as a line. Only halves of characters, which JSON may hold, are escaped."""
+    try:
+        return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(row).encode() + b"\n"
+
+
 def write_rows(out: str | Path, rows: Iterable[Row]) -> None:
     """Write a JSONL file completely or not at all."""
     with open_output(out) as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            file.write(to_line(row))
 
 
-def with_base(row: Row, old: str | Path, new: str | Path) -> Row:
+def with_base(row: Row, old: Path, new: Path) -> Row:
     """Return the row with its paths, which are relative to the folder `old`, relative to the folder `new`."""
     prefix = path_to(old, new)
 

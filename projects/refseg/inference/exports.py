@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ TAG = "phrase"  # name of the brush in Label Studio
 VALUE_BITS = 8
 LENGTH_BITS = (3, 4, 8, 16)
 CHANNELS = 4  # red, green, blue and alpha, all equal here
+_TO_DIGITS = bytes.maketrans(b"\0\1", b"01")
 
 
 def objects_of(row: Row) -> list[dict[str, Any]]:
@@ -67,7 +68,7 @@ def write_coco(file: str | Path, rows: Iterable[Row], images: Iterable[str]) -> 
         for row in rows
         for one in objects_of(row)
     )
-    _write_list(file, entries)
+    write_list(file, entries)
 
 
 def write_labelstudio(file: str | Path, rows: Iterable[Row], *, prefix: str = "", version: str = "refseg") -> None:
@@ -91,7 +92,7 @@ def write_labelstudio(file: str | Path, rows: Iterable[Row], *, prefix: str = ""
             prediction = {"model_version": version, "score": score, "result": regions}
             yield {"data": {"image": prefix + image}, "predictions": [prediction]}
 
-    _write_list(file, tasks())
+    write_list(file, tasks())
     options = "\n".join(f"    <Label value={quoteattr(label)}/>" for label in labels)
     write_atomically(
         Path(file).with_suffix(".xml"),
@@ -136,7 +137,49 @@ def encode_brush(mask: np.ndarray) -> list[int]:
     return np.packbits(np.frombuffer("".join(bits).encode(), np.uint8) - ord("0")).tolist()
 
 
-def _write_list(file: str | Path, entries: Iterable[dict[str, Any]]) -> None:
+def decode_brush(values: Sequence[int], size: tuple[int, int]) -> np.ndarray:
+    """Return the (H, W) bool mask of Label Studio's run lengths of a four-channel image.
+
+    Args:
+        values: The bytes, as a file has them.
+        size: (height, width) of the image.
+
+    Raises:
+        ValueError: The bytes are not the runs of an image of this size.
+    """
+    if not isinstance(values, list) or not all(type(value) is int and 0 <= value <= 255 for value in values):
+        raise ValueError("brush: the runs are not a list of bytes")
+    bits = np.unpackbits(np.array(values, np.uint8)).tobytes().translate(_TO_DIGITS).decode()
+    at = 0
+
+    def number(width: int) -> int:
+        nonlocal at
+        if at + width > len(bits):
+            raise ValueError("brush: the runs end early")
+        at += width
+        return int(bits[at - width : at], 2)
+
+    total = CHANNELS * size[0] * size[1]
+    count, value_bits = number(32), number(5) + 1
+    length_bits = [number(4) + 1 for _ in range(4)]
+    if count != total or value_bits != VALUE_BITS:
+        raise ValueError(f"brush: it has {count} values of {value_bits} bits, its image {total} of {VALUE_BITS}")
+    decoded = np.zeros(total, np.uint8)
+    start = 0
+    while start < total:
+        is_run = number(1)
+        length = number(length_bits[number(2)]) + 1
+        if start + length > total:
+            raise ValueError("brush: the runs are longer than the image")
+        if is_run:
+            decoded[start : start + length] = number(VALUE_BITS)
+        else:
+            decoded[start : start + length] = [number(VALUE_BITS) for _ in range(length)]
+        start += length
+    return decoded.reshape(*size, CHANNELS)[..., CHANNELS - 1] >= 128  # alpha
+
+
+def write_list(file: str | Path, entries: Iterable[dict[str, Any]]) -> None:
     """Write a JSON list, entry by entry."""
     with open_to_replace(file) as out:
         start = b"[\n"

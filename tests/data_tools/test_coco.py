@@ -1,4 +1,4 @@
-"""`refseg data from-coco`: rows, and masks that stay the same through the JSONL reader."""
+"""`refseg data import` of COCO files: rows, and masks that stay the same through the JSONL reader."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from pycocotools import mask as coco_mask
 
 from refer_files import square
 from refseg.cli import main
-from refseg.data_tools.from_coco import Skipped, Wording, convert
+from refseg.data_tools import import_data
+from refseg.data_tools.conversion import Skipped, Wording
 from refseg.datasets.masks import decode, to_rle
 from refseg.datasets.readers import read_jsonl
 from refseg.errors import UsageError
@@ -38,6 +39,10 @@ def write(folder: Path, annotations: list, images: list | None = None, categorie
     file = folder / "instances.json"
     file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
     return file
+
+
+def convert(file: Path, images: Path, base: Path, wording: Wording, skipped: Skipped) -> list[dict]:
+    return list(import_data.convert(*import_data.recognize(file, "coco"), images, base, wording, skipped))
 
 
 def rows(folder: Path, annotations: list, images: list | None = None, **wording: Any) -> tuple[list[dict], Skipped]:
@@ -155,7 +160,7 @@ def test_texts_from_a_field(tmp_path: Path) -> None:
         ("1-1-1", "the dog"),
         ("1-2", "white one"),
     ]
-    assert skipped.lines() == ["skipped: 1 annotations without text in 'caption' (first: id 3)"]
+    assert skipped.lines() == ["skipped: 1 annotations without text in 'caption' (first: id 3 of image 1)"]
 
 
 def test_crowds_are_present_but_no_targets(tmp_path: Path) -> None:
@@ -342,7 +347,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         ("{}", ["--text", "{category[name]}"], "only {category} and {count}"),
         ("{}", ["--text", " "], "text ' ' is blank"),
         ("{}", ["--text-many", ""], "text '' is blank"),
-        ("{}", ["--text-field", "caption"], "--text-field needs --per instance"),
+        ("{}", ["--per", "category", "--text-field", "caption"], "--text-field needs --per instance"),
         ("{}", ["--no-target", "-1"], "--no-target must be at least 0"),
     ],
 )

@@ -1,0 +1,9 @@
+"""Names of the formats of `refseg data import` and `export`."""
+
+FORMATS = {
+    "coco": "COCO (also from CVAT)",
+    "label-studio": "Label Studio",
+    "labelme": "labelme",
+    "yolo": "YOLO segmentation",
+    "sa-co": "SA-Co",
+}
