@@ -10,6 +10,7 @@ from pathlib import Path
 
 from refseg.cli.main import with_examples
 from refseg.cli.options import add_cfg_options, add_data_root
+from refseg.data_tools.formats import FORMATS
 from refseg.datasets.targets import data_root
 
 SET = (
@@ -68,17 +69,19 @@ def _browse(parser: argparse.ArgumentParser) -> None:
     add_cfg_options(parser)
 
 
-def _from_coco(parser: argparse.ArgumentParser) -> None:
+def _import(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("instances", help="annotation file in COCO's layout (images, annotations, categories)")
-    add("--images", required=True, metavar="DIR", help="folder that its file names are relative to")
-    add("--out", required=True, metavar="FILE", help="JSONL file to write; its image paths are relative to it")
+    add("source", metavar="FILE_OR_DIR", help="file or folder of a labeling tool")
+    add("--format", choices=["auto", *FORMATS], default="auto", help="format of the source (default: auto)")
+    add("--images", metavar="DIR", help="folder that names of images are relative to (default: the folder of the file)")
+    _add_out(parser)
     add(
         "--per",
-        choices=["category", "instance"],
-        default="category",
-        help="category: one row per image and category, which refers to all its instances; instance: one row per "
-        "instance, or per text if several instances share it (default: category)",
+        choices=["auto", "category", "instance"],
+        default="auto",
+        help="auto: use the annotators' phrases, or work like category if there are none; category: one row per image "
+        "and category, which refers to all its instances; instance: one row per instance, or per text if several "
+        "instances share it (default: auto)",
     )
     add("--text", default="{category}", help="text of a row, with {category} and {count} (default: '{category}')")
     many = "text of a row with several instances, such as 'all {category}s' (default: as --text)"
@@ -86,18 +89,27 @@ def _from_coco(parser: argparse.ArgumentParser) -> None:
     add(
         "--text-field",
         metavar="NAME",
-        help="with --per instance: take the text from this field of the annotations, such as caption, or CVAT's "
-        "attributes.expression. A list gives one row per text. Annotations without the field are skipped",
+        help="COCO only: take phrases from this field of the annotations, such as caption or attributes.expression, "
+        "instead of phrases or attributes.phrases. A list gives one row per text. Annotations without the field are "
+        "skipped",
     )
-    add(
-        "--no-target",
-        type=int,
-        default=0,
-        metavar="N",
-        help="rows per image of absent categories (default: 0)",
-    )
+    add("--no-target", type=int, default=0, metavar="N", help="rows per image of absent categories (default: 0)")
     add("--seed", type=int, default=0, help="random seed of --no-target (default: 0)")
     add("--split", metavar="NAME", help="split of every row, such as train")
+
+
+def _from_coco(parser: argparse.ArgumentParser) -> None:
+    _import(parser)
+    parser.set_defaults(format="coco")
+
+
+def _export(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("file", metavar="FILE", help="JSONL file")
+    add("--to", choices=list(FORMATS), required=True, help="format to write")
+    add("--out", required=True, metavar="FILE_OR_DIR", help="file to write; for labelme and yolo, a new folder")
+    add("--split", metavar="NAME", help="only rows of this split (default: all rows)")
+    add("--image-prefix", default="", metavar="URL", help="Label Studio: prefix of the names of images")
     add("--overwrite", action="store_true", help="replace an existing file")
 
 
@@ -108,6 +120,21 @@ def _split(parser: argparse.ArgumentParser) -> None:
     add("--test", type=float, default=0.0, metavar="SHARE", help="share of the images in test (default: 0, no split)")
     add("--seed", type=int, default=0, help="random seed (default: 0)")
     _add_out(parser)
+
+
+def _merge(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE", help="JSONL files")
+    parser.add_argument(
+        "--keep",
+        choices=["first", "both"],
+        help="if an image has a phrase twice with different targets: keep the first row, or both (default: an error)",
+    )
+    _add_out(parser)
+
+
+def _stats(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="JSONL file")
+    parser.add_argument("--html", metavar="FILE", help="also write a page with charts")
 
 
 def _add_out(parser: argparse.ArgumentParser) -> None:
@@ -171,15 +198,33 @@ COMMANDS = {
         "phrases, tokens, and the instances that each phrase refers to. Of a JSONL file, it shows the images as they "
         "are, with all their phrases and tags.",
     ),
+    "import": _Command(
+        "refseg.data_tools.import_data",
+        _import,
+        "convert files of labeling tools to a JSONL file",
+        "refseg data import project.json --images photos --out my.jsonl\n"
+        "refseg data import yolo_folder --out my.jsonl --text 'the {category}' --no-target 2",
+        "Read COCO (also from CVAT), Label Studio, labelme, YOLO segmentation, or SA-Co, and write a JSONL file. The "
+        "format is recognized from the content. Phrases are those of the annotators, or else names of categories. "
+        "Objects of one image with the same phrase become one row that refers to all of them. docs/data.md says where "
+        "each tool has its phrases.",
+        has_root=False,
+    ),
     "from-coco": _Command(
-        "refseg.data_tools.from_coco",
+        "refseg.data_tools.import_data",
         _from_coco,
-        "convert a COCO file to a JSONL file to edit",
+        "the same as `refseg data import --format coco`",
         "refseg data from-coco instances.json --images photos --out my.jsonl --split train",
-        "Write a JSONL file whose phrases are category names, or a field of the annotations, as a start for editing. "
-        "Annotations of one image with the same text become one row that refers to all of them. Crowd regions "
-        "(iscrowd = 1) are not targets, unless they have their own text or CVAT's attributes. A row whose category "
-        "also has a crowd region in the image gets the tag crowd.",
+        has_root=False,
+    ),
+    "export": _Command(
+        "refseg.data_tools.export_data",
+        _export,
+        "convert a JSONL file to files of labeling tools",
+        "refseg data export my.jsonl --to label-studio --out tasks.json\n"
+        "refseg data export my.jsonl --to yolo --out yolo_folder",
+        "Write a JSONL file as COCO, Label Studio, labelme, YOLO segmentation, or SA-Co. Masks stay the same. Tags and "
+        "ids are not written, and splits only in YOLO.",
         has_root=False,
     ),
     "split": _Command(
@@ -191,6 +236,22 @@ COMMANDS = {
         "an image file. The numbers of phrases with no target, one, and several follow the shares as well as the "
         "images allow. Each split has at least one image.",
         has_root=False,
+    ),
+    "merge": _Command(
+        "refseg.data_tools.merge",
+        _merge,
+        "join JSONL files without duplicate rows",
+        "refseg data merge a.jsonl b.jsonl --out both.jsonl",
+        "Join JSONL files. Paths become relative to the new file, and equal images get one path. A row with the image, "
+        "phrase, and targets of an earlier one is dropped. The same phrase with different targets is an error, unless "
+        "--keep says what to do.",
+        has_root=False,
+    ),
+    "stats": _Command(
+        "refseg.data_tools.stats",
+        _stats,
+        "count images, phrases, words, targets, and sizes of a JSONL file",
+        "refseg data stats my.jsonl --html stats.html",
     ),
     "refshapes": _Command(
         "refseg.refshapes.generate",

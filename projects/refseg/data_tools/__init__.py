@@ -1,1 +1,1 @@
-"""Commands of `refseg data`: layout, check, leaks, browse, and from-coco."""
+"""Commands of `refseg data`: layout, check, leaks, browse, import, export, split, merge, and stats."""

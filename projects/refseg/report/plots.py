@@ -6,7 +6,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -132,6 +132,31 @@ def plot_png(plots: Sequence[tuple[Sequence[Curve], str, float]], *, title: str)
         file = io.BytesIO()
         figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
+
+
+def bars_svg(counts: Mapping[str, int], *, title: str) -> str:
+    """Draw counts as an SVG element with a bar for each name. The number stands above its bar.
+
+    Args:
+        counts: Number by name, in the order of the bars.
+        title: Heading of the plot.
+    """
+    title = printable(title)
+    with matplotlib.rc_context(_SETTINGS | {"svg.hashsalt": f"refseg {title}"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser has its own fonts
+        figure = Figure(figsize=(5.5, 3.3), dpi=72, layout="constrained")
+        axes = figure.subplots()
+        axes.set_title(title[:_MAX_LABEL], loc="left", fontweight="bold", fontsize=13)
+        bars = axes.bar([printable(name)[:_MAX_LABEL] for name in counts], list(counts.values()), color=LINE_COLORS[0])
+        axes.bar_label(bars, [f"{number:,}" for number in counts.values()], padding=2)
+        axes.margins(y=0.12)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        file = io.StringIO()
+        no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=no_metadata)
+    label = f"{title}: {', '.join(f'{name}: {number:,}' for name, number in counts.items())}"
+    return _for_pages(file.getvalue(), label, [])
 
 
 def _for_pages(svg: str, label: str, tooltips: Sequence[str]) -> str:
