@@ -16,7 +16,7 @@ METHODS = {"baseline", "instalign", "latent_vg", "lavt", "lgformer", "rela", "vi
 # Fine-tuning goes from checked data to a calibrated model.
 ALLOWED = {(room, "report") for room in WORKSHOPS} | {
     *(("report", "analysis"), ("analysis", "refshapes")),
-    *(("finetuning", "analysis"), ("finetuning", "data_tools")),
+    *(("finetuning", "analysis"), ("finetuning", "data_tools"), ("__init__.py", "finetuning")),
 }
 
 
