@@ -168,7 +168,7 @@ def _optim_wrapper(cfg: dict) -> Iterator[str]:
     known = {
         None: _PARAMWISE,
         "EncoderRatesConstructor": _PARAMWISE | {"encoder_lr_mult", "new_parts_lr_mult", "layer_decay"},
-        "MuonConstructor": _PARAMWISE,
+        "MuonConstructor": _PARAMWISE | {"encoder_lr_mult", "new_parts_lr_mult", "layer_decay"},
     }
     if (constructor := cfg.get("constructor")) in known:
         path, paramwise = f"{path}.paramwise_cfg", cfg.get("paramwise_cfg") or {}

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import Tensor, nn
 
+from refseg.engine.param_groups import EncoderRatesConstructor
 from refseg.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of a quintic; singular values become 0.7 to 1.2
@@ -132,8 +132,8 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
-class MuonConstructor(DefaultOptimWrapperConstructor):
-    """mmengine's constructor for `MuonAdamW`. Weights of linear maps and convolutions are `orthogonal`; learnable
+class MuonConstructor(EncoderRatesConstructor):
+    """`EncoderRatesConstructor` for `MuonAdamW`. Weights of linear maps and convolutions are `orthogonal`; learnable
     queries, embeddings, biases, and norms are not."""
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
