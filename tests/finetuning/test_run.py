@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from conftest import REPOSITORY
 from refseg.cli.main import main
 from refseg.engine.run import load_config
 from refseg.errors import DataError, UsageError
@@ -115,6 +120,25 @@ def test_a_foreign_folder_is_not_touched(own: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match="is not empty, and no fine-tuning made it"):
         prepare(Request(str(own), "scratch", str(tmp_path)))
+
+
+@pytest.mark.slow
+def test_two_processes(own: Path, tmp_path: Path) -> None:
+    options = [f"{key}={value}" for key, value in flat(TINY)]
+    arguments = ["--from", "scratch", "--out", str(tmp_path / "out"), "--steps", "2", "--image-size", "64"]
+    command = ["bash", str(REPOSITORY / "tools/dist_finetune.sh"), str(own), "2", *arguments, "--cfg-options", *options]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHON": sys.executable})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("report: ") == 1
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def flat(options: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in options.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def test_command(own: Path, finetuned: Path, capsys: pytest.CaptureFixture[str]) -> None:

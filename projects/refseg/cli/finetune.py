@@ -33,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     negatives = "share of phrases that are replaced by ones that refer to nothing in the image (default: 0.15)"
     add("--negatives", type=probability, default=DEFAULT_NEGATIVES, metavar="SHARE", help=negatives)
     add("--seed", type=int, default=0, help="of the split and the training (default: 0)")
+    add("--launcher", choices=["none", "pytorch"], default="none", help="pytorch: one of several processes of torchrun")
+    add("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
     add_model_options(parser)
 
 
@@ -51,6 +53,7 @@ def main(args: argparse.Namespace) -> int:
         negatives=args.negatives,
         seed=args.seed,
         cfg_options=args.cfg_options,
+        launcher=args.launcher,
     )
     return 0
 

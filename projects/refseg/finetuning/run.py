@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -109,7 +109,12 @@ class Finetuned:
 
 
 def finetune(
-    data: str | Path, *, model: str = DEFAULT_START, out: str | Path = DEFAULT_OUT, **options: Any
+    data: str | Path,
+    *,
+    model: str = DEFAULT_START,
+    out: str | Path = DEFAULT_OUT,
+    launcher: Literal["none", "pytorch"] = "none",
+    **options: Any,
 ) -> Finetuned:
     """Fine-tune a model on your own images and phrases, and return it with its scores.
 
@@ -118,10 +123,11 @@ def finetune(
         model: Where to start from: an encoder pair such as "efficientnet_lite0+minilm", "scratch", or a model: a name
             that `refseg models` lists, a work directory, or a checkpoint.
         out: Output folder. If it has an interrupted run of the same request, that run continues.
+        launcher: "pytorch" in each of several processes that torchrun started.
         **options: Further fields of `Request`, such as seconds=600.
     """
     request = Request(str(data), model, str(out), **options)
-    rank = int(os.environ.get("RANK", "0"))
+    rank = int(os.environ.get("RANK", "0")) if launcher == "pytorch" else 0
     folder = Path(request.out)
     if rank == 0:
         prepare(request)
@@ -130,9 +136,11 @@ def finetune(
 
     # Train, or continue
     start = time.monotonic()
-    launcher = "pytorch" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "none"
     train(str(folder / CONFIG), RunOptions(work_dir=str(folder), resume=True, launcher=launcher))
     seconds = time.monotonic() - start
+    if torch.distributed.is_initialized():  # the first process does the rest alone
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
     if rank:
         return Finetuned(folder, {}, seconds, None)  # type: ignore[arg-type]  # only the first process answers
 
