@@ -1,7 +1,7 @@
 # InstAlign at a small size with small pretrained encoders (`pip install refseg[pretrained]`), for
 # fine-tuning on your own photographs. `refseg finetune` starts from this file and sets the data, image
-# size, batch, and length of the training. Text features stay as they are; the image encoder learns
-# with a tenth of the rate.
+# size, batch, and length of the training. The text encoder stays as it is; the image encoder learns
+# with a small rate.
 _base_ = [
     '../_base_/datasets/jsonl.py',
     '../_base_/models/instalign_tiny.py',
@@ -28,10 +28,11 @@ train_dataloader = dict(
         pipeline=[dict(type='LoadImage'), dict(type='RandomFlip'), *_load[1:], dict(type='PackSample')],
     )
 )
+# Muon: after 150 steps on 14 photographs it knew 94 % of the trained phrases, AdamW 59 % (docs/finetune.md)
 optim_wrapper = dict(
-    constructor='EncoderRatesConstructor',
-    optimizer=dict(lr=5e-4),
-    paramwise_cfg=dict(_delete_=True, norm_decay_mult=0.0, encoder_lr_mult=0.1),
+    constructor='MuonConstructor',
+    optimizer=dict(_delete_=True, type='MuonAdamW', lr=1e-3, muon_lr_ratio=5.0, weight_decay=0.05),
+    paramwise_cfg=dict(_delete_=True, norm_decay_mult=0.0, encoder_lr_mult=0.02),
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.02, by_epoch=False, begin=0, end=20),
@@ -56,8 +57,18 @@ _tiny = dict(
     model=dict(
         encoder=dict(
             vision=dict(pretrained=None),
-            text=dict(_delete_=True, type='TextEncoder', config=dict(model_type='bert', vocab_size=100, hidden_size=16,
-                      num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)),
+            text=dict(
+                _delete_=True,
+                type='TextEncoder',
+                config=dict(
+                    model_type='bert',
+                    vocab_size=100,
+                    hidden_size=16,
+                    num_hidden_layers=1,
+                    num_attention_heads=2,
+                    intermediate_size=16,
+                ),
+            ),
         )
     )
 )

@@ -26,9 +26,10 @@ def main(args: argparse.Namespace) -> int:
     from refseg.inference.loading import find_model
 
     config, checkpoint = find_model(args.model, args.weights)
+    weights = None if checkpoint is None else str(checkpoint)  # None: the model brings its own
     test(
         str(config),
-        checkpoint and str(checkpoint),
+        weights,
         run_options(args),
         out=args.out,
         predictions=args.predictions,

@@ -68,7 +68,7 @@ def write_rows(out: str | Path, rows: Iterable[Row]) -> None:
 
 def with_base(row: Row, old: Path, new: Path) -> Row:
     """Return the row with its paths, which are relative to the folder `old`, relative to the folder `new`."""
-    prefix = path_to(old, new)
+    prefix = path_to(Path(old), Path(new))
 
     def moved(path: str) -> str:
         return path if os.path.isabs(path) else Path(os.path.normpath(prefix / path)).as_posix()

@@ -361,7 +361,7 @@ def finish(request: Request, folder: Path, seconds: float) -> dict[str, dict[str
 
     # Score with it
     store = open_annotations(format="jsonl", file=data)
-    scores = {}
+    scores: dict[str, dict[str, float]] = {}
     for split in ("val", "test"):
         if split in store.splits:
             predictions = folder / f"{split}.jsonl"
