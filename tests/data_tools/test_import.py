@@ -209,6 +209,12 @@ def test_labelme_mask_and_polygon(images: Path, tmp_path: Path) -> None:
     assert np.array_equal(decode(to_rle(rows[0]["targets"][0], SIZE)), expected) and not skipped.numbers
 
 
+def test_labelme_claims_of_huge_images(images: Path, tmp_path: Path) -> None:
+    drawn = shape(shape_type="mask", points=[[6, 2], [8, 3]], mask=png(np.ones((2, 3))))
+    rows, skipped = read(tmp_path / "1.json", labelme(drawn, imageHeight=100_000, imageWidth=100_000))
+    assert not rows and "too large for a mask" in skipped.first["objects with unusable masks"]
+
+
 def test_labelme_folder(images: Path, tmp_path: Path) -> None:
     (tmp_path / "labels").mkdir()
     for name in ("1", "2"):

@@ -167,6 +167,7 @@ def test_unusable_rows_are_counted(own: Path, tmp_path: Path, capsys: pytest.Cap
         {**head, "text": "The  square", "targets": [SQUARE]},
         {**head, "text": "", "targets": []},
         {**head, "image": "photos/gone.png", "text": "x", "targets": []},
+        {**head, "image": "./photos/1.png", "size": [100_000, 100_000], "text": "x", "targets": [TWO_PARTS]},
     ]
     own.write_text(own.read_text() + "".join(json.dumps(row) + "\n" for row in rows))
     assert main(["data", "export", str(own), "--to", "coco", "--out", str(tmp_path / "c.json")]) == 0
@@ -176,6 +177,7 @@ def test_unusable_rows_are_counted(own: Path, tmp_path: Path, capsys: pytest.Cap
     assert "skipped: 1 invalid rows" in printed and "line 14" in printed
     assert "skipped: 1 rows with the phrase and the targets of an earlier one" in printed
     assert "skipped: 1 images whose file is not there" in printed
+    assert "skipped: 1 images that are too large for masks" in printed
 
 
 @pytest.mark.parametrize(
@@ -190,6 +192,16 @@ def test_errors_of_export(more: list[str], says: str, own: Path, capsys: pytest.
     out = own.parent if more[1] == "labelme" else own
     assert main(["data", "export", str(own), *more, "--out", str(out)]) == 1
     assert says in capsys.readouterr().err
+
+
+def test_two_paths_of_an_image(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    row = {"image": "./photos/1.png", "size": list(SIZE), "text": "x", "targets": [SQUARE]}
+    own.write_text(own.read_text() + json.dumps(row) + "\n")
+    out, merged = tmp_path / "yolo", own.parent / "merged.jsonl"
+    assert main(["data", "export", str(own), "--to", "yolo", "--out", str(out)]) == 1
+    assert "the image 1.png by several paths" in capsys.readouterr().err and not out.exists()
+    assert main(["data", "merge", str(own), "--out", str(merged)]) == 0
+    assert main(["data", "export", str(merged), "--to", "yolo", "--out", str(out)]) == 0
 
 
 # Polygons of masks ----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from refseg.data_tools.formats import FORMATS
 from refseg.data_tools.rows import check_output
 from refseg.datasets.masks import to_rle
 from refseg.datasets.readers import read_jsonl
-from refseg.datasets.readers.checks import plain_text
+from refseg.datasets.readers.checks import MAX_RLE_PIXELS, plain_text
 from refseg.errors import DataError, UsageError
 from refseg.records import AnnotatedInstance, Expression, Record
 
@@ -72,6 +73,9 @@ def read_records(file: Path, split: str | None, skipped: Skipped) -> Iterator[Re
         if not os.path.isfile(path):
             skipped.add("images whose file is not there", path)
             continue
+        if record.size[0] * record.size[1] >= MAX_RLE_PIXELS:
+            skipped.add("images that are too large for masks", f"{path}: {list(record.size)}")
+            continue
         # Masks, with the problem of each unusable one
         problems: dict[int, str] = {}
         first: dict[str, int] = {}  # mask -> new index
@@ -119,4 +123,10 @@ def name_images(records: list[Record]) -> Path:
     root = os.path.commonpath(folders)
     for record in records:
         record.image_id = Path(os.path.relpath(os.path.abspath(record.image_path), root)).as_posix()
+    names = Counter(record.image_id for record in records)
+    twice = next((name for name, number in names.items() if number > 1), None)
+    if twice is not None:
+        raise DataError(
+            f"rows name the image {twice} by several paths. `refseg data merge FILE --out NEW` makes them one"
+        )
     return Path(root)

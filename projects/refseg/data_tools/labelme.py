@@ -35,7 +35,7 @@ from refseg.data_tools.conversion import (
 from refseg.datasets.geometry import box_of_mask
 from refseg.datasets.images import open_image
 from refseg.datasets.masks import decode, encode, mask_of_image, to_rle
-from refseg.datasets.readers.checks import is_text, load_json
+from refseg.datasets.readers.checks import MAX_RLE_PIXELS, is_text, load_json
 from refseg.errors import DataError
 from refseg.records import AnnotatedInstance, Record
 from refseg.terminal import write_whole
@@ -145,6 +145,8 @@ def _mask(shape: dict, size: tuple[int, int]) -> dict:
     points, mask = _points(shape), shape.get("mask")
     if len(points) != 2 or not isinstance(mask, str):
         raise ValueError("a mask has two points and a PNG in base64")
+    if size[0] * size[1] >= MAX_RLE_PIXELS:
+        raise ValueError(f"an image of size {list(size)} is too large for a mask")
     try:
         encoded = base64.b64decode(mask, validate=True)
     except binascii.Error as error:
