@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import glob
+import http.client
 import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from PIL import Image
 
 from refseg.datasets.images import MAX_PIXELS, decode_image, decode_upright, from_pillow, read_bytes
 from refseg.errors import DataError, UsageError
+from refseg.inference.public_hosts import public_opener
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"))
 URL_STARTS = ("http://", "https://")
@@ -35,12 +37,15 @@ class Loading:
         allow_url: Whether images may come from the network.
         max_url_bytes: Most bytes of an image from the network.
         url_seconds: Most seconds to wait for an image from the network.
+        private_addresses: Whether URLs may lead to this machine and its private network. Set it to False if strangers
+            choose the URLs: only public addresses are then used, without the proxies of the environment.
     """
 
     upright: bool = True
     allow_url: bool = False
     max_url_bytes: int = 50 * 2**20
     url_seconds: float = 20.0
+    private_addresses: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,21 +188,33 @@ def fetch(url: str, how: Loading) -> bytes:
         raise UsageError(
             f"{url}: images from the network are not allowed. Allow them with allow_url=True or --allow-url."
         )
-    end = time.monotonic() + how.url_seconds
-    content = bytearray()
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "refseg"})
-        with urllib.request.urlopen(request, timeout=how.url_seconds) as response:
-            if not is_url(response.url):
-                raise DataError(f"{url} leads to {response.url}, which is not a web address")
-            while chunk := response.read(CHUNK):
-                content += chunk
-                if len(content) > how.max_url_bytes:
-                    raise DataError(f"{url} has more than {how.max_url_bytes} bytes (max_url_bytes)")
-                if time.monotonic() > end:
-                    raise TimeoutError(f"{how.url_seconds:g} s have passed")
-    except (urllib.error.URLError, TimeoutError, OSError, ValueError) as error:
+        if how.private_addresses:
+            return _download(urllib.request.urlopen, request, how)
+        with public_opener(how.url_seconds) as opener:
+            return _download(opener.open, request, how)
+    # HTTPException: an answer that is not HTTP, or a URL with control characters
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, OSError, ValueError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{url} cannot be fetched ({error})") from None
+
+
+def _download(open_url: Callable[..., Any], request: urllib.request.Request, how: Loading) -> bytes:
+    """Return what a URL has, within the limits on size and time."""
+    url = request.full_url
+    end = time.monotonic() + how.url_seconds
+    content = bytearray()
+    with open_url(request, timeout=how.url_seconds) as response:
+        if not is_url(response.url):
+            raise DataError(f"{url} leads to {response.url}, which is not a web address")
+        while chunk := response.read1(CHUNK):  # `read` would wait for a whole chunk
+            content += chunk
+            if len(content) > how.max_url_bytes:
+                raise DataError(f"{url} has more than {how.max_url_bytes} bytes (max_url_bytes)")
+            if time.monotonic() > end:
+                break
+    if time.monotonic() > end:
+        raise TimeoutError(f"{how.url_seconds:g} s have passed")
     return bytes(content)
