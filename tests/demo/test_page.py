@@ -17,7 +17,7 @@ from PIL import Image
 from refseg.datasets.masks import decode
 from refseg.demo import rendering
 from refseg.demo.limits import Limits, check_mask
-from refseg.demo.page import Correction, Page, Question, reduce_to
+from refseg.demo.page import Correction, Page, Question, Sessions, reduce_to
 from refseg.errors import DataError, UsageError
 from refseg.inference.clicks import Clicks
 from refseg.inference.inferencer import ReferringInferencer
@@ -76,6 +76,20 @@ class TestSessions:
         assert len(counted) == 3
         page.open(refshapes_images[1], "a.png")
         assert len(counted) == 4
+
+    def test_unused_images_are_deleted(self, inferencer: ReferringInferencer, refshapes_images: list[str]) -> None:
+        """An image stays for a minute after its last use, which is second 50 here."""
+        now = 0.0
+        sessions = Sessions(inferencer, Limits(kept_minutes=1), clock=lambda: now)
+        sessions.open(Path(refshapes_images[0]).read_bytes(), "a.png", "a")
+        now = 50.0
+        assert sessions.get("a") is not None and sessions.get("b") is None
+        now = 109.0
+        sessions.delete_old()
+        assert len(sessions) == 1
+        now = 110.0
+        sessions.delete_old()
+        assert len(sessions) == 0 and sessions.get("a") is None
 
     def test_names_are_private(self, page: Page, refshapes_images: list[str]) -> None:
         page.open(refshapes_images[0], "private name.png")

@@ -8,9 +8,7 @@ in place of files, because Gradio would download them.
 from __future__ import annotations
 
 import json
-import math
 import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
-from refseg.demo.limits import Limits
+from refseg.demo.limits import Limits, RateLimit
 
 API = "/gradio_api/"
 FILE = f"{API}file="
@@ -71,9 +69,8 @@ class Guard(BaseHTTPMiddleware):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(app)
-        self.files, self.limits, self.root_path, self.clock = files.resolve(), limits, root_path, clock
-        # Times of the last requests, by address and client
-        self.requests: dict[str, dict[str, deque[float]]] = {UPLOAD: {}, JOIN: {}}
+        self.files, self.limits, self.root_path = files.resolve(), limits, root_path
+        self.rates = {path: RateLimit(limits.per_minute, clock) for path in (UPLOAD, JOIN)}
 
     async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
         try:
@@ -97,11 +94,10 @@ class Guard(BaseHTTPMiddleware):
         if request.method not in ("POST", "PUT", "PATCH", "DELETE"):
             return
         # Rate. Behind a trusted proxy, the server has replaced the client's address by the forwarded one.
-        if path in self.requests:
-            wait = self.seconds_to_wait(path, request.client.host if request.client else "")
-            if wait > 0:
-                limit = f"limit: {self.limits.per_minute} per minute"
-                raise HTTPException(429, f"Too many requests ({limit}). Try again in {math.ceil(wait)} s.")
+        if path in self.rates:
+            refusal = self.rates[path].refusal(request.client.host if request.client else "")
+            if refusal:
+                raise HTTPException(429, refusal)
         # Size. The server reads no more than the announced length, unless the body comes in chunks.
         length = request.headers.get("content-length", "")
         if not length.isdecimal() or "transfer-encoding" in request.headers:
@@ -123,20 +119,6 @@ class Guard(BaseHTTPMiddleware):
         if content.get("path") is not None and not is_inside(content["path"], self.files):
             raise HTTPException(403, "Forbidden.")
         return content
-
-    def seconds_to_wait(self, path: str, client: str) -> float:
-        """Count a request. If the client must wait, do not count it and return the number of seconds."""
-        now, clients = self.clock(), self.requests[path]
-        # Forget clients without a request in the last minute. The client of the newest request comes last.
-        while clients and now - next(iter(clients.values()))[-1] >= 60:
-            del clients[next(iter(clients))]
-        times = clients.get(client, deque(maxlen=self.limits.per_minute))
-        if len(times) == self.limits.per_minute and now - times[0] < 60:
-            return 60 - (now - times[0])
-        times.append(now)
-        clients.pop(client, None)
-        clients[client] = times
-        return 0.0
 
 
 def is_inside(path: Any, folder: Path) -> bool:

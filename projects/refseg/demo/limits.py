@@ -8,7 +8,8 @@ import os
 import re
 import stat
 import time
-from collections.abc import Collection
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ from refseg.errors import DataError, UsageError
 
 MAX_NAME_LENGTH = 80
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
+SURROGATES = re.compile(r"[\ud800-\udfff]")
+
+
+class TooLargeError(DataError):
+    """An image with too many bytes or pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +60,29 @@ def check_phrases(text: Any, limits: Limits) -> tuple[str, ...]:
     """Return the distinct phrases of a text with one phrase per line."""
     if not isinstance(text, str):
         raise UsageError(f"Phrases must be text with one phrase per line, not {type(text).__name__}.")
-    lines = (" ".join(CONTROL_CHARACTERS.sub(" ", line).split()) for line in text.splitlines())
-    phrases = tuple(dict.fromkeys(line for line in lines if line))
+    phrases = tuple(dict.fromkeys(phrase for line in text.splitlines() if (phrase := clean_phrase(line))))
     if not phrases:
         raise UsageError("Nothing to look for. Write at least one phrase, one per line.")
+    return limited(phrases, limits)
+
+
+def check_phrase_list(phrases: Sequence[str], limits: Limits) -> tuple[str, ...]:
+    """Return the phrases of a list without control characters and extra spaces. Repeated phrases stay."""
+    cleaned = tuple(map(clean_phrase, phrases))
+    if not cleaned:
+        raise UsageError("Nothing to look for. Send at least one phrase.")
+    if not all(cleaned):
+        raise UsageError(f"Phrase {cleaned.index('')} is empty. Write what to look for, or leave it out.")
+    return limited(cleaned, limits)
+
+
+def clean_phrase(text: str) -> str:
+    """Return a phrase with single spaces and without control characters."""
+    return " ".join(CONTROL_CHARACTERS.sub(" ", text).split())
+
+
+def limited(phrases: tuple[str, ...], limits: Limits) -> tuple[str, ...]:
+    """Return phrases that keep the limits on their number and length, and raise UsageError for others."""
     if len(phrases) > limits.phrases:
         raise UsageError(f"Too many phrases: {len(phrases)} (limit: {limits.phrases}).")
     longest = max(phrases, key=len)
@@ -65,11 +90,13 @@ def check_phrases(text: Any, limits: Limits) -> tuple[str, ...]:
         raise UsageError(
             f"This phrase has {len(longest)} characters (limit: {limits.letters}): \u201c{longest[:40]}\u2026\u201d"
         )
+    if any(map(SURROGATES.search, phrases)):
+        raise UsageError("A phrase has half of a surrogate pair (U+D800 to U+DFFF). Send valid Unicode text.")
     return phrases
 
 
 def check_threshold(value: Any) -> float:
-    """Return the value of the page's slider if it is a number between 0 and 1."""
+    """Return a threshold if it is a number between 0 and 1."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
         raise UsageError("The threshold must be a number between 0 and 1.")
     return float(value)
@@ -110,17 +137,61 @@ def read_upload(path: str, name: str, limits: Limits) -> bytes:
         size = os.path.getsize(path)
     except OSError:
         raise DataError(f"{name} has been deleted, as uploads are after a while. Upload it again.") from None
-    if size > limits.upload_bytes:
-        raise DataError(f"{name} is too large: {size / 2**20:.1f} MB (limit: {limits.upload_mb:g} MB).")
+    check_num_bytes(size, name, limits)
     content = read_bytes(path)
+    check_header(content, name, limits)
+    return content
+
+
+def check_num_bytes(size: int, name: str, limits: Limits) -> None:
+    """Raise TooLargeError if a file is larger than the limit."""
+    if size > limits.upload_bytes:
+        raise TooLargeError(f"{name} is too large: {size / 2**20:.1f} MB (limit: {limits.upload_mb:g} MB).")
+
+
+def check_header(content: bytes, name: str, limits: Limits) -> None:
+    """Check the format and the number of pixels of an image file by its header."""
     with decoding(name), Image.open(io.BytesIO(content), formats=FORMATS) as image:
         width, height = image.size
     if width * height > limits.megapixels * 1e6:
-        raise DataError(
+        raise TooLargeError(
             f"{name} is too large: {width} x {height} = {width * height / 1e6:.1f} megapixels (limit: "
             f"{limits.megapixels:g}). Scale it down."
         )
-    return content
+
+
+class RateLimit:
+    """Count the requests of each client in the last minute.
+
+    Args:
+        per_minute: The most requests of one client.
+        clock: Returns the time in seconds.
+    """
+
+    def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.per_minute, self.clock = per_minute, clock
+        # Times of each client's last requests. The client of the newest request comes last.
+        self.clients: dict[str, deque[float]] = {}
+
+    def seconds_to_wait(self, client: str) -> float:
+        """Count a request. If the client must wait, do not count it and return the number of seconds."""
+        now, clients = self.clock(), self.clients
+        # Forget clients without a request in the last minute
+        while clients and now - next(iter(clients.values()))[-1] >= 60:
+            del clients[next(iter(clients))]
+        times = clients.get(client, deque(maxlen=self.per_minute))
+        if len(times) == self.per_minute and now - times[0] < 60:
+            return 60 - (now - times[0])
+        times.append(now)
+        clients.pop(client, None)
+        clients[client] = times
+        return 0.0
+
+    def refusal(self, client: str) -> str:
+        """Count a request and return an empty text, or a sentence that asks the client to wait."""
+        wait = self.seconds_to_wait(client)
+        limit = f"limit: {self.per_minute} per minute"
+        return f"Too many requests ({limit}). Try again in {math.ceil(wait)} s." if wait > 0 else ""
 
 
 def delete_old_files(folder: Path, seconds: float, keep: Collection[Path] = ()) -> list[Path]:

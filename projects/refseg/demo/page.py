@@ -1,10 +1,11 @@
-"""Images and phrases of the web page: one inferencer session per image. The most recent sessions are kept."""
+"""Images and phrases of the web page and the HTTP API: one session per image. The most recent ones are kept."""
 
 from __future__ import annotations
 
 import hashlib
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +25,7 @@ from refseg.inference.results import ImageAnswer
 class Opened:
     """An image that is ready for questions."""
 
-    key: str  # name and content of the file, hashed
+    key: str  # hash of the file, and of its name on the web page
     session: ImageSession
     full_size: tuple[int, int]  # height and width of the upload, which may be larger than the image of the session
     seconds: float = 0.0  # time to open the image, or 0 if it was already open
@@ -64,13 +65,64 @@ class Asked:
     seconds: float
 
 
+class Sessions:
+    """The sessions of the most recent images, by key.
+
+    Args:
+        inferencer: The model.
+        limits: `kept_images` and `kept_minutes` bound what is kept. Images larger than `answered_megapixels` are
+            reduced for the model.
+        clock: Returns the time in seconds.
+    """
+
+    def __init__(
+        self, inferencer: ReferringInferencer, limits: Limits, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.inferencer, self.limits, self.clock = inferencer, limits, clock
+        # The time of the last use and the session. The most recently used one comes last.
+        self._kept: OrderedDict[str, tuple[float, Opened]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, key: str) -> Opened | None:
+        """Return the session of a key if it is still there."""
+        self.delete_old()
+        if key not in self._kept:
+            return None
+        opened = replace(self._kept.pop(key)[1], seconds=0.0)
+        self._kept[key] = self.clock(), opened
+        return opened
+
+    def open(self, content: bytes, name: str, key: str) -> Opened:
+        """Return the session of a key, or open one for the content of an image file, whose header has been checked."""
+        known = self.get(key)
+        if known is not None:
+            return known
+        start = time.perf_counter()
+        pixels = decode_upright(content, name)
+        reduced = reduce_to(pixels, self.limits.answered_megapixels)
+        session = ImageSession(self.inferencer, ImageInput(name, reduced))
+        opened = Opened(key, session, (pixels.shape[0], pixels.shape[1]), time.perf_counter() - start)
+        self._kept[key] = self.clock(), opened
+        while len(self._kept) > self.limits.kept_images:
+            self._kept.popitem(last=False)
+        return opened
+
+    def delete_old(self) -> None:
+        """Delete sessions that were not used for `kept_minutes`."""
+        oldest = self.clock() - 60 * self.limits.kept_minutes
+        while self._kept and next(iter(self._kept.values()))[0] <= oldest:
+            self._kept.popitem(last=False)
+
+
 class Page:
     """Open images and answer questions about them."""
 
     def __init__(self, inferencer: ReferringInferencer, limits: Limits) -> None:
         self.inferencer, self.limits = inferencer, limits
         self._answers: OrderedDict[Any, ImageAnswer] = OrderedDict()  # for more clicks; the last used one comes last
-        self._sessions: OrderedDict[str, Opened] = OrderedDict()  # the most recently used one comes last
+        self.sessions = Sessions(inferencer, limits)
 
     def open(self, path: str | None, name: Any) -> Opened:
         """Open an uploaded image, or return its session if there is one.
@@ -84,20 +136,7 @@ class Page:
         name = display_name(name)
         content = read_upload(path, name, self.limits)
         # The name is part of the key, so that users never see each other's names for the same image.
-        key = hashlib.sha256(f"{name}\n".encode() + content).hexdigest()
-        known = self._sessions.pop(key, None)
-        if known is not None:
-            opened = Opened(key, known.session, known.full_size)
-        else:
-            start = time.perf_counter()
-            pixels = decode_upright(content, name)
-            reduced = reduce_to(pixels, self.limits.answered_megapixels)
-            session = ImageSession(self.inferencer, ImageInput(name, reduced))
-            opened = Opened(key, session, (pixels.shape[0], pixels.shape[1]), time.perf_counter() - start)
-        self._sessions[key] = opened
-        while len(self._sessions) > self.limits.kept_images:
-            self._sessions.popitem(last=False)
-        return opened
+        return self.sessions.open(content, name, hashlib.sha256(f"{name}\n".encode() + content).hexdigest())
 
     @property
     def can_correct(self) -> bool:
