@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
+import cv2
 import numpy as np
 
 from refseg.datasets.masks import decode
@@ -102,17 +103,59 @@ def write_labelstudio(file: str | Path, rows: Iterable[Row], *, prefix: str = ""
 
 
 def _region(row: Row, one: dict[str, Any], region_id: str) -> dict[str, Any]:
-    height, width = one["mask"]["size"]
+    return brush_region(decode(one["mask"]), row["text"], one["score"], region_id)
+
+
+def brush_region(
+    mask: np.ndarray, label: str, score: float, region_id: str, *, from_name: str = TAG, to_name: str = "image"
+) -> dict[str, Any]:
+    """Return a mask as a brush region of Label Studio.
+
+    Args:
+        mask: (H, W) bool.
+        label: Its label.
+        score: Confidence from 0 to 1.
+        region_id: Id of the region, unique in its task.
+        from_name: Name of the control tag in the labeling config.
+        to_name: Name of the image tag.
+    """
+    region = _region_base(mask, "brushlabels", score, region_id, from_name, to_name)
+    return region | {"value": {"format": "rle", "rle": encode_brush(mask), "brushlabels": [label]}}
+
+
+def polygon_regions(
+    mask: np.ndarray, label: str, score: float, region_id: str, *, from_name: str, to_name: str
+) -> list[dict[str, Any]]:
+    """Return the outlines of a mask as polygon regions of Label Studio, one for each connected part.
+
+    The arguments are those of `brush_region`. Polygons have no holes, and parts without an area are left out.
+    """
+    height, width = mask.shape
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    regions = []
+    for k, contour in enumerate(contours):
+        if len(contour) < 3:
+            continue
+        # OpenCV returns pixels: their centers in percent of the image
+        points = (100 * (contour[:, 0] + 0.5) / (width, height)).round(4).tolist()
+        region = _region_base(mask, "polygonlabels", score, f"{region_id}_{k}", from_name, to_name)
+        regions.append(region | {"value": {"points": points, "closed": True, "polygonlabels": [label]}})
+    return regions
+
+
+def _region_base(
+    mask: np.ndarray, kind: str, score: float, region_id: str, from_name: str, to_name: str
+) -> dict[str, Any]:
+    height, width = mask.shape
     return {
         "id": region_id,
-        "type": "brushlabels",
-        "from_name": TAG,
-        "to_name": "image",
+        "type": kind,
+        "from_name": from_name,
+        "to_name": to_name,
         "original_width": width,
         "original_height": height,
         "image_rotation": 0,
-        "score": one["score"],
-        "value": {"format": "rle", "rle": encode_brush(decode(one["mask"])), "brushlabels": [row["text"]]},
+        "score": score,
     }
 
 
