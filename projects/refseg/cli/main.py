@@ -22,6 +22,7 @@ VERBS = {  # verb: summary. The module refseg.cli.<verb> has EXAMPLES, add_argum
     "predict": "predict masks for your own images and phrases",
     "label": "write pseudo-labels of your own images, with a model as the teacher",
     "demo": "open a web page to try a model with your own images",
+    "serve": "serve a model as an HTTP API, for programs and for Label Studio",
     "score": "score a file of predictions by named protocols",
     "calibrate": "choose thresholds on predictions for val, and write them into a config",
     "compare": "compare two files of predictions on the same data",
