@@ -291,7 +291,7 @@ class TestLabelStudio:
         assert found["score"] == min(region["score"] for region in found["result"])
 
     def test_polygons(self, client: TestClient, inferencer: ReferringInferencer, refshapes_images: list[str]) -> None:
-        """Polygons are drawn again, and give nearly the masks, which random weights make ragged."""
+        """Points are percentages of the image. `test_polygons_give_the_mask` draws them again."""
         config = self.LABELS.replace("BrushLabels", "PolygonLabels")
         (found,) = self.predict(client, config, {"photo": Path(refshapes_images[0]).name}).json()["results"]
         for region in found["result"]:
