@@ -63,7 +63,7 @@ def test_the_folder_is_a_model_with_a_report(finetuned: Path, refshapes_images: 
 def test_the_config_is_an_ordinary_one(finetuned: Path) -> None:
     cfg = load_config(str(finetuned / CONFIG))
     assert cfg.train_cfg.max_iters == 2
-    assert cfg.train_dataloader.dataset.hard_negative_rate == 0.15
+    assert 0 <= cfg.train_dataloader.dataset.hard_negative_rate < 0.15  # the data have some of their own
 
 
 def test_a_finished_run_is_not_trained_again(own: Path, finetuned: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ refseg finetune own.jsonl --from work_dirs/earlier --out work_dirs/later --freez
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from refseg.finetuning.run import DEFAULT_NEGATIVES, DEFAULT_OUT, DEFAULT_START, SCRATCH
+    from refseg.finetuning.run import DEFAULT_OUT, DEFAULT_START, SCRATCH
 
     start = (
         "where to start: an encoder pair VISION+TEXT (a name of timm and one of transformers), "
@@ -30,8 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--image-size", type=at_least(32), metavar="SIDE", help="side of the square that images are resized to")
     add("--batch-size", type=at_least(1), metavar="N", help="images per step")
     add("--freeze", nargs="+", default=[], metavar="PART", help="encoders that stay as they are: vision, text")
-    negatives = "share of phrases that are replaced by ones that refer to nothing in the image (default: 0.15)"
-    add("--negatives", type=probability, default=DEFAULT_NEGATIVES, metavar="SHARE", help=negatives)
+    negatives = (
+        "share of phrases that are replaced by ones that refer to nothing in the image (default: what the data lack to "
+        "15 percent of such phrases)"
+    )
+    add("--negatives", type=probability, metavar="SHARE", help=negatives)
     add("--seed", type=int, default=0, help="of the split and the training (default: 0)")
     add("--launcher", choices=["none", "pytorch"], default="none", help="pytorch: one of several processes of torchrun")
     add("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)

@@ -55,7 +55,7 @@ STATE = "finetune.json"  # what the folder was made from
 SCRATCH = "scratch"
 DEFAULT_START = "efficientnet_lite0+minilm"
 DEFAULT_OUT = "work_dirs/finetune"
-DEFAULT_NEGATIVES = 0.15
+ENOUGH_NEGATIVES = 0.15  # share of phrases that refer to nothing
 MIN_ABSENT, MIN_T_ACC = 5, 80.0  # for a choice of the no-target threshold on val
 SHARED_SECONDS = 600.0  # for which other processes wait for the first one's plan
 
@@ -73,7 +73,8 @@ class Request:
         image_size: Side of the square that images are resized to.
         batch_size: Images per step.
         freeze: Encoders that stay as they are: "vision", "text".
-        negatives: Share of training phrases that are replaced by ones that refer to nothing in the image.
+        negatives: Share of training phrases that are replaced by ones that refer to nothing in the image. None: as many
+            as the data lack to `ENOUGH_NEGATIVES`.
         seed: Of the split and the training.
         cfg_options: Further changes of the config.
     """
@@ -86,7 +87,7 @@ class Request:
     image_size: int | None = None
     batch_size: int | None = None
     freeze: tuple[str, ...] = ()
-    negatives: float = DEFAULT_NEGATIVES
+    negatives: float | None = None
     seed: int = 0
     cfg_options: Mapping[str, Any] | None = None
 
@@ -194,6 +195,10 @@ def prepare(request: Request) -> None:
     num_val = next(images for split, images, _ in counts if split == "val")
     limit_time(plan, seconds_per_step=per_step, seconds_per_validation=per_image * num_val, limit=request.seconds)
     cfg = build_config(request, data, plan, facts, with_test="test" in splits)
+    rate = cfg.train_dataloader.dataset.hard_negative_rate
+    plan.reasons.append(
+        f"hard negatives for {rate:.0%} of the phrases: {facts.negatives:,} of {facts.phrases:,} refer to nothing already"
+    )
     print("\n".join(f"plan: {reason}" for reason in plan.reasons), flush=True)
     cfg.dump(folder / CONFIG)
     write_atomically(state, json.dumps({"request": asked, "plan": asdict(plan), "data": str(data)}, indent=1))
@@ -262,7 +267,9 @@ def build_config(request: Request, data: Path, plan: Plan, facts: Facts, *, with
         encoder[part].frozen = True
     if not encoder:
         cfg.optim_wrapper.paramwise_cfg.pop("encoder_lr_mult", None)
-    cfg.train_dataloader.dataset.hard_negative_rate = request.negatives
+    lacking = round(max(0.0, ENOUGH_NEGATIVES - facts.negatives / facts.phrases), 3)
+    negatives = lacking if request.negatives is None else request.negatives
+    cfg.train_dataloader.dataset.hard_negative_rate = negatives
     cfg.auto_scale_lr = None
     merge_options(cfg, dict(request.cfg_options or {}))
     complete_inputs(cfg, dict(request.cfg_options or {}))
