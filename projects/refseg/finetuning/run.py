@@ -197,7 +197,8 @@ def prepare(request: Request) -> None:
     cfg = build_config(request, data, plan, facts, with_test="test" in splits)
     rate = cfg.train_dataloader.dataset.hard_negative_rate
     plan.reasons.append(
-        f"hard negatives for {rate:.0%} of the phrases: {facts.negatives:,} of {facts.phrases:,} refer to nothing already"
+        f"hard negatives for {rate:.0%} of the phrases: {facts.negatives:,} of {facts.phrases:,} already refer to "
+        "nothing"
     )
     print("\n".join(f"plan: {reason}" for reason in plan.reasons), flush=True)
     cfg.dump(folder / CONFIG)
