@@ -52,6 +52,12 @@ def check_at_least(name: str, value: int, least: int) -> None:
         raise ConfigError(f"{name} is {value}, but must be at least {least}.")
 
 
+def check_share(name: str, value: float) -> None:
+    """Raise ConfigError unless the value of the config key `name` is in [0, 1]."""
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{name} is {value}, but must be in [0, 1].")
+
+
 def with_sizes(name: str, settings: Mapping[str, Any] | None, **sizes: Any) -> dict[str, Any]:
     """Return the arguments of a part: its settings from the config group `name`, and sizes from the rest of the model.
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from refseg.errors import DataError
 from refseg.paths import data_path
+from refseg.pretrained import downloads_allowed
 from refseg.shipped import REFSHAPES
 
 OWN_MODELS = "REFSEG_MODELS"  # environment variable: a folder of work directories, which get their folder's name
@@ -48,7 +50,7 @@ class KnownModel:
     memory: tuple[float, float]
 
 
-_NAME_SAM = "The SAM License asks publications to acknowledge SAM."
+_ACKNOWLEDGE_SAM = "The SAM License asks publications to acknowledge SAM."
 # By hub name. tools/analysis_tools/zero_shot_table.py counts the parameters; a test compares them.
 WEIGHTS = {
     "IDEA-Research/grounding-dino-base": Weights(232.3),
@@ -62,9 +64,9 @@ WEIGHTS = {
         840.4,
         "SAM License",
         "Gated: accept the SAM License at https://huggingface.co/facebook/sam3, wait for approval, then run "
-        f"`hf auth login`. {_NAME_SAM}",
+        f"`hf auth login`. {_ACKNOWLEDGE_SAM}",
     ),
-    "yonigozlan/sam3-litetext-s0": Weights(529.2, "SAM License", _NAME_SAM),
+    "yonigozlan/sam3-litetext-s0": Weights(529.2, "SAM License", _ACKNOWLEDGE_SAM),
     "CIDAS/clipseg-rd64-refined": Weights(150.7),
 }
 _BOXES = ("instances", "nothing here", "clicks")
@@ -142,14 +144,20 @@ def weights_in(model: Mapping[str, Any]) -> list[str]:
 def places_of(name: str) -> list[Path]:
     """Return the folders in which published weights are looked for, in that order.
 
-    They are a folder of that name, `data/weights/NAME`, and the local hub cache.
+    They are a folder of that name, `data/weights/NAME`, and the local hub cache if it can be a name on the hub.
     """
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+    places = [Path(name), data_path(f"data/weights/{Path(name).name}")]
+    try:
+        validate_repo_id(name)
+    except HFValidationError:  # a path
+        return places
     cached = try_to_load_from_cache(name, "config.json")
     cache = Path(cached).parent if isinstance(cached, str) else Path(HF_HUB_CACHE, f"models--{name.replace('/', '--')}")
-    return [Path(name), data_path(f"data/weights/{Path(name).name}"), cache]
+    return [*places, cache]
 
 
 def has_weights(folder: Path) -> bool:
@@ -159,8 +167,51 @@ def has_weights(folder: Path) -> bool:
 
 
 def find_weights_of(name: str) -> Path | None:
-    """Return the local folder of published weights, or None if they are not on this machine."""
-    return next((folder for folder in places_of(name) if has_weights(folder)), None)
+    """Return the local folder of published weights, or None if they are not on this machine.
+
+    The first folder that exists counts, as for `load_pretrained`, even if it is incomplete.
+    """
+    folder = next((folder for folder in places_of(name) if folder.is_dir()), None)
+    return folder if folder is not None and has_weights(folder) else None
+
+
+def download_command(names: Iterable[str]) -> str:
+    """Return the command that downloads weights from the hub. `.pt` files are the same weights in another format."""
+    return " && ".join(f'hf download {name} --exclude "*.pt"' for name in names)
+
+
+def require_weights(names: Iterable[str]) -> None:
+    """Check that published weights are on this machine, or that they may be downloaded.
+
+    Args:
+        names: Folders, or names on the hub.
+
+    Raises:
+        DataError: Weights are missing. One message names all that have to be downloaded.
+    """
+    missing = []
+    for name in names:
+        if find_weights_of(name) is not None:
+            continue
+        named, local, *hub = places_of(name)
+        folder = next((place for place in (named, local) if place.is_dir()), None)
+        if folder is not None:
+            raise DataError(
+                f"The folder {folder} is incomplete: it has no config.json, or no *.safetensors or *.bin file. "
+                "Download or copy it again."
+            )
+        if not hub:
+            raise DataError(f"There is no folder {name}. Pass an existing folder of weights, or a name on the hub.")
+        if not downloads_allowed():
+            missing.append(name)
+    if missing:
+        folders = " and ".join(str(places_of(name)[1]) for name in missing)
+        terms = [WEIGHTS[name].terms for name in missing if name in WEIGHTS and WEIGHTS[name].terms]
+        message = (
+            f"No weights of {' and '.join(missing)} on this machine. Run `{download_command(missing)}`, or pass "
+            f"--allow-download (REFSEG_ALLOW_DOWNLOAD=1), or copy them to {folders}."
+        )
+        raise DataError(" ".join([message, *terms]))
 
 
 __all__ = [
@@ -171,10 +222,12 @@ __all__ = [
     "WEIGHTS",
     "KnownModel",
     "Weights",
+    "download_command",
     "find_weights_of",
     "has_weights",
     "own_models",
     "places_of",
+    "require_weights",
     "suggest_model",
     "weights_in",
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmengine.logging import print_log
+from safetensors import SafetensorError
 
 from refseg.errors import CheckpointError, DataError
 from refseg.paths import data_path
@@ -75,7 +76,7 @@ def load_pretrained(auto_class: Any, name: str, **kwargs: Any) -> Any:
     folder = str(installed(name) or (local if local.is_dir() and not Path(name).is_dir() else name))
     try:
         return auto_class.from_pretrained(folder, local_files_only=not downloads_allowed(), **kwargs)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         if "does not recognize this architecture" in str(error):
             import transformers
 
@@ -83,11 +84,17 @@ def load_pretrained(auto_class: Any, name: str, **kwargs: Any) -> Any:
                 f"transformers {transformers.__version__} does not know the architecture of {folder}. Install a newer "
                 "one: pip install -U transformers"
             ) from None
+        reason = " ".join(str(error).split()).split(". ")[0][:150]
+        if Path(folder).is_dir():
+            raise DataError(
+                f"The folder {folder} is incomplete, damaged, or of another kind of model. Download or copy it again. "
+                f"({auto_class.__name__}: {reason})"
+            ) from None
         raise DataError(
             f"pretrained model {name!r} is neither a folder nor in the local hub cache. Download it once with "
             f"`hf download {name}`, or allow it here with --allow-download (REFSEG_ALLOW_DOWNLOAD=1), or put its "
             f"folder at {local}, or name the folder in `pretrained`. "
-            f"(transformers: {' '.join(str(error).split()).split('. ')[0][:150]})"
+            f"(transformers: {reason})"
         ) from None
 
 

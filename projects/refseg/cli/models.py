@@ -12,6 +12,7 @@ from refseg.known_models import (
     KNOWN_MODELS,
     REFSHAPES,
     WEIGHTS,
+    download_command,
     find_weights_of,
     has_weights,
     own_models,
@@ -91,7 +92,7 @@ def weights_entry(source: str) -> dict[str, Any]:
         "terms": weights.terms,
         "parameters": weights.parameters,
         "places": {str(folder): has_weights(folder) for folder in places_of(source)},
-        "download": f'hf download {source} --exclude "*.pt"',
+        "download": download_command([source]),
     }
 
 

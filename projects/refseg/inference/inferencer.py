@@ -158,7 +158,8 @@ class ReferringInferencer:
         Args:
             tasks: Images, each with its phrases.
             postprocess: Changes of the inferencer's `postprocess` for this call.
-            failed: Called with each image that cannot be loaded. Without it, such an image raises an error.
+            failed: Called with each image that cannot be loaded, or that the model cannot take. Without it, such an
+                image raises an error.
             one_by_one: Give each image a pass of its own. Sums depend on what shares a pass in their last bits, so the
                 answers of an image are then the same whatever the other tasks are.
         """
@@ -187,11 +188,11 @@ class ReferringInferencer:
                     # Answer the group before it becomes larger than one pass
                     num_phrases += len(prepared.sample.token_ids)
                     if group and (len(group) == images_per_pass or num_phrases > self.phrases_per_pass):
-                        yield from self._answer(group, settings)
+                        yield from self._answer_or_skip(group, settings, failed)
                         group, num_phrases = [], len(prepared.sample.token_ids)
                     group.append(prepared)
                 if group:
-                    yield from self._answer(group, settings)
+                    yield from self._answer_or_skip(group, settings, failed)
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
@@ -238,6 +239,20 @@ class ReferringInferencer:
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Return a batch on the device, normalized and padded."""
         return self.segmentor.data_preprocessor(collate_samples(samples), False)["batch"]
+
+    def _answer_or_skip(
+        self, group: Sequence[PreparedImage], settings: PostProcess, failed: Failure | None
+    ) -> list[ImageAnswer]:
+        """Answer a group. If the model refuses it, answer its images one by one, and pass the refused to `failed`."""
+        try:
+            return self._answer(group, settings)
+        except DataError as error:
+            if failed is None:
+                raise
+            if len(group) > 1:
+                return [answer for one in group for answer in self._answer_or_skip([one], settings, failed)]
+            failed(group[0].source, DataError(f"{group[0].source.name}: {error}"))
+            return []
 
     def _answer(self, group: Sequence[PreparedImage], settings: PostProcess) -> list[ImageAnswer]:
         clock = Clock(self.device)
@@ -464,7 +479,7 @@ def _find_prompted(segmentor: RefSegmentor, clicks: str | Path | None) -> Prompt
         return getattr(segmentor, "prompted", None)
     from refseg.models.zero_shot.prompted import PromptedMasks
 
-    return PromptedMasks(str(clicks)).to(next(segmentor.parameters()).device)
+    return PromptedMasks(str(clicks), option="clicks").to(next(segmentor.parameters()).device)
 
 
 def _find_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -349,6 +349,7 @@ def answers_of(result: ImageResult, *, aligned: bool = False) -> tuple[PhraseAns
             phrases = instance_phrases(text, [one.words if aligned else None for one in instances])
             instances = [replace(one, phrase=phrase) for one, phrase in zip(instances, phrases, strict=True)]
         mask = result.merged(k)
+        no_instance = result.united is not None and not len(result.united[k])
         found.append(
             PhraseAnswer(
                 meta.expression_ids[k],
@@ -356,7 +357,7 @@ def answers_of(result: ImageResult, *, aligned: bool = False) -> tuple[PhraseAns
                 no_target_prob[k],
                 raw_instances=instances,
                 text=text,
-                reason=_reason(text, mask, no_target_prob[k], unknown_words[k], result.settings),
+                reason=_reason(text, mask, no_target_prob[k], unknown_words[k], result.settings, no_instance),
                 probability=GridMap(probs[k], (rows, columns)),
                 regions=None if result.regions is None else result.regions[k],
                 unknown_words=unknown_words[k],
@@ -397,13 +398,23 @@ def corrected(answer: PhraseAnswer | None, mask: ClickedMask, instance: int | No
 
 
 def _reason(
-    text: str, mask: LogitMask, no_target_prob: float | None, unknown_words: tuple[str, ...], settings: PostProcess
+    text: str,
+    mask: LogitMask,
+    no_target_prob: float | None,
+    unknown_words: tuple[str, ...],
+    settings: PostProcess,
+    no_instance: bool,
 ) -> str:
-    """Return why nothing is here, or "" if the phrase refers to something."""
+    """Return why nothing is here, or "" if the phrase refers to something.
+
+    `no_instance`: the mask is the union of instances, and none has a score above the threshold.
+    """
     if all_unknown(text, unknown_words):
         return f"the model does not know: {', '.join(unknown_words)}"
     if not mask.small.any():
         head = "" if no_target_prob is None else f" (no-target probability {no_target_prob:.2f})"
+        if no_instance:
+            return f"no object has a score of {settings.instance_threshold:g} or more{head}"
         return f"no pixel reaches the threshold of {settings.threshold:g}{head}"
     by_area = settings.no_target == "area"
     prob = None if no_target_prob is None else torch.tensor([no_target_prob])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from tiny_models import sam2_video, sam3_video
 
 from refseg.errors import ConfigError, DataError, UsageError
 from refseg.inference.inferencer import ReferringInferencer
-from refseg.models.zero_shot import GroundedSAM2
+from refseg.inference.inputs import ImageInput
+from refseg.models.zero_shot import SAM3, GroundedSAM2
+from refseg.models.zero_shot.prompted import PromptedMasks
 
 SIZES = [(60, 80), (130, 71), (64, 64)]
 TEXTS = ["the red dog", "two men on the left of a cat", "Blue."]
@@ -164,6 +168,25 @@ def test_clipseg_equals_transformers(folders: dict[str, str]) -> None:
             assert np.mean(phrase.raw_mask != mask) < 0.002
 
 
+def test_published_layouts_load(folders: dict[str, str], tmp_path: Path) -> None:
+    """`facebook/sam2.1-*` and `facebook/sam3` are folders of video models: each part must get its own tensors."""
+    sam2, sam3 = sam2_video(tmp_path / "sam2", folders), sam3_video(tmp_path / "sam3", folders)
+    masks = PromptedMasks(str(tmp_path / "sam2"), option="masks").net
+    assert all(value.equal(sam2[name]) for name, value in masks.state_dict().items())
+
+    model = SAM3(pretrained=str(tmp_path / "sam3"), tracker=str(tmp_path / "sam3"))
+    assert all(value.equal(sam3[f"detector_model.{name}"]) for name, value in model.net.state_dict().items())
+    for name, value in model.prompted.net.state_dict().items():
+        backbone, neck = "vision_encoder.backbone.", "vision_encoder.neck."
+        if name.startswith(backbone):
+            stored = f"detector_model.{name}"
+        elif name.startswith(neck):
+            stored = name.replace(neck, "tracker_neck.")
+        else:
+            stored = f"tracker_model.{name}"
+        assert value.equal(sam3[stored]), name
+
+
 # What they do besides -------------------------------------------------------------------------------------------------
 
 
@@ -188,6 +211,7 @@ def test_empty_answers_without_a_box_above_the_threshold(folders: dict[str, str]
     settings = {"instance_threshold": 0.999, "no_target_threshold": 1.0}
     (answer,) = inferencer(photograph((60, 80)), ["the red dog"], postprocess=settings)
     assert answer.nothing_here and not answer.mask.any() and answer.instances == ()
+    assert answer.reason.startswith("no object has a score of 0.999 or more (no-target probability 0.")
 
 
 def test_one_object_per_phrase(folders: dict[str, str]) -> None:
@@ -220,12 +244,63 @@ def test_training_is_refused(folders: dict[str, str]) -> None:
 # Errors ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def empty_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in an empty folder, with an empty hub cache."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("REFSEG_DATA", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+
+
+@pytest.mark.usefixtures("empty_machine")
 def test_missing_weights_name_the_remedy() -> None:
-    with pytest.raises(DataError, match=r"hf download facebook/sam3.*--allow-download.*data/weights/sam3"):
+    with pytest.raises(DataError, match=r"hf download facebook/sam3.*--allow-download.*data/weights/sam3\. Gated"):
+        ReferringInferencer("sam3")
+    both = r'Run `hf download \S+/grounding-dino-base --exclude "\*.pt" && hf download \S+/sam2.1-hiera-large .*`'
+    with pytest.raises(DataError, match=both):
+        ReferringInferencer("grounded-sam2")
+    with pytest.raises(DataError, match=r"There is no folder data/weights/typo\. Pass"):
+        ReferringInferencer("sam3", cfg_options={"model.pretrained": "data/weights/typo"})
+
+
+@pytest.mark.usefixtures("empty_machine")
+def test_damaged_folders_name_the_remedy(folders: dict[str, str]) -> None:
+    folder = Path("data/weights/sam3")
+    shutil.copytree(folders["sam3"], folder)
+    (folder / "model.safetensors").write_bytes(b"half a download")
+    with pytest.raises(DataError, match=r"folder data/weights/sam3 is incomplete, damaged.*Download.*header"):
+        ReferringInferencer("sam3")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(DataError, match=r"folder data/weights/sam3 is incomplete: it has no config.json, or no"):
         ReferringInferencer("sam3")
 
 
+def test_images_that_are_too_thin_are_named(folders: dict[str, str]) -> None:
+    with pytest.raises(DataError, match=r"1 x 500 pixels.*too thin for GroundingDinoImageProcessor.*Crop"):
+        open_model(folders, "grounding_dino")(photograph((1, 500)), "a cat")
+    assert open_model(folders, "owlv2")(photograph((1, 500)), "a cat")[0].mask.shape == (1, 500)
+
+
+def test_images_that_are_too_thin_do_not_end_a_run(folders: dict[str, str]) -> None:
+    sizes, failures = {"a": (60, 80), "thin": (1, 500), "b": (40, 40)}, []
+    tasks = [(ImageInput(name, photograph(size)), ("a cat",)) for name, size in sizes.items()]
+    inferencer = open_model(folders, "grounding_dino")
+    answers = inferencer.stream(tasks, failed=lambda source, error: failures.append(str(error)))
+    assert [answer.name for answer in answers] == ["a", "b"]
+    assert len(failures) == 1 and failures[0].startswith("thin: An image of 1 x 500 pixels")
+
+
+def test_scores_outside_of_the_range_are_refused(folders: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"SAM3.min_score is 7, but must be in \[0, 1\]"):
+        open_model(folders, "sam3", **{"model.min_score": 7})
+
+
 def test_another_kind_of_model_is_refused(folders: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"pretrained=.* is a model of type 'clipseg'. Valid types: sam3"):
+        open_model({**folders, "sam3": folders["clipseg"]}, "sam3")
+    with pytest.raises(ConfigError, match=r"pretrained=.* is a model of type 'sam3'. Valid types: clipseg"):
+        open_model({**folders, "clipseg": folders["sam3"]}, "clipseg")
     with pytest.raises(ConfigError, match=r"model of type 'clipseg'. Valid types: grounding-dino"):
         GroundedSAM2(detector=folders["clipseg"], masks=folders["sam2"])
     with pytest.raises(ConfigError, match=r"model of type 'clipseg'. Valid types: sam2"):
@@ -246,5 +321,6 @@ def test_incomplete_weights_are_refused(folders: dict[str, str], tmp_path: Path)
 
 def test_an_old_version_of_transformers_is_named(folders: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "of_the_future"}')
+    (tmp_path / "model.safetensors").touch()
     with pytest.raises(DataError, match=r"transformers .* does not know the architecture .* pip install -U"):
         open_model({**folders, "sam3": str(tmp_path)}, "sam3")

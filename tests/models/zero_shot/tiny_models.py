@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -251,6 +252,58 @@ def sam3_tracker(folder: Path) -> str:
         Sam3ImageProcessor(size={"height": 56, "width": 56}, mask_size={"height": 16, "width": 16})
     )
     return save(Sam3TrackerModel(config), processor, folder)
+
+
+MEMORY = dict(
+    memory_attention_hidden_size=32,
+    memory_attention_num_layers=1,
+    memory_attention_num_attention_heads=1,
+    memory_attention_downsample_rate=1,
+    memory_attention_feed_forward_hidden_size=32,
+    memory_encoder_hidden_size=32,
+    memory_encoder_output_channels=16,
+    mask_downsampler_embed_dim=32,
+    memory_fuser_embed_dim=32,
+    memory_fuser_intermediate_dim=32,
+)
+
+
+def save_as_video(model, images: str, folder: Path) -> dict[str, torch.Tensor]:
+    """Save a video model with the processor of `images`, and return its tensors.
+
+    The names of tensors are those of published files. `save_pretrained` changes them.
+    """
+    from safetensors.torch import save_file
+
+    shutil.copytree(images, folder)
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    model.config.save_pretrained(folder)
+    return state
+
+
+def parts_of(config) -> dict:
+    """Return the settings that SAM's model of images and that of videos share."""
+    return {key: config.to_dict()[key] for key in ("vision_config", "prompt_encoder_config", "mask_decoder_config")}
+
+
+def sam2_video(folder: Path, folders: dict[str, str]) -> dict[str, torch.Tensor]:
+    """Save SAM 2 as `facebook/sam2.1-hiera-tiny` is published."""
+    from transformers import Sam2Config, Sam2VideoConfig, Sam2VideoModel
+
+    parts = parts_of(Sam2Config.from_pretrained(folders["sam2"]))
+    return save_as_video(Sam2VideoModel(Sam2VideoConfig(**parts, **MEMORY, image_size=64)), folders["sam2"], folder)
+
+
+def sam3_video(folder: Path, folders: dict[str, str]) -> dict[str, torch.Tensor]:
+    """Save SAM 3 and its tracker as `facebook/sam3` is published."""
+    from transformers import Sam3Config, Sam3TrackerConfig, Sam3TrackerVideoConfig, Sam3VideoConfig, Sam3VideoModel
+
+    parts = parts_of(Sam3TrackerConfig.from_pretrained(folders["sam3_tracker"]))
+    tracker = Sam3TrackerVideoConfig(**parts, **MEMORY, image_size=56)
+    detector = Sam3Config.from_pretrained(folders["sam3"])
+    config = Sam3VideoConfig(detector_config=detector.to_dict(), tracker_config=tracker.to_dict())
+    return save_as_video(Sam3VideoModel(config), folders["sam3"], folder)
 
 
 def clipseg(folder: Path) -> str:

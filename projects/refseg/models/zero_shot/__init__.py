@@ -1,4 +1,4 @@
-"""Zero-shot models of transformers behind the API of refseg: their weights exist, and they know photographs."""
+"""Zero-shot models from transformers, behind refseg's API."""
 
 from refseg.models.zero_shot.base import KeepImages, ZeroShotSegmentor
 from refseg.models.zero_shot.clipseg import CLIPSeg

@@ -5,7 +5,7 @@ Letters: B images, E expressions, K of them of an image, H x W pixels of an imag
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from refseg.compat import keep_weights
 from refseg.errors import CheckpointError, ConfigError, UsageError
+from refseg.known_models import require_weights
 from refseg.models.segmentor import RefSegmentor
 from refseg.pretrained import load_pretrained
 from refseg.registry import MODELS
@@ -49,6 +50,7 @@ class ZeroShotSegmentor(RefSegmentor):
         self, *, sources: tuple[str, ...], data_preprocessor: dict | None = None, postprocess: dict | None = None
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor or dict(type="KeepImages"), postprocess=postprocess)
+        require_weights(sources)
         self.sources = sources
 
     @property
@@ -83,7 +85,10 @@ def load_whole(model_class: Any, name: str) -> nn.Module:
     Raises:
         CheckpointError: The file lacks tensors of the model, or has them in another shape.
     """
-    model, found = load_pretrained(model_class, name, dtype=torch.float32, output_loading_info=True)
+    with quiet_transformers():
+        model, found = load_pretrained(
+            model_class, name, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        )
     wrong = sorted({str(key) for key in (*found["missing_keys"], *found["mismatched_keys"])})
     if wrong:
         raise CheckpointError(
@@ -91,6 +96,38 @@ def load_whole(model_class: Any, name: str) -> nn.Module:
             f"another shape ({by_prefix(wrong, model.state_dict())}). Download the folder again."
         )
     return keep_weights(model.requires_grad_(False).eval())
+
+
+def model_type(name: str, option: str, valid: Iterable[str]) -> str:
+    """Return the type of a model of transformers.
+
+    Args:
+        name: Folder, or name on the hub.
+        option: Key of the config that has the name, for the error.
+        valid: Types that fit the key.
+
+    Raises:
+        ConfigError: The type does not fit.
+    """
+    from transformers import AutoConfig
+
+    kind = load_pretrained(AutoConfig, name).model_type
+    if kind not in valid:
+        raise ConfigError(f"{option}={name!r} is a model of type {kind!r}. Valid types: {', '.join(valid)}.")
+    return kind
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence the table of tensors that transformers logs, for checks of our own."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def class_of_transformers(name: str) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 from refseg.errors import ConfigError
 from refseg.models.encoders.text import settings_of
 from refseg.models.losses import covered_share, mask_bce_loss
-from refseg.models.zero_shot.base import ZeroShotSegmentor, images_of, load_whole, texts_of
+from refseg.models.zero_shot.base import ZeroShotSegmentor, images_of, load_whole, model_type, texts_of
 from refseg.pretrained import load_pretrained
 from refseg.registry import MODELS
 from refseg.structures import Batch, Prediction
@@ -44,13 +44,15 @@ class CLIPSeg(ZeroShotSegmentor):
         from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, CLIPSegProcessor
 
         if pretrained is None and (config is None or processor is None):
-            raise ConfigError("CLIPSeg needs pretrained, or config and processor")
+            raise ConfigError("CLIPSeg needs 'pretrained', or both 'config' and 'processor'.")
         source = str(pretrained or processor)
-        super().__init__(sources=(source,), data_preprocessor=data_preprocessor, postprocess=postprocess)
+        sources = () if pretrained is None else (pretrained,)
+        super().__init__(sources=sources, data_preprocessor=data_preprocessor, postprocess=postprocess)
         if pretrained is None:
             settings = {key: value for key, value in config.items() if key != "model_type"}
             self.net = CLIPSegForImageSegmentation(CLIPSegConfig(**settings)).requires_grad_(False)
         else:
+            model_type(pretrained, "pretrained", ("clipseg",))
             self.net = load_whole(CLIPSegForImageSegmentation, pretrained)
         self.net.decoder.requires_grad_(True)
         self.processor = load_pretrained(CLIPSegProcessor, processor or source)
@@ -62,14 +64,6 @@ class CLIPSeg(ZeroShotSegmentor):
 
         settings = load_pretrained(CLIPSegConfig, config["pretrained"])
         return {"config": settings_of(settings), "processor": config.get("processor") or config["pretrained"]}
-
-    @staticmethod
-    def describe(config: Mapping[str, Any]) -> str:
-        """Describe `pretrained` without reading weights, or raise an error as building would."""
-        from transformers import CLIPSegConfig
-
-        load_pretrained(CLIPSegConfig, config["pretrained"])
-        return str(config["pretrained"])
 
     def encode_images(self, batch: Batch) -> list[Tensor]:
         """Return the activations of CLIP's layers that the decoder reads, (B, 1 + patches, C) each."""

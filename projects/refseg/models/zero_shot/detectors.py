@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from refseg.datasets.geometry import Size
-from refseg.errors import ConfigError
-from refseg.models.zero_shot.base import load_whole, replaced
+from refseg.errors import DataError
+from refseg.models.zero_shot.base import load_whole, model_type, replaced
 from refseg.pretrained import load_pretrained
 
 Boxes = tuple[Tensor, Tensor]  # scores (Q,), and boxes (Q, 4) as x0, y0, x1, y1 in pixels
@@ -41,11 +41,22 @@ class BoxDetector(nn.Module):
 
     def pixels(self, image: Tensor) -> dict[str, Tensor]:
         """Return the inputs that the processor makes of an image."""
-        return dict(self.processor.image_processor(images=[image], return_tensors="pt").to(image.device))
+        try:
+            inputs = self.processor.image_processor(images=[image], return_tensors="pt")
+        except ValueError:
+            height, width = image.shape[1:]
+            if min(height, width) * 100 > max(height, width):
+                raise
+            name = type(self.processor.image_processor).__name__
+            raise DataError(
+                f"An image of {height} x {width} pixels (height x width) is too thin for {name}, which reduces it to "
+                "less than one pixel. Crop the image, or use a model with OWLv2 or SAM 3."
+            ) from None
+        return dict(inputs.to(image.device))
 
 
 class GroundingDino(BoxDetector):
-    """Grounding DINO, and MM Grounding DINO. A phrase is lower-cased and ends with a period, as the processor has it.
+    """Grounding DINO, and MM Grounding DINO. Phrases are lower-cased and end with a period, as the processor does it.
 
     The score of a box is its highest probability over the tokens of the phrase.
     """
@@ -74,7 +85,9 @@ class GroundingDino(BoxDetector):
                 **tokens,
             )
         scores = output.logits.sigmoid().amax(-1)
-        return list(zip(scores, corners(output.pred_boxes) * scale_of(size, scores), strict=True))
+        height, width = size
+        scale = torch.tensor([width, height, width, height], device=scores.device)
+        return list(zip(scores, corners(output.pred_boxes) * scale, strict=True))
 
 
 class _SharedBackbone(nn.Module):
@@ -165,22 +178,14 @@ DETECTORS: dict[str, type[BoxDetector]] = {
 
 def build_detector(name: str) -> BoxDetector:
     """Load the detector of a folder or hub name. Its config says which one it is."""
-    from transformers import AutoConfig, AutoModelForZeroShotObjectDetection, AutoProcessor
+    from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
-    kind = load_pretrained(AutoConfig, name).model_type
-    if kind not in DETECTORS:
-        raise ConfigError(f"detector={name!r} is a model of type {kind!r}. Valid types: {', '.join(DETECTORS)}.")
+    kind = model_type(name, "detector", DETECTORS)
     net = load_whole(AutoModelForZeroShotObjectDetection, name)
     return DETECTORS[kind](net, load_pretrained(AutoProcessor, name))
 
 
 def corners(boxes: Tensor) -> Tensor:
-    """Turn boxes (..., 4) of center and size into x0, y0, x1, y1."""
-    center, size = boxes[..., :2], boxes[..., 2:]
+    """Turn boxes (..., 4) of center and size into x0, y0, x1, y1, in float32 because bfloat16 rounds pixels."""
+    center, size = boxes.float().split(2, dim=-1)
     return torch.cat([center - size / 2, center + size / 2], dim=-1)
-
-
-def scale_of(size: Size, like: Tensor) -> Tensor:
-    """Return (4,): width, height, width, height."""
-    height, width = size
-    return like.new_tensor([width, height, width, height])

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from refseg.errors import ConfigError
+from refseg.errors import check_at_least, check_share
 from refseg.models.zero_shot.base import ZeroShotSegmentor, images_of
 from refseg.models.zero_shot.detectors import Boxes, build_detector
 from refseg.models.zero_shot.prompted import PromptedMasks
@@ -48,10 +48,11 @@ class GroundedSAM2(ZeroShotSegmentor):
         postprocess: dict | None = None,
     ) -> None:
         super().__init__(sources=(detector, masks), data_preprocessor=data_preprocessor, postprocess=postprocess)
-        if max_boxes < 1 or phrases_per_pass < 1:
-            raise ConfigError("GroundedSAM2: max_boxes and phrases_per_pass must be at least 1")
+        check_at_least("GroundedSAM2.max_boxes", max_boxes, 1)
+        check_at_least("GroundedSAM2.phrases_per_pass", phrases_per_pass, 1)
+        check_share("GroundedSAM2.min_score", min_score)
         self.detector = build_detector(detector)
-        self.prompted = PromptedMasks(masks)
+        self.prompted = PromptedMasks(masks, option="masks")
         self.min_score, self.max_boxes, self.phrases_per_pass = min_score, max_boxes, phrases_per_pass
 
     def encode_images(self, batch: Batch) -> Any:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from refseg.datasets.geometry import Size
-from refseg.errors import ConfigError
-from refseg.models.zero_shot.base import load_whole
+from refseg.known_models import require_weights
+from refseg.models.zero_shot.base import load_whole, model_type
 from refseg.pretrained import load_pretrained
 
 # Types of transformers that squash an image to a square. (The first SAM and SAM-HQ pad it.)
@@ -22,15 +22,15 @@ class PromptedMasks(nn.Module):
 
     Args:
         name: Folder, or name on the hub, of SAM 2, EdgeTAM or SAM 3's tracker.
+        option: The option that has the name, for errors.
     """
 
-    def __init__(self, name: str) -> None:
-        from transformers import AutoConfig, AutoImageProcessor, AutoModelForMaskGeneration
+    def __init__(self, name: str, *, option: str) -> None:
+        from transformers import AutoImageProcessor, AutoModelForMaskGeneration
 
         super().__init__()
-        kind = load_pretrained(AutoConfig, name).model_type
-        if kind not in PROMPTED_TYPES:
-            raise ConfigError(f"{name} is a model of type {kind!r}. Valid types: {', '.join(PROMPTED_TYPES)}.")
+        require_weights([name])
+        model_type(name, option, PROMPTED_TYPES)
         self.net = load_whole(AutoModelForMaskGeneration, name)
         self.processor = load_pretrained(AutoImageProcessor, name)
 

@@ -8,12 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from refseg.errors import ConfigError
-from refseg.models.zero_shot.base import ZeroShotSegmentor, class_of_transformers, images_of, load_whole, texts_of
+from refseg.errors import check_at_least, check_share
+from refseg.models.zero_shot.base import (
+    ZeroShotSegmentor,
+    class_of_transformers,
+    images_of,
+    load_whole,
+    model_type,
+    texts_of,
+)
 from refseg.models.zero_shot.prompted import PromptedMasks
 from refseg.pretrained import load_pretrained
 from refseg.registry import MODELS
 from refseg.structures import Batch, InstancePrediction, Prediction
+
+# Classes by the type of the weights. "facebook/sam3" is of type sam3_video: it has the tracker, too.
+SAM3_CLASSES = {"sam3": "Sam3Model", "sam3_video": "Sam3Model", "sam3_lite_text": "Sam3LiteTextModel"}
 
 
 @MODELS.register_module()
@@ -46,17 +56,16 @@ class SAM3(ZeroShotSegmentor):
         data_preprocessor: dict | None = None,
         postprocess: dict | None = None,
     ) -> None:
-        from transformers import AutoConfig, AutoProcessor
+        from transformers import AutoProcessor
 
         sources = (pretrained,) if tracker is None else (pretrained, tracker)
         super().__init__(sources=sources, data_preprocessor=data_preprocessor, postprocess=postprocess)
-        if phrases_per_pass < 1:
-            raise ConfigError("SAM3: phrases_per_pass must be at least 1")
-        kind = load_pretrained(AutoConfig, pretrained).model_type
-        name = "Sam3LiteTextModel" if kind == "sam3_lite_text" else "Sam3Model"
-        self.net = load_whole(class_of_transformers(name), pretrained)
+        check_at_least("SAM3.phrases_per_pass", phrases_per_pass, 1)
+        check_share("SAM3.min_score", min_score)
+        kind = model_type(pretrained, "pretrained", SAM3_CLASSES)
+        self.net = load_whole(class_of_transformers(SAM3_CLASSES[kind]), pretrained)
         self.processor = load_pretrained(AutoProcessor, pretrained)
-        self.prompted = None if tracker is None else PromptedMasks(tracker)
+        self.prompted = None if tracker is None else PromptedMasks(tracker, option="tracker")
         self.min_score, self.phrases_per_pass = min_score, phrases_per_pass
 
     def encode_images(self, batch: Batch) -> Any:
