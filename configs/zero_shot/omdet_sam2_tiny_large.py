@@ -5,3 +5,4 @@ model = dict(
     detector='omlab/omdet-turbo-swin-tiny-hf',
     postprocess=dict(instance_threshold=0.3, no_target_threshold=0.7),
 )
+test_evaluator = dict(no_target=dict(threshold=0.7))

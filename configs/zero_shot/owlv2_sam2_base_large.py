@@ -6,3 +6,4 @@ model = dict(
     min_score=0.05,
     postprocess=dict(instance_threshold=0.1, no_target_threshold=0.9),
 )
+test_evaluator = dict(no_target=dict(threshold=0.9))

@@ -7,3 +7,4 @@ _base_ = [
 ]
 
 model = dict(postprocess=dict(max_instances=1, instance_threshold=0.0, no_target='none'))
+test_evaluator = dict(no_target=dict(threshold=1.0))

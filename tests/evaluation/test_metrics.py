@@ -89,6 +89,10 @@ def test_scores() -> None:
 
 
 def test_changed_rule_changes_metric_names() -> None:
+    names = [
+        one.name for one in ReferringMetric(protocols=["refzom", "refseg"], no_target=dict(threshold=0.9)).protocols
+    ]
+    assert names == ["refzom", "refseg+head-or-empty>0.9"], "a threshold changes those that read one"
     metric = ReferringMetric(protocols=["gres"], no_target=dict(rule="area", min_area=10))
     metric.process(None, [make_result(2)])
     assert {name.split("/")[0] for name in metric.evaluate(1)} == {"gres+area<10px"}

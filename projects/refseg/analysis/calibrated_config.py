@@ -56,8 +56,8 @@ def find_target(model: str, predictions: str | Path, header: Mapping[str, Any]) 
         raise UsageError(f"--apply {model} is a checkpoint. Pass its work directory or its config")
     try:
         config = find_config(model)
-    except FileNotFoundError as error:
-        raise UsageError(f"--apply {model} is no work directory, and there is {error}") from None
+    except UsageError as error:
+        raise UsageError(f"--apply: {error}") from None
     except CheckpointError as error:  # no config or several ones
         raise CheckpointError(f"--apply {model} must be a work directory or a config. {error}") from None
     if config.suffix != ".py":
@@ -92,7 +92,7 @@ def find_target(model: str, predictions: str | Path, header: Mapping[str, Any]) 
 def write_thresholds(target: ConfigTarget, thresholds: Mapping[str, float]) -> list[str]:
     """Write thresholds into `model.postprocess`, and return the keys that were set, as text.
 
-    If every protocol of `test_evaluator` reads a no-target threshold, it gets the chosen one too. Then `refseg test`
+    If a protocol of `test_evaluator` reads a no-target threshold, it gets the chosen one too. Then `refseg test`
     scores what `refseg predict` answers, under a protocol name that says so. The file appears complete or not at all.
 
     Args:
@@ -128,9 +128,9 @@ def write_thresholds(target: ConfigTarget, thresholds: Mapping[str, float]) -> l
 
 
 def reads_threshold(evaluator: Any) -> bool:
-    """Check whether all protocols of an evaluator's config read a no-target threshold."""
+    """Check whether a protocol of an evaluator's config reads a no-target threshold."""
     if not isinstance(evaluator, dict) or evaluator.get("type") != "ReferringMetric":
         return False
     rule = (evaluator.get("no_target") or {}).get("rule")
     rules = [rule or get_protocol(name).no_target.rule for name in evaluator.get("protocols", ("refseg",))]
-    return all(rule in READ_BY["threshold"] for rule in rules)
+    return any(rule in READ_BY["threshold"] for rule in rules)

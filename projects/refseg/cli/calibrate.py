@@ -83,7 +83,7 @@ def main(args: argparse.Namespace) -> int:
             made_with = f"\n  {args.predictions} was made with {header_line(header)}" if header else ""
             raise DataError(f"{args.predictions} on {data.name}: {error}{made_with}") from None
 
-    notes = choice.notes + notes_of([protocol], scored, predictions)
+    notes = choice.notes + notes_of([protocol], scored, predictions, calibrating=True)
     lines = report_lines(data, predictions, rows, choice, protocol.name)
     lines += ["", *(f"note: {note}" for note in notes)] if notes else []
     print("\n".join(map(printable, lines)))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from refseg.evaluation.measure import Truth, measure
 from refseg.evaluation.prediction_file import Answer, PredictionWriter, merge_parts, part_file
-from refseg.evaluation.protocols import Protocol, View, get_protocol
+from refseg.evaluation.protocols import READ_BY, Protocol, View, get_protocol
 from refseg.evaluation.rows import Row, Rows
 from refseg.files import write_atomically
 from refseg.models.postprocess import ImageResult, check_finite, diverged
@@ -78,6 +78,14 @@ def rows_of(result: ImageResult, view: View, truth: Truth) -> list[Row]:
     return [measure(answer, truth, one, view) for answer, one in zip(answers, expressions, strict=True)]
 
 
+def change_no_target(protocols: Sequence[Protocol], changes: Mapping[str, Any]) -> list[Protocol]:
+    """Return protocols with another rule for "nothing here". See `ReferringMetric.no_target`."""
+    readers = [protocol for protocol in protocols if protocol.no_target.rule in READ_BY["threshold"]]
+    if set(changes) != {"threshold"} or not readers:
+        readers = list(protocols)  # all must change, or say why they cannot
+    return [protocol.with_no_target(**changes) if protocol in readers else protocol for protocol in protocols]
+
+
 @METRICS.register_module()
 class ReferringMetric(BaseMetric):
     """Scores by named protocols. Results are `<protocol>/<metric>`, in percent.
@@ -85,7 +93,7 @@ class ReferringMetric(BaseMetric):
     Args:
         protocols: Names of protocols.
         no_target: Changes to the protocols' rule for "nothing here", for example dict(rule='area', min_area=50).
-            Results then have another protocol name.
+            Results then have another protocol name. A `threshold` alone changes only the protocols that read one.
         save_best: Metric that selects the best checkpoint of a training run if the checkpoint hook has
             `save_best='auto'`.
         rows_file: File for the rows, as JSON lines with the name of their protocol.
@@ -100,7 +108,7 @@ class ReferringMetric(BaseMetric):
         rows_file: str | None = None,
     ) -> None:
         super().__init__(collect_device="gpu")  # "gpu": through the process group, not a shared disk
-        self.protocols: list[Protocol] = [get_protocol(name).with_no_target(**(no_target or {})) for name in protocols]
+        self.protocols = change_no_target([get_protocol(name) for name in protocols], no_target or {})
         self.views = list(dict.fromkeys(protocol.view for protocol in self.protocols))
         self.save_best = save_best
         self.rows_file = rows_file

@@ -100,7 +100,12 @@ class SuspiciousFields:
 
 
 def notes_of(
-    protocols: Sequence[Protocol], scored: ScoreResult, predictions: dict[str, Any], *, min_score: float | None = None
+    protocols: Sequence[Protocol],
+    scored: ScoreResult,
+    predictions: dict[str, Any],
+    *,
+    min_score: float | None = None,
+    calibrating: bool = False,
 ) -> list[str]:
     """Return the notes on a score.
 
@@ -108,6 +113,7 @@ def notes_of(
         scored: Result of `score_predictions` for the protocols.
         predictions: Description of the file (`describe_predictions`).
         min_score: Score below which entries of COCO results were left out.
+        calibrating: The score is a step of choosing a threshold, so that the file's own threshold does not matter.
     """
     header = predictions["header"]
     notes = [f"suspicious: {note}" for note in scored.suspicions]
@@ -126,6 +132,21 @@ def notes_of(
     if others:
         notes.append(
             f"{', '.join(others)}: the masks were made at a threshold of {threshold}, which is not the protocol's"
+        )
+    # The model's own threshold of "nothing here".
+    made_with = _dict_in(header, "postprocess")
+    own = made_with.get("no_target_threshold")
+    others = [
+        f"{protocol.name} rejects above {protocol.no_target.threshold:g}"
+        for protocol in protocols
+        if {made_with.get("no_target"), protocol.no_target.rule} <= {*READ_BY["threshold"]}
+        and own not in (None, protocol.no_target.threshold)
+        and not np.isnan(scored.rows[protocol.name].no_target_prob).all()
+    ]
+    if others and not calibrating:
+        notes.append(
+            f"{', '.join(others)}, but the model that made the file rejects above {own}. Pass --no-target-threshold "
+            f"{own} to score its own answers"
         )
     # Predictions that are missing or do not count.
     counts = scored.counts[protocols[0].name]

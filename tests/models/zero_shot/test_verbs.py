@@ -17,8 +17,11 @@ from refseg.cli.main import main
 from refseg.demo.limits import Limits
 from refseg.demo.page import Page
 from refseg.engine.run import load_config
+from refseg.evaluation.metrics import ReferringMetric
+from refseg.evaluation.protocols import READ_BY
 from refseg.inference.inferencer import ReferringInferencer
 from refseg.known_models import KNOWN_MODELS
+from refseg.models.postprocess import PostProcess
 from refseg.paths import configs_dir
 
 MODEL_FILES = {"sam3": "sam3", "sam3_lite_text": "sam3", "clipseg": "clipseg"}  # else grounded_sam2
@@ -67,6 +70,9 @@ def test_test_score_and_report(configs: dict[str, Path], refshapes_tiny: Path, t
     # The protocol resizes logits. The file has SAM 3's masks, which are resized as probabilities.
     allowed = 3.0 if "sam3" in name else 1e-3
     assert again["metrics"]["gIoU"] == pytest.approx(scores["metrics"]["refseg/gIoU"], abs=allowed)
+    # The protocol's threshold of "nothing here" is 0.5. A model with another one gets a note.
+    noted = any("Pass --no-target-threshold 0.65 to score its own answers" in note for note in again["notes"])
+    assert noted == (name not in MODEL_FILES)
     assert main(["report", str(tmp_path), "--predictions", str(predictions), "--data", data, "--resamples", "2"]) == 0
     assert (tmp_path / "report.html").stat().st_size > 10_000
 
@@ -82,6 +88,26 @@ def test_predict_and_probe(
     assert [row["text"] for row in rows if "text" in row] == ["the red circle", "two stars"] * 2
     arguments = ["--data", f"{refshapes_tiny / 'few.jsonl'}:val", "--rules", "--images", "1", "--resamples", "2"]
     assert main(["probe", str(configs[name]), *arguments]) == 0
+
+
+def test_training_verbs_of_a_model_that_is_not_trained(
+    configs: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is not trained, `doctor` checks what evaluation needs, and `benchmark` times inference alone."""
+    config = str(configs["grounding_dino"])
+    assert main(["train", config]) == 1
+    assert "is a config for evaluation only: it has no train_cfg. Use the model as it is" in capsys.readouterr().err
+    assert main(["doctor", config]) == 0
+    checked = capsys.readouterr().out
+    assert "weights" in checked and "can run here." in checked and "train data" not in checked
+    assert main(["doctor", "sam3", "--json"]) == 1
+    (failed, *_) = json.loads(capsys.readouterr().out)["findings"]
+    assert failed["name"] == "weights" and "hf download facebook/sam3" in failed["text"]
+    assert main(["benchmark", config, "--shape", "64", "64", "--iters", "1", "--warmup", "0", "--json"]) == 0
+    assert [row["what"] for row in json.loads(capsys.readouterr().out)] == ["inference"]
+    for verb in ("flops", "benchmark"):
+        assert main([verb, config]) == 1
+        assert "has no Resize, so the input size is unknown. Pass --shape H W" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["grounding_dino", "sam3", "clipseg"])
@@ -126,7 +152,18 @@ def test_two_processes(configs: dict[str, Path], refshapes_tiny: Path, tmp_path:
 def test_shipped_configs_are_valid() -> None:
     """All keys are read, and the model resizes and tokenizes by itself."""
     for file in sorted((configs_dir() / "zero_shot").glob("*.py")):
-        steps = load_config(str(file)).test_dataloader.dataset.pipeline
+        cfg = load_config(str(file))
+        steps = cfg.test_dataloader.dataset.pipeline
         assert [step.type for step in steps] == ["LoadImage", "RawText", "PackSample"], file
+        # `refseg test` rejects what `refseg predict` rejects. CLIPSeg's probability exceeds 0.5 if its mask is empty.
+        settings = PostProcess(**cfg.model.get("postprocess", {}))
+        answered = 1.0 if settings.no_target == "none" else settings.no_target_threshold
+        evaluator = {key: value for key, value in cfg.test_evaluator.items() if key != "type"}
+        thresholds = {
+            protocol.no_target.threshold
+            for protocol in ReferringMetric(**evaluator).protocols
+            if protocol.no_target.rule in READ_BY["threshold"]
+        }
+        assert thresholds == {answered} or cfg.model.type == "CLIPSeg", file
     for known in KNOWN_MODELS.values():
         assert (configs_dir() / f"{known.config}.py").is_file()
