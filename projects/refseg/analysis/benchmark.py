@@ -41,7 +41,7 @@ def benchmark(
         compiled: Use `torch.compile`.
 
     Returns:
-        A row for "inference" and one for "training".
+        A row for "inference", and one for "training" unless the config is for evaluation only.
     """
     where = find_device(device)
     if compiled:
@@ -71,7 +71,8 @@ def benchmark(
 
     rows = []
     on_gpu = where.type == "cuda"
-    for name, function, mode in (("inference", infer, False), ("training", step, True)):
+    steps = [("inference", infer, False), ("training", step, True)]
+    for name, function, mode in steps if cfg.get("train_cfg") else steps[:1]:
         model.train(mode)
         if on_gpu:
             torch.cuda.reset_peak_memory_stats()

@@ -71,7 +71,9 @@ def main(args: argparse.Namespace) -> int:
         from refseg.engine.run import load_config
         from refseg.inference.loading import find_config
 
-        checks = preflight(load_config(str(find_config(args.model))), batch_size=args.batch_size)
+        cfg = load_config(str(find_config(args.model)))
+        checks = preflight(cfg, batch_size=args.batch_size)
+        action = "be trained" if cfg.get("train_cfg") else "run"
     else:
         checks = [check_python(sys.version_info[:3]), *check_libraries(), *check_machine()]
     failed, warned = ([check.name for check in checks if check.status == status] for status in (FAIL, WARN))
@@ -79,11 +81,11 @@ def main(args: argparse.Namespace) -> int:
         print(json.dumps({"ok": not failed, "findings": [asdict(check) for check in checks]}, indent=2))
         return 1 if failed else 0
     if failed and args.model:
-        summary = f"{args.model} cannot be trained here yet: {', '.join(failed)}."
+        summary = f"{args.model} cannot {action} here yet: {', '.join(failed)}."
     elif failed:
         summary = f"refseg cannot work yet: {', '.join(failed)}. Run the commands after ->, then `refseg doctor` again."
     else:
-        summary = f"{args.model} can be trained here." if args.model else "Everything needed works."
+        summary = f"{args.model} can {action} here." if args.model else "Everything needed works."
         summary += f" Optional, with warnings: {', '.join(warned)}." if warned else ""
     print(f"{check_table(checks)}\n\n{summary}")
     return 1 if failed else 0

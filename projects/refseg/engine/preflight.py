@@ -19,6 +19,7 @@ from refseg.datasets.selection import in_splits
 from refseg.datasets.tokenizers import TextTokenizer
 from refseg.engine.run import input_size
 from refseg.errors import CheckpointError, ConfigError, DataError, UserError, sentence
+from refseg.known_models import find_weights_of, require_weights
 from refseg.models.encoders.swin import swin_arch
 from refseg.models.encoders.text import text_config
 from refseg.paths import data_path
@@ -31,8 +32,12 @@ OPTIMIZER_STATES = {"SGD": 1, "MuonAdamW": 2, "AdamW": 2, "Adam": 2}  # most ten
 
 
 def preflight(cfg: Config, *, batch_size: int | None = None) -> list[Check]:
-    """Return all checks, in the order in which a training would meet them."""
+    """Return all checks, in the order in which a training would meet them.
+
+    Configs without `train_cfg` are for evaluation only. Their test data are checked, but no memory.
+    """
     checks: list[Check] = []
+    trains = bool(cfg.get("train_cfg"))
 
     def run(name: str, function: Callable[[], str], bad: str = FAIL) -> None:
         try:
@@ -43,12 +48,16 @@ def preflight(cfg: Config, *, batch_size: int | None = None) -> list[Check]:
                 checks.append(Check(name, bad, text, remedy.strip()))
 
     # Text: each tokenizer once, then the weights of each text model.
-    loaders = {key: cfg[f"{key}_dataloader"] for key in ("train", "val", "test") if cfg.get(f"{key}_dataloader")}
+    stages = ("train", "val", "test") if trains else ("test",)
+    loaders = {key: cfg[f"{key}_dataloader"] for key in stages if cfg.get(f"{key}_dataloader")}
     tokenizers = {str(one): one for loader in loaders.values() for one in dicts_with(loader, "tokenizer")}
     for one in tokenizers.values():
         run("tokenizer", lambda one=one: describe_tokenizer(one["tokenizer"]))
+    brings_weights = getattr(MODELS.get(cfg.model["type"]), "brings_weights", False)
+    if brings_weights:
+        run("weights", lambda: describe_published(cfg.model))
     for one in dicts_with(cfg.model, "pretrained"):
-        if one["pretrained"]:
+        if one["pretrained"] and not brings_weights:
             name = "text weights" if one.get("type") == "TextEncoder" else "vision weights"
             describe = getattr(MODELS.get(one["type"]), "describe", None)
             run(name, lambda one=one, describe=describe: describe(one) if describe else check_file(**one))
@@ -67,7 +76,8 @@ def preflight(cfg: Config, *, batch_size: int | None = None) -> list[Check]:
                 bad = WARN if key == "test" else FAIL  # training does not need test data
                 run(f"{key} data", lambda dataset=dataset: check_data(dataset), bad)
 
-    checks.append(memory_check(cfg, batch_size or cfg.train_dataloader.batch_size))
+    if trains:
+        checks.append(memory_check(cfg, batch_size or cfg.train_dataloader.batch_size))
     return checks
 
 
@@ -87,6 +97,13 @@ def describe_tokenizer(settings: Mapping) -> str:
     tokenizer = TextTokenizer(**settings)
     name = next(str(settings[key]) for key in ("pretrained", "word_list", "sentencepiece") if settings.get(key))
     return f"{name}: {len(tokenizer.tokenizer):,} tokens, phrases of at most {tokenizer.max_words}"
+
+
+def describe_published(model: Mapping) -> str:
+    """Return the folders of the weights that a model brings."""
+    names = [str(model[key]) for key in ("pretrained", "detector", "masks", "tracker") if model.get(key)]
+    require_weights(names)
+    return ", ".join(str(find_weights_of(name) or f"{name} (to be downloaded)") for name in names)
 
 
 def check_file(pretrained: str, type: str, **others: Any) -> str:

@@ -130,7 +130,7 @@ def input_size(cfg: Config) -> tuple[int, int]:
     for transform in (loader or {}).get("dataset", {}).get("pipeline", []):
         if transform["type"] == "Resize":
             return tuple(transform["size"])
-    raise ValueError("the pipeline of this config has no Resize. Pass --shape H W")
+    raise UsageError("the pipeline of this config has no Resize, so the input size is unknown. Pass --shape H W")
 
 
 # Model and runner -----------------------------------------------------------------------------------------------------
@@ -224,6 +224,11 @@ def train(config: str, options: RunOptions | None = None) -> Runner:
         options: Options that are applied to the config.
     """
     cfg = load_config(config, options)
+    if not cfg.get("train_cfg"):
+        raise UsageError(
+            f"{config} is a config for evaluation only: it has no train_cfg. Use the model as it is, calibrate its "
+            "thresholds (`refseg calibrate`), or let it label images for another model (`refseg label`)."
+        )
     resume_from = take_resume(cfg, options.resume if options else False)
     if resume_from is None and cfg.get("load_from") and not Path(cfg.load_from).is_file():
         raise CheckpointError(f"load_from: no such checkpoint: {cfg.load_from}")
