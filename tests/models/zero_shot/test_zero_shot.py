@@ -222,6 +222,14 @@ def test_one_object_per_phrase(folders: dict[str, str]) -> None:
         assert (answer.raw_mask == (answer.raw_instances[0].mask if answer.raw_instances else False)).all()
 
 
+def test_the_best_instance_is_kept_whatever_its_score(folders: dict[str, str]) -> None:
+    """Data with one object per phrase needs an answer to every phrase."""
+    for name in ("grounding_dino", "sam3"):
+        inferencer = open_model(folders, name, **{"model.min_score": 1.0})
+        (answer,) = inferencer(photograph((60, 80)), ["the red dog"], postprocess={"instance_threshold": 0.0})
+        assert len(answer.raw_instances) == 1
+
+
 def test_max_boxes(folders: dict[str, str]) -> None:
     inferencer = open_model(folders, "owlv2", **{"model.max_boxes": 2})
     (answer,) = inferencer(photograph((60, 80)), ["the red dog"])

@@ -37,8 +37,8 @@ class SAM3(ZeroShotSegmentor):
         pretrained: Folder, or name on the hub.
         tracker: Folder or hub name of SAM 3's tracker, which corrects answers by clicks ("facebook/sam3" has it). It
             encodes images again and costs about half of the model's memory, so None leaves it out.
-        min_score: Instances with a lower score are dropped. The default is below any useful threshold, so that `refseg
-            calibrate` can choose one from the instances of a prediction file.
+        min_score: Instances with a lower score are dropped, except the best one. The default is below any useful
+            threshold, so that `refseg calibrate` can choose one from the instances of a prediction file.
         phrases_per_pass: Phrases that go through the decoder together, which bounds memory.
         data_preprocessor: Config of the data preprocessor.
         postprocess: Arguments of `PostProcess`.
@@ -88,6 +88,7 @@ class SAM3(ZeroShotSegmentor):
             scores = output.pred_logits.sigmoid() * output.presence_logits.sigmoid()
             for of_phrase, logits in zip(scores, output.pred_masks, strict=True):
                 found = of_phrase >= self.min_score
+                found[of_phrase.argmax()] = True
                 instances.append(InstancePrediction(logits[found], of_phrase[found]))
             presence.append(output.presence_logits[:, 0])
         return Prediction(None, no_target_logit=-torch.cat(presence), instances=instances, covers="image")
