@@ -155,7 +155,10 @@ def test_test_split_is_a_warning(files: Path, capsys: pytest.CaptureFixture) -> 
         (["p.jsonl", "--goal", "N-acc"], "--goal N-acc needs --min-t-acc"),
         (["p.jsonl", "--plot", "curve.svg"], "must end in .png"),
         (["p.jsonl", "--apply", "refshapes"], "ships with refseg and is not changed. Copy its folder"),
-        (["p.jsonl", "--apply", "none"], "--apply: 'none' is neither a work directory nor a checkpoint nor the name of a model"),
+        (
+            ["p.jsonl", "--apply", "none"],
+            "--apply: 'none' is neither a work directory nor a checkpoint nor the name of a model",
+        ),
         (["p.jsonl", "--apply", "folder"], "--apply folder must be a work directory or a config. No config in folder"),
         (["p.jsonl", "--apply", "model.pth"], "is a checkpoint. Pass its work directory"),
     ],
