@@ -31,8 +31,9 @@ def test_parameters(table: ModuleType, weights: str) -> None:
     assert table.network_row(weights) in PAGE
 
 
-def test_memory_of_a_model(table: ModuleType) -> None:
-    _, one, eight = table.memory_of("clipseg")
+def test_memory_and_work_of_a_model(table: ModuleType) -> None:
+    (_, one, work_of_one), (_, eight, work_of_eight) = (table.answer_on_paper("clipseg", count) for count in (1, 8))
+    assert 0 < work_of_one < work_of_eight < 8 * work_of_one, "the image is encoded once"
     assert (round(one, 1), round(eight, 1)) == KNOWN_MODELS["clipseg"].memory
     assert table.model_row("clipseg") in PAGE
 

@@ -1,10 +1,11 @@
-"""Print the tables of docs/zero_shot.md: parameters and peak memory of the zero-shot models, without their weights.
+"""Print the tables of docs/zero_shot.md: parameters, work and memory of the zero-shot models, without their weights.
 
 python tools/analysis_tools/zero_shot_table.py
 
 Parameters are counted on the meta device, from the published sizes. Memory is the sum of all tensors that are alive
 during one forward pass on fake tensors, which have shapes but no data. Attention does not store its maps, as in
 PyTorch's fused kernels. Not counted: the CUDA context, workspaces of libraries, and the allocator's fragmentation.
+FLOPs are those of matrix products, convolutions and attention in the same pass (two per multiply-add).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 from transformers import BatchEncoding
 
 from refseg.engine.run import read_config
@@ -146,11 +148,11 @@ def parameters(weights: str) -> float:
 
 
 class LiveTensors(TorchDispatchMode):
-    """Count the bytes of all tensors that are made while this is active, and are alive."""
+    """Count the bytes of all tensors that are made while this is active, and are alive, and the FLOPs."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.bytes = self.peak = 0
+        self.bytes = self.peak = self.flops = 0
         self._storages: set[int] = set()
 
     def __torch_dispatch__(self, op: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -158,6 +160,8 @@ class LiveTensors(TorchDispatchMode):
         if op is torch.ops.aten._local_scalar_dense.default and getattr(args[0], "constant", None) is None:
             return True if args[0].dtype == torch.bool else SAM3_GRID
         output = op(*args, **(kwargs or {}))
+        if op.overloadpacket in flop_registry:
+            self.flops += flop_registry[op.overloadpacket](*args, **(kwargs or {}), out_val=output)
         for tensor in tree_leaves(output):
             if isinstance(tensor, Tensor):
                 self._add(tensor.untyped_storage())
@@ -255,14 +259,18 @@ ANSWERS: dict[str, Callable[..., Any]] = {
 }
 
 
-def peak_memory(name: str, phrases: int) -> tuple[float, float]:
-    """Return the GiB of a model's weights, and the peak with weights for one image and some phrases, in float32."""
+def answer_on_paper(name: str, phrases: int) -> tuple[float, float, float]:
+    """Answer some phrases about an image on fake tensors, in float32.
+
+    Returns:
+        The GiB of the model's weights, the peak with weights, and the TFLOPs.
+    """
     model = read_config(resolve_config(KNOWN_MODELS[name].config)).model
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), LiveTensors() as live:
         networks = [NETWORKS[weights][0]().eval() for weights in weights_in(model)]
         weights_bytes = live.peak = live.bytes
         ANSWERS[model.type](phrases, *networks)
-    return weights_bytes / GIB, live.peak / GIB
+    return weights_bytes / GIB, live.peak / GIB, live.flops / 1e12
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------
@@ -284,16 +292,12 @@ def network_row(weights: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def memory_of(name: str) -> tuple[float, float, float]:
-    """Return the GiB of a model's weights, and its peaks for one phrase and for eight."""
-    weights, one = peak_memory(name, 1)
-    return weights, one, peak_memory(name, 8)[1]
-
-
 def model_row(name: str) -> str:
-    """Return the row of a model: weights, peaks, and the cards that have room for them."""
-    weights, one, eight = memory_of(name)
-    return f"| `{name}` | {weights:.1f} | {one:.1f} | {eight:.1f} | {card_for(one)} | {card_for(eight)} |"
+    """Return the row of a model: weights, peaks, the cards that have room for them, and the work."""
+    weights, one, work_of_one = answer_on_paper(name, 1)
+    _, eight, work_of_eight = answer_on_paper(name, 8)
+    cells = [f"`{name}`", f"{weights:.1f}", f"{one:.1f}", f"{eight:.1f}", card_for(one), card_for(eight)]
+    return f"| {' | '.join([*cells, f'{work_of_one:.2f}', f'{work_of_eight:.2f}'])} |"
 
 
 def card_for(gib: float) -> str:
@@ -313,8 +317,9 @@ def main() -> None:
     for weights in NETWORKS:
         if args.only in weights:
             print(network_row(weights), flush=True)
-    print("\n| model | weights (GiB) | peak, 1 phrase | peak, 8 phrases | card for 1 | card for 8 |")
-    print("|---|---|---|---|---|---|")
+    heads = "weights (GiB) | peak, 1 phrase | peak, 8 phrases | card for 1 | card for 8"
+    print(f"\n| model | {heads} | TFLOPs, 1 phrase | TFLOPs, 8 phrases |")
+    print("|---|---|---|---|---|---|---|---|")
     for name in KNOWN_MODELS:
         if args.only in name:
             print(model_row(name), flush=True)
