@@ -13,6 +13,7 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores. torch reads this at import
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from tiny_models import BUILDERS
 from work_dirs import refshapes_images, work_dir  # noqa: F401  (fixtures)
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # tests run on the CPU
@@ -54,7 +55,14 @@ def load_script(path: str) -> ModuleType:
 @pytest.fixture(scope="session")
 def tiny_sam2(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the folder of a tiny SAM 2 with random weights."""
-    return load_script("tests/models/zero_shot/tiny_models.py").sam2(tmp_path_factory.mktemp("sam2"))
+    return BUILDERS["sam2"](tmp_path_factory.mktemp("sam2"))
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return the folders of all tiny zero-shot models, by kind."""
+    root = tmp_path_factory.mktemp("zero_shot")
+    return {name: build(root / name) for name, build in BUILDERS.items()}
 
 
 @pytest.fixture(scope="session")

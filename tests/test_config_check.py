@@ -76,12 +76,16 @@ def test_typos_in_paramwise_cfg(config: str, key: str, meant: str) -> None:
         load_config(config, RunOptions(cfg_options={f"optim_wrapper.paramwise_cfg.{key}": 1.0}))
 
 
-def test_layer_decay_belongs_to_one_constructor() -> None:
+def test_layer_decay_belongs_to_two_constructors() -> None:
     options = {"optim_wrapper.paramwise_cfg.layer_decay": dict(vision=0.8)}
-    cfg = load_config("latentvg_beit3b", RunOptions(cfg_options=options))
-    assert cfg.optim_wrapper.constructor == "EncoderRatesConstructor"
+    for name, constructor in (
+        ("latentvg_beit3b", "EncoderRatesConstructor"),
+        ("instalign_tiny_refshapes", "MuonConstructor"),
+    ):
+        assert load_config(name, RunOptions(cfg_options=options)).optim_wrapper.constructor == constructor
+    options["optim_wrapper.constructor"] = None
     with pytest.raises(ConfigError, match="layer_decay: the optimizer constructor does not read this key"):
-        load_config("instalign_tiny_refshapes", RunOptions(cfg_options=options))
+        load_config("latentvg_beit3b", RunOptions(cfg_options=options))
 
 
 def test_all_typos_are_reported_at_once() -> None:

@@ -18,7 +18,7 @@ from refseg.cli import main
 from refseg.demo import rendering
 from refseg.demo.examples import default_examples
 from refseg.demo.limits import Limits
-from refseg.demo.page import Page
+from refseg.demo.page import Page, Question
 from refseg.errors import CheckpointError
 from refseg.inference.inferencer import ReferringInferencer, segment
 from refseg.inference.loading import find_config, find_model
@@ -117,9 +117,11 @@ class TestNotes:
         with pytest.warns(ShapesOnlyWarning):
             page = Page(ReferringInferencer(REFSHAPES, device="cpu"), Limits())
         assert rendering.image_summary(page.open(str(photo), "a.png")).endswith(f"Note: {IMAGE_NOTE}.")
-        assert rendering.time_summary(page.ask(str(photo), "a.png", "a star", 0.5)).endswith(f"Note: {IMAGE_NOTE}.")
+        assert rendering.time_summary(page.ask(Question(str(photo), "a.png", "a star", 0.5))).endswith(
+            f"Note: {IMAGE_NOTE}."
+        )
         example = str(refseg.example_image())
-        assert "Note" not in rendering.time_summary(page.ask(example, "b.png", "a star", 0.5))
+        assert "Note" not in rendering.time_summary(page.ask(Question(example, "b.png", "a star", 0.5)))
 
 
 class TestImageNote:

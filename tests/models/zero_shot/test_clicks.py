@@ -12,7 +12,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from test_zero_shot import open_model, photograph
 
 from refseg.errors import UsageError
 from refseg.evaluation.prediction_file import row_to_json
@@ -20,6 +19,7 @@ from refseg.inference.clicks import ClickedMask, Clicks, MaskUnion, check_clicks
 from refseg.inference.inferencer import ReferringInferencer
 from refseg.models.postprocess import LogitMask
 from refseg.structures import SampleMeta
+from tiny_models import open_model, photograph
 
 SIZES = [(60, 80), (130, 71)]
 MODELS = {  # name: (model, kinds of tiny models by option, kind of the mask model)

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_zero_shot import MODELS
 
 from distributed import free_port
 from refseg.cli.main import main
 from refseg.demo.limits import Limits
-from refseg.demo.page import Page
+from refseg.demo.page import Page, Question
 from refseg.engine.run import load_config
 from refseg.evaluation.metrics import ReferringMetric
 from refseg.evaluation.protocols import READ_BY
@@ -23,6 +22,7 @@ from refseg.inference.inferencer import ReferringInferencer
 from refseg.known_models import KNOWN_MODELS
 from refseg.models.postprocess import PostProcess
 from refseg.paths import configs_dir
+from tiny_models import MODELS
 
 MODEL_FILES = {"sam3": "sam3", "sam3_lite_text": "sam3", "clipseg": "clipseg"}  # else grounded_sam2
 
@@ -113,7 +113,7 @@ def test_training_verbs_of_a_model_that_is_not_trained(
 @pytest.mark.parametrize("name", ["grounding_dino", "sam3", "clipseg"])
 def test_web_page(configs: dict[str, Path], refshapes_images: list[str], name: str) -> None:
     page = Page(ReferringInferencer(configs[name]), Limits())
-    asked = page.ask(refshapes_images[0], "a.png", "the red circle\na star", 0.5)
+    asked = page.ask(Question(refshapes_images[0], "a.png", "the red circle\na star", 0.5))
     assert [phrase.text for phrase in asked.answer] == ["the red circle", "a star"]
 
 

@@ -5,46 +5,23 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from tiny_models import sam2_video, sam3_video
 
 from refseg.errors import ConfigError, DataError, UsageError
 from refseg.inference.inferencer import ReferringInferencer
 from refseg.inference.inputs import ImageInput
 from refseg.models.zero_shot import SAM3, GroundedSAM2
 from refseg.models.zero_shot.prompted import PromptedMasks
+from tiny_models import MODELS, open_model, photograph, sam2_video, sam3_video
 
 SIZES = [(60, 80), (130, 71), (64, 64)]
 TEXTS = ["the red dog", "two men on the left of a cat", "Blue."]
-MODELS = {  # name: (config, options with the kinds of tiny models)
-    "grounding_dino": ("grounded-sam2", {"model.detector": "grounding_dino", "model.masks": "sam2"}),
-    "mm_grounding_dino": ("mm-grounded-sam2", {"model.detector": "mm_grounding_dino", "model.masks": "sam2"}),
-    "owlv2": ("owlv2-sam2", {"model.detector": "owlv2", "model.masks": "sam2"}),
-    "omdet_turbo": ("omdet-sam2", {"model.detector": "omdet_turbo", "model.masks": "sam2"}),
-    "sam3": ("sam3", {"model.pretrained": "sam3"}),
-    "sam3_lite_text": ("sam3-litetext", {"model.pretrained": "sam3_lite_text"}),
-    "clipseg": ("clipseg", {"model.pretrained": "clipseg"}),
-}
 DETECTORS = ("grounding_dino", "mm_grounding_dino", "owlv2", "omdet_turbo")
-
-
-def photograph(size: tuple[int, int], seed: int = 0) -> np.ndarray:
-    """Return an image of colored blocks."""
-    height, width = size
-    blocks = np.random.default_rng(seed).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
-    return blocks.repeat(8, 0).repeat(8, 1)[:height, :width]
-
-
-def open_model(folders: dict[str, str], name: str, **options: Any) -> ReferringInferencer:
-    config, kinds = MODELS[name]
-    paths = {key: folders[kind] for key, kind in kinds.items()}
-    return ReferringInferencer(config, cfg_options={**paths, **options})
 
 
 @pytest.mark.parametrize("name", MODELS)

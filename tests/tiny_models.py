@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+
+if TYPE_CHECKING:
+    from refseg.inference.inferencer import ReferringInferencer
 
 WORDS = "a the red blue dog cat man on left of two detect photo".split()
 
@@ -336,3 +341,29 @@ BUILDERS = {
     "sam3_lite_text": lambda folder: sam3(folder, lite_text=True),
     "clipseg": clipseg,
 }
+
+MODELS = {  # name: (config, options with the kinds of tiny models)
+    "grounding_dino": ("grounded-sam2", {"model.detector": "grounding_dino", "model.masks": "sam2"}),
+    "mm_grounding_dino": ("mm-grounded-sam2", {"model.detector": "mm_grounding_dino", "model.masks": "sam2"}),
+    "owlv2": ("owlv2-sam2", {"model.detector": "owlv2", "model.masks": "sam2"}),
+    "omdet_turbo": ("omdet-sam2", {"model.detector": "omdet_turbo", "model.masks": "sam2"}),
+    "sam3": ("sam3", {"model.pretrained": "sam3"}),
+    "sam3_lite_text": ("sam3-litetext", {"model.pretrained": "sam3_lite_text"}),
+    "clipseg": ("clipseg", {"model.pretrained": "clipseg"}),
+}
+
+
+def photograph(size: tuple[int, int], seed: int = 0) -> np.ndarray:
+    """Return an image of colored blocks."""
+    height, width = size
+    blocks = np.random.default_rng(seed).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
+    return blocks.repeat(8, 0).repeat(8, 1)[:height, :width]
+
+
+def open_model(folders: dict[str, str], name: str, **options: Any) -> ReferringInferencer:
+    """Open one of `MODELS`, with changes of its config."""
+    from refseg.inference.inferencer import ReferringInferencer
+
+    config, kinds = MODELS[name]
+    paths = {key: folders[kind] for key, kind in kinds.items()}
+    return ReferringInferencer(config, cfg_options={**paths, **options})
