@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -85,6 +86,24 @@ def test_start_from_a_model_of_your_own(own: Path, finetuned: Path, tmp_path: Pa
     assert cfg.model.embed_dim == 32
     kinds = [step.type for step in cfg.train_dataloader.dataset.pipeline]
     assert kinds == ["LoadImage", "RandomFlip", "Resize", "LoadText", "PackSample"]
+
+
+def test_start_from_clipseg(
+    own: Path,
+    folders: dict[str, str],
+    refshapes_images: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A model by name, with its weights in the data root. The result answers without them."""
+    monkeypatch.setenv("REFSEG_DATA", str(tmp_path))
+    weights = tmp_path / "weights" / "clipseg-rd64-refined"
+    shutil.copytree(folders["clipseg"], weights)
+    tuned = finetune(own, model="clipseg", out=tmp_path / "out", steps=2)
+    assert tuned.scores["val"].keys() >= {"gIoU", "T-acc"}
+    shutil.rmtree(weights)
+    (answer,) = ReferringInferencer(tmp_path / "out")(refshapes_images[0], ["the red circle"])
+    assert answer.raw_mask.shape == (96, 96)
 
 
 def test_models_that_cannot_be_trained(own: Path, tmp_path: Path) -> None:

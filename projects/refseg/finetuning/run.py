@@ -100,13 +100,13 @@ class Finetuned:
         work_dir: Its folder, which every command takes as a model.
         scores: Scores by split.
         seconds: Duration of the training.
-        inferencer: The model, ready to use.
+        inferencer: The model, ready to use; None in all processes but the first.
     """
 
     work_dir: Path
     scores: dict[str, dict[str, float]]
     seconds: float
-    inferencer: ReferringInferencer
+    inferencer: ReferringInferencer | None
 
 
 def finetune(
@@ -143,7 +143,7 @@ def finetune(
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
     if rank:
-        return Finetuned(folder, {}, seconds, None)  # type: ignore[arg-type]  # only the first process answers
+        return Finetuned(folder, {}, seconds, None)
 
     scores = finish(request, folder, seconds)
     return Finetuned(folder, scores, seconds, ReferringInferencer(folder))

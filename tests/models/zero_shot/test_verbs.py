@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from distributed import free_port
@@ -129,13 +128,13 @@ def test_clipseg_trains_and_its_folder_moves(
     before = ReferringInferencer("clipseg", cfg_options={"model.pretrained": folders["clipseg"]})
     shutil.rmtree(own)
     moved = tmp_path / "elsewhere"
-    shutil.move(work_dir, moved)
+    shutil.copytree(work_dir, moved)
     after = ReferringInferencer(moved)
     old, new = (dict(one.segmentor.named_parameters()) for one in (before, after))
     changed = {key.split(".")[1] for key in old if not old[key].equal(new[key])}
     assert changed == {"decoder"}
     (answer,) = after(refshapes_images[0], ["the red circle"])
-    assert answer.raw_mask.shape == np.asarray(answer.raw_mask).shape
+    assert answer.raw_mask.shape == (96, 96)
     assert main(["test", str(moved)]) == 0
 
 
