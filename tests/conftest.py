@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -50,6 +52,18 @@ def load_script(path: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(autouse=True)
+def forget_logs_of_deleted_runs() -> Iterator[None]:
+    """Remove the log files of runs whose folder is gone from mmengine's loggers, which would open them again."""
+    yield
+    if logging_module := sys.modules.get("mmengine.logging"):
+        for logger in logging_module.MMLogger._instance_dict.values():
+            for handler in list(logger.handlers):
+                file = getattr(handler, "baseFilename", None)
+                if file and not Path(file).parent.is_dir():
+                    logger.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

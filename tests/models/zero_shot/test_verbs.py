@@ -58,7 +58,7 @@ def configs(folders: dict[str, str], refshapes_tiny: Path, tmp_path_factory: pyt
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_test_score_and_report(configs: dict[str, Path], refshapes_tiny: Path, tmp_path: Path, name: str) -> None:
+def test_scoring_verbs(configs: dict[str, Path], refshapes_tiny: Path, tmp_path: Path, name: str) -> None:
     predictions, data = tmp_path / "predictions.jsonl", f"{refshapes_tiny / 'few.jsonl'}:val"
     arguments = ["--work-dir", str(tmp_path), "--predictions", str(predictions), "--out", str(tmp_path / "scores.json")]
     assert main(["test", str(configs[name]), *arguments]) == 0
@@ -72,12 +72,16 @@ def test_test_score_and_report(configs: dict[str, Path], refshapes_tiny: Path, t
     # The protocol's threshold of "nothing here" is 0.5. A model with another one gets a note.
     noted = any("Pass --no-target-threshold 0.65 to score its own answers" in note for note in again["notes"])
     assert noted == (name not in MODEL_FILES)
+    calibration = str(tmp_path / "calibration.json")
+    assert main(["calibrate", str(predictions), "--data", data, "--json", calibration]) == 0
+    chosen = json.loads((tmp_path / "calibration.json").read_text())["chosen"]
+    assert set(chosen) == {"no_target_threshold", *(() if name == "clipseg" else ("instance_threshold",))}
     assert main(["report", str(tmp_path), "--predictions", str(predictions), "--data", data, "--resamples", "2"]) == 0
     assert (tmp_path / "report.html").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_predict_and_probe(
+def test_predict_label_and_probe(
     configs: dict[str, Path], refshapes_tiny: Path, refshapes_images: list[str], tmp_path: Path, name: str
 ) -> None:
     texts = ["--text", "the red circle", "two stars"]
@@ -85,6 +89,10 @@ def test_predict_and_probe(
     assert main(["predict", str(configs[name]), "--image", *refshapes_images[:2], *texts, *outputs]) == 0
     rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     assert [row["text"] for row in rows if "text" in row] == ["the red circle", "two stars"] * 2
+    labels = ["--images", *refshapes_images[:2], "--vocabulary", "a star", "--out", str(tmp_path / "labels.jsonl")]
+    assert main(["label", str(configs[name]), *labels, "--confidence", "0", "--negative-confidence", "0"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "labels.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in rows] == ["a star"] * 2
     arguments = ["--data", f"{refshapes_tiny / 'few.jsonl'}:val", "--rules", "--images", "1", "--resamples", "2"]
     assert main(["probe", str(configs[name]), *arguments]) == 0
 
@@ -109,7 +117,7 @@ def test_training_verbs_of_a_model_that_is_not_trained(
         assert "has no Resize, so the input size is unknown. Pass --shape H W" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["grounding_dino", "sam3", "clipseg"])
+@pytest.mark.parametrize("name", MODELS)
 def test_web_page(configs: dict[str, Path], refshapes_images: list[str], name: str) -> None:
     page = Page(ReferringInferencer(configs[name]), Limits())
     asked = page.ask(Question(refshapes_images[0], "a.png", "the red circle\na star", 0.5))
