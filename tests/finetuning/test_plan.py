@@ -9,7 +9,7 @@ import pytest
 from refseg.cli.finetune import duration
 from refseg.finetuning.plan import Facts, choose_plan, in_words, limit_time
 
-SMALL = Facts(images=10, phrases=80, negatives=8, per_image=8, longest_side=1024, gpu_memory=None, cores=2)
+SMALL = Facts(images=10, phrases=80, negatives=8, per_image=8, longest_side=1024, gpu_memory=None)
 
 
 def test_small_data_on_a_cpu() -> None:

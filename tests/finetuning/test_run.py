@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from conftest import REPOSITORY
 from refseg.cli.main import main
 from refseg.engine.run import load_config
-from refseg.errors import DataError, UsageError
+from refseg.errors import ConfigError, DataError, UsageError
 from refseg.finetuning.run import CONFIG, Request, finetune, prepare
 from refseg.inference.inferencer import ReferringInferencer
 
@@ -86,6 +87,18 @@ def test_start_from_a_model_of_your_own(own: Path, finetuned: Path, tmp_path: Pa
     assert cfg.model.embed_dim == 32
     kinds = [step.type for step in cfg.train_dataloader.dataset.pipeline]
     assert kinds == ["LoadImage", "RandomFlip", "Resize", "LoadText", "PackSample"]
+    assert cfg.train_dataloader.dataset.pipeline[2]["size"] == (64, 64), "the size that the model was trained at"
+
+
+def test_the_folder_of_the_data_stays_as_it_is(own: Path, finetuned: Path) -> None:
+    assert {file.name for file in own.parent.iterdir()} - {".refseg_cache"} == {"own.jsonl"}
+    assert (finetuned / "words.txt").is_file()
+
+
+def test_a_start_that_failed_can_be_repeated(own: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is neither a work directory"):
+        prepare(Request(str(own), "nonsense", str(tmp_path / "out"), steps=2))
+    prepare(Request(str(own), "scratch", str(tmp_path / "out"), steps=2, image_size=64, cfg_options=TINY))
 
 
 def test_start_from_clipseg(
@@ -115,6 +128,8 @@ def test_freeze(own: Path, tmp_path: Path) -> None:
     request = Request(str(own), "scratch", str(tmp_path / "out"), steps=2, freeze=("speech",))
     with pytest.raises(UsageError, match=r"--freeze speech: InstAlign has no encoder.speech. Valid: .*vision"):
         prepare(request)
+    with pytest.raises(ConfigError, match=r"encoder.vision.*frozen"):  # the small encoder cannot be frozen
+        prepare(replace(request, freeze=("vision",)))
 
 
 def test_defects_stop_the_run(own: Path, tmp_path: Path) -> None:

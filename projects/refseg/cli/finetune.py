@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--from", dest="start", default=DEFAULT_START, metavar="MODEL", help=start)
     add("--out", default=DEFAULT_OUT, metavar="DIR", help="output folder; an interrupted run continues there")
     add("--time", type=duration, metavar="TIME", help="limit of the training: 90s, 10m, 2h (default: none)")
-    add("--steps", type=at_least(1), metavar="N", help="steps of the training (default: by the size of the data)")
+    add("--steps", type=at_least(2), metavar="N", help="steps of the training (default: by the size of the data)")
     add("--image-size", type=at_least(32), metavar="SIDE", help="side of the square that images are resized to")
     add("--batch-size", type=at_least(1), metavar="N", help="images per step")
     add("--freeze", nargs="+", default=[], metavar="PART", help="encoders that stay as they are: vision, text")

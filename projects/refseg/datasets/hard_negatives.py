@@ -126,7 +126,7 @@ def plural(word: str) -> str:
 
 @dataclass(slots=True)
 class Evidence:
-    """What the data say about one image.
+    """Facts about one image, as its annotations give them.
 
     Args:
         record: The image with all its instances and all its expressions.

@@ -153,7 +153,7 @@ def text_area(name: str, image: str, region_id: str, texts: list[str]) -> dict[s
 
 @dataclass(frozen=True, slots=True)
 class ImageSources:
-    """Where the images of tasks may come from, beside data URLs.
+    """Sources of the images of tasks, besides data URLs.
 
     Args:
         folders: Folders with Label Studio's files: its `media` folder, or that of its local storage.

@@ -22,7 +22,7 @@ from mmengine.registry import DefaultScope
 from refseg.analysis.calibrated_config import find_target, write_thresholds
 from refseg.analysis.thresholds import Goal, choose_thresholds
 from refseg.analysis.thresholds import Settings as Thresholds
-from refseg.config_check import complete_inputs, merge_options
+from refseg.config_check import check_config, complete_inputs, merge_options
 from refseg.data_tools.check import check_target
 from refseg.data_tools.issues import report_lines
 from refseg.data_tools.rows import image_keys, read_rows, with_base, write_rows
@@ -51,6 +51,7 @@ from refseg.report.work_dir import read_work_dir
 BASE = "finetune/instalign_small"
 CONFIG = "finetune.py"  # the config in the output folder
 DATA = "data.jsonl"  # the data with a val split, where the user's file has none
+WORDS = "words.txt"  # the words of the data, for a start from scratch
 STATE = "finetune.json"  # what the folder was made from
 SCRATCH = "scratch"
 DEFAULT_START = "efficientnet_lite0+minilm"
@@ -62,7 +63,7 @@ SHARED_SECONDS = 600.0  # for which other processes wait for the first one's pla
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the user asks for.
+    """The user's request.
 
     Args:
         data: JSONL file.
@@ -156,7 +157,7 @@ def prepare(request: Request) -> None:
     """Check and split the data, plan, and write the config, unless an earlier run of the same request did so."""
     folder = Path(request.out)
     asked = {**asdict(request), "data_sha256": sha256_of(existing(request.data))}
-    asked = json.loads(json.dumps(asked))
+    asked = json.loads(json.dumps({key: value for key, value in asked.items() if key != "out"}))
     state = folder / STATE
     if state.is_file():
         before = json.loads(state.read_text(encoding="utf-8"))
@@ -169,7 +170,8 @@ def prepare(request: Request) -> None:
         done = latest_checkpoint(folder)
         print(f"{folder}: continuing{f' from {done.name}' if done else ' from the beginning'}", flush=True)
         return
-    if folder.is_dir() and any(folder.iterdir()):
+    left_behind = {DATA, WORDS, CONFIG, ".refseg_cache"}  # by a start that failed
+    if folder.is_dir() and any(file.name not in left_behind for file in folder.iterdir()):
         raise UsageError(f"{folder} is not empty, and no fine-tuning made it. Choose another --out")
 
     # The data: the same checks as `refseg data check`
@@ -186,7 +188,8 @@ def prepare(request: Request) -> None:
     print(f"data: {describe(facts, counts)}", flush=True)
 
     # The plan, from the data and the machine
-    plan = choose_plan(facts, image_size=request.image_size, batch_size=request.batch_size)
+    image_size = request.image_size or own_image_size(request.start)
+    plan = choose_plan(facts, image_size=image_size, batch_size=request.batch_size)
     if request.steps is not None:
         plan.steps = request.steps
         plan.reasons[-1] = f"{request.steps} steps, as you said"
@@ -260,7 +263,7 @@ def build_config(request: Request, data: Path, plan: Plan, facts: Facts, *, with
             f"{loader}_dataloader.persistent_workers": facts.gpu_memory is not None,
         }
     merge_options(cfg, options)
-    start_from(cfg, request.start, data)
+    start_from(cfg, request, data, plan)
     encoder = cfg.model.get("encoder") or {}
     for part in request.freeze:
         if part not in encoder:
@@ -274,22 +277,35 @@ def build_config(request: Request, data: Path, plan: Plan, facts: Facts, *, with
     cfg.auto_scale_lr = None
     merge_options(cfg, dict(request.cfg_options or {}))
     complete_inputs(cfg, dict(request.cfg_options or {}))
+    check_config(cfg)
     return cfg
 
 
-def start_from(cfg: Config, start: str, data: Path) -> None:
+def is_model(start: str) -> bool:
+    """Return whether a start is a model, not "scratch" or an encoder pair."""
+    return start != SCRATCH and ("+" not in start or Path(start).exists())
+
+
+def own_image_size(start: str) -> int | None:
+    """Return the image size that a model was trained at; None for other starts, and models that resize themselves."""
+    steps = test_pipeline(load_config(str(find_model(start)[0]))) if is_model(start) else []
+    return next((max(step["size"]) for step in steps if step["type"] == "Resize"), None)
+
+
+def start_from(cfg: Config, request: Request, data: Path, plan: Plan) -> None:
     """Set the model and the inputs of a config, in place: random weights, an encoder pair, or another model."""
-    vision, plus, text = start.partition("+")
+    start = request.start
+    vision, _, text = start.partition("+")
     if start == SCRATCH:
         model = read_config(resolve_config("instalign/instalign_tiny_refshapes")).model
         cfg.model.encoder = model.encoder
         cfg.model.encoder.text.config.vocab_size = 30_000
-        words = Path(data).with_name("words.txt")
+        words = Path(request.out, WORDS)
         texts = [json.loads(line)["text"] for line in data.read_text(encoding="utf-8").splitlines() if line.strip()]
         write_atomically(words, "\n".join(sorted({word for line in texts for word in split_words(line)})))
         cfg.inputs.tokenizer = ConfigDict(word_list=str(words), max_words=32)
         return
-    if plus and not Path(start).exists():
+    if not is_model(start):
         lite = vision in PACKAGES
         name = "tf_efficientnet_lite0" if lite else vision
         cfg.model.encoder.vision = ConfigDict(type="TimmEncoder", name=name, pretrained=vision if lite else True)
@@ -309,6 +325,11 @@ def start_from(cfg: Config, start: str, data: Path) -> None:
         steps = [ConfigDict(step) for step in with_tokenizer_files(checkpoint.parent, steps)]
     cfg.pop("inputs")
     inner = [step for step in steps if step.type in ("Resize", "LoadText", "RawText", "DropArticles")]
+    resizes = [step for step in inner if step.type == "Resize"]
+    if request.image_size and not resizes:
+        raise UsageError(f"--image-size: {other.model.type} resizes images itself. Omit the option")
+    for step in resizes:
+        step.size = (plan.image_size, plan.image_size)
     flip = [step for step in cfg.train_dataloader.dataset.pipeline if step.type == "RandomFlip"]
     for loader in ("train", "val", "test"):
         pack = (
@@ -345,7 +366,7 @@ def measure_speed(cfg: Config) -> tuple[float, float]:
     start = time.perf_counter()
     with torch.no_grad():
         for result in model.eval().val_step(collate_samples([val_set[0]])):
-            result.masks  # noqa: B018  (masks are restored when they are read)
+            result.final_masks()
     return timed[-1] * 1.1, time.perf_counter() - start
 
 
