@@ -14,6 +14,7 @@ import pytest
 from mmengine.config import Config
 
 from conftest import REPOSITORY
+from refseg.cli.main import main
 from refseg.config_check import unknown_keys
 from refseg.datasets.catalog import SETS
 from refseg.datasets.collate import collate_samples
@@ -31,6 +32,7 @@ STAND_IN = {
     "data/rrefcoco+/refs(unc).p": "rrefcoco/refs(unc).p",
     "data/rrefcocog/refs(umd).p": "rrefcoco/refs(unc).p",
 }
+OTHER_FORMATS = ("jsonl", "saco", "seqtr", "refshapes")
 
 
 def load(name: str) -> Config:
@@ -52,7 +54,7 @@ def test_all_keys_are_known(name: str) -> None:
     assert unknown_keys(load(name)) == []
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name.split("_")[0] not in ("jsonl", "seqtr", "refshapes")])
+@pytest.mark.parametrize("name", [name for name in FILES if name.split("_")[0] not in OTHER_FORMATS])
 def test_paths_agree_with_the_catalog(name: str) -> None:
     known = {str(one.annotations["refs"]): one for one in SETS.values()}
     for dataset in datasets(load(name)).values():
@@ -110,6 +112,10 @@ def data_root(refshapes_tiny: Path, tmp_path_factory: pytest.TempPathFactory) ->
     seqtr = root / "seqtr_type/annotations/mixed-seg/instances_nogoogle_withid.json"
     seqtr.parent.mkdir(parents=True)
     seqtr.write_text(json.dumps(seqtr_entries(refshapes_tiny)))
+    (root / "images" / "saco").symlink_to(refshapes_tiny / "images")
+    (root / "saco").mkdir()
+    source, saco = str(refshapes_tiny / "refshapes.jsonl"), str(root / "saco" / "saco.json")
+    assert main(["data", "export", source, "--to", "sa-co", "--out", saco]) == 0
     (root / "own").mkdir()
     (root / "own" / "own.jsonl").write_text(
         (refshapes_tiny / "refshapes.jsonl").read_text().replace('"images/', f'"{refshapes_tiny}/images/')

@@ -131,7 +131,7 @@ def test_result_names_data_and_protocol(files: Path, capsys: pytest.CaptureFixtu
     digest = hashlib.sha256(Path("p.jsonl").read_bytes()).hexdigest()
     assert result["predictions"] == {"file": "p.jsonl", "sha256": digest, "header": HEADER}
     assert result["counts"] == dict(
-        expected=5, scored=5, missing=0, duplicate=0, extra=0, mis_sized=0, resized=5, mask_boxes=0, absent=0
+        expected=5, scored=5, missing=0, duplicate=0, extra=0, mis_sized=0, resized=5, mask_objects=0, absent=0
     )
     assert any("not bit-equal" in note for note in result["notes"]) and "not bit-equal" in out.out
     first, second = result["results"]

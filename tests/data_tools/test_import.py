@@ -325,9 +325,9 @@ def test_sa_co(images: Path, tmp_path: Path) -> None:
     assert brief(rows) == [("dog", 1), ("cat", 0), ("the dog", 1)]
     assert rows[0]["instance_ids"] == rows[2]["instance_ids"]
     assert skipped.numbers == {
-        "phrases that are not annotated exhaustively (is_instance_exhaustive)": 1,
+        "entries that were not annotated exhaustively": 1,
         "phrases with crowd regions": 1,
-        "phrases with unusable masks": 1,
+        "entries that cannot be used": 1,
     }
 
 

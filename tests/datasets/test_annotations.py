@@ -160,7 +160,7 @@ def test_reader_errors_are_raised(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (dict(format="cvs"), r"Unknown annotations\.format 'cvs'\. Valid values: jsonl, refer, seqtr\."),
+        (dict(format="cvs"), r"Unknown annotations\.format 'cvs'\. Valid values: jsonl, refer, saco, seqtr\."),
         (dict(format="jsonl", path="x"), r"need \['file'\], not \['path'\]"),
         (dict(format="refer", refs="x"), r"need \['instances', 'refs'\], not \['refs'\]"),
         (dict(format="seqtr", refs="x"), r"need \['file'\] \(and may have \['image_name'\]\), not \['refs'\]"),

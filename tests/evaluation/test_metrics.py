@@ -250,7 +250,7 @@ def test_instances_end_to_end(shapes: Path) -> None:
     assert main([*command, "--alignment", "--json", "out.json"]) == 0
     content = json.loads(Path("out.json").read_text())
     assert {f"{one['protocol']}/{k}": v for one in content["results"] for k, v in one["metrics"].items()} == live
-    assert all(one["counts"]["mask_boxes"] == 0 for one in content["results"])
+    assert all(one["counts"]["mask_objects"] == 0 for one in content["results"])
     scores = content["alignment"]["all words"]
     assert (scores["instances"], scores["matched"], scores["coverage"]) == (3, 3, 100)
     assert scores["pointing"] == pytest.approx(200 / 3)
@@ -270,6 +270,19 @@ def test_boxes_fall_back_to_mask(shapes: Path) -> None:
     assert live["rec/Acc@0.5"] == 100 and live["grec-iou/N-acc"] == 0
     assert live["grec-iou/Pr@(F1=1)"] == pytest.approx(100 / 3)
     assert all(row.raw_instances is None for row in read_predictions("p.jsonl"))
+
+
+def test_concepts_live_and_from_coco_results(shapes: Path) -> None:
+    """Instances count by SA-Co's protocol during evaluation, and in the COCO results that the command writes."""
+    results = results_of_halves()
+    metric, dump = ReferringMetric(protocols=["saco"]), DumpPredictions(file="p.json")
+    for one in (metric, dump):
+        one.process(None, results)
+    live, _ = metric.evaluate(1), dump.evaluate(1)
+    assert live["saco/cgF1"] > 0 and [path.name for path in Path().glob("p.*")] == ["p.json"]
+    assert main(["score", "p.json", "--data", "data.jsonl:val", "--protocol", "saco", "--json", "s.json"]) == 0
+    scored = json.loads(Path("s.json").read_text())["metrics"]
+    assert {f"saco/{name}": value for name, value in scored.items()} == pytest.approx(live)
 
 
 def test_instances_are_lazy(monkeypatch: pytest.MonkeyPatch) -> None:

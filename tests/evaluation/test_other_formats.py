@@ -17,8 +17,10 @@ from refseg.evaluation.other_formats import (
     png_name,
     read_coco_results,
     read_png_folder,
+    write_coco_results,
 )
 from refseg.evaluation.prediction_file import Answer, rle_to_json, write_predictions
+from refseg.instance import Instance
 
 
 def encode(mask: np.ndarray) -> dict:
@@ -116,7 +118,11 @@ def test_entries_with_same_id_are_merged(tmp_path: Path) -> None:
     both, one = read_coco_results(file)
     assert both.expression_id == "7" and coco_mask.area(both.source) == 4
     assert both.boxes == [[0, 0, 2, 2, 0.9], [2, 0, 1, 1, 0.3]]  # the second one is its mask's
-    assert one == Answer("8", encode(OTHER), boxes=[[2, 0, 1, 1, 1]])
+    assert one == Answer("8", encode(OTHER), boxes=[[2, 0, 1, 1, 1]], raw_instances=[Instance(encode(OTHER), 1.0)])
+    assert [(instance.rle, instance.score) for instance in both.raw_instances] == [
+        (encode(MASK), 0.9),
+        (encode(OTHER), 0.3),
+    ]
     first = next(read_coco_results(file, min_score=0.5))
     assert first.source == encode(MASK) and first.boxes == both.boxes
     nothing = next(open_predictions(file, min_score=1))
@@ -137,7 +143,7 @@ def test_boxes_without_area(tmp_path: Path) -> None:
     boxes = [{"image_id": 8, "bbox": [1, 2, 3, 4], "score": 0.9}, {"image_id": 9, "bbox": [0, 0, 0, 0], "score": 0.9}]
     rows = list(read_coco_results(write_json(tmp_path, [empty, *boxes])))
     assert rows == [
-        Answer("7", encode(MASK & False), boxes=[]),
+        Answer("7", encode(MASK & False), boxes=[], raw_instances=[Instance(encode(MASK & False), 0.9)]),
         Answer("8", None, boxes=[[1, 2, 3, 4, 0.9]]),
         Answer("9", None, boxes=[]),
     ]
@@ -186,3 +192,22 @@ def test_dispatch(tmp_path: Path) -> None:
     (tmp_path / "p.json").write_text("{}\n{}")
     with pytest.raises(DataError, match=r"not JSON .*ends in \.jsonl"):
         list(open_predictions(tmp_path / "p.json"))
+
+
+def test_write_coco_results(tmp_path: Path) -> None:
+    """A file .json holds an entry per object for SA-Co's tools, and none for rejected answers."""
+    header = {"postprocess": {"no_target": "head-or-empty", "no_target_threshold": 0.5}}
+    box = encode(np.pad(np.ones((2, 3), bool), ((1, 1), (0, 2))))
+    two = [Instance(box, 0.9), Instance(box, 0.2)]
+    rows = [
+        Answer("3", box, 0.1, raw_instances=two),
+        Answer("4", box, 0.9, raw_instances=two),
+        Answer("dog", box, 0.25),
+        Answer("6", encode(np.zeros((4, 5))), None),
+    ]
+    write_predictions(tmp_path / "p.jsonl", rows, header=header)
+    write_coco_results(tmp_path / "p.jsonl", tmp_path / "p.json")
+    entries = json.loads((tmp_path / "p.json").read_text())
+    assert [(one["image_id"], one["score"]) for one in entries] == [(3, 0.9), (3, 0.2), ("dog", 0.75)]
+    assert entries[0]["bbox"] == [0, 1, 3, 2]
+    assert next(read_coco_results(tmp_path / "p.json")).raw_instances == two

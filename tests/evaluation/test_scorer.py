@@ -264,7 +264,7 @@ def test_allow_partial_counts_misfits() -> None:
     """The first of two predictions for 0:0 counts. A mask on the grid of gres does not fit refseg."""
     rows = [full("0:0"), Answer("0:0", encode(np.zeros((8, 10)))), full("x"), full("1:0", (480, 480))]
     result = score_predictions(rows, index(simple(4)), [REFSEG, GRES], allow_partial=True)
-    counts = dict(expected=4, missing=2, duplicate=1, extra=1, mask_boxes=0)
+    counts = dict(expected=4, missing=2, duplicate=1, extra=1, mask_objects=0)
     assert result.counts["refseg"] == scorer.PredictionCounts(**counts, scored=1, mis_sized=1, resized=0)
     assert result.counts["gres"] == scorer.PredictionCounts(**counts, scored=2, mis_sized=0, resized=1)
     assert result.rows["refseg"].expression_id.tolist() == ["0:0"] and result.rows["refseg"].predicted.tolist() == [80]
@@ -327,7 +327,7 @@ def test_box_protocols() -> None:
     protocols = [get_protocol("rec"), get_protocol("grec")]
     result = score_predictions(rows, index(simple(2)), protocols)
     assert result.rows["rec"].boxes_matched.tolist() == [1, 1] and result.rows["grec"].boxes_matched.tolist() == [0, 1]
-    assert result.counts["rec"].mask_boxes == 1
+    assert result.counts["rec"].mask_objects == 1
 
 
 def square_mask(x: int, y: int, size: tuple[int, int] = (8, 10)) -> dict:
@@ -354,9 +354,9 @@ def test_boxes_of_instances() -> None:
     protocol = get_protocol("grec")
     result = score_predictions([Answer("both", union, raw_instances=[*instances, empty]), nothing],
                               index(two_squares()), [protocol])  # fmt: skip
-    assert protocol.score(result.rows["grec"])["Pr@(F1=1)"] == 100 and result.counts["grec"].mask_boxes == 0
+    assert protocol.score(result.rows["grec"])["Pr@(F1=1)"] == 100 and result.counts["grec"].mask_objects == 0
     of_union = score_predictions([Answer("both", union), nothing], index(two_squares()), [protocol])
-    assert protocol.score(of_union.rows["grec"])["Pr@(F1=1)"] == 50 and of_union.counts["grec"].mask_boxes == 1
+    assert protocol.score(of_union.rows["grec"])["Pr@(F1=1)"] == 50 and of_union.counts["grec"].mask_objects == 1
     no_instance = score_predictions([Answer("both", union, raw_instances=[]), nothing], index(two_squares()),
                                     [protocol])  # fmt: skip
     assert no_instance.rows["grec"].boxes_predicted.tolist() == [0, 0]

@@ -24,9 +24,9 @@ def simulated(rng: np.random.Generator, images: int, shift: float = 0.0) -> tupl
 
 
 def test_sum_by_image() -> None:
-    """Image 3 has the second row, and image 7 has the others. Numerators come first, then denominators."""
+    """Image 3 has the second row, and image 7 has the others. A metric has its numerator, then its denominator."""
     terms = {"a": (np.array([1, 2, 3]), np.array([4, 5, 6])), "b": (np.array([True, False, True]), np.ones(3, bool))}
-    assert sum_by_image(terms, np.array([7, 3, 7])).tolist() == [[2, 0, 5, 1], [4, 2, 10, 2]]
+    assert sum_by_image(terms, np.array([7, 3, 7])).tolist() == [[2, 5, 0, 1], [4, 10, 2, 2]]
 
 
 def test_interval_of_two_images() -> None:

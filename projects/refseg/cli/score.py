@@ -15,6 +15,7 @@ from tqdm import tqdm
 from refseg.analysis.calibration import no_target_lines, no_target_report
 from refseg.cli.options import add_scoring_options, at_least, scoring_options
 from refseg.datasets.targets import data_root
+from refseg.errors import UsageError
 from refseg.evaluation.alignment import alignment_lines, alignment_report
 from refseg.evaluation.breakdowns import tag_columns, with_columns
 from refseg.evaluation.notes import header_line, notes_of
@@ -24,6 +25,7 @@ from refseg.evaluation.scorer import (
     ScoreResult,
     TruthIndex,
     answers_of,
+    best_of,
     describe_predictions,
     open_data,
     result_of,
@@ -45,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--ci", nargs="?", type=at_least(1), const=1000, metavar="N", help=ci)
     add("--calibration", action="store_true", help="also report confusion and calibration of 'nothing here'")
     add("--alignment", action="store_true", help="also report how well word weights match instances (RefShapes only)")
+    more = "annotations of the same phrases by others (protocol saco): the best one counts for each phrase"
+    add("--annotators", nargs="+", default=[], metavar="SET:SPLIT", help=more)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -54,6 +58,8 @@ def main(args: argparse.Namespace) -> int:
         columns = tag_columns(data.truths, groups)
         predictions = describe_predictions(Path(args.predictions), min_score=args.min_score)
         scored = score_file(args.predictions, data.truths, protocols, args, columns)
+        if args.annotators:
+            scored = with_annotators(scored, protocols, args)
         results = [
             result_of(protocol, scored.rows[protocol.name], scored.counts[protocol.name], args.ci, groups)
             for protocol in protocols
@@ -73,6 +79,23 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
+def with_annotators(scored: ScoreResult, protocols: Sequence[Protocol], args: argparse.Namespace) -> ScoreResult:
+    """Replace the rows by those of the annotator who agrees best, expression by expression."""
+    wrong = [protocol.name for protocol in protocols if not protocol.lists_objects]
+    if wrong:
+        raise UsageError(f"--annotators: protocol {wrong[0]} does not score instances. Use --protocol saco")
+    others = []
+    for name in args.annotators:
+        truths = open_data(name, allow_partial=args.allow_partial).truths
+        others.append(score_file(args.predictions, truths, protocols, args, {}))
+    rows = {
+        protocol.name: best_of([one.rows[protocol.name] for one in (scored, *others)], protocol)
+        for protocol in protocols
+    }
+    counts = {name: replace(count, scored=len(rows[name])) for name, count in scored.counts.items()}
+    return replace(scored, rows=rows, counts=counts)
+
+
 def score_file(
     path: str,
     truths: TruthIndex,
@@ -89,7 +112,8 @@ def score_file(
         args: values of `add_scoring_options`.
         columns: more columns for the rows, each with a value per expression.
     """
-    rows = answers_of(path, truths, min_score=args.min_score, absent_is_nothing=args.absent_is_nothing)
+    absent = args.absent_is_nothing or all(protocol.lists_objects for protocol in protocols)
+    rows = answers_of(path, truths, min_score=args.min_score, absent_is_nothing=absent)
     with tqdm(rows, total=len(truths), unit=" rows", desc="scoring", mininterval=0.5, dynamic_ncols=True) as bar:
         scored = score_predictions(bar, truths, protocols, allow_partial=args.allow_partial)
     return replace(scored, rows={name: with_columns(rows, truths, columns) for name, rows in scored.rows.items()})

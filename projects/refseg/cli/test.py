@@ -18,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights", nargs="?", help=WEIGHTS)
     add_run_options(parser)
     parser.add_argument("--out", help="write the metrics to this JSON file")
-    parser.add_argument("--predictions", help="write the predictions to this file (.jsonl, .jsonl.gz)")
+    parser.add_argument(
+        "--predictions", help="write the predictions to this file (.jsonl, .jsonl.gz, or .json: COCO results)"
+    )
 
 
 def main(args: argparse.Namespace) -> int:

@@ -66,7 +66,7 @@ def convert(
     if format == "coco":
         labels = coco.read(file, content, folder, skipped, wording.text_field)
     elif format == "sa-co":
-        labels = sa_co.read(file, content, folder, skipped)
+        labels = (sa_co.read(file, folder, skipped), {})
     elif format == "label-studio":
         labels = label_studio.read(file, content, folder, skipped)
     elif format == "labelme":

@@ -84,10 +84,10 @@ def complete_paths(record: Record, root: Path) -> Record:
 
 
 def image_root_of(annotations: dict[str, Any], image_root: str | None) -> Path:
-    """Return the folder that image paths are relative to. JSONL defaults to the file's folder; others need it."""
+    """Return the folder that image paths are relative to: by default that of a JSONL or SA-Co file; others need it."""
     if image_root is not None:
         return data_path(image_root)
-    if annotations["format"] != "jsonl":
+    if annotations["format"] not in ("jsonl", "saco"):
         raise ConfigError("image_root is needed: these annotations do not name the folder of their images")
     return data_path(annotations["file"]).parent
 

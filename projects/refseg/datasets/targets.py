@@ -42,6 +42,8 @@ def resolve(argument: str) -> list[Target]:
     if path.is_dir():
         return _folder_targets(place, argument.rstrip("/"))
     if path.is_file() and path.suffix == ".json":
+        if is_saco(path):
+            return [Target(argument, "SA-Co's format", dict(format="saco", file=str(place)))]
         annotations = dict(format="seqtr", file=str(place))
         source = IMAGE_FOLDERS[TRAIN2014].source
         return [Target(argument, "SeqTR's layout", annotations, image_root=TRAIN2014, image_source=source)]
@@ -92,6 +94,17 @@ def parse_target(argument: str) -> tuple[list[Target], list[str] | None]:
     if not name or not splits or not all(splits.split(",")):
         raise DataError(f"{argument!r} is not SET:SPLIT or SET:SPLIT,SPLIT")
     return resolve(name), splits.split(",")
+
+
+def is_saco(path: Path) -> bool:
+    """Return whether a JSON file is in SA-Co's format: only there, entries have a `text_input`."""
+    with path.open("rb") as file:
+        before = b""
+        while chunk := file.read(2**20):
+            if b'"text_input"' in before + chunk:
+                return True
+            before = chunk[-20:]
+    return False
 
 
 def check_is_text(path: Path) -> None:

@@ -12,7 +12,14 @@ from pycocotools import mask as coco_mask
 
 from refseg.datasets.masks import Overlap, to_rle
 from refseg.datasets.readers.checks import decode_runs
-from refseg.evaluation.overlap import BoxMatches, areas_of_rles, match_boxes, select_boxes, union_rle
+from refseg.evaluation.overlap import (
+    BoxMatches,
+    areas_of_rles,
+    match_boxes,
+    match_instances,
+    select_boxes,
+    union_rle,
+)
 from refseg.evaluation.prediction_file import Answer
 from refseg.evaluation.protocols import Nearest, View
 from refseg.evaluation.rows import Row
@@ -136,7 +143,8 @@ def measure(answer: Answer, truth: Truth, expression: Expression, view: View) ->
     """Measure an answer on the grid of a view.
 
     The mask must have the size of the grid, or that of the image, from which it is resized. Views with a box rule need
-    no mask if there are boxes or instances.
+    no mask if there are boxes or instances. Views with an instance rule take an answer without instances for one
+    instance, its mask.
 
     Raises:
         MisfitError: The answer does not fit the image or the view.
@@ -150,7 +158,7 @@ def measure(answer: Answer, truth: Truth, expression: Expression, view: View) ->
         check_instances(answer.raw_instances, record.size)
         boxes = [_box_around(instance.rle, instance.score) for instance in answer.raw_instances]
     if mask is None:
-        if rule is None or boxes is None:
+        if (rule is None or boxes is None) and (view.instances is None or answer.raw_instances is None):
             raise MisfitError("no mask")
     elif tuple(mask["size"]) not in (record.size, grid):
         size, *fitting = [f"{h} x {w}" for h, w in (mask["size"], *dict.fromkeys((record.size, grid)))]
@@ -158,8 +166,24 @@ def measure(answer: Answer, truth: Truth, expression: Expression, view: View) ->
     matches = BoxMatches(0, 0, 0)
     if rule is not None:
         predicted = select_boxes([_box_around(mask, 1.0)] if boxes is None else boxes, rule.min_score)
-        targets = truth.boxes(expression)
-        matches = match_boxes(predicted, targets, generalized=rule.generalised, threshold=rule.threshold)
+        matches = match_boxes(
+            predicted, truth.boxes(expression), generalized=rule.generalised, threshold=rule.threshold
+        )
+
+    # Instances that match, at the original size
+    matched: tuple[int, ...] = ()
+    instances: list[dict] = []
+    targets: tuple[int, ...] = ()
+    if view.instances is not None:
+        targets = without_crowds(expression, record).referents
+        if answer.raw_instances is None:
+            instances = [mask]
+        else:
+            check_instances(answer.raw_instances, record.size)
+            instances = [one.rle for one in answer.raw_instances if one.score >= view.instances.min_score]
+        instances = [rle for rle in instances if coco_mask.area(rle)]
+        rles = [truth.instance_rle(index) for index in targets]
+        matched = match_instances(instances, rles, view.instances.thresholds)
 
     # Masks
     target = truth.mask(expression, view, grid)
@@ -184,6 +208,9 @@ def measure(answer: Answer, truth: Truth, expression: Expression, view: View) ->
         boxes_matched=matches.matched,
         boxes_predicted=matches.predicted,
         boxes_target=matches.target,
+        matched=matched,
+        predicted_objects=len(instances),
+        objects=len(targets),
     )
 
 

@@ -19,6 +19,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from refseg.evaluation.measure import Truth, measure
+from refseg.evaluation.other_formats import is_coco_results, write_coco_results
 from refseg.evaluation.prediction_file import Answer, PredictionWriter, merge_parts, part_file
 from refseg.evaluation.protocols import READ_BY, Protocol, View, get_protocol
 from refseg.evaluation.rows import Row, Rows
@@ -74,7 +75,8 @@ def rows_of(result: ImageResult, view: View, truth: Truth) -> list[Row]:
     grids = [view.grid_of(bool(expression.referents), size) for expression in expressions]
     masks = {grid: masks_on(result, view, grid) for grid in dict.fromkeys(grids)}
     on_grids = [masks[grid][k] for k, grid in enumerate(grids)]
-    answers = predicted_rows(result, on_grids, instances=view.boxes is not None)
+    scores_objects = view.boxes is not None or view.instances is not None
+    answers = predicted_rows(result, on_grids, instances=scores_objects)
     return [measure(answer, truth, one, view) for answer, one in zip(answers, expressions, strict=True)]
 
 
@@ -154,7 +156,7 @@ class DumpPredictions(BaseMetric):
     writes a part, and the first one merges them.
 
     Args:
-        file: The prediction file.
+        file: The prediction file, or a file for COCO results (.json), which SA-Co's tools read.
         header: Description of what made the file.
     """
 
@@ -182,5 +184,10 @@ class DumpPredictions(BaseMetric):
 
     def compute_metrics(self, results: list[int]) -> dict[str, float]:
         """Merge the parts. mmengine calls this on the first process only."""
-        merge_parts([part_file(self.file, rank) for rank in range(get_world_size())], self.file)
+        is_coco = is_coco_results(self.file)
+        merged = self.file.with_suffix(".jsonl.part") if is_coco else self.file
+        merge_parts([part_file(self.file, rank) for rank in range(get_world_size())], merged)
+        if is_coco:
+            write_coco_results(merged, self.file)
+            merged.unlink()
         return {}

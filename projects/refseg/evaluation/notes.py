@@ -178,14 +178,18 @@ def _notes_of_protocol(protocol: Protocol, rows: Rows, counts: PredictionCounts)
             f"{counts.resized:,} masks of the original size were resized to the protocol's grid (nearest). This is "
             "close to the published evaluator, which resizes logits, but not bit-equal to it"
         )
-    if counts.mask_boxes:
+    if counts.mask_objects:
+        without, scored = (
+            ("no instances", "") if protocol.view.instances else ("neither boxes nor instances", "box around the ")
+        )
         yield (
-            f"{counts.mask_boxes:,} predictions have neither boxes nor instances, so the box around the whole mask is "
-            "scored, one for all objects"
+            f"{counts.mask_objects:,} predictions have {without}, so the {scored}whole mask is scored, one for all "
+            "objects"
         )
     yield from filter(None, (caution(rows, counts.resized) for caution in protocol.cautions))
     rule = protocol.no_target.rule
-    unknown = np.count_nonzero(np.isnan(rows.no_target_prob)) if rule in READ_BY["threshold"] else 0
+    reads_prob = rule in READ_BY["threshold"] and not protocol.lists_objects  # no object is an answer of its own
+    unknown = np.count_nonzero(np.isnan(rows.no_target_prob)) if reads_prob else 0
     if unknown:
         subject = "the file has no" if unknown == len(rows) else f"{unknown:,} of {len(rows):,} expressions have no"
         effect = "they are not rejected" if rule == "head" else "only an empty mask rejects them"

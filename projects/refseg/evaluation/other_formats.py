@@ -1,4 +1,4 @@
-"""Readers of predictions in other formats: folders of PNGs, and COCO results."""
+"""Predictions in other formats: folders of PNGs, and COCO results, which can also be written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from refseg.datasets.images import open_image
-from refseg.datasets.masks import mask_of_image
+from refseg.datasets.masks import mask_of_image, rle_to_json
 from refseg.errors import DataError
 from refseg.evaluation.overlap import union_rle, with_area
 from refseg.evaluation.prediction_file import (
@@ -23,10 +23,14 @@ from refseg.evaluation.prediction_file import (
     box_from_json,
     id_from_json,
     is_number,
+    read_header,
     read_predictions,
     rle_from_json,
     unique_keys,
 )
+from refseg.evaluation.protocols import READ_BY
+from refseg.files import write_atomically
+from refseg.instance import Instance
 
 ID_FIELDS = ("expression_id", "image_id", "id")
 SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -95,8 +99,9 @@ def read_coco_results(file: str | Path, *, min_score: float | None = None) -> It
 
     The first of the three id fields that the first entry has is the id. Entries with the same id are instances of one
     answer. Their masks are merged, without those of a score below `min_score` (an entry without a score has 1). Each
-    entry is also a box with its score: its `bbox`, or the box around its mask. "Nothing here" is an entry with an
-    empty mask, or with a box without area. `refseg.evaluation.scorer.answers_of` can add it for ids without entries.
+    entry with a mask is an instance, and each entry is a box with its score: its `bbox`, or the box around its mask.
+    "Nothing here" is an entry with an empty mask, or with a box without area. `refseg.evaluation.scorer.answers_of` can
+    add it for ids without entries.
     """
     entries = _load_list(file)
     first = entries[0] if entries and isinstance(entries[0], dict) else {}
@@ -122,7 +127,36 @@ def read_coco_results(file: str | Path, *, min_score: float | None = None) -> It
             masks = [mask for mask, score, _ in parsed if mask and (min_score is None or score >= min_score)]
             merged = union_rle(masks, sizes[expression_id])
         boxes = with_area([[*box, score] for _, score, box in parsed])
-        yield Answer(expression_id, merged, boxes=boxes.tolist())
+        instances = [Instance(mask, score) for mask, score, _ in parsed if mask] if merged is not None else None
+        yield Answer(expression_id, merged, boxes=boxes.tolist(), raw_instances=instances)
+
+
+def write_coco_results(source: str | Path, file: str | Path) -> None:
+    """Write COCO results from a prediction file: an entry per instance, or for the mask of an answer without instances.
+
+    `image_id` is the expression's id, as in SA-Co's files. Answers that the model rejects have no entry.
+    """
+    made_with = read_header(source).get("postprocess", {})
+    limit = made_with.get("no_target_threshold", 0.5) if made_with.get("no_target") in READ_BY["threshold"] else 1.0
+    entries = []
+    for row in read_predictions(source):
+        prob = row.no_target_prob or 0.0
+        name = row.expression_id
+        objects = row.raw_instances
+        if objects is None:
+            objects = [] if row.raw_rle is None else [Instance(row.raw_rle, 1 - prob)]
+        entries += [
+            {
+                "image_id": int(name) if name.isdecimal() else name,
+                "category_id": 1,
+                "segmentation": rle_to_json(one.rle),
+                "bbox": coco_mask.toBbox(one.rle).tolist(),
+                "score": one.score,
+            }
+            for one in objects
+            if prob <= limit and coco_mask.area(one.rle)
+        ]
+    write_atomically(file, json.dumps(entries, separators=(",", ":")))
 
 
 def entries_below(file: str | Path, min_score: float) -> int:

@@ -1,4 +1,5 @@
-"""Overlap of masks and of boxes: shared pixels, IoU, and the box matching of generalized comprehension (GREC).
+"""Overlap of masks and of boxes: shared pixels, IoU, the box matching of generalized comprehension (GREC), and the
+instance matching of SA-Co.
 
 Boxes are (x, y, width, height), or (x, y, width, height, score) where a function says so.
 """
@@ -39,6 +40,21 @@ def union_rle(rles: Sequence[dict], size: tuple[int, int]) -> dict:
     if not rles:
         return coco_mask.encode(np.zeros(size, np.uint8, order="F"))
     return rles[0] if len(rles) == 1 else coco_mask.merge(list(rles))
+
+
+def match_instances(predicted: Sequence[dict], target: Sequence[dict], thresholds: Sequence[float]) -> tuple[int, ...]:
+    """Match RLEs of one size one to one, so that the sum of their IoUs is largest (Hungarian matching).
+
+    Returns:
+        The number of matches of at least that IoU, for each threshold.
+    """
+    if not predicted or not target:
+        return (0,) * len(thresholds)
+    from scipy.optimize import linear_sum_assignment
+
+    iou = coco_mask.iou(list(predicted), list(target), [0] * len(target))  # (N, M)
+    found = iou[linear_sum_assignment(-iou)]
+    return tuple(int((found >= threshold).sum()) for threshold in thresholds)
 
 
 # Boxes ----------------------------------------------------------------------------------------------------------------

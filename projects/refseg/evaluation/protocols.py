@@ -43,6 +43,19 @@ class BoxRule:
 
 
 @dataclass(frozen=True)
+class InstanceRule:
+    """Matching of predicted instances to target instances by mask IoU, with the largest sum of IoUs (Hungarian).
+
+    Args:
+        min_score: Score from which an instance counts.
+        thresholds: IoUs from which two instances match.
+    """
+
+    min_score: float = 0.5
+    thresholds: tuple[float, ...] = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+
+
+@dataclass(frozen=True)
 class View:
     """The grid on which masks are compared, and how they get there.
 
@@ -61,6 +74,7 @@ class View:
         crowds: Whether crowd regions (COCO's `iscrowd`) belong to the target's mask. Their boxes always count, and an
             expression that refers only to crowd regions still has a target.
         boxes: Rule for boxes, in protocols that score them.
+        instances: Rule for instances, in protocols that score them.
     """
 
     grid: Grid = "original"
@@ -75,6 +89,7 @@ class View:
     target_resize: Nearest = "pillow"
     crowds: Crowds = "include"
     boxes: BoxRule | None = None
+    instances: InstanceRule | None = None
 
     def grid_of(self, has_target: bool, original: tuple[int, int]) -> tuple[int, int]:
         """Return the (height, width) on which an expression is scored."""
@@ -179,6 +194,12 @@ class Protocol:
     no_target: NoTarget = NoTarget()
     worth: Callable[[Rows, np.ndarray], np.ndarray] = terms.worth
     cautions: tuple[Caution, ...] = ()
+
+    @property
+    def lists_objects(self) -> bool:
+        """Whether files of predictions list objects: a pair without entries is answered with nothing, and entries of
+        pairs that are not scored are left out."""
+        return self.view.instances is not None
 
     def terms(self, rows: Rows) -> Terms:
         return self.metrics(rows, self.no_target.rejected(rows))
@@ -336,6 +357,13 @@ _PROTOCOLS = (
         View(boxes=BoxRule(min_score=0.7)),
         _NEVER,
         worth=terms.all_boxes_match,
+    ),
+    Protocol(
+        "saco",
+        "SA-Co's evaluator: instances of score >= 0.5, matched by mask IoU 0.5 to 0.95; cgF1 = pmF1 x IL_MCC",
+        terms.concepts,
+        View(crowds="exclude", instances=InstanceRule()),
+        worth=terms.f1_of_pairs,
     ),
 )
 PROTOCOLS = {protocol.name: protocol for protocol in _PROTOCOLS}

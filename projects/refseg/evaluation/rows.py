@@ -26,6 +26,9 @@ class Row:
         categories: Categories of the referents, sorted and joined by "|".
         boxes_matched: Number of boxes under the view's box rule, like `boxes_predicted` and `boxes_target`. 0 if boxes
             are not scored.
+        matched: Number of instances that match a target, for each IoU of the view's instance rule, like
+            `predicted_objects` and `objects`, the numbers of predicted and target instances. Empty and 0 if instances
+            are not scored.
     """
 
     expression_id: str
@@ -45,10 +48,13 @@ class Row:
     boxes_matched: int = 0
     boxes_predicted: int = 0
     boxes_target: int = 0
+    matched: tuple[int, ...] = ()
+    predicted_objects: int = 0
+    objects: int = 0
 
 
 class Rows:
-    """Columns by the names of `Row`: int64, float64, bool or str arrays (R,)."""
+    """Columns by the names of `Row`: int64, float64, bool or str arrays (R,), and `matched`, int64 (R, T)."""
 
     def __init__(self, columns: dict[str, np.ndarray]) -> None:
         self.columns = columns
@@ -57,7 +63,11 @@ class Rows:
     def of(cls, rows: Iterable[Row]) -> Rows:
         rows = list(rows)
         kinds: dict[str, Any] = {"int": np.int64, "float": np.float64, "bool": bool, "str": object}
-        return cls({f.name: np.array([getattr(row, f.name) for row in rows], kinds[str(f.type)]) for f in fields(Row)})
+        columns = {
+            f.name: np.array([getattr(row, f.name) for row in rows], kinds.get(str(f.type), np.int64))
+            for f in fields(Row)
+        }
+        return cls(columns | {"matched": columns["matched"].reshape(len(rows), -1 if rows else 0)})
 
     def __len__(self) -> int:
         return len(self.columns["intersection"])

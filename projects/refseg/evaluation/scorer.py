@@ -198,7 +198,8 @@ class PredictionCounts:
     Args:
         mis_sized: Predictions without a mask, or with a mask of neither the image's size nor the protocol's grid.
         resized: Masks of the image's size that were resized to the protocol's grid.
-        mask_boxes: Predictions without boxes and instances, where the box around the whole mask is scored.
+        mask_objects: Predictions without boxes and instances, whose whole mask (or the box around it) is scored as the
+            only object.
         absent: Expressions without a prediction that count as "nothing here" (`answers_of`). They are not `missing`.
     """
 
@@ -209,7 +210,7 @@ class PredictionCounts:
     extra: int
     mis_sized: int
     resized: int
-    mask_boxes: int
+    mask_objects: int
     absent: int = 0
 
 
@@ -233,10 +234,12 @@ class _ViewRows:
     def __init__(self, view: View, size: int) -> None:
         self.view = view
         self.columns = {name: np.zeros(size, column.dtype) for name, column in Rows.of(()).columns.items()}
+        count = len(view.instances.thresholds) if view.instances is not None else 0
+        self.columns["matched"] = np.zeros((size, count), np.int64)
         self.filled = np.zeros(size, bool)
         self.mis_sized = IdList()
         self.resized = 0
-        self.mask_boxes = 0
+        self.mask_objects = 0
 
     def add(self, position: int, row: Answer, truth: Truth, expression: Expression) -> None:
         try:
@@ -250,7 +253,8 @@ class _ViewRows:
         grid = self.view.grid_of(measured.has_target, truth.record.size)
         rle = row.raw_rle
         self.resized += rle is not None and not row.absent and tuple(rle["size"]) != grid
-        self.mask_boxes += self.view.boxes is not None and row.boxes is None and row.raw_instances is None
+        has_objects = row.raw_instances is not None or (self.view.instances is None and row.boxes is not None)
+        self.mask_objects += (self.view.boxes or self.view.instances) is not None and not has_objects and not row.absent
 
     def rows(self) -> Rows:
         return Rows(self.columns) if self.filled.all() else Rows(self.columns)[self.filled]
@@ -290,7 +294,7 @@ def score_predictions(
         _refuse(
             missing,
             duplicate,
-            extra,
+            IdList() if all(protocol.lists_objects for protocol in protocols) else extra,
             of_protocol,
             all_none=not truths.store.num_referents[truths.expressions[unseen]].any(),
         )
@@ -313,13 +317,30 @@ def score_predictions(
                 extra=extra.number,
                 mis_sized=table.mis_sized.number,
                 resized=table.resized,
-                mask_boxes=table.mask_boxes,
+                mask_objects=table.mask_objects,
                 absent=num_absent,
             )
             for name, table in of_protocol.items()
         },
         suspicions=suspicious.notes(),
     )
+
+
+def best_of(candidates: Sequence[Rows], protocol: Protocol) -> Rows:
+    """Choose between several annotators, for a protocol that scores instances.
+
+    An expression gets the row of the annotator with the best F1 of objects, of equal ones the first. Expressions that
+    an annotator does not have are left out.
+    """
+    common = set.intersection(*(set(rows.expression_id) for rows in candidates))
+    order = [name for name in candidates[0].expression_id if name in common]
+    aligned = []
+    for rows in candidates:
+        place = {name: index for index, name in enumerate(rows.expression_id)}
+        aligned.append(rows[np.array([place[name] for name in order], np.int64)])
+    best = np.argmax([protocol.worth_of(rows) for rows in aligned], axis=0)
+    every = np.arange(len(order))
+    return Rows({name: np.stack([rows.columns[name] for rows in aligned])[best, every] for name in aligned[0].columns})
 
 
 def _refuse(missing: IdList, duplicate: IdList, extra: IdList, tables: dict[str, _ViewRows], *, all_none: bool) -> None:

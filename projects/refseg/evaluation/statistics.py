@@ -1,10 +1,10 @@
 """Uncertainty of scores: bootstrap intervals and a paired test of two models, both over images.
 
-Expressions of one image are not independent, so images are drawn, not expressions. Every metric is a ratio of sums over
-rows (`refseg.evaluation.terms`). Rows are summed by image once. A resample is then a vector of weights, and all
+Expressions of one image are not independent, so images are drawn, not expressions. Every metric is a function of sums
+over rows (`refseg.evaluation.terms`). Rows are summed by image once. A resample is then a vector of weights, and all
 resamples are one matrix product.
 
-Letters: R rows, I images, M metrics, S resamples.
+Letters: R rows, I images, M metrics, K columns of all metrics, S resamples.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refseg.evaluation.terms import Terms, values
+from refseg.evaluation.terms import Terms, columns_of, percent, values
 
 _WEIGHTS_AT_ONCE = 2**22  # numbers of a chunk's (S, I) weights: 32 MiB
 _SAME = 1e-9  # points; smaller differences are rounding errors
@@ -43,7 +43,7 @@ def bootstrap(
     Resamples without a denominator are ignored, and so are metrics for which every resample lacks one.
 
     Args:
-        terms: Metrics as pairs of (R,) arrays.
+        terms: Metrics.
         image: (R,) int code of each row's image.
         num: Number of resamples.
         level: Coverage of the intervals in percent.
@@ -51,7 +51,9 @@ def bootstrap(
     sums = sum_by_image(terms, image)
     if not sums.size:
         return {}
-    samples = np.concatenate([_percent(weights @ sums) for weights in _resamples(len(sums), num, seed)])  # (S, M)
+    samples = np.concatenate(
+        [_percent(terms, weights @ sums) for weights in _resamples(len(sums), num, seed)]
+    )  # (S, M)
     ends = {name: _ends(column, level) for name, column in zip(terms, samples.T, strict=True)}
     return {name: (low, high) for name, (low, high) in ends.items() if low is not None and high is not None}
 
@@ -72,19 +74,22 @@ def paired_test(
     is never below 1 / (num + 1). The arguments are those of `bootstrap`.
     """
     names = [name for name in terms_a if name in terms_b]
-    sums_a = sum_by_image({name: terms_a[name] for name in names}, image)
+    terms = {name: terms_a[name] for name in names}
+    sums_a = sum_by_image(terms, image)
     sums_b = sum_by_image({name: terms_b[name] for name in names}, image)
     if not sums_a.size:
         return {}
 
     # Differences of the images drawn again, and with A and B swapped in some images. Equal images need no swap.
     total_a, total_b = sums_a.sum(0, keepdims=True), sums_b.sum(0, keepdims=True)
-    seen = (_percent(total_b) - _percent(total_a))[0]  # (M,)
-    drawn = np.concatenate([_percent(w @ sums_b) - _percent(w @ sums_a) for w in _resamples(len(sums_a), num, seed)])
+    seen = (_percent(terms, total_b) - _percent(terms, total_a))[0]  # (M,)
+    drawn = np.concatenate(
+        [_percent(terms, w @ sums_b) - _percent(terms, w @ sums_a) for w in _resamples(len(sums_a), num, seed)]
+    )
     moved = (sums_b - sums_a)[(sums_a != sums_b).any(1)]
     swapped = np.concatenate(
         [
-            _percent(total_b - swaps @ moved) - _percent(total_a + swaps @ moved)
+            _percent(terms, total_b - swaps @ moved) - _percent(terms, total_a + swaps @ moved)
             for swaps in _swaps(len(moved), num, seed)
         ]
     )
@@ -126,9 +131,9 @@ def auroc(prob: np.ndarray, positive: np.ndarray) -> float | None:
 
 
 def sum_by_image(terms: Terms, image: np.ndarray) -> np.ndarray:
-    """Return (I, 2M) float64: all numerators, then all denominators. Sums of pixels below 2**53 are exact."""
+    """Return (I, K) float64: the columns of one metric after the other. Sums of pixels below 2**53 are exact."""
     codes, number = np.unique(image, return_inverse=True)
-    columns = [pair[which] for which in (0, 1) for pair in terms.values()]
+    columns = [column for term in terms.values() for column in columns_of(term).T]
     sums = [np.bincount(number, weights=column, minlength=len(codes)) for column in columns]
     return np.stack(sums, axis=1) if sums and len(codes) else np.zeros((len(codes), 0))
 
@@ -158,10 +163,11 @@ def _chunks(images: int, num: int) -> Iterator[int]:
         yield min(most, num - start)
 
 
-def _percent(sums: np.ndarray) -> np.ndarray:
-    """Return metrics (S, M) in percent, NaN without a denominator, of sums (S, 2M) as `sum_by_image` has them."""
-    numerator, denominator = np.split(sums, 2, axis=1)
-    return 100.0 * np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)
+def _percent(terms: Terms, sums: np.ndarray) -> np.ndarray:
+    """Return metrics (S, M) in percent, NaN without a denominator, of sums (S, K) as `sum_by_image` has them."""
+    ends = np.cumsum([columns_of(term).shape[1] for term in terms.values()])[:-1]
+    parts = np.split(sums, ends, axis=1)
+    return np.stack([percent(term, part) for term, part in zip(terms.values(), parts, strict=True)], axis=1)
 
 
 def _ends(column: np.ndarray, level: float) -> tuple[float, float] | tuple[None, None]:

@@ -1,21 +1,32 @@
-"""Metrics as ratios of sums over rows: value = 100 * sum(numerators) / sum(denominators).
+"""Metrics as functions of sums over rows, mostly ratios: value = 100 * sum(numerators) / sum(denominators).
 
 In this form, breakdowns and bootstrap intervals work for every metric. Functions take rows and which of them are
-`rejected` ("nothing here"; protocols without such a rule ignore it), and return a pair of (R,) arrays per metric.
-Metrics of units (an object with all its expressions, as in R-RefCOCO) stand on the unit's first row.
+`rejected` ("nothing here"; protocols without such a rule ignore it), and return a term per metric: a pair of (R,)
+arrays, or a `Formula`. Metrics of units (an object with all its expressions, as in R-RefCOCO) stand on the unit's first
+row.
 
 Pixel counts stay int64 until the division, because a split has hundreds of millions of pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from refseg.evaluation.rows import Rows
 
-Terms = dict[str, tuple[np.ndarray, np.ndarray]]
+
+class Formula(NamedTuple):
+    """A metric that is not a ratio: K columns (R, K) of rows, and its value (S,) for S sums (S, K) of them."""
+
+    columns: np.ndarray
+    value: Callable[[np.ndarray], np.ndarray]
+
+
+Term = tuple[np.ndarray, np.ndarray] | Formula
+Terms = dict[str, Term]
 HALF_TO_NINE = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -24,13 +35,23 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0)
 
 
+def columns_of(term: Term) -> np.ndarray:
+    """Return the columns (R, K) of a metric, which are summed over rows."""
+    return term.columns if isinstance(term, Formula) else np.stack(np.broadcast_arrays(*term), axis=1)
+
+
+def percent(term: Term, sums: np.ndarray) -> np.ndarray:
+    """Return a metric in percent (S,) for sums (S, K) of its columns; NaN without a denominator, or if all are 0."""
+    if isinstance(term, Formula):
+        return np.where(sums.any(1), 100.0 * term.value(sums), np.nan)
+    numerator, denominator = sums.T
+    return np.divide(100.0 * numerator, denominator, out=np.full(len(sums), np.nan), where=denominator > 0)
+
+
 def values(terms: Terms) -> dict[str, float]:
     """Return percentages. Metrics without a denominator (T-acc if nothing has a target) are left out."""
-    return {
-        name: float(100.0 * numerator.sum() / denominator.sum())
-        for name, (numerator, denominator) in terms.items()
-        if denominator.sum()
-    }
+    found = {name: float(percent(term, columns_of(term).sum(0, keepdims=True))[0]) for name, term in terms.items()}
+    return {name: value for name, value in found.items() if not np.isnan(value)}
 
 
 def precision(iou: np.ndarray, chosen: np.ndarray, thresholds: Sequence[float], *, strict: bool) -> Terms:
@@ -157,6 +178,60 @@ def refseg_default(rows: Rows, rejected: np.ndarray) -> Terms:
     """
     general = generalized(rows, rejected, rejected_target="emptied", thresholds=())
     return {**general, **single_target(emptied(rows, rejected), rejected, chosen=rows.has_target)}
+
+
+# Instances: cgF1 of SA-Co ---------------------------------------------------------------------------------------------
+
+SLACK = 1e-4  # in the official denominators of precision, recall and F1
+RATE_SLACK = 1e-6  # in those of IL_MCC and IL_FPR
+
+
+def mean_f1(matched: np.ndarray, predicted: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Return F1 of numbers of objects (N,), `matched` (N, T), the mean over T thresholds."""
+    precision, recall = matched / (predicted[:, None] + SLACK), matched / (target[:, None] + SLACK)
+    return (2 * precision * recall / (precision + recall + SLACK)).sum(1) / max(matched.shape[1], 1)
+
+
+def answered(rows: Rows, rejected: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return matched (R, T), predicted (R,) and target (R,) numbers of objects. A rejected answer has none."""
+    return np.where(rejected[:, None], 0, rows.matched), np.where(rejected, 0, rows.predicted_objects), rows.objects
+
+
+def concepts(rows: Rows, rejected: np.ndarray) -> Terms:
+    """cgF1 = pmF1 x IL_MCC and its parts, as SA-Co's evaluator. R rows are pairs of an image and a phrase.
+
+    pmF1: F1 of objects, with numbers summed over pairs with a target, mean over IoU thresholds. IL_MCC: Matthews
+    correlation of "something is answered" with "there is a target". IL_FPR: share of pairs without a target that are
+    answered. positive_macro_F1: mean of the F1 of each pair with a target and an answer. Pairs with a target and no
+    answer do not count in it.
+    """
+    matched, predicted, target = answered(rows, rejected)
+    there, seen = target > 0, predicted > 0  # (R,)
+    count = matched.shape[1]
+    rates = np.stack([there & seen, ~there & seen, there & ~seen, ~there & ~seen], 1)  # TP, FP, FN, TN of pairs
+    sums = np.concatenate([matched, (predicted * there)[:, None], target[:, None], rates], 1)
+
+    def micro(sums: np.ndarray, chosen: slice) -> np.ndarray:
+        return mean_f1(sums[:, :count][:, chosen], sums[:, count], sums[:, count + 1])
+
+    def correlation(sums: np.ndarray) -> np.ndarray:
+        tp, fp, fn, tn = sums[:, count + 2 :].astype(np.float64).T
+        return (tp * tn - fp * fn) / (np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)) + RATE_SLACK)
+
+    terms: Terms = {}
+    for name, chosen in (("", slice(None)), ("@0.5", slice(0, 1)), ("@0.75", slice(5, 6))):
+        terms[f"cgF1{name}"] = Formula(sums, lambda s, chosen=chosen: micro(s, chosen) * correlation(s))
+        terms[f"pmF1{name}"] = Formula(sums, lambda s, chosen=chosen: micro(s, chosen))
+    terms["IL_MCC"] = Formula(sums, correlation)
+    terms["IL_FPR"] = Formula(sums, lambda s: s[:, count + 3] / (s[:, count + 3] + s[:, count + 5] + RATE_SLACK))
+    terms["positive_macro_F1"] = (f1_of_pairs(rows, rejected) * there, there & seen)
+    return terms
+
+
+def f1_of_pairs(rows: Rows, rejected: np.ndarray) -> np.ndarray:
+    """Return (R,): the F1 of objects of each pair, mean over IoU thresholds; 1 if nothing is there and answered."""
+    matched, predicted, target = answered(rows, rejected)
+    return np.where((predicted + target) == 0, 1.0, mean_f1(matched, predicted, target))
 
 
 # Worth of one answer, from 0 to 1 -------------------------------------------------------------------------------------

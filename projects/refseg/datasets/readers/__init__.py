@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from refseg.datasets.readers.jsonl import read_jsonl
 from refseg.datasets.readers.refer import read_refer
+from refseg.datasets.readers.saco import read_saco
 from refseg.datasets.readers.seqtr import read_seqtr
 from refseg.records import Annotations
 
-__all__ = ["READERS", "Reader", "read_jsonl", "read_refer", "read_seqtr"]
+__all__ = ["READERS", "Reader", "read_jsonl", "read_refer", "read_saco", "read_seqtr"]
 
 
 @dataclass(frozen=True)
@@ -28,5 +29,6 @@ class Reader:
 READERS = {
     "jsonl": Reader(read_jsonl, ("file",)),
     "refer": Reader(read_refer, ("refs", "instances")),
+    "saco": Reader(read_saco, ("file",)),
     "seqtr": Reader(read_seqtr, ("file",)),
 }

@@ -1,0 +1,187 @@
+"""cgF1 of SA-Co: the official evaluator's numbers, a re-implementation by definition, and several annotators."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
+from scipy.optimize import linear_sum_assignment
+
+from refseg.cli.main import main
+from refseg.evaluation import terms
+from refseg.evaluation.overlap import match_instances
+from refseg.evaluation.protocols import get_protocol
+from refseg.evaluation.rows import Rows
+from refseg.evaluation.statistics import bootstrap
+
+PROTOCOL = get_protocol("saco")
+SIZE = (10, 10)
+# Rectangles (top, left, bottom, right) of targets and predictions of six pairs, as in the official run behind GOLDEN
+TARGETS = [[(0, 0, 4, 4), (5, 5, 9, 9)], [(0, 0, 5, 10), (6, 0, 10, 4)], [(2, 2, 6, 6)], [], [], [(0, 0, 5, 10)]]
+PREDICTED = [[(0, 0, 4, 4), (5, 5, 9, 9)], [(0, 0, 3, 10), (6, 6, 10, 10)], [], [], [(1, 1, 4, 8)], [(0, 0, 4, 10)]]
+
+
+def rle(box: tuple[int, int, int, int]) -> dict:
+    mask = np.zeros(SIZE, np.uint8, order="F")
+    mask[box[0] : box[2], box[1] : box[3]] = 1
+    found = coco_mask.encode(mask)
+    return {"size": list(SIZE), "counts": found["counts"].decode()}
+
+
+def write_truth(file: Path, targets: list[list]) -> Path:
+    pairs = [
+        {"id": n, "text_input": f"p{n}", "file_name": "x", "height": 10, "width": 10, "is_instance_exhaustive": 1}
+        for n in range(1, len(targets) + 1)
+    ]
+    boxes = [(n, box) for n, found in enumerate(targets, start=1) for box in found]
+    regions = [{"id": k, "image_id": n, "segmentation": rle(box), "iscrowd": 0} for k, (n, box) in enumerate(boxes)]
+    file.write_text(json.dumps({"images": pairs, "annotations": regions}))
+    return file
+
+
+def write_predictions(file: Path, predicted: list[list], score: float = 0.9) -> Path:
+    boxes = [(n, box) for n, found in enumerate(predicted, start=1) for box in found]
+    file.write_text(json.dumps([{"image_id": n, "segmentation": rle(box), "score": score} for n, box in boxes]))
+    return file
+
+
+def score(tmp_path: Path, predictions: Path, truth: Path, *more: str) -> dict[str, float]:
+    out = tmp_path / "out.json"
+    assert main(["score", str(predictions), "--data", str(truth), "--protocol", "saco", "--json", str(out), *more]) == 0
+    return json.loads(out.read_text())["metrics"]
+
+
+def test_official_numbers(tmp_path: Path) -> None:
+    """By the command, on SA-Co's own files."""
+    found = score(
+        tmp_path, write_predictions(tmp_path / "p.json", PREDICTED), write_truth(tmp_path / "t.json", TARGETS)
+    )
+    golden = {
+        "cgF1": 13.635,
+        "pmF1": 54.540,
+        "positive_macro_F1": 61.659,
+        "IL_MCC": 25.0,
+        "IL_FPR": 50.0,
+        "cgF1@0.5": 18.180,
+        "cgF1@0.75": 13.635,
+    }
+    assert {name: found[name] for name in golden} == pytest.approx(golden, abs=5e-4)
+
+
+def test_scores_below_half_and_rejections(tmp_path: Path) -> None:
+    """Instances below 0.5 are no answer, and neither are those of a phrase that the model rejects."""
+    truth = write_truth(tmp_path / "t.json", TARGETS)
+    low = [*json.loads(write_predictions(tmp_path / "a.json", PREDICTED, 0.4).read_text())]
+    low += json.loads(write_predictions(tmp_path / "b.json", [[(0, 0, 4, 4)]]).read_text())
+    (tmp_path / "c.json").write_text(json.dumps(low))
+    found = score(tmp_path, tmp_path / "c.json", truth)
+    assert found == score(tmp_path, tmp_path / "b.json", truth)
+
+    def row(number: int, prob: float) -> str:
+        instances = [{"mask": rle(box), "score": 0.9} for box in PREDICTED[number - 1]]
+        return json.dumps({"expression_id": number, "no_target_prob": prob, "instances": instances})
+
+    own = tmp_path / "own.jsonl"
+    own.write_text("\n".join(row(n, 0.9 if n == 5 else 0.1) for n in range(1, 7)))
+    found = score(tmp_path, own, truth)
+    assert found["IL_FPR"] == 0 and found["IL_MCC"] > 70
+
+
+def test_other_entries_and_annotators(tmp_path: Path) -> None:
+    """Predictions for pairs that are not scored are left out. The annotator that agrees best counts, pair by pair."""
+    wrong = [list(found) for found in TARGETS]
+    wrong[0], wrong[4] = [], [(1, 1, 4, 8)]  # for pair 5, this annotator agrees with the prediction
+    first, second = write_truth(tmp_path / "a.json", TARGETS), write_truth(tmp_path / "b.json", wrong)
+    predictions = write_predictions(tmp_path / "p.json", [*PREDICTED, [(0, 0, 2, 2)]])
+    alone = score(tmp_path, predictions, first)
+    best = score(tmp_path, predictions, second, "--annotators", str(first))
+    assert best == score(tmp_path, predictions, first, "--annotators", str(second))
+    assert best["IL_FPR"] == 0 and best["cgF1"] > alone["cgF1"]
+
+
+def test_annotators_need_instances(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    truth = write_truth(tmp_path / "t.json", TARGETS)
+    predictions = write_predictions(tmp_path / "p.json", PREDICTED)
+    arguments = ["score", str(predictions), "--data", str(truth), "--annotators", str(truth), "--absent-is-nothing"]
+    assert main(arguments) == 1
+    assert "--protocol saco" in capsys.readouterr().err
+
+
+boxes = st.tuples(st.integers(0, 8), st.integers(0, 8), st.integers(1, 6), st.integers(1, 6)).map(
+    lambda b: (b[0], b[1], min(b[0] + b[2], 10), min(b[1] + b[3], 10))
+)
+pairs = st.lists(st.tuples(st.lists(boxes, max_size=3), st.lists(boxes, max_size=3)), min_size=1, max_size=6)
+
+
+@settings(deadline=None, max_examples=60)
+@given(pairs)
+def test_definition(pairs: list[tuple[list, list]]) -> None:
+    """The metrics agree with a plain re-implementation by the definitions."""
+    thresholds = PROTOCOL.view.instances.thresholds
+
+    def decoded(box: tuple) -> np.ndarray:
+        return coco_mask.decode(rle(box)).astype(bool)
+
+    # By definition, on decoded masks
+    tp, fp, fn = np.zeros(10), np.zeros(10), np.zeros(10)
+    confusion = np.zeros((2, 2))
+    for targets, predicted in pairs:
+        confusion[int(bool(targets)), int(bool(predicted))] += 1
+        iou = np.array(
+            [[(decoded(p) & decoded(t)).sum() / (decoded(p) | decoded(t)).sum() for t in targets] for p in predicted]
+        )
+        for k, threshold in enumerate(thresholds):
+            found = iou[linear_sum_assignment(iou, maximize=True)] if iou.size else np.zeros(0)
+            hits = (found >= threshold - 1e-12).sum()
+            tp[k] += hits
+            if targets:
+                fp[k] += len(predicted) - hits
+                fn[k] += len(targets) - hits
+    precision, recall = tp / (tp + fp + 1e-4), tp / (tp + fn + 1e-4)
+    micro = 2 * precision * recall / (precision + recall + 1e-4)
+    (tn, positives), (misses, hits) = confusion
+    root = np.sqrt((hits + positives) * (hits + misses) * (tn + positives) * (tn + misses))
+    correlation = (hits * tn - positives * misses) / (root + 1e-6)
+
+    # By the protocol's terms
+    rows = Rows.of(())
+    columns = {name: np.zeros(len(pairs), column.dtype) for name, column in rows.columns.items()}
+    columns["matched"] = np.array(
+        [match_instances([*map(rle_bytes, p)], [*map(rle_bytes, t)], thresholds) for t, p in pairs]
+    )
+    columns["predicted_objects"] = np.array([len(p) for _, p in pairs])
+    columns["objects"] = np.array([len(t) for t, _ in pairs])
+    columns["no_target_prob"][:] = np.nan
+    rows = Rows(columns)
+    found = PROTOCOL.score(rows)
+    assert found["pmF1"] == pytest.approx(100 * micro.mean())
+    assert found["IL_MCC"] == pytest.approx(100 * correlation)
+    assert found["cgF1"] == pytest.approx(100 * micro.mean() * correlation)
+    worth = terms.f1_of_pairs(rows, np.zeros(len(rows), bool))
+    assert ((worth >= 0) & (worth <= 1)).all()
+
+
+def rle_bytes(box: tuple) -> dict:
+    found = rle(box)
+    return {**found, "counts": found["counts"].encode()}
+
+
+def test_intervals() -> None:
+    """The bootstrap draws images and applies the formula to the sums: without variation, the interval is a point."""
+    rows = Rows.of(())
+    columns = {name: np.zeros(40, column.dtype) for name, column in rows.columns.items()}
+    columns |= {
+        "matched": np.ones((40, 10), np.int64),
+        "predicted_objects": np.ones(40, int),
+        "objects": np.ones(40, int),
+    }
+    columns["image_id"] = np.array([str(k) for k in range(40)], object)
+    same = bootstrap(PROTOCOL.terms(Rows(columns)), np.arange(40), num=50)
+    low, high = same["pmF1"]
+    assert low == pytest.approx(100, abs=0.02) and high == pytest.approx(low, abs=1e-2)
+    columns["matched"] = np.repeat((np.arange(40) % 2)[:, None], 10, axis=1)
+    low, high = bootstrap(PROTOCOL.terms(Rows(columns)), np.arange(40), num=200)["pmF1"]
+    assert 30 < low < 50 < high < 70
