@@ -359,3 +359,31 @@ def test_features_of_autocast_are_kept_apart() -> None:
         wanted = only_words(frozen.encode(batch), batch)
     torch.testing.assert_close(frozen(batch).word_feats, wanted, atol=1e-6, rtol=1e-6)
     assert not torch.equal(low.float(), wanted)
+
+
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_sentence_and_dropped_words(is_frozen: bool) -> None:
+    """The first feature is the mean over real words, and in training some phrases keep nothing else."""
+    encoder = TextEncoder(config=CONFIGS["bert"], frozen=is_frozen, sentence="mean", sentence_only=0.5).eval()
+    plain = TextEncoder(config=CONFIGS["bert"], frozen=is_frozen).eval()
+    plain.load_state_dict(encoder.state_dict())
+    batch = tokens((6, 4) * 20)
+    features, wanted = encoder(batch), plain(batch).word_feats
+    assert torch.equal(features.word_mask, batch.word_mask)
+    torch.testing.assert_close(features.word_feats[:, 1:], wanted[:, 1:])
+    mean = wanted[1, :4].mean(0)
+    torch.testing.assert_close(features.word_feats[1, 0], 4 * mean / mean.norm())
+    # In training
+    kept = encoder.train()(batch).word_mask
+    whole = (kept == batch.word_mask).all(1)
+    assert kept[:, 0].all() and not kept[~whole, 1:].any() and 5 < whole.sum() < 35
+    assert torch.equal(encoder.eval()(batch).word_mask, batch.word_mask)
+
+
+def test_mistakes_about_sentences_are_named() -> None:
+    with pytest.raises(ConfigError, match="stages=None"):
+        TextEncoder(config=CONFIGS["bert"], stages=(2, 1), sentence="mean")
+    with pytest.raises(ConfigError, match="probability"):
+        TextEncoder(config=CONFIGS["bert"], sentence_only=2)
+    with pytest.raises(ConfigError, match="sentence"):
+        TextEncoder(config=CONFIGS["bert"], sentence="last")

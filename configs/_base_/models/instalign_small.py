@@ -1,5 +1,6 @@
 # InstAlign at a small size with small pretrained encoders (`pip install refseg[pretrained]`). The text
-# encoder stays as it is, so that its features are computed once.
+# encoder stays as it is, so that its features are computed once. The decoder reads whole sentences
+# half of the time, which finds more of unseen phrases (docs/finetune.md).
 _base_ = 'instalign_tiny.py'
 model = dict(
     embed_dim=128,
@@ -9,7 +10,9 @@ model = dict(
     data_preprocessor=dict(size_divisor=32),
     encoder=dict(
         vision=dict(_delete_=True, type='TimmEncoder', name='tf_efficientnet_lite0', pretrained='efficientnet_lite0'),
-        text=dict(_delete_=True, type='TextEncoder', pretrained='minilm', frozen=True),
+        text=dict(
+            _delete_=True, type='TextEncoder', pretrained='minilm', frozen=True, sentence='mean', sentence_only=0.5
+        ),
     ),
 )
 inputs = dict(image_size=(320, 320), tokenizer=dict(pretrained='minilm', max_words=32))

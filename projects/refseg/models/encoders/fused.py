@@ -118,11 +118,12 @@ class FusedEncoder(BaseModule):
         if self.shares_images:
             return self.encode_images(batch), self.text(batch.tokens)
         bias = None
+        word_mask, pixel_mask = batch.tokens.word_mask, batch.pixel_mask
         if self.text.num_stages == 1:
-            words = self.text(batch.tokens).word_feats  # (U, L, D)
+            text = self.text(batch.tokens)
+            words, word_mask = text.word_feats, text.word_mask  # (U, L, D), (U, L)
         else:
             words, bias = self.text.embed(batch.tokens)
-        word_mask, pixel_mask = batch.tokens.word_mask, batch.pixel_mask
         text_of: Tensor | None = batch.tokens.text_of
         image_of: Tensor | None = batch.image_of
         staged, last = self.vision.staged, self.vision.num_stages - 1

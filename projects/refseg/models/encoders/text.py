@@ -6,7 +6,7 @@ Letters: U distinct texts, L words, C channels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +14,9 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from refseg.compat import keep_weights
-from refseg.errors import ConfigError, config_errors
+from refseg.errors import ConfigError, check_choice, config_errors
 from refseg.models.encoders.vision import freeze_unused
+from refseg.models.layers import masked_mean
 from refseg.pretrained import load_model, load_pretrained
 from refseg.registry import MODELS
 from refseg.structures import TextFeatures, TextTokens
@@ -143,6 +144,10 @@ class TextEncoder(BaseModule):
         trained_layers: Number of trained layers, counted from the first one; None for all. Gradients pass through
             frozen layers.
         frozen: Whether nothing is trained. Then dropout is off, and features of phrases are kept and reused.
+        sentence: Feature of the first word. "first" is the model's own ([CLS]). "mean" replaces it by the mean over
+            words, as long as the root of C: the sentence that MiniLM was trained for, while its [CLS] means nothing.
+        sentence_only: In training, the probability that a phrase keeps its first word only. From few phrases, decoders
+            learn single words by heart. The sentence is alike for paraphrases (docs/finetune.md).
     """
 
     def __init__(
@@ -154,8 +159,15 @@ class TextEncoder(BaseModule):
         train_embeddings: bool = True,
         trained_layers: int | None = None,
         frozen: bool = False,
+        sentence: Literal["first", "mean"] = "first",
+        sentence_only: float = 0.0,
     ) -> None:
         super().__init__()
+        check_choice("text.sentence", sentence, ("first", "mean"))
+        if not 0 <= sentence_only <= 1:
+            raise ConfigError(f"TextEncoder.sentence_only is a probability, not {sentence_only}.")
+        self.sentence, self.sentence_only = sentence, sentence_only
+        self.drops_words = bool(sentence_only)  # in training
         model = build_text_model(pretrained, config)
         self.embed_dim: int = model.config.hidden_size
         self.vocab_size: int = model.config.vocab_size
@@ -190,6 +202,10 @@ class TextEncoder(BaseModule):
             self.model = keep_weights(model)
             words = torch.ones(1, 2, dtype=torch.long)
             freeze_unused(self.model, [self.model(input_ids=words, attention_mask=words).last_hidden_state])
+        if len(self.stages) > 1 and (sentence != "first" or sentence_only):
+            raise ConfigError(
+                "TextEncoder: sentence and sentence_only need stages=None, where no fusion reads words early."
+            )
         if frozen:
             self.requires_grad_(False).eval()
 
@@ -239,7 +255,15 @@ class TextEncoder(BaseModule):
 
     def forward(self, tokens: TextTokens) -> TextFeatures:
         word_feats = self.recall(tokens) if self.frozen else self.encode(tokens)
-        return TextFeatures(word_feats, tokens.word_mask, tokens.text_of)
+        word_mask = tokens.word_mask
+        if self.sentence == "mean":
+            mean = F.normalize(masked_mean(word_feats, word_mask), dim=-1) * self.embed_dim**0.5
+            word_feats = torch.cat([mean[:, None], word_feats[:, 1:]], 1)
+        if self.drops_words:
+            keep = torch.rand(len(word_mask), 1, device=word_mask.device) >= self.sentence_only
+            first = torch.arange(word_mask.shape[1], device=word_mask.device) == 0
+            word_mask = word_mask & (keep | first)
+        return TextFeatures(word_feats, word_mask, tokens.text_of)
 
     @torch.no_grad()
     def recall(self, tokens: TextTokens) -> Tensor:
@@ -267,6 +291,7 @@ class TextEncoder(BaseModule):
         self._cached_bytes = 0
 
     def train(self, mode: bool = True) -> TextEncoder:
+        self.drops_words = mode and self.sentence_only > 0
         return super().train(mode and not self.frozen)
 
     def _apply(self, *args: Any, **kwargs: Any) -> TextEncoder:
