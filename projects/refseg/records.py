@@ -43,6 +43,7 @@ class Expression:
         object_id: Id that expressions of the same object share (REFER's `ref_id`).
         sent: The cleaned phrase, if the file has both.
         tags: Further values by name.
+        ignored: Indices of regions whose pixels do not count in scores, neither as target nor as prediction.
     """
 
     expression_id: str
@@ -52,6 +53,7 @@ class Expression:
     object_id: str = ""
     sent: str | None = None
     tags: dict[str, Any] = field(default_factory=dict)
+    ignored: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)

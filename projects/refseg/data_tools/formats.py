@@ -6,4 +6,6 @@ FORMATS = {
     "labelme": "labelme",
     "yolo": "YOLO segmentation",
     "sa-co": "SA-Co",
+    "reasonseg": "ReasonSeg",
+    "gseval": "GSEval",
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from refseg.data_tools import coco, label_studio, labelme, sa_co, yolo
+from refseg.data_tools.benchmarks import read_gseval, read_reasonseg
 from refseg.data_tools.conversion import LabeledImage, Row, Skipped, Wording, to_rows
 from refseg.data_tools.formats import FORMATS
 from refseg.data_tools.rows import check_output, to_line
@@ -61,6 +62,12 @@ def convert(
         raise UsageError(f"--text-field is for COCO, not for {FORMATS[format]}. Omit it")
     if images is not None and format == "yolo":
         raise UsageError("--images does not apply to YOLO: data.yaml names the folders. Omit it")
+    if format == "reasonseg":
+        yield from read_reasonseg(file, images, base, skipped)
+        return
+    if format == "gseval":
+        yield from read_gseval(file, images, base, skipped)
+        return
     folder = usual_images(file) if images is None else images
     labels: tuple[list[LabeledImage], dict[str, str]]
     if format == "coco":
@@ -96,7 +103,7 @@ def recognize(source: Path, format: str = "auto") -> tuple[Path, str, Any]:
         if not files:
             raise DataError(f"{source} has neither a YAML file (YOLO) nor JSON files")
         file, found, content = recognize(files[0], format)
-        if found == "labelme":
+        if found in ("labelme", "reasonseg"):  # a file per image
             return source, found, None
         if len(files) > 1:
             raise DataError(f"{source} has {len(files)} JSON files of the format {FORMATS[found]}. Name one of them")
@@ -105,7 +112,11 @@ def recognize(source: Path, format: str = "auto") -> tuple[Path, str, Any]:
         raise UsageError(f"{source} is an archive. Unpack it, and name the folder")
     if source.suffix.lower() in (".yaml", ".yml") or format == "yolo":
         return source, "yolo", None
+    if source.suffix.lower() == ".jsonl" and format in ("auto", "gseval"):
+        return source, "gseval", None
     try:
+        if format in ("auto", "reasonseg") and b'"is_sentence"' in source.read_bytes():  # not all of them are UTF-8
+            return source, "reasonseg", None
         content = load_json(source)
     except OSError as error:
         raise DataError(f"{source} cannot be read ({error.strerror})") from None

@@ -73,10 +73,12 @@ def with_base(row: Row, old: Path, new: Path) -> Row:
     def moved(path: str) -> str:
         return path if os.path.isabs(path) else Path(os.path.normpath(prefix / path)).as_posix()
 
-    targets = row["targets"]
-    if targets:
-        targets = [moved(target) if isinstance(target, str) else target for target in targets]
-    return {**row, "image": moved(row["image"]), "targets": targets}
+    masks = {
+        name: [moved(mask) if isinstance(mask, str) else mask for mask in row[name]]
+        for name in ("targets", "ignore")
+        if row.get(name)
+    }
+    return {**row, "image": moved(row["image"]), **masks}
 
 
 def same_images(paths: Iterable[str]) -> dict[str, str]:

@@ -44,6 +44,7 @@ _SEQUENCES: dict[str, Any] = {
     **dict.fromkeys(("object_id", "text", "sent", "tags"), np.uint8),
     "numbers": np.float64,
     "referents": np.int32,
+    "ignored": np.int32,
 }
 
 
@@ -128,6 +129,7 @@ class RecordStore:
             object_id=self._text("object_id", index),
             sent=self._text("sent", index) if self.arrays["has_sent"][index] else None,
             tags=json.loads(tags) if tags else {},
+            ignored=tuple(self._entry("ignored", index).tolist()),
         )
 
     def expression_id(self, index: int) -> str:
@@ -217,6 +219,7 @@ def from_annotations(annotations: Annotations, **info: Any) -> RecordStore:
                 has_sent=expression.sent is not None,
                 tags=json.dumps(expression.tags).encode() if expression.tags else b"",
                 referents=expression.referents,
+                ignored=expression.ignored,
                 expression_split=split_codes.setdefault(expression.split, len(split_codes)),
                 expression_object=object_codes.setdefault((number, expression.object_id), len(object_codes)),
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
@@ -187,7 +187,8 @@ def measure(answer: Answer, truth: Truth, expression: Expression, view: View) ->
 
     # Masks
     target = truth.mask(expression, view, grid)
-    areas = areas_of_rles(union_rle([], grid) if mask is None else resize_rle(mask, grid), target)
+    ignored = truth.mask(replace(expression, referents=expression.ignored), view, grid) if expression.ignored else None
+    areas = areas_of_rles(union_rle([], grid) if mask is None else resize_rle(mask, grid), target, ignored)
     original = truth.mask(expression, View(crowds=view.crowds), record.size)
     categories = {record.instances[i].category for i in expression.referents}
     return Row(

@@ -27,12 +27,15 @@ class MaskAreas(NamedTuple):
         return self.predicted + self.target - self.intersection
 
 
-def areas_of_rles(predicted: dict, target: dict) -> MaskAreas:
-    """Count the pixels of two compressed RLEs of the same size without decoding them."""
+def areas_of_rles(predicted: dict, target: dict, ignored: dict | None = None) -> MaskAreas:
+    """Count the pixels of two compressed RLEs of the same size without decoding them, outside of an ignored region."""
     if list(predicted["size"]) != list(target["size"]):
         raise ValueError(f"predicted mask of size {predicted['size']}, target of size {target['size']}")
-    both = coco_mask.merge([predicted, target], intersect=True)
-    return MaskAreas(*(int(area) for area in coco_mask.area([both, predicted, target])))
+    parts = [coco_mask.merge([predicted, target], intersect=True), predicted, target]
+    areas = coco_mask.area(parts).astype(np.int64)
+    if ignored is not None:
+        areas -= coco_mask.area([coco_mask.merge([part, ignored], intersect=True) for part in parts])
+    return MaskAreas(*areas.tolist())
 
 
 def union_rle(rles: Sequence[dict], size: tuple[int, int]) -> dict:

@@ -1,12 +1,14 @@
 """Reader of refseg's JSONL: one row per expression. Users write their own data in this format.
 
 Row: `{"expression_id", "image", "size": [h, w], "text", "targets": [polygons | RLE | "mask.png", ...] or null,
-"instance_ids": [...], "object_id", "split", "tags": {...}}`. `image`, `text` and `targets` are required. The
-phrase refers to nothing if `targets` is null or []. Paths are relative to the file.
+"instance_ids": [...], "ignore": [like targets], "object_id", "split", "tags": {...}}`. `image`, `text` and `targets`
+are required. The phrase refers to nothing if `targets` is null or []. Pixels of `ignore` do not count in scores. Paths
+are relative to the file.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,7 @@ _TYPES: dict[str, Any] = {
     "targets": list | None,
     "size": list | None,
     "instance_ids": list | None,
+    "ignore": list | None,
     "object_id": str | int | None,
     "split": str | None,
     "tags": dict | None,
@@ -135,6 +138,14 @@ class _Content:
             elif known.segmentation != segmentation:
                 raise BadEntry(f"instance_id {instance_id!r} stands for two different masks of {image}")
 
+        # Regions that do not count: equal ones are one
+        ignored_ids = []
+        for region in row.get("ignore") or []:
+            segmentation = _segmentation(region, record.size)
+            ignored_ids.append(f"ignored {hashlib.sha256(repr(segmentation).encode()).hexdigest()[:16]}")
+            if (image, ignored_ids[-1]) not in self.index_of:
+                new[ignored_ids[-1]] = AnnotatedInstance(ignored_ids[-1], segmentation)
+
         # The row is good: add everything.
         self.records[image] = record
         self.expression_ids.add(expression_id)
@@ -146,7 +157,10 @@ class _Content:
         if object_id is None:
             object_id = f"of {','.join(map(str, sorted(referents))) or expression_id}"
         split, tags = row.get("split"), row.get("tags") or {}
-        record.expressions.append(Expression(expression_id, row["text"], referents, split, str(object_id), tags=tags))
+        ignored = tuple(dict.fromkeys(self.index_of[image, instance_id] for instance_id in ignored_ids))
+        record.expressions.append(
+            Expression(expression_id, row["text"], referents, split, str(object_id), tags=tags, ignored=ignored)
+        )
 
     def _size_of_file(self, image: str) -> tuple[int, int]:
         from refseg.datasets.images import open_image  # OpenCV is needed only here

@@ -98,7 +98,8 @@ class PackSample:
         )
 
     def _ground_truth(self, state: TransformState) -> GroundTruth:
-        """Return the record with the expressions' referents only, and their masks at the original size."""
+        """Return the record with the expressions' referents and ignored regions only, and their masks at the original
+        size."""
         record = state.record
         if state.augmented_by or not is_resizing(state.matrix, record.size, state.size):
             raise ConfigError(
@@ -106,13 +107,17 @@ class PackSample:
                 "because predictions are mapped back to the original image by resizing. Remove all transforms that "
                 "move the image, except Resize, from evaluation pipelines"
             )
-        row = {index: row for row, index in enumerate(state.instances)}
+        ignored = [index for expression in state.expressions for index in expression.ignored]
+        row = {index: row for row, index in enumerate(dict.fromkeys([*state.instances, *ignored]))}
         instances, rles = [], []
         for index in row:
             instance = record.instances[index]
             rles.append(to_rle(instance.segmentation, record.size))
             instances.append(replace(instance, box=instance.box or tuple(coco_mask.toBbox(rles[-1]).tolist())))
-        expressions = [replace(e, referents=tuple(row[index] for index in e.referents)) for e in state.expressions]
+        expressions = [
+            replace(e, referents=tuple(row[i] for i in e.referents), ignored=tuple(row[i] for i in e.ignored))
+            for e in state.expressions
+        ]
         return GroundTruth(replace(record, instances=instances, expressions=expressions), rles)
 
 

@@ -1,0 +1,114 @@
+"""Import of benchmarks whose files are one of a kind: ReasonSeg and GSEval."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from refseg.data_tools.conversion import Row, Skipped, check_folder
+from refseg.datasets.images import open_image
+from refseg.datasets.masks import encode, rle_to_json
+from refseg.datasets.readers.checks import MAX_BEYOND, BadEntry, clean_segmentation, is_text
+from refseg.errors import DataError
+from refseg.paths import path_to
+
+TARGET, IGNORED, UNUSED = "target", "ignore", "flag"  # labels of ReasonSeg's shapes
+
+
+def read_reasonseg(folder: Path, images: Path | None, base: Path, skipped: Skipped) -> Iterator[Row]:
+    """Yield the rows of ReasonSeg: a JSON file per image, with polygons labeled "target" or "ignore".
+
+    Smaller polygons are drawn over larger ones, as in LISA's code. An image of a folder `train` has a row for each of
+    its texts. In other folders only the first text counts, as in LISA's evaluation.
+
+    Args:
+        folder: A JSON file, their folder, or one with the folders train, val, and test.
+        images: Folder of the images. By default they are beside the JSON files.
+        base: Folder that paths of the rows are relative to.
+        skipped: Collects what cannot be used.
+    """
+    for file in [folder] if folder.is_file() else sorted(folder.rglob("*.json")):
+        image = (images or file.parent) / f"{file.stem}.jpg"
+        try:
+            # Text in these files is UTF-8 or, in some, Windows-1252
+            content = file.read_bytes()
+            try:
+                parsed = json.loads(content.decode())
+            except UnicodeDecodeError:
+                parsed = json.loads(content.decode("cp1252"))
+            with open_image(str(image)) as header:
+                size = header.height, header.width
+            masks = _draw(parsed.get("shapes"), size)
+            texts = [text.strip() for text in parsed["text"] if is_text(text)]
+        except (AttributeError, DataError, KeyError, OSError, TypeError, ValueError) as error:
+            skipped.add("images with unusable annotations", f"{file}: {error}")
+            continue
+        split = file.parent.name
+        for number, text in enumerate(texts if split == "train" else texts[:1]):
+            yield {
+                "expression_id": f"{split}/{file.stem}:{number}",
+                "image": path_to(image, base).as_posix(),
+                "size": list(size),
+                "text": text,
+                "targets": [masks[TARGET]] if TARGET in masks else None,
+                **({"ignore": [masks[IGNORED]]} if IGNORED in masks else {}),
+                "split": split,
+                "tags": {"sentence": bool(parsed.get("is_sentence"))},
+            }
+
+
+def _draw(shapes: Any, size: tuple[int, int]) -> dict[str, dict]:
+    """Return the target and the ignored region of an image as RLEs, without those that have no pixel."""
+    polygons = []
+    for shape in shapes:
+        label = shape["label"].lower()
+        if label == UNUSED:
+            continue
+        points = np.asarray(shape["points"], np.float64)
+        if points.ndim != 2 or points.shape[1] != 2 or not (np.abs(points) <= MAX_BEYOND * max(size)).all():
+            raise BadEntry("a shape is not a list of points in the image")
+        corners = points.astype(np.int32)
+        drawn = cv2.fillPoly(np.zeros(size, np.uint8), [corners], 1)
+        polygons.append((int(drawn.sum()), IGNORED if IGNORED in label else TARGET, corners))
+    canvas = np.zeros(size, np.uint8)
+    for _, label, corners in sorted(polygons, key=lambda polygon: -polygon[0]):
+        cv2.fillPoly(canvas, [corners], 1 if label == TARGET else 2)
+    masks = {TARGET: canvas == 1, IGNORED: canvas == 2}
+    return {label: rle_to_json(encode(mask)) for label, mask in masks.items() if mask.any()}
+
+
+def read_gseval(file: Path, images: Path | None, base: Path, skipped: Skipped) -> Iterator[Row]:
+    """Yield the rows of GSEval: a JSON object per line with `idx`, `image_path`, `caption`, and an RLE.
+
+    The class of a row (stuff, part, multi, single) is its tag `class`. The arguments are those of `read_reasonseg`.
+    """
+    images = images or file.parent
+    check_folder(images)
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        where = f"{file}, line {number}"
+        try:
+            entry = json.loads(line)
+            height, width = entry["segmentation"]["size"]
+            mask: Any = clean_segmentation(entry["segmentation"], (height, width))
+            if not is_text(entry["caption"]) or not is_text(entry["image_path"]):
+                raise BadEntry("it has no caption or no image_path")
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            skipped.add("lines that cannot be used", f"{where}: {error}")
+            continue
+        tags = {"class": str(entry.get("class_id")), "label": str(entry.get("label"))}
+        yield {
+            "expression_id": str(entry.get("idx", number)),
+            "image": path_to(images / entry["image_path"], base).as_posix(),
+            "size": [height, width],
+            "text": entry["caption"].strip(),
+            "targets": [rle_to_json(mask)] if coco_mask.area(mask) else None,
+            "tags": tags,
+        }
