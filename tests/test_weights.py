@@ -7,6 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -30,6 +31,15 @@ def ones(model: nn.Module) -> dict[str, Tensor]:
     return {name: torch.ones_like(weight) for name, weight in model.state_dict().items()}
 
 
+def test_pickles_of_arrays_and_tensors_are_read(tmp_path: Path) -> None:
+    """As detectron2's model zoo and Mask2Former's converter of Swin write them."""
+    weights = {"array": np.float32([[1, 2], [3, 4]]), "tensor": torch.ones(2), "step": np.int64(7)}
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps({"model": weights, "__author__": "third_party"}))
+    content = read_checkpoint(tmp_path / "model.pkl")
+    assert content["model"]["array"].tolist() == [[1, 2], [3, 4]] and content["__author__"] == "third_party"
+    assert torch.equal(content["model"]["tensor"], torch.ones(2))
+
+
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
@@ -43,6 +53,8 @@ def write_hostile(folder: Path) -> dict[str, str]:
     torch.save({"state_dict": {}, "extra": Attack()}, folder / "attack.pth")
     torch.save(nn.Linear(2, 2), folder / "model.pth")
     (folder / "pickle.pth").write_bytes(pickle.dumps({"state_dict": {}, "extra": Attack()}))
+    (folder / "attack.pkl").write_bytes(pickle.dumps({"model": {}, "extra": Attack()}))
+    (folder / "cut.pkl").write_bytes(pickle.dumps({"model": {}})[:-3])
     (folder / "cut.pth").write_bytes(b"PK\x03\x04 half")
     (folder / "empty.pth").touch()
     (folder / "text.pth").write_bytes(b"hello \x1b[31mred\x07")
@@ -51,6 +63,8 @@ def write_hostile(folder: Path) -> dict[str, str]:
         "attack.pth": r"it holds a Python object \(exec\)",
         "model.pth": r"it holds a Python object \(torch\.nn\.modules\.linear\.Linear\)",
         "pickle.pth": "it is a Python pickle",
+        "attack.pkl": r"it holds a Python object \(builtins\.exec\)",
+        "cut.pkl": "it is empty, truncated, or not a checkpoint",
         "cut.pth": "it is empty, truncated, or not a checkpoint",
         "empty.pth": "it is empty, truncated, or not a checkpoint",
         "text.pth": "it is empty, truncated, or not a checkpoint",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import os
+import pickle
 import re
 import warnings
 from collections import Counter
@@ -12,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,26 +22,41 @@ from refseg.compat import allow_mmengine_checkpoints
 from refseg.errors import CheckpointError
 from refseg.files import sha256_of
 
+COMPUTED = ("relative_position_index",)  # ends of the names of buffers that follow from a model's sizes
 MIN_SHARE = 0.5  # minimum share of a model's tensors for `load_from` without load_from_partial=True
 _MOST_NAMES = 8  # in one message
 
 allow_mmengine_checkpoints()
 
 
+def weights_file(path: str | Path) -> Path:
+    """Return the file of weights that a path means: itself, or the one in a folder of transformers."""
+    path = Path(path)
+    names = ("model.safetensors", "pytorch_model.bin")
+    if path.is_dir():
+        return next((path / name for name in names if (path / name).is_file()), path)
+    return path
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Return the content of a .pth or .safetensors file, on the CPU. No code in the file is executed.
+    """Return the content of a .pth, .safetensors or .pkl file, on the CPU. No code in the file is executed.
+
+    A folder of transformers means the file of weights in it.
 
     Raises:
         CheckpointError: The file is missing, damaged, or holds other Python objects than weights and plain values.
     """
-    path = Path(path)
+    path = weights_file(path)
     if not path.is_file():
-        raise CheckpointError(f"no such checkpoint: {path}")
+        lacks = " (a folder without model.safetensors and pytorch_model.bin)" if path.is_dir() else ""
+        raise CheckpointError(f"no such checkpoint: {path}{lacks}")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return {"state_dict": load_file(path)}
+        if path.suffix == ".pkl":
+            return _read_pickle(path)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -51,7 +69,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
                 "with torch.save({'state_dict': model.state_dict()}, FILE) or as .safetensors"
             )
         elif "Unsupported operand" in str(error):
-            reason = "it is a Python pickle, not a file of torch.save. Save the weights alone, with torch.save"
+            reason = (
+                "it is a Python pickle, not a file of torch.save. Save the weights alone, with torch.save, or, if it "
+                "is a file of detectron2, name it *.pkl"
+            )
         else:
             cause = ": ".join(filter(None, [type(error).__name__, _first_line(error)]))
             reason = f"it is empty, truncated, or not a checkpoint ({cause})"
@@ -59,6 +80,40 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint")
     return content
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """An unpickler of plain values, numpy arrays and tensors, as detectron2's files have them."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        module = module.replace("numpy._core", "numpy.core")  # names since numpy 2, and before
+        if (module, name) == ("torch.storage", "_load_from_bytes"):
+            return lambda content: torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        if (module, name) in (
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy.core.multiarray", "scalar"),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("collections", "OrderedDict"),
+            ("_codecs", "encode"),
+            ("torch._utils", "_rebuild_tensor_v2"),
+        ):
+            return super().find_class(module, name)
+        # The words of torch.load, which `read_checkpoint` looks for
+        raise pickle.UnpicklingError(f"Unsupported global: GLOBAL {module}.{name}")
+
+
+def _read_pickle(path: Path) -> Any:
+    """Return the content of a pickle, whose arrays become tensors."""
+
+    def with_tensors(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: with_tensors(inner) for key, inner in value.items()}
+        return torch.from_numpy(value) if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" else value
+
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # numpy's, for the old name of its module
+        return with_tensors(_ArrayUnpickler(file).load())
 
 
 def inner_state(content: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -92,7 +147,8 @@ class _Fit:
 
     def __init__(self, model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
         self.model, self.state, self.path = model, state, path
-        self.expected = model.state_dict()
+        own = model.state_dict().items()
+        self.expected = {name: value for name, value in own if name in state or not name.endswith(COMPUTED)}
         shared = [name for name in self.expected if name in state]
         self.loaded = [name for name in shared if self.expected[name].shape == state[name].shape]
         self.mismatched = [name for name in shared if self.expected[name].shape != state[name].shape]
@@ -144,7 +200,8 @@ def load_all(model: nn.Module, state: Mapping[str, Tensor], path: str | Path, me
         raise CheckpointError(
             f"{path} does not fit {type(model).__name__}: tensors {'; '.join(problems)}. The file is of another "
             f"config, vocabulary or version of refseg{f' ({origin})' if origin else ''}: use the config beside it, or "
-            "train again. A training can start from the tensors that fit: load_from"
+            "train again. A training can start from the tensors that fit: load_from. Published files of other projects "
+            f"are converted: refseg convert {path} --config CONFIG --out model.safetensors"
         )
     fit.load()
 

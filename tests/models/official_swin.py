@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from refseg.models.encoders.swin_weights import RENAMED, RENAMED_IN_BLOCKS, is_swin_key
+from refseg.models.encoders.swin_weights import is_swin_key, official_name
 
 
 def swin_state_to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -19,14 +19,6 @@ def swin_state_to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         assert is_swin_key(name), f"{key!r} is not a key of SwinEncoder"
         official[name] = to_official_order(value) if ".downsample." in name else value
     return official
-
-
-def official_name(name: str) -> str:
-    for theirs, ours in RENAMED_IN_BLOCKS:
-        name = name.replace(ours, theirs) if ".blocks." in name else name
-    for theirs, ours in RENAMED:
-        name = theirs + name.removeprefix(ours) if name.startswith(ours) else name
-    return name
 
 
 def to_official_order(value: Tensor) -> Tensor:

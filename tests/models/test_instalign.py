@@ -322,14 +322,18 @@ def test_padded_pixels_have_no_effect_in_the_decoder() -> None:
 
 
 def test_blocks_attend_inside_their_masks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All blocks but the first, at their own level; none without masked attention."""
+    """All blocks but the first, at their own level; that one, too, if asked for; none without masked attention."""
     import refseg.models.instalign.decoder as module
 
-    for masked, wanted in ((True, [1, 2, 0, 1, 2, 0, 1, 2]), (False, [])):
+    for key, value, wanted in (
+        ("masked_attention", True, [1, 2, 0, 1, 2, 0, 1, 2]),
+        ("first_masked", True, [0, 1, 2, 0, 1, 2, 0, 1, 2]),
+        ("masked_attention", False, []),
+    ):
         levels: list[int] = []
         original = module.pixel_attn_mask
         monkeypatch.setattr(module, "pixel_attn_mask", lambda *a, seen=levels, f=original: seen.append(a[1]) or f(*a))
-        model = tiny_model("instalign_swinb", **{"decoder.masked_attention": masked})
+        model = tiny_model("instalign_swinb", **{f"decoder.{key}": value})
         logits_of(model, prepared(model))
         monkeypatch.undo()
         assert levels == wanted

@@ -120,7 +120,9 @@ def test_every_key_is_converted_or_left_out(ours: ReLA, content: dict) -> None:
     split = 2 * (2 * BLOCKS + 1)
     assert len(content["model"]) + split == len(state) + len(left_out)
     assert sorted(left_out.values()) == sorted(
-        ["bias that the following instance norm cancels"] * 8 + ["computed"] * 5 + ["unused"]
+        ["bias that the following instance norm cancels"] * 8
+        + ["buffer, computed from the window"] * 5
+        + ["buffer, computed"]
     )
     assert {k: v.shape for k, v in state.items()} == {
         k: v.shape for k, v in ours.state_dict().items() if not k.endswith("relative_position_index")

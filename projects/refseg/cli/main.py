@@ -28,6 +28,7 @@ VERBS = {  # verb: summary. The module refseg.cli.<verb> has EXAMPLES, add_argum
     "compare": "compare two files of predictions on the same data",
     "report": "write one page about a run: curves, scores, calibration, pictures",
     "probe": "change one thing in each phrase and measure whether the answer follows",
+    "convert": "convert published weights of Swin, BEiT-3, LAVT, ReLA, Mask2Former and others",
     "data": "find, check, browse, convert and generate data",
     "finetune": "fine-tune a model on your own images and phrases",
     "quickstart": "generate RefShapes, train a small model, evaluate, write a report",

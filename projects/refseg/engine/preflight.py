@@ -26,6 +26,7 @@ from refseg.paths import data_path
 from refseg.pretrained import downloads_allowed
 from refseg.registry import MODELS
 from refseg.terminal import FAIL, OK, WARN, Check
+from refseg.weights import weights_file
 
 SAMPLED_IMAGES = 16
 OPTIMIZER_STATES = {"SGD": 1, "MuonAdamW": 2, "AdamW": 2, "Adam": 2}  # most tensors of the size of a parameter
@@ -108,7 +109,7 @@ def describe_published(model: Mapping) -> str:
 
 def check_file(pretrained: str, type: str, **others: Any) -> str:
     """Return the size of a file of weights. Its content is read when the model is built."""
-    path = data_path(pretrained)
+    path = weights_file(data_path(pretrained))
     if not path.is_file():
         raise CheckpointError(
             f"no weights of {type} at {path}\n`refseg data layout` says where to get them; to train from random "

@@ -26,7 +26,7 @@ from refseg.errors import CheckpointError, ConfigError, UsageError, UserError
 from refseg.files import write_atomically
 from refseg.paths import resolve_config
 from refseg.registry import METRICS, MODELS, SCOPE
-from refseg.weights import describe_weights, generator_versions, load_weights, origin_of
+from refseg.weights import describe_weights, generator_versions, load_weights, origin_of, weights_file
 
 _runner_numbers = itertools.count(1)
 
@@ -230,7 +230,7 @@ def train(config: str, options: RunOptions | None = None) -> Runner:
             "thresholds (`refseg calibrate`), or let it label images for another model (`refseg label`)."
         )
     resume_from = take_resume(cfg, options.resume if options else False)
-    if resume_from is None and cfg.get("load_from") and not Path(cfg.load_from).is_file():
+    if resume_from is None and cfg.get("load_from") and not weights_file(cfg.load_from).is_file():
         raise CheckpointError(f"load_from: no such checkpoint: {cfg.load_from}")
     if int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0) == 0:
         from refseg.engine.preflight import require_preflight

@@ -14,8 +14,9 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from refseg.engine.hooks import ProgressBarHook
-from refseg.engine.screen import ScreenHandler, ScreenHook
+from refseg.engine.screen import ScreenHandler, ScreenHook, show
 from refseg.errors import CheckpointError, UserError, config_errors
+from refseg.models.published import state_for
 from refseg.weights import load_all, load_initial, origin_of, read_checkpoint, state_dict_of
 
 
@@ -65,7 +66,9 @@ class RefRunner(Runner):
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load the weights of a checkpoint, or all of it to resume, and return its content."""
         content = read_checkpoint(filename)
-        checkpoint = content | {"state_dict": state_dict_of(content, filename)}
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        state = state_dict_of(content, filename) if self._resume else state_for(model, content, filename)
+        checkpoint = content | {"state_dict": state}
         meta = checkpoint.get("meta")
 
         # To resume, it must have the state of a training. Its config, which mmengine would run, is removed.
@@ -83,7 +86,6 @@ class RefRunner(Runner):
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
 
         # Resuming needs all tensors; a new training starts from those that fit.
-        model = self.model.module if is_model_wrapper(self.model) else self.model
         if self._resume:
             load_all(model, checkpoint["state_dict"], filename, meta)
             self.logger.info(f"resuming from {filename}")
@@ -91,7 +93,7 @@ class RefRunner(Runner):
             partial = bool(self.cfg.get("load_from_partial"))
             report = load_initial(model, checkpoint["state_dict"], filename, partial=partial)
             origin = origin_of(meta)
-            self.logger.info(f"load_from {filename}{f' ({origin})' if origin else ''}: {report}")
+            show(f"load_from {filename}{f' ({origin})' if origin else ''}: {report}")
         self._has_loaded = True
         return checkpoint
 

@@ -40,18 +40,25 @@ RENAMED = (
 
 
 def beit3_state_from_official(
-    official: Mapping[str, Tensor], *, grid: tuple[int, int]
+    official: Mapping[str, Tensor], *, grid: tuple[int, int] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Convert official weights for images of `grid` patches.
+    """Convert official weights. Weights with our names, as `refseg convert` writes them, are taken as they are.
+
+    Args:
+        official: The weights.
+        grid: (h, w) of the patches, to which positions are resized. None keeps them.
 
     Returns:
         The state dict of `BEiT3Encoder` without its pyramid, and the reason for each key left out. Unknown keys with
         the prefix stay in the state dict.
     """
     state, left_out = {}, {}
+    converted = "class_token" in official
     for key, value in official.items():
         name = key.removeprefix("module.")
-        if not name.startswith(OFFICIAL_PREFIX):
+        if converted:
+            state[name] = value
+        elif not name.startswith(OFFICIAL_PREFIX):
             left_out[key] = "a head of another task"
         elif (name := name.removeprefix(OFFICIAL_PREFIX)) == MASK_TOKEN:
             left_out[key] = "mask token of pretraining"
@@ -67,7 +74,8 @@ def beit3_state_from_official(
             raise CheckpointError(
                 f"encoder.embed_positions.A.weight has {len(table)} rows. Expected 3 and a square number."
             )
-        state["positions.vision.weight"] = resize_positions(table, grid)
+        if grid is not None:
+            state["positions.vision.weight"] = resize_positions(table, grid)
     return state, left_out
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from refseg.errors import CheckpointError
 from refseg.models.encoders.official_weights import shown
 from refseg.models.encoders.swin_weights import is_swin_key, swin_state_from_official
+from refseg.models.encoders.text_weights import text_state_from_transformers
 
 PWAM_PARTS = {
     "vis_project.0": "vision",
@@ -27,7 +28,6 @@ REASONS = {
     "gate": "gate of the last stage, whose output is unused",
     "bias": "bias that the following instance norm cancels",
 }
-LEFT_OUT_OF_BERT = ("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias")
 BERT_EMBEDDINGS = (
     *(f"{name}_embeddings.weight" for name in ("word", "position", "token_type")),
     *(f"LayerNorm.{kind}" for kind in ("weight", "bias")),
@@ -53,21 +53,21 @@ class Converted(NamedTuple):
 
 
 def fused_state_from_official(
-    backbone: Mapping[str, Tensor], bert: Mapping[str, Tensor], *, window_size: int, bert_name: str
+    backbone: Mapping[str, Tensor], bert: Mapping[str, Tensor], *, window_size: int | None, bert_name: str
 ) -> Converted:
     """Convert the weights of a published encoder.
 
     Args:
         backbone: Official weights of Swin and PWAM, without prefix.
         bert: Official weights of BERT, without prefix.
-        window_size: Window of the Swin encoder; position tables are resized to it.
+        window_size: Window of the Swin encoder, to which position tables are resized. None keeps them.
         bert_name: Name of BERT in reported keys.
     """
     swin, swin_left_out = swin_state_from_official(
         {key: value for key, value in backbone.items() if is_swin_key(key)}, window_size=window_size
     )
     state = {f"vision.{key}": value for key, value in swin.items()}
-    left_out = dict.fromkeys((f"backbone.{key}" for key in swin_left_out), "computed")
+    left_out = {f"backbone.{key}": reason for key, reason in swin_left_out.items()}
     unknown = []
     last = max((int(found[1]) for key in backbone if (found := re.match(r"layers\.(\d+)\.", key))), default=-1)
     for name, value in backbone.items():
@@ -80,13 +80,10 @@ def fused_state_from_official(
             left_out[f"backbone.{name}"] = REASONS[place]
         else:
             state[place] = value[..., 0] if value.ndim == 3 else value  # 1x1 convolutions are linear
-    for name, value in bert.items():
-        if name in LEFT_OUT_OF_BERT:
-            left_out[f"{bert_name}.{name}"] = "unused"
-        elif name.startswith(("embeddings.", "encoder.layer.")):
-            state["text." + name.replace("encoder.layer.", "layers.")] = value
-        else:
-            unknown.append(f"{bert_name}.{name}")
+    text, text_left_out, text_unknown = text_state_from_transformers(bert)
+    state |= {f"text.{key}": value for key, value in text.items()}
+    left_out |= {f"{bert_name}.{key}": reason for key, reason in text_left_out.items()}
+    unknown += [f"{bert_name}.{key}" for key in text_unknown]
     return Converted(state, left_out, unknown, _expected_keys(last, state))
 
 

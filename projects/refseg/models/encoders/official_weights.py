@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from refseg.errors import CheckpointError
 from refseg.paths import data_path
-from refseg.weights import by_prefix, inner_state, read_checkpoint
+from refseg.weights import by_prefix, inner_state, read_checkpoint, weights_file
 
 Convert = Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], Iterable[str]]]
 
@@ -19,7 +19,7 @@ def load_official(encoder: nn.Module, file: str, *, owner: str, where: str, opti
 
     Args:
         encoder: The encoder.
-        file: Path of the file.
+        file: Path of the file, or of a folder of transformers.
         owner: Name of the encoder in messages.
         where: Source of the official files, for the error message.
         optional: Parameters whose names start with it may be missing from the file, and ones of the file are skipped if
@@ -29,7 +29,7 @@ def load_official(encoder: nn.Module, file: str, *, owner: str, where: str, opti
     Raises:
         CheckpointError: There is no such file, or its weights do not fit.
     """
-    path = data_path(file)
+    path = weights_file(data_path(file))
     if not path.is_file():
         raise CheckpointError(
             f"No {owner} weights at {path}. Get the official ones from {where}, or set pretrained=None to train from "

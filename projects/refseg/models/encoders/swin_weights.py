@@ -1,15 +1,16 @@
-"""Convert official Swin weights to weights of `SwinEncoder`.
+"""Convert Swin weights of the official code, timm, transformers and mmdet to weights of `SwinEncoder`.
 
-Names differ, and so does the order of the 4 C channels that patch merging concatenates. The official code concatenates
-the neighbors (0, 0), (1, 0), (0, 1), (1, 1) (row offset first) with C channels each. mmdet unfolds: channel by channel,
-with the neighbors (0, 0), (0, 1), (1, 0), (1, 1). Weights in the official order load into mmdet's module without an
-error, but the model is broken.
+mmdet's and mmseg's names are ours. In the official code, names differ, and so does the order of the 4 C channels that
+patch merging concatenates. The official code concatenates the neighbors (0, 0), (1, 0), (0, 1), (1, 1) (row offset
+first) with C channels each. mmdet unfolds: channel by channel, with the neighbors (0, 0), (0, 1), (1, 0), (1, 1).
+Weights in the official order load into mmdet's module without an error, but the model is broken.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,13 +21,12 @@ from refseg.errors import CheckpointError
 from refseg.models.encoders.official_weights import load_official, shown
 
 WHERE = "https://github.com/microsoft/Swin-Transformer (its model hub has swin_base_patch4_window12_384_22k.pth)"
-PREFIXES = ("module.", "backbone.", "encoder.")
+PREFIXES = ("module.", "backbone.", "swin.", "encoder.")
 RENAMED = (("patch_embed.proj.", "patch_embed.projection."), ("layers.", "stages."))
 RENAMED_IN_BLOCKS = ((".attn.", ".attn.w_msa."), (".mlp.fc1.", ".ffn.layers.0.0."), (".mlp.fc2.", ".ffn.layers.1."))
 FROM_TRANSFORMERS = (
     ("embeddings.patch_embeddings.projection.", "patch_embed.proj."),
     ("embeddings.norm.", "patch_embed.norm."),
-    ("encoder.layers.", "layers."),
     ("layernorm_before.", "norm1."),
     ("layernorm_after.", "norm2."),
     ("attention.self.", "attn."),
@@ -41,82 +41,96 @@ LEARNED = re.compile(
     rf"(patch_embed\.(proj|norm)|{BLOCK}\.(norm1|norm2|attn\.(qkv|proj)|mlp\.fc[12])|norm\d)\.(weight|bias)"
     rf"|{BLOCK}\.attn\.relative_position_bias_table|layers\.\d+\.downsample\.(norm\.(weight|bias)|reduction\.weight)"
 )
-LEFT_OUT = re.compile(rf"{BLOCK}\.(attn_mask|attn\.relative_position_index)|(norm|head)\.(weight|bias)")
+LEFT_OUT = {
+    re.compile(rf"{BLOCK}\.(attn_mask|attn\.relative_position_index)"): "buffer, computed from the window",
+    re.compile(r"(norm|head)\.(weight|bias)"): "classifier of ImageNet, and the norm before it",
+}
 
 
 def is_swin_key(key: str) -> bool:
     """Return whether an official key without prefix belongs to Swin, and not to a fusion (`layers.0.fusion...`)."""
-    return bool(LEARNED.fullmatch(key) or LEFT_OUT.fullmatch(key))
+    return bool(LEARNED.fullmatch(key) or reason_of(key))
+
+
+def reason_of(key: str) -> str | None:
+    """Return why an official key is left out, or None."""
+    return next((reason for pattern, reason in LEFT_OUT.items() if pattern.fullmatch(key)), None)
 
 
 def swin_state_from_official(
-    official: Mapping[str, Tensor], *, window_size: int
-) -> tuple[dict[str, Tensor], list[str]]:
-    """Convert official weights, with or without the prefixes `backbone.` and `module.`.
+    official: Mapping[str, Tensor], *, window_size: int | None = None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Convert weights with the names of the official code, timm, transformers, or mmdet.
 
-    Position tables of another window are resized. Output norms are converted if the source has them.
+    Prefixes (`backbone.`, `module.`, ...) may be there. Output norms are converted if the source has them.
+
+    Args:
+        official: The weights.
+        window_size: Position tables of another window are resized. None keeps them.
 
     Returns:
-        The state dict of `SwinEncoder` without buffers, and the keys left out: buffers, the classifier, and its norm.
+        The state dict of `SwinEncoder` without buffers, and the reason for each key left out.
 
     Raises:
         CheckpointError: A key is unknown, or a weight is missing.
     """
-    known = {without_prefix(key): key for key in official}
-    unknown = [key for short, key in known.items() if not is_swin_key(short)]
+    state, left_out, unknown = {}, {}, []
+    for key, (name, value) in official_names(official).items():
+        if LEARNED.fullmatch(name):
+            if name.endswith("relative_position_bias_table") and window_size is not None:
+                value = resize_table(value, window_size)
+            state[refseg_name(name)] = value
+        elif reason := reason_of(name):
+            left_out[key] = reason
+        else:
+            unknown.append(key)
     if unknown:
         raise CheckpointError(
-            f"{len(unknown)} keys are not from Swin: {shown(unknown)}. Use a file of the official code, timm, or "
-            f"transformers. The official one is at {WHERE}."
+            f"{len(unknown)} keys are not from Swin: {shown(unknown)}. Use a file of the official code, timm, "
+            "transformers, or mmdet; from a whole model's checkpoint, `refseg convert FILE --to encoder` takes the "
+            f"encoder. The official file is at {WHERE}."
         )
-    check_complete(known)
-    state = {}
-    for short, key in known.items():
-        if LEARNED.fullmatch(short):
-            value = official[key]
-            if ".downsample." in short:
-                value = from_official_order(value)
-            elif short.endswith("relative_position_bias_table"):
-                value = resize_table(value, window_size)
-            state[refseg_name(short)] = value
-    return state, [key for short, key in known.items() if LEFT_OUT.fullmatch(short)]
+    check_complete(state)
+    return state, left_out
 
 
-def to_official_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename timm's or transformers' Swin weights to official names; return others as they are.
+def official_names(weights: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor]]:
+    """Return, by the source's key, the official name without prefix, and the tensor with mmdet's order of channels.
 
-    In timm, a patch merging belongs to the stage after it; in the official code, to the stage before. transformers has
-    three matrices for query, key, and value, the official code one. All three have the same order of channels.
+    Query, key and value of transformers are one matrix here, under the query's key. In timm 0.9 and later, a patch
+    merging belongs to the stage after it; in the official code, to the stage before.
     """
-    state = dict(state)
-    if any("attention.self.query" in key for key in state):
-        official: dict[str, Tensor] = {}
-        for key, value in state.items():
-            name = key.removeprefix("swin.")
-            for theirs, ours in FROM_TRANSFORMERS:
-                name = name.replace(theirs, ours)
-            if ".query." in name:  # (C, C) or (C,) each -> (3 C, C) or (3 C,)
-                parts = [state[key.replace(".query.", f".{part}.")] for part in ("query", "key", "value")]
-                official[name.replace("attn.query.", "attn.qkv.")] = torch.cat(parts)
-            elif ".key." not in name and ".value." not in name:
-                official[name] = value
-        return official
-    # timm 0.9 and later
-    if "layers.0.downsample.norm.weight" not in state and "layers.1.downsample.norm.weight" in state:
-        state = {
-            re.sub(r"^layers\.(\d+)\.downsample\.", lambda found: f"layers.{int(found[1]) - 1}.downsample.", key): value
-            for key, value in state.items()
-        }
-    return {key.replace("head.fc.", "head."): value for key, value in state.items()}
+    short = {without_prefix(key): key for key in weights}
+    from_mmdet = any(".attn.w_msa." in name for name in short)
+    later_merging = "layers.0.downsample.norm.weight" not in short and "layers.1.downsample.norm.weight" in short
+    named = {}
+    for name, key in short.items():
+        value = weights[key]
+        if ".attention.self.query." in name:  # (C, C) or (C,) each -> (3 C, C) or (3 C,)
+            value = torch.cat([weights[key.replace(".query.", f".{part}.")] for part in ("query", "key", "value")])
+            name = name.replace(".attention.self.query.", ".attn.qkv.")
+        elif re.search(r"\.attention\.self\.(key|value)\.", name):
+            continue
+        for theirs, ours in FROM_TRANSFORMERS:
+            name = name.replace(theirs, ours)
+        name = re.sub(r"^hidden_states_norms\.stage(\d)\.", lambda found: f"norm{int(found[1]) - 1}.", name)
+        name = name.replace("head.fc.", "head.")  # timm's classifier
+        if later_merging:
+            name = re.sub(
+                r"^layers\.(\d+)\.downsample\.", lambda found: f"layers.{int(found[1]) - 1}.downsample.", name
+            )
+        if from_mmdet:
+            name = official_name(name)
+        elif ".downsample." in name:
+            value = from_official_order(value)
+        named[key] = (name, value)
+    return named
 
 
 def load_official_swin(encoder: Any, file: str) -> str:
-    """Load a file of the official code, timm, or transformers into a `SwinEncoder`. Output norms that it lacks stay as
-    they are. Return what was loaded."""
-
-    def convert(content: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        return swin_state_from_official(to_official_names(content), window_size=encoder.window_size)
-
+    """Load a file of the official code, timm, transformers, or mmdet into a `SwinEncoder`. Output norms that it lacks
+    stay as they are. Return what was loaded."""
+    convert = partial(swin_state_from_official, window_size=encoder.window_size)
     return load_official(encoder, file, owner="Swin", where=WHERE, optional="norm", convert=convert)
 
 
@@ -131,6 +145,15 @@ def refseg_name(name: str) -> str:
         name = ours + name.removeprefix(theirs) if name.startswith(theirs) else name
     for theirs, ours in RENAMED_IN_BLOCKS:
         name = name.replace(theirs, ours) if ".blocks." in name else name
+    return name
+
+
+def official_name(name: str) -> str:
+    """Invert `refseg_name`."""
+    for theirs, ours in RENAMED_IN_BLOCKS:
+        name = name.replace(ours, theirs) if ".blocks." in name else name
+    for theirs, ours in RENAMED:
+        name = theirs + name.removeprefix(ours) if name.startswith(ours) else name
     return name
 
 
@@ -150,15 +173,16 @@ def resize_table(table: Tensor, window_size: int) -> Tensor:
     return square.flatten(2)[0].t().contiguous().to(table.dtype)
 
 
-def check_complete(names: Iterable[str]) -> None:
+def check_complete(state: Mapping[str, Tensor]) -> None:
     """Check that all learned weights of all stages and blocks are there, up to the highest numbers found."""
-    have = {name for name in names if LEARNED.fullmatch(name)}
-    blocks = {tuple(map(int, found)) for name in have for found in re.findall(r"layers\.(\d+)\.blocks\.(\d+)\.", name)}
+    blocks = {
+        tuple(map(int, found)) for name in state for found in re.findall(r"^stages\.(\d+)\.blocks\.(\d+)\.", name)
+    }
     depths = [
         1 + max((block for other, block in blocks if other == stage), default=0)
         for stage in range(1 + max((stage for stage, _ in blocks), default=0))
     ]
-    missing = sorted(official_keys(depths) - have)
+    missing = sorted(key for key in official_keys(depths) if refseg_name(key) not in state)
     if missing:
         raise CheckpointError(f"{len(missing)} keys of Swin are missing: {shown(missing)}.")
 

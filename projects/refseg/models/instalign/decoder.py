@@ -120,6 +120,8 @@ class ObjectTextDecoder(BaseModule):
         ffn_dim: Width of the feed-forward networks.
         masked_attention: From the second block on, a query attends to the pixels inside its current mask, or to all
             pixels if the mask is empty, as in Mask2Former. The paper does not say.
+        first_masked: Masked attention in the first block, too, inside the masks of the initial queries. Mask2Former's
+            published weights need it, because its initial queries are trained to have masks; ours are not.
         reads_words: Queries attend to words. False is "M2F + InstAlign" of Table 3d: the decoder ignores the text, and
             queries are computed once per image.
         updates_words: Words attend to queries in turn ("a minor enhancement").
@@ -138,12 +140,14 @@ class ObjectTextDecoder(BaseModule):
         num_heads: int = 8,
         ffn_dim: int = 2048,
         masked_attention: bool = True,
+        first_masked: bool = False,
         reads_words: bool = True,
         updates_words: bool = True,
         word_ffn_dim: int | None = None,
     ) -> None:
         super().__init__()
-        self.masked_attention, self.reads_words, self.num_blocks = masked_attention, reads_words, num_blocks
+        self.reads_words, self.num_blocks = reads_words, num_blocks
+        self.masked_from = (0 if first_masked else 1) if masked_attention else num_blocks
         self.queries = nn.Parameter(torch.randn(num_queries, embed_dim))
         self.query_position = nn.Parameter(torch.randn(num_queries, embed_dim))
         self.level_embed = nn.Parameter(torch.randn(3, pixel_dim))
@@ -185,7 +189,7 @@ class ObjectTextDecoder(BaseModule):
         for number, block in enumerate(self.blocks):
             level = number % len(levels)
             attn_mask = pixels.masks[level] if pixels.padded else None
-            if self.masked_attention and number:
+            if number >= self.masked_from:
                 attn_mask = pixel_attn_mask(pixels, level, heads.mask_embeddings(query), groups)
             output = block(
                 query,

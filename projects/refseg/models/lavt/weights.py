@@ -22,13 +22,13 @@ DECODER = re.compile(r"(conv|bn)([12])_([234])\.(\w+)")
 
 
 def lavt_state_from_official(
-    content: Mapping[str, Any], *, window_size: int = 12
+    content: Mapping[str, Any], *, window_size: int | None = None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Convert a published checkpoint.
 
     Args:
         content: The checkpoint.
-        window_size: Window of the Swin encoder; position tables are resized to it.
+        window_size: Window of the Swin encoder, to which position tables are resized. None keeps them.
 
     Returns:
         The state dict of `LAVT` without computed buffers (`relative_position_index`), and the reason for each key left

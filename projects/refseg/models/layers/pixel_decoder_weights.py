@@ -1,7 +1,7 @@
 """Convert weights of Mask2Former's official pixel decoder, which ReLA's checkpoints contain, for `PixelDecoder`.
 
-`PixelDecoder` has mmdet's names. Only names differ: in both, levels go from coarse to fine, and sampling offsets are
-ordered by head, level, and point.
+`PixelDecoder` has mmdet's names, which are taken as they are. Only names differ: in both, levels go from coarse to
+fine, and sampling offsets are ordered by head, level, and point.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FIXED = {
     "layer_1.norm.bias": "output_convs.0.gn.bias",
 }
 INPUT = re.compile(r"input_proj\.([012])\.([01])\.(weight|bias)")
-LAYER = re.compile(r"transformer\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
+LAYER = re.compile(r"(?:transformer\.)?encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
 LAYER_PARTS = {
     **{
         f"self_attn.{name}": f"self_attn.{name}"
@@ -37,21 +37,22 @@ LAYER_PARTS = {
 
 
 def pixel_decoder_state_from_official(official: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str], set[str]]:
-    """Convert official weights, given without a prefix.
+    """Convert official or mmdet's weights, given without a prefix.
 
     Returns:
         The state dict of `PixelDecoder`, the unknown official keys, and all keys that the state dict should have, for
         the number of layers found.
     """
     state, unknown = {}, []
+    layers = [int(found[1]) for name in official if (found := LAYER.fullmatch(name))]
+    keys = _keys(1 + max(layers, default=0))
     for name, value in official.items():
-        place = _place(name)
+        place = name if name in keys else _place(name)
         if place is None:
             unknown.append(name)
         else:
             state[f"mmdet_decoder.{place}"] = value
-    layers = [int(found[1]) for name in official if (found := LAYER.fullmatch(name))]
-    return state, unknown, {f"mmdet_decoder.{key}" for key in _keys(1 + max(layers, default=0))}
+    return state, unknown, {f"mmdet_decoder.{key}" for key in keys}
 
 
 def _place(name: str) -> str | None:

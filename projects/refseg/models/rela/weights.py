@@ -6,7 +6,6 @@ A checkpoint holds `model`, with the prefixes `backbone.`, `text_encoder.`, `sem
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,47 +14,50 @@ from torch import Tensor
 from refseg.errors import CheckpointError
 from refseg.models.encoders.fused_weights import check_accounted, fused_state_from_official
 from refseg.models.encoders.official_weights import shown
+from refseg.models.layers.decoder_weights import DecoderNames, decoder_state
 from refseg.models.layers.pixel_decoder_weights import pixel_decoder_state_from_official
 
 PREFIXES = ("backbone.", "text_encoder.", "sem_seg_head.pixel_decoder.", "sem_seg_head.predictor.")
-ATTENTIONS = {
-    r"RIA_layers\.(\d+)\.multihead_attn": "decoder.region_image.{}.cross_attn_pixels",
-    r"RLA_vision\.(\d+)\.self_attn": "decoder.region_region.{}.self_attn",
-    r"RLA_lang_att\.multihead_attn": "decoder.region_language.cross_attn_words",
-}
-LINEAR = {  # modules with weight and bias
-    r"RIA_layers\.(\d+)\.norm": "decoder.region_image.{}.norm",
-    r"RLA_vision\.(\d+)\.norm": "decoder.region_region.{}.norm_self",
-    r"RLA_lang_att\.norm": "decoder.region_language.norm",
-    r"transformer_ffn_layers\.(\d+)\.linear1": "decoder.region_region.{}.ffn.0",
-    r"transformer_ffn_layers\.(\d+)\.linear2": "decoder.region_region.{}.ffn.2",
-    r"transformer_ffn_layers\.(\d+)\.norm": "decoder.region_region.{}.norm_ffn",
-    r"decoder_norm": "heads.norm",
-    r"mask_embed\.layers\.0": "heads.mask.0",
-    r"mask_embed\.layers\.1": "heads.mask.2",
-    r"mask_embed\.layers\.2": "heads.mask.4",
-    r"minimap_embed": "heads.minimap",
-    r"nt_embed\.layers\.0": "heads.no_target.0",
-    r"nt_embed\.layers\.1": "heads.no_target.2",
-}
-SINGLE = {
-    "query_feat.weight": "decoder.queries",
-    "static_query.weight": "decoder.queries",  # its name in older files
-    "query_embed.weight": "decoder.query_position",
-    "level_embed.weight": "decoder.level_embed",
-    "lang_proj.weight": "decoder.project_words.weight",
-    "lang_weight": "decoder.region_language.weight",
-}
+PREDICTOR = DecoderNames(
+    attentions={
+        r"RIA_layers\.(\d+)\.multihead_attn": "decoder.region_image.{}.cross_attn_pixels",
+        r"RLA_vision\.(\d+)\.self_attn": "decoder.region_region.{}.self_attn",
+        r"RLA_lang_att\.multihead_attn": "decoder.region_language.cross_attn_words",
+    },
+    linear={
+        r"RIA_layers\.(\d+)\.norm": "decoder.region_image.{}.norm",
+        r"RLA_vision\.(\d+)\.norm": "decoder.region_region.{}.norm_self",
+        r"RLA_lang_att\.norm": "decoder.region_language.norm",
+        r"transformer_ffn_layers\.(\d+)\.linear1": "decoder.region_region.{}.ffn.0",
+        r"transformer_ffn_layers\.(\d+)\.linear2": "decoder.region_region.{}.ffn.2",
+        r"transformer_ffn_layers\.(\d+)\.norm": "decoder.region_region.{}.norm_ffn",
+        r"decoder_norm": "heads.norm",
+        r"mask_embed\.layers\.0": "heads.mask.0",
+        r"mask_embed\.layers\.1": "heads.mask.2",
+        r"mask_embed\.layers\.2": "heads.mask.4",
+        r"minimap_embed": "heads.minimap",
+        r"nt_embed\.layers\.0": "heads.no_target.0",
+        r"nt_embed\.layers\.1": "heads.no_target.2",
+    },
+    single={
+        "query_feat.weight": "decoder.queries",
+        "static_query.weight": "decoder.queries",  # its name in older files
+        "query_embed.weight": "decoder.query_position",
+        "level_embed.weight": "decoder.level_embed",
+        "lang_proj.weight": "decoder.project_words.weight",
+        "lang_weight": "decoder.region_language.weight",
+    },
+)
 
 
 def rela_state_from_official(
-    content: Mapping[str, Any], *, window_size: int = 12
+    content: Mapping[str, Any], *, window_size: int | None = None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Convert a published checkpoint.
 
     Args:
         content: The checkpoint.
-        window_size: Window of the Swin encoder; position tables are resized to it.
+        window_size: Window of the Swin encoder, to which position tables are resized. None keeps them.
 
     Returns:
         The state dict of `ReLA` without computed buffers (`relative_position_index`), and the reason for each key left
@@ -75,47 +77,12 @@ def rela_state_from_official(
     )
     encoder = fused_state_from_official(backbone, bert, window_size=window_size, bert_name="text_encoder")
     pixels, unknown_pixels, expected_pixels = pixel_decoder_state_from_official(pixel_decoder)
+    regions, unknown_regions, expected_regions = decoder_state(predictor, PREDICTOR)
     state = {f"encoder.{key}": value for key, value in encoder.state.items()}
-    state |= {f"pixel_decoder.{key}": value for key, value in pixels.items()}
+    state |= {f"pixel_decoder.{key}": value for key, value in pixels.items()} | regions
     unknown = [key for key in model if not key.startswith(PREFIXES)] + encoder.unknown
     unknown += [f"sem_seg_head.pixel_decoder.{key}" for key in unknown_pixels]
-    for name, value in predictor.items():
-        parts = predictor_parts(name, value)
-        if not parts:
-            unknown.append(f"sem_seg_head.predictor.{name}")
-        state |= parts
+    unknown += [f"sem_seg_head.predictor.{key}" for key in unknown_regions]
     expected = {f"encoder.{key}" for key in encoder.expected} | {f"pixel_decoder.{key}" for key in expected_pixels}
-    check_accounted("ReLA", state, expected | _predictor_keys(state), unknown)
+    check_accounted("ReLA", state, expected | expected_regions, unknown)
     return state, encoder.left_out
-
-
-def predictor_parts(name: str, value: Tensor) -> dict[str, Tensor]:
-    """Convert one official tensor: two tensors if it holds query, key and value, none if it is unknown."""
-    if name in SINGLE:
-        return {SINGLE[name]: value}
-    for pattern, place in ATTENTIONS.items():
-        if found := re.fullmatch(rf"{pattern}\.(in_proj_|out_proj\.)(weight|bias)", name):
-            *number, part, kind = found.groups()
-            ours = place.format(*number)
-            if part == "out_proj.":
-                return {f"{ours}.out.{kind}": value}
-            query, key_value = value.split([len(value) // 3, 2 * len(value) // 3])
-            return {f"{ours}.query.{kind}": query, f"{ours}.key_value.{kind}": key_value}
-    for pattern, place in LINEAR.items():
-        if found := re.fullmatch(rf"{pattern}\.(weight|bias)", name):
-            *number, kind = found.groups()
-            return {f"{place.format(*number)}.{kind}": value}
-    return {}
-
-
-def _predictor_keys(state: Mapping[str, Tensor]) -> set[str]:
-    """Return the keys that decoder and heads should have, for the number of blocks in the state dict."""
-    found = [
-        int(number) for key in state for number in re.findall(r"^decoder\.(?:region_image|region_region)\.(\d+)\.", key)
-    ]
-    parts = list(LINEAR.values())
-    parts += [f"{place}.{part}" for place in ATTENTIONS.values() for part in ("query", "key_value", "out")]
-    blocks = range(1 + max(found, default=0))
-    return {f"{part.format(block)}.{kind}" for part in parts for block in blocks for kind in ("weight", "bias")} | set(
-        SINGLE.values()
-    )

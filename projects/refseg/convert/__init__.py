@@ -1,0 +1,1 @@
+"""Convert published weights (`refseg convert`)."""
