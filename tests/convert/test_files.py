@@ -191,5 +191,5 @@ def test_training_starts_from_published_files(tmp_path: Path) -> None:
 
 
 def test_own_weights_have_no_published_layout() -> None:
-    for config in ("lavt_swinb", "instalign_swinb", "latentvg_beit3b"):
+    for config in ("lavt_swinb", "instalign_swinb", "latentvg_beit3b", "baseline_tiny_refshapes"):
         assert find_layout({"state_dict": tiny_model(config).state_dict()}) is None

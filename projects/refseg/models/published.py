@@ -113,7 +113,7 @@ LAYOUTS = (  # the more special ones first
     ),
     Layout(
         name="text model",
-        mark=r"(\w+\.)?embeddings\.(word_embeddings|token_embedding)\.weight",
+        mark=r"((bert|roberta|distilbert|electra|text_model)\.)?embeddings\.(word_embeddings|token_embedding)\.weight",
         convert=_text,
         place="encoder.text.",
     ),
@@ -127,10 +127,10 @@ def find_layout(content: Mapping[str, Any]) -> Layout | None:
 
 
 def state_for(model: nn.Module, content: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
-    """Return the state dict of a checkpoint for a model, whether it has our names or a published layout."""
+    """Return the state dict of a checkpoint for a model, whether it has the model's names or a published layout."""
     state = state_dict_of(content, path)
     layout = find_layout(content)
-    if layout is None:
+    if layout is None or state.keys() & model.state_dict().keys():
         return state
     try:
         state, _ = layout.convert(content, Sizes.of(model))
