@@ -33,3 +33,12 @@ def test_score_table_is_aligned() -> None:
         "Pr@0.5         -      7.00",
     ]
     assert len({len(line) for line in lines}) == 1
+
+
+def test_best_values_are_marked() -> None:
+    """A star marks values that no earlier validation exceeds. The first validation has none."""
+    metrics = {"gres/gIoU": 51.2, "refseg/gIoU": 50.0}
+    first = list(score_table("val", metrics, {}))
+    later = list(score_table("val", metrics, {"gres/gIoU": 51.2, "refseg/gIoU": 60.0}))
+    assert first[1] == "gIoU     51.20     50.00"
+    assert later[1] == "gIoU *   51.20     50.00"

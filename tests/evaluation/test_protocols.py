@@ -125,6 +125,16 @@ def test_greedy_matching() -> None:
     assert match_boxes(nothing, np.array([a]), generalized=True) == (0, 0, 1)
 
 
+def test_f1_and_correlation_of_rejections() -> None:
+    """Of 3 phrases without a target 2 are rejected, and of 5 with one 1. Both kinds of phrases are needed."""
+    cases = [(False, 0.9)] * 2 + [(False, 0.1)] + [(True, 0.9)] + [(True, 0.1)] * 4
+    rows = Rows.of(row(5, predicted=5, has_target=target, no_target_prob=prob) for target, prob in cases)
+    scores = get_protocol("refseg").score(rows)
+    assert scores["N-F1"] == pytest.approx(100 * 2 * 2 / (2 * 2 + 1 + 1))
+    assert scores["N-MCC"] == pytest.approx(100 * (2 * 4 - 1 * 1) / math.sqrt(3 * 3 * 5 * 5))
+    assert not {"N-F1", "N-MCC"} & set(get_protocol("refseg").score(rows[rows.has_target]))
+
+
 def test_auc_stands_beside_n_acc() -> None:
     """One of two phrases without a target has a higher probability than both with a target, the other than neither."""
     rows = Rows.of(

@@ -6,7 +6,9 @@ The log file has everything, including mmengine's dumps of environment, config, 
 from __future__ import annotations
 
 import logging
+import math
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -53,6 +55,10 @@ class ScreenHook(Hook):
 
     priority = "VERY_LOW"  # after the hooks that measure time and choose the best checkpoint
 
+    def __init__(self) -> None:
+        self.best: dict[str, float] = {}  # of the validations so far
+        self.started = 0.0
+
     def before_train(self, runner: Any) -> None:
         self.interval = next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 50)
         loaders = {"train": runner.train_dataloader}
@@ -92,15 +98,29 @@ class ScreenHook(Hook):
             parts.append(f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left")
         show("  ".join(parts))
 
+    def before_val_epoch(self, runner: Any) -> None:
+        self.started = time.perf_counter()
+
+    def before_test_epoch(self, runner: Any) -> None:
+        self.started = time.perf_counter()
+
+    def speed(self, loader: Any) -> str:
+        """Return the time per image since the start of the validation or test, with loading and scoring."""
+        images = math.ceil(len(loader.dataset) / get_world_size())
+        return f"{(time.perf_counter() - self.started) / max(images, 1):.3f} s per image"
+
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         title = f"validation after step {runner.iter}"
-        show("\n".join(score_table(title, metrics or {})))
+        show("\n".join(score_table(title, metrics or {}, self.best)))
+        show(self.speed(runner.val_dataloader))
+        self.best |= {name: max(value, self.best.get(name, value)) for name, value in (metrics or {}).items()}
         best = runner.message_hub.runtime_info.get("best_ckpt")
         if best is not None and runner.message_hub.runtime_info.get("best_score") is not None:
             show(f"best so far: {best}")
 
     def after_test_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         show("\n".join(score_table("test", metrics or {})))
+        show(self.speed(runner.test_dataloader))
 
 
 def describe_data(dataset: Any) -> str:
@@ -124,8 +144,12 @@ def describe_model(model: Any) -> str:
     return f"{type(model).__name__}: {total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M of them trained"
 
 
-def score_table(title: str, metrics: Mapping[str, float]) -> Iterator[str]:
-    """Yield the lines of a table: one row per metric, one column per protocol ("protocol/metric": value)."""
+def score_table(title: str, metrics: Mapping[str, float], earlier: Mapping[str, float] | None = None) -> Iterator[str]:
+    """Yield the lines of a table: one row per metric, one column per protocol ("protocol/metric": value).
+
+    Args:
+        earlier: The best values so far. A star marks values that are at least as high (except error rates).
+    """
     scores = {name: value for name, value in metrics.items() if name not in ("time", "data_time")}
     protocols = list(dict.fromkeys(name.rpartition("/")[0] for name in scores))
     rows = list(dict.fromkeys(name.rpartition("/")[2] for name in scores))
@@ -133,8 +157,11 @@ def score_table(title: str, metrics: Mapping[str, float]) -> Iterator[str]:
     widths = {protocol: max(len(protocol), 8) for protocol in protocols}
     yield f"{title:{first}}" + "".join(f"  {protocol:>{widths[protocol]}}" for protocol in protocols)
     for row in rows:
-        cells = [scores.get(f"{protocol}/{row}" if protocol else row) for protocol in protocols]
-        texts = ["-" if cell is None else f"{cell:.2f}" for cell in cells]
-        yield f"{row:{first}}" + "".join(
-            f"  {text:>{width}}" for text, width in zip(texts, widths.values(), strict=True)
-        )
+        line = f"{row:{first}}"
+        for protocol in protocols:
+            name = f"{protocol}/{row}" if protocol else row
+            text = "-" if name not in scores else f"{scores[name]:.2f}"
+            is_best = scores.get(name, -math.inf) >= (earlier or {}).get(name, math.inf) and not row.endswith("FPR")
+            star = "*" if is_best else " "
+            line += f" {star}{text:>{widths[protocol]}}"
+        yield line

@@ -68,6 +68,33 @@ def accuracies(rows: Rows, rejected: np.ndarray) -> Terms:
     return {"N-acc": (rejected & none, none), "T-acc": (~rejected & rows.has_target, rows.has_target)}
 
 
+def matthews(sums: np.ndarray, slack: float = 0.0) -> np.ndarray:
+    """Return the Matthews correlation (S,) of numbers (S, 4): found, false alarms, missed, rightly not reported."""
+    tp, fp, fn, tn = sums.astype(np.float64).T
+    root = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+    return np.divide(tp * tn - fp * fn, root + slack, out=np.zeros(len(sums)), where=root + slack > 0)
+
+
+def rejections(rows: Rows, rejected: np.ndarray) -> Terms:
+    """N-F1 and N-MCC: F1 and Matthews correlation of "rejected" with "refers to nothing"; undefined without both kinds
+    of expressions."""
+    none = ~rows.has_target
+    columns = np.stack([rejected & none, rejected & ~none, ~rejected & none, ~rejected & ~none], 1)
+
+    def if_both(value: Callable[[np.ndarray], np.ndarray]) -> Formula:
+        def of_sums(sums: np.ndarray) -> np.ndarray:
+            tp, fp, fn, tn = sums.T
+            return np.where((tp + fn > 0) & (fp + tn > 0), value(sums), np.nan)
+
+        return Formula(columns, of_sums)
+
+    def f1(sums: np.ndarray) -> np.ndarray:
+        tp, fp, fn, _ = sums.T
+        return 2 * tp / np.maximum(2 * tp + fp + fn, 1)
+
+    return {"N-F1": if_both(f1), "N-MCC": if_both(matthews)}
+
+
 def single_target(rows: Rows, rejected: np.ndarray, *, chosen: np.ndarray | None = None, strict: bool = False) -> Terms:
     """oIoU, mIoU and Pr@X as in LAVT's test.py, which rejects nothing. Two empty masks have IoU 0."""
     chosen = np.ones(len(rows), bool) if chosen is None else chosen
@@ -177,7 +204,8 @@ def refseg_default(rows: Rows, rejected: np.ndarray) -> Terms:
     gIoU and cIoU are over all expressions as in GRES; oIoU, mIoU and Pr@X are over expressions with a target.
     """
     general = generalized(rows, rejected, rejected_target="emptied", thresholds=())
-    return {**general, **single_target(emptied(rows, rejected), rejected, chosen=rows.has_target)}
+    targets = single_target(emptied(rows, rejected), rejected, chosen=rows.has_target)
+    return {**general, **rejections(rows, rejected), **targets}
 
 
 # Instances: cgF1 of SA-Co ---------------------------------------------------------------------------------------------
@@ -215,8 +243,7 @@ def concepts(rows: Rows, rejected: np.ndarray) -> Terms:
         return mean_f1(sums[:, :count][:, chosen], sums[:, count], sums[:, count + 1])
 
     def correlation(sums: np.ndarray) -> np.ndarray:
-        tp, fp, fn, tn = sums[:, count + 2 :].astype(np.float64).T
-        return (tp * tn - fp * fn) / (np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)) + RATE_SLACK)
+        return matthews(sums[:, count + 2 :], RATE_SLACK)
 
     terms: Terms = {}
     for name, chosen in (("", slice(None)), ("@0.5", slice(0, 1)), ("@0.75", slice(5, 6))):
