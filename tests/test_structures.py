@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from refseg.analysis.synthetic import dummy_batch
-from refseg.structures import Batch, Prediction, SampleMeta, move
+from refseg.structures import Batch, InstancePrediction, Prediction, SampleMeta, StackedInstances, move
 
 
 def make_batch() -> Batch:
@@ -44,3 +44,14 @@ def test_move_reaches_every_tensor() -> None:
     assert moved.metas == batch.metas and isinstance(moved.metas[0], SampleMeta)
     assert batch.images.device.type == "cpu"
     assert move({"a": (1, torch.zeros(1))}, "meta")["a"][1].device.type == "meta"
+
+
+def test_stacked_instances_are_a_sequence() -> None:
+    """Two expressions with three queries each."""
+    logits, relevance = torch.arange(24.0).view(2, 3, 2, 2), torch.rand(2, 3)
+    stacked = StackedInstances(logits, relevance)
+    assert len(stacked) == 2
+    for k, one in enumerate(stacked):
+        assert isinstance(one, InstancePrediction) and one.word_attention is None
+        assert one.mask_logits.equal(logits[k]) and one.relevance.equal(relevance[k])
+    assert move(Prediction(None, instances=stacked), "meta").instances[1].relevance.device.type == "meta"

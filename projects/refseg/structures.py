@@ -6,6 +6,7 @@ Every class has slots, so a misspelled field is an error. `x.to(device)` moves a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -273,6 +274,28 @@ class InstancePrediction(Movable):
 
 
 @dataclass(slots=True)
+class StackedInstances(Movable, Sequence):
+    """Predictions of N queries for each of E expressions: a sequence of `InstancePrediction`.
+
+    Args:
+        mask_logits: (E, N, h, w) mask logits.
+        relevance: (E, N) probability that the query's instance is referred to.
+        word_attention: (E, N, L) weights, or None.
+    """
+
+    mask_logits: Tensor
+    relevance: Tensor
+    word_attention: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.relevance)
+
+    def __getitem__(self, k: int) -> InstancePrediction:  # type: ignore[override]
+        words = None if self.word_attention is None else self.word_attention[k]
+        return InstancePrediction(self.mask_logits[k], self.relevance[k], words)
+
+
+@dataclass(slots=True)
 class RegionPrediction(Movable):
     """Image regions that each token retrieved, at a coarse level.
 
@@ -301,7 +324,7 @@ class Prediction(Movable):
 
     mask_logits: Tensor | None
     no_target_logit: Tensor | None = None
-    instances: list[InstancePrediction] | None = None
+    instances: Sequence[InstancePrediction] | None = None
     auxiliary: Any = None
     regions: RegionPrediction | None = None
     covers: Literal["input", "image"] = "input"

@@ -29,3 +29,10 @@ def test_dot_uses_the_image_of_each_expression(counts: list[int]) -> None:
     vectors, maps = torch.randn(sum(counts), 2, 5), torch.randn(len(counts), 5, 3, 4)
     wanted = torch.einsum("etc,echw->ethw", vectors, maps[groups.rows])
     torch.testing.assert_close(groups.dot(vectors, maps), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_number_stands_for_expressions_with_rows_of_their_own() -> None:
+    groups, rows = Groups(3, "cpu"), torch.randn(3, 2, 4)
+    assert groups.group(rows).equal(rows) and groups.ungroup(rows).equal(rows)
+    assert (groups.counts, groups.rows, groups.num_expressions) == ((1, 1, 1), [0, 1, 2], 3)
+    assert not groups.by_image

@@ -18,6 +18,11 @@ def test_normalizes_and_pads() -> None:
     assert data["batch"].images.shape == (2, 3, 3, 5), "the given batch is left as it is"
 
 
+def test_a_pair_of_divisors_is_of_height_and_width() -> None:
+    batch = ReferringDataPreprocessor(size_divisor=(4, 7))(dummy_batch(shape=(3, 5)))["batch"]
+    assert batch.images.shape[-2:] == batch.pixel_mask.shape[-2:] == (4, 7)
+
+
 def test_float_images_raise() -> None:
     data = dummy_batch(shape=(4, 4))
     data["batch"].images = data["batch"].images.float()

@@ -30,6 +30,7 @@ VERBS = {  # verb: summary. The module refseg.cli.<verb> has EXAMPLES, add_argum
     "probe": "change one thing in each phrase and measure whether the answer follows",
     "convert": "convert published weights of Swin, BEiT-3, LAVT, ReLA, Mask2Former and others",
     "data": "find, check, browse, convert and generate data",
+    "export": "write a model as ONNX graphs that answer like it, for onnxruntime",
     "finetune": "fine-tune a model on your own images and phrases",
     "quickstart": "generate RefShapes, train a small model, evaluate, write a report",
     "models": "list the models that have a name, and whether their weights are on this machine",

@@ -107,10 +107,10 @@ def trained_model_entries() -> list[dict[str, Any]]:
 def trained_model_entry(name: str, folder: Path) -> dict[str, Any] | None:
     """Return the entry of a work directory, or None if it has no checkpoint."""
     from refseg.config_check import method_and_data
-    from refseg.inference.loading import find_config, find_weights
+    from refseg.inference.loading import find_model
 
     try:
-        checkpoint, config = find_weights(folder), find_config(folder)
+        config, checkpoint = find_model(folder)
     except UserError:
         return None
     try:
@@ -126,7 +126,7 @@ def trained_model_entry(name: str, folder: Path) -> dict[str, Any] | None:
         "license": "",
         "parameters": None,
         "available": True,
-        "checkpoint": str(checkpoint),
+        "checkpoint": checkpoint and str(checkpoint),
     }
 
 

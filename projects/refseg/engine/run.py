@@ -318,8 +318,8 @@ def test(
     cfg.custom_hooks = [
         hook for hook in cfg.get("custom_hooks", []) if hook["type"] in ("TextTruncationHook", "ProgressBarHook")
     ]
-    if checkpoint is not None:
-        cfg.test_dataloader = with_tokenizer_files(Path(checkpoint).parent, cfg.test_dataloader)
+    beside = Path(checkpoint or resolve_config(config)).parent
+    cfg.test_dataloader = with_tokenizer_files(beside, cfg.test_dataloader)
 
     # Build, load the weights, and compare what they were trained on with the test data.
     runner = build_runner(cfg)

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -113,7 +113,7 @@ class ReferringInferencer:
             warn_shapes_only(model.note)
         self.loaded = model
         self.segmentor = model.segmentor
-        self.device = next(model.segmentor.parameters()).device
+        self.device = device_of(model.segmentor)
         self.prompted = _find_prompted(model.segmentor, clicks)
         self.dtype = _find_dtype(dtype, self.device)
         self.batch_size, self.max_phrases = batch_size, max_phrases
@@ -479,7 +479,12 @@ def _find_prompted(segmentor: RefSegmentor, clicks: str | Path | None) -> Prompt
         return getattr(segmentor, "prompted", None)
     from refseg.models.zero_shot.prompted import PromptedMasks
 
-    return PromptedMasks(str(clicks), option="clicks").to(next(segmentor.parameters()).device)
+    return PromptedMasks(str(clicks), option="clicks").to(device_of(segmentor))
+
+
+def device_of(segmentor: RefSegmentor) -> torch.device:
+    """Return the device of a model, which may have buffers only."""
+    return next(chain(segmentor.parameters(), segmentor.buffers())).device
 
 
 def _find_dtype(name: str, device: torch.device) -> torch.dtype:

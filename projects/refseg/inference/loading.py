@@ -28,6 +28,7 @@ from refseg.weights import names_of
 
 ALIGNMENT = "alignment.json"  # beside the weights: how well the model's instances point to their words
 WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors")
+GRAPH_SUFFIX = ".onnx"  # of models that `refseg export` wrote: their config names the graphs
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +67,21 @@ def find_model(model: str | Path, weights: str | Path | None = None) -> tuple[Pa
 
     Args:
         model: A name that `refseg models` lists, a config (a file, or the name of one that ships) with `weights`, or a
-            checkpoint or work directory alone. The config of the latter two is the only `*.py` file beside the weights.
+            checkpoint, a work directory, or a folder or graph of `refseg export` alone. The config of the latter is the
+            only `*.py` file in the folder.
         weights: A checkpoint, or a work directory with its best, newest or only one.
 
     Returns:
         The config, and the checkpoint; None for a model that loads published weights itself.
     """
     path = shipped_model(model) or own_models().get(str(model)) or Path(model)
+    if path.suffix == GRAPH_SUFFIX:
+        path = find_weights(path).parent
     if path.is_dir():
-        return find_config(path), find_weights(path if weights is None else Path(weights))
+        config = find_config(path)
+        if weights is None and any(path.glob(f"*{GRAPH_SUFFIX}")) and brings_weights(read_config(config)):
+            return config, None
+        return config, find_weights(path if weights is None else Path(weights))
     if path.suffix in WEIGHT_SUFFIXES:
         if weights is not None:
             raise UsageError(f"{model} is already a checkpoint. Pass a config file when you give WEIGHTS separately.")
@@ -110,7 +117,7 @@ def brings_weights(cfg: Config) -> bool:
 def find_config(model: str | Path) -> Path:
     """Find the config of a model, which is given as for `find_model`, but needs no weights."""
     folder = shipped_model(model) or own_models().get(str(model)) or Path(model)
-    if folder.suffix in WEIGHT_SUFFIXES and not folder.is_dir():
+    if folder.suffix in (*WEIGHT_SUFFIXES, GRAPH_SUFFIX) and not folder.is_dir():
         folder = find_weights(folder).parent
     elif not folder.is_dir():
         return _config_named(model)
@@ -188,10 +195,10 @@ def load_model(
     segmentor = build_model(cfg)
     if not isinstance(segmentor, RefSegmentor):
         raise ConfigError(f"{config}: {type(segmentor).__name__} is not a RefSegmentor, which inference needs.")
+    pipeline = with_tokenizer_files((checkpoint or config).parent, test_pipeline(cfg))
     if checkpoint is None:
-        return LoadedModel(segmentor.to(target).eval(), test_pipeline(cfg), cfg, config, None)
+        return LoadedModel(segmentor.to(target).eval(), pipeline, cfg, config, None)
     load_weights(segmentor, checkpoint)
-    pipeline = with_tokenizer_files(checkpoint.parent, test_pipeline(cfg))
     return LoadedModel(
         segmentor.to(target).eval(), pipeline, cfg, config, checkpoint, aligned=measured_alignment(checkpoint)
     )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from refseg.models.latent_vg import LatentVG
     from refseg.models.lavt import LAVT
     from refseg.models.lgformer import LGFormer
+    from refseg.models.onnx_segmentor import OnnxSegmentor
     from refseg.models.preprocessor import ReferringDataPreprocessor
     from refseg.models.rela import RegionDecoder, ReLA
     from refseg.models.segmentor import RefSegmentor
@@ -48,6 +49,7 @@ MODULES = {
     "LGFormer": "lgformer",
     "LatentVG": "latent_vg",
     "ObjectTextDecoder": "instalign",
+    "OnnxSegmentor": "onnx_segmentor",
     "QueryBaseline": "baseline",
     "ReLA": "rela",
     "RefSegmentor": "segmentor",
@@ -80,6 +82,7 @@ __all__ = [
     "LGFormer",
     "LatentVG",
     "ObjectTextDecoder",
+    "OnnxSegmentor",
     "QueryBaseline",
     "ReLA",
     "RefSegmentor",

@@ -17,10 +17,17 @@ IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
-def pad_batch(batch: Batch, divisor: int) -> Batch:
+def pad_size(size: tuple[int, int], divisor: int | Sequence[int]) -> tuple[int, int]:
+    """Return the size (height, width) after padding it to multiples of `divisor`."""
+    of_height, of_width = (divisor, divisor) if isinstance(divisor, int) else divisor
+    return -(-size[0] // of_height) * of_height, -(-size[1] // of_width) * of_width
+
+
+def pad_batch(batch: Batch, divisor: int | Sequence[int]) -> Batch:
     """Pad height and width to multiples of `divisor`, on the right and at the bottom."""
     height, width = batch.images.shape[-2:]
-    pad = (0, -width % divisor, 0, -height % divisor)
+    padded_height, padded_width = pad_size((height, width), divisor)
+    pad = (0, padded_width - width, 0, padded_height - height)
     if not any(pad):
         return batch
     return replace(
@@ -40,7 +47,7 @@ class ReferringDataPreprocessor(BaseDataPreprocessor):
     Args:
         mean, std: Per channel, in 0..255. By default they follow the image encoder, whose weights expect them; they are
             ImageNet's for one that does not say.
-        size_divisor: Height and width are padded to multiples of it.
+        size_divisor: Height and width are padded to multiples of it. A pair has a number for each.
         non_blocking: Copy to the device asynchronously.
     """
 
@@ -49,7 +56,7 @@ class ReferringDataPreprocessor(BaseDataPreprocessor):
         *,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        size_divisor: int = 32,
+        size_divisor: int | Sequence[int] = 32,
         non_blocking: bool = True,
     ) -> None:
         super().__init__(non_blocking=non_blocking)

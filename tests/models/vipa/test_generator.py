@@ -98,7 +98,7 @@ def test_tokens_depend_on_words_only_through_retrieval() -> None:
 def test_padding_has_no_effect(centered: bool) -> None:
     """Padded pixels and tokens that are not cues may hold anything. Each expression has its own pixels."""
     module, (pixels, words, cues) = generator(centered=centered), inputs()
-    pixels, groups = pixels.repeat_interleave(K, 0), Groups([1] * B * K, "cpu", by_image=False)
+    pixels, groups = pixels.repeat_interleave(K, 0), Groups(B * K, "cpu")
     valid = torch.arange(P) < torch.tensor([6, 10, 9, 1, 2, 7])[:, None]
     one = module(pixels, valid, words, cues, image_of=None, groups=groups)
     dirty, words = pixels.masked_fill(~valid[..., None], 9.0), words.masked_fill(~cues[..., None], -7.0)

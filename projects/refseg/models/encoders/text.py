@@ -254,7 +254,8 @@ class TextEncoder(BaseModule):
         return self.finish(hidden)
 
     def forward(self, tokens: TextTokens) -> TextFeatures:
-        word_feats = self.recall(tokens) if self.frozen else self.encode(tokens)
+        recalls = self.frozen and not torch.compiler.is_compiling()
+        word_feats = self.recall(tokens) if recalls else self.encode(tokens)
         word_mask = tokens.word_mask
         if self.sentence == "mean":
             mean = F.normalize(masked_mean(word_feats, word_mask), dim=-1) * self.embed_dim**0.5

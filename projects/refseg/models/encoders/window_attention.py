@@ -56,12 +56,14 @@ def make_plan(images: int, size: tuple[int, int], window: int, shift: int, devic
         kinds = [2 * (row == rows - 1) + (column == columns - 1) for row in range(rows) for column in range(columns)]
         by_kind = sorted(range(count), key=kinds.__getitem__)
         windows = windows[torch.tensor(by_kind, device=device)]
-    image = torch.arange(images, device=device)[:, None] * tokens
-    token_of = torch.where(windows[:, None] < 0, images * tokens, windows[:, None] + image).flatten()  # W / N, N, L
-    order = token_of.argsort(stable=True)  # tokens first, in their order; then padded positions
-    place_of, padded = order[: images * tokens], order[images * tokens :]
+    image = torch.arange(images, device=device)[:, None]
+    token_of = torch.where(windows < 0, 0, windows)[:, None] + image * tokens * (windows >= 0)[:, None]  # W / N, N, L
+    # Positions of one image: those of its tokens, in their order, then those of padding; then positions of all images
+    order = torch.where(windows < 0, tokens, windows).flatten().argsort()
+    length = window**2
+    places = order // length * (images * length) + order % length + image * length  # (N, W / N * L)
     counts = tuple(number * images for number in counts)
-    return WindowPlan(token_of.masked_fill(token_of == images * tokens, 0), place_of, padded, counts)
+    return WindowPlan(token_of.flatten(), places[:, :tokens].flatten(), places[:, tokens:].flatten(), counts)
 
 
 @functools.lru_cache(maxsize=64)

@@ -179,11 +179,11 @@ class ObjectTextDecoder(BaseModule):
         """
         words = self.project_words(word_feats)
         # Without words, queries are the same for all expressions of an image: decode images, repeat at the end
-        counts = groups.counts
+        of_expressions = groups
         if not self.reads_words:
-            groups = Groups([1] * len(counts), words.device)
+            groups = Groups([1] * groups.num_rows, words.device)
         # Initial queries, and levels with their embeddings
-        query = self.queries.repeat(sum(groups.counts), 1, 1)  # (E, N, C)
+        query = self.queries.repeat(groups.num_expressions, 1, 1)  # (E, N, C)
         levels = [level + embed for level, embed in zip(pixels.levels, self.level_embed, strict=True)]
         decoded: list[DecodedQueries] = []
         for number, block in enumerate(self.blocks):
@@ -203,6 +203,7 @@ class ObjectTextDecoder(BaseModule):
             )
             query, words = output.query_feats, output.word_feats
             if not self.reads_words:
+                counts = of_expressions.counts
                 repeated = [row.expand(count, -1, -1) for row, count in zip(query.split(1), counts, strict=True)]
                 output = output._replace(query_feats=torch.cat(repeated))  # (E, N, C)
             decoded.append(output)

@@ -36,7 +36,7 @@ from refseg.models.losses import (
 )
 from refseg.models.query_segmentor import QuerySegmentor
 from refseg.registry import MODELS
-from refseg.structures import Batch, InstancePrediction, Prediction
+from refseg.structures import Batch, Prediction, StackedInstances
 
 WordMatrix = Literal["dot", "attention"]
 
@@ -220,8 +220,7 @@ class InstAlign(QuerySegmentor):
             weights = word_attention(query_feats, words, word_mask)
         else:
             weights = object_text[:, self.words.heads or slice(None)].mean(1)
-        instances = [InstancePrediction(*one) for one in zip(mask_logits, relevance, weights, strict=True)]
-        return Prediction(merged, no_target, instances, auxiliary)
+        return Prediction(merged, no_target, StackedInstances(mask_logits, relevance, weights), auxiliary)
 
     def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         outputs: DecoderOutputs = prediction.auxiliary

@@ -24,17 +24,22 @@ class Groups:
     """Map between rows of expressions and rows of images.
 
     Args:
-        counts: Number of expressions of each image. Expressions of an image are consecutive.
+        counts: Number of expressions of each image. Expressions of an image are consecutive. A single number E: feature
+            rows are E expressions already. Exporters give symbols, which are compared only where they must be.
         device: Device of the tensors that will be grouped.
-        by_image: False if feature rows are expressions already, one each.
     """
 
-    def __init__(self, counts: Sequence[int], device: torch.device | str, *, by_image: bool = True) -> None:
-        self.counts, self.by_image = tuple(counts), by_image
-        self.max_count = max(self.counts, default=0)
-        self.uniform = len(set(self.counts)) <= 1
+    _counts: tuple[int, ...] | None
+
+    def __init__(self, counts: Sequence[int] | int, device: torch.device | str) -> None:
+        self.by_image = isinstance(counts, Sequence)
+        if isinstance(counts, Sequence):
+            self._counts, self.num_rows, self.max_count = tuple(counts), len(counts), max(counts, default=0)
+            self.uniform = len(counts) <= 1 or len(set(counts)) == 1
+        else:
+            self._counts, self.num_rows, self.max_count, self.uniform = None, counts, 1, True
         if not self.uniform:
-            firsts = range(0, len(self.counts) * self.max_count, self.max_count)
+            firsts = range(0, self.num_rows * self.max_count, self.max_count)
             # One tensor per image, made on the device: copying a list would make a GPU synchronize
             slots = [
                 torch.arange(first, first + count, device=device)
@@ -45,8 +50,17 @@ class Groups:
     @classmethod
     def of(cls, batch: Batch, *, shared: bool) -> Self:
         """Return the groups of a batch; `shared`: features have one row per image instead of one per expression."""
-        counts = batch.expression_counts if shared else [1] * batch.num_expressions
-        return cls(counts, batch.images.device, by_image=shared)
+        return cls(batch.expression_counts if shared else batch.num_expressions, batch.images.device)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Number of expressions of each row."""
+        return (1,) * self.num_rows if self._counts is None else self._counts
+
+    @property
+    def num_expressions(self) -> int:
+        """E."""
+        return self.num_rows if self._counts is None else sum(self._counts)
 
     @property
     def rows(self) -> list[int]:
@@ -56,13 +70,13 @@ class Groups:
     def group(self, rows: Tensor) -> Tensor:
         """(E, T, ...) -> (B, K T, ...). Images with fewer expressions are padded with zeros."""
         if not self.uniform:
-            empty = rows.new_zeros(len(self.counts) * self.max_count, *rows.shape[1:])
+            empty = rows.new_zeros(self.num_rows * self.max_count, *rows.shape[1:])
             rows = empty.index_copy(0, self.slots, rows)
-        return rows.reshape(len(self.counts), self.max_count * rows.shape[1], *rows.shape[2:])
+        return rows.reshape(self.num_rows, self.max_count * rows.shape[1], *rows.shape[2:])
 
     def ungroup(self, grouped: Tensor) -> Tensor:
         """(B, K T, ...) -> (E, T, ...): the inverse of `group`."""
-        rows = grouped.reshape(len(self.counts) * self.max_count, -1, *grouped.shape[2:])
+        rows = grouped.reshape(self.num_rows * self.max_count, -1, *grouped.shape[2:])
         return rows if self.uniform else rows.index_select(0, self.slots)
 
     def dot(self, vectors: Tensor, maps: Tensor) -> Tensor:

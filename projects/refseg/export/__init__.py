@@ -1,0 +1,1 @@
+"""`refseg export`: models as ONNX graphs, with proof that they answer alike."""

@@ -1,0 +1,78 @@
+"""Graphs of every method answer like the model, for other numbers of images, phrases, and words than they were traced
+with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.referring_checks import padded_images, prepared, tiny_model, with_padded_words
+from refseg.errors import UsageError
+from refseg.export.graphs import write_graphs
+from refseg.models import RefSegmentor
+from refseg.models.onnx_segmentor import OnnxSegmentor, named_tensors
+from refseg.structures import Batch
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+SIZE = (64, 96)
+
+
+def check_graphs(model: RefSegmentor, batch: Batch, folder: Path, *, padded: bool = False) -> OnnxSegmentor:
+    """Write the graphs of a model, and compare what they and the model predict."""
+    write_graphs(model.eval(), folder, size=SIZE, padded=padded, pad_id=batch.tokens.pad_id)
+    exported = OnnxSegmentor(folder=str(folder)).eval()
+    assert exported.shares_images == model.shares_images
+    with torch.no_grad():
+        expected, found = named_tensors(model.infer(batch)), named_tensors(exported.infer(batch))
+    assert found.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], atol=1e-3, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+    return exported
+
+
+def test_late_fusion_has_two_graphs(tmp_path: Path) -> None:
+    """Two images with two phrases each, of which one is padded by four more tokens."""
+    model = tiny_model("instalign_tiny_refshapes", **{"decoder.num_blocks": 2})
+    batch = with_padded_words(prepared(model, shape=SIZE, expressions_per_image=2, num_words=5))
+    check_graphs(model, batch, tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"image.onnx", "phrases.onnx"}
+
+
+def test_early_fusion_has_one_graph_which_masks_padding(tmp_path: Path) -> None:
+    """The images fill the upper left 40 x 64 pixels of their input."""
+    model = tiny_model("lavt_tiny_refshapes")
+    batch = padded_images(prepared(model, shape=SIZE, expressions_per_image=2), 40, 64)
+    check_graphs(model, batch, tmp_path, padded=True)
+    assert {file.name for file in tmp_path.iterdir()} == {"model.onnx"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "changes"),
+    [
+        ("baseline_tiny_refshapes", {}),
+        ("instalign_swinb", {}),
+        ("rela_swinb", {}),
+        ("rela_swinb", {"encoder.fusion": None}),
+        ("lgformer_swinb", {}),
+        ("vipa_swinb", {}),
+        ("vipa/ablations/refshapes_without_fusion", {}),
+        ("latentvg_beit3b_grefcoco", {}),
+    ],
+)
+def test_every_method(config: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    model = tiny_model(config, **changes)
+    check_graphs(model, prepared(model, shape=SIZE, expressions_per_image=2), tmp_path)
+
+
+def test_what_the_exporter_cannot_follow_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("lavt_tiny_refshapes").eval()
+    infer = model.infer
+    monkeypatch.setattr(model, "infer", lambda batch: infer(batch) if batch.tokens.ids.sum().item() else None)
+    with pytest.raises(UsageError, match=r"LAVT cannot be exported: PyTorch's exporter cannot follow it \(.*: .+\)"):
+        write_graphs(model, tmp_path, size=SIZE, padded=False, pad_id=0)
