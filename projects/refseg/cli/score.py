@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from refseg.analysis.calibration import no_target_lines, no_target_report
+from refseg.cli import suite
 from refseg.cli.options import add_scoring_options, at_least, scoring_options
 from refseg.datasets.targets import data_root
 from refseg.errors import UsageError
@@ -31,27 +32,39 @@ from refseg.evaluation.scorer import (
     result_of,
     score_predictions,
 )
+from refseg.evaluation.suites import suites
 from refseg.terminal import aligned, printable, write_whole
 
 EXAMPLES = """
 refseg score answers.jsonl --data refcoco:val --protocol lavt,refseg
+refseg score work_dirs/instalign_swinb --suite gres --table gres.md
 refseg score masks/ --data my.jsonl:test --by length,size --ci
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("predictions", help="prediction file, folder of PNGs, or COCO results (see below)")
-    add_scoring_options(parser, protocols="NAME[,NAME]", by="")
+    add("predictions", help="prediction file, folder of PNGs, or COCO results (see below); a model for --suite")
+    add_scoring_options(parser, protocols="NAME[,NAME]", by="", data_required=False)
     ci = "95 %% confidence intervals from N resamples of images (1000 without N)"
     add("--ci", nargs="?", type=at_least(1), const=1000, metavar="N", help=ci)
     add("--calibration", action="store_true", help="also report confusion and calibration of 'nothing here'")
     add("--alignment", action="store_true", help="also report how well word weights match instances (RefShapes only)")
     more = "annotations of the same phrases by others (protocol saco): the best one counts for each phrase"
+    text = (
+        f"score a model on all sets of a table ({', '.join(suites())}), beside published rows. Instead of the model, "
+    )
+    add("--suite", metavar="NAME", help=text + "a folder with files SET_SPLIT.jsonl may be given")
+    add("--table", metavar="FILE", help="with --suite: also write the table (.md, .tex, .txt, .json)")
+    add("--out", metavar="DIR", help="with --suite: folder of predictions (default: work_dirs/suites/MODEL)")
     add("--annotators", nargs="+", default=[], metavar="SET:SPLIT", help=more)
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.suite:
+        return suite.main(args)
+    if not args.data:
+        raise UsageError("--data is missing. Pass SET:SPLIT, for example grefcoco:val or my.jsonl:test")
     protocols, groups = scoring_options(args, args.predictions)
     with data_root(args.data_root):
         data = open_data(args.data, allow_partial=args.allow_partial, drop_no_target=args.drop_no_target)

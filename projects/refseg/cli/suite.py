@@ -1,0 +1,76 @@
+"""`refseg score --suite`: all sets and splits of a paper's table for one model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from refseg.datasets.catalog import get_set
+from refseg.datasets.targets import data_root
+from refseg.errors import DataError, UsageError
+from refseg.evaluation.protocols import get_protocol
+from refseg.evaluation.scorer import answers_of, open_data, score_predictions
+from refseg.evaluation.suites import get_suite, table_rows, to_json, to_latex, to_markdown, to_text
+from refseg.terminal import write_whole
+
+FORMATS = {".md": to_markdown, ".tex": to_latex, ".txt": to_text}
+
+
+def main(args: argparse.Namespace) -> int:
+    """Predict what is missing, score everything, and print the table beside published rows."""
+    suite = get_suite(args.suite)
+    target = Path(args.table) if args.table else None
+    if target is not None and target.suffix not in (*FORMATS, ".json"):
+        raise UsageError(f"--table {target}: the suffix must be one of {', '.join((*FORMATS, '.json'))}")
+    source = Path(args.predictions)
+    is_folder = source.is_dir() and not list(source.glob("*.py")) and any(source.glob("*.jsonl"))
+    folder = source if is_folder else Path(args.out or f"work_dirs/suites/{source.stem}")
+    found: dict[tuple[str, str, str], float] = {}
+    with data_root(args.data_root):
+        for data, protocols in suite.data.items():
+            file = folder / f"{data.replace(':', '_')}.jsonl"
+            try:
+                truths = open_data(data).truths
+                if not file.is_file():
+                    if is_folder:
+                        raise DataError(f"there is no {file}")
+                    predict(args.predictions, data, file)
+                chosen = [get_protocol(name) for name in protocols]
+                rows = score_predictions(answers_of(file, truths), truths, chosen).rows
+            except DataError as error:
+                print(f"{data} is left out: {error}", file=sys.stderr)
+                continue
+            for protocol in chosen:
+                for metric, value in protocol.score(rows[protocol.name]).items():
+                    found[data, protocol.name, metric] = value
+    if not found:
+        raise DataError(f"no part of suite {suite.name} could be scored. `refseg data layout` shows the expected files")
+    own = {source.stem: [found.get((one.data, one.protocol, one.metric)) for one in suite.columns]}
+    rows_of_table = table_rows(suite, own)
+    print(f"{suite.title}\n\n{to_text(rows_of_table)}")
+    print(f"predictions: {folder}. A file that is there is not predicted again")
+    if target is not None:
+        write = FORMATS.get(target.suffix)
+        write_whole(target, to_json(suite, own) if write is None else write(rows_of_table))
+    return 0
+
+
+def predict(model: str, data: str, file: Path) -> None:
+    """Write the predictions of a model for SET:SPLIT."""
+    from refseg.engine.run import RunOptions, test
+    from refseg.inference.loading import find_model
+
+    config, checkpoint = find_model(model)
+    name, _, split = data.partition(":")
+    known = get_set(name)
+    dataset = "test_dataloader.dataset"
+    options = {
+        f"{dataset}.annotations": dict(_delete_=True, **known.annotations),
+        f"{dataset}.image_root": known.image_root,
+        f"{dataset}.split": split,
+        f"{dataset}.no_target": "keep",
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    run = RunOptions(work_dir=str(file.parent / "logs"), cfg_options=options)
+    test(str(config), None if checkpoint is None else str(checkpoint), run, predictions=str(file))
