@@ -20,6 +20,7 @@ from refseg.models.encoders.text_weights import text_state_from_transformers
 from refseg.models.instalign.weights import mask2former_state
 from refseg.models.lavt.weights import lavt_state_from_official
 from refseg.models.rela.weights import rela_state_from_official
+from refseg.models.vipa.weights import crossvlt_state
 from refseg.weights import inner_state, state_dict_of
 
 MAPPING_VERSION = 1  # increases when a mapping changes
@@ -97,6 +98,12 @@ LAYOUTS = (  # the more special ones first
         r"|panoptic_head\.transformer_decoder\..+",
         convert=lambda content, sizes: mask2former_state(inner_state(content), window_size=sizes.window_size),
         config="instalign/instalign_swinb_from_mask2former",
+    ),
+    Layout(
+        name="CrossVLT",
+        mark=r"lang_stage1\.embeddings\..+",
+        convert=lambda content, sizes: crossvlt_state(inner_state(content), window_size=sizes.window_size),
+        config="vipa_swinb",
     ),
     Layout(
         name="BEiT-3",
