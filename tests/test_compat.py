@@ -326,3 +326,22 @@ class TestYapfCache:
         assert files
         assert output("import mmengine.config; print('read')", **environment) == "read"
         assert files == {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.pickle")}
+
+
+def test_configs_are_formatted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """mmengine alone formats the same config each time, and the text is the same."""
+    from mmengine.config import Config, config
+    from yapf.yapflib import yapf_api
+
+    calls: list[str] = []
+    format_tree = yapf_api.FormatTree
+    monkeypatch.setattr(
+        yapf_api, "FormatTree", lambda *args, **kwargs: calls.append("") or format_tree(*args, **kwargs)
+    )
+    cfg = Config(dict(a=1, b=dict(c=[1, 2])))
+    monkeypatch.setattr(config, "FormatCode", yapf_api.FormatCode)
+    texts = [cfg.pretty_text, cfg.pretty_text]
+    assert len(calls) == 2
+    compat.format_configs_once.__wrapped__()
+    texts += [cfg.pretty_text, cfg.pretty_text]
+    assert len(calls) == 3 and len(set(texts)) == 1

@@ -81,7 +81,6 @@ VIT_LAYERS = {
     **{f"backbone.{name}": 3 for name in ("cls_token", "pos_embed", "patch_embed")},
     **{f"backbone.blocks.{block}": 2 - block for block in range(3)},
     "backbone.norm": 0,
-    "pyramid": 0,
 }
 RESNET_LAYERS = {
     **{f"backbone.{name}": 8 for name in ("conv1", "bn1")},
@@ -112,13 +111,14 @@ def test_rates_decrease_towards_the_first_layer(
 ) -> None:
     """Each layer below the last one has half the rate in the image encoder, and a tenth in the text encoder.
 
-    Encoders start from 0.4 of the rate, other parts from 3 times the rate, and fusions from the rate.
+    Encoders start from 0.4 of the rate, other parts and pyramids from 3 times the rate, and fusions from the rate.
     """
     decay = dict(vision=0.5, **({"text": 0.1} if text_layers else {}))
     model = Segmentor(vision, text)
     rates = rates_of(model, dict(layer_decay=decay, encoder_lr_mult=0.4, new_parts_lr_mult=3.0))
     patterns = [(f"encoder.vision.{start}", 0.4 * 0.5**k) for start, k in vision_layers.items()]
     patterns += [(f"encoder.text.{start}", 0.4 * 0.1**k) for start, k in text_layers.items()]
+    patterns += [("encoder.vision.pyramid", 3.0)] * (vision is VIT)
     patterns += [("encoder.text", 0.4)] * (not text_layers) + [("encoder.fusions", 1.0), ("decoder", 3.0)]
     used = set()
     for name, (rate, _) in rates.items():

@@ -14,41 +14,13 @@ from pathlib import Path
 import pytest
 
 from conftest import REPOSITORY
+from finetuning.conftest import TINY
 from refseg.cli.main import main
 from refseg.engine.run import load_config
 from refseg.errors import ConfigError, DataError, UsageError
 from refseg.finetuning.run import CONFIG, Request, finetune, prepare
 from refseg.inference.inferencer import ReferringInferencer
-
-TINY = {  # changes that make the model small
-    "model.embed_dim": 32,
-    "model.mask_dim": 16,
-    "model.pixel_decoder": dict(embed_dim=16, num_layers=1, num_heads=2, ffn_dim=16),
-    "model.decoder": dict(num_queries=4, num_blocks=2, num_heads=2, ffn_dim=16),
-}
-
-
-@pytest.fixture(scope="module")
-def own(refshapes_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data without splits: eight images of RefShapes tiny, as a user would write it."""
-    rows = [json.loads(line) for line in (refshapes_tiny / "refshapes.jsonl").read_text().splitlines()]
-    names = sorted({row["image"] for row in rows})[:8]
-    file = tmp_path_factory.mktemp("own") / "own.jsonl"
-    with file.open("w") as lines:
-        for row in rows:
-            if row["image"] in names:
-                image = str(refshapes_tiny / row["image"])
-                lines.write(
-                    json.dumps({key: row[key] for key in ("size", "text", "targets")} | {"image": image}) + "\n"
-                )
-    return file
-
-
-@pytest.fixture(scope="module")
-def finetuned(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "first"
-    finetune(own, model="scratch", out=out, steps=2, image_size=64, cfg_options=TINY)
-    return out
+from tiny_models import BUILDERS
 
 
 def test_the_folder_is_a_model_with_a_report(finetuned: Path, refshapes_images: list[str]) -> None:
@@ -68,6 +40,7 @@ def test_the_config_is_an_ordinary_one(finetuned: Path) -> None:
     assert 0 <= cfg.train_dataloader.dataset.hard_negative_rate < 0.15  # the data have some of their own
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_finished_run_is_not_trained_again(own: Path, finetuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
     again = finetune(own, model="scratch", out=finetuned, steps=2, image_size=64, cfg_options=TINY)
     assert "continuing from" in capsys.readouterr().out
@@ -79,6 +52,7 @@ def test_another_request_needs_another_folder(own: Path, finetuned: Path) -> Non
         finetune(own, model="scratch", out=finetuned, steps=3, image_size=64, cfg_options=TINY)
 
 
+@pytest.mark.usefixtures("no_measurement")
 def test_start_from_a_model_of_your_own(own: Path, finetuned: Path, tmp_path: Path) -> None:
     out = tmp_path / "second"
     prepare(Request(str(own), str(finetuned), str(out), steps=2))
@@ -95,23 +69,21 @@ def test_the_folder_of_the_data_stays_as_it_is(own: Path, finetuned: Path) -> No
     assert (finetuned / "words.txt").is_file()
 
 
+@pytest.mark.usefixtures("no_measurement")
 def test_a_start_that_failed_can_be_repeated(own: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is neither a work directory"):
         prepare(Request(str(own), "nonsense", str(tmp_path / "out"), steps=2))
     prepare(Request(str(own), "scratch", str(tmp_path / "out"), steps=2, image_size=64, cfg_options=TINY))
 
 
+@pytest.mark.usefixtures("no_report")
 def test_start_from_clipseg(
-    own: Path,
-    folders: dict[str, str],
-    refshapes_images: list[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    own: Path, refshapes_images: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model by name, with its weights in the data root. The result answers without them."""
     monkeypatch.setenv("REFSEG_DATA", str(tmp_path))
     weights = tmp_path / "weights" / "clipseg-rd64-refined"
-    shutil.copytree(folders["clipseg"], weights)
+    BUILDERS["clipseg"](weights)
     tuned = finetune(own, model="clipseg", out=tmp_path / "out", steps=2)
     assert tuned.scores["val"].keys() >= {"gIoU", "T-acc"}
     shutil.rmtree(weights)

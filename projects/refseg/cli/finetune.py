@@ -11,6 +11,7 @@ EXAMPLES = """
 refseg finetune own.jsonl --out work_dirs/own --time 10m
 refseg finetune own.jsonl --from clipseg --allow-download --out work_dirs/own
 refseg finetune own.jsonl --from work_dirs/earlier --out work_dirs/later --freeze vision
+refseg finetune own.jsonl --from vit_small_patch14_dinov2+minilm --lora --out work_dirs/own
 """
 
 
@@ -30,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--image-size", type=at_least(32), metavar="SIDE", help="side of the square that images are resized to")
     add("--batch-size", type=at_least(1), metavar="N", help="images per step")
     add("--freeze", nargs="+", default=[], metavar="PART", help="encoders that stay as they are: vision, text")
+    lora = "large encoders that stay, and get trained additions of low rank (LoRA): vision, text (default: both)"
+    add("--lora", nargs="*", metavar="PART", help=lora)
     negatives = (
         "share of phrases that are replaced by ones that refer to nothing in the image (default: what the data lack to "
         "15 percent of such phrases)"
@@ -42,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from refseg.finetuning.run import finetune, parse_freeze
+    from refseg.engine.param_groups import ROLES
+    from refseg.finetuning.run import finetune, parse_parts
 
     finetune(
         args.data,
@@ -52,7 +56,8 @@ def main(args: argparse.Namespace) -> int:
         steps=args.steps,
         image_size=args.image_size,
         batch_size=args.batch_size,
-        freeze=parse_freeze(args.freeze),
+        freeze=parse_parts(args.freeze),
+        lora=ROLES if args.lora == [] else parse_parts(args.lora or ()),
         negatives=args.negatives,
         seed=args.seed,
         cfg_options=args.cfg_options,

@@ -19,6 +19,7 @@ from mmengine.hooks import CheckpointHook
 from refseg.datasets.tokenizers import save_tokenizer_files
 from refseg.errors import ConfigError
 from refseg.files import write_atomically
+from refseg.lora import adapters_of
 from refseg.registry import HOOKS
 
 PROCESSOR = "processor"  # folder of a zero-shot model's processor, beside the weights
@@ -79,11 +80,16 @@ class SafeCheckpointHook(CheckpointHook):
         super().before_train(runner)
         if runner.rank == 0:
             save_tokenizer_files(runner.cfg.train_dataloader, self.out_dir)
-            model = runner.model.module if hasattr(runner.model, "module") else runner.model
+            model = model_of(runner)
             if hasattr(model, "save_processor"):
                 model.save_processor(Path(self.out_dir, PROCESSOR))
             for leftover in Path(self.out_dir).glob(".*.pth.*.part"):
                 leftover.unlink(missing_ok=True)
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Add what a training with LoRA needs to continue, beside the merged weights."""
+        if "optimizer" in checkpoint and (adapters := adapters_of(model_of(runner))):
+            checkpoint["adapters"] = {name: tensor.cpu() for name, tensor in adapters.items()}
 
     def before_val_epoch(self, runner: Any) -> None:
         """Give all ranks the buffers of rank 0, which are the ones saved. BatchNorm's statistics differ by rank."""
@@ -106,6 +112,11 @@ class SafeCheckpointHook(CheckpointHook):
         best = best_checkpoint(self.out_dir) if self.save_best else None
         if best is not None:
             runner.logger.info(f"{best.name}: {chosen_from(len(runner.message_hub.get_info(_VALIDATED, [])))}")
+
+
+def model_of(runner: Any) -> Any:
+    """Return the model, without the wrapper of distributed training."""
+    return runner.model.module if hasattr(runner.model, "module") else runner.model
 
 
 def chosen_from(validations: int) -> str:

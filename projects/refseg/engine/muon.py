@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from refseg.engine.param_groups import EncoderRatesConstructor
+from refseg.lora import lora_parameters
 from refseg.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of a quintic; singular values become 0.7 to 1.2
@@ -134,7 +135,8 @@ class MuonAdamW(torch.optim.Optimizer):
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class MuonConstructor(EncoderRatesConstructor):
     """`EncoderRatesConstructor` for `MuonAdamW`. Weights of linear maps and convolutions are `orthogonal`; learnable
-    queries, embeddings, biases, and norms are not."""
+    queries, embeddings, biases, and norms are not. Neither are the two factors of what LoRA adds to a weight: Muon
+    evens out the step of a weight, and steps that are even for two factors are not for their product."""
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         # mmengine makes parameter groups only if there is a setting; this one changes nothing
@@ -145,5 +147,6 @@ class MuonConstructor(EncoderRatesConstructor):
         if prefix:  # called once per module, the outermost last; only that one has no prefix
             return
         weights = {id(part.weight) for part in module.modules() if isinstance(part, ORTHOGONAL)}
+        weights -= lora_parameters(module)
         for group in params:
             group["orthogonal"] = all(id(parameter) in weights for parameter in group["params"])

@@ -9,6 +9,7 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
 from refseg.errors import ConfigError
+from refseg.lora import lora_parameters
 from refseg.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 ROLES = ("vision", "text")
@@ -23,6 +24,8 @@ class EncoderRatesConstructor(DefaultOptimWrapperConstructor):
       without pretrained weights.
     - `layer_decay`, such as `dict(vision=0.8, text=0.9)`: the layer that is k layers below the last one of that encoder
       gets the rate times the factor to the power of k. The last layer keeps the rate.
+
+    Two parts of an encoder are new and have the rate of new parts: what LoRA adds, and the pyramid of a plain ViT.
     """
 
     def add_params(self, params: list[dict], module: nn.Module, prefix: str = "", **kwargs: Any) -> None:
@@ -55,6 +58,9 @@ class EncoderRatesConstructor(DefaultOptimWrapperConstructor):
             last = max(depths.values(), default=0)
             for parameter, depth in depths.items():
                 factors[parameter] *= decay ** (last - depth)
+        pyramids = [part.pyramid for part in module.modules() if hasattr(part, "pyramid")]
+        new = lora_parameters(module) | {id(parameter) for part in pyramids for parameter in part.parameters()}
+        factors.update(dict.fromkeys(new, new_parts))
         for group in params:
             (factor,) = {factors[id(parameter)] for parameter in group["params"]}
             if factor != 1:

@@ -17,7 +17,7 @@ from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
-from refseg.compat import find_shipped_bases, init_cpu_dist, wrap_on_cpu
+from refseg.compat import find_shipped_bases, format_configs_once, init_cpu_dist, wrap_on_cpu
 from refseg.config_check import check_config, complete_inputs, dicts_with, merge_options
 from refseg.datasets.tokenizers import with_tokenizer_files
 from refseg.engine import RefRunner, latest_checkpoint
@@ -142,10 +142,11 @@ def build_model(cfg: Config) -> torch.nn.Module:
         return MODELS.build(without_weights(cfg.model))
 
 
-def without_weights(model: ConfigDict) -> dict[str, Any]:
+def without_weights(model: ConfigDict, *, resume: bool = False) -> dict[str, Any]:
     """Return a model's config without initial weights, because its weights come from a checkpoint or do not matter.
 
-    Every `init_cfg`, and every `pretrained` beside an architecture (`config`, `arch`, `name`), becomes None.
+    Every `init_cfg`, and every `pretrained` beside an architecture (`config`, `arch`, `name`), becomes None. So does
+    `lora`, except to resume: a checkpoint's weights have its additions in them.
     """
     plain = model.to_dict()
     for part in dicts_with(plain, "init_cfg"):
@@ -153,6 +154,8 @@ def without_weights(model: ConfigDict) -> dict[str, Any]:
     for part in dicts_with(plain, "pretrained"):
         if part.get("config") or part.get("arch") or part.get("name"):
             part["pretrained"] = None
+    for part in dicts_with(plain, "lora") if not resume else ():
+        part["lora"] = None
     return plain
 
 
@@ -185,6 +188,7 @@ def build_runner(cfg: Config, *, resume_from: Path | None = None) -> RefRunner:
         cfg: A config from `load_config`.
         resume_from: The checkpoint that the training continues from.
     """
+    format_configs_once()
     dist_cfg = (cfg.get("env_cfg") or {}).get("dist_cfg") or {}
     init_cpu_dist(cfg.launcher, dist_cfg.get("timeout"))
     this_run = deepcopy(cfg)
@@ -202,7 +206,7 @@ def build_runner(cfg: Config, *, resume_from: Path | None = None) -> RefRunner:
         this_run.auto_scale_lr.base_batch_size /= accumulation
 
     if resume_from is not None:
-        this_run.model = without_weights(cfg.model)
+        this_run.model = without_weights(cfg.model, resume=True)
     runner = RefRunner.from_cfg(this_run)
     if resume_from is not None:
         runner._resume, runner._load_from = True, str(resume_from)

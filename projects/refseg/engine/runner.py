@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from refseg.engine.hooks import ProgressBarHook
 from refseg.engine.screen import ScreenHandler, ScreenHook, show
 from refseg.errors import CheckpointError, UserError, config_errors
+from refseg.lora import restore_adapters
 from refseg.models.published import state_for
 from refseg.weights import load_all, load_initial, origin_of, read_checkpoint, state_dict_of
 
@@ -88,6 +89,7 @@ class RefRunner(Runner):
         # Resuming needs all tensors; a new training starts from those that fit.
         if self._resume:
             load_all(model, checkpoint["state_dict"], filename, meta)
+            restore_adapters(model, checkpoint.get("adapters", {}), filename)
             self.logger.info(f"resuming from {filename}")
         else:
             partial = bool(self.cfg.get("load_from_partial"))

@@ -33,6 +33,7 @@ from refseg.datasets.selection import in_splits
 from refseg.datasets.targets import resolve
 from refseg.datasets.tokenizers import with_tokenizer_files
 from refseg.engine.checkpoint import best_checkpoint, latest_checkpoint
+from refseg.engine.param_groups import ROLES
 from refseg.engine.run import RunOptions, load_config, read_config, test, train, without_weights
 from refseg.errors import ConfigError, DataError, UsageError
 from refseg.evaluation.protocols import get_protocol
@@ -41,6 +42,7 @@ from refseg.files import sha256_of, write_atomically
 from refseg.finetuning.plan import Facts, Plan, choose_plan, describe, facts_of, limit_time
 from refseg.inference.inferencer import ReferringInferencer
 from refseg.inference.loading import find_model, test_pipeline
+from refseg.lora import Lora
 from refseg.paths import resolve_config
 from refseg.pretrained import PACKAGES
 from refseg.registry import DATASETS, MODELS
@@ -74,6 +76,7 @@ class Request:
         image_size: Side of the square that images are resized to.
         batch_size: Images per step.
         freeze: Encoders that stay as they are: "vision", "text".
+        lora: Encoders that stay, and get trained additions of low rank (`refseg.lora`).
         negatives: Share of training phrases that are replaced by ones that refer to nothing in the image. None: as many
             as the data lack to `ENOUGH_NEGATIVES`.
         seed: Of the split and the training.
@@ -88,6 +91,7 @@ class Request:
     image_size: int | None = None
     batch_size: int | None = None
     freeze: tuple[str, ...] = ()
+    lora: tuple[str, ...] = ()
     negatives: float | None = None
     seed: int = 0
     cfg_options: Mapping[str, Any] | None = None
@@ -194,7 +198,7 @@ def prepare(request: Request) -> None:
         plan.steps = request.steps
         plan.reasons[-1] = f"{request.steps} steps, as you said"
     cfg = build_config(request, data, plan, facts, with_test="test" in splits)
-    per_step, per_image = measure_speed(cfg)
+    per_step, per_image, trained = measure(cfg)
     num_val = next(images for split, images, _ in counts if split == "val")
     limit_time(plan, seconds_per_step=per_step, seconds_per_validation=per_image * num_val, limit=request.seconds)
     cfg = build_config(request, data, plan, facts, with_test="test" in splits)
@@ -203,6 +207,7 @@ def prepare(request: Request) -> None:
         f"hard negatives for {rate:.0%} of the phrases: {facts.negatives:,} of {facts.phrases:,} already refer to "
         "nothing"
     )
+    plan.reasons.append(trained)
     print("\n".join(f"plan: {reason}" for reason in plan.reasons), flush=True)
     cfg.dump(folder / CONFIG)
     write_atomically(state, json.dumps({"request": asked, "plan": asdict(plan), "data": str(data)}, indent=1))
@@ -265,9 +270,15 @@ def build_config(request: Request, data: Path, plan: Plan, facts: Facts, *, with
     merge_options(cfg, options)
     start_from(cfg, request, data, plan)
     encoder = cfg.model.get("encoder") or {}
+    parts = [part for part in ROLES if part in encoder]
+    for option, chosen in (("--freeze", request.freeze), ("--lora", request.lora)):
+        if unknown := sorted(set(chosen) - set(parts)):
+            valid = f"Valid: {', '.join(parts)}" if parts else "Omit the option"
+            raise UsageError(f"{option} {unknown[0]}: {cfg.model.type} has no encoder.{unknown[0]}. {valid}")
+    for part in request.lora:
+        encoder[part].lora = asdict(Lora())
+        encoder[part].pop("frozen", None)  # as the default has it for text
     for part in request.freeze:
-        if part not in encoder:
-            raise UsageError(f"--freeze {part}: {cfg.model.type} has no encoder.{part}. Valid: {', '.join(encoder)}")
         encoder[part].frozen = True
     if not encoder:
         cfg.optim_wrapper.paramwise_cfg.pop("encoder_lr_mult", None)
@@ -348,8 +359,8 @@ def split_words(text: str) -> list[str]:
     return [word for word, _ in BertPreTokenizer().pre_tokenize_str(text.lower())]
 
 
-def measure_speed(cfg: Config) -> tuple[float, float]:
-    """Measure a training step and the answers to one image of the val split, in seconds."""
+def measure(cfg: Config) -> tuple[float, float, str]:
+    """Measure a training step and the answers to one image of the val split, in seconds, and count the parameters."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = MODELS.build(cfg.model).to(device)
@@ -367,7 +378,10 @@ def measure_speed(cfg: Config) -> tuple[float, float]:
     with torch.no_grad():
         for result in model.eval().val_step(collate_samples([val_set[0]])):
             result.final_masks()
-    return timed[-1] * 1.1, time.perf_counter() - start
+    per_image = time.perf_counter() - start
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    trained, whole = sum(size for size, grad in sizes if grad), sum(size for size, _ in sizes)
+    return timed[-1] * 1.1, per_image, f"{trained / 1e6:.2f} of {whole / 1e6:.2f} million parameters are trained"
 
 
 # Finish ---------------------------------------------------------------------------------------------------------------
@@ -442,6 +456,6 @@ def write_report(folder: Path, predictions: Path, data: str, request: Request, s
     write_atomically(folder / "report.html", render_report(report))
 
 
-def parse_freeze(parts: Sequence[str]) -> tuple[str, ...]:
-    """Return the encoders that are frozen, from arguments such as "vision,text"."""
+def parse_parts(parts: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of encoders, from arguments such as "vision,text"."""
     return tuple(part for argument in parts for part in argument.split(",") if part)

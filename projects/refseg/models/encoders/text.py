@@ -6,7 +6,7 @@ Letters: U distinct texts, L words, C channels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from refseg.compat import keep_weights
 from refseg.errors import ConfigError, check_choice, config_errors
+from refseg.lora import Lora, add_lora
 from refseg.models.encoders.vision import freeze_unused
 from refseg.models.layers import masked_mean
 from refseg.pretrained import load_model, load_pretrained
@@ -144,11 +145,14 @@ class TextEncoder(BaseModule):
         trained_layers: Number of trained layers, counted from the first one; None for all. Gradients pass through
             frozen layers.
         frozen: Whether nothing is trained. Then dropout is off, and features of phrases are kept and reused.
+        lora: Settings of `Lora`, such as dict(rank=8): the weights stay, and linear layers get trained additions.
         sentence: Feature of the first word. "first" is the model's own ([CLS]). "mean" replaces it by the mean over
             words, as long as the root of C: the sentence that MiniLM was trained for, while its [CLS] means nothing.
         sentence_only: In training, the probability that a phrase keeps its first word only. From few phrases, decoders
             learn single words by heart. The sentence is alike for paraphrases (docs/finetune.md).
     """
+
+    config_groups: ClassVar[dict[str, type]] = {"lora": Lora}
 
     def __init__(
         self,
@@ -159,6 +163,7 @@ class TextEncoder(BaseModule):
         train_embeddings: bool = True,
         trained_layers: int | None = None,
         frozen: bool = False,
+        lora: dict | None = None,
         sentence: Literal["first", "mean"] = "first",
         sentence_only: float = 0.0,
     ) -> None:
@@ -169,6 +174,8 @@ class TextEncoder(BaseModule):
         self.sentence, self.sentence_only = sentence, sentence_only
         self.drops_words = bool(sentence_only)  # in training
         model = build_text_model(pretrained, config)
+        if lora is not None:
+            add_lora(model, lora, owner=f"TextEncoder {model.config.model_type}", frozen=frozen)
         self.embed_dim: int = model.config.hidden_size
         self.vocab_size: int = model.config.vocab_size
         self.frozen = frozen
@@ -185,7 +192,7 @@ class TextEncoder(BaseModule):
             self.layers = keep_weights(nn.ModuleList(layers[: sum(self.stages)]))
             last = sum(self.stages) == len(layers)
             self.final_norm = keep_weights(model.final_layer_norm) if self.causal and last else nn.Identity()
-            self.embeddings.requires_grad_(train_embeddings)
+            self.embeddings.requires_grad_(train_embeddings and lora is None)
             if trained_layers is not None:
                 if not 0 <= trained_layers <= len(self.layers):
                     raise ValueError(

@@ -49,6 +49,7 @@ class TimmEncoder(BackboneEncoder):
         drop_path_rate: Drop path rate of the last block, for architectures that have it.
         checkpointing: Recompute parts in the backward pass, which saves memory and costs time.
         frozen: Whether the weights stay as they are, in evaluation mode. The pyramid is trained.
+        lora: Settings of `Lora`, such as dict(rank=8): the weights stay, and linear layers get trained additions.
         options: Further arguments of timm's constructor.
     """
 
@@ -63,6 +64,7 @@ class TimmEncoder(BackboneEncoder):
         drop_path_rate: float = 0.0,
         checkpointing: bool = False,
         frozen: bool = False,
+        lora: dict | None = None,
         options: dict | None = None,
     ) -> None:
         import timm
@@ -106,6 +108,7 @@ class TimmEncoder(BackboneEncoder):
             out_stages=out_stages,
             pyramid_dim=pyramid_dim,
             frozen=frozen,
+            lora=lora,
             probe_size=self.fixed_size,
         )
         self.mean, self.std = (tuple(255 * value for value in cfg[key]) for key in ("mean", "std"))

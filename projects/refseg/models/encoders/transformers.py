@@ -34,6 +34,7 @@ class TransformersVisionEncoder(BackboneEncoder):
         pyramid_dim: Channels of the pyramid's maps.
         checkpointing: Recompute blocks in the backward pass, which saves memory and costs time.
         frozen: Whether the weights stay as they are, in evaluation mode. The pyramid is trained.
+        lora: Settings of `Lora`, such as dict(rank=8): the weights stay, and linear layers get trained additions.
         mean, std: Of the images that the weights expect, per channel, in 0..255. The default is what the folder's
             preprocessor_config.json says, else ImageNet's.
     """
@@ -47,6 +48,7 @@ class TransformersVisionEncoder(BackboneEncoder):
         pyramid_dim: int = 256,
         checkpointing: bool = False,
         frozen: bool = False,
+        lora: dict | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
@@ -56,7 +58,7 @@ class TransformersVisionEncoder(BackboneEncoder):
             model = build_vision_model(pretrained, settings)
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        super().__init__(backbone=model, out_stages=out_stages, pyramid_dim=pyramid_dim, frozen=frozen)
+        super().__init__(backbone=model, out_stages=out_stages, pyramid_dim=pyramid_dim, frozen=frozen, lora=lora)
         found = normalization(pretrained) if pretrained else {}
         self.mean = tuple(mean or found.get("mean") or self.mean)
         self.std = tuple(std or found.get("std") or self.std)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import log2
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from refseg.compat import keep_weights
 from refseg.errors import ConfigError, config_errors
+from refseg.lora import Lora, add_lora, keep_statistics
 from refseg.models.preprocessor import IMAGENET_MEAN, IMAGENET_STD
 from refseg.registry import MODELS
 
@@ -160,8 +161,11 @@ class BackboneEncoder(VisionEncoder):
         out_stages: Maps that the decoder uses, by their place in what the backbone returns.
         pyramid_dim: Channels of the pyramid's maps.
         frozen: Whether the backbone stays as it is, in evaluation mode. The pyramid is trained.
+        lora: Settings of `Lora`: the backbone stays, and its linear layers get trained additions.
         probe_size: (height, width) of the blank image by which channels and strides are found.
     """
+
+    config_groups: ClassVar[dict[str, type]] = {"lora": Lora}
 
     def __init__(
         self,
@@ -170,6 +174,7 @@ class BackboneEncoder(VisionEncoder):
         out_stages: Sequence[int] = (0, 1, 2, 3),
         pyramid_dim: int = 256,
         frozen: bool = False,
+        lora: dict | None = None,
         probe_size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
@@ -177,9 +182,14 @@ class BackboneEncoder(VisionEncoder):
             built = MODELS.build(backbone) if isinstance(backbone, dict) else backbone
         # mmengine initializes a backbone of its own kind (`init_cfg`); weights of others must stay
         self.backbone = built if isinstance(built, BaseModule) else keep_weights(built)
-        self.frozen = frozen
+        self.frozen, self.lora = frozen, lora
         if frozen:
             self.backbone.requires_grad_(False)
+        if lora is not None:
+            if isinstance(built, BaseModule):
+                raise ConfigError(f"{type(built).__name__}: lora is for models of timm and transformers. Remove it.")
+            owner = f"{type(self).__name__} {getattr(self, 'name', type(built).__name__)}"
+            add_lora(self.backbone, lora, owner=owner, frozen=frozen)
         maps, dims, strides = self.probe(*(probe_size or (PROBE_SIDE, PROBE_SIDE)))
         # A patch of 14 pixels gives no stride that other parts could divide: images are made smaller by 14 / 16
         self.scale = 1.0
@@ -193,7 +203,7 @@ class BackboneEncoder(VisionEncoder):
         self.set_stages(dims, strides, out_stages)
         # Parts for maps that nothing uses, and DINOv2's mask token; a fusion between stages can use any map
         freeze_unused(self, maps if self.staged else [maps[stage] for stage in self.out_stages])
-        self.backbone.train(not frozen)
+        self.train()
 
     def maps(self, images: Tensor) -> Sequence[Tensor]:
         """Return the maps of the backbone."""
@@ -215,6 +225,8 @@ class BackboneEncoder(VisionEncoder):
         super().train(mode)
         if self.frozen:
             self.backbone.eval()
+        if self.lora is not None:
+            keep_statistics(self.backbone)
         return self
 
     def forward(self, images: Tensor) -> list[Tensor]:
