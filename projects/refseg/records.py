@@ -69,8 +69,10 @@ class Record:
 
 def without_crowds(expression: Expression, record: Record) -> Expression:
     """Return the expression without referents that are crowd regions. It may have no referents then."""
-    referents = tuple(index for index in expression.referents if not record.instances[index].is_crowd)
-    return expression if referents == expression.referents else replace(expression, referents=referents)
+    instances = record.instances
+    if not any(instances[index].is_crowd for index in expression.referents):
+        return expression
+    return replace(expression, referents=tuple(i for i in expression.referents if not instances[i].is_crowd))
 
 
 UNKNOWN = "?"  # split of an entry that names none

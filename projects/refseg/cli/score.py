@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     if args.suite:
         return suite.main(args)
-    if not args.data:
+    if args.data is None:
         raise UsageError("--data is missing. Pass SET:SPLIT, for example grefcoco:val or my.jsonl:test")
     protocols, groups = scoring_options(args, args.predictions)
     with data_root(args.data_root):

@@ -189,7 +189,11 @@ def measure(answer: Answer, truth: Truth, expression: Expression, view: View) ->
     target = truth.mask(expression, view, grid)
     ignored = truth.mask(replace(expression, referents=expression.ignored), view, grid) if expression.ignored else None
     areas = areas_of_rles(union_rle([], grid) if mask is None else resize_rle(mask, grid), target, ignored)
-    original = truth.mask(expression, View(crowds=view.crowds), record.size)
+    # The target at the original size is mostly the same mask
+    if grid == record.size and view.overlap == "union" and ignored is None:
+        target_area = areas.target
+    else:
+        target_area = int(coco_mask.area(truth.mask(expression, View(crowds=view.crowds), record.size)))
     categories = {record.instances[i].category for i in expression.referents}
     return Row(
         expression_id=expression.expression_id,
@@ -202,7 +206,7 @@ def measure(answer: Answer, truth: Truth, expression: Expression, view: View) ->
         no_target_prob=math.nan if answer.no_target_prob is None else float(answer.no_target_prob),
         num_targets=len(expression.referents),
         num_words=len(expression.text.split()),
-        target_area=int(coco_mask.area(original)),
+        target_area=target_area,
         image_area=record.size[0] * record.size[1],
         skill=str(expression.tags.get("skill", "")),
         categories="|".join(sorted(category for category in categories if category)),

@@ -18,7 +18,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +27,15 @@ from typing import Any, BinaryIO
 from pycocotools import mask as coco_mask
 
 from refseg.datasets.masks import encode, rle_to_json
-from refseg.datasets.readers.checks import clean_rle
+from refseg.datasets.readers.checks import clean_rle, is_side, sound_rles
 from refseg.errors import DataError
 from refseg.files import open_to_replace
 from refseg.instance import Instance, LazyMask
 
 HEADER = "refseg"
+LINES_AT_ONCE = 256
+Line = tuple[int, bytes, Any]  # number, text, JSON value
+RLE = {"size", "counts"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +98,11 @@ def row_to_json(answer: Answer) -> dict[str, Any]:
     return out
 
 
-def row_from_json(value: Any) -> Answer:
+def row_from_json(value: Any, sound: Collection[int] = ()) -> Answer:
     """Read a row, and check everything that is later passed to C code.
+
+    Args:
+        sound: Ids of RLEs that were checked already (`sound_rles_in`).
 
     Raises:
         BadField: The value is no valid row.
@@ -117,10 +123,12 @@ def row_from_json(value: Any) -> Answer:
         raise BadField(f"no_target_prob must be null or in [0, 1], not {_short(prob)}")
     return Answer(
         expression_id,
-        None if mask is None else rle_from_json(mask, "mask"),
+        None if mask is None else rle_from_json(mask, "mask", sound),
         None if prob is None else float(prob),
         None if boxes is None else [box_from_json(box, "boxes", SCORED_BOX) for box in _list(boxes, "boxes")],
-        None if instances is None else [_instance(i, one) for i, one in enumerate(_list(instances, "instances"))],
+        None
+        if instances is None
+        else [_instance(i, one, sound) for i, one in enumerate(_list(instances, "instances"))],
     )
 
 
@@ -133,8 +141,33 @@ def id_from_json(value: Any, field: str) -> str:
     raise BadField(f"{field} must be a string or an integer, not {_short(value)}")
 
 
-def rle_from_json(value: Any, field: str) -> dict:
+def sound_rles_in(values: Iterable[Any]) -> set[int]:
+    """Return the ids (`id`) of those RLEs in rows that `clean_rle` would not change, found in one pass over all."""
+    rles = []
+    for value in values:
+        if isinstance(value, dict):
+            instances = value.get("instances")
+            parts = [one.get("mask") for one in instances if isinstance(one, dict)] if type(instances) is list else []
+            rles += [one for one in (value.get("mask"), *parts) if isinstance(one, dict) and one.keys() == RLE]
+    rles = [
+        rle
+        for rle in rles
+        if type(rle["counts"]) is str
+        and type(rle["size"]) is list
+        and len(rle["size"]) == 2
+        and all(is_side(side) for side in rle["size"])
+    ]
+    if not rles:
+        return set()
+    counts = [rle["counts"].encode("ascii", "replace") for rle in rles]
+    sound = sound_rles(counts, [rle["size"][0] * rle["size"][1] for rle in rles])
+    return {id(rle) for rle, is_sound in zip(rles, sound.tolist(), strict=True) if is_sound}
+
+
+def rle_from_json(value: Any, field: str, sound: Collection[int] = ()) -> dict:
     """Read an RLE, compressed or not, and return it compressed with counts as bytes."""
+    if id(value) in sound:
+        return {"size": value["size"], "counts": value["counts"].encode()}
     if not isinstance(value, dict):
         raise BadField(f"{field} must be an RLE (an object with size and counts), not {_short(value)}")
     size = value.get("size")
@@ -157,7 +190,7 @@ def box_from_json(value: Any, field: str, parts: Sequence[str]) -> list[float]:
     raise BadField(f"{field}: a box must be [{', '.join(parts)}], not {_short(value)}")
 
 
-def _instance(index: int, value: Any) -> Instance:
+def _instance(index: int, value: Any, sound: Collection[int]) -> Instance:
     place = f"instances[{index}]"
     if not isinstance(value, dict) or set(value) - {"mask", "score", "words"}:
         raise BadField(f"{place} must be an object with mask, score and words, not {_short(value)}")
@@ -166,7 +199,7 @@ def _instance(index: int, value: Any) -> Instance:
         raise BadField(f"{place}.score must be a number, not {_short(value.get('score'))}")
     if words is not None and not (isinstance(words, list) and all(map(is_number, words))):
         raise BadField(f"{place}.words must be numbers, not {_short(words)}")
-    mask = rle_from_json(value.get("mask"), f"{place}.mask")
+    mask = rle_from_json(value.get("mask"), f"{place}.mask", sound)
     return Instance(mask, float(value["score"]), None if words is None else [float(word) for word in words])
 
 
@@ -235,13 +268,30 @@ def write_predictions(file: str | Path, rows: Iterable[Answer], *, header: dict[
 
 def read_predictions(file: str | Path) -> Iterator[Answer]:
     """Yield the rows of a prediction file."""
-    for number, _, value in _lines(file):
-        if number == 1 and _header(value) is not None:
-            continue
-        try:
-            yield row_from_json(value)
-        except BadField as error:
-            raise DataError(f"{file}, line {number}: {error}") from None
+    for lines in _chunks(_lines(file)):
+        sound = sound_rles_in(value for _, _, value in lines)
+        for number, _, value in lines:
+            if number == 1 and _header(value) is not None:
+                continue
+            try:
+                yield row_from_json(value, sound)
+            except BadField as error:
+                raise DataError(f"{file}, line {number}: {error}") from None
+
+
+def _chunks(lines: Iterator[Line]) -> Iterator[list[Line]]:
+    """Yield lists of lines, whose RLEs are checked together. Lines before a broken one are yielded first."""
+    chunk: list[Line] = []
+    try:
+        for line in lines:
+            chunk.append(line)
+            if len(chunk) == LINES_AT_ONCE:
+                yield chunk
+                chunk = []
+    except DataError:
+        yield chunk
+        raise
+    yield chunk
 
 
 def read_header(file: str | Path) -> dict[str, Any]:
@@ -255,7 +305,7 @@ def _header(value: Any) -> dict[str, Any] | None:
     return header if isinstance(header, dict) else None
 
 
-def _lines(file: str | Path) -> Iterator[tuple[int, bytes, Any]]:
+def _lines(file: str | Path) -> Iterator[Line]:
     """Yield the number (from 1), the text and the JSON value of each line that is not empty."""
     path = Path(file)
     if not os.path.isfile(path):

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from refseg.datasets.readers.checks import clean_rle, clean_segmentation, decode_runs
+from refseg.datasets.readers.checks import BadEntry, clean_rle, clean_segmentation, decode_runs, sound_rles
 
 SIZE = (4, 6)
 SQUARE = [1.0, 1.0, 3.0, 1.0, 3.0, 3.0, 1.0, 3.0]
@@ -162,3 +162,32 @@ def test_only_valid_byte_strings_are_accepted(counts: bytes) -> None:
         return
     assert pixels(cleaned).shape == SIZE
     assert decode_runs(counts).sum() == 24
+
+
+PIECES = st.one_of(
+    st.binary(max_size=12),
+    st.lists(st.integers(0, 40), min_size=1, max_size=9).map(
+        lambda runs: coco_mask.frPyObjects({"size": [sum(runs) or 1, 1], "counts": runs}, sum(runs) or 1, 1)["counts"]
+    ),
+)
+
+
+@given(st.lists(st.tuples(PIECES, st.sampled_from([None, 1, 7, 60, 2**29])), min_size=1, max_size=12))
+def test_sound_rles_are_those_that_stay(rles: list[tuple[bytes, int | None]]) -> None:
+    """Checked together, those RLEs are sound that `clean_rle` returns as they are; damage stays where it is."""
+
+    def number(counts: bytes) -> int:
+        try:
+            return max(int(decode_runs(counts).sum()), 1)
+        except BadEntry:
+            return 5
+
+    counts = [one for one, _ in rles]
+    sizes = [size or number(one) for one, size in rles]
+    found = sound_rles(counts, sizes)
+    for one, size, is_sound in zip(counts, sizes, found.tolist(), strict=True):
+        try:
+            stays = clean_rle({"size": [size, 1], "counts": one}, (size, 1))["counts"] == one
+        except BadEntry:
+            stays = False
+        assert is_sound == stays, one

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,43 @@ def decode_runs(counts: bytes) -> np.ndarray:
     values[1::2] = values[1::2].cumsum()
     values[2::2] = values[2::2].cumsum()
     return values
+
+
+def sound_rles(counts: Sequence[bytes], pixels: Sequence[int]) -> np.ndarray:
+    """Return (N,) bool: the RLEs that `clean_rle` would return as they are, checked in one pass over all of them.
+
+    Args:
+        counts: Counts of N RLEs in COCO's compressed form, N > 0.
+        pixels: Number of pixels of their images.
+    """
+    sizes = np.array([len(one) for one in counts])
+    # An empty string is not sound. One character stands for it, because reduceat needs one
+    characters = np.frombuffer(b"".join(one or b"~" for one in counts), np.uint8) - np.uint8(48)
+    rle_ends = np.cumsum(np.maximum(sizes, 1))
+    rle_starts = np.concatenate([[0], rle_ends[:-1]])
+    # Numbers end at characters below 32 and, in damaged RLEs, where the RLE ends
+    is_end = characters < 32
+    is_end[rle_ends - 1] = True
+    last = np.flatnonzero(is_end)
+    first = np.concatenate([[0], last[:-1] + 1])
+    more = last - first
+    bad = (more > 5) | (characters[last] > 31)
+    place = np.minimum(np.arange(len(characters)) - first.repeat(more + 1), 5)
+    values = np.add.reduceat((characters & 31).astype(np.int64) << (5 * place), first)
+    values -= (characters[last] & 16).astype(np.int64) << (5 * np.minimum(more, 5) + 1)
+    # From the fourth number on, each is the difference to the one two before: running sums of odd and even places
+    numbers = np.add.reduceat(is_end, rle_starts, dtype=np.int64)  # of each RLE
+    begin = np.cumsum(numbers) - numbers
+    index = np.arange(len(values)) - begin.repeat(numbers)
+    for chosen, lengths in ((index & 1 == 1, numbers // 2), ((index & 1 == 0) & (index > 0), (numbers - 1) // 2)):
+        sums = np.cumsum(values[chosen])
+        before = np.concatenate([[0], sums])[np.cumsum(lengths) - lengths]  # of the earlier RLEs
+        values[chosen] = sums - before.repeat(lengths)
+    # Runs fit the image, only the first one may be 0, and they add up to it
+    limits = np.asarray(pixels, np.int64)
+    bad |= (values.view(np.uint64) > limits.repeat(numbers).view(np.uint64)) | ((values == 0) & (index > 0))
+    sound = ~np.logical_or.reduceat(bad, begin) & ~np.logical_or.reduceat(characters > 63, rle_starts)
+    return sound & (np.add.reduceat(values, begin) == limits) & (sizes > 0) & (limits < MAX_RLE_PIXELS)
 
 
 def _short(value: Any) -> str:
