@@ -53,8 +53,7 @@ class SuspiciousFields:
         """Count the signs in a row, given the image's (height, width)."""
         name, (height, width) = row.expression_id, size
         # Boxes in relative coordinates, or with corners where width and height belong.
-        boxes = with_area(row.boxes) if row.boxes else ()
-        if len(boxes):
+        if row.boxes and len(boxes := with_area(row.boxes)):
             x, y, w, h, _ = boxes.T
             self.with_boxes += 1
             self.boxes += len(boxes)
