@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -37,6 +38,19 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
     """Write a file so that a kill at any moment leaves either the old file or the new one."""
     with open_to_replace(path) as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+@contextmanager
+def folder_to_replace(out: str | Path) -> Iterator[Path]:
+    """Make a folder that takes the place of `out` at the end. If the block fails, `out` stays as it was."""
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+        folder = Path(temporary, out.name)
+        folder.mkdir()
+        yield folder
+        shutil.rmtree(out, ignore_errors=True)
+        folder.rename(out)
 
 
 def sha256_of(path: str | Path) -> str:

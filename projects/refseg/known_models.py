@@ -123,11 +123,12 @@ KNOWN_MODELS = {
 
 
 def own_models() -> dict[str, Path]:
-    """Return the work directories in the folder $REFSEG_MODELS, by name."""
+    """Return the work directories and model folders in the folder $REFSEG_MODELS, by name."""
     root = os.environ.get(OWN_MODELS)
     if not root or not Path(root).is_dir():
         return {}
-    return {folder.name: folder for folder in sorted(Path(root).iterdir()) if any(folder.glob("*.py"))}
+    folders = sorted(Path(root).iterdir())
+    return {one.name: one for one in folders if any(one.glob("*.py")) or (one / "config.json").is_file()}
 
 
 def suggest_model(name: str) -> str:

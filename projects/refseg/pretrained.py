@@ -16,11 +16,12 @@ from refseg.weights import by_prefix
 
 
 class Package(NamedTuple):
-    """An installed package with weights: its module, its name for pip, and the file or folder inside."""
+    """An installed package with weights: its module, its name for pip, the file or folder inside, and their license."""
 
     module: str
     pip: str
     path: str
+    license: str = "Apache-2.0"
 
 
 PACKAGES = {

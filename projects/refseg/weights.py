@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+import json
 import os
 import pickle
 import re
@@ -23,6 +24,7 @@ from refseg.errors import CheckpointError
 from refseg.files import sha256_of
 
 COMPUTED = ("relative_position_index",)  # ends of the names of buffers that follow from a model's sizes
+METADATA = "refseg"  # key in the metadata of a .safetensors file: the rest of the checkpoint, as JSON
 MIN_SHARE = 0.5  # minimum share of a model's tensors for `load_from` without load_from_partial=True
 _MOST_NAMES = 8  # in one message
 
@@ -52,9 +54,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"no such checkpoint: {path}{lacks}")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+            from safetensors import safe_open
 
-            return {"state_dict": load_file(path)}
+            with safe_open(path, framework="pt") as file:
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return {**json.loads((file.metadata() or {}).get(METADATA, "{}")), "state_dict": state}
         if path.suffix == ".pkl":
             return _read_pickle(path)
         with warnings.catch_warnings():

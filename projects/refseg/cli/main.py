@@ -32,6 +32,7 @@ VERBS = {  # verb: summary. The module refseg.cli.<verb> has EXAMPLES, add_argum
     "data": "find, check, browse, convert and generate data",
     "export": "write a model as ONNX graphs that answer like it, for onnxruntime",
     "finetune": "fine-tune a model on your own images and phrases",
+    "publish": "write a model folder that others can load: weights, config, tokenizer, model card",
     "quickstart": "generate RefShapes, train a small model, evaluate, write a report",
     "models": "list the models that have a name, and whether their weights are on this machine",
     "configs": "list the configs that ship with refseg",

@@ -24,6 +24,7 @@ from refseg.engine import RefRunner, latest_checkpoint
 from refseg.engine.checkpoint import PROCESSOR
 from refseg.errors import CheckpointError, ConfigError, UsageError, UserError
 from refseg.files import write_atomically
+from refseg.json_config import read_json_config
 from refseg.paths import resolve_config
 from refseg.registry import METRICS, MODELS, SCOPE
 from refseg.weights import describe_weights, generator_versions, load_weights, origin_of, weights_file
@@ -96,7 +97,9 @@ def load_config(config: str, options: RunOptions | None = None) -> Config:
 
 
 def read_config(path: Path) -> Config:
-    """Read a config file and its bases, and import the modules of its `custom_imports`."""
+    """Read a config file and its bases, and import the modules of its `custom_imports`. JSON is read as data only."""
+    if path.suffix == ".json":
+        return read_json_config(path)
     find_shipped_bases()
     try:
         return Config.fromfile(path)
@@ -213,6 +216,8 @@ def build_runner(cfg: Config, *, resume_from: Path | None = None) -> RefRunner:
     runner.cfg = cfg
     if cfg.get("train_cfg"):
         name_architectures(cfg.model)
+        if Path(cfg.filename or "").suffix == ".json":  # a work directory has a Python config
+            runner.cfg = Config(cfg._cfg_dict, filename=str(Path(cfg.filename).with_suffix(".py")))
         Runner.dump_config(runner)
     return runner
 

@@ -5,6 +5,7 @@ Letters: B images, E expressions (phrases) of them, K phrases of an image.
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,10 +24,13 @@ from torch import Tensor
 from refseg.datasets.collate import collate_samples
 from refseg.datasets.transforms.state import TransformState
 from refseg.errors import DataError, UsageError
+from refseg.inference import hub
 from refseg.inference.clicks import ClickedMask, MaskUnion, check_clicks
 from refseg.inference.inputs import ImageInput, Loading, check_phrases, find_images, pair_phrases
 from refseg.inference.loading import LoadedModel, build_transforms, find_model, load_model
+from refseg.inference.model_folder import save_model
 from refseg.inference.results import ImageAnswer, PhraseAnswer, answers_of, corrected
+from refseg.json_config import CONFIG
 from refseg.known_models import KNOWN_MODELS
 from refseg.models.postprocess import LogitMask, PostProcess, check_finite, finish
 from refseg.models.segmentor import RefSegmentor
@@ -75,8 +79,8 @@ class ReferringInferencer:
     """A model that answers phrases about images.
 
     Args:
-        model: A name that `refseg models` lists, a config (with `weights`), a checkpoint, a work directory (see
-            `find_model`), or a `LoadedModel`.
+        model: A name that `refseg models` lists, a config (with `weights`), a checkpoint, a work directory, a model
+            folder, a name on the hub (see `find_model`), or a `LoadedModel`.
         weights: Checkpoint of a config.
         device: Device of the model. The default is the GPU, if there is one.
         dtype: Precision of the model. Other values than "float32" mean mixed precision.
@@ -205,6 +209,69 @@ class ReferringInferencer:
         if opened.note:
             warn_shapes_only(f"{opened.source.name}: {opened.note}")
         return opened
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | Path, *, revision: str | None = None, allow_download: bool | None = None, **options: Any
+    ) -> ReferringInferencer:
+        """Load a model folder or a model on the hub. Only data is read: no program in the folder is run.
+
+        Args:
+            model: A folder, or a name such as "user/model", which is looked for in the local cache.
+            revision: Branch, tag, or commit on the hub.
+            allow_download: Whether missing files are downloaded. The default is the user's choice
+                (REFSEG_ALLOW_DOWNLOAD=1).
+            **options: Further arguments of the class.
+        """
+        if Path(model).is_dir():
+            return cls(Path(model, CONFIG), Path(model), **options)
+        name = f"{model}@{revision}" if revision else str(model)
+        return cls(hub.hub_folder(name, allow_download=allow_download), **options)
+
+    def save_pretrained(self, folder: str | Path, *, half: bool = False, license: str = "unknown") -> Path:
+        """Write a model folder with config.json, model.safetensors, tokenizer, and model card.
+
+        Args:
+            folder: Folder to write. It must not exist, be empty, or be a model folder, which is replaced.
+            half: Write 16 bits per number.
+            license: License of the weights, for the card.
+
+        Returns:
+            The path of the card.
+        """
+        return save_model(self.loaded, folder, half=half, license=license)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload a refseg model",
+        token: str | None = None,
+        half: bool = False,
+        license: str = "unknown",
+    ) -> str:
+        """Write a model folder and upload it to the hub.
+
+        Args:
+            repo_id: Name on the hub, "user/model". The repository is made if there is none.
+            private: Whether a new repository is private.
+            revision: Branch to upload to. The default is the main one.
+            commit_message: Message of the commit.
+            token: Token of the user. The default is the one of `hf auth login`.
+            half: Write 16 bits per number.
+            license: License of the weights, for the card.
+
+        Returns:
+            The address of the commit.
+        """
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary, repo_id.rpartition("/")[2])
+            self.save_pretrained(folder, half=half, license=license)
+            return hub.push_folder(
+                folder, repo_id, private=private, revision=revision, message=commit_message, token=token
+            )
 
     @property
     def shares_images(self) -> bool:

@@ -19,11 +19,13 @@ from refseg.engine.checkpoint import best_checkpoint, latest_checkpoint
 from refseg.engine.run import build_model, load_weights, read_config, with_processor
 from refseg.errors import CheckpointError, ConfigError, UsageError
 from refseg.files import sha256_of
+from refseg.inference.hub import hub_folder, is_hub_name
+from refseg.json_config import CONFIG
 from refseg.known_models import KNOWN_MODELS, own_models, suggest_model
 from refseg.models.segmentor import RefSegmentor
 from refseg.paths import resolve_config
 from refseg.registry import MODELS, TRANSFORMS
-from refseg.shipped import model_note, shipped_model
+from refseg.shipped import WEIGHTS, model_note, shipped_model
 from refseg.weights import names_of
 
 ALIGNMENT = "alignment.json"  # beside the weights: how well the model's instances point to their words
@@ -67,14 +69,15 @@ def find_model(model: str | Path, weights: str | Path | None = None) -> tuple[Pa
 
     Args:
         model: A name that `refseg models` lists, a config (a file, or the name of one that ships) with `weights`, or a
-            checkpoint, a work directory, or a folder or graph of `refseg export` alone. The config of the latter is the
-            only `*.py` file in the folder.
+            checkpoint, a work directory, a model folder, a name on the hub ("user/model"), or a folder or graph of
+            `refseg export` alone. The config of the latter is the `config.json` in the folder, else the only `*.py`
+            file.
         weights: A checkpoint, or a work directory with its best, newest or only one.
 
     Returns:
         The config, and the checkpoint; None for a model that loads published weights itself.
     """
-    path = shipped_model(model) or own_models().get(str(model)) or Path(model)
+    path = _place_of(model)
     if path.suffix == GRAPH_SUFFIX:
         path = find_weights(path).parent
     if path.is_dir():
@@ -97,16 +100,36 @@ def find_model(model: str | Path, weights: str | Path | None = None) -> tuple[Pa
     return config, find_weights(Path(weights))
 
 
+def _place_of(model: str | Path) -> Path:
+    """Return the folder of a model that has a name, here or on the hub; the path itself for anything else."""
+    path = shipped_model(model) or own_models().get(str(model)) or Path(model)
+    if path.exists() or not is_hub_name(model):
+        return path
+    try:
+        resolve_config(model)
+        return path
+    except FileNotFoundError as error:
+        missing = _unknown_model(model, error)
+    try:
+        return hub_folder(str(model))
+    except CheckpointError as error:
+        raise CheckpointError(f"{missing} As a name on the hub: {error}") from None
+
+
 def _config_named(model: str | Path) -> Path:
     """Return the config of a known model, or of that path or name."""
     known = KNOWN_MODELS.get(str(model))
     try:
         return resolve_config(known.config if known else model)
     except FileNotFoundError as error:
-        raise UsageError(
-            f"{str(model)!r} is neither a work directory nor a checkpoint nor the name of a model. "
-            f"{suggest_model(str(model))} ({error})"
-        ) from None
+        raise UsageError(_unknown_model(model, error)) from None
+
+
+def _unknown_model(model: str | Path, error: FileNotFoundError) -> str:
+    return (
+        f"{str(model)!r} is neither a work directory nor a checkpoint nor the name of a model. "
+        f"{suggest_model(str(model))} ({error})"
+    )
 
 
 def brings_weights(cfg: Config) -> bool:
@@ -116,11 +139,13 @@ def brings_weights(cfg: Config) -> bool:
 
 def find_config(model: str | Path) -> Path:
     """Find the config of a model, which is given as for `find_model`, but needs no weights."""
-    folder = shipped_model(model) or own_models().get(str(model)) or Path(model)
+    folder = _place_of(model)
     if folder.suffix in (*WEIGHT_SUFFIXES, GRAPH_SUFFIX) and not folder.is_dir():
         folder = find_weights(folder).parent
     elif not folder.is_dir():
         return _config_named(model)
+    if (folder / CONFIG).is_file():  # data is safer than a program
+        return folder / CONFIG
     configs = sorted(folder.glob("*.py"))
     if len(configs) == 1:
         return configs[0]
@@ -129,8 +154,13 @@ def find_config(model: str | Path) -> Path:
 
 
 def find_weights(path: Path) -> Path:
-    """Find a checkpoint, or that of a work directory: the best, else the newest, else the only file of weights."""
+    """Find a checkpoint, or that of a work directory: the best, else the newest, else the only file of weights.
+
+    A model folder has `model.safetensors`.
+    """
     if path.is_dir():
+        if (path / CONFIG).is_file() and (path / WEIGHTS).is_file():
+            return path / WEIGHTS
         checkpoint = best_checkpoint(path) or latest_checkpoint(path)
         if checkpoint is not None:
             return checkpoint

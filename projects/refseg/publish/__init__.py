@@ -1,0 +1,1 @@
+"""`refseg publish`: from a training to a model folder that others can load and check."""
