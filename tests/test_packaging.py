@@ -38,7 +38,7 @@ def test_wheel_from_the_sdist_works_outside_the_repository(tmp_path: Path) -> No
     """Build sdist -> wheel -> installed folder, with configs, tools, version and requirements."""
     parts = ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md", "requirements", "projects")
     repo = clone(tmp_path / "repo", *parts, "configs", "tools")
-    files_of_model = ("model.safetensors", "README.md", "refshapes.py", "words.txt", "alignment.json", "examples.jsonl")
+    files_of_model = ("model.safetensors", "README.md", "config.json", "words.txt", "alignment.json", "examples.jsonl")
     for name in files_of_model:  # a clone may lack the weights
         (repo / "projects/refseg/shipped/refshapes" / name).touch()
     run(sys.executable, "setup.py", "-q", "sdist", "-d", tmp_path, cwd=repo)

@@ -21,6 +21,7 @@ from refseg.finetuning.run import own_image_size
 from refseg.inference.inferencer import ReferringInferencer
 from refseg.inference.loading import find_config, find_model
 from refseg.inference.model_card import encoders_of
+from refseg.inference.model_folder import write_weights
 from refseg.weights import read_checkpoint
 from work_dirs import WorkDir
 
@@ -114,6 +115,11 @@ def test_half_is_kept(saved: Path, tmp_path: Path) -> None:
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("half", "again"))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert "16-bit weights" in (tmp_path / "again/README.md").read_text()
+
+
+def test_half_that_does_not_fit(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"a has values that 16 bits cannot hold \(largest: 1e\+06\)"):
+        write_weights({"a": torch.tensor([1e6])}, tmp_path / "a.safetensors", half=True, meta={})
 
 
 def test_what_may_be_replaced(saved: Path, tmp_path: Path) -> None:

@@ -19,9 +19,11 @@ from refseg.demo import rendering
 from refseg.demo.examples import default_examples
 from refseg.demo.limits import Limits
 from refseg.demo.page import Page, Question
+from refseg.engine.run import read_config
 from refseg.errors import CheckpointError
 from refseg.inference.inferencer import ReferringInferencer, segment
 from refseg.inference.loading import find_config, find_model
+from refseg.json_config import CONFIG, write_json_config
 from refseg.shipped import EXAMPLES, IMAGE_NOTE, MODEL_NOTE, REFSHAPES, WEIGHTS, ShapesOnlyWarning, image_note
 from work_dirs import WorkDir
 
@@ -36,7 +38,7 @@ def stand_in(work_dir: WorkDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     folder.mkdir(parents=True)
     (config,) = work_dir("instalign_tiny_refshapes").glob("*.py")
     (checkpoint,) = work_dir("instalign_tiny_refshapes").glob("*.pth")
-    (folder / "refshapes.py").write_text(config.read_text())
+    write_json_config(read_config(config), folder / CONFIG)
     state = torch.load(checkpoint, weights_only=True)["state_dict"]
     halved = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
     save_file(halved, folder / WEIGHTS)
@@ -61,8 +63,8 @@ class TestName:
     ) -> None:
         monkeypatch.chdir(tmp_path)
         (tmp_path / REFSHAPES).mkdir()
-        assert find_model(REFSHAPES) == (stand_in / "refshapes.py", stand_in / WEIGHTS)
-        assert find_config(REFSHAPES) == stand_in / "refshapes.py"
+        assert find_model(REFSHAPES) == (stand_in / CONFIG, stand_in / WEIGHTS)
+        assert find_config(REFSHAPES) == stand_in / CONFIG
         with pytest.raises(CheckpointError, match="No config in refshapes"):
             find_model("./refshapes")
 

@@ -9,91 +9,79 @@ All numbers of the card are of the shipped weights. They are measured here, with
 import argparse
 import contextlib
 import json
-import shutil
 import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from mmengine.config import Config
 from PIL import Image
-from safetensors.torch import save_file
 
 from refseg.cli.quickstart import use_data_root
-from refseg.datasets.tokenizers import save_tokenizer_files, with_tokenizer_files
-from refseg.engine.run import RunOptions, read_config, test
+from refseg.engine.run import RunOptions, test
 from refseg.errors import DataError, UsageError, UserError
 from refseg.evaluation.alignment import alignment_report
 from refseg.evaluation.breakdowns import breakdown
 from refseg.evaluation.protocols import get_protocol
 from refseg.evaluation.scorer import answers_of, open_data, score_predictions
-from refseg.files import sha256_of, write_atomically
-from refseg.inference.loading import ALIGNMENT, find_model, load_model, test_pipeline
+from refseg.files import folder_to_replace, sha256_of, write_atomically
+from refseg.inference.loading import ALIGNMENT, LoadedModel, load_model
+from refseg.inference.model_card import Result, facts_of, results_table
+from refseg.inference.model_folder import CARD, write_model
+from refseg.json_config import CONFIG
 from refseg.paths import data_path
+from refseg.publish.run import Scored, measure
 from refseg.refshapes.generate import EXPRESSIONS
 from refseg.refshapes.presets import PRESETS, GeneratedImage, Preset, draw_image, make_image
 from refseg.refshapes.skills import SKILLS
 from refseg.refshapes.vocabulary import word_list
 from refseg.report.work_dir import read_work_dir
 from refseg.shipped import EXAMPLES, MODELS, REFSHAPES, WEIGHTS
-from refseg.weights import read_checkpoint, state_dict_of
+from refseg.weights import read_checkpoint
 
-CARD = "README.md"
-CONFIG = f"{REFSHAPES}.py"
 MAX_BYTES = 5_000_000
 NUM_EXAMPLES = 6
 README_PHRASES = ("the red circle", "all stars")  # of the first example, as the README asks them
-OF_ONE_RUN = ("work_dir", "launcher", "resume", "experiment_name")  # keys of the config
+METRICS = ("gIoU", "cIoU", "mIoU", "Pr@0.5", "Pr@0.9", "N-acc", "T-acc")  # of the card
 LEVELS = ((80.0, "yes"), (50.0, "in part"))  # from this gIoU on, the model has a skill; below all of them: "no"
 
 
 @dataclass(frozen=True)
 class Training:
-    """Facts about the training, from its checkpoint and its work directory."""
+    """Facts about the training that only its checkpoint and its work directory have."""
 
     config: str
     preset: str
     generator_version: str
-    seed: int | str
-    steps: int | str
-    epochs: int | str
     chosen: str
     processes: str
-    start: str
 
 
 def ship(work_dir: Path, out: Path, *, data: Path | None = None, command: str | None = None) -> Path:
     """Write the folder, and return the path of the model card. The old folder stays if anything fails."""
-    config, checkpoint = find_model(work_dir)
-    content = read_checkpoint(checkpoint)
-    cfg = read_config(config)
-    training = read_training(config, content, cfg)
+    loaded = load_model(work_dir, device="cpu")
+    training = read_training(loaded)
     preset = PRESETS[training.preset]
     data = data or data_path(f"data/refshapes_{training.preset}")
     check_data(data, training)
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-        folder = Path(temporary, out.name)
-        folder.mkdir()
-        halve(state_dict_of(content, checkpoint), folder / WEIGHTS)
-        save_tokenizer_files(with_tokenizer_files(work_dir, test_pipeline(cfg)), folder)
-        write_config(cfg, training.preset, folder / CONFIG)
+    use_data_root(loaded.cfg, f"data/refshapes_{training.preset}")
+    with folder_to_replace(out) as folder:
+        write_model(loaded, folder, half=True)
         write_examples(preset, folder)
-        scores, alignment = measure(folder, data, preset)
+        shipped = load_model(folder, device="cpu")
+        results, skills, alignment = score(shipped, data, preset)
         if alignment:
             write_atomically(folder / ALIGNMENT, json.dumps(alignment, indent=1) + "\n")
-        parameters = sum(p.numel() for p in load_model(folder, device="cpu").segmentor.parameters())
-        write_atomically(folder / CARD, model_card(training, preset, scores, parameters, sha256_of(folder / WEIGHTS),
-                                                   command))  # fmt: skip
+        facts = facts_of(shipped, folder / WEIGHTS, license="Apache-2.0, as refseg. The data is generated: it has no "
+                                                            "other owner")  # fmt: skip
+        facts["checkpoint"] = f"{training.chosen}, by gIoU on split val"
+        facts["processes"] = training.processes
+        write_atomically(folder / CARD, shapes_card(training, preset, facts, results, skills, command))
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         if size > MAX_BYTES:
             raise UsageError(f"the folder would have {size:,} bytes (limit: {MAX_BYTES:,}). Ship a smaller model")
-        shutil.rmtree(out, ignore_errors=True)
-        folder.rename(out)
     print(f"{out}: {size:,} bytes")
     return out / CARD
 
@@ -101,27 +89,24 @@ def ship(work_dir: Path, out: Path, *, data: Path | None = None, command: str | 
 # Facts ----------------------------------------------------------------------------------------------------------------
 
 
-def read_training(config: Path, content: dict[str, Any], cfg: Config) -> Training:
+def read_training(loaded: LoadedModel) -> Training:
     """Read what the checkpoint and the work directory say about the training."""
-    meta = content.get("meta") or {}
+    meta = read_checkpoint(loaded.checkpoint).get("meta") or {}
     generated = (meta.get("dataset_meta") or {}).get("generated") or {}
+    folder = loaded.config.parent
     if generated.get("preset") not in PRESETS:
         raise UsageError(
-            f"the weights in {config.parent} were not trained on a preset of RefShapes (the checkpoint's meta says "
+            f"the weights in {folder} were not trained on a preset of RefShapes (the checkpoint's meta says "
             f"{generated.get('preset')!r}). The model that ships must be"
         )
-    log = read_work_dir(config.parent)
+    log = read_work_dir(folder)
     validations = max((len(curve.values) for curve in log.curves.metrics), default=0)
     return Training(
-        config=config.stem,
+        config=loaded.config.stem,
         preset=generated["preset"],
         generator_version=str(generated.get("generator_version")),
-        seed=meta.get("seed", "unknown"),
-        steps=meta.get("iter", "unknown"),
-        epochs=meta.get("epoch", "unknown"),
         chosen=f"the best of {validations} validations" if validations > 1 else "that of the only validation",
         processes=log.environment.get("GPU number", "unknown"),
-        start=f"from the weights {Path(cfg.load_from).name}" if cfg.get("load_from") else "from random weights",
     )
 
 
@@ -143,38 +128,6 @@ def check_data(data: Path, training: Training) -> None:
 
 
 # Files ----------------------------------------------------------------------------------------------------------------
-
-
-def halve(state: dict[str, torch.Tensor], file: Path) -> None:
-    """Write weights with 16 bits per number. Whole numbers keep their type."""
-    halved = {}
-    for name, value in state.items():
-        kept = value.half() if value.is_floating_point() else value
-        if value.is_floating_point() and not kept.isfinite().all():
-            raise UsageError(f"{name} has values that 16 bits cannot hold (largest: {value.abs().max():g})")
-        halved[name] = kept.contiguous().clone()
-    save_file(halved, file, metadata={"format": "pt"})
-    file.chmod(0o644)
-
-
-def write_config(cfg: Config, preset: str, file: Path) -> None:
-    """Write the complete config of the training, with the usual paths of the data."""
-    for key in OF_ONE_RUN:
-        cfg.pop(key, None)
-    use_data_root(cfg, f"data/refshapes_{preset}")
-    if cfg.get("load_from"):
-        cfg.load_from = None  # the card names the weights
-    if paths := sorted(absolute_paths(cfg.to_dict())):
-        raise UsageError(f"the config has paths of one machine: {', '.join(paths)}. Remove them from {cfg.filename}")
-    cfg.dump(file)
-
-
-def absolute_paths(value: Any) -> set[str]:
-    """Return the absolute paths in nested dicts and lists."""
-    if isinstance(value, str):
-        return {value} if Path(value).is_absolute() else set()
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return set().union(*map(absolute_paths, parts))
 
 
 def write_examples(preset: Preset, folder: Path) -> None:
@@ -205,15 +158,16 @@ def fits_readme(image: GeneratedImage) -> bool:
 # Numbers --------------------------------------------------------------------------------------------------------------
 
 
-def measure(folder: Path, data: Path, preset: Preset) -> tuple[dict[str, dict], dict | None]:
+def score(model: LoadedModel, data: Path, preset: Preset) -> tuple[list[Result], list[dict], dict | None]:
     """Score the shipped weights.
 
     Returns:
-        For each split the metrics, the number of phrases, and the scores by skill; and the content of `alignment.json`,
-        measured on the test split (None if the model has no words for its instances).
+        The scores of each split; those of the test split by skill; and the content of `alignment.json`, measured on the
+        test split (None if the model has no words for its instances).
     """
     protocol = get_protocol("refseg")
-    scores: dict[str, dict] = {}
+    results: list[Result] = []
+    skills: list[dict] = []
     alignment = None
     for split in [name for name in ("val", "test", "heldout") if preset.images.get(name)]:
         with tempfile.TemporaryDirectory() as temporary:
@@ -228,45 +182,40 @@ def measure(folder: Path, data: Path, preset: Preset) -> tuple[dict[str, dict], 
             }
             run = RunOptions(work_dir=temporary, cfg_options=options)
             with contextlib.redirect_stdout(sys.stderr):
-                test(str(folder / CONFIG), str(folder / WEIGHTS), run, predictions=str(predictions))
-            truths = open_data(f"{data / EXPRESSIONS}:{split}").truths
-            rows = score_predictions(answers_of(predictions, truths), truths, [protocol]).rows[protocol.name]
-            scores[split] = {
-                "metrics": protocol.score(rows),
-                "phrases": len(truths),
-                "images": len(np.unique(rows.image)),
-                "skills": breakdown(rows, protocol, "skill"),
-            }
+                test(str(model.config), str(model.checkpoint), run, predictions=str(predictions))
+            where = f"{data / EXPRESSIONS}:{split}"
+            (result,) = measure(model, [Scored(str(predictions), where)], [protocol])
+            metrics = {name: result.metrics[name] for name in METRICS if name in result.metrics}
+            results.append(replace(result, metrics=metrics))
             if split == "test":
+                truths = open_data(where).truths
+                rows = score_predictions(answers_of(predictions, truths), truths, [protocol]).rows[protocol.name]
+                skills = breakdown(rows, protocol, "skill")
                 report = alignment_report(str(predictions), truths)
                 # The word bars of pictures need these keys and no others
                 if report.get("all words", {}).get("matched"):
-                    header = {"checkpoint": {"sha256": sha256_of(folder / WEIGHTS)}}
+                    header = {"checkpoint": {"sha256": sha256_of(model.checkpoint)}}
                     alignment = {"alignment": report, "predictions": {"header": header}}
-    return scores, alignment
+    return results, skills, alignment
 
 
 # Card -----------------------------------------------------------------------------------------------------------------
 
 
-def model_card(
-    training: Training, preset: Preset, scores: dict[str, dict], parameters: int, sha256: str, command: str | None
+def shapes_card(
+    training: Training,
+    preset: Preset,
+    facts: dict[str, str],
+    results: Sequence[Result],
+    skills: list[dict],
+    command: str | None,
 ) -> str:
     """Return the model card in Markdown."""
-    splits = list(scores)
-    names = [name for name in ("gIoU", "cIoU", "mIoU", "Pr@0.5", "Pr@0.9", "N-acc", "T-acc") if name in
-             scores["test"]["metrics"]]  # fmt: skip
-    rows = [
-        f"| {name} | " + " | ".join(cell(scores[split]["metrics"].get(name)) for split in splits) + " |"
-        for name in names
-    ]
-    sizes = "; ".join(f"{split}: {scores[split]['images']} images, {scores[split]['phrases']:,} phrases"
-                      for split in splits)  # fmt: skip
     height, width = preset.image_size
     data = f"data/refshapes_{preset.name}"
     made = command or (
         f"refseg data refshapes --preset {preset.name} --out {data}\n"
-        f"    refseg train {CONFIG}    # the config of this folder: {training.config} with the options of the run"
+        f"    refseg train {training.config}    # with the options of the run, which are in {CONFIG}"
     )
     return f"""# refshapes: a small model that knows drawn shapes only
 
@@ -279,23 +228,14 @@ photograph. On photographs, and on drawings of another style, its answers mean n
 
 | | |
 |---|---|
-| model | InstAlign, config `{training.config}`, {parameters / 1e6:.2f} M parameters, 16-bit weights |
-| data | RefShapes `{preset.name}`, generator version \
-{training.generator_version}, split train, {preset.images["train"]:,} images of {width} x {height} pixels |
-| training | {training.start}, {training.steps} steps, {training.epochs} epochs, seed {training.seed}, \
-processes: {training.processes} |
-| checkpoint | {training.chosen}, by gIoU on split val |
-| SHA-256 of `{WEIGHTS}` | `{sha256}` |
-| license | Apache-2.0, as refseg. The data is generated: it has no other owner |
+{chr(10).join(f"| {name} | {value} |" for name, value in facts.items())}
+| images | {width} x {height} pixels, {preset.images["train"]:,} of them in training |
 
 ## Results
 
-Protocol `refseg`, of exactly these 16-bit weights. The checkpoint was chosen on val, so the numbers of val are slightly
-optimistic. {sizes}.
+The checkpoint was chosen on val, so the numbers of val are slightly optimistic.
 
-| | {" | ".join(splits)} |
-|---|{"---|" * len(splits)}
-{chr(10).join(rows)}
+{results_table(results)}
 
 ## Skills
 
@@ -305,7 +245,7 @@ from {LEVELS[1][0]:.0f} on.
 
 | skill | phrases | gIoU | the model has it |
 |---|---|---|---|
-{skill_rows(scores["test"]["skills"])}
+{skill_rows(skills)}
 
 ## Limits
 

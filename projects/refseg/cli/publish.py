@@ -12,7 +12,7 @@ from refseg.errors import UsageError
 EXAMPLES = """
 refseg publish work_dirs/quickstart --out published/shapes --license apache-2.0
 refseg test published/shapes --predictions test.jsonl
-refseg publish published/shapes --out published/shapes --predictions test.jsonl --data data/refshapes_mini/refshapes.jsonl:test
+refseg publish published/shapes --out published/shapes --predictions test.jsonl --data my.jsonl:test
 refseg publish published/shapes --out published/shapes --push USER/shapes
 """
 
@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("weights", nargs="?", help=WEIGHTS)
     add("--out", required=True, metavar="DIR", help="folder to write; a model folder that is there is replaced")
     add("--half", action="store_true", help="write 16 bits per number, which halves the file")
-    add("--license", default="unknown", metavar="ID", help="license of the weights, such as apache-2.0 (default: unknown)")
+    license = "license of the weights, such as apache-2.0 (default: unknown)"
+    add("--license", default="unknown", metavar="ID", help=license)
     scores = "prediction files of these weights, by `refseg test --predictions`: their scores go into the model card"
     add("--predictions", nargs="+", default=[], metavar="FILE", help=scores)
     add("--data", nargs="+", default=[], metavar="SET:SPLIT", help="data of each of the files, in the same order")

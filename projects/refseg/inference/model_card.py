@@ -87,9 +87,12 @@ def _training_sets(meta: Any) -> Iterator[tuple[str, str]]:
         if not isinstance(filtered, dict):
             yield name, UNKNOWN
         elif against := filtered.get("against"):
-            yield name, (
-                f"those of {', '.join(map(str, against))} were removed "
-                f"({filtered.get('dropped_images')} images, {filtered.get('dropped_expressions')} phrases)"
+            yield (
+                name,
+                (
+                    f"those of {', '.join(map(str, against))} were removed "
+                    f"({filtered.get('dropped_images')} images, {filtered.get('dropped_expressions')} phrases)"
+                ),
             )
         else:
             yield name, "no filter was set"
