@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "projects/refseg"
-WORKSHOPS = {"analysis", "cli", "convert", "data_tools", "demo", "export", "finetuning", "publish", "refshapes", "report"}
+WORKSHOPS = {
+    *("analysis", "cli", "convert", "data_tools", "demo", "export", "finetuning", "publish", "refshapes", "report"),
+}
 METHODS = {"baseline", "instalign", "latent_vg", "lavt", "lgformer", "rela", "vipa"}
 # Any workshop may write pages. Probes change phrases of RefShapes, whose meaning its generator knows.
 # Fine-tuning goes from checked data to a calibrated model.

@@ -66,6 +66,15 @@ def read_json_config(path: Path) -> Config:
     return Config({**base.to_dict(), **content}, filename=str(path))
 
 
+def name_of_config(path: Path) -> str:
+    """Return a name for people: that of the file, of the model folder, or of the model on the hub."""
+    if path.name != CONFIG:
+        return path.stem
+    folder = Path(os.path.abspath(path)).parent
+    cached = folder.parent.parent.name  # models--user--model/snapshots/COMMIT
+    return cached.removeprefix("models--").replace("--", "/") if cached.startswith("models--") else folder.name
+
+
 def write_json_config(cfg: Config, path: Path) -> None:
     """Write the parts of a config that belong to the model, without paths of this machine.
 
@@ -109,12 +118,12 @@ def is_registered(name: Any) -> bool:
     if scope in ("mmdet", "mmseg"):
         foreign = import_module(f"{scope}.registry")
         registries = [foreign.MODELS, foreign.TASK_UTILS]
+    elif short in MODULES:
+        return True
     else:
         own = [one for one in vars(registry).values() if isinstance(one, Registry)]
         own.sort(key=lambda one: one is not registry.MODELS)  # first, because it imports the least
         registries = [each for one in own for each in (one, one.parent)]
-    if short in MODULES:
-        return True
     for one in registries:
         one.import_from_location()
         if short in one.module_dict:

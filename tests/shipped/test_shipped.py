@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 import refseg
 from refseg import shipped
@@ -19,11 +18,10 @@ from refseg.demo import rendering
 from refseg.demo.examples import default_examples
 from refseg.demo.limits import Limits
 from refseg.demo.page import Page, Question
-from refseg.engine.run import read_config
 from refseg.errors import CheckpointError
 from refseg.inference.inferencer import ReferringInferencer, segment
 from refseg.inference.loading import find_config, find_model
-from refseg.json_config import CONFIG, write_json_config
+from refseg.json_config import CONFIG
 from refseg.shipped import EXAMPLES, IMAGE_NOTE, MODEL_NOTE, REFSHAPES, WEIGHTS, ShapesOnlyWarning, image_note
 from work_dirs import WorkDir
 
@@ -35,13 +33,7 @@ SHIPPED = shipped.MODELS / REFSHAPES
 def stand_in(work_dir: WorkDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Put random weights in half precision in the place of the model that ships."""
     folder = tmp_path / "models" / REFSHAPES
-    folder.mkdir(parents=True)
-    (config,) = work_dir("instalign_tiny_refshapes").glob("*.py")
-    (checkpoint,) = work_dir("instalign_tiny_refshapes").glob("*.pth")
-    write_json_config(read_config(config), folder / CONFIG)
-    state = torch.load(checkpoint, weights_only=True)["state_dict"]
-    halved = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
-    save_file(halved, folder / WEIGHTS)
+    ReferringInferencer(work_dir("instalign_tiny_refshapes"), device="cpu").save_pretrained(folder, half=True)
     for file in SHIPPED.glob("example*"):
         (folder / file.name).write_bytes(file.read_bytes())
     monkeypatch.setattr(shipped, "MODELS", tmp_path / "models")
@@ -149,7 +141,7 @@ class TestFolder:
 
     def test_examples(self) -> None:
         """The README's phrases are those of the first example."""
-        examples = default_examples(SHIPPED / "refshapes.py")
+        examples = default_examples(SHIPPED / CONFIG)
         assert len(examples) == 6 and all(example.image.is_file() and example.phrases for example in examples)
         assert refseg.example_image() == examples[0].image
         readme = (Path(__file__).parents[2] / "README.md").read_text()
@@ -162,7 +154,7 @@ class TestFolder:
         if not (SHIPPED / WEIGHTS).is_file():
             pytest.skip("this copy has no weights: tools/dev/ship_model.py writes them")
         names = {file.name for file in SHIPPED.iterdir()}
-        assert {"refshapes.py", WEIGHTS, "words.txt", "README.md", EXAMPLES} <= names
+        assert {CONFIG, WEIGHTS, "words.txt", "README.md", EXAMPLES} <= names
         card = (SHIPPED / "README.md").read_text()
         assert all(word in card for word in ("never seen a", "gIoU", "seed", "Apache-2.0", "no_target"))
         with pytest.warns(ShapesOnlyWarning):

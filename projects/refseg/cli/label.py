@@ -83,7 +83,7 @@ def main(args: argparse.Namespace) -> int:
         tasks,
         Rules(args.confidence, args.negative_confidence, args.empty_is_negative),
         Splits(args.split, args.val_share, args.seed),
-        labeled_by=inferencer.loaded.config.stem,
+        labeled_by=inferencer.loaded.name,
         header=header_of(inferencer, args.cfg_options),
         rank=rank,
         world_size=world_size,

@@ -155,7 +155,7 @@ class TextTokenizer:
         else:
             from transformers import AutoTokenizer
 
-            self.tokenizer = load_pretrained(AutoTokenizer, pretrained, use_fast=True)
+            self.tokenizer = load_pretrained(AutoTokenizer, pretrained, use_fast=True, trust_remote_code=False)
             if not self.tokenizer.is_fast:
                 raise DataError(f"{pretrained}: no fast tokenizer (tokenizer.json) for this model")
             limit = self.tokenizer.model_max_length

@@ -208,12 +208,12 @@ class Service:
         self._model_thread = ThreadPoolExecutor(1, "refseg-model")
         self._num_requests = 0  # that wait or run
         loaded = inferencer.loaded
-        self.version = loaded.config.stem
+        self.version = loaded.name
         if loaded.checkpoint is not None:
             self.version += f"-{sha256_of(loaded.checkpoint)[:8]}"
         # Answer once, which shows what the model can do, and loads what it loads at its first call
         answer = ImageSession(inferencer, ImageInput(IMAGE, WARM_UP))("a")[0]
-        known = KNOWN_MODELS.get(loaded.config.stem)
+        known = KNOWN_MODELS.get(loaded.name)
         self.abilities = {
             "instances": answer.raw_instances is not None,
             "nothing_here": answer.no_target_prob is not None or bool(known and "nothing here" in known.abilities),
@@ -286,7 +286,7 @@ class Service:
         """Return the answer of GET /model."""
         loaded = self.inferencer.loaded
         return ModelBody(
-            name=loaded.config.stem,
+            name=loaded.name,
             weights=loaded.weights_name,
             version=self.version,
             device=str(self.inferencer.device),

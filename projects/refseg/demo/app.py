@@ -115,7 +115,7 @@ def build(page: Page, files: Path, examples: Sequence[Example]) -> gr.Blocks:
     with gr.Blocks(title="refseg", analytics_enabled=False) as blocks:
         gr.Markdown(
             "# refseg\nUpload an image and describe what to find. The page shows the masks of what each phrase refers "
-            f"to. Model: `{loaded.config.stem}`, `{loaded.weights_name}`, on {page.inferencer.device}."
+            f"to. Model: `{loaded.name}`, `{loaded.weights_name}`, on {page.inferencer.device}."
         )
         if loaded.note:
             gr.Markdown(f"**Note:** {loaded.note}.", elem_id="note")

@@ -24,7 +24,7 @@ from refseg.engine import RefRunner, latest_checkpoint
 from refseg.engine.checkpoint import PROCESSOR
 from refseg.errors import CheckpointError, ConfigError, UsageError, UserError
 from refseg.files import write_atomically
-from refseg.json_config import read_json_config
+from refseg.json_config import name_of_config, read_json_config
 from refseg.paths import resolve_config
 from refseg.registry import METRICS, MODELS, SCOPE
 from refseg.weights import describe_weights, generator_versions, load_weights, origin_of, weights_file
@@ -68,7 +68,7 @@ def load_config(config: str, options: RunOptions | None = None) -> Config:
     merge_options(cfg, options.cfg_options)
     complete_inputs(cfg, options.cfg_options)
     cfg.launcher = options.launcher
-    cfg.work_dir = options.work_dir or cfg.get("work_dir") or f"work_dirs/{path.stem}"
+    cfg.work_dir = options.work_dir or cfg.get("work_dir") or f"work_dirs/{name_of_config(path).replace('/', '_')}"
 
     # Mixed precision: bf16 if the GPU has it, else fp16 with loss scaling.
     if options.amp:

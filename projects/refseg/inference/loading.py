@@ -20,7 +20,7 @@ from refseg.engine.run import build_model, load_weights, read_config, with_proce
 from refseg.errors import CheckpointError, ConfigError, UsageError
 from refseg.files import sha256_of
 from refseg.inference.hub import hub_folder, is_hub_name
-from refseg.json_config import CONFIG
+from refseg.json_config import CONFIG, name_of_config
 from refseg.known_models import KNOWN_MODELS, own_models, suggest_model
 from refseg.models.segmentor import RefSegmentor
 from refseg.paths import resolve_config
@@ -52,6 +52,11 @@ class LoadedModel:
     config: Path
     checkpoint: Path | None
     aligned: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of the config, of the model folder, or of the model on the hub."""
+        return name_of_config(self.config)
 
     @property
     def note(self) -> str:

@@ -63,7 +63,7 @@ def facts_of(loaded: LoadedModel, weights: Path, *, license: str) -> dict[str, s
         "training data": "; ".join(name for name, _ in data) or UNKNOWN,
         "images of test sets in training": "; ".join(dict.fromkeys(leaks for _, leaks in data)) or UNKNOWN,
         "training": ", ".join(training),
-        "started from": str(meta.get("start") or "no other model of refseg, as far as the config says"),
+        "started from": str(meta.get("start", UNKNOWN)),
         "pretrained encoders": "; ".join(encoders_of(loaded.cfg.model)) or "none are named in the config",
         "checkpoint": str(meta.get("checkpoint", UNKNOWN)),
         "license": license,

@@ -60,7 +60,7 @@ def write_model(loaded: LoadedModel, folder: Path, *, half: bool = False) -> Non
     """Write config, weights, and tokenizer of a model into an empty folder."""
     if loaded.checkpoint is None:
         raise UsageError(
-            f"{loaded.config.stem} loads published weights of others ({loaded.weights_name}), which are not copied. "
+            f"{loaded.name} loads published weights of others ({loaded.weights_name}), which are not copied. "
             "Pass on its name or its config"
         )
     write_json_config(loaded.cfg, folder / CONFIG)
@@ -77,8 +77,8 @@ def slim_meta(loaded: LoadedModel, meta: Any) -> dict[str, Any]:
     """Return what the `meta` of a checkpoint says about its training, without paths of this machine."""
     meta = meta if isinstance(meta, dict) else {}
     if loaded.config.name != CONFIG:  # a work directory; a model folder has these facts already
-        start, checkpoint = loaded.cfg.get("load_from"), loaded.checkpoint
-        meta = {**meta, "config": loaded.config.stem, "start": start, "checkpoint": checkpoint and checkpoint.name}
+        start, checkpoint = loaded.cfg.get("load_from") or "no whole model", loaded.checkpoint
+        meta = {**meta, "config": loaded.name, "start": start, "checkpoint": checkpoint and checkpoint.name}
     return portable({key: meta[key] for key in _META if meta.get(key) is not None})
 
 
