@@ -147,6 +147,7 @@ def test_config_json_goes_before_programs(saved: Path, tmp_path: Path) -> None:
 # Hub ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_hub(saved: Path, tmp_path: Path) -> None:
     """Uploads, downloads, consent, and errors, on a fake hub. The token is not printed."""
     (saved / "evil.py").write_text("raise SystemExit('the program was run')")
