@@ -146,7 +146,7 @@ def write_graph(model: RefSegmentor, function: Function, inputs: dict[str, Tenso
             )
     except Exception as error:  # any error of torch.export, of onnxscript, or of the model while it is traced
         cause = error.__cause__ or error
-        reason = next((line for line in str(cause).splitlines() if line.strip()), "")
+        reason = " ".join(line.strip() for line in str(cause).splitlines()[:2])
         raise UsageError(
             f"{type(model).__name__} cannot be exported: PyTorch's exporter cannot follow it ({type(cause).__name__}: "
             f"{reason[:300]})."

@@ -90,6 +90,7 @@ def export(
     examples = bundled_examples()[:samples] if data is None else examples_of(data, samples)
     loaded = load_model(model, weights, device="cpu", cfg_options=cfg_options)
     size, padded = input_of(loaded)
+    weights_used = describe_weights(loaded.segmentor, loaded.checkpoint)  # now: a training may replace the file
     loading = Loading(upright=data is None)  # ground truth belongs to images as they are stored
     original = ReferringInferencer(loaded, loading=loading)
     pad_id = original.pack(np.zeros((*size, 3), np.uint8), ["?"], name="").pad_id
@@ -111,7 +112,7 @@ def export(
         rows |= {name: parity.summary() for name, parity in zip(folders, parities, strict=True)}
         print("\n".join(table_of(rows)))
         report = {
-            "model": describe_weights(loaded.segmentor, loaded.checkpoint),
+            "model": weights_used,
             "samples": data or "the examples that come with refseg",
             "images": len(examples),
             "threads": torch.get_num_threads(),

@@ -88,7 +88,7 @@ class VisualConceptInjector(BaseModule):
         if self.centered:
             patches = patches - masked_mean(patches, relevant)[:, None]
         patches = self.norm_patches[layer](patches)[:, None]  # one head
-        concepts = self.concepts.to(patches.dtype).expand(len(patches), 1, -1, -1)
+        concepts = self.concepts.to(patches.dtype).expand(patches.shape[0], 1, -1, -1)
         mask = relevant[:, None, None]
         retrieved = F.scaled_dot_product_attention(concepts, patches, patches, attn_mask=mask)[:, 0]  # (E, M, C)
         # Attributes receive the concepts, which they compete for

@@ -70,7 +70,7 @@ class TokenLayout(nn.Module):
             (E, T', T), T' the number of language tokens.
         """
         of = F.pad(self.expression_of, (num_words, 0))
-        same = F.pad(of[:, None] == of, (valid.shape[1] - len(of), 0), value=True)  # (T', T)
+        same = F.pad(of[:, None] == of, (valid.shape[1] - of.shape[0], 0), value=True)  # (T', T)
         return valid[:, None] & same
 
 
@@ -166,7 +166,9 @@ class LatentExpressions(BaseModule):
         if self.training:
             chosen = F.gumbel_softmax(scores, tau=self.temperature, hard=True)
         else:
-            chosen = F.one_hot(scores.argmax(1), scores.shape[1]).float()
+            # F.one_hot would make the number of words a constant of exported graphs
+            places = torch.arange(scores.shape[1], device=scores.device)
+            chosen = (places == scores.argmax(1, keepdim=True)).float()
         subject = torch.bmm(chosen[:, None].to(words.dtype), words)  # (E, 1, C)
         # Drop tokens, then map positions to attributes
         attributes = []
@@ -177,7 +179,7 @@ class LatentExpressions(BaseModule):
             phi = position_map.weight[:, : words.shape[1]]  # (k_i, L)
             attributes.append(phi.to(words.dtype) @ (words * mask[..., None]))
         # Class tokens and subjects come first
-        classes = self.class_tokens.to(words.dtype).expand(len(words), -1, -1)
+        classes = self.class_tokens.to(words.dtype).expand(words.shape[0], -1, -1)
         tokens = torch.cat([classes, subject.expand_as(classes), *attributes], 1)
         probs = (scores / self.temperature).softmax(1)
         return Initial(tokens, subject, chosen.detach().argmax(1), (probs * chosen).sum(1).detach())
