@@ -160,7 +160,7 @@ class LatentExpressions(BaseModule):
             )
         # Choose the subject
         semantic = semantic_tokens(word_mask)
-        allowed = torch.where(semantic.any(1, keepdim=True), semantic, word_mask)
+        allowed = semantic | (word_mask & ~semantic.any(1, keepdim=True))
         scores = self.score(self.norm(words))[..., 0].float()  # (E, L)
         scores = scores.masked_fill(~allowed, torch.finfo(torch.float32).min / 2)
         if self.training:
