@@ -30,6 +30,7 @@ STAND_IN = {
     "data/refclef/refs(berkeley).p": "refcocog/refs(umd).p",
     "data/refclef/refs(unc).p": "refcoco/refs(unc).p",
     "data/rrefcoco+/refs(unc).p": "rrefcoco/refs(unc).p",
+    "data/rrsisd/refs(unc).p": "refcocog/refs(umd).p",
     "data/rrefcocog/refs(umd).p": "rrefcoco/refs(unc).p",
 }
 OTHER_FORMATS = ("jsonl", "saco", "seqtr", "refshapes")
@@ -105,7 +106,8 @@ def data_root(refshapes_tiny: Path, tmp_path_factory: pytest.TempPathFactory) ->
         shutil.copy(refshapes_tiny / source, target)
         shutil.copy(refshapes_tiny / Path(source).parent / "instances.json", target.parent / f"{target.stem}.json")
     (root / "images").mkdir()
-    for folder in ("train2014", "trainval2014", "saiapr_tc-12"):
+    for folder in ("train2014", "trainval2014", "saiapr_tc-12", "rrsisd/JPEGImages"):
+        (root / "images" / folder).parent.mkdir(exist_ok=True)
         (root / "images" / folder).symlink_to(refshapes_tiny / "images")
     for folder in ("refshapes_mini", "refshapes_base", "refshapes_hard"):
         (root / folder).symlink_to(refshapes_tiny)

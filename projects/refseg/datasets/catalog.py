@@ -114,6 +114,12 @@ IMAGE_FOLDERS = {
             "IAPR TC-12 has its own terms: ask its distributor",
             19_997,
         ),
+        ImageFolder(
+            "data/images/rrsisd/JPEGImages",
+            "the images of RRSIS-D, named by https://github.com/Lsan2401/RMSIN",
+            "its images come from DIOR, with its own terms",
+            17_402,
+        ),
     )
 }
 
@@ -271,6 +277,17 @@ _SETS = (
         protocol="Ref-ZOM (DMMI's protocol): every sentence",
         renamed="Ref-ZOM(final).p -> refs(final).p",
         notes=("source = 'zero' refers to nothing, whatever ann_id says",),
+    ),
+    _known(
+        "rrsisd",
+        "RRSIS-D, remote sensing",
+        "rrsisd/refs(unc).p",
+        image_root="data/images/rrsisd/JPEGImages",
+        source="https://github.com/Lsan2401/RMSIN",
+        counts=dict(train=(12_181, None, 12_181), val=(1_740, None, 1_740), test=(3_481, None, 3_481)),
+        verified=False,
+        protocol=_RIS,
+        notes=("oriented objects of 20 categories, seen from above",),
     ),
     *(
         _known(
