@@ -23,6 +23,7 @@ from refseg.compat import allow_mmengine_checkpoints
 from refseg.errors import CheckpointError
 from refseg.files import sha256_of
 
+WEIGHT_KEYS = ("state_dict", "model", "module", "model_state_dict")  # "module" is DeepSpeed's, the last CGFormer's
 COMPUTED = ("relative_position_index",)  # ends of the names of buffers that follow from a model's sizes
 METADATA = "refseg"  # key in the metadata of a .safetensors file: the rest of the checkpoint, as JSON
 MIN_SHARE = 0.5  # minimum share of a model's tensors for `load_from` without load_from_partial=True
@@ -121,10 +122,9 @@ def _read_pickle(path: Path) -> Any:
 
 
 def inner_state(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the weights of a checkpoint, which are under `state_dict`, `model` or `module`, or at the top."""
-    names = ("state_dict", "model", "module")  # the last one is DeepSpeed's
+    """Return the weights of a checkpoint, which are under one of `WEIGHT_KEYS`, or at the top."""
     for _ in range(3):  # a pickle can hold itself
-        inner = next((content[key] for key in names if isinstance(content.get(key), Mapping)), None)
+        inner = next((content[key] for key in WEIGHT_KEYS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             break
         content = inner
@@ -138,8 +138,8 @@ def state_dict_of(content: Mapping[str, Any], path: str | Path) -> dict[str, Ten
     if strangers or not state:
         culprit = f"{str(strangers[0])[:60]!r}, which is no tensor" if strangers else "nothing"
         raise CheckpointError(
-            f"{path} holds no state dict. Expected tensors by name, under 'state_dict', 'model' or 'module', or at "
-            f"the top of the file; found {culprit}"
+            f"{path} holds no state dict. Expected tensors by name, under one of {', '.join(WEIGHT_KEYS)}, or at the "
+            f"top of the file; found {culprit}"
         )
     if all(name.startswith("module.") for name in state):
         return {name.removeprefix("module."): value for name, value in state.items()}

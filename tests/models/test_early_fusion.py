@@ -1,4 +1,4 @@
-"""What must hold for LAVT and LGFormer alike."""
+"""What must hold for LAVT, LGFormer, and CGFormer alike."""
 
 from dataclasses import replace
 
@@ -15,9 +15,12 @@ from models.referring_checks import (
     prepared,
     tiny_model,
 )
-from refseg.models import LGFormer, RefSegmentor
+from refseg.models import CGFormer, LGFormer, RefSegmentor
 
-CONFIGS = ("lavt_swinb", "lgformer_swinb", "lgformer_tiny_refshapes", "lgformer/ablations/table4_pwam_baseline")
+CONFIGS = (
+    *("lavt_swinb", "lgformer_swinb", "lgformer_tiny_refshapes", "lgformer/ablations/table4_pwam_baseline"),
+    *("cgformer_swinb", "cgformer_tiny_refshapes"),
+)
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -27,8 +30,11 @@ def model(request: pytest.FixtureRequest) -> RefSegmentor:
 
 def test_every_trained_parameter_gets_a_gradient(model: RefSegmentor) -> None:
     """But for what softmax does not see: a key's bias, and the query where there is one thing to read. And positions of
-    pixels, if only deformable attention reads them: its offsets begin with weights of zero."""
+    pixels, if only deformable attention reads them: its offsets begin with weights of zero. And CGFormer's temperature
+    where the published code clamps it."""
     unseen = {n for n in parameters_without_gradient(model, prepared(model)) if "key.bias" not in n}
+    if isinstance(model, CGFormer) and model.decoder.group_first.log_temperature > 0:
+        unseen -= {f"decoder.{group}.log_temperature" for group in ("group_first", "group_later")}
     if isinstance(model, LGFormer) and model.pixel_decoder.l2va is None:
         unseen -= {"pixel_decoder.level_embed"}
     assert {n for n in unseen if not n.startswith("prototype.layers") or ".self_attn.query" not in n} == set()

@@ -16,7 +16,10 @@ SHARED = (
     "rela_tiny_refshapes_late",
     "vipa/ablations/refshapes_without_fusion",
 )
-FUSED = ("lavt_tiny_refshapes", "lgformer_tiny_refshapes", "rela_tiny_refshapes", "vipa_tiny_refshapes")
+FUSED = (
+    *("cgformer_tiny_refshapes", "lavt_tiny_refshapes", "lgformer_tiny_refshapes"),
+    *("rela_tiny_refshapes", "vipa_tiny_refshapes"),
+)
 
 
 @pytest.mark.parametrize("config", SHARED)

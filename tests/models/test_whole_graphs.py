@@ -10,6 +10,7 @@ import torch
 from models.referring_checks import logits_of, prepared, tiny_model
 
 MODELS = [
+    ("cgformer_swinb", {}),
     ("lavt_swinb", {}),
     ("lgformer_swinb", {}),
     ("rela_swinb", {}),

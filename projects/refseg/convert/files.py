@@ -17,7 +17,7 @@ from refseg.errors import CheckpointError, check_choice
 from refseg.files import sha256_of, write_atomically
 from refseg.models.encoders.official_weights import shown
 from refseg.models.published import LAYOUTS, MAPPING_VERSION, Layout, Sizes, find_layout
-from refseg.weights import COMPUTED, inner_state, read_checkpoint, state_dict_of, weights_file
+from refseg.weights import COMPUTED, WEIGHT_KEYS, inner_state, read_checkpoint, state_dict_of, weights_file
 
 Target = Literal["encoder", "model"]
 ENCODER = "encoder.vision."  # the image encoder in our models
@@ -150,4 +150,4 @@ def others_of(content: Mapping[str, Any]) -> list[str]:
     """Return the names of what a checkpoint holds beside weights."""
     if inner_state(content) is content:
         return []
-    return sorted(str(key) for key in content if key not in ("state_dict", "model", "module", "bert_model"))
+    return sorted(str(key) for key in content if key not in (*WEIGHT_KEYS, "bert_model"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from refseg.models.baseline import QueryBaseline
+    from refseg.models.cgformer import CGFormer
     from refseg.models.encoders import (
         BackboneEncoder,
         BEiT3Encoder,
@@ -40,6 +41,7 @@ MODULES = {
     "VLBA": "fusion",
     "BEiT3Encoder": "encoders",
     "BackboneEncoder": "encoders",
+    "CGFormer": "cgformer",
     "CLIPSeg": "zero_shot",
     "ConvEncoder": "encoders",
     "FusedEncoder": "encoders",
@@ -73,6 +75,7 @@ __all__ = [
     "VLBA",
     "BEiT3Encoder",
     "BackboneEncoder",
+    "CGFormer",
     "CLIPSeg",
     "ConvEncoder",
     "FusedEncoder",

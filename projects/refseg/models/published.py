@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from refseg.errors import CheckpointError
+from refseg.models.cgformer.weights import cgformer_state_from_official
 from refseg.models.encoders.beit3_weights import beit3_state_from_official
 from refseg.models.encoders.official_weights import shown
 from refseg.models.encoders.swin_weights import swin_state_from_official
@@ -90,6 +91,13 @@ LAYOUTS = (  # the more special ones first
         mark=r"backbone\.layers\.0\.fusion\..+",
         convert=lambda content, sizes: lavt_state_from_official(content, window_size=sizes.window_size),
         config="lavt_swinb",
+        whole=True,
+    ),
+    Layout(
+        name="CGFormer",
+        mark=r"decoder\.cgattention1\..+",
+        convert=lambda content, sizes: cgformer_state_from_official(content, window_size=sizes.window_size),
+        config="cgformer_swinb",
         whole=True,
     ),
     Layout(

@@ -23,14 +23,21 @@ def normed(x: Tensor) -> Tensor:
     return F.instance_norm(x.transpose(1, 2)).transpose(1, 2)
 
 
-def test_pwam_matches_its_equations() -> None:
-    """Eqs. 1-8 of LAVT: the output projection comes after pixels have gathered words, the mask is -inf."""
+@pytest.mark.parametrize("num_heads", [1, 2])
+def test_pwam_matches_its_equations(num_heads: int) -> None:
+    """Eqs. 1-8 of LAVT: the output projection comes after pixels have gathered words, the mask is -inf. Scores of each
+    head are divided by the root of all channels."""
     torch.manual_seed(0)
-    pwam = PWAM(pixel_dim=C, word_dim=D)
+    pwam = PWAM(pixel_dim=C, word_dim=D, num_heads=num_heads)
     pixels, words, mask = inputs()
-    scores = normed(pwam.query(pixels)) @ pwam.key(words).transpose(1, 2) / C**0.5
-    attention = scores.masked_fill(~mask[:, None], -torch.inf).softmax(-1)
-    gathered = normed(pwam.out(attention @ pwam.value(words)))
+    heads = []
+    query, key, value = (
+        x.split(C // num_heads, -1) for x in (normed(pwam.query(pixels)), pwam.key(words), pwam.value(words))
+    )
+    for head in range(num_heads):
+        scores = query[head] @ key[head].transpose(1, 2) / C**0.5
+        heads.append(scores.masked_fill(~mask[:, None], -torch.inf).softmax(-1) @ value[head])
+    gathered = normed(pwam.out(torch.cat(heads, -1)))
     fused = F.gelu(pwam.project(F.gelu(pwam.vision(pixels)) * gathered))
     level, onwards, same_words = pwam(pixels, words, word_mask=mask, pixel_mask=None)
     torch.testing.assert_close(level, fused)

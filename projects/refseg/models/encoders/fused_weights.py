@@ -1,4 +1,4 @@
-"""Convert the published encoders of LAVT and ReLA (Swin with PWAM, and BERT) to weights of `FusedEncoder`."""
+"""Convert the published encoders of LAVT, ReLA and CGFormer (Swin with PWAM, and BERT) to weights of `FusedEncoder`."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ PWAM_PARTS = {
     "project_mm.0": "project",
 }
 WITHOUT_BIAS = ("query", "out")
-FUSION = re.compile(r"layers\.(\d)\.fusion\.(.+)\.(weight|bias)")
-GATE = re.compile(r"layers\.(\d)\.res_gate\.([02])\.weight")
+FUSION = re.compile(r"layers\.(\d)\.(?:pwam_)?fusion\.(.+)\.(weight|bias)")  # pwam_: CGFormer's names
+GATE = re.compile(r"layers\.(\d)\.(?:res|pwam)_gate\.([02])\.weight")
 REASONS = {
     "gate": "gate of the last stage, whose output is unused",
     "bias": "bias that the following instance norm cancels",

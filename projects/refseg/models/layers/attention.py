@@ -23,16 +23,25 @@ class Attention(nn.Module):
         num_heads: Number of heads; it divides C.
         memory_dim: Channels of the memory, if they are not C.
         dropout: Dropout of the attention weights.
+        bias: Whether queries, keys, and values have biases.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, *, memory_dim: int | None = None, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        *,
+        memory_dim: int | None = None,
+        dropout: float = 0.0,
+        bias: bool = True,
+    ) -> None:
         super().__init__()
         if embed_dim % num_heads:
             raise ValueError(f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}")
         self.num_heads = num_heads
         self.dropout = dropout
-        self.query = nn.Linear(embed_dim, embed_dim)
-        self.key_value = nn.Linear(memory_dim or embed_dim, 2 * embed_dim)
+        self.query = nn.Linear(embed_dim, embed_dim, bias=bias)
+        self.key_value = nn.Linear(memory_dim or embed_dim, 2 * embed_dim, bias=bias)
         self.out = nn.Linear(embed_dim, embed_dim)
 
     def forward(
@@ -90,10 +99,9 @@ class Attention(nn.Module):
         if position is None:
             key, value = self.key_value(memory).chunk(2, -1)
             return key, value
-        (key_weight, value_weight), (key_bias, value_bias) = (
-            self.key_value.weight.chunk(2),
-            self.key_value.bias.chunk(2),
-        )
+        key_weight, value_weight = self.key_value.weight.chunk(2)
+        bias = self.key_value.bias
+        key_bias, value_bias = (None, None) if bias is None else bias.chunk(2)
         return F.linear(memory + position, key_weight, key_bias), F.linear(memory, value_weight, value_bias)
 
 

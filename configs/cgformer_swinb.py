@@ -1,0 +1,1 @@
+_base_ = 'cgformer/cgformer_swinb_refcoco.py'
