@@ -59,6 +59,7 @@ def test_early_fusion_has_one_graph_which_masks_padding(tmp_path: Path) -> None:
         ("instalign_swinb", {}),
         ("rela_swinb", {}),
         ("rela_swinb", {"encoder.fusion": None}),
+        ("cgformer_swinb", {}),
         ("lgformer_swinb", {}),
         ("vipa_swinb", {}),
         ("vipa/ablations/refshapes_without_fusion", {}),
