@@ -10,7 +10,7 @@ from pathlib import Path
 
 from refseg.cli.main import with_examples
 from refseg.cli.options import add_cfg_options, add_data_root
-from refseg.data_tools.formats import FORMATS
+from refseg.data_tools.formats import FORMATS, WRITTEN
 from refseg.datasets.targets import data_root
 
 SET = (
@@ -106,7 +106,7 @@ def _from_coco(parser: argparse.ArgumentParser) -> None:
 def _export(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("file", metavar="FILE", help="JSONL file")
-    add("--to", choices=list(FORMATS), required=True, help="format to write")
+    add("--to", choices=WRITTEN, required=True, help="format to write")
     add("--out", required=True, metavar="FILE_OR_DIR", help="file to write; for labelme and yolo, a new folder")
     add("--split", metavar="NAME", help="only rows of this split (default: all rows)")
     add("--image-prefix", default="", metavar="URL", help="Label Studio: prefix of the names of images")

@@ -9,3 +9,4 @@ FORMATS = {
     "reasonseg": "ReasonSeg",
     "gseval": "GSEval",
 }
+WRITTEN = tuple(name for name in FORMATS if name not in ("reasonseg", "gseval"))  # by `export`
