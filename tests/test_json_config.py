@@ -38,7 +38,7 @@ def change(folder: Path, key: str, value: Any) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_round_trip(name: str, tmp_path: Path) -> None:
-    """What was written is read again, and passes the check of configs. Only sequences have another type."""
+    """A written config can be read again, and passes the config check. Only the types of sequences change."""
     cfg = load_config(name)
     write_json_config(cfg, tmp_path / CONFIG)
     again = load_config(str(tmp_path / CONFIG))

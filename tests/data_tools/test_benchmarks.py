@@ -29,6 +29,12 @@ def import_rows(source: Path, out: Path, *more: str) -> list[dict]:
     return [json.loads(line) for line in out.read_text().splitlines()]
 
 
+def test_own_jsonl_needs_no_import(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "own.jsonl").write_text('{"image": "a.png", "text": "a", "targets": null}')
+    assert main(["data", "import", str(tmp_path / "own.jsonl"), "--out", str(tmp_path / "o.jsonl")]) == 1
+    assert "needs no import" in capsys.readouterr().err
+
+
 @pytest.fixture
 def reasonseg(tmp_path: Path) -> Path:
     """Write an image in the folders train and val. A small "ignore" lies on the target, and a "flag" means nothing."""

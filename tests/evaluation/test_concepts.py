@@ -15,6 +15,7 @@ from refseg.evaluation import terms
 from refseg.evaluation.overlap import match_instances
 from refseg.evaluation.protocols import get_protocol
 from refseg.evaluation.rows import Rows
+from refseg.evaluation.scorer import best_of
 from refseg.evaluation.statistics import bootstrap
 
 PROTOCOL = get_protocol("saco")
@@ -100,6 +101,17 @@ def test_other_entries_and_annotators(tmp_path: Path) -> None:
     best = score(tmp_path, predictions, second, "--annotators", str(first))
     assert best == score(tmp_path, predictions, first, "--annotators", str(second))
     assert best["IL_FPR"] == 0 and best["cgF1"] > alone["cgF1"]
+
+
+def test_tags_of_the_first_annotator_stay() -> None:
+    """The second annotator agrees with the second answer only. Tags are columns that only the first one has."""
+    columns = {name: np.zeros(2, column.dtype) for name, column in Rows.of(()).columns.items()}
+    columns |= {"expression_id": np.array(["a", "b"], object), "predicted_objects": np.ones(2, int)}
+    columns |= {"no_target_prob": np.full(2, np.nan), "objects": np.ones(2, int)}
+    first = Rows({**columns, "matched": np.array([[1] * 10, [0] * 10]), "tag:x": np.array(["p", "q"], object)})
+    second = Rows({**columns, "matched": np.array([[0] * 10, [1] * 10])})
+    best = best_of([first, second], PROTOCOL)
+    assert best.matched.all() and best.columns["tag:x"].tolist() == ["p", "q"]
 
 
 def test_annotators_need_instances(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -126,7 +126,8 @@ def test_greedy_matching() -> None:
 
 
 def test_f1_and_correlation_of_rejections() -> None:
-    """Of 3 phrases without a target 2 are rejected, and of 5 with one 1. Both kinds of phrases are needed."""
+    """Two of three phrases without a target are rejected, and one of five with a target. Without one of the two kinds,
+    both metrics are undefined."""
     cases = [(False, 0.9)] * 2 + [(False, 0.1)] + [(True, 0.9)] + [(True, 0.1)] * 4
     rows = Rows.of(row(5, predicted=5, has_target=target, no_target_prob=prob) for target, prob in cases)
     scores = get_protocol("refseg").score(rows)

@@ -71,7 +71,7 @@ def test_folder_is_a_model(exported: Path, folder: str) -> None:
 
 
 def test_answers_are_those_of_the_original(model: Path, exported: Path, refshapes_images: list[str]) -> None:
-    """Of several images at once, and of a session, which keeps the image."""
+    """Check the answers to several images at once, and those of a session, which keeps the image."""
     ours, theirs = (ReferringInferencer(folder, device="cpu") for folder in (model, exported))
     assert theirs.shares_images
     for expected, found in zip(ours(refshapes_images, PHRASES), theirs(refshapes_images, PHRASES), strict=True):

@@ -1,4 +1,4 @@
-"""What must hold for LAVT, LGFormer, and CGFormer alike."""
+"""Checks that LAVT, LGFormer, and CGFormer share."""
 
 from dataclasses import replace
 

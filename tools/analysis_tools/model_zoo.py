@@ -32,7 +32,6 @@ WEIGHTS = {
     "LAVT": "the authors', [converted](convert.md)",
     "ReLA": "the authors', [converted](convert.md)",
     "CGFormer": "the authors', [converted](convert.md)",
-    "Fine-tuning": "encoders from `refseg[pretrained]`",
 }
 SHIPPED = {"instalign_tiny_refshapes": "ship with refseg: `refshapes`"}
 INTRO = """# Model zoo
@@ -94,10 +93,6 @@ def read_page() -> dict[str, tuple[str, ...]]:
 @torch.no_grad()
 def measure(cfg: Any, runs: int) -> tuple[str, ...]:
     """Return parameters, GMAC and CPU seconds of a config's model, as cells."""
-    for part in ("vision", "text"):  # weights do not change the size
-        encoder = (cfg.model.get("encoder") or {}).get(part)
-        if isinstance(encoder, dict) and isinstance(encoder.get("pretrained"), str) and encoder.get("arch"):
-            encoder["pretrained"] = None
     work = count(cfg)
     model = build_model(cfg).eval()
     data = dummy_batch(shape=input_size(cfg), num_words=longest_expression(cfg), vocab_size=vocabulary_size(model))

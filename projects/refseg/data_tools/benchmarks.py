@@ -90,7 +90,7 @@ def read_gseval(file: Path, images: Path | None, base: Path, skipped: Skipped) -
     """
     images = images or file.parent
     check_folder(images)
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
         if not line.strip():
             continue
         where = f"{file}, line {number}"

@@ -112,7 +112,9 @@ def recognize(source: Path, format: str = "auto") -> tuple[Path, str, Any]:
         raise UsageError(f"{source} is an archive. Unpack it, and name the folder")
     if source.suffix.lower() in (".yaml", ".yml") or format == "yolo":
         return source, "yolo", None
-    if source.suffix.lower() == ".jsonl" and format in ("auto", "gseval"):
+    if source.is_file() and source.suffix.lower() == ".jsonl" and format in ("auto", "gseval"):
+        if b'"caption"' not in source.read_bytes()[: 2**16]:
+            raise DataError(f"{source} is not GSEval's file. A JSONL file of refseg needs no import: refseg data check")
         return source, "gseval", None
     try:
         if format in ("auto", "reasonseg") and b'"is_sentence"' in source.read_bytes():  # not all of them are UTF-8

@@ -41,6 +41,8 @@ class Comparison:
     @property
     def what(self) -> str:
         """The quantity in `worth_a` and `worth_b`."""
+        if self.protocol.view.instances is not None:
+            return "F1 of objects"
         return "IoU" if self.protocol.view.boxes is None else "match of boxes"
 
     def by_disagreement(self) -> np.ndarray:

@@ -330,7 +330,7 @@ def best_of(candidates: Sequence[Rows], protocol: Protocol) -> Rows:
     """Choose between several annotators, for a protocol that scores instances.
 
     An expression gets the row of the annotator with the best F1 of objects, of equal ones the first. Expressions that
-    an annotator does not have are left out.
+    an annotator does not have are left out. Columns that only the first one has, such as tags, stay.
     """
     common = set.intersection(*(set(rows.expression_id) for rows in candidates))
     order = [name for name in candidates[0].expression_id if name in common]
@@ -340,7 +340,9 @@ def best_of(candidates: Sequence[Rows], protocol: Protocol) -> Rows:
         aligned.append(rows[np.array([place[name] for name in order], np.int64)])
     best = np.argmax([protocol.worth_of(rows) for rows in aligned], axis=0)
     every = np.arange(len(order))
-    return Rows({name: np.stack([rows.columns[name] for rows in aligned])[best, every] for name in aligned[0].columns})
+    shared = {name for rows in aligned[1:] for name in rows.columns}
+    chosen = {name: np.stack([rows.columns[name] for rows in aligned])[best, every] for name in shared}
+    return Rows({**aligned[0].columns, **chosen})
 
 
 def _refuse(missing: IdList, duplicate: IdList, extra: IdList, tables: dict[str, _ViewRows], *, all_none: bool) -> None:

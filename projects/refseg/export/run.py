@@ -40,7 +40,7 @@ KEPT = ("default_scope", "custom_imports", "val_dataloader", "val_evaluator", "v
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What exported models must keep to. In fp32, no answer may change either.
+    """How far an exported model may differ from the original. In fp32, no answer may change.
 
     Args:
         logit_difference: Largest difference of a logit in fp32. Both programs round differently, and the difference

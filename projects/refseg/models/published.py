@@ -1,4 +1,4 @@
-"""Published layouts of weights: how they are told apart, and the mapping of each to our names.
+"""Published layouts of weights: how to recognize each of them, and how its names become ours.
 
 `load_from` and `refseg convert` use this table. The encoders' `pretrained` uses the same mappings of single encoders.
 """

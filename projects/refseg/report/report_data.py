@@ -154,7 +154,8 @@ def make_examples(
     """
     # IoU by the protocol's rules; of masks if the protocol is about boxes
     rejected = protocol.no_target.rejected(scored)
-    ious = protocol.worth_of(scored) if protocol.view.boxes is None else terms.worth(scored, rejected, empties=True)
+    scores_masks = protocol.view.boxes is None and protocol.view.instances is None
+    ious = protocol.worth_of(scored) if scores_masks else terms.worth(scored, rejected, empties=True)
     # Choice of the expressions
     candidates = []
     for i, name in enumerate(scored.expression_id):
