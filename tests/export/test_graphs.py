@@ -60,6 +60,7 @@ def test_early_fusion_has_one_graph_which_masks_padding(tmp_path: Path) -> None:
         ("rela_tiny_refshapes", {}),
         ("rela_tiny_refshapes_late", {}),
         ("cgformer_swinb", {"encoder.vision": CONV}),  # the graphs of Swin take a minute
+        ("dmmi_swinb", {"encoder.vision": CONV}),
         ("lgformer_swinb", {"encoder.vision": CONV}),
         ("vipa/ablations/refshapes_early_fusion", {}),
         ("vipa/ablations/refshapes_without_fusion", {}),

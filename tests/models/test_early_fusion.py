@@ -1,4 +1,4 @@
-"""Checks that LAVT, LGFormer, and CGFormer share."""
+"""Checks that LAVT, LGFormer, CGFormer, and DMMI share."""
 
 from dataclasses import replace
 
@@ -10,6 +10,7 @@ from models.referring_checks import (
     check_finite_without_targets,
     check_padded_words,
     check_phrases_one_by_one,
+    is_key_bias,
     logits_of,
     parameters_without_gradient,
     prepared,
@@ -19,7 +20,7 @@ from refseg.models import CGFormer, LGFormer, RefSegmentor
 
 CONFIGS = (
     *("lavt_swinb", "lgformer_swinb", "lgformer_tiny_refshapes", "lgformer/ablations/table4_pwam_baseline"),
-    *("cgformer_swinb", "cgformer_tiny_refshapes"),
+    *("cgformer_swinb", "cgformer_tiny_refshapes", "dmmi_swinb", "dmmi_tiny_refshapes"),
 )
 
 
@@ -32,7 +33,7 @@ def test_every_trained_parameter_gets_a_gradient(model: RefSegmentor) -> None:
     """But for what softmax does not see: a key's bias, and the query where there is one thing to read. And positions of
     pixels, if only deformable attention reads them: its offsets begin with weights of zero. And CGFormer's temperature
     where the published code clamps it."""
-    unseen = {n for n in parameters_without_gradient(model, prepared(model)) if "key.bias" not in n}
+    unseen = {n for n in parameters_without_gradient(model, prepared(model)) if not is_key_bias(n)}
     if isinstance(model, CGFormer) and model.decoder.group_first.log_temperature > 0:
         unseen -= {f"decoder.{group}.log_temperature" for group in ("group_first", "group_later")}
     if isinstance(model, LGFormer) and model.pixel_decoder.l2va is None:

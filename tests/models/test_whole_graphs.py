@@ -11,6 +11,7 @@ from models.referring_checks import logits_of, prepared, tiny_model
 
 MODELS = [
     ("cgformer_swinb", {}),
+    ("dmmi_swinb", {}),
     ("lavt_swinb", {}),
     ("lgformer_swinb", {}),
     ("rela_swinb", {}),

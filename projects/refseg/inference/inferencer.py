@@ -36,7 +36,7 @@ from refseg.models.postprocess import LogitMask, PostProcess, check_finite, fini
 from refseg.models.segmentor import RefSegmentor
 from refseg.records import Expression, Record
 from refseg.shipped import REFSHAPES, image_note, warn_shapes_only
-from refseg.structures import Batch, Sample, TextTokens
+from refseg.structures import Batch, Sample
 
 if TYPE_CHECKING:
     from refseg.models.zero_shot.prompted import PromptedMasks
@@ -515,7 +515,13 @@ def split_phrases(batch: Batch, count: int) -> Iterator[Batch]:
     for start in range(0, batch.num_expressions, count):
         part = slice(start, start + count)
         rows, text_of = batch.tokens.text_of[part].unique(return_inverse=True)
-        word_of = None if batch.tokens.word_of is None else batch.tokens.word_of[rows]
+        tokens = replace(
+            batch.tokens,
+            ids=batch.tokens.ids[rows],
+            word_mask=batch.tokens.word_mask[rows],
+            text_of=text_of,
+            word_of=None if batch.tokens.word_of is None else batch.tokens.word_of[rows],
+        )
         part_meta = replace(
             meta,
             expression_ids=meta.expression_ids[part],
@@ -525,7 +531,7 @@ def split_phrases(batch: Batch, count: int) -> Iterator[Batch]:
         )
         yield replace(
             batch,
-            tokens=TextTokens(batch.tokens.ids[rows], batch.tokens.word_mask[rows], text_of, word_of=word_of),
+            tokens=tokens,
             image_of=batch.image_of[part],
             metas=[part_meta],
             referents=batch.referents[part],

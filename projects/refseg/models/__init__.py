@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from refseg.models.baseline import QueryBaseline
     from refseg.models.cgformer import CGFormer
+    from refseg.models.dmmi import DMMI, MultiScaleFusion
     from refseg.models.encoders import (
         BackboneEncoder,
         BEiT3Encoder,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from refseg.models.zero_shot import SAM3, CLIPSeg, GroundedSAM2, KeepImages, ZeroShotSegmentor
 
 MODULES = {
+    "DMMI": "dmmi",
     "LAVT": "lavt",
     "PWAM": "fusion",
     "SAM3": "zero_shot",
@@ -50,6 +52,7 @@ MODULES = {
     "KeepImages": "zero_shot",
     "LGFormer": "lgformer",
     "LatentVG": "latent_vg",
+    "MultiScaleFusion": "dmmi",
     "ObjectTextDecoder": "instalign",
     "OnnxSegmentor": "onnx_segmentor",
     "QueryBaseline": "baseline",
@@ -68,6 +71,7 @@ MODULES = {
 }
 
 __all__ = [
+    "DMMI",
     "LAVT",
     "PWAM",
     "SAM3",
@@ -84,6 +88,7 @@ __all__ = [
     "KeepImages",
     "LGFormer",
     "LatentVG",
+    "MultiScaleFusion",
     "ObjectTextDecoder",
     "OnnxSegmentor",
     "QueryBaseline",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from refseg.errors import CheckpointError
 from refseg.models.cgformer.weights import cgformer_state_from_official
+from refseg.models.dmmi.weights import dmmi_state_from_official
 from refseg.models.encoders.beit3_weights import beit3_state_from_official
 from refseg.models.encoders.official_weights import shown
 from refseg.models.encoders.swin_weights import swin_state_from_official
@@ -84,6 +85,13 @@ LAYOUTS = (  # the more special ones first
         mark=r"sem_seg_head\.predictor\.RIA_layers\..+",
         convert=lambda content, sizes: rela_state_from_official(content, window_size=sizes.window_size),
         config="rela/rela_swinb_grefcoco_published",
+        whole=True,
+    ),
+    Layout(
+        name="DMMI",
+        mark=r"contrastive\.align_lan\..+",
+        convert=lambda content, sizes: dmmi_state_from_official(content, window_size=sizes.window_size),
+        config="dmmi_swinb",
         whole=True,
     ),
     Layout(

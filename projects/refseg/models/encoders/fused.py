@@ -148,7 +148,9 @@ class FusedEncoder(BaseModule):
                     levels, masks = ([t.index_select(0, image_of) for t in tensors] for tensors in (levels, masks))
                     text_of = image_of = None
                 mask = level_mask(pixel_mask, size).flatten(1) if batch.is_padded else None
-                level, pixels, words = self.fusions[str(stage)](pixels, words, word_mask=word_mask, pixel_mask=mask)
+                fusion = self.fusions[str(stage)]
+                shape = dict(size=size) if fusion.needs_size else {}
+                level, pixels, words = fusion(pixels, words, word_mask=word_mask, pixel_mask=mask, **shape)
             # Output level, and the step to the next stage
             if stage in self.out_stages:
                 levels.append(unflatten_map(self.vision.norm(stage, level), size))

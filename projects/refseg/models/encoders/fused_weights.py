@@ -1,4 +1,4 @@
-"""Convert the published encoders of LAVT, ReLA and CGFormer (Swin with PWAM, and BERT) to weights of `FusedEncoder`."""
+"""Convert the published encoders of LAVT, ReLA, CGFormer and DMMI (Swin with a fusion, and BERT) to `FusedEncoder`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PWAM_PARTS = {
     "image_lang_att.W.0": "out",
     "project_mm.0": "project",
 }
-WITHOUT_BIAS = ("query", "out")
+PWAM_WITHOUT_BIAS = re.compile("query|out")
 FUSION = re.compile(r"layers\.(\d)\.(?:pwam_)?fusion\.(.+)\.(weight|bias)")  # pwam_: CGFormer's names
 GATE = re.compile(r"layers\.(\d)\.(?:res|pwam)_gate\.([02])\.weight")
 REASONS = {
@@ -53,15 +53,23 @@ class Converted(NamedTuple):
 
 
 def fused_state_from_official(
-    backbone: Mapping[str, Tensor], bert: Mapping[str, Tensor], *, window_size: int | None, bert_name: str
+    backbone: Mapping[str, Tensor],
+    bert: Mapping[str, Tensor],
+    *,
+    window_size: int | None,
+    bert_name: str,
+    parts: Mapping[str, str] = PWAM_PARTS,
+    without_bias: re.Pattern = PWAM_WITHOUT_BIAS,
 ) -> Converted:
     """Convert the weights of a published encoder.
 
     Args:
-        backbone: Official weights of Swin and PWAM, without prefix.
+        backbone: Official weights of Swin and the fusion, without prefix.
         bert: Official weights of BERT, without prefix.
         window_size: Window of the Swin encoder, to which position tables are resized. None keeps them.
         bert_name: Name of BERT in reported keys.
+        parts: Our name of each part of the fusion.
+        without_bias: Our names of the parts whose bias is left out.
     """
     swin, swin_left_out = swin_state_from_official(
         {key: value for key, value in backbone.items() if is_swin_key(key)}, window_size=window_size
@@ -73,7 +81,7 @@ def fused_state_from_official(
     for name, value in backbone.items():
         if is_swin_key(name):
             continue
-        place = _fusion_place(name, last)
+        place = _fusion_place(name, last, parts, without_bias)
         if place is None:
             unknown.append(f"backbone.{name}")
         elif place in REASONS:
@@ -84,7 +92,7 @@ def fused_state_from_official(
     state |= {f"text.{key}": value for key, value in text.items()}
     left_out |= {f"{bert_name}.{key}": reason for key, reason in text_left_out.items()}
     unknown += [f"{bert_name}.{key}" for key in text_unknown]
-    return Converted(state, left_out, unknown, _expected_keys(last, state))
+    return Converted(state, left_out, unknown, _expected_keys(last, state, parts, without_bias))
 
 
 def check_accounted(owner: str, state: Mapping[str, Tensor], expected: set[str], unknown: list[str]) -> None:
@@ -96,14 +104,16 @@ def check_accounted(owner: str, state: Mapping[str, Tensor], expected: set[str],
         raise CheckpointError(f"{len(missing)} weights of {owner} are missing (refseg's names): {shown(missing)}.")
 
 
-def _expected_keys(last: int, state: Mapping[str, Tensor]) -> set[str]:
+def _expected_keys(
+    last: int, state: Mapping[str, Tensor], parts: Mapping[str, str], without_bias: re.Pattern
+) -> set[str]:
     """Return names of output norms and fusions of stages 0 to `last`, and of as many BERT layers as the state has."""
     keys = set()
     for stage in range(last + 1):
         fusion = f"fusions.{stage}"
         keys |= {f"vision.norm{stage}.{kind}" for kind in ("weight", "bias")}
-        keys |= {f"{fusion}.{part}.weight" for part in PWAM_PARTS.values()}
-        keys |= {f"{fusion}.{part}.bias" for part in PWAM_PARTS.values() if part not in WITHOUT_BIAS}
+        keys |= {f"{fusion}.{part}.weight" for part in parts.values()}
+        keys |= {f"{fusion}.{part}.bias" for part in parts.values() if not without_bias.fullmatch(part)}
         keys |= {f"{fusion}.gate.{layer}.weight" for layer in (0, 2) if stage < last}
     numbers = [int(found[1]) for key in state if (found := re.match(r"text\.layers\.(\d+)\.", key))]
     keys |= {f"text.embeddings.{name}" for name in BERT_EMBEDDINGS}
@@ -113,12 +123,12 @@ def _expected_keys(last: int, state: Mapping[str, Tensor]) -> set[str]:
     return keys
 
 
-def _fusion_place(name: str, last: int) -> str | None:
-    """Return our name of a weight of PWAM or its gate, a key of REASONS if it is left out, or None if unknown."""
+def _fusion_place(name: str, last: int, parts: Mapping[str, str], without_bias: re.Pattern) -> str | None:
+    """Return our name of a weight of the fusion or its gate, a key of REASONS if it is left out, or None if unknown."""
     if found := GATE.fullmatch(name):
         stage, layer = found.groups()
         return "gate" if int(stage) == last else f"fusions.{stage}.gate.{layer}.weight"
-    if (found := FUSION.fullmatch(name)) and found[2] in PWAM_PARTS:
-        stage, part, kind = found[1], PWAM_PARTS[found[2]], found[3]
-        return "bias" if kind == "bias" and part in WITHOUT_BIAS else f"fusions.{stage}.{part}.{kind}"
+    if (found := FUSION.fullmatch(name)) and found[2] in parts:
+        stage, part, kind = found[1], parts[found[2]], found[3]
+        return "bias" if kind == "bias" and without_bias.fullmatch(part) else f"fusions.{stage}.{part}.{kind}"
     return None

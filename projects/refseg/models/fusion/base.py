@@ -5,7 +5,7 @@ Letters: E expressions, P = h * w pixels of a stage, L words, C channels of the 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from mmengine.model import BaseModule
@@ -29,7 +29,11 @@ class Fusion(BaseModule):
 
     The encoder passes `pixel_dim`, `word_dim`, and `feeds_next`: whether another vision stage follows. If not, a fusion
     must not create parameters for it, because nothing would train them.
+
+    `needs_size` is True where `forward` also takes `size`, the (h, w) of the pixels.
     """
+
+    needs_size: ClassVar[bool] = False
 
     def forward(self, pixels: Tensor, words: Tensor, *, word_mask: Tensor, pixel_mask: Tensor | None) -> Fused:
         """Fuse pixels (E, P, C) and words (E, L, D).

@@ -1,0 +1,1 @@
+_base_ = 'dmmi/dmmi_swinb_refcoco.py'
