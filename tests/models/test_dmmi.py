@@ -193,3 +193,6 @@ def test_invalid_settings_raise() -> None:
         tiny_model("dmmi_swinb", temperature=0)
     with pytest.raises(ConfigError, match=r"number of encoder\.out_stages is 2, but must be at least 3"):
         tiny_model("dmmi_swinb", **{"encoder.out_stages": (2, 3)})
+    beit3 = load_config("latentvg_tiny_refshapes").model.encoder.to_dict()
+    with pytest.raises(ConfigError, match="DMMI needs a FusedEncoder: BEiT3Encoder cannot encode phrases alone"):
+        tiny_model("dmmi_swinb", encoder=dict(beit3, _delete_=True))

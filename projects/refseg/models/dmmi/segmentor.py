@@ -96,7 +96,7 @@ class DMMI(RefSegmentor):
         # Losses
         present = (~batch.no_target()).float()
         cosines = F.cosine_similarity(words.detach().float(), rebuilt.float(), dim=-1, eps=1e-6)  # (E, L)
-        similarity = (cosines * word_mask).sum(1) / word_mask.sum(1)
+        similarity = (cosines * word_mask).sum(1) / word_mask.sum(1).clamp_min(1)
         contrast = contrast_losses(self.contrast(decoded.means, words) / self.temperature)
         return {
             "loss_mask": loss,
