@@ -1,4 +1,4 @@
-"""ReasonSeg and GSEval: rows made of files that imitate the releases, and scores that leave ignored pixels out."""
+"""Rows made of files that imitate the releases of benchmarks, and scores that leave ignored pixels out."""
 
 import json
 from pathlib import Path
@@ -117,3 +117,43 @@ def test_gseval(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert rows[0]["image"] == "unlabeled2017/1.jpg" and decode(rows[0]["targets"][0]).sum() == 60
     assert "2 lines that cannot be used" in capsys.readouterr().out
     assert main(["data", "check", str(tmp_path / "own.jsonl")]) == 0
+
+
+def test_phrasecut(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A phrase with two instances, one of which has two polygons; an entry without an image; one without a phrase."""
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", SIZE[::-1]).save(tmp_path / "images" / "7.jpg")
+    instances = [[box(0, 0, 4, 4), box(10, 0, 14, 4)], [box(0, 20, 4, 24)]]
+    structure = {"name": "cup", "attributes": ["red"], "relation_descriptions": [], "type": "attribute"}
+    entry = {
+        "task_id": "7__1",
+        "image_id": 7,
+        "phrase": "red cup",
+        "phrase_structure": structure,
+        "Polygons": instances,
+    }
+    entries = [entry, {**entry, "image_id": 8}, {**entry, "phrase": ""}]
+    (tmp_path / "refer_val.json").write_text(json.dumps(entries))
+    (row,) = import_rows(tmp_path / "refer_val.json", tmp_path / "out.jsonl")
+    assert (row["expression_id"], row["text"], row["split"]) == ("7__1", "red cup", "val")
+    assert row["image"] == "images/7.jpg" and row["tags"] == {"type": "attribute", "name": "cup"}
+    assert [len(polygons) for polygons in row["targets"]] == [2, 1]
+    assert row["targets"][1] == [[20, 0, 24, 0, 24, 4, 20, 4]]
+    assert "2 phrases that cannot be used" in capsys.readouterr().out
+    assert main(["data", "check", str(tmp_path / "out.jsonl")]) == 0
+
+
+@pytest.mark.parametrize(("images", "masks", "line"), [("images", "masks", "3"), ("img_rgb", "mask", "3.png")])
+def test_phrase_lists(images: str, masks: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """RefSegRS names images without their ending and RISBench with it. Masks are files."""
+    mask = np.zeros(SIZE, np.uint8)
+    mask[3:5] = 255
+    for folder, pixels in ((images, np.zeros((*SIZE, 3), np.uint8)), (masks, mask)):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / "set" / folder / "3.tif")
+    (tmp_path / "set" / "output_phrase_val.txt").write_text(f"{line} road along the river\n9 no such image\n{line}\n")
+    (row,) = import_rows(tmp_path / "set", tmp_path / "out.jsonl")
+    assert (row["text"], row["split"], row["image"]) == ("road along the river", "val", f"set/{images}/3.tif")
+    assert (decode(row["targets"][0]) == (mask > 0)).all()
+    assert "2 lines that cannot be used" in capsys.readouterr().out
+    assert main(["data", "check", str(tmp_path / "out.jsonl")]) == 0

@@ -1,9 +1,9 @@
-"""Import of benchmarks whose files are one of a kind: ReasonSeg and GSEval."""
+"""Import of benchmarks whose files are one of a kind: ReasonSeg, GSEval, PhraseCut, RefSegRS, and RISBench."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ from pycocotools import mask as coco_mask
 
 from refseg.data_tools.conversion import Row, Skipped, check_folder
 from refseg.datasets.images import open_image
-from refseg.datasets.masks import encode, rle_to_json
-from refseg.datasets.readers.checks import MAX_BEYOND, BadEntry, clean_segmentation, is_text
+from refseg.datasets.masks import encode, mask_of_image, rle_to_json
+from refseg.datasets.readers.checks import MAX_BEYOND, BadEntry, clean_segmentation, is_text, load_json
 from refseg.errors import DataError
 from refseg.paths import path_to
 
+PHRASE_LISTS = "output_phrase_*.txt"
 TARGET, IGNORED, UNUSED = "target", "ignore", "flag"  # labels of ReasonSeg's shapes
 
 
@@ -112,3 +113,87 @@ def read_gseval(file: Path, images: Path | None, base: Path, skipped: Skipped) -
             "targets": [rle_to_json(mask)] if coco_mask.area(mask) else None,
             "tags": tags,
         }
+
+
+def read_phrasecut(file: Path, images: Path | None, base: Path, skipped: Skipped) -> Iterator[Row]:
+    """Yield the rows of a file `refer_<split>.json` of PhraseCut. Each of a phrase's instances is a target.
+
+    The tag `type` says what makes the phrase unique (name, attribute, relation, verbose), and `name` is its noun. The
+    arguments are those of `read_reasonseg`; by default, images are in the folder `images` beside the file.
+    """
+    images = images or file.parent / "images"
+    check_folder(images)
+    sizes: dict[Path, tuple[int, int]] = {}
+    for number, entry in enumerate(load_json(file)):
+        try:
+            image = images / f"{int(entry['image_id'])}.jpg"
+            if image not in sizes:
+                with open_image(str(image)) as header:
+                    sizes[image] = header.height, header.width
+            targets = [
+                clean_segmentation([[x for point in polygon for x in point] for polygon in instance], sizes[image])
+                for instance in entry["Polygons"]
+            ]
+            if not is_text(entry["phrase"]):
+                raise BadEntry("it has no phrase")
+            structure = entry.get("phrase_structure") or {}
+            tags = {"type": str(structure.get("type")), "name": str(structure.get("name"))}
+        except (AttributeError, DataError, KeyError, OSError, OverflowError, TypeError, ValueError) as error:
+            skipped.add("phrases that cannot be used", f"{file}, entry {number}: {error}")
+            continue
+        yield {
+            "expression_id": str(entry.get("task_id", number)),
+            "image": path_to(image, base).as_posix(),
+            "size": list(sizes[image]),
+            "text": entry["phrase"].strip(),
+            "targets": [target for target in targets if target] or None,
+            "split": file.stem.removeprefix("refer_"),
+            "tags": tags,
+        }
+
+
+def read_phrase_lists(folder: Path, images: Path | None, base: Path, skipped: Skipped) -> Iterator[Row]:
+    """Yield the rows of RefSegRS and RISBench: files `output_phrase_<split>.txt`, and folders of images and masks.
+
+    A line is the name of an image and its mask, with or without its ending, and the phrase. The arguments are those of
+    `read_reasonseg`.
+    """
+
+    def files_in(*folders: Path) -> dict[str, Path]:
+        found = next((one for one in folders if one.is_dir()), folders[0])
+        check_folder(found)
+        return {file.stem: file for file in found.iterdir()}
+
+    image_files = files_in(images) if images else files_in(folder / "images", folder / "img_rgb")
+    mask_files = files_in(folder / "masks", folder / "mask")
+    for file in sorted(folder.glob(PHRASE_LISTS)):
+        split = file.stem.removeprefix("output_phrase_")
+        for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+            name, _, text = line.strip().partition(" ")
+            stem = Path(name).stem
+            try:
+                with open_image(str(mask_files[stem])) as opened:
+                    mask = mask_of_image(opened, str(mask_files[stem]))
+                image = image_files[stem]
+                if not is_text(text):
+                    raise BadEntry("it has no phrase")
+            except (DataError, KeyError, OSError, ValueError) as error:
+                reason = f"there is no image or no mask {error}" if isinstance(error, KeyError) else error
+                skipped.add("lines that cannot be used", f"{file}, line {number}: {reason}")
+                continue
+            yield {
+                "expression_id": f"{split}/{stem}:{number}",
+                "image": path_to(image, base).as_posix(),
+                "size": list(mask.shape),
+                "text": text.strip(),
+                "targets": [rle_to_json(encode(mask))] if mask.any() else None,
+                "split": split,
+            }
+
+
+READERS: dict[str, Callable[[Path, Path | None, Path, Skipped], Iterator[Row]]] = {
+    "reasonseg": read_reasonseg,
+    "gseval": read_gseval,
+    "phrasecut": read_phrasecut,
+    "phrase-lists": read_phrase_lists,
+}

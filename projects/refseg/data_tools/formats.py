@@ -8,5 +8,7 @@ FORMATS = {
     "sa-co": "SA-Co",
     "reasonseg": "ReasonSeg",
     "gseval": "GSEval",
+    "phrasecut": "PhraseCut",
+    "phrase-lists": "RefSegRS or RISBench",
 }
-WRITTEN = tuple(name for name in FORMATS if name not in ("reasonseg", "gseval"))  # by `export`
+WRITTEN = ("coco", "label-studio", "labelme", "yolo", "sa-co")  # by `export`

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from refseg.data_tools import coco, label_studio, labelme, sa_co, yolo
-from refseg.data_tools.benchmarks import read_gseval, read_reasonseg
+from refseg.data_tools.benchmarks import PHRASE_LISTS, READERS
 from refseg.data_tools.conversion import LabeledImage, Row, Skipped, Wording, to_rows
 from refseg.data_tools.formats import FORMATS
 from refseg.data_tools.rows import check_output, to_line
@@ -62,11 +62,8 @@ def convert(
         raise UsageError(f"--text-field is for COCO, not for {FORMATS[format]}. Omit it")
     if images is not None and format == "yolo":
         raise UsageError("--images does not apply to YOLO: data.yaml names the folders. Omit it")
-    if format == "reasonseg":
-        yield from read_reasonseg(file, images, base, skipped)
-        return
-    if format == "gseval":
-        yield from read_gseval(file, images, base, skipped)
+    if format in READERS:
+        yield from READERS[format](file, images, base, skipped)
         return
     folder = usual_images(file) if images is None else images
     labels: tuple[list[LabeledImage], dict[str, str]]
@@ -98,6 +95,8 @@ def recognize(source: Path, format: str = "auto") -> tuple[Path, str, Any]:
             return source, "yolo", None
         if format == "labelme":
             return source, "labelme", None
+        if format in ("auto", "phrase-lists") and list(source.glob(PHRASE_LISTS)):
+            return source, "phrase-lists", None
         # CVAT and others put the file of a set into the folder `annotations`.
         files = sorted(source.glob("annotations/*.json")) or sorted(source.rglob("*.json"))
         if not files:
@@ -136,7 +135,7 @@ def format_of(content: Any) -> str | None:
     if isinstance(first.get("data"), dict):
         return "label-studio"
     if isinstance(content, list):
-        return None
+        return "phrasecut" if {"Polygons", "phrase"} <= first.keys() else None
     if isinstance(content.get("shapes"), list):
         return "labelme"
     images = content.get("images")
