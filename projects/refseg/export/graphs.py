@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from refseg.errors import UsageError
@@ -45,20 +46,55 @@ class GraphBatch(Batch):
 
 
 class Graph(nn.Module):
-    """A function of named tensors, with the model whose parameters it reads.
+    """A function of named tensors, with the model whose parameters it reads, for PyTorch's exporters.
 
     Args:
         model: The model.
         function: Maps inputs by name to outputs by name.
-        names: Names of the inputs, in the order of the arguments.
+        examples: Inputs by name, to trace the function with.
     """
 
-    def __init__(self, model: RefSegmentor, function: Function, names: Sequence[str]) -> None:
+    def __init__(self, model: RefSegmentor, function: Function, examples: dict[str, Tensor]) -> None:
         super().__init__()
-        self.model, self.function, self.names = model, function, tuple(names)
+        self.model, self.function, self.examples = model, function, examples
+        self.inputs = tuple(examples)
+        with exporting(model), torch.no_grad():
+            self.outputs = tuple(function(examples))
+        self.eval()
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.function(dict(zip(self.names, tensors, strict=True))).values())
+        return tuple(self.function(dict(zip(self.inputs, tensors, strict=True))).values())
+
+    def axes(self, expressions: object, words: object) -> tuple[tuple[dict[int, object], ...]]:
+        """Return the dynamic axes of each input, with `expressions` and `words` for E and L."""
+        dynamic = {0: expressions, 1: words}
+        return (tuple(dynamic if name in ("token_ids", "word_mask") else {} for name in self.inputs),)
+
+    def trace(self) -> ExportedProgram:
+        """Return the function as a program of `torch.export`, which holds the weights and needs no Python.
+
+        Raises:
+            UsageError: PyTorch's exporter cannot follow the model.
+        """
+        with exporting(self.model), torch.no_grad():
+            shapes = self.axes(Dim.DYNAMIC, Dim.DYNAMIC)
+            return torch.export.export(self, tuple(self.examples.values()), dynamic_shapes=shapes)
+
+    def write(self, file: Path) -> None:
+        """Write the function as an ONNX file. Errors as in `trace`."""
+        with exporting(self.model), torch.no_grad():
+            torch.onnx.export(
+                self,
+                tuple(self.examples.values()),
+                str(file),
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=self.inputs,
+                output_names=self.outputs,
+                dynamic_shapes=self.axes("expressions", "words"),
+                external_data=False,
+            )
 
 
 def batch_of(inputs: Mapping[str, Tensor], size: tuple[int, int], *, pad_id: int) -> GraphBatch:
@@ -78,19 +114,20 @@ def batch_of(inputs: Mapping[str, Tensor], size: tuple[int, int], *, pad_id: int
     )
 
 
-def write_graphs(model: RefSegmentor, folder: Path, *, size: tuple[int, int], padded: bool, pad_id: int) -> list[Path]:
-    """Write the graphs of a model into a folder, and return their files.
+def build_graphs(
+    model: RefSegmentor, *, size: tuple[int, int], padded: bool = False, pad_id: int = 0
+) -> dict[str, Graph]:
+    """Return the graphs of a model: "image" and "phrases", or "model" alone where words are read with the image.
 
     Args:
         model: A model on the CPU, in evaluation mode.
-        folder: An existing folder.
         size: (H, W).
         padded: Whether images can be smaller than that. The graphs then have the input `pixel_mask`.
         pad_id: Token id of padding.
+
+    Raises:
+        UsageError: The model does not answer.
     """
-    num_bytes = sum(tensor.nbytes for tensor in model.state_dict().values())
-    if num_bytes > MAX_BYTES:
-        raise UsageError(f"The model has {num_bytes / 1e9:.1f} GB of weights. An ONNX file holds 2 GB at most.")
 
     def predict(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return named_tensors(model.infer(batch_of(inputs, size, pad_id=pad_id)))
@@ -98,7 +135,7 @@ def write_graphs(model: RefSegmentor, folder: Path, *, size: tuple[int, int], pa
     pixels = {"image": torch.rand(1, 3, *size)} | ({"pixel_mask": torch.ones(1, *size).bool()} if padded else {})
     words = {"token_ids": torch.ones(EXAMPLE, dtype=torch.long), "word_mask": torch.ones(EXAMPLE).bool()}
     if not model.shares_images:
-        return [write_graph(model, predict, pixels | words, folder / WHOLE)]
+        return {WHOLE: Graph(model, predict, pixels | words)}
 
     # What the first graph returns for the second one: the tensors in what `encode_images` returns. The rest of it,
     # such as the sizes of levels, is constant, because the size of images is.
@@ -116,42 +153,38 @@ def write_graphs(model: RefSegmentor, folder: Path, *, size: tuple[int, int], pa
         leaves, structure = pytree.tree_flatten(model.encode_images(batch_of(pixels, size, pad_id=pad_id)))
         features = encode(pixels)
     masks = {name: tensor for name, tensor in pixels.items() if name == "pixel_mask"}
-    return [
-        write_graph(model, encode, pixels, folder / IMAGE),
-        write_graph(model, answer, words | masks | features, folder / PHRASES),
-    ]
+    return {IMAGE: Graph(model, encode, pixels), PHRASES: Graph(model, answer, words | masks | features)}
 
 
-def write_graph(model: RefSegmentor, function: Function, inputs: dict[str, Tensor], file: Path) -> Path:
-    """Trace a function of named tensors and write its graph.
+def write_graphs(model: RefSegmentor, folder: Path, *, size: tuple[int, int], padded: bool, pad_id: int) -> list[Path]:
+    """Write the graphs of a model into a folder as ONNX, and return their files. Arguments: see `build_graphs`.
 
     Raises:
-        UsageError: PyTorch's exporter cannot follow the model.
+        UsageError: The model is too large, or PyTorch's exporter cannot follow it.
     """
-    graph = Graph(model, function, list(inputs)).eval()
-    axes = {"token_ids": {0: "expressions", 1: "words"}, "word_mask": {0: "expressions", 1: "words"}}
+    num_bytes = sum(tensor.nbytes for tensor in model.state_dict().values())
+    if num_bytes > MAX_BYTES:
+        raise UsageError(f"The model has {num_bytes / 1e9:.1f} GB of weights. An ONNX file holds 2 GB at most.")
+    files = []
+    for name, graph in build_graphs(model, size=size, padded=padded, pad_id=pad_id).items():
+        files.append(folder / f"{name}.onnx")
+        graph.write(files[-1])
+    return files
+
+
+@contextmanager
+def exporting(model: RefSegmentor) -> Iterator[None]:
+    """Turn any error of the exporters, or of the model while it is traced, into one that users can read."""
     try:
-        with quiet_libraries(), torch.no_grad():
-            torch.onnx.export(
-                graph,
-                tuple(inputs.values()),
-                str(file),
-                dynamo=True,
-                verbose=False,
-                opset_version=OPSET,
-                input_names=list(inputs),
-                output_names=list(function(inputs)),
-                dynamic_shapes=(tuple(axes.get(name, {}) for name in inputs),),
-                external_data=False,
-            )
-    except Exception as error:  # any error of torch.export, of onnxscript, or of the model while it is traced
+        with quiet_libraries():
+            yield
+    except Exception as error:
         cause = error.__cause__ or error
         reason = " ".join(line.strip() for line in str(cause).splitlines()[:2])
         raise UsageError(
             f"{type(model).__name__} cannot be exported: PyTorch's exporter cannot follow it ({type(cause).__name__}: "
             f"{reason[:300]})."
         ) from error
-    return file
 
 
 def quantize(graph: Path, target: Path) -> None:

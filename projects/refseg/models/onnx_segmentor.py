@@ -17,8 +17,8 @@ from refseg.models.segmentor import RefSegmentor
 from refseg.registry import MODELS
 from refseg.structures import Batch, Prediction, RegionPrediction, StackedInstances
 
-IMAGE, PHRASES = "image.onnx", "phrases.onnx"  # of models that encode an image once for all phrases
-WHOLE = "model.onnx"  # of models that read words while they encode the image
+IMAGE, PHRASES = "image", "phrases"  # graphs of models that encode an image once for all phrases
+WHOLE = "model"  # the one of models that read words while they encode the image
 
 
 def named_tensors(prediction: Prediction) -> dict[str, Tensor]:
@@ -89,8 +89,8 @@ class OnnxSegmentor(RefSegmentor):
 
     def __init__(self, *, folder: str, data_preprocessor: dict | None = None, postprocess: dict | None = None) -> None:
         super().__init__(data_preprocessor=data_preprocessor, postprocess=postprocess)
-        names = (IMAGE, PHRASES) if Path(folder, IMAGE).is_file() else (WHOLE,)
-        files = [Path(folder, name) for name in names]
+        names = (IMAGE, PHRASES) if Path(folder, f"{IMAGE}.onnx").is_file() else (WHOLE,)
+        files = [Path(folder, f"{name}.onnx") for name in names]
         if missing := [file.name for file in files if not file.is_file()]:
             raise CheckpointError(f"{folder} has no {missing[0]}. Export the model again with `refseg export`.")
         self.sources = tuple(map(str, files))

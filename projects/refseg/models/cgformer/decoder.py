@@ -182,7 +182,7 @@ class GroupingDecoder(BaseModule):
         self, features: EncodedFeatures, words: Tensor, word_mask: Tensor, *, padded: bool
     ) -> tuple[Tensor, list[Tensor]]:
         """Levels of E expressions, words (E, L, D) -> framed mask logits, and groups of the last token (E, h, w)."""
-        tokens = self.tokens.repeat(len(words), 1, 1)  # (E, N, C)
+        tokens = self.tokens.repeat(words.shape[0], 1, 1)  # (E, N, C)
         x = features.levels[-1]
         referent_groups = []
         finer = zip(self.joins, self.positions, features.levels[-2::-1], features.masks[-2::-1], strict=True)

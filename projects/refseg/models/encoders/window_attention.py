@@ -75,7 +75,7 @@ def cached_plan(images: int, size: tuple[int, int], window: int, shift: int, dev
 def plan_for(tokens: Tensor, size: tuple[int, int], window: int, shift: int) -> WindowPlan:
     """Return the plan for tokens (N, P, C): cached, or a new one during tracing."""
     plain = type(tokens) is Tensor and not torch.compiler.is_compiling()
-    return (cached_plan if plain else make_plan)(len(tokens), (*size,), window, shift, tokens.device)
+    return (cached_plan if plain else make_plan)(tokens.shape[0], (*size,), window, shift, tokens.device)
 
 
 class ToWindows(torch.autograd.Function):
@@ -85,7 +85,7 @@ class ToWindows(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, fill: Tensor, token_of: Tensor, place_of: Tensor, padded: Tensor) -> Tensor:
         ctx.save_for_backward(place_of, padded)
         placed = rows.index_select(0, token_of)
-        if len(padded):
+        if padded.shape[0]:
             placed[padded] = fill
         return placed
 
@@ -107,7 +107,7 @@ class FromWindows(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         token_of, padded = ctx.saved_tensors
         placed = grad.index_select(0, token_of)
-        if len(padded):
+        if padded.shape[0]:
             placed[padded] = 0
         return placed, None, None, None
 
@@ -166,7 +166,7 @@ class FastShiftWindowMSA(ShiftWindowMSA):
         mixed = [
             attend(part, bias, scale=attention.scale, dropout=dropout)
             for part, bias in zip(placed.split(plan.counts), biases, strict=True)
-            if len(part)
+            if part.shape[0]
         ]
         # Gather tokens back and project
         rows = (mixed[0] if len(mixed) == 1 else torch.cat(mixed)).flatten(0, 1)  # (W * L, C)

@@ -114,7 +114,7 @@ class PixelDecoder(BaseModule):
         # Deformable self-attention over all levels
         valid = [mask.flatten(1) for mask in masks]
         padding = ~torch.cat(valid, 1) if padded else None
-        centers = pixel_centers(sizes, pixels.device)[None, :, None].expand(len(pixels), -1, 3, -1)
+        centers = pixel_centers(sizes, pixels.device)[None, :, None].expand(pixels.shape[0], -1, 3, -1)
         for layer in decoder.encoder.layers:
             pixels = layer(
                 pixels, query_pos=query_pos, key_padding_mask=padding, spatial_shapes=sizes, reference_points=centers

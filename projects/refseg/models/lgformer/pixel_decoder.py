@@ -159,7 +159,7 @@ class LanguageGuidedPixelDecoder(BaseModule):
             1,
         )
         valid = torch.cat([mask.flatten(1) for mask in masks], 1)  # (E, S)
-        centers = pixel_centers(sizes, pixels.device)[None, :, None].expand(len(pixels), -1, 3, -1)
+        centers = pixel_centers(sizes, pixels.device)[None, :, None].expand(pixels.shape[0], -1, 3, -1)
         # The memory of L2VA: words, or one sentence vector
         words, words_valid = word_feats, None  # (E, L or 1, C)
         if self.project_words is not None and self.l2va == "sentence":

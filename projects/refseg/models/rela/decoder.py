@@ -147,7 +147,7 @@ class RegionDecoder(BaseModule):
         """
         # Initial regions, projected words, and levels with their embeddings
         words = self.project_words(word_feats)  # (E, L, C)
-        region = self.queries.repeat(len(words), 1, 1)  # (E, N, C)
+        region = self.queries.repeat(words.shape[0], 1, 1)  # (E, N, C)
         levels = [level + embed for level, embed in zip(pixels.levels, self.level_embed, strict=True)]
         decoded: list[DecodedQueries] = []
         for number, (region_image, region_region) in enumerate(zip(self.region_image, self.region_region, strict=True)):
