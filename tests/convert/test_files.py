@@ -170,7 +170,7 @@ def test_a_text_model_becomes_a_part_of_a_model(tmp_path: Path, capsys: pytest.C
 def test_files_of_unknown_layouts_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     save_file({"stem.weight": torch.zeros(1)}, tmp_path / "x.safetensors")
     assert main(["convert", str(tmp_path / "x.safetensors"), "--out", str(tmp_path / "out.safetensors")]) == 1
-    assert "no published layout that refseg knows. Known: ReLA, LAVT" in capsys.readouterr().err
+    assert "no published layout that refseg knows. Known: ReLA, DMMI, LAVT" in capsys.readouterr().err
     assert main(["convert", str(tmp_path / "x.safetensors"), "--out", str(tmp_path / "out.pth")]) == 1
     assert "must end in .safetensors" in capsys.readouterr().err
 
