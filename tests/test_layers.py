@@ -13,7 +13,7 @@ PACKAGE = REPOSITORY / "projects/refseg"
 WORKSHOPS = {
     *("analysis", "cli", "convert", "data_tools", "demo", "export", "finetuning", "publish", "refshapes", "report"),
 }
-METHODS = {"baseline", "cgformer", "dmmi", "instalign", "latent_vg", "lavt", "lgformer", "rela", "vipa"}
+METHODS = {"baseline", "cgformer", "deris", "dmmi", "instalign", "latent_vg", "lavt", "lgformer", "rela", "vipa"}
 # Any workshop may write pages. Probes change phrases of RefShapes, whose meaning its generator knows.
 # Fine-tuning goes from checked data to a calibrated model.
 ALLOWED = {(room, "report") for room in WORKSHOPS} | {

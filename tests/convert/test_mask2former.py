@@ -15,7 +15,7 @@ from torch import Tensor
 from models.referring_checks import prepared, tiny_model
 from refseg.errors import CheckpointError
 from refseg.models.instalign import InstAlign
-from refseg.models.instalign.weights import FROM_TRANSFORMERS, mask2former_state
+from refseg.models.mask2former_weights import FROM_TRANSFORMERS, mask2former_state
 from refseg.models.published import find_layout
 from refseg.ops.module import use_refseg_deformable_attention
 from refseg.weights import read_checkpoint

@@ -29,9 +29,13 @@ def prepared(model: RefSegmentor, **kwargs: object) -> Batch:
 
 
 def logits_of(model: RefSegmentor, batch: Batch) -> torch.Tensor:
+    """Mask logits; of models without a merged mask, those of the instances plus their relevance."""
     model.eval()
     with torch.no_grad():
-        return model(batch).mask_logits
+        prediction = model(batch)
+    if prediction.mask_logits is None:
+        return prediction.instances.mask_logits + prediction.instances.relevance[..., None, None]
+    return prediction.mask_logits
 
 
 def only(batch: Batch, expression: int) -> Batch:

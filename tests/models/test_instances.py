@@ -13,7 +13,14 @@ from models.referring_checks import padded_images
 from refseg.analysis.synthetic import dummy_batch
 from refseg.models.layers import Groups
 from refseg.models.losses.functional import random_points, sample_points, uncertain_points
-from refseg.models.losses.instances import BlockOutput, InstanceWeights, Referents, instance_losses, relevance_loss
+from refseg.models.losses.instances import (
+    BlockOutput,
+    InstanceWeights,
+    Referents,
+    instance_losses,
+    match,
+    relevance_loss,
+)
 from refseg.models.losses.matching import Pairs
 from refseg.structures import Batch
 
@@ -119,6 +126,22 @@ def test_alignment_decides_between_equal_masks() -> None:
     torch.testing.assert_close(losses["loss_poa"], torch.tensor((0.1 + 0.2) / 2))
     losses["loss_poa"].backward()
     assert misalignment.grad.tolist() == [[0.0, 0.0, 0.5], [0.0, 0.5, 0.0]]
+
+
+def test_relevance_cost_by_hand() -> None:
+    """The first query has the right mask and relevance 0.01, the second one logits of 2 everywhere and relevance 0.99.
+    Its dice costs 5 (1 - (2 x 3 x 0.88 + 1) / (9 x 0.88 + 3 + 1)) = 2.4 more. Relevance costs 2 x 4.6 and 2 x 0.01 by
+    -log p, so the second query is cheaper, but 2 x -0.01 and 2 x -0.99 by -p, so the first one is."""
+    batch = batch_of([[0], [0]])
+    blocks, feats = perfect(batch)
+    embeds = blocks[0].mask_embeds.detach().clone()
+    embeds[:, 1] = -0.1  # logits of 2 outside and inside
+    logits = torch.tensor([[-4.6, 4.6, -99.0]]).expand(2, 3)
+    block = BlockOutput(logits, embeds)
+    for kind, chosen in (("log", 1), ("probability", 0)):
+        weights = InstanceWeights(mask=0.0, dice=5.0, num_points=None, relevance_cost=kind)
+        (pairs,), _ = match([block], referents_of(batch, feats), weights)
+        assert pairs.query.tolist() == [chosen, chosen], kind
 
 
 def test_losses_without_referents() -> None:

@@ -6,6 +6,17 @@ import torch
 from models.referring_checks import padded_images
 from refseg.analysis.synthetic import dummy_batch
 from refseg.models.losses import dice_loss, mask_bce_loss, merged_mask_losses, weighted_bce_loss
+from refseg.models.losses.functional import corner_points, sample_points
+
+
+def test_points_of_a_map_with_aligned_corners() -> None:
+    """Sampling a small map of columns and rows there is sampling the large one that it is resized to."""
+    rows, columns = torch.meshgrid(torch.arange(3.0), torch.arange(5.0), indexing="ij")
+    small = torch.stack([columns, rows])[None]
+    large = torch.nn.functional.interpolate(small, size=(12, 20), mode="bilinear", align_corners=True)
+    points = 0.1 + 0.8 * torch.rand(1, 50, 2)  # where no pixel outside is part of the mean
+    found = sample_points(small, corner_points(points, (12, 20), (3, 5)))
+    torch.testing.assert_close(found, sample_points(large, points), atol=1e-5, rtol=1e-5)
 
 
 def test_bce_by_hand() -> None:

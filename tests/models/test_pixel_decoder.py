@@ -12,9 +12,10 @@ from refseg.structures import EncodedFeatures
 DIMS, SIZES = (8, 12, 16, 20), ((24, 32), (12, 16), (6, 8), (3, 4))
 
 
-def decoder(num_layers: int = 2) -> PixelDecoder:
+def decoder(num_layers: int = 2, **settings: int) -> PixelDecoder:
     torch.manual_seed(0)
-    module = PixelDecoder(level_dims=DIMS, embed_dim=32, mask_dim=10, num_layers=num_layers, num_heads=4, ffn_dim=48)
+    sizes = dict(level_dims=DIMS, embed_dim=32, mask_dim=10, num_layers=num_layers, num_heads=4, ffn_dim=48)
+    module = PixelDecoder(**{**sizes, **settings})
     for layer in module.mmdet_decoder.encoder.layers:  # they begin with zeros; as after some training
         torch.nn.init.normal_(layer.self_attn.sampling_offsets.weight, std=0.3)
         torch.nn.init.normal_(layer.self_attn.attention_weights.weight, std=0.3)
@@ -38,6 +39,22 @@ def test_pixel_decoder_equals_mmdets() -> None:
     assert ours.sizes == [(3, 4), (6, 8), (12, 16)]
     for mine, theirs, size in zip(ours.levels, levels, ours.sizes, strict=True):
         torch.testing.assert_close(mine.transpose(1, 2).unflatten(2, size), theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_the_finest_level_of_deris() -> None:
+    """mmdet's with a ReLU after the first convolution's norm, and biases that its convolutions apply. (With
+    one channel in a group, GroupNorm takes biases away.)"""
+    module, given = decoder(finest_relu=True, embed_dim=64), features()
+    convs = (module.mmdet_decoder.lateral_convs[0], module.mmdet_decoder.output_convs[0])
+    for conv in convs:
+        torch.nn.init.normal_(conv.conv.bias)
+    with torch.no_grad():
+        ours = module(given, padded=False).mask_feats
+        module.mmdet_decoder.lateral_convs[0] = torch.nn.Sequential(convs[0], torch.nn.ReLU())
+        torch.testing.assert_close(ours, module.mmdet_decoder(given.levels)[0], atol=1e-4, rtol=1e-4)
+        for conv in convs:
+            conv.conv.bias = None
+        assert not torch.allclose(ours, module.mmdet_decoder(given.levels)[0], atol=1e-2)
 
 
 def test_padding_is_masked() -> None:

@@ -168,10 +168,13 @@ def run(inferencer: ReferringInferencer, example: Example) -> Run:
 
 
 def largest_difference(original: Prediction, exported: Prediction) -> float:
-    """Return the largest difference of mask logits and no-target logits."""
+    """Return the largest difference of mask logits, the instances' if there is no merged mask, and no-target logits."""
 
     def logits(prediction: Prediction) -> Iterator[Tensor]:
-        yield prediction.mask_logits
+        if prediction.mask_logits is not None:
+            yield prediction.mask_logits
+        else:
+            yield from (instances.mask_logits for instances in prediction.instances or ())
         if prediction.no_target_logit is not None:
             yield prediction.no_target_logit
 

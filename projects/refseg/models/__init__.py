@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from refseg.models.baseline import QueryBaseline
     from refseg.models.cgformer import CGFormer
+    from refseg.models.deris import DeRIS
     from refseg.models.dmmi import DMMI, MultiScaleFusion
     from refseg.models.encoders import (
         BackboneEncoder,
@@ -46,6 +47,7 @@ MODULES = {
     "CGFormer": "cgformer",
     "CLIPSeg": "zero_shot",
     "ConvEncoder": "encoders",
+    "DeRIS": "deris",
     "FusedEncoder": "encoders",
     "GroundedSAM2": "zero_shot",
     "InstAlign": "instalign",
@@ -82,6 +84,7 @@ __all__ = [
     "CGFormer",
     "CLIPSeg",
     "ConvEncoder",
+    "DeRIS",
     "FusedEncoder",
     "GroundedSAM2",
     "InstAlign",

@@ -42,7 +42,7 @@ def prediction_of(tensors: dict[str, Tensor]) -> Prediction:
         instances = StackedInstances(*(tensors.get(f"instance_{name}") for name in names))
     if "region_scores" in tensors:
         regions = RegionPrediction(tensors["region_scores"], tensors["region_retrieved"])
-    return Prediction(tensors["mask_logits"], tensors.get("no_target_logit"), instances, regions=regions)
+    return Prediction(tensors.get("mask_logits"), tensors.get("no_target_logit"), instances, regions=regions)
 
 
 class Graph:
@@ -96,6 +96,7 @@ class OnnxSegmentor(RefSegmentor):
         self.sources = tuple(map(str, files))
         graphs = [Graph(file) for file in files]
         self.image, self.phrases = (graphs[0] if len(graphs) == 2 else None), graphs[-1]
+        self.unites_instances = "mask_logits" not in self.phrases.outputs
         # The hash of a model is that of its state, which here are the hashes of the graphs
         digest = bytes.fromhex("".join(map(sha256_of, files)))
         self.register_buffer("graphs_sha256", torch.frombuffer(bytearray(digest), dtype=torch.uint8))

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from refseg.errors import CheckpointError
 from refseg.models.cgformer.weights import cgformer_state_from_official
+from refseg.models.deris.weights import deris_state_from_official
 from refseg.models.dmmi.weights import dmmi_state_from_official
 from refseg.models.encoders.beit3_weights import beit3_state_from_official
 from refseg.models.encoders.official_weights import shown
 from refseg.models.encoders.swin_weights import swin_state_from_official
 from refseg.models.encoders.text_weights import text_state_from_transformers
-from refseg.models.instalign.weights import mask2former_state
 from refseg.models.lavt.weights import lavt_state_from_official
+from refseg.models.mask2former_weights import mask2former_state
 from refseg.models.rela.weights import rela_state_from_official
 from refseg.models.vipa.weights import crossvlt_state
 from refseg.weights import inner_state, state_dict_of
@@ -40,7 +41,8 @@ class Sizes(NamedTuple):
     def of(cls, model: nn.Module) -> Sizes:
         """Return the sizes of a model's encoder, or of an encoder."""
         encoder: Any = getattr(model, "encoder", model)
-        window_size = getattr(getattr(encoder, "vision", encoder), "window_size", None)
+        vision = getattr(model, "vision", None) or getattr(encoder, "vision", encoder)  # DeRIS has two encoders
+        window_size = getattr(vision, "window_size", None)
         return cls(window_size, getattr(encoder, "grid", None))
 
 
@@ -106,6 +108,15 @@ LAYOUTS = (  # the more special ones first
         mark=r"decoder\.cgattention1\..+",
         convert=lambda content, sizes: cgformer_state_from_official(content, window_size=sizes.window_size),
         config="cgformer_swinb",
+        whole=True,
+    ),
+    Layout(
+        name="DeRIS",
+        mark=r"perception_branch\.predictor\.Q2TCA\..+",
+        convert=lambda content, sizes: deris_state_from_official(
+            content, window_size=sizes.window_size, grid=sizes.grid
+        ),
+        config="deris_beit3b",
         whole=True,
     ),
     Layout(

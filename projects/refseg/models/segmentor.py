@@ -29,7 +29,7 @@ class RefSegmentor(BaseModel):
     config_groups: ClassVar[dict[str, type]] = {"postprocess": PostProcess}
     brings_weights: ClassVar[bool] = False  # True: the model loads published weights itself, from `sources`
     sources: tuple[str, ...] = ()
-    unites_instances: ClassVar[bool] = False  # True: the merged mask is the union of the instances
+    unites_instances: bool = False  # True: the merged mask is the union of the instances
 
     def __init__(self, *, data_preprocessor: dict | None = None, postprocess: dict | None = None) -> None:
         super().__init__(MODELS.build(data_preprocessor or dict(type="ReferringDataPreprocessor")))

@@ -83,3 +83,17 @@ def load_official_beit3(encoder: Any, file: str) -> str:
     """Load a file into a `BEiT3Encoder`, except its pyramid. Return what was loaded."""
     convert = partial(beit3_state_from_official, grid=encoder.grid)
     return load_official(encoder, file, owner="BEiT-3", where=WHERE, optional="pyramid.", convert=convert)
+
+
+def beit3_keys(state: Mapping[str, Tensor]) -> set[str]:
+    """Return our names of all weights, without the pyramid, for as many layers as a converted state dict has."""
+    layers = 1 + max((int(name.split(".")[1]) for name in state if name.startswith("layers.")), default=0)
+    keys = {"class_token", "text_embed.weight", "patch_embed.weight", "patch_embed.bias"}
+    for stream in ("vision", "language"):
+        parts = [f"norm.{stream}"]
+        for layer in range(layers):
+            names = ("norm1", "query", "key", "value", "out", "inner_norm", "norm2")
+            parts += [f"layers.{layer}.{name}.{stream}" for name in names]
+            parts += [f"layers.{layer}.ffn.{stream}.{name}" for name in ("fc1", "norm", "fc2")]
+        keys |= {f"{part}.{kind}" for part in parts for kind in ("weight", "bias")} | {f"positions.{stream}.weight"}
+    return keys

@@ -27,7 +27,7 @@ def decoder_state(official: Mapping[str, Tensor], names: DecoderNames) -> tuple[
     """Convert a decoder, given without prefix.
 
     Returns:
-        Our state dict, the unknown official keys, and all keys that it should have, for the number of blocks found.
+        Our state dict, the unknown official keys, and all keys that it should have, for the numbers of blocks found.
     """
     state: dict[str, Tensor] = {}
     unknown = []
@@ -38,11 +38,16 @@ def decoder_state(official: Mapping[str, Tensor], names: DecoderNames) -> tuple[
             unknown.append(name)
     places = [*names.linear.values()]
     places += [f"{place}.{part}" for place in names.attentions.values() for part in ("query", "key_value", "out")]
-    prefixes = {place.partition("{}")[0] for place in places if "{}" in place}
-    numbers = [int(n) for key in state for prefix in prefixes for n in re.findall(rf"^{re.escape(prefix)}(\d+)\.", key)]
-    blocks = range(1 + max(numbers, default=0))
-    expected = {f"{place.format(block)}.{kind}" for place in places for block in blocks for kind in ("weight", "bias")}
+    modules = [place.format(block) for place in places for block in _blocks(place, state)]
+    expected = {f"{module}.{kind}" for module in modules for kind in ("weight", "bias")}
     return state, unknown, expected | set(names.single.values())
+
+
+def _blocks(place: str, state: Mapping[str, Tensor]) -> range:
+    """Return the numbers that fill the braces of a name, up to the highest one in the state dict."""
+    prefix = re.escape(place.partition("{}")[0])
+    numbers = [int(found[1]) for key in state if (found := re.match(prefix + r"(\d+)\.", key))]
+    return range(1 + max(numbers, default=0)) if "{}" in place else range(1)
 
 
 def _parts(name: str, value: Tensor, names: DecoderNames) -> dict[str, Tensor]:

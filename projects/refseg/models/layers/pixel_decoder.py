@@ -56,6 +56,8 @@ class PixelDecoder(BaseModule):
         num_heads: Attention heads.
         ffn_dim: Width of the feed-forward networks.
         num_points: Sampling points per head and level.
+        finest_relu: Finest level as in DeRIS's code: a ReLU after the norm of its first convolution, too, and biases in
+            both convolutions.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class PixelDecoder(BaseModule):
         num_heads: int = 8,
         ffn_dim: int = 1024,
         num_points: int = 4,
+        finest_relu: bool = False,
     ) -> None:
         super().__init__()
         from mmdet.models.layers import MSDeformAttnPixelDecoder  # takes seconds to import
@@ -77,7 +80,7 @@ class PixelDecoder(BaseModule):
         check_width("pixel_decoder.embed_dim", embed_dim, num_heads)
         if len(level_dims) != 4:
             raise ConfigError(f"PixelDecoder needs four encoder levels, got {len(level_dims)}. Set encoder.out_stages.")
-        self.embed_dim, self.mask_dim = embed_dim, mask_dim
+        self.embed_dim, self.mask_dim, self.finest_relu = embed_dim, mask_dim, finest_relu
         attention = dict(
             embed_dims=embed_dim,
             num_heads=num_heads,
@@ -95,6 +98,9 @@ class PixelDecoder(BaseModule):
             encoder=ConfigDict(num_layers=num_layers, layer_cfg=dict(self_attn_cfg=attention, ffn_cfg=ffn)),
             positional_encoding=dict(num_feats=embed_dim // 2, normalize=True),
         )
+        if finest_relu:
+            for module in (self.mmdet_decoder.lateral_convs[0], self.mmdet_decoder.output_convs[0]):
+                module.conv.bias = torch.nn.Parameter(torch.zeros(embed_dim))
         use_refseg_deformable_attention(self)
         use_fast_linear(self)
 
@@ -121,6 +127,8 @@ class PixelDecoder(BaseModule):
             )
         # Mask features: add the upsampled result to the finest encoder level
         lateral = decoder.lateral_convs[0](features.levels[0])
+        if self.finest_relu:
+            lateral = F.relu(lateral)
         finest = split_levels(pixels, sizes)[-1]
         up = F.interpolate(finest, size=lateral.shape[-2:], mode="bilinear", align_corners=False)
         mask_feats = decoder.mask_feature(decoder.output_convs[0](lateral + up))

@@ -6,6 +6,8 @@ Letters: E expressions (or matched pairs), R maps, C channels, P points, (h, w) 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -90,6 +92,13 @@ def merged_mask_losses(mask_logits: Tensor, masks: Tensor, batch: Batch) -> tupl
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:
     """Sample maps (R, C, h, w) bilinearly at points (R, P, 2): (R, C, P)."""
     return F.grid_sample(maps, points[:, :, None] * 2 - 1, mode="bilinear", align_corners=False)[..., 0]
+
+
+def corner_points(points: Tensor, size: Sequence[int], map_size: Sequence[int]) -> Tensor:
+    """Move points (R, P, 2) of an input of (H, W) to where they are in a map of (h, w) whose corner pixels are the
+    input's, as if the map was resized to the input with aligned corners before it is sampled."""
+    pixels, cells = (points.new_tensor([whole[1], whole[0]]) for whole in (size, map_size))
+    return ((points * pixels - 0.5) * ((cells - 1) / (pixels - 1)) + 0.5) / cells
 
 
 def random_points(extent: Tensor, num_points: int) -> Tensor:

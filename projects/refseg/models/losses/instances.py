@@ -10,16 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from mmengine.dist import all_reduce
 from torch import Tensor
 
+from refseg.errors import check_choice
 from refseg.models.layers import Groups, level_mask
 from refseg.models.losses.functional import (
     PADDING_LOGIT,
+    corner_points,
     covered_share,
     dice_per_map,
     random_points,
@@ -41,6 +43,7 @@ class InstanceWeights:
             Mask2Former's value.
         num_points: Points per mask; Mask2Former's 112 x 112. None compares all pixels of the mask features, which suits
             small images.
+        relevance_cost: Matching cost of a relevance p: "log", -log p as in eq. 10, or "probability", Mask2Former's -p.
     """
 
     relevance: float = 2.0
@@ -49,6 +52,10 @@ class InstanceWeights:
     poa: float = 1.0
     unmatched: float = 0.1
     num_points: int | None = 12544
+    relevance_cost: Literal["log", "probability"] = "log"
+
+    def __post_init__(self) -> None:
+        check_choice("instances.relevance_cost", self.relevance_cost, ("log", "probability"))
 
 
 class BlockOutput(NamedTuple):
@@ -70,11 +77,14 @@ class Referents:
         batch: The batch with its instance masks.
         mask_feats: (R, D, h, w).
         groups: Expressions by rows of `mask_feats`.
+        align_corners: Whether corner pixels of the mask features are those of the input, as in DeRIS, instead of the
+            corners of both maps.
     """
 
-    def __init__(self, batch: Batch, mask_feats: Tensor, groups: Groups) -> None:
+    def __init__(self, batch: Batch, mask_feats: Tensor, groups: Groups, *, align_corners: bool = False) -> None:
         self.mask_feats, self.groups, self.image_of = mask_feats, groups, batch.image_of
         self.size = (mask_feats.shape[-2], mask_feats.shape[-1])
+        self.align_corners = align_corners
         self.masks = torch.cat(batch.instance_masks)  # (all instances, H, W)
         self.num_instances = [len(masks) for masks in batch.instance_masks]
         self.padding = ~level_mask(batch.pixel_mask, self.size) if batch.is_padded else None  # (B, h, w)
@@ -101,6 +111,8 @@ class Referents:
         per_image = zip(self.masks.split(self.num_instances), points, strict=True)
         values = torch.cat([sample_points(masks[None].float(), at[None])[0] for masks, at in per_image])
         feats = self.mask_feats.float()
+        if self.align_corners:
+            points = corner_points(points, self.masks.shape[-2:], self.size)
         return sample_points(feats, points if self.groups.by_image else points[self.image_of]), values[self.index]
 
     def covered(self) -> Tensor:
@@ -129,7 +141,9 @@ def match(blocks: Sequence[BlockOutput], referents: Referents, weights: Instance
             if referents.padding is not None and weights.num_points is None:
                 logits = logits.masked_fill(referents.padding[referents.image_of].flatten(1)[:, None], PADDING_LOGIT)
             bce, dice = pairwise_mask_costs(logits, targets)
-            query_cost = weights.relevance * F.softplus(-block.relevance_logits.float())
+            relevance = block.relevance_logits.float()
+            cost = F.softplus(-relevance) if weights.relevance_cost == "log" else -relevance.sigmoid()
+            query_cost = weights.relevance * cost
             if block.misalignment is not None:
                 query_cost = query_cost + weights.poa * block.misalignment.float()
             costs.append(weights.mask * bce + weights.dice * dice + query_cost[..., None])
@@ -163,6 +177,8 @@ def mask_losses(
             logits = logits.masked_fill(referents.padding[image][:, None], PADDING_LOGIT)
         logits = logits.flatten(1)
     else:
+        if referents.align_corners:
+            logits = F.interpolate(logits, size=referents.masks.shape[-2:], mode="bilinear", align_corners=True)
         points = uncertain_points(logits.detach(), referents.extent[image], num_points)
         target = sample_points(referents.masks[instance][:, None].float(), points)[:, 0]
         logits = sample_points(logits, points)[:, 0]

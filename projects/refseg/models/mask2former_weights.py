@@ -1,9 +1,10 @@
-"""Convert Mask2Former's published weights to the parts of `InstAlign` that are the same. Our choice, not the paper's.
+"""Convert Mask2Former's published weights to the parts of `InstAlign` that are the same. DeRIS starts from them, too.
 
 Three layouts have the same modules: detectron2's (the official one), transformers', and mmdet's. The latter two are
 renamed to the first. InstAlign gets the Swin encoder, the pixel decoder, the queries with their positions, the
 decoder's attention to pixels and to queries with its feed-forward networks, and the mask head. Mask2Former has no
 words, so the text encoder, the attention between queries and words, relevance, and "nothing here" are not in the file.
+That InstAlign can start from them is our choice, not the paper's.
 """
 
 from __future__ import annotations

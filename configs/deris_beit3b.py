@@ -1,0 +1,1 @@
+_base_ = 'deris/deris_beit3b_grefcoco.py'
