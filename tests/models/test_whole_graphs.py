@@ -11,7 +11,8 @@ from models.referring_checks import logits_of, prepared, tiny_model
 
 MODELS = [
     ("cgformer_swinb", {}),
-    ("deris_beit3b", "dmmi_swinb", {}),
+    ("deris_beit3b", {}),
+    ("dmmi_swinb", {}),
     ("lavt_swinb", {}),
     ("lgformer_swinb", {}),
     ("rela_swinb", {}),

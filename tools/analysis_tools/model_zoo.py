@@ -32,6 +32,7 @@ WEIGHTS = {
     "LAVT": "the authors', [converted](convert.md)",
     "ReLA": "the authors', [converted](convert.md)",
     "CGFormer": "the authors', [converted](convert.md)",
+    "DeRIS": "the authors', [converted](convert.md)",
     "DMMI": "the authors', [converted](convert.md)",
 }
 SHIPPED = {"instalign_tiny_refshapes": "ship with refseg: `refshapes`"}
