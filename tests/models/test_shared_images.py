@@ -17,8 +17,8 @@ SHARED = (
     "vipa/ablations/refshapes_without_fusion",
 )
 FUSED = (
-    *("cgformer_tiny_refshapes", "deris_tiny_refshapes", "dmmi_tiny_refshapes", "lavt_tiny_refshapes", "lgformer_tiny_refshapes"),
-    *("rela_tiny_refshapes", "vipa_tiny_refshapes"),
+    *("cgformer_tiny_refshapes", "deris_tiny_refshapes", "dmmi_tiny_refshapes", "lavt_tiny_refshapes"),
+    *("lgformer_tiny_refshapes", "rela_tiny_refshapes", "vipa_tiny_refshapes"),
 )
 
 
