@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageFile
 from pycocotools import mask as coco_mask
 
-from refseg.datasets.geometry import mirroring, resizing, rotation, translation
+from refseg.datasets.geometry import mirroring, resizing, translation
 from refseg.datasets.masks import box_of_segmentation, decode, draw_polygons, rasterize, to_rle
 from refseg.errors import DataError
 
@@ -193,7 +193,6 @@ def test_rles_and_mask_images_are_moved_like_polygons(tmp_path: Path) -> None:
     for matrix, size in (
         (resizing((32, 40), (48, 48)), (48, 48)),
         (mirroring(40), (32, 40)),
-        (rotation(20, (32, 40)), (32, 40)),
         (translation(-6, -5), (20, 25)),
     ):
         expected = rasterize(polygon, (32, 40), matrix, size).astype(bool)

@@ -1,4 +1,5 @@
-"""Affine geometry of samples. A 3 x 3 matrix maps points in the original image to points in the current one.
+"""Geometry of samples. A 3 x 3 matrix maps points in the original image to points in the current one: it scales,
+moves, and mirrors them.
 
 Coordinates are continuous: x to the right, y down, pixel i covers [i, i + 1]. Sizes are (height, width). Matrices are
 float64 and act on columns (x, y, 1), so the later step is on the left of a product.
@@ -6,14 +7,11 @@ float64 and act on columns (x, y, 1), so the later step is on the left of a prod
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 from PIL import Image
 
 Size = tuple[int, int]
 Box = tuple[float, float, float, float]
-
-AXIS_TOLERANCE = 1e-9
 
 
 def translation(x: float, y: float) -> np.ndarray:
@@ -26,22 +24,9 @@ def mirroring(width: float) -> np.ndarray:
     return np.array([[-1.0, 0.0, width], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
 
 
-def rotation(degrees: float, size: Size) -> np.ndarray:
-    """Return the matrix of a clockwise rotation about the center of an image."""
-    height, width = size
-    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    turn = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
-    return translation(width / 2, height / 2) @ turn @ translation(-width / 2, -height / 2)
-
-
 def resizing(old: Size, new: Size) -> np.ndarray:
     """Return the matrix that scales an image of size `old` to size `new`."""
     return np.diag([new[1] / old[1], new[0] / old[0], 1.0])
-
-
-def is_axis_aligned(matrix: np.ndarray) -> bool:
-    """Return whether boxes stay boxes, as under scaling, translation and mirroring."""
-    return abs(matrix[0, 1]) <= AXIS_TOLERANCE and abs(matrix[1, 0]) <= AXIS_TOLERANCE
 
 
 def is_resizing(matrix: np.ndarray, old: Size, new: Size) -> bool:
@@ -77,12 +62,6 @@ def box_of_mask(mask: np.ndarray) -> Box:
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
-def warp_image(image: np.ndarray, matrix: np.ndarray, size: Size, fill: tuple[int, int, int]) -> np.ndarray:
-    """Warp an image bilinearly. Pixels from outside of it get the color `fill`."""
-    centers = _between_centers(matrix)
-    return cv2.warpAffine(image, centers, (size[1], size[0]), flags=cv2.INTER_LINEAR, borderValue=fill)
-
-
 def warp_mask(mask: np.ndarray, matrix: np.ndarray, size: Size) -> np.ndarray:
     """Warp a (H, W) uint8 mask: a new pixel gets the value of the pixel that its center lies in, 0 outside.
 
@@ -90,8 +69,6 @@ def warp_mask(mask: np.ndarray, matrix: np.ndarray, size: Size) -> np.ndarray:
     """
     if is_resizing(matrix, mask.shape, size):
         return np.array(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
-    if not is_axis_aligned(matrix):
-        return cv2.warpAffine(mask, _between_centers(matrix), (size[1], size[0]), flags=cv2.INTER_NEAREST)
     rows, rows_inside = _sources(size[0], matrix[1, 1], matrix[1, 2], mask.shape[0])
     columns, columns_inside = _sources(size[1], matrix[0, 0], matrix[0, 2], mask.shape[1])
     warped = mask.take(rows, 0).take(columns, 1)
@@ -106,8 +83,3 @@ def _sources(length: int, scale: float, offset: float, old_length: int) -> tuple
     """Return for each new pixel of one axis the old pixel that its center lies in, and whether there is one."""
     source = np.floor((np.arange(length) + 0.5 - offset) / scale).astype(np.intp)
     return source.clip(0, old_length - 1), (source >= 0) & (source < old_length)
-
-
-def _between_centers(matrix: np.ndarray) -> np.ndarray:
-    """Return the (2, 3) matrix for OpenCV, where the center of pixel i is at i instead of i + 0.5."""
-    return (translation(-0.5, -0.5) @ matrix @ translation(0.5, 0.5))[:2]

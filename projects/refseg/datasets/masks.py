@@ -121,7 +121,6 @@ def instance_mask(
     *,
     overlap: Overlap = "union",
     masks_at: MasksAt = "input",
-    content: np.ndarray | None = None,
     must_show: bool = False,
 ) -> np.ndarray:
     """Draw an instance as `rasterize` does, with at least one pixel if its center is in the image.
@@ -129,13 +128,10 @@ def instance_mask(
     Args:
         instance: The instance.
         original_size: See `rasterize`; so for `matrix`, `size`, `overlap` and `masks_at`.
-        content: (h, w) uint8 of the pixels that may be mask; None for all.
         must_show: Draw the nearest pixel if the center lies outside. Only an annotation without area is empty then.
     """
     segmentation = instance.segmentation
     mask = rasterize(segmentation, original_size, matrix, size, overlap=overlap, masks_at=masks_at)
-    if content is not None:
-        mask &= content
     box = None if np.count_nonzero(mask) else box_of_segmentation(segmentation, original_size)
     if box is None:
         return mask
@@ -145,7 +141,7 @@ def instance_mask(
     height, width = size
     if must_show:
         column, row = min(max(column, 0), width - 1), min(max(row, 0), height - 1)
-    if 0 <= column < width and 0 <= row < height and (must_show or content is None or content[row, column]):
+    if 0 <= column < width and 0 <= row < height:
         mask[row, column] = 1
     return mask
 

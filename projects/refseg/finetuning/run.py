@@ -335,7 +335,7 @@ def start_from(cfg: Config, request: Request, data: Path, plan: Plan) -> None:
     if checkpoint is not None:
         steps = [ConfigDict(step) for step in with_tokenizer_files(checkpoint.parent, steps)]
     cfg.pop("inputs")
-    inner = [step for step in steps if step.type in ("Resize", "LoadText", "RawText", "DropArticles")]
+    inner = [step for step in steps if step.type in ("Resize", "LoadText", "RawText")]
     resizes = [step for step in inner if step.type == "Resize"]
     if request.image_size and not resizes:
         raise UsageError(f"--image-size: {other.model.type} resizes images itself. Omit the option")

@@ -12,14 +12,12 @@ from refseg.datasets.collate import collate_samples
 from refseg.datasets.masks import decode
 from refseg.datasets.tokenizers import Tokenized
 from refseg.datasets.transforms import (
-    DropArticles,
     LoadImage,
     LoadText,
     PackSample,
     Photometric,
     RandomCrop,
     RandomFlip,
-    RandomRotate,
     Resize,
     ScaleJitter,
     TextDrop,
@@ -111,7 +109,6 @@ def test_masks_are_those_of_lavt() -> None:
     [
         RandomCrop(size=(2, 2), chance=0.0),
         RandomFlip(chance=0.0),
-        RandomRotate(degrees=(0, 0), chance=0.0),
         ScaleJitter(size=(4, 6), scale=(1, 1)),
     ],
 )
@@ -127,7 +124,7 @@ def test_invalid_pipelines_and_arguments() -> None:
         PackSample()(make_state(blank(4, 6), [], [("a", ())]))
     state = make_state(blank(4, 6), [], [("left", ())])
     state.tokens = Tokenized([[1]], [[0]], [()])
-    for transform in (RandomFlip(chance=1), TextDrop(chance=1, rate=1), DropArticles()):
+    for transform in (RandomFlip(chance=1), TextDrop(chance=1, rate=1)):
         with pytest.raises(ConfigError, match=f"{type(transform).__name__} changes texts: put it before LoadText"):
             transform(state)
     state.image = None
@@ -149,12 +146,10 @@ def test_one_pixel_through_all_transforms(masks_at: str, tmp_path: Path) -> None
     transforms = [
         LoadImage(),
         Photometric(brightness=0.1, contrast=0.1, saturation=0.1, hue=0.1),
-        RandomRotate(degrees=(-15, 15)),
         RandomCrop(fraction=(0.1, 0.9)),
         RandomFlip(chance=1),
         ScaleJitter(size=(5, 5)),
         Resize(size=(4, 4)),
-        DropArticles(),
         TextDrop(chance=1, rate=0.5),
         LoadText(tokenizer=dict(word_list=str(tmp_path / "words.txt"))),
         PackSample(masks_at=masks_at),

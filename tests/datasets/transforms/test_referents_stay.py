@@ -14,7 +14,6 @@ from refseg.datasets.masks import instance_mask
 from refseg.datasets.transforms import (
     RandomCrop,
     RandomFlip,
-    RandomRotate,
     Resize,
     ScaleJitter,
     TransformState,
@@ -37,7 +36,6 @@ augmentations = st.lists(
             RandomCrop(fraction=(0.05, 0.6)),
             RandomCrop(size=(9, 9), min_visible=0.0),
             ScaleJitter(size=(20, 20), scale=(0.1, 3.0)),
-            RandomRotate(degrees=(-180, 180)),
             RandomFlip(),
             Resize(size=(7, 7)),
         ]
@@ -97,15 +95,6 @@ def test_sample_is_not_cropped_if_referents_are_too_far_apart() -> None:
     assert one_of_two.size in ((10, 10), (40, 60))
 
 
-def test_rotations_that_hide_all_referents_are_skipped() -> None:
-    """After a quarter turn, a 10 x 60 image shows its middle 10 columns only, without the square at x = 2."""
-    turn = RandomRotate(degrees=(90, 90))
-    state = turn(make_state(np.zeros((10, 60, 3), np.uint8), [square(2, 2, 4)], [("a", (0,))]))
-    assert np.array_equal(state.matrix, np.eye(3)) and not state.frames
-    state = turn(make_state(np.zeros((10, 60, 3), np.uint8), [square(28, 2, 4)], [("a", (0,))]))
-    assert not np.array_equal(state.matrix, np.eye(3)) and len(state.frames) == 1
-
-
 def test_cropped_out_instances_are_dropped() -> None:
     """After a crop to the left half, "both" keeps the left square and the sample has no other instance."""
     state = make_state(
@@ -142,7 +131,6 @@ def test_tiny_instances_get_one_pixel() -> None:
         (lambda: RandomCrop(fraction=(0.0, 1)), "fraction must be"),
         (lambda: RandomCrop(size=(4, 4), chance=2), r"RandomCrop\.chance must lie between 0 and 1"),
         (lambda: RandomCrop(size=(4, 4), tries=0), r"RandomCrop\.tries must be at least 1"),
-        (lambda: RandomRotate(degrees=(5, -5)), "degrees must be"),
         (lambda: ScaleJitter(size=(4, 4), scale=(2, 1)), "scale must be"),
         (lambda: ScaleJitter(size=(0, 4)), "size must be"),
         (lambda: RandomFlip(chance=-1), "chance must lie"),
@@ -150,16 +138,8 @@ def test_tiny_instances_get_one_pixel() -> None:
         (lambda: RandomCrop(fraction=0.5), r"RandomCrop\.fraction must be \(low, high\) with 0 < low <= high <= 1"),
         (lambda: RandomCrop(size=4, tries=2.5), r"RandomCrop\.tries must be at least 1"),
         (lambda: ScaleJitter(size=4, scale=2), r"ScaleJitter\.scale must be \(low, high\) with 0 < low <= high, not 2"),
-        (lambda: RandomRotate(degrees="15"), r"RandomRotate\.degrees must be \(low, high\) with low <= high, not '15'"),
-        (lambda: RandomRotate(degrees=-15), r"RandomRotate\.degrees must be"),
-        (lambda: RandomRotate(degrees=(0, float("nan"))), r"RandomRotate\.degrees must be"),
-        (lambda: RandomRotate(degrees=15, fill=0), r"RandomRotate\.fill must be \(red, green, blue\)"),
     ],
 )
 def test_invalid_arguments(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
-
-
-def test_degrees_as_one_number() -> None:
-    assert RandomRotate(degrees=15).degrees == RandomRotate(degrees=(-15, 15)).degrees == (-15, 15)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refseg.datasets.transforms import DropArticles, RandomFlip, TextDrop, TransformState
-from refseg.datasets.transforms.text import keep_words, may_drop, without_articles
+from refseg.datasets.transforms import RandomFlip, TextDrop, TransformState
+from refseg.datasets.transforms.text import keep_words, may_drop
 from refseg.records import Expression
 from transform_states import make_state
 
@@ -21,27 +21,10 @@ def grounded(text: str, referents: tuple[int, ...] = (0,)) -> Expression:
     )
 
 
-def test_drop_articles() -> None:
-    """Words 0 ("The") and 4 ("a") are dropped, so the words 1, 2, 3, 5 become 0, 1, 2, 3."""
-    before = grounded("The star left of a square")
-    after = without_articles(before)
-    assert after.text == "star left of square"
-    assert after.tags == {"words": {"0": [0, 1, 2, 3]}, "anchor_words": {"1": [3]}, "n": 3}
-    assert before.tags["words"] == {"0": [0, 1, 2, 3, 4, 5]}, "the record is unchanged"
-
-
-def test_texts_without_articles_or_of_articles_only_are_unchanged() -> None:
-    for text in ("red star", "the", "", "theatre"):
-        expression = grounded(text) if text else Expression("e", "", ())
-        assert without_articles(expression) is expression
-
-
 def test_tags_refer_to_the_remaining_words() -> None:
     kept = keep_words(grounded("one big red star"), [1, 3])
     assert kept.text == "big star" and kept.tags["words"] == {"0": [0, 1]} and kept.tags["anchor_words"] == {"1": [1]}
     assert keep_words(Expression("e", "a b", (0,), tags={"skill": "x"}), [1]).tags == {"skill": "x"}
-    state = make_state(IMAGE, [], [("the left star", ()), ("a star", ())])
-    assert [e.text for e in DropArticles()(state).expressions] == ["left star", "star"]
 
 
 @pytest.mark.parametrize(

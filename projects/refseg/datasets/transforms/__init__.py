@@ -6,16 +6,15 @@ matrix, when the sample is packed. All randomness comes from the state's generat
 
 import cv2
 
-from refseg.datasets.transforms.geometric import RandomCrop, RandomFlip, RandomRotate, Resize, ScaleJitter
+from refseg.datasets.transforms.geometric import RandomCrop, RandomFlip, Resize, ScaleJitter
 from refseg.datasets.transforms.image import LoadImage, Photometric
 from refseg.datasets.transforms.packing import PackSample
 from refseg.datasets.transforms.state import TransformState
-from refseg.datasets.transforms.text import DropArticles, LoadText, RawText, TextDrop
+from refseg.datasets.transforms.text import LoadText, RawText, TextDrop
 
 cv2.setNumThreads(0)  # the data loader's workers are the parallelism
 
 __all__ = [
-    "DropArticles",
     "LoadImage",
     "LoadText",
     "RawText",
@@ -23,7 +22,6 @@ __all__ = [
     "Photometric",
     "RandomCrop",
     "RandomFlip",
-    "RandomRotate",
     "Resize",
     "ScaleJitter",
     "TextDrop",

@@ -1,4 +1,4 @@
-"""Transforms that move the image: resizing, flip, rotation, crop and scale jitter.
+"""Transforms that move the image: resizing, flip, crop and scale jitter.
 
 Augmentation never hides all referents of an expression.
 """
@@ -7,28 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from refseg.datasets.geometry import Size, box_of_mask, mirroring, resizing, rotation, translation, warp_image
+from refseg.datasets.geometry import Size, box_of_mask, mirroring, resizing, translation
 from refseg.datasets.mirror import mirror_text
 from refseg.datasets.transforms.state import (
     TransformState,
-    check_color,
     check_fraction,
     check_range,
     check_size,
     check_tries,
-    is_number,
 )
 from refseg.errors import ConfigError, check_choice
 from refseg.records import Expression
 from refseg.registry import TRANSFORMS
-
-MEAN_COLOR = (124, 116, 104)  # ImageNet's mean, which normalization maps to zero like the padding
 
 
 def fit_inside(old: Size, limit: tuple[float, float]) -> Size:
@@ -97,50 +93,6 @@ class RandomFlip:
         pairs = zip(state.expressions, texts, strict=True)
         state.rewrite([e if e.text == text else replace(e, text=text) for e, text in pairs], self)
         state.move(cv2.flip(state.image, 1), mirroring(state.size[1]))
-        return state
-
-
-@TRANSFORMS.register_module()
-class RandomRotate:
-    """Rotate the image about its center. The image keeps its size.
-
-    Args:
-        degrees: Range (low, high) of the clockwise angle; 15 means (-15, 15), as in VATEX.
-        chance: Probability of a rotation.
-        min_visible: Fraction of its area that at least one referent of each expression keeps.
-        tries: Number of angles to try. If none keeps the referents visible, the sample stays as it is.
-        fill: RGB color of the corners that come into view.
-    """
-
-    def __init__(
-        self,
-        *,
-        degrees: float | Sequence[float],
-        chance: float = 1.0,
-        min_visible: float = 0.5,
-        tries: int = 10,
-        fill: Sequence[int] = MEAN_COLOR,
-    ) -> None:
-        limits: Any = (-degrees, degrees) if is_number(degrees) else degrees  # type: ignore[operator]
-        self.degrees = check_range(self, "degrees", limits)
-        self.chance = check_fraction(self, "chance", chance)
-        self.min_visible = check_fraction(self, "min_visible", min_visible)
-        self.tries = check_tries(self, tries)
-        self.fill = check_color(self, "fill", fill)
-
-    def __call__(self, state: TransformState) -> TransformState:
-        state.mark_augmented(self)
-        if state.rng.random() >= self.chance:
-            return state
-        before = _areas(state.referent_masks(np.eye(3), state.size))
-        state.frames.append((state.matrix, state.size))
-        for _ in range(self.tries):
-            turn = rotation(state.rng.uniform(*self.degrees), state.size)
-            after = _areas(state.referent_masks(turn, state.size))
-            if all_keep_a_referent(state.expressions, before, after, self.min_visible):
-                state.move(warp_image(state.image, turn, state.size, self.fill), turn)
-                return state
-        state.frames.pop()
         return state
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 
-from refseg.datasets.geometry import Box, Size, box_of_mask, clip_box, is_axis_aligned, is_resizing, move_box
+from refseg.datasets.geometry import Box, Size, box_of_mask, clip_box, is_resizing, move_box
 from refseg.datasets.masks import MasksAt, Overlap, instance_mask, to_rle
 from refseg.datasets.transforms.state import TransformState
 from refseg.errors import ConfigError, check_choice
@@ -59,7 +59,6 @@ class PackSample:
             size=size,
             overlap=self.overlap,
             masks_at=self.masks_at,
-            content=state.content(np.eye(3), size),
         )
         masks = {index: draw(record.instances[index]) for index in state.instances}
         if truth is None:
@@ -123,7 +122,7 @@ class PackSample:
 
 def input_box(instance: AnnotatedInstance, mask: np.ndarray, matrix: np.ndarray, size: Size) -> Box:
     """Return x0, y0, x1, y1 in the input: the annotated box if it stays a box, else the box around the mask."""
-    if instance.box is not None and is_axis_aligned(matrix):
+    if instance.box is not None:
         x, y, w, h = instance.box
         x0, y0, x1, y1 = clip_box(move_box(matrix, (x, y, x + w, y + h)), size)
         if x0 < x1 and y0 < y1:

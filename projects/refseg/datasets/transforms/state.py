@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from refseg.datasets.geometry import Size, move_points
-from refseg.datasets.masks import draw_polygons, instance_mask
+from refseg.datasets.geometry import Size
+from refseg.datasets.masks import instance_mask
 from refseg.datasets.tokenizers import Tokenized
 from refseg.errors import ConfigError
 from refseg.records import Expression, Record
@@ -26,8 +26,6 @@ class TransformState:
         rng: Source of all random numbers.
         image: (h, w, 3) RGB uint8.
         matrix: (3, 3) map from the original image to `image` (conventions: `refseg.datasets.geometry`).
-        frames: Matrix and size of each image before a rotation. Pixels outside of a frame show nothing of the original,
-            even where they lie inside the current image.
         augmented_by: Name of the first transform that predictions cannot be mapped back through.
         tokens: Tokens of the expressions.
     """
@@ -37,7 +35,6 @@ class TransformState:
     rng: np.random.Generator
     image: np.ndarray | None = None
     matrix: np.ndarray = field(default_factory=lambda: np.eye(3))
-    frames: list[tuple[np.ndarray, Size]] = field(default_factory=list)
     augmented_by: str = ""
     tokens: Tokenized | None = None
 
@@ -58,26 +55,10 @@ class TransformState:
         self.image = image
         self.matrix = matrix @ self.matrix
 
-    def content(self, matrix: np.ndarray, size: Size) -> np.ndarray | None:
-        """Return where an image of `size`, after a further step `matrix`, shows part of the original.
-
-        Returns:
-            (h, w) uint8, or None if it shows part of the original everywhere.
-        """
-        visible = None
-        for frame, (height, width) in self.frames:
-            corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float64)
-            inside = draw_polygons([move_points(matrix @ self.matrix @ np.linalg.inv(frame), corners)], size)
-            visible = inside if visible is None else visible & inside
-        return visible
-
     def referent_masks(self, matrix: np.ndarray, size: Size) -> dict[int, np.ndarray]:
         """Return (h, w) uint8 masks of the referents, by index, after a further step `matrix` to an image of `size`."""
-        record, total, content = self.record, matrix @ self.matrix, self.content(matrix, size)
-        return {
-            index: instance_mask(record.instances[index], record.size, total, size, content=content)
-            for index in self.instances
-        }
+        record, total = self.record, matrix @ self.matrix
+        return {index: instance_mask(record.instances[index], record.size, total, size) for index in self.instances}
 
     def mark_augmented(self, transform: object) -> None:
         """Note that `transform` augments geometry. It calls this even if it draws no change, so that evaluation
@@ -122,13 +103,6 @@ def check_range(
         end = f" <= {at_most:g}" if np.isfinite(at_most) else ""
         raise _wrong(owner, name, f"be (low, high) with {start}low <= high{end}", value)
     return float(value[0]), float(value[1])
-
-
-def check_color(owner: object, name: str, value: Sequence[int]) -> tuple[int, int, int]:
-    """Return a constructor argument (red, green, blue) in 0..255."""
-    if not (_are_numbers(value, 3) and min(value) >= 0 and max(value) <= 255):
-        raise _wrong(owner, name, "be (red, green, blue) in 0..255", value)
-    return int(value[0]), int(value[1]), int(value[2])
 
 
 def is_number(value: Any, kind: type = Real) -> bool:

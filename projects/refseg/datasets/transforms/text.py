@@ -12,7 +12,6 @@ from refseg.datasets.transforms.state import TransformState, check_fraction
 from refseg.records import Expression
 from refseg.registry import TRANSFORMS
 
-ARTICLES = frozenset(("a", "an", "the"))
 WORD_TAGS = ("words", "anchor_words")  # instance id -> indices of the text's words
 
 # Dropping one of these changes what a phrase means.
@@ -53,15 +52,6 @@ class RawText:
     def __call__(self, state: TransformState) -> TransformState:
         count = len(state.expressions)
         state.tokens = Tokenized([[] for _ in range(count)], [[] for _ in range(count)], [()] * count)
-        return state
-
-
-@TRANSFORMS.register_module()
-class DropArticles:
-    """Drop "a", "an" and "the" from every text, in training and evaluation alike."""
-
-    def __call__(self, state: TransformState) -> TransformState:
-        state.rewrite([without_articles(expression) for expression in state.expressions], self)
         return state
 
 
@@ -111,10 +101,3 @@ def keep_words(expression: Expression, indices: Sequence[int]) -> Expression:
         if name in tags:
             tags[name] = {key: [new_index[i] for i in old if i in new_index] for key, old in tags[name].items()}
     return replace(expression, text=" ".join(words[i] for i in indices), tags=tags)
-
-
-def without_articles(expression: Expression) -> Expression:
-    """Return the expression without its articles, or unchanged if it has none or consists of nothing else."""
-    words = expression.text.split()
-    indices = [i for i, word in enumerate(words) if word.lower() not in ARTICLES]
-    return expression if len(indices) in (0, len(words)) else keep_words(expression, indices)
