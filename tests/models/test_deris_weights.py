@@ -14,7 +14,8 @@ from models.test_rela_weights import attention, linear, norm, pixel_decoder_shap
 from refseg.errors import CheckpointError
 from refseg.models import DeRIS
 from refseg.models.deris.weights import deris_state_from_official
-from refseg.models.published import find_layout
+from refseg.models.published import find_layout, state_for
+from refseg.weights import load_initial
 
 DIM, WIDE, FFN, READER, QUERIES, BLOCKS = 32, 8, 32, 16, 5, 3  # of the tiny model, with the BEiT-3 of its own test
 SETTINGS = {"encoder.arch": {"_delete_": True, **ARCH}, "encoder.image_size": 8, "encoder.patch_size": 4}
@@ -168,6 +169,13 @@ def test_unknown_keys_are_reported(content: dict, branch: str) -> None:
     content["state_dict"][f"module.{branch}.weight"] = torch.zeros(1)
     with pytest.raises(CheckpointError, match=rf"1 keys are not from DeRIS.*{branch}\.weight"):
         deris_state_from_official(content)
+
+
+def test_training_starts_from_a_published_file(content: dict) -> None:
+    """`load_from` fills the whole model, with tables of its window and its patches."""
+    model = tiny_model("deris_beit3b", **SETTINGS | {"vision.window_size": 3, "encoder.image_size": 12})
+    state = state_for(model, content, "deris.pth")
+    assert load_initial(model, state, "deris.pth") == f"{len(state)} of {len(state)} tensors loaded"
 
 
 def mask2former_file(ours: DeRIS, folder: Path, **changes: Tensor) -> str:
