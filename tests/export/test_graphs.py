@@ -62,7 +62,7 @@ def test_early_fusion_has_one_graph_which_masks_padding(tmp_path: Path) -> None:
         ("rela_tiny_refshapes_late", {"decoder.num_blocks": 1}),
         ("cgformer_swinb", {"encoder.vision": CONV}),  # the graphs of Swin take a minute
         ("deris_beit3b", {"vision": CONV, "decoder.num_blocks": 1}),
-        ("dmmi_swinb", {"encoder.vision": CONV}),
+        ("dmmi_swinb", {"encoder.vision": CONV, "encoder.fused_stages": (3,)}),  # fewer nodes
         ("lgformer_swinb", {"encoder.vision": CONV, "pixel_decoder.num_layers": 1, "prototype.num_layers": 1}),
         ("vipa/ablations/refshapes_early_fusion", {}),
         ("vipa/ablations/refshapes_without_fusion", {}),
