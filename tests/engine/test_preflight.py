@@ -67,7 +67,8 @@ def test_memory_estimate_of_the_calibrated_case() -> None:
     assert sum(parts.values()) * 2**30 / 1e9 == pytest.approx(19, abs=1)
     assert parts["weights"] * 2**30 / 4e6 == pytest.approx(218, abs=20)
     assert estimate_memory(load_config(CONFIG), 4)["activations"] == pytest.approx(parts["activations"] / 2)
-    assert estimate_memory(load_config("baseline_tiny_refshapes"), 8) is None
+    for other in ("baseline_tiny_refshapes", "deris_beit3b"):
+        assert estimate_memory(load_config(other), 8) is None
 
 
 def test_one_option_changes_the_text_model_and_its_tokenizers(bert: Path) -> None:

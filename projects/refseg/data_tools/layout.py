@@ -14,12 +14,19 @@ from refseg.paths import data_path
 FOUND, MISSING = "found  ", "missing"
 SWIN = "https://github.com/microsoft/Swin-Transformer (its model hub; files of timm and transformers work too)"
 BEIT3 = "https://github.com/microsoft/unilm/tree/master/beit3"
+MASK2FORMER = "https://github.com/facebookresearch/Mask2Former (its model zoo, instance segmentation on COCO)"
 WEIGHTS = {  # file or folder -> what uses it, source
     "data/weights/swin_base_patch4_window12_384_22k.pth": ("configs with swinb", SWIN),
     "data/weights/swin_large_patch4_window12_384_22k.pth": ("instalign_swinl_grefcoco", SWIN),
     "data/weights/swin_tiny_patch4_window7_224.pth": ("rela_swint_grefcoco", SWIN),
     "data/weights/beit3_base_patch16_224.pth": ("configs with beit3b", BEIT3),
-    "data/weights/beit3.spm": ("their tokenizer", BEIT3),
+    "data/weights/beit3_large_patch16_224.pth": ("configs with beit3l", BEIT3),
+    "data/weights/beit3.spm": ("tokenizer of BEiT-3", BEIT3),
+    "data/weights/mask2former_swins_coco_instance.pkl": ("configs with deris_beit3b", MASK2FORMER),
+    "data/weights/mask2former_swinb_coco_instance.pkl": (
+        "configs with deris_beit3l, instalign_swinb_from_mask2former",
+        MASK2FORMER,
+    ),
     "data/weights/bert-base-uncased": (
         "text of configs with swinb",
         "the hub: hf download bert-base-uncased --local-dir data/weights/bert-base-uncased",

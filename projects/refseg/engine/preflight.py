@@ -179,7 +179,7 @@ def estimate_memory(cfg: Config, batch_size: int) -> dict[str, float] | None:
     InstAlign with Swin-B at 480 x 480: a batch of 8 in fp32 needs about 19 GB. Other decoders need less or more.
     """
     vision = next((one for one in dicts_with(cfg.model, "window_size") if one.get("type") == "SwinEncoder"), None)
-    if vision is None:
+    if vision is None or any(one["type"] == "BEiT3Encoder" for one in dicts_with(cfg.model, "type")):  # DeRIS has both
         return None
     arch, side = swin_arch(vision.get("arch", "base")), vision["window_size"]
     height, width = input_size(cfg)
