@@ -4,6 +4,7 @@ with."""
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,9 @@ def test_early_fusion_has_one_graph_which_masks_padding(tmp_path: Path) -> None:
         ("latentvg_beit3b_grefcoco", {}),
     ],
 )
-def test_every_method(config: str, changes: dict[str, Any], tmp_path: Path) -> None:
+def test_every_method(config: str, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's optimizer of graphs, which the tests above include, would take a third of the time."""
+    monkeypatch.setattr(torch.onnx, "export", partial(torch.onnx.export, optimize=False))
     model = tiny_model(config, **changes)
     check_graphs(model, prepared(model, shape=SIZE, expressions_per_image=2), tmp_path)
 
