@@ -43,8 +43,19 @@ def test_the_config_is_an_ordinary_one(finetuned: Path) -> None:
 @pytest.mark.usefixtures("no_report")
 def test_a_finished_run_is_not_trained_again(own: Path, finetuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
     again = finetune(own, model="scratch", out=finetuned, steps=2, image_size=64, cfg_options=TINY)
-    assert "continuing from" in capsys.readouterr().out
+    assert "continuing from the finished training" in capsys.readouterr().out
     assert again.scores["val"].keys() >= {"gIoU", "N-acc"}
+
+
+@pytest.mark.usefixtures("no_report", "no_measurement")
+def test_a_training_that_stopped_early_is_finished(own: Path, tmp_path: Path) -> None:
+    patience = {"custom_hooks.4.patience": 1, "custom_hooks.4.min_delta": 1000.0}
+    options = dict(model="scratch", out=tmp_path / "out", steps=8, image_size=64, cfg_options={**TINY, **patience})
+    finetune(own, **options)
+    files = sorted(file.name for file in (tmp_path / "out").glob("*.pth"))
+    assert files and "iter_8.pth" not in files
+    finetune(own, **options)
+    assert files == sorted(file.name for file in (tmp_path / "out").glob("*.pth"))
 
 
 def test_another_request_needs_another_folder(own: Path, finetuned: Path) -> None:
@@ -120,6 +131,34 @@ def test_one_image_is_not_enough(own: Path, tmp_path: Path) -> None:
     file.write_text("\n".join(line for line in lines if json.loads(line)["image"] == image))
     with pytest.raises(DataError, match=r"has one image. At least two are needed"):
         prepare(Request(str(file), "scratch", str(tmp_path / "out")))
+
+
+@pytest.mark.usefixtures("no_measurement")
+def test_splits_of_the_user_stay(own: Path, tmp_path: Path) -> None:
+    """Rows without a split are for training if others are for val. A split of another name is an error."""
+    rows = [json.loads(line) for line in own.read_text().splitlines()]
+    images = sorted({row["image"] for row in rows})
+    for name, split in (("val", "val"), ("valid", "validation")):
+        for row in rows:
+            row.pop("split", None)
+            row |= {"split": split} if row["image"] == images[0] else {}
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    prepare(Request(str(tmp_path / "val.jsonl"), "scratch", str(tmp_path / "out"), steps=2, cfg_options=TINY))
+    written = [json.loads(line) for line in (tmp_path / "out" / "data.jsonl").read_text().splitlines()]
+    assert [row["split"] == "val" for row in written] == [row["image"] == images[0] for row in rows]
+    with pytest.raises(DataError, match=r"split 'validation' is unknown. Rename it to train, val, or test"):
+        prepare(Request(str(tmp_path / "valid.jsonl"), "scratch", str(tmp_path / "other"), steps=2))
+
+
+def test_data_without_a_target(own: Path, tmp_path: Path) -> None:
+    rows = [{**json.loads(line), "targets": None, "instance_ids": None} for line in own.read_text().splitlines()]
+    (tmp_path / "none.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(DataError, match=r"none.jsonl: no training phrase has a target"):
+        prepare(Request(str(tmp_path / "none.jsonl"), "scratch", str(tmp_path / "out"), steps=2))
+    with pytest.raises(DataError, match=r"is a folder. `refseg data import"):
+        prepare(Request(str(tmp_path), "scratch", str(tmp_path / "out")))
+    with pytest.raises(UsageError, match=r"--out .*none.jsonl is a file. Choose a folder"):
+        prepare(Request(str(own), "scratch", str(tmp_path / "none.jsonl")))
 
 
 def test_a_foreign_folder_is_not_touched(own: Path, tmp_path: Path) -> None:

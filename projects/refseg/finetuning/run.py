@@ -140,10 +140,15 @@ def finetune(
     else:
         wait_for(folder)
 
-    # Train, or continue
-    start = time.monotonic()
-    train(str(folder / CONFIG), RunOptions(work_dir=str(folder), resume=True, launcher=launcher))
-    seconds = time.monotonic() - start
+    # Train, or continue. A finished training is not continued, also one that stopped early.
+    state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    if "seconds" not in state:
+        start = time.monotonic()
+        train(str(folder / CONFIG), RunOptions(work_dir=str(folder), resume=True, launcher=launcher))
+        state["seconds"] = time.monotonic() - start
+        if rank == 0:
+            write_atomically(folder / STATE, json.dumps(state, indent=1))
+    seconds = state["seconds"]
     if torch.distributed.is_initialized():  # the first process does the rest alone
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
@@ -160,6 +165,8 @@ def finetune(
 def prepare(request: Request) -> None:
     """Check and split the data, plan, and write the config, unless an earlier run of the same request did so."""
     folder = Path(request.out)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {folder} is a file. Choose a folder")
     asked = {**asdict(request), "data_sha256": sha256_of(existing(request.data))}
     asked = json.loads(json.dumps({key: value for key, value in asked.items() if key != "out"}))
     state = folder / STATE
@@ -172,13 +179,16 @@ def prepare(request: Request) -> None:
                 "folder"
             )
         done = latest_checkpoint(folder)
-        print(f"{folder}: continuing{f' from {done.name}' if done else ' from the beginning'}", flush=True)
+        where = "the finished training" if "seconds" in before else done.name if done else "the beginning"
+        print(f"{folder}: continuing from {where}", flush=True)
         return
     left_behind = {DATA, WORDS, CONFIG, ".refseg_cache"}  # by a start that failed
     if folder.is_dir() and any(file.name not in left_behind for file in folder.iterdir()):
         raise UsageError(f"{folder} is not empty, and no fine-tuning made it. Choose another --out")
 
     # The data: the same checks as `refseg data check`
+    if is_model(request.start):
+        find_model(request.start)  # an unknown name shows before large data are read
     (target,) = resolve(request.data)
     report = check_target(target)
     if report.number("defect"):
@@ -188,6 +198,8 @@ def prepare(request: Request) -> None:
     store = open_annotations(format="jsonl", file=str(data))
     splits = [str(split) for split in ("train", "val", "test") if split in store.splits]
     facts = facts_of(store, in_splits(store, "train"))
+    if facts.negatives == facts.phrases:
+        raise DataError(f"{request.data}: no training phrase has a target, so there is nothing to learn")
     counts = [(split, *count(store, split)) for split in splits]
     print(f"data: {describe(facts, counts)}", flush=True)
 
@@ -214,6 +226,8 @@ def prepare(request: Request) -> None:
 
 
 def existing(path: str) -> str:
+    if Path(path).is_dir():
+        raise DataError(f"{path} is a folder. `refseg data import {path} --out own.jsonl` makes a file from it")
     if not Path(path).is_file():
         raise DataError(f"no such file: {path}. `refseg data import` makes one from the files of labeling tools")
     return path
@@ -237,16 +251,27 @@ def count(store: Any, split: str) -> tuple[int, int]:
 def with_val_split(data: Path, folder: Path, *, seed: int) -> Path:
     """Return a file with the splits train and val: the user's, or a copy in which some images are held out."""
     rows = list(read_rows(data).values())
-    if {"train", "val"} <= {row.get("split") for row in rows}:
+    splits = {str(row.get("split") or "") for row in rows}
+    unknown = sorted(split for split in splits - {"", "train", "val"} if not split.startswith("test"))
+    if unknown:
+        raise DataError(f"{data}: split {unknown[0]!r} is unknown. Rename it to train, val, or test, or leave it out")
+    if {"train", "val"} <= splits and "" not in splits:
         return data
     base = data.parent
-    # Rows of a test split stay out of training
+    if "val" in splits:  # rows without a split are for training
+        for row in rows:
+            row["split"] = row.get("split") or "train"
+        write_rows(folder / DATA, (with_base(row, base, folder) for row in rows))
+        return folder / DATA
+    # Hold out images; rows of a test split stay out of training
     free = [row for row in rows if not str(row.get("split") or "").startswith("test")]
     keys = image_keys(free, base)
     if len(set(keys)) < 2:
         raise DataError(f"{data} has one image. At least two are needed: one to learn from, and one to check")
     for row, split in zip(free, split_by_image(free, {"train": 0.85, "val": 0.15}, seed, keys=keys), strict=True):
         row["split"] = split
+    held_out = {key for key, row in zip(keys, free, strict=True) if row["split"] == "val"}
+    print(f"no split val: {len(held_out)} of {len(set(keys))} images are held out for it ({folder / DATA})", flush=True)
     write_rows(folder / DATA, (with_base(row, base, folder) for row in rows))
     return folder / DATA
 
