@@ -188,12 +188,13 @@ def fetch(url: str, how: Loading) -> bytes:
         raise UsageError(
             f"{url}: images from the network are not allowed. Allow them with allow_url=True or --allow-url."
         )
+    end = time.monotonic() + how.url_seconds  # before the opener closes connections: else their end looks like a file's
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "refseg"})
         if how.private_addresses:
-            return _download(urllib.request.urlopen, request, how)
+            return _download(urllib.request.urlopen, request, how, end)
         with public_opener(how.url_seconds) as opener:
-            return _download(opener.open, request, how)
+            return _download(opener.open, request, how, end)
     # HTTPException: an answer that is not HTTP, or a URL with control characters
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, OSError, ValueError) as error:
         if isinstance(error, DataError):
@@ -201,10 +202,9 @@ def fetch(url: str, how: Loading) -> bytes:
         raise DataError(f"{url} cannot be fetched ({error})") from None
 
 
-def _download(open_url: Callable[..., Any], request: urllib.request.Request, how: Loading) -> bytes:
-    """Return what a URL has, within the limits on size and time."""
+def _download(open_url: Callable[..., Any], request: urllib.request.Request, how: Loading, end: float) -> bytes:
+    """Return what a URL has, within the limits on size and time (until `end`)."""
     url = request.full_url
-    end = time.monotonic() + how.url_seconds
     content = bytearray()
     with open_url(request, timeout=how.url_seconds) as response:
         if not is_url(response.url):
