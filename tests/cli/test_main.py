@@ -96,7 +96,7 @@ def test_errors_of_other_processes(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 def test_list_of_configs(capsys: pytest.CaptureFixture) -> None:
     assert main(["configs", "refzom"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["instalign/instalign_swinb_refzom", "InstAlign", "Ref-ZOM"] in lines and len(lines) == 5
+    assert ["instalign/instalign_swinb_refzom", "InstAlign", "Ref-ZOM"] in lines and len(lines) == 6
     assert main(["configs", "no_such_config"]) == 1 and "--ablations" in capsys.readouterr().err
 
 
