@@ -92,6 +92,15 @@ def test_all_typos_are_reported_at_once() -> None:
     assert len(complaints(param_schedulers=1, train_cfg__max_epoch=1)) == 2
 
 
+def test_keys_of_an_earlier_type() -> None:
+    options = {"model.encoder.vision.type": "TimmEncoder", "model.encoder.vision.name": "resnet18"}
+    with pytest.raises(
+        ConfigError, match=r"arch: TimmEncoder does not .*model\.encoder\.vision\._delete_=True"
+    ) as error:
+        load_config("instalign_swinb", RunOptions(cfg_options=options))
+    assert "_scope_" not in str(error.value)
+
+
 def test_unregistered_type_is_reported() -> None:
     (line,) = complaints(model__type="InstAline")
     assert "InstAline" in line

@@ -113,7 +113,10 @@ def _unknown(cfg: Iterable[str], path: str, known: set[str], reader: str) -> Ite
     for key in cfg:
         if key not in known:
             close = difflib.get_close_matches(key, sorted(known), n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+            names = ", ".join(sorted(name for name in known if not name.startswith("_")))
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {names}"
+            if path and "type" in cfg:
+                hint += f" (a key that is left of another type goes with {path}._delete_=True)"
             yield f"{path + '.' if path else ''}{key}: {reader} does not read this key; {hint}"
 
 
