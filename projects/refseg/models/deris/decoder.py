@@ -204,7 +204,7 @@ class LoopbackDecoder(BaseModule):
         of_expressions = pixels._replace(
             mask_feats=mask_feats, masks=[mask.index_select(0, image_of) for mask in pixels.masks]
         )
-        groups = Groups(len(words), words.device)
+        groups = Groups(words.shape[0], words.device)
         levels = [level + embed for level, embed in zip(pixels.levels, self.level_embed, strict=True)]
         # Cells of the middle level, over which the features inside a mask are averaged
         sampled = F.interpolate(mask_feats, size=pixels.sizes[1], mode="bilinear", align_corners=False).flatten(2)
@@ -212,7 +212,7 @@ class LoopbackDecoder(BaseModule):
         if pixels.padded:
             on_image = of_expressions.masks[1].to(cells.dtype)  # (E, P)
             cells = cells * (on_image / on_image.mean(1, keepdim=True).clamp_min(1e-6))[..., None]
-        query = self.project_queries(self.queries).expand(len(words), -1, -1)  # (E, N, C)
+        query = self.project_queries(self.queries).expand(words.shape[0], -1, -1)  # (E, N, C)
         blocks: list[BlockOutput] = []
         for number, loopback in enumerate(self.loopbacks):
             # Queries to pixels inside their masks

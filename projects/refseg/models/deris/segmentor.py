@@ -111,7 +111,7 @@ class DeRIS(RefSegmentor):
             return Prediction(None, -output.existence_logit, auxiliary=output)
         # Masks at the input's size, interpolated as the losses see them
         last = output.blocks[-1]
-        logits = Groups(len(words), words.device).dot(last.mask_embeds, output.mask_feats)  # (E, N, h, w)
+        logits = Groups(batch.num_expressions, words.device).dot(last.mask_embeds, output.mask_feats)  # (E, N, h, w)
         logits = F.interpolate(logits, size=batch.images.shape[-2:], mode="bilinear", align_corners=True)
         instances = StackedInstances(logits, last.relevance_logits.sigmoid())
         return Prediction(None, -output.existence_logit, instances, output)
