@@ -120,7 +120,7 @@ def test_gseval(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
 
 
 def test_phrasecut(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """A phrase with two instances, one of which has two polygons; an entry without an image; one without a phrase."""
+    """Two instances, one with two polygons. Other entries lack an image, a phrase, or an area."""
     (tmp_path / "images").mkdir()
     Image.new("RGB", SIZE[::-1]).save(tmp_path / "images" / "7.jpg")
     instances = [[box(0, 0, 4, 4), box(10, 0, 14, 4)], [box(0, 20, 4, 24)]]
@@ -132,14 +132,14 @@ def test_phrasecut(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         "phrase_structure": structure,
         "Polygons": instances,
     }
-    entries = [entry, {**entry, "image_id": 8}, {**entry, "phrase": ""}]
+    entries = [entry, {**entry, "image_id": 8}, {**entry, "phrase": ""}, {**entry, "Polygons": [[[[0, 0]]]]}]
     (tmp_path / "refer_val.json").write_text(json.dumps(entries))
     (row,) = import_rows(tmp_path / "refer_val.json", tmp_path / "out.jsonl")
     assert (row["expression_id"], row["text"], row["split"]) == ("7__1", "red cup", "val")
     assert row["image"] == "images/7.jpg" and row["tags"] == {"type": "attribute", "name": "cup"}
     assert [len(polygons) for polygons in row["targets"]] == [2, 1]
     assert row["targets"][1] == [[20, 0, 24, 0, 24, 4, 20, 4]]
-    assert "2 phrases that cannot be used" in capsys.readouterr().out
+    assert "3 phrases that cannot be used" in capsys.readouterr().out
     assert main(["data", "check", str(tmp_path / "out.jsonl")]) == 0
 
 

@@ -146,6 +146,9 @@ def test_splits_of_the_user_stay(own: Path, tmp_path: Path) -> None:
     prepare(Request(str(tmp_path / "val.jsonl"), "scratch", str(tmp_path / "out"), steps=2, cfg_options=TINY))
     written = [json.loads(line) for line in (tmp_path / "out" / "data.jsonl").read_text().splitlines()]
     assert [row["split"] == "val" for row in written] == [row["image"] == images[0] for row in rows]
+    (tmp_path / "all.jsonl").write_text("\n".join(json.dumps({**row, "split": "val"}) for row in rows))
+    with pytest.raises(DataError, match=r"all.jsonl: no row is for training"):
+        prepare(Request(str(tmp_path / "all.jsonl"), "scratch", str(tmp_path / "none"), steps=2))
     with pytest.raises(DataError, match=r"split 'validation' is unknown. Rename it to train, val, or test"):
         prepare(Request(str(tmp_path / "valid.jsonl"), "scratch", str(tmp_path / "other"), steps=2))
 

@@ -134,8 +134,8 @@ def read_phrasecut(file: Path, images: Path | None, base: Path, skipped: Skipped
                 clean_segmentation([[x for point in polygon for x in point] for polygon in instance], sizes[image])
                 for instance in entry["Polygons"]
             ]
-            if not is_text(entry["phrase"]):
-                raise BadEntry("it has no phrase")
+            if not is_text(entry["phrase"]) or not all(targets):
+                raise BadEntry("it has no phrase, or an instance without an area")
             structure = entry.get("phrase_structure") or {}
             tags = {"type": str(structure.get("type")), "name": str(structure.get("name"))}
         except (AttributeError, DataError, KeyError, OSError, OverflowError, TypeError, ValueError) as error:
@@ -146,7 +146,7 @@ def read_phrasecut(file: Path, images: Path | None, base: Path, skipped: Skipped
             "image": path_to(image, base).as_posix(),
             "size": list(sizes[image]),
             "text": entry["phrase"].strip(),
-            "targets": [target for target in targets if target] or None,
+            "targets": targets or None,
             "split": file.stem.removeprefix("refer_"),
             "tags": tags,
         }

@@ -255,6 +255,8 @@ def with_val_split(data: Path, folder: Path, *, seed: int) -> Path:
     unknown = sorted(split for split in splits - {"", "train", "val"} if not split.startswith("test"))
     if unknown:
         raise DataError(f"{data}: split {unknown[0]!r} is unknown. Rename it to train, val, or test, or leave it out")
+    if not splits & {"", "train"}:
+        raise DataError(f"{data}: no row is for training. Such rows have the split train, or none")
     if {"train", "val"} <= splits and "" not in splits:
         return data
     base = data.parent

@@ -188,7 +188,8 @@ def fetch(url: str, how: Loading) -> bytes:
         raise UsageError(
             f"{url}: images from the network are not allowed. Allow them with allow_url=True or --allow-url."
         )
-    end = time.monotonic() + how.url_seconds  # before the opener closes connections: else their end looks like a file's
+    # Set before the opener's own limit: a connection that the opener closes looks like the end of a file
+    end = time.monotonic() + how.url_seconds
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "refseg"})
         if how.private_addresses:

@@ -12,10 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
-from refseg.errors import CheckpointError
 from refseg.models.dmmi.fusion import NGRAMS, PATCHES
 from refseg.models.encoders.fused_weights import check_accounted, fused_state_from_official
-from refseg.models.encoders.official_weights import shown
+from refseg.models.encoders.official_weights import published_model
 from refseg.models.layers.decoder_weights import DecoderNames, decoder_state
 
 UNUSED = re.compile(r"classifier\.(transformer_fusion[12]|lan_func)\.decoder_layer\..+")
@@ -56,11 +55,7 @@ def dmmi_state_from_official(
     Raises:
         CheckpointError: The checkpoint has unknown keys, or lacks weights. Those with a ResNet have other keys.
     """
-    if not isinstance(content.get("model"), Mapping):
-        raise CheckpointError(
-            f"Not a DMMI checkpoint: 'model' with weights is missing. Found: {shown(sorted(map(str, content)))}."
-        )
-    model = {key.removeprefix("module."): value for key, value in content["model"].items()}
+    model = published_model(content, "DMMI")
     bert = {key.removeprefix("module."): value for key, value in (content.get("bert_model") or {}).items()}
     backbone, scores, decoder = {}, {}, {}
     left_out: dict[str, str] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from mmengine.logging import print_log
 from torch import Tensor, nn
@@ -59,6 +60,19 @@ def load_official(encoder: nn.Module, file: str, *, owner: str, where: str, opti
         report += f"; {len(unused)} of the file not used: {by_prefix(unused, official)}"
     print_log(report, logger="current")
     return report
+
+
+def published_model(content: Mapping[str, Any], method: str) -> dict[str, Tensor]:
+    """Return the weights under "model" of a method's published checkpoint, without the prefix of several GPUs.
+
+    Raises:
+        CheckpointError: There are none.
+    """
+    if not isinstance(content.get("model"), Mapping):
+        raise CheckpointError(
+            f"Not a {method} checkpoint: 'model' with weights is missing. Found: {shown(sorted(map(str, content)))}."
+        )
+    return {key.removeprefix("module."): value for key, value in content["model"].items()}
 
 
 def shown(keys: list[str]) -> str:

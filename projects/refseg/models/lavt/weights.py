@@ -12,9 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from refseg.errors import CheckpointError
 from refseg.models.encoders.fused_weights import check_accounted, fused_state_from_official
-from refseg.models.encoders.official_weights import shown
+from refseg.models.encoders.official_weights import published_model
 
 STEPS = {"4": 0, "3": 1, "2": 2}  # decoder step of each official level, coarse to fine
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -37,11 +36,7 @@ def lavt_state_from_official(
     Raises:
         CheckpointError: The checkpoint has unknown keys, or lacks weights.
     """
-    if not isinstance(content.get("model"), Mapping):
-        raise CheckpointError(
-            f"Not a LAVT checkpoint: 'model' with weights is missing. Found: {shown(sorted(map(str, content)))}."
-        )
-    model = {key.removeprefix("module."): value for key, value in content["model"].items()}
+    model = published_model(content, "LAVT")
     bert = {key.removeprefix("module."): value for key, value in (content.get("bert_model") or {}).items()}
     bert |= {
         key.removeprefix("text_encoder."): model.pop(key) for key in list(model) if key.startswith("text_encoder.")

@@ -11,9 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from refseg.errors import CheckpointError
 from refseg.models.encoders.fused_weights import check_accounted, fused_state_from_official
-from refseg.models.encoders.official_weights import shown
+from refseg.models.encoders.official_weights import published_model
 from refseg.models.layers.decoder_weights import DecoderNames, decoder_state
 from refseg.models.layers.pixel_decoder_weights import pixel_decoder_state_from_official
 
@@ -66,11 +65,7 @@ def rela_state_from_official(
     Raises:
         CheckpointError: The checkpoint has unknown keys, or lacks weights.
     """
-    if not isinstance(content.get("model"), Mapping):
-        raise CheckpointError(
-            f"Not a ReLA checkpoint: 'model' with weights is missing. Found: {shown(sorted(map(str, content)))}."
-        )
-    model = {key.removeprefix("module."): value for key, value in content["model"].items()}
+    model = published_model(content, "ReLA")
     backbone, bert, pixel_decoder, predictor = (
         {key.removeprefix(prefix): value for key, value in model.items() if key.startswith(prefix)}
         for prefix in PREFIXES
