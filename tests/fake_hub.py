@@ -11,12 +11,15 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+INLINE_LIMIT = 100_000  # bytes of the largest file inside a commit; others are LFS objects
+
 
 class FakeHub(ThreadingHTTPServer):
     """Repositories with one commit each.
 
     Attributes:
         files: Content by repository ("user/model") and file.
+        objects: Content of LFS objects by its SHA-256.
         tokens: What the requests had as authorization.
         requests: Method and path of each request.
     """
@@ -26,6 +29,7 @@ class FakeHub(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files: dict[str, dict[str, bytes]] = {}
+        self.objects: dict[str, bytes] = {}
         self.tokens: set[str | None] = set()
         self.requests: list[str] = []
 
@@ -60,20 +64,39 @@ class _Handler(BaseHTTPRequestHandler):
         elif parts == ["api", "validate-yaml"]:
             self._json({"warnings": [], "errors": []})
         elif parts[4:5] == ["preupload"]:
-            paths = [file["path"] for file in json.loads(body)["files"]]
-            self._json({"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]})
+            modes = {file["path"]: "lfs" if file["size"] > INLINE_LIMIT else "regular"
+                     for file in json.loads(body)["files"]}  # fmt: skip
+            files = [{"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes.items()]
+            self._json({"files": files})
+        elif parts[2:] == ["info", "lfs", "objects", "batch"]:
+            objects = json.loads(body)["objects"]
+            for one in objects:
+                one["actions"] = {"upload": {"href": self._object(one["oid"])}}
+            self._json({"transfer": "basic", "objects": objects})
         elif parts[4:5] == ["commit"]:
             name = "/".join(parts[2:4])
             for line in map(json.loads, body.splitlines()):
+                value = line["value"]
                 if line["key"] == "file":
-                    self.server.files[name][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                    self.server.files[name][value["path"]] = base64.b64decode(value["content"])
+                elif line["key"] == "lfsFile":
+                    self.server.files[name][value["path"]] = self.server.objects[value["oid"]]
             oid = self._commit(name)
             self._json({"commitUrl": f"{self.server.endpoint}/{name}/commit/{oid}", "commitOid": oid, "hookOutput": ""})
         else:
             self.send_error(404)
 
+    def do_PUT(self) -> None:
+        self._parts()
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.objects[hashlib.sha256(content).hexdigest()] = content
+        self._send(b"", {})
+
     def do_GET(self) -> None:
         parts = self._parts()
+        if parts[0] == "lfs":
+            self._send(self.server.objects[parts[1]], {})
+            return
         name = "/".join(parts[2:4] if parts[:2] == ["api", "models"] else parts[:2])
         files = self.server.files.get(name)
         if files is None:
@@ -84,7 +107,13 @@ class _Handler(BaseHTTPRequestHandler):
             siblings = [{"rfilename": path} for path in files]
             self._json({"id": name, "sha": self._commit(name), "siblings": siblings, "private": False, "tags": []})
         elif parts[2:3] == ["resolve"] and (content := files.get("/".join(parts[4:]))) is not None:
-            self._send(content, {"X-Repo-Commit": self._commit(name), "ETag": f'"{_oid(content)}"'})
+            headers = {"X-Repo-Commit": self._commit(name), "ETag": f'"{_oid(content)}"'}
+            if len(content) > INLINE_LIMIT:
+                oid = hashlib.sha256(content).hexdigest()
+                headers |= {"X-Linked-ETag": f'"{oid}"', "X-Linked-Size": str(len(content))}
+                self._send(b"", {**headers, "Location": self._object(oid)}, status=302)
+            else:
+                self._send(content, headers)
         else:
             self._json({"error": "Entry not found"}, status=404, headers={"X-Error-Code": "EntryNotFound"})
 
@@ -95,6 +124,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.requests.append(f"{self.command} {path}")
         self.server.tokens.add(self.headers.get("Authorization"))
         return path.strip("/").split("/")
+
+    def _object(self, oid: str) -> str:
+        """Return the address of an LFS object, on another host, as a real hub's storage is."""
+        return f"http://localhost:{self.server.server_port}/lfs/{oid}"
 
     def _commit(self, name: str) -> str:
         return _oid(b"".join(content for _, content in sorted(self.server.files[name].items())))

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from fake_hub import FakeHub, running_hub
+from fake_hub import INLINE_LIMIT, FakeHub, running_hub
 
 PROGRAM = b"raise SystemExit('the program was run')"
 
@@ -31,6 +31,9 @@ def upload_and_download(hub: FakeHub, folder: str, home: Path, token: str) -> No
     assert address.startswith(f"{hub.endpoint}/user/shapes/commit/") and f"Bearer {token}" in hub.tokens
     files = hub.files["user/shapes"]
     assert files.keys() >= {"config.json", "model.safetensors", "words.txt", "README.md"} and "evil.py" not in files
+    weights = files["model.safetensors"]
+    assert len(weights) > INLINE_LIMIT
+    assert list(hub.objects.values()) == [weights], "large files are LFS objects, the others are not"
     assert b"# shapes" in files["README.md"] and b"license: mit" in files["README.md"]
 
     # Not allowed: no request is made
@@ -49,6 +52,7 @@ def upload_and_download(hub: FakeHub, folder: str, home: Path, token: str) -> No
         cached = model.loaded.config.parent
         assert model.loaded.name == "user/shapes" and cached.is_relative_to(home)
         assert not (cached / "evil.py").exists()
+        assert (cached / "model.safetensors").read_bytes() == weights
         hub.files.clear()
         hub.requests.clear()
     assert not hub.requests
