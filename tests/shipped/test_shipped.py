@@ -19,8 +19,10 @@ from refseg.demo.examples import default_examples
 from refseg.demo.limits import Limits
 from refseg.demo.page import Page, Question
 from refseg.errors import CheckpointError
+from refseg.files import sha256_of
 from refseg.inference.inferencer import ReferringInferencer, segment
-from refseg.inference.loading import find_config, find_model
+from refseg.inference.loading import find_config, find_model, load_model
+from refseg.inference.model_card import facts_of
 from refseg.json_config import CONFIG
 from refseg.shipped import EXAMPLES, IMAGE_NOTE, MODEL_NOTE, REFSHAPES, WEIGHTS, ShapesOnlyWarning, image_note
 from work_dirs import WorkDir
@@ -157,6 +159,10 @@ class TestFolder:
         assert {CONFIG, WEIGHTS, "words.txt", "README.md", EXAMPLES} <= names
         card = (SHIPPED / "README.md").read_text()
         assert all(word in card for word in ("never seen a", "gIoU", "seed", "Apache-2.0", "no_target"))
+        assert sha256_of(SHIPPED / WEIGHTS) in card
+        facts = facts_of(load_model(REFSHAPES, device="cpu"), SHIPPED / WEIGHTS, license="Apache-2.0")
+        assert "unknown" not in facts.values(), "`refseg publish refshapes` writes these facts"
+        assert facts["training"] == "seed 0, epochs 6, steps 1800"
         with pytest.warns(ShapesOnlyWarning):
             answer = segment(refseg.example_image(), ["the red circle", "all stars"], device="cpu")
         assert not answer[0].nothing_here and not answer[1].nothing_here

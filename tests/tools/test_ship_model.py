@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from conftest import load_script
 from refseg.errors import DataError, UsageError
 from refseg.inference.loading import find_model
+from refseg.weights import read_checkpoint
 from work_dirs import WorkDir
 
 CONFIG = "instalign_tiny_refshapes"
@@ -57,6 +58,7 @@ def test_folder(tool: ModuleType, trained: Path, refshapes_tiny: Path, tmp_path:
         wanted = value.half() if value.is_floating_point() else value
         assert halved[name].dtype == wanted.dtype and torch.equal(halved[name], wanted)
 
+    assert read_checkpoint(out / "model.safetensors")["meta"]["seed"] == 7, "the file says it, too"
     for file in (out / "config.json", out / "README.md"):
         assert str(tmp_path) not in file.read_text() and str(refshapes_tiny) not in file.read_text()
     assert "data/refshapes_tiny/refshapes.jsonl" in (out / "config.json").read_text()
