@@ -102,6 +102,19 @@ def test_start_from_clipseg(
     assert answer.raw_mask.shape == (96, 96)
 
 
+@pytest.mark.parametrize(
+    ("start", "hint"),
+    [
+        ("minilm+efficientnet_lite0", r"Did you mean efficientnet_lite0\+minilm\?"),
+        ("minilm+minilm", r"An example is efficientnet_lite0\+minilm\."),
+    ],
+)
+def test_a_pair_is_an_image_model_and_a_text_model(own: Path, tmp_path: Path, start: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=rf"an encoder pair is an image model of timm and a text model\. {hint}"):
+        prepare(Request(str(own), start, str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+
+
 def test_models_that_cannot_be_trained(own: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"sam3 cannot be trained. Start from clipseg"):
         prepare(Request(str(own), "sam3", str(tmp_path / "out")))

@@ -189,6 +189,8 @@ def prepare(request: Request) -> None:
     # The data: the same checks as `refseg data check`
     if is_model(request.start):
         find_model(request.start)  # an unknown name shows before large data are read
+    elif request.start != SCRATCH:
+        check_pair(request.start)
     (target,) = resolve(request.data)
     report = check_target(target)
     if report.number("defect"):
@@ -322,6 +324,19 @@ def build_config(request: Request, data: Path, plan: Plan, facts: Facts, *, with
 def is_model(start: str) -> bool:
     """Return whether a start is a model, not "scratch" or an encoder pair."""
     return start != SCRATCH and ("+" not in start or Path(start).exists())
+
+
+def check_pair(start: str) -> None:
+    """Raise a UsageError unless an encoder pair is an image model and a text model, in this order."""
+    import timm
+
+    def is_image_model(name: str) -> bool:
+        return name == DEFAULT_START.partition("+")[0] or timm.is_model(name)
+
+    vision, _, text = start.partition("+")
+    if not text or not is_image_model(vision):
+        hint = f"Did you mean {text}+{vision}?" if is_image_model(text) else f"An example is {DEFAULT_START}."
+        raise UsageError(f"--from {start}: an encoder pair is an image model of timm and a text model. {hint}")
 
 
 def own_image_size(start: str) -> int | None:
