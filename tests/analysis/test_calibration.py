@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from refseg.analysis.calibration import calibration, expected_error, reliability, threshold_curve
 from refseg.evaluation.protocols import get_protocol
 from refseg.evaluation.rows import Row, Rows
-from refseg.evaluation.statistics import auroc
+from refseg.evaluation.statistics import auroc, risk_coverage_area
 
 
 def rows_of(*answers: tuple) -> Rows:
@@ -91,6 +92,26 @@ def test_calibration() -> None:
     assert result["ECE"] == pytest.approx(0.3) and result["ECE_equal_mass"] == pytest.approx(0.3)
     assert [line["expressions"] for line in result["reliability"]] == [2, 2]
     assert result["reliability"][0]["probability"] == pytest.approx(0.15)
+
+
+def test_risk_coverage() -> None:
+    """The decisions on 0.9 and 0.1 are right and the surest, those on 0.2 (0.8 sure) and 0.6 are wrong: the risks are
+    0, 0, 1/3, and 2/4, and their mean is 5/24."""
+    assert calibration(FOUR)["AURC"] == pytest.approx(5 / 24)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([0.5, 0.6, 0.9]), st.floats(0, 1)), min_size=1, max_size=6))
+def test_risk_coverage_by_definition(answers: list[tuple[float, float]]) -> None:
+    """Accept answers one by one, the surest first, in every order that ties allow. Each time, the risk is the mean
+    loss so far. The area is the mean of all these risks."""
+    areas = []
+    for order in itertools.permutations(answers):
+        if all(first[0] >= second[0] for first, second in itertools.pairwise(order)):
+            risks = [np.mean([loss for _, loss in order[:k]]) for k in range(1, len(order) + 1)]
+            areas.append(np.mean(risks))
+    confidence, loss = np.array(answers).T
+    assert risk_coverage_area(confidence, loss) == pytest.approx(np.mean(areas))
 
 
 def test_bin_edges() -> None:

@@ -242,6 +242,7 @@ def test_no_target_plots_and_table():
             "AUROC": 0.75,
             "Brier": 0.1,
             "ECE": 0.05,
+            "AURC": 0.125,
             "expressions": 4,
             "no_target": 1,
             "reliability": [{"low": 0.0, "high": 0.5, "expressions": 4, "probability": 0.2, "share": 0.25}],

@@ -12,7 +12,7 @@ import numpy as np
 from refseg.evaluation.breakdowns import confusion
 from refseg.evaluation.protocols import READ_BY, NoTarget, Protocol
 from refseg.evaluation.rows import Rows
-from refseg.evaluation.statistics import auroc
+from refseg.evaluation.statistics import auroc, risk_coverage_area
 
 GRID = np.linspace(0.0, 1.0, 101)
 Bins = Literal["width", "mass"]
@@ -74,7 +74,12 @@ def threshold_columns(rows: Rows, protocol: Protocol, thresholds: np.ndarray) ->
 
 
 def calibration(rows: Rows, *, num_bins: int = 15) -> dict[str, Any] | None:
-    """Return AUROC and, as fractions, the Brier score and expected calibration errors of the no-target probability."""
+    """Return AUROC and, as fractions, the Brier score, expected calibration errors, and AURC of the no-target
+    probability.
+
+    AURC is for the decision "nothing here" at probability 1/2: the loss is whether it is wrong, and the confidence is
+    the probability of the decision.
+    """
     known = ~np.isnan(rows.no_target_prob)
     prob, none = rows.no_target_prob[known], ~rows.has_target[known]
     if not len(prob):
@@ -87,6 +92,7 @@ def calibration(rows: Rows, *, num_bins: int = 15) -> dict[str, Any] | None:
         "Brier": float(np.mean((prob - none) ** 2)),
         "ECE": expected_error(prob, none, num_bins=num_bins, bins="width"),
         "ECE_equal_mass": expected_error(prob, none, num_bins=num_bins, bins="mass"),
+        "AURC": risk_coverage_area(np.maximum(prob, 1 - prob), (prob > 0.5) != none),
         "reliability": reliability(prob, none, num_bins=num_bins),
     }
 
@@ -147,5 +153,6 @@ def no_target_lines(report: dict[str, Any]) -> list[str]:
     area = "-" if scores["AUROC"] is None else f"{scores['AUROC']:.3f}"
     return [
         f"nothing here: {counts}",
-        f"no_target_prob: AUROC {area}, Brier {scores['Brier']:.3f}, calibration error {scores['ECE']:.3f}",
+        f"no_target_prob: AUROC {area}, Brier {scores['Brier']:.3f}, calibration error {scores['ECE']:.3f}, "
+        f"AURC {scores['AURC']:.3f}",
     ]

@@ -140,7 +140,8 @@ def no_target_section(report: Mapping[str, Any]) -> dict[str, Any]:
     }
     section: dict[str, Any] = {"tables": tables, "calibration": calibration}
     if calibration is not None:
-        section["facts"] = {name: calibration[name] for name in ("AUROC", "Brier", "ECE", "expressions", "no_target")}
+        facts = ("AUROC", "Brier", "ECE", "AURC", "expressions", "no_target")
+        section["facts"] = {name: calibration[name] for name in facts}
         title = "Reliability of \u201cnothing here\u201d"
         section |= _reliability(calibration["reliability"], title=title, share="no target")
         if curve:
