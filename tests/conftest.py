@@ -33,6 +33,7 @@ def pytest_configure() -> None:
         write_yapf_cache()
 
 
+@pytest.hookimpl(optionalhook=True)  # also without xdist
 def pytest_xdist_auto_num_workers() -> int:
     """Use three workers for two cores, since tests wait for subprocesses and timers. Four were slower."""
     return len(os.sched_getaffinity(0)) * 3 // 2 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

@@ -94,6 +94,22 @@ def test_negatives_are_of_absent_categories(files: dict) -> None:
     assert seen["1"]["F."] == pytest.approx(200 * 4 * 0.5, rel=0.15)
 
 
+def test_hard_negatives_are_about_another_kind(tmp_path: Path) -> None:
+    """Image 1 has a man, image 2 a dog, so all four phrases have a hard negative."""
+    refs = [ref(1, 1, "the tall man", "a man"), ref(4, 4, "the old dog", "a dog", image_id=2)]
+    files = write_refer(tmp_path, refs, annotations=[annotation(1), annotation(4, 2, category_id=2)])
+    data = dataset(files, split="train", hard_negative_rate=0.5)
+    changed = []
+    for key in (SampleKey(item, epoch) for epoch in range(50) for item in range(2)):
+        for before, after in zip(data.record(key).expressions, data.make_sample(key).expressions, strict=True):
+            if after != before:
+                assert not after.referents and after.tags == {"negative_of": before.expression_id}
+                assert ("dog" in before.text) != ("dog" in after.text), (before.text, after.text)
+                changed.append(after)
+    assert len(changed) == pytest.approx(50 * 4 * 0.5, rel=0.25)
+    assert data.describe_hard_negatives().startswith("4 of 4 phrases have a hard negative, such as 'the ")
+
+
 def test_negatives_need_categories(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="negative_rate needs the category of every instance"):
         dataset(write_refer(tmp_path, [ref(1, 1)], categories=[]), negative_rate=0.1)

@@ -51,4 +51,4 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the two steps that are measured before a training."""
-    monkeypatch.setattr(run, "measure", lambda cfg: (1.0, 1.0, "parameters"))
+    monkeypatch.setattr(run, "measure", lambda cfg: (1.0, 1.0, []))

@@ -9,7 +9,7 @@ import pytest
 from refseg.cli.finetune import duration
 from refseg.finetuning.plan import Facts, choose_plan, in_words, limit_time
 
-SMALL = Facts(images=10, phrases=80, negatives=8, per_image=8, longest_side=1024, gpu_memory=None)
+SMALL = Facts(images=10, phrases=80, negatives=8, per_image=8, longest_side=1024, gpu=False)
 
 
 def test_small_data_on_a_cpu() -> None:
@@ -18,10 +18,19 @@ def test_small_data_on_a_cpu() -> None:
     assert len(plan.reasons) == 3
 
 
-def test_more_memory_means_larger_images_and_batches() -> None:
-    plan = choose_plan(replace(SMALL, images=1000, gpu_memory=24 * 2**30))
-    assert plan.image_size == 480 and plan.batch_size == 14
-    assert choose_plan(replace(SMALL, images=1000, gpu_memory=4 * 2**30)).batch_size == 2
+def test_a_gpu_means_larger_images_and_batches() -> None:
+    plan = choose_plan(replace(SMALL, images=1000, gpu=True))
+    assert plan.image_size == 480 and plan.batch_size == 16
+
+
+def test_half_of_the_batch_is_as_many_images_per_update() -> None:
+    plan = choose_plan(replace(SMALL, images=1000, gpu=True))
+    images = plan.batch_size * plan.steps
+    plan.halve_batch()
+    plan.halve_batch()
+    assert (plan.batch_size, plan.accumulation, plan.batch_size * plan.steps) == (4, 4, images)
+    assert plan.options()["optim_wrapper.accumulative_counts"] == 4
+    assert plan.reasons[-1].startswith("batch of 4 instead")
 
 
 def test_images_are_not_enlarged() -> None:

@@ -12,12 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from mmengine.config import Config
 
 from conftest import REPOSITORY
 from finetuning.conftest import TINY
 from refseg.cli.main import main
 from refseg.engine.run import load_config
 from refseg.errors import ConfigError, DataError, UsageError
+from refseg.finetuning import run
 from refseg.finetuning.run import CONFIG, Request, finetune, prepare
 from refseg.inference.inferencer import ReferringInferencer
 from tiny_models import BUILDERS
@@ -49,8 +52,8 @@ def test_a_finished_run_is_not_trained_again(own: Path, finetuned: Path, capsys:
 
 @pytest.mark.usefixtures("no_report", "no_measurement")
 def test_a_training_that_stopped_early_is_finished(own: Path, tmp_path: Path) -> None:
-    patience = {"custom_hooks.4.patience": 1, "custom_hooks.4.min_delta": 1000.0}
-    options = dict(model="scratch", out=tmp_path / "out", steps=8, image_size=64, cfg_options={**TINY, **patience})
+    """The time limit ends it after one of eight validations."""
+    options = dict(model="scratch", out=tmp_path / "out", seconds=0.01, image_size=64, cfg_options=TINY)
     finetune(own, **options)
     files = sorted(file.name for file in (tmp_path / "out").glob("*.pth"))
     assert files and "iter_8.pth" not in files
@@ -85,6 +88,26 @@ def test_a_start_that_failed_can_be_repeated(own: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is neither a work directory"):
         prepare(Request(str(own), "nonsense", str(tmp_path / "out"), steps=2))
     prepare(Request(str(own), "scratch", str(tmp_path / "out"), steps=2, image_size=64, cfg_options=TINY))
+
+
+def test_a_batch_that_does_not_fit_is_halved(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(cfg: Config) -> tuple[float, float, list[str]]:
+        if cfg.train_dataloader.batch_size > limit:
+            raise torch.OutOfMemoryError
+        return 1.0, 1.0, []
+
+    monkeypatch.setattr(run, "measure", measure)
+    limit = 2
+    request = Request(str(own), "scratch", str(tmp_path / "out"), steps=6, image_size=64, cfg_options=TINY)
+    prepare(request)
+    cfg = load_config(str(tmp_path / "out" / CONFIG))
+    assert (cfg.train_dataloader.batch_size, cfg.optim_wrapper.accumulative_counts) == (2, 2)
+    assert cfg.train_cfg.max_iters == 12 and "12 steps, 2 of them per update" in capsys.readouterr().out
+    limit = 0
+    with pytest.raises(UsageError, match="one image of 64 does not fit into the GPU's memory"):
+        prepare(replace(request, out=str(tmp_path / "other")))
 
 
 @pytest.mark.usefixtures("no_report")

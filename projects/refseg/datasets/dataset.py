@@ -274,16 +274,31 @@ class ReferringDataset(Dataset):
     def _maybe_hard_negative(self, expression: Expression, evidence: Evidence, rng: np.random.Generator) -> Expression:
         if not expression.referents or rng.random() >= self.hard_negative_rate:
             return expression
-        text = swapped(expression, evidence, self._kinds, rng)
-        if not text:
-            # A phrase of another image, about kinds that this one does not have
-            donors = rng.choice(self._donors, 20).tolist()
-            others = (self._with_text(self.store.expression(donor)).text for donor in donors)
-            text = next((other for other in others if from_elsewhere(other, evidence, self._kinds)), "")
+        text = self._false_text(expression, evidence, rng)
         if not text:
             return expression
         name = f"{expression.expression_id}~"
         return replace(expression, expression_id=name, text=text, referents=(), tags={"negative_of": name[:-1]})
+
+    def _false_text(self, expression: Expression, evidence: Evidence, rng: np.random.Generator) -> str:
+        """Return a phrase in place of another that the data prove false in this image; empty if there is none."""
+        if text := swapped(expression, evidence, self._kinds, rng):
+            return text
+        # A phrase of another image, about kinds that this one does not have
+        donors = rng.choice(self._donors, 20).tolist()
+        others = (self._with_text(self.store.expression(donor)).text for donor in donors)
+        return next((other for other in others if from_elsewhere(other, evidence, self._kinds)), "")
+
+    def describe_hard_negatives(self, most: int = 200) -> str:
+        """Return how many of some phrases the hard negatives could replace, with an example."""
+        rng = np.random.default_rng(0)
+        tried, pairs = rng.permutation(self._donors)[:most], []
+        for number in tried.tolist():
+            expression = self._with_text(self.store.expression(number))
+            image = int(np.searchsorted(self.store.expression_starts, number, side="right") - 1)
+            if text := self._false_text(expression, self._evidence(image), rng):
+                pairs.append(f", such as {text!r} in place of {expression.text!r}")
+        return f"{len(pairs)} of {len(tried)} phrases have a hard negative{pairs[0] if pairs else ''}"
 
     def _maybe_negative(self, expression: Expression, record: Record, rng: np.random.Generator) -> Expression:
         if not self.negative_rate or not expression.referents or rng.random() >= self.negative_rate:

@@ -1,7 +1,7 @@
 """Training with mmengine's runner: loop, hooks, optimizers and their wrappers, visualization backends."""
 
 from refseg.engine.checkpoint import SafeCheckpointHook, best_checkpoint, latest_checkpoint
-from refseg.engine.hooks import ProgressBarHook, StepSeedHook, TextTruncationHook
+from refseg.engine.hooks import ProgressBarHook, StepSeedHook, TextTruncationHook, TimeLimitHook
 from refseg.engine.loop import ResumableTrainLoop
 from refseg.engine.muon import MuonAdamW, MuonConstructor
 from refseg.engine.nonfinite import GuardedAmpOptimWrapper, GuardedOptimWrapper, NonFiniteLossHook
@@ -25,6 +25,7 @@ __all__ = [
     "ScreenHook",
     "StepSeedHook",
     "TextTruncationHook",
+    "TimeLimitHook",
     "best_checkpoint",
     "latest_checkpoint",
 ]

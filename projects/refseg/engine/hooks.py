@@ -1,14 +1,16 @@
-"""Small hooks: a random seed per step, a report on texts that the model cannot read in full, progress bars."""
+"""Small hooks: a random seed per step, texts that the model cannot read in full, a time limit, progress bars."""
 
 from __future__ import annotations
 
 import logging
 import random
 import sys
+import time
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dist import broadcast_object_list
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from tqdm import tqdm
@@ -84,6 +86,34 @@ class TextTruncationHook(Hook):
 
     def _after_epoch(self, runner: Any, mode: str = "train") -> None:
         self._report({"train": "training", "val": "validation"}.get(mode, mode))
+
+
+@HOOKS.register_module()
+class TimeLimitHook(Hook):
+    """End a training at the first validation after a limit, so that its last checkpoint has scores.
+
+    Time before an interruption counts too, up to the checkpoint that the run continued from.
+
+    Args:
+        seconds: The limit.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def before_train(self, runner: Any) -> None:
+        before = runner.message_hub.runtime_info.get("trained_seconds", 0.0)
+        self._start = time.monotonic() - before
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        runner.message_hub.update_info("trained_seconds", time.monotonic() - self._start)
+
+    def after_val_epoch(self, runner: Any, metrics: Any = None) -> None:
+        over = [time.monotonic() - self._start >= self.seconds]
+        broadcast_object_list(over)  # the first process decides, as clocks differ
+        if over[0] and runner.iter < runner.max_iters:
+            print_log(f"the time limit of {self.seconds:.0f} s is reached", "current")
+            runner.train_loop.stop_training = True
 
 
 @HOOKS.register_module()

@@ -321,7 +321,7 @@ def _lines(file: str | Path) -> Iterator[Line]:
                 except BadField as error:
                     raise DataError(f"{path}, line {number}: {error}") from None
                 except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
-                    reason = f"not JSON ({error}). Each line must be one object."
+                    reason = f"not JSON ({error}). Each line must be one object"
                     raise DataError(f"{path}, line {number}: {reason}") from None
                 yield number, line, value
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

@@ -13,7 +13,6 @@ import torch
 from refseg.datasets.store import RecordStore
 
 VALIDATIONS = 8  # per training
-GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +25,7 @@ class Facts:
         negatives: Those that refer to nothing.
         per_image: Median number of phrases of an image.
         longest_side: Median of the images' longer sides, in pixels.
-        gpu_memory: Free memory of the GPU in bytes; None without a GPU.
+        gpu: Whether there is a GPU.
     """
 
     images: int
@@ -34,7 +33,7 @@ class Facts:
     negatives: int
     per_image: int
     longest_side: int
-    gpu_memory: int | None
+    gpu: bool
 
 
 @dataclass(slots=True)
@@ -46,6 +45,7 @@ class Plan:
         batch_size: Images per step.
         expressions_per_image: Phrases of each image per step.
         steps: Steps of the training.
+        accumulation: Steps per update of the weights.
         reasons: Lines for the user.
     """
 
@@ -53,6 +53,7 @@ class Plan:
     batch_size: int
     expressions_per_image: int
     steps: int
+    accumulation: int = 1
     reasons: list[str] = field(default_factory=list)
 
     def options(self) -> dict[str, Any]:
@@ -62,12 +63,21 @@ class Plan:
             "inputs.image_size": (self.image_size, self.image_size),
             "train_dataloader.batch_size": self.batch_size,
             "train_dataloader.dataset.expressions_per_image": self.expressions_per_image,
+            "optim_wrapper.accumulative_counts": self.accumulation,
             "train_cfg.max_iters": self.steps,
             "train_cfg.val_interval_iters": interval,
             "default_hooks.checkpoint.interval": interval,
             "param_scheduler.0.end": max(min(self.steps // 10, 200), 1),
             "param_scheduler.1.begin": max(min(self.steps // 10, 200), 1),
         }
+
+    def halve_batch(self) -> None:
+        """Use half of the batch and twice the steps, with as many images per update of the weights."""
+        self.batch_size, self.steps, self.accumulation = self.batch_size // 2, 2 * self.steps, 2 * self.accumulation
+        self.reasons.append(
+            f"batch of {self.batch_size} instead, {self.steps} steps, {self.accumulation} of them per update: more "
+            "images do not fit into the GPU's memory"
+        )
 
 
 def facts_of(store: RecordStore, chosen: np.ndarray) -> Facts:
@@ -85,7 +95,7 @@ def facts_of(store: RecordStore, chosen: np.ndarray) -> Facts:
         negatives=int((store.num_referents[chosen] == 0).sum()),
         per_image=int(np.median(counts)),
         longest_side=int(np.median(sizes.max(axis=1))),
-        gpu_memory=torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None,
+        gpu=torch.cuda.is_available(),
     )
 
 
@@ -100,26 +110,21 @@ def choose_plan(facts: Facts, *, image_size: int | None = None, batch_size: int 
     reasons = []
     # Image size: not larger than the images, and on a CPU small enough for some hundred steps
     if image_size is None:
-        most = 480 if facts.gpu_memory is not None else 320
+        most = 480 if facts.gpu else 320
         image_size = min(most, max(32 * math.ceil(facts.longest_side / 32), 96))
-        where = "a GPU" if facts.gpu_memory is not None else "a CPU, where larger images cost too much time"
+        where = "a GPU" if facts.gpu else "a CPU, where larger images cost too much time"
         reasons.append(f"image size {image_size}: images are up to {facts.longest_side} pixels, on {where}")
-    # Batch: 0.6 GiB per image of 320 x 320 is an estimate (a process with 4 of them and 8 phrases each took 2.4)
+    # Batch: on a GPU as large as is useful, and halved later if its memory does not suffice
     expressions = max(1, min(8, facts.per_image))
     if batch_size is None:
-        most = 4
-        if facts.gpu_memory is not None:
-            most = max(1, int(0.8 * facts.gpu_memory / (0.6 * GIB * (image_size / 320) ** 2)))
-        batch_size = max(1, min(most, 16, facts.images))
-        reasons.append(
-            f"batch of {batch_size} images with up to {expressions} phrases each: "
-            + ("by the GPU's memory" if facts.gpu_memory is not None else "small, because steps on a CPU are slow")
-        )
+        batch_size = max(1, min(16 if facts.gpu else 4, facts.images))
+        why = "as large as is useful" if facts.gpu else "small, because steps on a CPU are slow"
+        reasons.append(f"batch of {batch_size} images with up to {expressions} phrases each: {why}")
     # Length: from 120 passes over 10 images to 10 passes over 10,000, and at least 300 steps
     passes = float(np.interp(math.log10(max(facts.images, 1)), [1, 4], [120, 10]))
     steps = round(min(max(passes * facts.images / batch_size, 300), 40_000))
     reasons.append(f"{steps} steps: about {steps * batch_size / max(facts.images, 1):.0f} passes over the images")
-    return Plan(image_size, batch_size, expressions, steps, reasons)
+    return Plan(image_size, batch_size, expressions, steps, reasons=reasons)
 
 
 def limit_time(plan: Plan, *, seconds_per_step: float, seconds_per_validation: float, limit: float | None) -> None:

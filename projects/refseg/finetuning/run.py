@@ -211,8 +211,18 @@ def prepare(request: Request) -> None:
     if request.steps is not None:
         plan.steps = request.steps
         plan.reasons[-1] = f"{request.steps} steps, as you said"
-    cfg = build_config(request, data, plan, facts, with_test="test" in splits)
-    per_step, per_image, trained = measure(cfg)
+    while True:
+        cfg = build_config(request, data, plan, facts, with_test="test" in splits)
+        try:
+            per_step, per_image, reasons = measure(cfg)
+            break
+        except torch.OutOfMemoryError:
+            if plan.batch_size == 1:
+                raise UsageError(
+                    f"one image of {plan.image_size} does not fit into the GPU's memory. Choose a smaller "
+                    "--image-size, --freeze vision, or --lora"
+                ) from None
+            plan.halve_batch()
     num_val = next(images for split, images, _ in counts if split == "val")
     limit_time(plan, seconds_per_step=per_step, seconds_per_validation=per_image * num_val, limit=request.seconds)
     cfg = build_config(request, data, plan, facts, with_test="test" in splits)
@@ -221,7 +231,7 @@ def prepare(request: Request) -> None:
         f"hard negatives for {rate:.0%} of the phrases: {facts.negatives:,} of {facts.phrases:,} already refer to "
         "nothing"
     )
-    plan.reasons.append(trained)
+    plan.reasons += reasons
     print("\n".join(f"plan: {reason}" for reason in plan.reasons), flush=True)
     cfg.dump(folder / CONFIG)
     write_atomically(state, json.dumps({"request": asked, "plan": asdict(plan), "data": str(data)}, indent=1))
@@ -293,8 +303,8 @@ def build_config(request: Request, data: Path, plan: Plan, facts: Facts, *, with
         options |= {
             f"{loader}_dataloader.dataset.annotations.file": str(data),
             f"{loader}_dataloader.dataset.split": split,
-            f"{loader}_dataloader.num_workers": 0 if facts.gpu_memory is None else 4,
-            f"{loader}_dataloader.persistent_workers": facts.gpu_memory is not None,
+            f"{loader}_dataloader.num_workers": 4 if facts.gpu else 0,
+            f"{loader}_dataloader.persistent_workers": facts.gpu,
         }
     merge_options(cfg, options)
     start_from(cfg, request, data, plan)
@@ -314,6 +324,8 @@ def build_config(request: Request, data: Path, plan: Plan, facts: Facts, *, with
     lacking = round(max(0.0, ENOUGH_NEGATIVES - facts.negatives / facts.phrases), 3)
     negatives = lacking if request.negatives is None else request.negatives
     cfg.train_dataloader.dataset.hard_negative_rate = negatives
+    if request.seconds is not None:
+        cfg.custom_hooks.append(ConfigDict(type="TimeLimitHook", seconds=request.seconds))
     cfg.auto_scale_lr = None
     merge_options(cfg, dict(request.cfg_options or {}))
     complete_inputs(cfg, dict(request.cfg_options or {}))
@@ -401,8 +413,8 @@ def split_words(text: str) -> list[str]:
     return [word for word, _ in BertPreTokenizer().pre_tokenize_str(text.lower())]
 
 
-def measure(cfg: Config) -> tuple[float, float, str]:
-    """Measure a training step and the answers to one image of the val split, in seconds, and count the parameters."""
+def measure(cfg: Config) -> tuple[float, float, list[str]]:
+    """Measure a training step and the answers to one image of the val split, in seconds, and say what is trained on."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = MODELS.build(cfg.model).to(device)
@@ -423,7 +435,13 @@ def measure(cfg: Config) -> tuple[float, float, str]:
     per_image = time.perf_counter() - start
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     trained, whole = sum(size for size, grad in sizes if grad), sum(size for size, _ in sizes)
-    return timed[-1] * 1.1, per_image, f"{trained / 1e6:.2f} of {whole / 1e6:.2f} million parameters are trained"
+    # On a GPU, keep a tenth of the memory free, besides two numbers per trained one for the optimizer
+    if device == "cuda" and torch.cuda.max_memory_allocated() + 8 * trained > 0.9 * torch.cuda.mem_get_info()[1]:
+        raise torch.OutOfMemoryError
+    facts = [f"{trained / 1e6:.2f} of {whole / 1e6:.2f} million parameters are trained"]
+    if train_set.hard_negative_rate:
+        facts.append(train_set.describe_hard_negatives())
+    return timed[-1] * 1.1, per_image, facts
 
 
 # Finish ---------------------------------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ def parse_row(line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or endless brackets
-        raise BadEntry(f"not JSON ({error}). Each line is one object.") from None
+        raise BadEntry(f"not JSON ({error}). Each line is one object") from None
     if not isinstance(row, dict):
         raise BadEntry(f"a row is an object, not {type(row).__name__}")
     return row
