@@ -18,10 +18,11 @@ class AnnotatedInstance:
 
     Args:
         instance_id: Its id in the file.
-        segmentation: Its mask.
+        segmentation: Its mask, or the rectangle of its box if it has no mask.
         category: Name of its category, if the file has categories.
         box: (x, y, width, height) as annotated, if the file has boxes.
         is_crowd: Whether this is a region of many objects without masks of their own (COCO's `iscrowd`).
+        has_mask: Whether it has a mask. If not, only protocols of boxes can score it.
     """
 
     instance_id: str
@@ -29,6 +30,7 @@ class AnnotatedInstance:
     category: str | None = None
     box: tuple[float, float, float, float] | None = None
     is_crowd: bool = False
+    has_mask: bool = True
 
 
 @dataclass(slots=True)

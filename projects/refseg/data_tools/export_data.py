@@ -83,6 +83,9 @@ def read_records(file: Path, split: str | None, skipped: Skipped) -> Iterator[Re
         instances: list[AnnotatedInstance] = []
         for index in sorted({index for expression in expressions for index in expression.referents}):
             instance = record.instances[index]
+            if not instance.has_mask:
+                problems[index] = "it is a box without a mask"
+                continue
             segmentation = instance.segmentation
             try:
                 if isinstance(segmentation, str):

@@ -14,7 +14,8 @@ from typing import Any, Literal
 from refseg.data_tools.conversion import size_of
 from refseg.data_tools.rows import Row, check_output, read_rows, same_images, with_base, write_rows
 from refseg.datasets.masks import to_rle
-from refseg.datasets.readers.checks import clean_segmentation, plain_text
+from refseg.datasets.readers.checks import plain_text
+from refseg.datasets.readers.jsonl import read_target
 from refseg.errors import DataError
 from refseg.paths import path_to
 
@@ -149,6 +150,6 @@ def _masks(line: Line) -> Iterator[bytes]:
             if isinstance(target, str):
                 yield to_rle(os.path.join(os.path.dirname(line.file), target), size)["counts"]
             else:
-                yield to_rle(clean_segmentation(target, size), size)["counts"]
+                yield to_rle(read_target("", target, size).segmentation, size)["counts"]
     except (ValueError, OverflowError) as error:
         raise DataError(f"{line}: {error}. `refseg data check {line.file}` lists all invalid rows") from None

@@ -28,7 +28,7 @@ from refseg.paths import data_path
 from refseg.records import Record
 
 logger = logging.getLogger("refseg.data")
-VERSION = 5  # raise it when a reader returns other records for the same files
+VERSION = 6  # raise it when a reader returns other records for the same files
 LOCK_SECONDS = 1800
 
 

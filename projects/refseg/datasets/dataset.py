@@ -122,7 +122,10 @@ class ReferringDataset(Dataset):
         packs = [transform for transform in self.transforms if isinstance(transform, PackSample)]
         if pipeline and packs != self.transforms[-1:]:
             raise ConfigError("PackSample must be the last transform of a pipeline, and occur only there")
-        self.excludes_crowds = crowd_targets == "exclude" and bool(packs) and not packs[0].with_ground_truth
+        trains = bool(packs) and not packs[0].with_ground_truth
+        if trains and not self.store.has_mask.all():
+            raise DataError(f"{_name(annotations)} has boxes without masks, which only evaluation can use, with boxes")
+        self.excludes_crowds = crowd_targets == "exclude" and trains
         chosen = self._choose()
         chosen &= ~self._leaks(chosen, exclude_images_of)
         self.items = Items(self.store, chosen, sentences, expressions_per_image)

@@ -23,7 +23,7 @@ from refseg.records import AnnotatedInstance, Annotations, Expression, Problem, 
 
 MAGIC = b"refseg columns 2\n"
 _ALIGN = 64
-_POLYGONS, _RLE, _PATH = range(3)
+_POLYGONS, _RLE, _PATH, _BOX = range(4)
 # Columns of numbers, and their types.
 _NUMBERS: dict[str, Any] = {
     "image_size": np.int32,
@@ -58,6 +58,7 @@ class RecordStore:
         object_of_expression: (expressions,) a number that the expressions of one object share.
         category_of_instance: (instances,) index into `categories`, -1 for none.
         is_crowd: (instances,) whether it is a crowd region.
+        has_mask: (instances,) whether it has a mask, and not only a box.
     """
 
     def __init__(self, arrays: dict[str, np.ndarray], info: dict[str, Any], path: Path | None = None) -> None:
@@ -73,6 +74,7 @@ class RecordStore:
         self.object_of_expression = arrays["expression_object"]
         self.category_of_instance = arrays["instance_category"]
         self.is_crowd = arrays["instance_crowd"]
+        self.has_mask = arrays["instance_kind"] != _BOX
         self.num_expressions, self.num_instances = len(self.split_of_expression), len(self.is_crowd)
 
     def __reduce__(self) -> tuple:
@@ -152,6 +154,7 @@ class RecordStore:
             category=self.categories[category] if category >= 0 else None,
             box=None if np.isnan(box[0]) else tuple(box.tolist()),
             is_crowd=bool(self.is_crowd[index]),
+            has_mask=bool(kind != _BOX),
         )
 
     def _entry(self, column: str, index: int) -> np.ndarray:
@@ -201,7 +204,7 @@ def from_annotations(annotations: Annotations, **info: Any) -> RecordStore:
             elif isinstance(segmentation, dict):
                 add(instance_kind=_RLE, instance_bytes=segmentation["counts"])
             else:
-                add(instance_kind=_POLYGONS, instance_bytes=b"")
+                add(instance_kind=_POLYGONS if instance.has_mask else _BOX, instance_bytes=b"")
                 columns["numbers"] += segmentation
             add(
                 instance_id=_utf8(instance.instance_id),

@@ -110,6 +110,7 @@ def test_unreadable_image_of_a_row_without_size(tmp_path: Path, monkeypatch: pyt
         (row(split=3), "'split' has the wrong type int"),
         (row(targets=[[[1, 2, 3, 4]]]), "at least 3 points"),
         (row(targets=[5]), "a target is a list of polygons"),
+        (row(targets=[{"box": [1, 2, 0, 4]}]), "a box is [x, y, width, height] with an area, not [1, 2, 0, 4]"),
     ],
 )
 def test_bad_rows_are_skipped_and_reported(tmp_path: Path, bad: object, says: str) -> None:

@@ -1,7 +1,7 @@
 """Reader of refseg's JSONL: one row per expression. Users write their own data in this format.
 
-Row: `{"expression_id", "image", "size": [h, w], "text", "targets": [polygons | RLE | "mask.png", ...] or null,
-"instance_ids": [...], "ignore": [like targets], "object_id", "split", "tags": {...}}`. `image`, `text` and `targets`
+Row: `{"expression_id", "image", "size": [h, w], "text", "targets": [polygons | RLE | "mask.png" | {"box"}, ...] or
+null, "instance_ids": [...], "ignore": [regions], "object_id", "split", "tags": {...}}`. `image`, `text` and `targets`
 are required. The phrase refers to nothing if `targets` is null or []. Pixels of `ignore` do not count in scores. Paths
 are relative to the file.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from refseg.datasets.readers.checks import BadEntry, clean_segmentation, is_side, is_text
+from refseg.datasets.readers.checks import BadEntry, as_xywh, clean_segmentation, is_side, is_text
 from refseg.errors import DataError
 from refseg.paths import data_path
 from refseg.records import UNKNOWN, AnnotatedInstance, Annotations, Expression, Problem, Record, Segmentation
@@ -130,12 +130,12 @@ class _Content:
         ids = [str(name) for name in row.get("instance_ids") or [f"{number}:{i}" for i in range(len(targets))]]
         new: dict[str, AnnotatedInstance] = {}
         for instance_id, target in zip(ids, targets, strict=True):
-            segmentation = _segmentation(target, record.size)
+            instance = read_target(instance_id, target, record.size)
             index = self.index_of.get((image, instance_id))
             known = new.get(instance_id) if index is None else record.instances[index]
             if known is None:
-                new[instance_id] = AnnotatedInstance(instance_id, segmentation)
-            elif known.segmentation != segmentation:
+                new[instance_id] = instance
+            elif known.segmentation != instance.segmentation:
                 raise BadEntry(f"instance_id {instance_id!r} stands for two different masks of {image}")
 
         # Regions that do not count: equal ones are one
@@ -174,6 +174,18 @@ class _Content:
             raise BadEntry(f"the row has no size, and its {error}") from None
 
 
+def read_target(instance_id: str, value: Any, size: tuple[int, int]) -> AnnotatedInstance:
+    """Return a target of a row, in an image of this size, or raise BadEntry."""
+    if not isinstance(value, dict) or "box" not in value:
+        return AnnotatedInstance(instance_id, _segmentation(value, size))
+    box = as_xywh(value["box"])
+    if box is None or not (box[2] > 0 and box[3] > 0):
+        raise BadEntry(f"a box is [x, y, width, height] with an area, not {value['box']!r}")
+    x, y, width, height = box
+    rectangle = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+    return AnnotatedInstance(instance_id, _segmentation(rectangle, size), box=box, has_mask=False)
+
+
 def _segmentation(value: Any, size: tuple[int, int]) -> Segmentation:
     if isinstance(value, str):
         return value
@@ -182,5 +194,5 @@ def _segmentation(value: Any, size: tuple[int, int]) -> Segmentation:
     except (ValueError, OverflowError) as error:
         raise BadEntry(
             f"a target is a list of polygons [[x, y, ...], ...] with at least 3 points each, an RLE "
-            f'{{"size", "counts"}} or the path of a mask image; here: {error}'
+            f'{{"size", "counts"}}, the path of a mask image, or {{"box": [x, y, width, height]}}; here: {error}'
         ) from None
