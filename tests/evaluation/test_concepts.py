@@ -12,9 +12,9 @@ from scipy.optimize import linear_sum_assignment
 
 from refseg.cli.main import main
 from refseg.evaluation import terms
-from refseg.evaluation.overlap import match_instances
+from refseg.evaluation.overlap import match_instances, without_duplicates
 from refseg.evaluation.protocols import get_protocol
-from refseg.evaluation.rows import Rows
+from refseg.evaluation.rows import Row, Rows
 from refseg.evaluation.scorer import best_of
 from refseg.evaluation.statistics import bootstrap
 
@@ -197,3 +197,30 @@ def test_intervals() -> None:
     columns["matched"] = np.repeat((np.arange(40) % 2)[:, None], 10, axis=1)
     low, high = bootstrap(PROTOCOL.terms(Rows(columns)), np.arange(40), num=200)["pmF1"]
     assert 30 < low < 50 < high < 70
+
+
+def test_pbench() -> None:
+    """An answer finds two of three objects at IoU 0.5, one of them at all IoUs: F1 4/5, and its mean over ten IoUs is
+    (6 * 4/5 + 4 * 2/5) / 10 = 0.64, if the second has IoU 0.75. Phrases with a target and no answer count as 0, those
+    without a target do not count."""
+    rows = Rows.of(
+        Row(
+            expression_id=str(i), image_id=str(i), object_id="o", intersection=0, predicted=0, target=0,
+            has_target=objects > 0, no_target_prob=float("nan"), num_targets=objects, num_words=2, target_area=9,
+            image_area=99, matched=matched, predicted_objects=predicted, objects=objects,
+        )
+        for i, (matched, predicted, objects) in enumerate(
+            [((2,) * 6 + (1,) * 4, 2, 3), ((0,) * 10, 0, 1), ((0,) * 10, 1, 0), ((0,) * 10, 0, 0)]
+        )
+    )  # fmt: skip
+    found = get_protocol("pbench").score(rows)
+    assert found == pytest.approx({"macro_F1": 32, "macro_F1@0.5": 40, "N-acc": 50, "T-acc": 50})
+
+
+def test_duplicates() -> None:
+    """The second has IoU 0.8 with the first, so it goes. The third has IoU 0.625 with the second, but only 0.5 with the
+    first, so it stays."""
+    first, second, third = (rle((0, 0, 10, 10)), rle((0, 0, 8, 10)), rle((0, 0, 5, 10)))
+    compressed = [{**one, "counts": one["counts"].encode()} for one in (third, second, first)]
+    assert without_duplicates(compressed, 0.5) == [compressed[2], compressed[0]]
+    assert without_duplicates(compressed, 0.9) == compressed[::-1] and without_duplicates([], 0.5) == []

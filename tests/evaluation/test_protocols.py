@@ -157,6 +157,26 @@ def test_grec() -> None:
     assert get_protocol("rec").score(rows[np.array([0, 3])]) == {"Acc@0.5": 50}
 
 
+def test_ref_l4() -> None:
+    """IoU 0.5 is not above 0.5, and 0.8 is above six of ten IoUs. The third expression has two targets."""
+    rows = Rows.of([row(5, box_iou=0.5), row(5, box_iou=0.8), row(5, box_iou=1.0, num_targets=2)])
+    expected = {"Acc@0.5": 50, "Acc@0.75": 50, "Acc@0.9": 0, "mAcc": 30}
+    assert get_protocol("ref-l4").score(rows) == pytest.approx(expected)
+
+
+def test_finecops() -> None:
+    """Rows: a hit that is rejected; a miss; and three without a target: a box, a box that is rejected, and no box."""
+    answers = [(True, 1, 1, 0.9), (True, 0, 1, 0.1), (False, 0, 1, 0.1), (False, 0, 1, 0.9), (False, 0, 0, 0.1)]
+    rows = Rows.of(
+        row(5, has_target=target, num_targets=int(target), boxes_matched=m, boxes_predicted=p, no_target_prob=prob)
+        for target, m, p, prob in answers
+    )
+    found = get_protocol("finecops").score(rows)
+    expected = {"Acc@0.5": 50, "N-acc": 200 / 3, "T-acc": 50}
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    assert get_protocol("finecops").worth_of(rows).tolist() == [1, 0, 0, 1, 1]
+
+
 def test_precision_strict_or_not() -> None:
     """An IoU of exactly 1/2 counts in Pr@0.5 for LAVT, but not for CGFormer. Decimal thresholds are exact."""
     half = Rows.of([row(1, intersection=10, predicted=10, target=20)])

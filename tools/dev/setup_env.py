@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
-GROUPS = ("runtime", "pretrained", "lora", "demo", "onnx", "dev", "docs")
+GROUPS = ("runtime", "pretrained", "lora", "parquet", "demo", "onnx", "dev", "docs")
 STAMP, MADE_HERE = "refseg-env.json", "refseg-made-here"
 # Pinned for the tested torch. A kept torch has its own versions of these.
 TORCH_FAMILY = {"torch", "torchvision", "filelock", "fsspec", "jinja2", "networkx", "sympy", "typing-extensions"}

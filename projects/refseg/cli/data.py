@@ -204,9 +204,10 @@ COMMANDS = {
         "convert files of labeling tools to a JSONL file",
         "refseg data import project.json --images photos --out my.jsonl\n"
         "refseg data import yolo_folder --out my.jsonl --text 'the {category}' --no-target 2",
-        "Read COCO (also from CVAT), Label Studio, labelme, YOLO segmentation, SA-Co, ReasonSeg, or GSEval, and write "
-        "a JSONL file. The format is recognized from the content. Phrases are those of the annotators, or else names "
-        "of categories. Objects of one image with the same phrase become one row that refers to all of them. "
+        "Read COCO (also from CVAT), Label Studio, labelme, YOLO segmentation, SA-Co, or a benchmark (ReasonSeg, "
+        "GSEval, PhraseCut, RefSegRS, RISBench, PBench, Ref-L4, FineCops-Ref), and write a JSONL file. The format is "
+        "recognized from the content. Phrases are those of the annotators, or else names of categories. Objects of "
+        "one image with the same phrase become one row that refers to all of them. "
         "docs/data.md says where each tool has its phrases.",
         has_root=False,
     ),

@@ -1,4 +1,5 @@
-"""Import of benchmarks whose files are one of a kind: ReasonSeg, GSEval, PhraseCut, RefSegRS, and RISBench."""
+"""Import of benchmarks whose files are one of a kind: ReasonSeg, GSEval, PhraseCut, RefSegRS, RISBench, and
+FineCops-Ref. `parquet.py` has two more."""
 
 from __future__ import annotations
 
@@ -12,9 +13,11 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from refseg.data_tools.conversion import Row, Skipped, check_folder
+from refseg.data_tools.parquet import read_pbench, read_ref_l4
 from refseg.datasets.images import open_image
 from refseg.datasets.masks import encode, mask_of_image, rle_to_json
-from refseg.datasets.readers.checks import MAX_BEYOND, BadEntry, clean_segmentation, is_text, load_json
+from refseg.datasets.readers.checks import MAX_BEYOND, BadEntry, clean_segmentation, image_size, is_text, load_json
+from refseg.datasets.readers.jsonl import read_target
 from refseg.errors import DataError
 from refseg.paths import path_to
 
@@ -191,9 +194,55 @@ def read_phrase_lists(folder: Path, images: Path | None, base: Path, skipped: Sk
             }
 
 
+def read_finecops(file: Path, images: Path | None, base: Path, skipped: Skipped) -> Iterator[Row]:
+    """Yield the rows of FineCops-Ref in COCO's format, where an entry of `images` is a phrase, with one annotation.
+
+    A phrase with a `negative_type` refers to nothing: its box is that of the phrase or the image that it was made
+    from. The tag `level` is the difficulty. Negatives also have the tags `negative_cate` (text or image),
+    `negative_type`, and `negative_level`. The arguments are those of `read_reasonseg`; by default, images are in the
+    folder `images` beside the file.
+    """
+    images = images or file.parent / "images"
+    check_folder(images)
+    content = load_json(file)
+    if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in ("images", "annotations")):
+        raise DataError(f"{file} is not in COCO's format: it needs the lists images and annotations")
+    phrases = {str(entry.get("id")): entry for entry in content["images"] if isinstance(entry, dict)}
+    split = next((name for name in ("train", "val", "test") if name in file.stem), None)
+    for number, entry in enumerate(content["annotations"]):
+        try:
+            phrase = phrases[str(entry["image_id"])]
+            height, width = image_size(phrase)
+            is_negative = entry.get("negative_type") is not None
+            target = None if is_negative else {"box": entry["bbox"]}
+            if target:
+                read_target("", target, (height, width))
+            if not is_text(phrase["caption"]) or not is_text(phrase["file_name"]):
+                raise BadEntry("it has no caption or no file_name")
+            tags = {"level": str(entry["level"])}
+            if is_negative:
+                tags |= {name: str(entry.get(name)) for name in ("negative_cate", "negative_type", "negative_level")}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            reason = f"there is no {error}" if isinstance(error, KeyError) else error
+            skipped.add("annotations that cannot be used", f"{file}, annotation {number}: {reason}")
+            continue
+        yield {
+            "expression_id": str(phrase["id"]),
+            "image": path_to(images / phrase["file_name"], base).as_posix(),
+            "size": [height, width],
+            "text": phrase["caption"].strip(),
+            "targets": [target] if target else None,
+            **({"split": split} if split else {}),
+            "tags": tags,
+        }
+
+
 READERS: dict[str, Callable[[Path, Path | None, Path, Skipped], Iterator[Row]]] = {
     "reasonseg": read_reasonseg,
     "gseval": read_gseval,
     "phrasecut": read_phrasecut,
     "phrase-lists": read_phrase_lists,
+    "finecops": read_finecops,
+    "pbench": read_pbench,
+    "ref-l4": read_ref_l4,
 }

@@ -10,5 +10,8 @@ FORMATS = {
     "gseval": "GSEval",
     "phrasecut": "PhraseCut",
     "phrase-lists": "RefSegRS or RISBench",
+    "finecops": "FineCops-Ref",
+    "pbench": "PBench",
+    "ref-l4": "Ref-L4",
 }
 WRITTEN = ("coco", "label-studio", "labelme", "yolo", "sa-co")  # by `export`

@@ -12,6 +12,7 @@ from refseg.data_tools import coco, label_studio, labelme, sa_co, yolo
 from refseg.data_tools.benchmarks import PHRASE_LISTS, READERS
 from refseg.data_tools.conversion import LabeledImage, Row, Skipped, Wording, to_rows
 from refseg.data_tools.formats import FORMATS
+from refseg.data_tools.parquet import COLUMNS, format_of_parquet, parquet_files
 from refseg.data_tools.rows import check_output, to_line
 from refseg.datasets.readers.checks import load_json
 from refseg.errors import DataError, UsageError
@@ -90,6 +91,11 @@ def recognize(source: Path, format: str = "auto") -> tuple[Path, str, Any]:
     Raises:
         DataError: The source cannot be read, or its format is unknown.
     """
+    if format in ("auto", *COLUMNS) and (files := parquet_files(source)):
+        found = format_of_parquet(files[0]) if format == "auto" else format
+        if found is None:
+            raise DataError(f"{files[0]} has the columns of neither PBench nor Ref-L4")
+        return source, found, None
     if source.is_dir():
         if format == "yolo" or (format == "auto" and (list(source.glob("*.yaml")) or list(source.glob("*.yml")))):
             return source, "yolo", None
@@ -140,9 +146,16 @@ def format_of(content: Any) -> str | None:
         return "labelme"
     images = content.get("images")
     if isinstance(images, list):
+        regions = content.get("annotations")
+        if "caption" in _keys_of_first(images) and "level" in _keys_of_first(regions):
+            return "finecops"
         has_phrases = any(isinstance(image, dict) and "text_input" in image for image in images[:100])
         return "sa-co" if has_phrases else "coco"
     return None
+
+
+def _keys_of_first(entries: Any) -> set[str]:
+    return set(entries[0]) if isinstance(entries, list) and entries and isinstance(entries[0], dict) else set()
 
 
 def usual_images(file: Path) -> Path:

@@ -12,13 +12,16 @@ from pycocotools import mask as coco_mask
 
 from refseg.datasets.masks import Overlap, to_rle
 from refseg.datasets.readers.checks import decode_runs
+from refseg.errors import DataError
 from refseg.evaluation.overlap import (
     BoxMatches,
     areas_of_rles,
+    box_iou,
     match_boxes,
     match_instances,
     select_boxes,
     union_rle,
+    without_duplicates,
 )
 from refseg.evaluation.prediction_file import Answer
 from refseg.evaluation.protocols import Nearest, View
@@ -148,8 +151,14 @@ def measure(answer: Answer, truth: Truth, expression: Expression, view: View) ->
 
     Raises:
         MisfitError: The answer does not fit the image or the view.
+        DataError: The view scores masks, but a target is a box.
     """
     record, has_target = truth.record, bool(expression.referents)
+    if view.boxes is None and not all(record.instances[i].has_mask for i in expression.referents):
+        raise DataError(
+            f"expression {expression.expression_id} refers to a box without a mask. Score boxes, for example with "
+            "--protocol rec"
+        )
     grid = view.grid_of(has_target, record.size)
 
     # Boxes: those of the answer, or those around its instances, or the one around its mask
@@ -163,12 +172,12 @@ def measure(answer: Answer, truth: Truth, expression: Expression, view: View) ->
     elif tuple(mask["size"]) not in (record.size, grid):
         size, *fitting = [f"{h} x {w}" for h, w in (mask["size"], *dict.fromkeys((record.size, grid)))]
         raise MisfitError(f"{size}, not {' or '.join(fitting)}")
-    matches = BoxMatches(0, 0, 0)
+    matches, best_iou = BoxMatches(0, 0, 0), 0.0
     if rule is not None:
         predicted = select_boxes([_box_around(mask, 1.0)] if boxes is None else boxes, rule.min_score)
-        matches = match_boxes(
-            predicted, truth.boxes(expression), generalized=rule.generalised, threshold=rule.threshold
-        )
+        wanted = truth.boxes(expression)
+        matches = match_boxes(predicted, wanted, generalized=rule.generalised, threshold=rule.threshold)
+        best_iou = float(box_iou(predicted, wanted).max(initial=0.0))
 
     # Instances that match, at the original size
     matched: tuple[int, ...] = ()
@@ -182,6 +191,8 @@ def measure(answer: Answer, truth: Truth, expression: Expression, view: View) ->
             check_instances(answer.raw_instances, record.size)
             instances = [one.rle for one in answer.raw_instances if one.score >= view.instances.min_score]
         instances = [rle for rle in instances if coco_mask.area(rle)]
+        if view.instances.duplicate_iou is not None:
+            instances = without_duplicates(instances, view.instances.duplicate_iou)
         rles = [truth.instance_rle(index) for index in targets]
         matched = match_instances(instances, rles, view.instances.thresholds)
 
@@ -213,6 +224,7 @@ def measure(answer: Answer, truth: Truth, expression: Expression, view: View) ->
         boxes_matched=matches.matched,
         boxes_predicted=matches.predicted,
         boxes_target=matches.target,
+        box_iou=best_iou,
         matched=matched,
         predicted_objects=len(instances),
         objects=len(targets),

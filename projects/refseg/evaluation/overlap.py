@@ -60,6 +60,17 @@ def match_instances(predicted: Sequence[dict], target: Sequence[dict], threshold
     return tuple(int((found >= threshold).sum()) for threshold in thresholds)
 
 
+def without_duplicates(rles: Sequence[dict], max_iou: float) -> list[dict]:
+    """Leave out RLEs of one size whose IoU with a larger one that stays is above `max_iou`. The largest comes first."""
+    ordered = sorted(rles, key=coco_mask.area, reverse=True)
+    stay: list[int] = []
+    iou = coco_mask.iou(ordered, ordered, [0] * len(ordered)) if ordered else np.zeros((0, 0))
+    for index in range(len(ordered)):
+        if not (iou[index, stay] > max_iou).any():
+            stay.append(index)
+    return [ordered[index] for index in stay]
+
+
 # Boxes ----------------------------------------------------------------------------------------------------------------
 
 

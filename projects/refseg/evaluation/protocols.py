@@ -49,10 +49,12 @@ class InstanceRule:
     Args:
         min_score: Score from which an instance counts.
         thresholds: IoUs from which two instances match.
+        duplicate_iou: IoU with a larger instance of the answer above which an instance is left out. None: never.
     """
 
     min_score: float = 0.5
-    thresholds: tuple[float, ...] = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+    thresholds: tuple[float, ...] = terms.HALF_TO_95
+    duplicate_iou: float | None = None
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,7 @@ class Protocol:
         """
         scores = terms.values(self.terms(rows))
         known = ~np.isnan(rows.no_target_prob)
-        if "N-acc" in scores and self.no_target.rule in READ_BY["threshold"]:
+        if "N-acc" in scores and self.no_target.rule in READ_BY["threshold"] and not self.lists_objects:
             area = auroc(rows.no_target_prob[known], ~rows.has_target[known])
             scores |= {} if area is None else {"AUC": 100.0 * area}
         return scores
@@ -343,6 +345,22 @@ _PROTOCOLS = (
         cautions=(one_target_only,),
     ),
     Protocol(
+        "ref-l4",
+        "Ref-L4's evaluation: as rec, but IoU > 0.5, 0.75 and 0.9, and mAcc, the mean over ten IoUs",
+        terms.comprehension_by_iou,
+        View(boxes=BoxRule()),
+        _NEVER,
+        worth=terms.best_box_matches,
+        cautions=(one_target_only,),
+    ),
+    Protocol(
+        "finecops",
+        "FineCops-Ref: the best box with IoU >= 0.5, and the rejection of its negatives, by the head or without a box",
+        terms.comprehension_or_nothing,
+        View(boxes=BoxRule()),
+        worth=terms.best_box_or_rejection,
+    ),
+    Protocol(
         "grec",
         "gRefCOCO's official code: boxes of score >= 0.7, matched by GENERALISED IoU >= 0.5, though it is called IoU",
         terms.generalized_comprehension,
@@ -363,6 +381,13 @@ _PROTOCOLS = (
         "SA-Co's evaluator: instances of score >= 0.5, matched by mask IoU 0.5 to 0.95; cgF1 = pmF1 x IL_MCC",
         terms.concepts,
         View(crowds="exclude", instances=InstanceRule()),
+        worth=terms.f1_of_pairs,
+    ),
+    Protocol(
+        "pbench",
+        "PBench's evaluation: as saco, without smaller instances that overlap by IoU > 0.5; mean F1 of positive pairs",
+        terms.f1_of_positives,
+        View(crowds="exclude", instances=InstanceRule(duplicate_iou=0.5)),
         worth=terms.f1_of_pairs,
     ),
 )

@@ -26,6 +26,7 @@ class Row:
         categories: Categories of the referents, sorted and joined by "|".
         boxes_matched: Number of boxes under the view's box rule, like `boxes_predicted` and `boxes_target`. 0 if boxes
             are not scored.
+        box_iou: Largest IoU of one of these predicted boxes and a target box.
         matched: Number of instances that match a target, for each IoU of the view's instance rule, like
             `predicted_objects` and `objects`, the numbers of predicted and target instances. Empty and 0 if instances
             are not scored.
@@ -48,6 +49,7 @@ class Row:
     boxes_matched: int = 0
     boxes_predicted: int = 0
     boxes_target: int = 0
+    box_iou: float = 0.0
     matched: tuple[int, ...] = ()
     predicted_objects: int = 0
     objects: int = 0

@@ -28,6 +28,7 @@ class Formula(NamedTuple):
 Term = tuple[np.ndarray, np.ndarray] | Formula
 Terms = dict[str, Term]
 HALF_TO_NINE = (0.5, 0.6, 0.7, 0.8, 0.9)
+HALF_TO_95 = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
@@ -192,6 +193,20 @@ def comprehension(rows: Rows, rejected: np.ndarray) -> Terms:
     return {"Acc@0.5": (best_box_matches(rows, rejected), rows.num_targets == 1)}
 
 
+def comprehension_by_iou(rows: Rows, rejected: np.ndarray) -> Terms:
+    """Ref-L4: shares of the expressions with one target whose best box has an IoU above 0.5, 0.75, and 0.9. mAcc: the
+    mean of these shares over ten IoUs."""
+    single = rows.num_targets == 1
+    hits = {iou: (rows.box_iou > iou) & single for iou in HALF_TO_95}
+    accuracy = {f"Acc@{iou}": (hits[iou], single) for iou in (0.5, 0.75, 0.9)}
+    return {**accuracy, "mAcc": (np.mean(list(hits.values()), axis=0), single)}
+
+
+def comprehension_or_nothing(rows: Rows, rejected: np.ndarray) -> Terms:
+    """FineCops-Ref: Acc@0.5 of REC, whether rejected or not; N-acc and T-acc. An answer without a box is rejected."""
+    return {**comprehension(rows, rejected), **accuracies(rows, rejected | (rows.boxes_predicted == 0))}
+
+
 def generalized_comprehension(rows: Rows, rejected: np.ndarray) -> Terms:
     """GREC: Pr@(F1=1) over all expressions, N-acc and T-acc. Rejected means that no box reaches the score limit."""
     every = np.ones(len(rows), bool)
@@ -261,6 +276,21 @@ def f1_of_pairs(rows: Rows, rejected: np.ndarray) -> np.ndarray:
     return np.where((predicted + target) == 0, 1.0, mean_f1(matched, predicted, target))
 
 
+def f1_of_positives(rows: Rows, rejected: np.ndarray) -> Terms:
+    """PBench: mean over pairs with a target of the F1 of instances, over ten IoUs and at IoU 0.5; N-acc and T-acc.
+
+    A pair without an answer has F1 0, and is rejected.
+    """
+    matched, predicted, target = answered(rows, rejected)
+    there = target > 0
+    f1 = 2 * matched / np.maximum(predicted + target, 1)[:, None]
+    return {
+        "macro_F1": (f1.sum(1) / len(HALF_TO_95) * there, there),
+        "macro_F1@0.5": (f1[:, :1].sum(1) * there, there),
+        **accuracies(rows, predicted == 0),
+    }
+
+
 # Worth of one answer, from 0 to 1 -------------------------------------------------------------------------------------
 
 
@@ -278,6 +308,12 @@ def robust_worth(rows: Rows, rejected: np.ndarray) -> np.ndarray:
 def best_box_matches(rows: Rows, rejected: np.ndarray) -> np.ndarray:
     """Return (R,) bool: whether the best box matches the one target."""
     return (rows.boxes_matched > 0) & (rows.num_targets == 1)
+
+
+def best_box_or_rejection(rows: Rows, rejected: np.ndarray) -> np.ndarray:
+    """Return (R,) bool: whether the best box matches the one target, or, without a target, whether it is rejected."""
+    none = rejected | (rows.boxes_predicted == 0)
+    return np.where(rows.has_target, best_box_matches(rows, rejected), none)
 
 
 def all_boxes_match(rows: Rows, rejected: np.ndarray) -> np.ndarray:
