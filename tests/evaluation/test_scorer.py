@@ -21,7 +21,7 @@ from refseg.datasets.store import from_annotations
 from refseg.errors import DataError
 from refseg.evaluation import scorer
 from refseg.evaluation.measure import nearest_source, resize_rle
-from refseg.evaluation.prediction_file import Answer, read_predictions
+from refseg.evaluation.prediction_file import Answer, parts_of, read_predictions, write_predictions
 from refseg.evaluation.protocols import PROTOCOLS, View, get_protocol
 from refseg.evaluation.scorer import TruthIndex, score_predictions
 from refseg.instance import Instance
@@ -465,3 +465,36 @@ def test_grec_keeps_the_box_of_a_crowd() -> None:
     grec = get_protocol("grec")
     result = score_predictions(rows, index([crowded((0, 1), (0, 1))]), [grec]).rows["grec"]
     assert grec.score(result)["Pr@(F1=1)"] == 50 and result.boxes_target.tolist() == [2, 2]
+
+
+# Several processes ----------------------------------------------------------------------------------------------------
+
+
+def test_several_processes_give_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Missing, duplicate, extra, and mis-sized answers in several parts of a file, then a broken line in a late one."""
+    truths = index(simple(60, 2), tmp_path)
+    rng = np.random.default_rng(0)
+    names = [f"{i}:{k}" for i in range(60) for k in range(2)]
+    answers = [Answer(name, encode(rng.random((8, 10)) < 0.5), boxes=[[0, 0, 5, 4, 2.0]]) for name in names[2:]]
+    answers[70] = full("36:0", (9, 9))
+    answers = [*answers, *answers[:5], full("other"), full("36:0")]
+    file = tmp_path / "answers.jsonl"
+    write_predictions(file, answers, header={"made": "here"})
+    one = scorer.score_file(file, truths, [REFSEG, GRES], absent_is_nothing=True, allow_partial=True)
+    assert one.counts["refseg"].duplicate == 6 and one.counts["refseg"].extra == 1 and one.counts["refseg"].absent == 2
+
+    monkeypatch.setattr(scorer, "parts_of", lambda path: parts_of(path, 2000))
+    monkeypatch.setattr(scorer, "usable_cores", lambda: 2)
+    measured: list[int] = []
+    options = dict(absent_is_nothing=True, allow_partial=True, progress=measured.append)
+    two = scorer.score_file(file, truths, [REFSEG, GRES], **options)
+    assert len(parts_of(file, 2000)) >= 8 and sum(measured) == len(answers)
+    assert (one.counts, one.suspicions) == (two.counts, two.suspicions) and one.suspicions
+    for name in ("refseg", "gres"):
+        for column, values in one.rows[name].columns.items():
+            np.testing.assert_array_equal(values, two.rows[name].columns[column])
+
+    with file.open("a") as out:
+        out.write("\nnonsense\n")
+    with pytest.raises(DataError, match=rf"answers.jsonl, line {len(answers) + 3}: not JSON"):
+        scorer.score_file(file, truths, [REFSEG], **options)

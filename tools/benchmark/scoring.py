@@ -30,9 +30,9 @@ from pycocotools import mask as coco_mask
 from refseg.datasets.readers.jsonl import read_jsonl
 from refseg.datasets.store import from_annotations
 from refseg.evaluation.overlap import areas_of_rles
-from refseg.evaluation.prediction_file import Answer, read_predictions, rle_to_json, write_predictions
+from refseg.evaluation.prediction_file import Answer, rle_to_json, write_predictions
 from refseg.evaluation.protocols import get_protocol
-from refseg.evaluation.scorer import TruthIndex, score_predictions
+from refseg.evaluation.scorer import TruthIndex, score_file
 
 HEIGHT, WIDTH, PER_IMAGE, BLOBS = 480, 640, 3, 2000
 
@@ -99,7 +99,7 @@ def compare(folder: Path, masks: list[dict], num_pairs: int, repeats: int) -> di
 
     def ours() -> list[tuple[int, int]]:
         truths = TruthIndex(store, np.ones(num_pairs, bool), folder)
-        rows = score_predictions(read_predictions(folder / "answers.jsonl"), truths, protocols).rows["refseg"]
+        rows = score_file(folder / "answers.jsonl", truths, protocols).rows["refseg"]
         return list(zip(rows.intersection.tolist(), rows.union.tolist(), strict=True))
 
     if ours() != plain_file(folder / "answers.jsonl", targets):

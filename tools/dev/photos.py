@@ -44,7 +44,7 @@ from refseg.datasets.masks import decode, to_rle
 from refseg.errors import DataError, UserError
 from refseg.evaluation.prediction_file import read_header
 from refseg.evaluation.protocols import NoTarget, get_protocol
-from refseg.evaluation.scorer import answers_of, open_data, score_predictions
+from refseg.evaluation.scorer import open_data, score_file
 from refseg.files import write_atomically
 from refseg.visualization.captions import caption
 from refseg.visualization.overlay import Display, fit_for_display, grid, overlay_masks, stack
@@ -292,7 +292,7 @@ def accuracy(predictions: str | Path, data: str, *, threshold: float = 0.5) -> d
     # Rows at the original size, in the order of the data
     truths = open_data(data).truths
     protocol = get_protocol("gres")
-    rows = score_predictions(answers_of(predictions, truths), truths, [protocol]).rows[protocol.name]
+    rows = score_file(predictions, truths, [protocol]).rows[protocol.name]
     rejected = NoTarget("head-or-empty", threshold).rejected(rows)
     overlaps = rows.intersection >= 0.5 * np.maximum(rows.union, 1)
     correct = np.where(rows.has_target, overlaps & ~rejected, rejected)

@@ -24,7 +24,7 @@ from refseg.errors import DataError, UsageError, UserError
 from refseg.evaluation.alignment import alignment_report
 from refseg.evaluation.breakdowns import breakdown
 from refseg.evaluation.protocols import get_protocol
-from refseg.evaluation.scorer import answers_of, open_data, score_predictions
+from refseg.evaluation.scorer import open_data, score_file
 from refseg.files import folder_to_replace, sha256_of, write_atomically
 from refseg.inference.loading import ALIGNMENT, LoadedModel, load_model
 from refseg.inference.model_card import Result, facts_of, results_table
@@ -189,7 +189,7 @@ def score(model: LoadedModel, data: Path, preset: Preset) -> tuple[list[Result],
             results.append(replace(result, metrics=metrics))
             if split == "test":
                 truths = open_data(where).truths
-                rows = score_predictions(answers_of(predictions, truths), truths, [protocol]).rows[protocol.name]
+                rows = score_file(predictions, truths, [protocol]).rows[protocol.name]
                 skills = breakdown(rows, protocol, "skill")
                 report = alignment_report(str(predictions), truths)
                 # The word bars of pictures need these keys and no others

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from refseg.cli.options import add_scoring_options, at_least, scoring_options
-from refseg.cli.score import score_file
+from refseg.cli.score import score_with_columns
 from refseg.datasets.targets import data_root
 from refseg.errors import UsageError
 from refseg.evaluation.breakdowns import tag_columns
@@ -56,7 +56,7 @@ def main(args: argparse.Namespace) -> int:
         files, rows, notes = [], [], []
         for name, path in zip(names, paths, strict=True):
             described = describe_predictions(Path(path), min_score=args.min_score)
-            scored = score_file(path, data.truths, protocols, args, columns)
+            scored = score_with_columns(path, data.truths, protocols, args, columns)
             files.append(described)
             rows.append(scored.rows[protocol.name])
             notes += [f"{name}: {note}" for note in notes_of(protocols, scored, described, min_score=args.min_score)]

@@ -25,12 +25,11 @@ from refseg.evaluation.scorer import (
     Data,
     ScoreResult,
     TruthIndex,
-    answers_of,
     best_of,
     describe_predictions,
     open_data,
     result_of,
-    score_predictions,
+    score_file,
 )
 from refseg.evaluation.suites import suites
 from refseg.terminal import aligned, printable, write_whole
@@ -70,7 +69,7 @@ def main(args: argparse.Namespace) -> int:
         data = open_data(args.data, allow_partial=args.allow_partial, drop_no_target=args.drop_no_target)
         columns = tag_columns(data.truths, groups)
         predictions = describe_predictions(Path(args.predictions), min_score=args.min_score)
-        scored = score_file(args.predictions, data.truths, protocols, args, columns)
+        scored = score_with_columns(args.predictions, data.truths, protocols, args, columns)
         if args.annotators:
             scored = with_annotators(scored, protocols, args)
         results = [
@@ -100,7 +99,7 @@ def with_annotators(scored: ScoreResult, protocols: Sequence[Protocol], args: ar
     others = []
     for name in args.annotators:
         truths = open_data(name, allow_partial=args.allow_partial).truths
-        others.append(score_file(args.predictions, truths, protocols, args, {}))
+        others.append(score_with_columns(args.predictions, truths, protocols, args, {}))
     rows = {
         protocol.name: best_of([one.rows[protocol.name] for one in (scored, *others)], protocol)
         for protocol in protocols
@@ -109,7 +108,7 @@ def with_annotators(scored: ScoreResult, protocols: Sequence[Protocol], args: ar
     return replace(scored, rows=rows, counts=counts)
 
 
-def score_file(
+def score_with_columns(
     path: str,
     truths: TruthIndex,
     protocols: Sequence[Protocol],
@@ -126,9 +125,16 @@ def score_file(
         columns: more columns for the rows, each with a value per expression.
     """
     absent = args.absent_is_nothing or all(protocol.lists_objects for protocol in protocols)
-    rows = answers_of(path, truths, min_score=args.min_score, absent_is_nothing=absent)
-    with tqdm(rows, total=len(truths), unit=" rows", desc="scoring", mininterval=0.5, dynamic_ncols=True) as bar:
-        scored = score_predictions(bar, truths, protocols, allow_partial=args.allow_partial)
+    with tqdm(total=len(truths), unit=" rows", desc="scoring", mininterval=0.5, dynamic_ncols=True) as bar:
+        scored = score_file(
+            path,
+            truths,
+            protocols,
+            min_score=args.min_score,
+            absent_is_nothing=absent,
+            allow_partial=args.allow_partial,
+            progress=bar.update,
+        )
     return replace(scored, rows={name: with_columns(rows, truths, columns) for name, rows in scored.rows.items()})
 
 

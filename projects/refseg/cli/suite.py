@@ -10,7 +10,7 @@ from refseg.datasets.catalog import get_set
 from refseg.datasets.targets import data_root
 from refseg.errors import DataError, UsageError
 from refseg.evaluation.protocols import get_protocol
-from refseg.evaluation.scorer import answers_of, open_data, score_predictions
+from refseg.evaluation.scorer import open_data, score_file
 from refseg.evaluation.suites import get_suite, table_rows, to_json, to_latex, to_markdown, to_text
 from refseg.terminal import write_whole
 
@@ -37,7 +37,7 @@ def main(args: argparse.Namespace) -> int:
                         raise DataError(f"there is no {file}")
                     predict(args.predictions, data, file)
                 chosen = [get_protocol(name) for name in protocols]
-                rows = score_predictions(answers_of(file, truths), truths, chosen).rows
+                rows = score_file(file, truths, chosen).rows
             except DataError as error:
                 print(f"{data} is left out: {error}", file=sys.stderr)
                 continue

@@ -34,6 +34,10 @@ class IdList:
         if len(self.ids) < self.limit:
             self.ids.append(name)
 
+    def update(self, other: IdList) -> None:
+        self.number += other.number
+        self.ids += other.ids[: self.limit - len(self.ids)]
+
     def __str__(self) -> str:
         return ", ".join(self.ids) + (", ..." if self.number > len(self.ids) else "")
 
@@ -70,6 +74,14 @@ class SuspiciousFields:
         # Probability maps where masks belong.
         if row.levels > 2:
             self.gray.add(f"{name}: {row.levels} values")
+
+    def update(self, other: SuspiciousFields) -> None:
+        """Add the counts of later rows."""
+        for name, value in vars(other).items():
+            if isinstance(value, IdList):
+                getattr(self, name).update(value)
+            else:
+                setattr(self, name, getattr(self, name) + value)
 
     def notes(self) -> list[str]:
         notes = []

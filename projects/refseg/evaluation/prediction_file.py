@@ -17,12 +17,13 @@ import gzip
 import json
 import math
 import os
+import sys
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from pycocotools import mask as coco_mask
 
@@ -34,6 +35,7 @@ from refseg.instance import Instance, LazyMask
 
 HEADER = "refseg"
 LINES_AT_ONCE = 256
+T = TypeVar("T")
 Line = tuple[int, bytes, Any]  # number, text, JSON value
 RLE = {"size", "counts"}
 
@@ -266,9 +268,28 @@ def write_predictions(file: str | Path, rows: Iterable[Answer], *, header: dict[
             writer.write(row)
 
 
-def read_predictions(file: str | Path) -> Iterator[Answer]:
-    """Yield the rows of a prediction file."""
-    for lines in _chunks(_lines(file)):
+class Part(NamedTuple):
+    """Whole lines of a file: from byte `start` to byte `end`. The first one is number `line` (from 1)."""
+
+    start: int
+    end: int
+    line: int
+
+
+def parts_of(file: str | Path, size: int = 2**22) -> list[Part]:
+    """Divide a file into parts of about `size` bytes."""
+    parts, start, line = [], 0, 1
+    with open(file, "rb") as opened:
+        while block := opened.read(size):
+            block += opened.readline()
+            parts.append(Part(start, start + len(block), line))
+            start, line = start + len(block), line + block.count(b"\n")
+    return parts
+
+
+def read_predictions(file: str | Path, part: Part | None = None) -> Iterator[Answer]:
+    """Yield the rows of a prediction file, or of a part of it."""
+    for lines in in_blocks(_lines(file, part), LINES_AT_ONCE):  # whose RLEs are checked together
         sound = sound_rles_in(value for _, _, value in lines)
         for number, _, value in lines:
             if number == 1 and _header(value) is not None:
@@ -279,19 +300,19 @@ def read_predictions(file: str | Path) -> Iterator[Answer]:
                 raise DataError(f"{file}, line {number}: {error}") from None
 
 
-def _chunks(lines: Iterator[Line]) -> Iterator[list[Line]]:
-    """Yield lists of lines, whose RLEs are checked together. Lines before a broken one are yielded first."""
-    chunk: list[Line] = []
+def in_blocks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield lists of items, the last one with what remains. Items before an error in the data are yielded first."""
+    block: list[T] = []
     try:
-        for line in lines:
-            chunk.append(line)
-            if len(chunk) == LINES_AT_ONCE:
-                yield chunk
-                chunk = []
+        for item in items:
+            block.append(item)
+            if len(block) == size:
+                yield block
+                block = []
     except DataError:
-        yield chunk
+        yield block
         raise
-    yield chunk
+    yield block
 
 
 def read_header(file: str | Path) -> dict[str, Any]:
@@ -305,14 +326,19 @@ def _header(value: Any) -> dict[str, Any] | None:
     return header if isinstance(header, dict) else None
 
 
-def _lines(file: str | Path) -> Iterator[Line]:
+def _lines(file: str | Path, part: Part | None = None) -> Iterator[Line]:
     """Yield the number (from 1), the text and the JSON value of each line that is not empty."""
+    start, end, first = part or Part(0, sys.maxsize, 1)
     path = Path(file)
     if not os.path.isfile(path):
         raise DataError(f"no such prediction file: {path}")
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as opened:
-            for number, line in enumerate(opened, start=1):
+            opened.seek(start)
+            for number, line in enumerate(opened, start=first):
+                start += len(line)
+                if start > end:
+                    break
                 line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
                 if not line.strip():
                     continue

@@ -1,15 +1,17 @@
 """Score predictions: ground truth, predictions and protocols -> rows, in one pass over the predictions.
 
 Only numbers are kept of a prediction: columns of N rows for N chosen expressions, in the order of the ground truth,
-whatever the order of the predictions is.
+whatever the order of the predictions is. Answers are measured in blocks, and large files by several processes.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +27,17 @@ from refseg.evaluation.measure import MisfitError, Truth, measure
 from refseg.evaluation.notes import MAX_IDS, IdList, SuspiciousFields
 from refseg.evaluation.other_formats import SUFFIXES, entries_below, is_coco_results, open_predictions
 from refseg.evaluation.overlap import union_rle
-from refseg.evaluation.prediction_file import Answer, read_header
+from refseg.evaluation.prediction_file import Answer, Part, in_blocks, parts_of, read_header, read_predictions
 from refseg.evaluation.protocols import Protocol, View
 from refseg.evaluation.rows import Rows
 from refseg.evaluation.statistics import bootstrap
 from refseg.files import sha256_of
+from refseg.processes import process_map, usable_cores
 from refseg.records import UNKNOWN, Expression
 
 CACHED_IMAGES = 64
+BLOCK = 256  # answers that are measured and counted together
+PARTS_PER_WORKER = 4  # so that a new process is worth its start of about a second
 LEVEL, SEED = 95.0, 0  # of bootstrap intervals
 
 
@@ -59,6 +64,11 @@ class TruthIndex:
         if len(self.position) != len(self):
             raise DataError("expressions of the ground truth share an id; `refseg data check` lists them")
         self._truth_of_image = lru_cache(CACHED_IMAGES)(self._read_image)
+
+    def __reduce__(self) -> tuple:
+        chosen = np.zeros(self.store.num_expressions, bool)
+        chosen[self.expressions] = True
+        return (TruthIndex, (self.store, chosen, self.image_root))
 
     def __len__(self) -> int:
         return len(self.expressions)
@@ -169,10 +179,7 @@ def describe_predictions(path: Path, *, min_score: float | None = None) -> dict[
 def answers_of(
     path: str | Path, truths: TruthIndex, *, min_score: float | None = None, absent_is_nothing: bool = False
 ) -> Iterator[Answer]:
-    """Yield the rows of a file of predictions.
-
-    With `absent_is_nothing`, expressions without a row follow as "nothing here": an empty mask, no box, probability 1.
-    """
+    """Yield the rows of a file of predictions. With `absent_is_nothing`, expressions without a row follow."""
     rows = open_predictions(path, min_score=min_score)
     if not absent_is_nothing:
         yield from rows
@@ -183,6 +190,11 @@ def answers_of(
         if position is not None:
             seen[position] = True
         yield row
+    yield from absent_answers(truths, seen)
+
+
+def absent_answers(truths: TruthIndex, seen: np.ndarray) -> Iterator[Answer]:
+    """Yield "nothing here" for expressions that were not seen: an empty mask, no box, probability 1."""
     for position in np.flatnonzero(~seen).tolist():
         empty = union_rle([], truths.truth(position).record.size)
         yield Answer(truths.expression(position).expression_id, empty, 1.0, [], absent=True)
@@ -228,33 +240,106 @@ class ScoreResult:
     suspicions: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """Answers on one view: rows of those that fit, and for all (A,) whether they do, and how they were read."""
+
+    rows: Rows
+    fits: np.ndarray
+    resized: np.ndarray
+    mask_objects: np.ndarray
+    misfits: dict[int, str]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some answers, measured on all views.
+
+    Args:
+        ids: Of the expressions, A.
+        positions: (A,) in the ground truth; -1 for expressions of other data.
+        absent: (A,) whether there was no prediction.
+        views: One per view, of those with a position.
+        suspicious: Signs of mistakes in them.
+    """
+
+    ids: list[str]
+    positions: np.ndarray
+    absent: np.ndarray
+    views: list[_Measured]
+    suspicious: SuspiciousFields
+
+
+def _measure_block(answers: Sequence[Answer], truths: TruthIndex, views: Sequence[View]) -> _Block:
+    positions = np.array([truths.position.get(answer.expression_id, -1) for answer in answers], np.int64)
+    known = [
+        (answer, truths.truth(position), truths.expression(position))
+        for answer, position in zip(answers, positions.tolist(), strict=True)
+        if position >= 0
+    ]
+    suspicious = SuspiciousFields()
+    for answer, truth, _ in known:
+        suspicious.check(answer, truth.record.size)
+    measured = []
+    for view in views:
+        rows, misfits = [], {}
+        fits, resized, mask_objects = (np.zeros(len(known), bool) for _ in range(3))
+        for number, (answer, truth, expression) in enumerate(known):
+            try:
+                row = measure(answer, truth, expression, view)
+            except MisfitError as error:
+                misfits[number] = f"{expression.expression_id} ({error})"
+                continue
+            rows.append(row)
+            fits[number] = True
+            if answer.absent:
+                continue
+            rle = answer.raw_rle
+            resized[number] = rle is not None and tuple(rle["size"]) != view.grid_of(row.has_target, truth.record.size)
+            has_objects = answer.raw_instances is not None or (view.instances is None and answer.boxes is not None)
+            mask_objects[number] = (view.boxes or view.instances) is not None and not has_objects
+        measured.append(_Measured(Rows.of(rows), fits, resized, mask_objects, misfits))
+    absent = np.array([answer.absent for answer in answers], bool)
+    return _Block([answer.expression_id for answer in answers], positions, absent, measured, suspicious)
+
+
+@dataclass(frozen=True)
+class _MeasurePart:
+    """Measures a part of a prediction file, in a process of its own."""
+
+    file: str | Path
+    truths: TruthIndex
+    views: Sequence[View]
+
+    def __call__(self, part: Part) -> list[_Block]:
+        answers = read_predictions(self.file, part)
+        return [_measure_block(block, self.truths, self.views) for block in in_blocks(answers, BLOCK)]
+
+
 class _ViewRows:
     """The rows of one view, as columns that are filled in any order."""
 
     def __init__(self, view: View, size: int) -> None:
-        self.view = view
         self.columns = {name: np.zeros(size, column.dtype) for name, column in Rows.of(()).columns.items()}
         count = len(view.instances.thresholds) if view.instances is not None else 0
         self.columns["matched"] = np.zeros((size, count), np.int64)
         self.filled = np.zeros(size, bool)
         self.mis_sized = IdList()
-        self.resized = 0
-        self.mask_objects = 0
+        self.resized = self.mask_objects = 0
 
-    def add(self, position: int, row: Answer, truth: Truth, expression: Expression) -> None:
-        try:
-            measured = measure(row, truth, expression, self.view)
-        except MisfitError as error:
-            self.mis_sized.add(f"{expression.expression_id} ({error})")
-            return
-        for name, column in self.columns.items():
-            column[position] = getattr(measured, name)
-        self.filled[position] = True
-        grid = self.view.grid_of(measured.has_target, truth.record.size)
-        rle = row.raw_rle
-        self.resized += rle is not None and not row.absent and tuple(rle["size"]) != grid
-        has_objects = row.raw_instances is not None or (self.view.instances is None and row.boxes is not None)
-        self.mask_objects += (self.view.boxes or self.view.instances) is not None and not has_objects and not row.absent
+    def add(self, positions: np.ndarray, new: np.ndarray, measured: _Measured) -> None:
+        """Add the measured answers that are `new` at their positions, (A,) both."""
+        chosen = positions[new & measured.fits]
+        self.filled[chosen] = True
+        if len(chosen):
+            rows = measured.rows[new[measured.fits]]
+            for name, column in self.columns.items():
+                column[chosen] = rows.columns[name]
+        self.resized += int((measured.resized & new).sum())
+        self.mask_objects += int((measured.mask_objects & new).sum())
+        for number, text in measured.misfits.items():
+            if new[number]:
+                self.mis_sized.add(text)
 
     def rows(self) -> Rows:
         return Rows(self.columns) if self.filled.all() else Rows(self.columns)[self.filled]
@@ -269,23 +354,82 @@ def score_predictions(
         allow_partial: Count missing, duplicate, extra and mis-sized predictions instead of raising an error. Scores
             are then of the expressions that have a prediction, and the first of several duplicates counts.
     """
+    views = views_of(protocols)
+    blocks = (_measure_block(answers, truths, views) for answers in in_blocks(rows, BLOCK))
+    return _score_blocks(blocks, truths, protocols, allow_partial=allow_partial)
+
+
+def score_file(
+    path: str | Path,
+    truths: TruthIndex,
+    protocols: Sequence[Protocol],
+    *,
+    min_score: float | None = None,
+    absent_is_nothing: bool = False,
+    allow_partial: bool = False,
+    progress: Callable[[int], object] = lambda number: None,
+) -> ScoreResult:
+    """Score a file of predictions. A large one is read by several processes, with the same result.
+
+    Args:
+        min_score: Score below which entries of COCO results are left out of masks.
+        absent_is_nothing: Count expressions without a row as answered with "nothing here".
+        allow_partial: As for `score_predictions`.
+        progress: Called with each number of rows that were measured.
+    """
+    views = views_of(protocols)
+    parts = parts_of(path) if os.path.isfile(path) and str(path).endswith(".jsonl") else []
+    workers = min(usable_cores(), len(parts) // PARTS_PER_WORKER)
+
+    def blocks() -> Iterator[_Block]:
+        seen = np.zeros(len(truths), bool)
+        with ExitStack() as stack:
+            if workers > 1:
+                measure_part = _MeasurePart(path, truths, views)
+                results = stack.enter_context(process_map(measure_part, parts, workers, chunksize=1))
+                found = chain.from_iterable(results)
+            else:
+                rows = open_predictions(path, min_score=min_score)
+                found = (_measure_block(answers, truths, views) for answers in in_blocks(rows, BLOCK))
+            for block in found:
+                seen[block.positions[block.positions >= 0]] = True
+                progress(len(block.ids))
+                yield block
+        if absent_is_nothing:
+            for answers in in_blocks(absent_answers(truths, seen), BLOCK):
+                yield _measure_block(answers, truths, views)
+
+    return _score_blocks(blocks(), truths, protocols, allow_partial=allow_partial)
+
+
+def views_of(protocols: Sequence[Protocol]) -> list[View]:
+    """Return the views on which protocols score masks, each once."""
+    return list(dict.fromkeys(protocol.view.for_masks() for protocol in protocols))
+
+
+def _score_blocks(
+    blocks: Iterable[_Block], truths: TruthIndex, protocols: Sequence[Protocol], *, allow_partial: bool
+) -> ScoreResult:
     # One pass over the predictions. Protocols that share a view share its rows.
-    tables = {view: _ViewRows(view, len(truths)) for view in dict.fromkeys(p.view.for_masks() for p in protocols)}
+    tables = {view: _ViewRows(view, len(truths)) for view in views_of(protocols)}
     seen, duplicate, extra, suspicious = np.zeros(len(truths), bool), IdList(), IdList(), SuspiciousFields()
     num_absent = 0
-    for row in rows:
-        position = truths.position.get(row.expression_id)
-        if position is None:
-            extra.add(row.expression_id)
-        elif seen[position]:
-            duplicate.add(row.expression_id)
-        else:
-            seen[position] = True
-            truth, expression = truths.truth(position), truths.expression(position)
-            num_absent += row.absent
-            suspicious.check(row, truth.record.size)
-            for table in tables.values():
-                table.add(position, row, truth, expression)
+    for block in blocks:
+        known = block.positions >= 0
+        positions = block.positions[known]
+        new = ~seen[positions]
+        first = np.zeros(len(positions), bool)
+        first[np.unique(positions, return_index=True)[1]] = True
+        new &= first
+        seen[positions] = True
+        for number in np.flatnonzero(~known).tolist():
+            extra.add(block.ids[number])
+        for number in np.flatnonzero(known)[~new].tolist():
+            duplicate.add(block.ids[number])
+        num_absent += int(block.absent[known][new].sum())
+        suspicious.update(block.suspicious)
+        for table, measured in zip(tables.values(), block.views, strict=True):
+            table.add(positions, new, measured)
     # Refuse predictions that do not fit the data.
     unseen = np.flatnonzero(~seen)
     missing = IdList(len(unseen), truths.ids(unseen[:MAX_IDS]))

@@ -37,7 +37,7 @@ from refseg.engine.param_groups import ROLES
 from refseg.engine.run import RunOptions, load_config, read_config, test, train, without_weights
 from refseg.errors import ConfigError, DataError, UsageError
 from refseg.evaluation.protocols import get_protocol
-from refseg.evaluation.scorer import answers_of, describe_predictions, open_data, score_predictions
+from refseg.evaluation.scorer import describe_predictions, open_data, score_file
 from refseg.files import sha256_of, write_atomically
 from refseg.finetuning.plan import Facts, Plan, choose_plan, describe, facts_of, limit_time
 from refseg.inference.inferencer import ReferringInferencer
@@ -486,7 +486,7 @@ def calibrate(predictions: Path, data: str, folder: Path) -> str:
     """Choose the thresholds with the best gIoU on val, write them into the folder's config, and describe them."""
     opened = open_data(data)
     protocol = get_protocol("refseg")
-    scored = score_predictions(answers_of(predictions, opened.truths), opened.truths, [protocol])
+    scored = score_file(predictions, opened.truths, [protocol])
     header = describe_predictions(predictions)["header"]
     rows = scored.rows[protocol.name]
     if (~rows.has_target).sum() < MIN_ABSENT:

@@ -16,7 +16,7 @@ from refseg.datasets.selection import key_of
 from refseg.errors import CheckpointError, UsageError, UserError
 from refseg.evaluation.notes import notes_of
 from refseg.evaluation.protocols import Protocol
-from refseg.evaluation.scorer import Data, answers_of, describe_predictions, open_data, result_of, score_predictions
+from refseg.evaluation.scorer import Data, describe_predictions, open_data, result_of, score_file
 from refseg.inference.loading import LoadedModel
 from refseg.inference.model_card import UNKNOWN, Result
 from refseg.json_config import portable
@@ -42,7 +42,7 @@ def measure(loaded: LoadedModel, scored: Sequence[Scored], protocols: Sequence[P
         facts = describe_predictions(Path(one.predictions))
         check_origin(loaded, one.predictions, facts["header"], digest)
         data = open_data(one.data)
-        found = score_predictions(answers_of(one.predictions, data.truths), data.truths, protocols)
+        found = score_file(one.predictions, data.truths, protocols)
         shared = shared_images(loaded.cfg, data)
         notes = notes_of(protocols, found, facts)
         for protocol in protocols:
