@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,14 @@ def tiny_model(config: str, **overrides: object) -> RefSegmentor:
     cfg.merge_from_dict({f"model.{key}": value for key, value in overrides.items()})
     torch.manual_seed(0)
     return build_model(cfg)
+
+
+def num_parameters(config: str) -> int:
+    """The number of parameters at full size, of a model that takes no memory."""
+    linspace = torch.linspace  # of which mmdet's Swin reads numbers
+    on_cpu = mock.patch.object(torch, "linspace", lambda *args: linspace(*args, device="cpu"))
+    with torch.device("meta"), on_cpu:
+        return sum(parameter.numel() for parameter in build_model(load_config(config)).parameters())
 
 
 def prepared(model: RefSegmentor, **kwargs: object) -> Batch:

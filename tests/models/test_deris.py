@@ -14,12 +14,13 @@ from models.referring_checks import (
     check_padded_words,
     check_phrases_one_by_one,
     logits_of,
+    num_parameters,
     padded_images,
     parameters_without_gradient,
     prepared,
     tiny_model,
 )
-from refseg.engine.run import build_model, load_config
+from refseg.engine.run import load_config
 from refseg.errors import ConfigError
 from refseg.models import DeRIS
 from refseg.models.deris.decoder import Loopback, sine_words
@@ -161,13 +162,11 @@ def test_parameter_groups_are_the_published_ones() -> None:
             assert rates[id(parameter)] == (5e-5 if name.startswith("encoder.") else 1e-4), name
 
 
-@pytest.mark.slow
 def test_number_of_parameters_is_the_published_one() -> None:
     """The published network less what it does not use or train: scores of objects, boxes, and `logit_embed`, 514,
     132,612 and 514; SEG_proj, 131,584; perception queries and their score, 5,377; four maps of positions, 4 x 2,560;
     and BEiT-3's mask token, 768. That is 281,609."""
-    model = build_model(load_config("deris_beit3b"))
-    assert sum(p.numel() for p in model.parameters()) == 291_474_838 - 281_609
+    assert num_parameters("deris_beit3b") == 291_474_838 - 281_609
 
 
 def test_invalid_settings_raise() -> None:
