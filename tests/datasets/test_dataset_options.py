@@ -107,7 +107,20 @@ def test_hard_negatives_are_about_another_kind(tmp_path: Path) -> None:
                 assert ("dog" in before.text) != ("dog" in after.text), (before.text, after.text)
                 changed.append(after)
     assert len(changed) == pytest.approx(50 * 4 * 0.5, rel=0.25)
-    assert data.describe_hard_negatives().startswith("4 of 4 phrases have a hard negative, such as 'the ")
+    assert len(data.hard_negatives) == 4 and all(new for _, new in data.hard_negatives)
+
+
+def test_the_rate_of_hard_negatives_is_a_share_of_all_phrases(tmp_path: Path) -> None:
+    """Nothing is absent in image 1, which has a man and a dog, so the only phrase of image 2 is replaced more often."""
+    refs = [ref(1, 1, "a man"), ref(2, 2, "the old dog"), ref(4, 4, "a dog", image_id=2)]
+    boxes = [annotation(1), annotation(2, category_id=2), annotation(4, 2, category_id=2)]
+    data = dataset(write_refer(tmp_path, refs, annotations=boxes), split="train", hard_negative_rate=0.25)
+    samples = [data.make_sample(SampleKey(item, epoch)) for item in range(2) for epoch in range(100)]
+    changed = [one for sample in samples for one in sample.expressions if one.tags.get("negative_of")]
+    assert {one.text for one in changed} <= {"a man", "a person"} and {one.expression_id for one in changed} == {
+        "4_40~"
+    }
+    assert len(changed) == pytest.approx(100 * 3 * 0.25, rel=0.25)
 
 
 def test_negatives_need_categories(tmp_path: Path) -> None:

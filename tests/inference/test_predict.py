@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,7 +18,17 @@ from refseg.errors import DataError, UsageError
 from refseg.evaluation.prediction_file import read_header, read_predictions
 from refseg.inference.inferencer import ReferringInferencer
 from refseg.inference.journal import Journal
-from refseg.inference.predict import JOURNAL, ImageTask, Output, output_names, phrase_files, predict, tasks_of
+from refseg.inference.predict import (
+    JOURNAL,
+    PARTS,
+    ImageTask,
+    Output,
+    Summary,
+    output_names,
+    phrase_files,
+    predict,
+    tasks_of,
+)
 
 CONFIG = "instalign_tiny_refshapes"
 TEXTS = ("the red circle", "a square")
@@ -157,6 +169,38 @@ def test_rerun_answers_only_what_is_missing(
     assert run(with_masks) == 3 and asked == ["b.png"]
     names = [row["expression_id"] for row in rows_of(out)]
     assert len(names) == len(set(names)) == 8
+
+
+def test_processes_write_the_same_bytes(inferencer: ReferringInferencer, photos: Path, tmp_path: Path) -> None:
+    """Each of two or three processes answers its share, in any order. One is killed after an image, and the next run
+    has another number of processes."""
+    tasks = tasks_of([str(photos)], TEXTS, None)  # a, b, c, d; c cannot be read
+
+    def run(name: str, rank: int, size: int) -> Summary:
+        output = Output(tmp_path / name, frozenset(("coco", "masks")))
+        return predict(inferencer, tasks, output, header={"checkpoint": "x"}, rank=rank, world_size=size)
+
+    first, second = run("two", 1, 2), run("two", 0, 2)
+    assert (first.images, first.merged, second.images, second.merged) == (2, False, 1, True)
+    assert list(second.failures) == [f"{photos}/c.png"] and not first.failures
+
+    stream = inferencer.stream
+    with mock.patch.object(inferencer, "stream", lambda *args, **kwargs: islice(stream(*args, **kwargs), 1)):
+        run("three", 0, 3)
+    part = tmp_path / "three" / PARTS / "0.jsonl"
+    part.write_bytes(part.read_bytes()[:-20])  # killed while it wrote
+    (tmp_path / "three" / PARTS / "0.failures.json").unlink()
+    assert [run("three", rank, 3).merged for rank in (2, 1, 0)] == [False, False, True]
+    for name in (JOURNAL, "coco.json", "failures.jsonl"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "three" / name).read_bytes()
+    wanted = [f"{photos}/{name}.png#{k}" for name in "abd" for k in (0, 1)]
+    assert [row["expression_id"] for row in rows_of(tmp_path / "two")] == wanted
+    assert len(list((tmp_path / "two" / "masks").rglob("*.png"))) == 6 and not part.parent.exists()
+
+    predict(inferencer, tasks, Output(tmp_path / "one"), header={"checkpoint": "x"})
+    assert sorted(row["expression_id"] for row in rows_of(tmp_path / "one")) == wanted
+    with pytest.raises(UsageError, match="Several processes need --out DIR"):
+        predict(inferencer, tasks, Output(None), world_size=2)
 
 
 def test_interrupted_run_continues(tmp_path: Path) -> None:

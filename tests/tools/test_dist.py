@@ -93,12 +93,24 @@ def test_one_two_and_three_processes_agree(tiny_config: Path, tmp_path: Path) ->
     assert result["predictions"]["header"]["checkpoint"]["sha256"] and result["no_target"]["calibration"]["AUROC"]
 
 
+@pytest.mark.slow
+def test_two_processes_predict(refshapes_images: list[str], tmp_path: Path) -> None:
+    log = launch(
+        "dist_predict.sh", "refshapes", 2, "--image", *refshapes_images[:3], "--text", "all stars", "--out", tmp_path
+    )
+    assert "process 0 of 2: 2 images" in log and "process 1 of 2: 1 image" in log and log.count("answers: ") == 1
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()[1:]]
+    assert [row["image"] for row in rows] == refshapes_images[:3]
+
+
 def test_wrong_arguments_print_the_usage() -> None:
     for script, arguments in (
         ("dist_train.sh", ["c"]),
         ("dist_test.sh", ["c", "k"]),
+        ("dist_predict.sh", ["m"]),
         ("slurm_train.sh", []),
         ("slurm_test.sh", []),
+        ("slurm_predict.sh", []),
     ):
         done = subprocess.run(["bash", str(REPOSITORY / "tools" / script), *arguments], capture_output=True, text=True)
         assert done.returncode == 2 and "Usage: " in done.stderr
@@ -112,7 +124,7 @@ def test_slurm_scripts_start_srun(tmp_path: Path) -> None:
     srun.write_text('#!/bin/sh\necho "$@"\n')
     srun.chmod(0o755)
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "GPUS": "4", "SRUN_ARGS": "--qos=x"}
-    for script, verb in (("slurm_train.sh", "train"), ("slurm_test.sh", "test")):
+    for script, verb in (("slurm_train.sh", "train"), ("slurm_test.sh", "test"), ("slurm_predict.sh", "predict")):
         command = ["bash", str(REPOSITORY / "tools" / script), "part", "job", "cfg.py", "last", "--extra"]
         out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
         assert "-p part --job-name=job --gres=gpu:4 --ntasks=4 --ntasks-per-node=4" in out and "--qos=x" in out

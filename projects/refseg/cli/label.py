@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from refseg.cli.options import WEIGHTS, add_model_options, open_inferencer, probability
-from refseg.errors import UsageError
+from refseg.cli.options import WEIGHTS, add_launcher, add_model_options, open_inferencer, probability, share_of_process
 from refseg.inference.inputs import Loading
 from refseg.inference.label import LabelRun, Rules, Splits, label_tasks
 from refseg.inference.predict import SOME_FAILED, header_of
@@ -53,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-phrases", type=int, default=64, help="phrases per pass for other models (default: 64)")
     failures = "stop after more than this number of unreadable images (default: 100)"
     group.add_argument("--max-failures", type=int, default=100, help=failures)
+    add_launcher(group)
     add_model_options(group)
 
 
@@ -62,14 +61,10 @@ def main(args: argparse.Namespace) -> int:
     Of several processes, all return 0, because torchrun ends the others if one returns anything else.
     """
     # Images, phrases, and the share of this process
-    rank, world_size = int(os.environ.get("RANK") or 0), int(os.environ.get("WORLD_SIZE") or 1)
-    if not 0 <= rank < world_size:
-        raise UsageError(f"RANK is {rank}, but WORLD_SIZE is {world_size}. Set both, or neither, as torchrun does.")
+    rank, world_size = share_of_process(args)
     out = Path(args.out)
     tasks = label_tasks(args.images, args.phrases, args.vocabulary, out)
     # The model. It sees images as stored, because training and `refseg data check` do.
-    if args.device is None:
-        args.device = own_gpu()
     inferencer = open_inferencer(
         args,
         batch_size=args.batch_size,
@@ -96,12 +91,3 @@ def main(args: argparse.Namespace) -> int:
     print("\n".join([f"{out}: {summary.lines()[0]}", *summary.lines()[1:]]))
     print(f"Review the labels: refseg data check {out}\n                   refseg data browse {out}")
     return SOME_FAILED if summary.failures and world_size == 1 else 0
-
-
-def own_gpu() -> str | None:
-    """Return the GPU of this process of torchrun, or None without torchrun or GPUs."""
-    import torch
-
-    if "LOCAL_RANK" not in os.environ or not torch.cuda.is_available():
-        return None
-    return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"

@@ -55,6 +55,31 @@ def open_inferencer(args: argparse.Namespace, **options: Any) -> Any:
     return inferencer
 
 
+def add_launcher(parser: Any) -> None:
+    """Add the option for a share of the images."""
+    text = "share the images with the other processes of torchrun or srun, as tools/dist_predict.sh does"
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help=text)
+
+
+def share_of_process(args: argparse.Namespace) -> tuple[int, int]:
+    """Return the number of this process and the number of all, and choose a GPU of its own unless the user did.
+
+    torchrun's variables count without `--launcher`, too. Slurm's do not, because a batch script has them, which is a
+    single process.
+    """
+    slurm = args.launcher == "slurm"
+    names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID") if slurm else ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    rank, size = int(os.environ.get(names[0]) or 0), int(os.environ.get(names[1]) or 1)
+    if not 0 <= rank < size:
+        raise UsageError(f"{names[0]} is {rank}, but {names[1]} is {size}. Set both, or neither, as torchrun does.")
+    if args.device is None and names[2] in os.environ:
+        import torch
+
+        if torch.cuda.is_available():
+            args.device = f"cuda:{int(os.environ[names[2]]) % torch.cuda.device_count()}"
+    return rank, size
+
+
 class _RefuseGpus(argparse.Action):
     """Reject the `--gpus` of other toolboxes with a pointer to the launcher."""
 

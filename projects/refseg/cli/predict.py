@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from refseg.cli.options import WEIGHTS, add_model_options, open_inferencer
+from refseg.cli.options import WEIGHTS, add_launcher, add_model_options, open_inferencer, share_of_process
 from refseg.errors import UsageError
 from refseg.inference.inputs import Loading
 from refseg.inference.predict import FORMATS, JOURNAL, SOME_FAILED, Output, header_of, predict, tasks_of
@@ -17,6 +17,7 @@ EXAMPLES = """
 refseg predict refshapes --image drawing.png --text "the red circle" "all stars"
 refseg predict work_dirs/quickstart --image photo.jpg --text "the red cup" --out answers --show
 refseg predict instalign_swinb weights.pth --jsonl questions.jsonl --out answers
+bash tools/dist_predict.sh work_dirs/quickstart 4 --image photos/ --text "the red cup" --out answers
 """
 
 
@@ -40,18 +41,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     threshold = "a pixel belongs to the mask if its probability is at least this value"
     group.add_argument("--threshold", type=float, help=threshold)
-    group.add_argument("--device", help="default: cuda if available")
+    group.add_argument("--device", help="default: cuda if available; of several processes, one GPU each")
     group.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     group.add_argument("--batch-size", type=int, default=8, help="images per pass (default: 8)")
     group.add_argument("--max-phrases", type=int, default=64, help="phrases of an image per pass (default: 64)")
     failures = "stop after more than this number of unreadable images (default: 100)"
     group.add_argument("--max-failures", type=int, default=100, help=failures)
+    add_launcher(group)
     add_model_options(group)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Return 0 if all images could be read, and SOME_FAILED otherwise."""
+    """Return SOME_FAILED if some images could not be read, and 0 otherwise.
+
+    Of several processes, all return 0, because torchrun ends the others if one returns anything else.
+    """
     start = time.monotonic()
+    rank, world_size = share_of_process(args)
     if args.out is None and (args.format or args.show or args.heat or args.restart):
         raise UsageError("--format, --show, --heat and --restart need --out DIR")
     tasks = tasks_of(args.image, args.text, args.jsonl)
@@ -65,8 +71,10 @@ def main(args: argparse.Namespace) -> int:
     folder = None if args.out is None else Path(args.out)
     output = Output(folder, frozenset(args.format), args.show, args.heat, args.image_prefix)
     header = {} if output.folder is None else header_of(inferencer, args.cfg_options)
-    summary = predict(inferencer, tasks, output, header=header, restart=args.restart, max_failures=args.max_failures)
-    print(summary.in_words(time.monotonic() - start), file=sys.stderr)
-    if output.folder is not None:
-        print(f"answers: {output.folder / JOURNAL}", file=sys.stderr)
-    return SOME_FAILED if summary.failures else 0
+    facts = dict(header=header, restart=args.restart, max_failures=args.max_failures)
+    summary = predict(inferencer, tasks, output, **facts, rank=rank, world_size=world_size)
+    process = f"process {rank} of {world_size}: " if world_size > 1 else ""
+    print(process + summary.in_words(time.monotonic() - start), file=sys.stderr)
+    if folder is not None and (summary.merged or world_size == 1):
+        print(f"answers: {folder / JOURNAL}", file=sys.stderr)
+    return SOME_FAILED if summary.failures and world_size == 1 else 0

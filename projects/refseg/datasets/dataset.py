@@ -51,9 +51,9 @@ class ReferringDataset(Dataset):
         no_target: 'drop' removes expressions that refer to nothing, such as R-RefCOCO's negatives.
         negative_rate: Probability that an expression is replaced by one of another image, about objects of categories
             that this image does not have. It then refers to nothing. Unlike in DeRIS, the share is constant.
-        hard_negative_rate: Probability that an expression is replaced by one that the data prove false here: with one
-            word swapped, or else of another image (`refseg.datasets.hard_negatives`). Where nothing can be proved, the
-            expression stays.
+        hard_negative_rate: Share of expressions that are replaced by ones that the data prove false here: with one word
+            swapped, or else of another image (`refseg.datasets.hard_negatives`). Where nothing can be proved, the
+            expression stays, and others are replaced more often, as far as 200 tried expressions say.
         crowd_targets: 'exclude' removes crowd regions (COCO's `iscrowd`) from training targets, as ReLA does, and with
             them expressions that refer to nothing else. 'include' keeps them as annotated. Data sets for evaluation,
             whose pipeline packs ground truth, always keep them, because each protocol decides.
@@ -135,6 +135,9 @@ class ReferringDataset(Dataset):
         if hard_negative_rate:
             images = np.unique(self.store.image_of_expression[chosen]).tolist()
             self._kinds = Kinds(map(self._evidence, images), self.store.categories)
+            self.hard_negatives = self._try_hard_negatives(200)
+            share = sum(text != "" for _, text in self.hard_negatives) / max(len(self.hard_negatives), 1)
+            self._hard_negative_chance = min(hard_negative_rate / share, 1.0) if share else 0.0
         if negative_rate and ((self.store.category_of_instance < 0).any() or not len(self._donors)):
             raise ConfigError(f"negative_rate needs the category of every instance; {_name(annotations)} lacks it")
 
@@ -275,7 +278,7 @@ class ReferringDataset(Dataset):
         return Evidence(record)
 
     def _maybe_hard_negative(self, expression: Expression, evidence: Evidence, rng: np.random.Generator) -> Expression:
-        if not expression.referents or rng.random() >= self.hard_negative_rate:
+        if not expression.referents or rng.random() >= self._hard_negative_chance:
             return expression
         text = self._false_text(expression, evidence, rng)
         if not text:
@@ -292,16 +295,15 @@ class ReferringDataset(Dataset):
         others = (self._with_text(self.store.expression(donor)).text for donor in donors)
         return next((other for other in others if from_elsewhere(other, evidence, self._kinds)), "")
 
-    def describe_hard_negatives(self, most: int = 200) -> str:
-        """Return how many of some phrases the hard negatives could replace, with an example."""
+    def _try_hard_negatives(self, most: int) -> list[tuple[str, str]]:
+        """Return some phrases, each with a hard negative in its place, or "" if there is none."""
         rng = np.random.default_rng(0)
-        tried, pairs = rng.permutation(self._donors)[:most], []
-        for number in tried.tolist():
+        pairs = []
+        for number in rng.permutation(self._donors)[:most].tolist():
             expression = self._with_text(self.store.expression(number))
             image = int(np.searchsorted(self.store.expression_starts, number, side="right") - 1)
-            if text := self._false_text(expression, self._evidence(image), rng):
-                pairs.append(f", such as {text!r} in place of {expression.text!r}")
-        return f"{len(pairs)} of {len(tried)} phrases have a hard negative{pairs[0] if pairs else ''}"
+            pairs.append((expression.text, self._false_text(expression, self._evidence(image), rng)))
+        return pairs
 
     def _maybe_negative(self, expression: Expression, record: Record, rng: np.random.Generator) -> Expression:
         if not self.negative_rate or not expression.referents or rng.random() >= self.negative_rate:

@@ -440,7 +440,9 @@ def measure(cfg: Config) -> tuple[float, float, list[str]]:
         raise torch.OutOfMemoryError
     facts = [f"{trained / 1e6:.2f} of {whole / 1e6:.2f} million parameters are trained"]
     if train_set.hard_negative_rate:
-        facts.append(train_set.describe_hard_negatives())
+        tried = train_set.hard_negatives
+        pairs = [f", such as {new!r} in place of {old!r}" for old, new in tried if new]
+        facts.append(f"{len(pairs)} of {len(tried)} tried phrases have a hard negative{pairs[0] if pairs else ''}")
     return timed[-1] * 1.1, per_image, facts
 
 

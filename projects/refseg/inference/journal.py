@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from refseg.errors import DataError, UsageError
 from refseg.evaluation.prediction_file import HEADER
+from refseg.files import write_atomically
 
 REMEDY = "use another --out, or --restart to start over"
 
@@ -87,6 +90,77 @@ class Journal:
         """Yield all rows of the file."""
         self._out.flush()
         return (row for _, _, row in _rows(self.file, self.remedy) if HEADER not in row)
+
+
+Span = tuple[Path, int, int]  # a file of answers, and the start and end of an image's rows in it
+
+
+@dataclass(frozen=True, slots=True)
+class Shards:
+    """The answers of several processes, each of which answers every n-th image into a journal of its own.
+
+    The process that finds all images answered, or not readable, merges them. An earlier run may have had another
+    number of processes.
+
+    Args:
+        folder: Folder of the journals.
+        header: See `Journal`; so for `tasks` and `remedy`.
+        rank: Number of this process.
+        world_size: Number of processes.
+        merged: A file of an earlier merge, whose rows count too.
+    """
+
+    folder: Path
+    header: dict[str, Any]
+    tasks: Mapping[str, Sequence[str]]
+    remedy: str = REMEDY
+    rank: int = 0
+    world_size: int = 1
+    merged: Path | None = None
+
+    def answered(self) -> dict[str, Span]:
+        """Return the rows of each answered image."""
+        files = sorted(self.folder.glob("*.jsonl"))
+        if self.merged is not None and self.merged.is_file():
+            files.insert(0, self.merged)
+        done: dict[str, Span] = {}
+        for file in files:
+            spans, _ = complete_images(file, header=self.header, tasks=self.tasks, remedy=self.remedy)
+            for image, span in spans.items():
+                done.setdefault(image, (file, *span))
+        return done
+
+    @contextmanager
+    def open(self, failures: Mapping[str, str]) -> Iterator[Journal]:
+        """Open this process's journal. At the end, note the images that it could not read, and why."""
+        file = self.folder / f"{self.rank}.failures.json"
+        with Journal(
+            self.folder / f"{self.rank}.jsonl", header=self.header, tasks=self.tasks, remedy=self.remedy
+        ) as journal:
+            file.unlink(missing_ok=True)  # images that could not be read are tried again
+            yield journal
+        write_atomically(file, json.dumps(failures))
+
+    @contextmanager
+    def all_done(self) -> Iterator[tuple[dict[str, Span], dict[str, str]] | None]:
+        """Give the rows of each answered image and the failures of the others, or None if images are left.
+
+        The last process to finish finds all images. Of two that finish together, one waits for the other.
+        """
+        with FileLock(self.folder / "merge.lock"):
+            done = self.answered()
+            failures: dict[str, str] = {}
+            for file in sorted(self.folder.glob("*.failures.json")):
+                failures |= json.loads(file.read_bytes())
+            yield (done, failures) if all(image in done or image in failures for image in self.tasks) else None
+
+
+def lines_of(span: Span) -> list[bytes]:
+    """Read the rows of one image as lines of JSON."""
+    file, start, end = span
+    with file.open("rb") as opened:
+        opened.seek(start)
+        return opened.read(end - start).splitlines(keepends=True)
 
 
 def complete_images(

@@ -17,17 +17,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from tqdm import tqdm
 
 from refseg.datasets.masks import rle_to_json
 from refseg.datasets.readers.checks import is_text, plain_text
 from refseg.datasets.tokenizers import UnknownWords
 from refseg.errors import DataError, UsageError
-from refseg.files import sha256_of, write_atomically
+from refseg.files import sha256_of
 from refseg.inference.inferencer import ReferringInferencer
 from refseg.inference.inputs import ImageInput, check_phrases, find_images, is_url
-from refseg.inference.journal import Journal, complete_images
+from refseg.inference.journal import Shards, lines_of
 from refseg.inference.predict import counted, read_jsonl
 from refseg.inference.results import ImageAnswer, PhraseAnswer
 from refseg.paths import path_to
@@ -323,13 +322,15 @@ class LabelRun:
         return Path(f"{self.out}.parts")
 
     @property
-    def journal(self) -> dict[str, Any]:
-        """Arguments of `Journal` and `complete_images`."""
-        return {
-            "header": self.header | asdict(self.rules),
-            "tasks": {task.image: task.texts for task in self.tasks},
-            "remedy": f"use another --out, or delete {self.out} and {self.folder} to start over",
-        }
+    def shards(self) -> Shards:
+        return Shards(
+            self.folder,
+            header=self.header | asdict(self.rules),
+            tasks={task.image: task.texts for task in self.tasks},
+            remedy=f"use another --out, or delete {self.out} and {self.folder} to start over",
+            rank=self.rank,
+            world_size=self.world_size,
+        )
 
     def answer(self, inferencer: ReferringInferencer, *, max_failures: int = 100) -> None:
         """Answer the images of this process that no journal has yet.
@@ -339,44 +340,36 @@ class LabelRun:
             max_failures: Stop with an error after more unreadable images than this. Answers so far are kept.
         """
         self.check_output()
+        shards = self.shards
         failures: dict[str, str] = {}
-        failures_file = self.folder / f"{self.rank}.failures.json"
-        # Images that are left. An earlier run may have had another number of processes.
-        done = self.answered_images()
+        done = shards.answered()
         todo = [task for task in self.tasks[self.rank :: self.world_size] if task.image not in done]
-        with Journal(self.folder / f"{self.rank}.jsonl", **self.journal) as journal:
-            failures_file.unlink(missing_ok=True)  # images that could not be read are tried again
-            by_source = {task.source: task for task in todo}
-            # One progress bar, of the first process
-            hidden = True if self.rank else None
-            with tqdm(total=len(todo), desc="label", unit="image", disable=hidden, dynamic_ncols=True) as bar:
+        by_source = {task.source: task for task in todo}
+        # One progress bar, of the first process
+        hidden = True if self.rank else None
+        with (
+            shards.open(failures) as journal,
+            tqdm(total=len(todo), desc="label", unit="image", disable=hidden, dynamic_ncols=True) as bar,
+        ):
 
-                def failed(source: ImageInput, error: DataError) -> None:
-                    failures[by_source[source.name].image] = str(error)
-                    bar.update()
-                    bar.write(f"skipped: {error}", file=sys.stderr)
-                    if len(failures) > max_failures:
-                        raise DataError(f"Stopped: more than {max_failures} images could not be read (--max-failures).")
+            def failed(source: ImageInput, error: DataError) -> None:
+                failures[by_source[source.name].image] = str(error)
+                bar.update()
+                bar.write(f"skipped: {error}", file=sys.stderr)
+                if len(failures) > max_failures:
+                    raise DataError(f"Stopped: more than {max_failures} images could not be read (--max-failures).")
 
-                images = [(ImageInput(task.source, task.source), task.texts) for task in todo]
-                for answer in inferencer.stream(images, failed=failed, one_by_one=True):
-                    journal.write(rows_of_answer(answer, by_source[answer.name], self.rules))
-                    bar.update()
-        write_atomically(failures_file, json.dumps(failures))
+            images = [(ImageInput(task.source, task.source), task.texts) for task in todo]
+            for answer in inferencer.stream(images, failed=failed, one_by_one=True):
+                journal.write(rows_of_answer(answer, by_source[answer.name], self.rules))
+                bar.update()
 
     def merge(self) -> Summary | None:
-        """Write the output from the journals of all processes. Return None if images are left.
-
-        The process that finishes last finds all images answered. Two processes that finish together both write the
-        output, one after the other, with the same bytes.
-        """
-        with FileLock(self.folder / "merge.lock"):
-            done = self.answered_images()
-            failures: dict[str, str] = {}
-            for file in sorted(self.folder.glob("*.failures.json")):
-                failures |= json.loads(file.read_bytes())
-            if any(task.image not in done and task.image not in failures for task in self.tasks):
+        """Write the output from the journals of all processes. Return None if images are left."""
+        with self.shards.all_done() as found:
+            if found is None:
                 return None
+            done, failures = found
             summary = Summary()
             digest = hashlib.sha256()
             with open_output(self.out) as file:
@@ -384,7 +377,7 @@ class LabelRun:
                     if task.image not in done:
                         summary.failures[task.image] = failures[task.image]
                         continue
-                    rows, split = done_rows(*done[task.image]), self.splits.of_image(task.image)
+                    rows, split = list(map(json.loads, lines_of(done[task.image]))), self.splits.of_image(task.image)
                     summary.count(rows, split)
                     for number, row in enumerate(rows):
                         if "skipped" not in row:
@@ -413,19 +406,3 @@ class LabelRun:
                 f"{self.out} has changed since refseg label wrote it, and would be written again. Use another --out, "
                 f"or rename the file to keep it."
             )
-
-    def answered_images(self) -> dict[str, tuple[Path, int, int]]:
-        """Return the journal of each answered image, with the start and end of its rows."""
-        done: dict[str, tuple[Path, int, int]] = {}
-        journal = self.journal
-        for file in sorted(self.folder.glob("*.jsonl")):
-            for image, span in complete_images(file, **journal)[0].items():
-                done.setdefault(image, (file, *span))
-        return done
-
-
-def done_rows(journal: Path, start: int, end: int) -> list[dict[str, Any]]:
-    """Read the rows of one image from a journal."""
-    with journal.open("rb") as file:
-        file.seek(start)
-        return [json.loads(line) for line in file.read(end - start).splitlines()]

@@ -1,4 +1,5 @@
-"""Predict masks for many images and phrases into one folder. A run that was killed can be continued."""
+"""Predict masks for many images and phrases into one folder, in one or several processes. A run that was killed can be
+continued."""
 
 from __future__ import annotations
 
@@ -6,10 +7,11 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from refseg.files import write_atomically
 from refseg.inference.exports import write_coco, write_labelstudio
 from refseg.inference.inferencer import ReferringInferencer, Task
 from refseg.inference.inputs import ImageInput, check_phrases, find_images, is_url, pair_phrases
-from refseg.inference.journal import Journal
+from refseg.inference.journal import Journal, Shards, lines_of
 from refseg.inference.results import ImageAnswer, picture_png
 from refseg.terminal import printable
 from refseg.weights import describe_weights
@@ -31,6 +33,7 @@ from refseg.weights import describe_weights
 SOME_FAILED = 3  # exit code if some images could not be read, and the others were answered
 FORMATS = ("coco", "labelstudio", "masks")
 JOURNAL = "predictions.jsonl"
+PARTS = "parts"  # folder of the journals of several processes
 NOT_IN_NAMES = re.compile(r"[^\w.-]+")
 
 
@@ -175,7 +178,12 @@ def counted(number: int, what: str) -> str:
 
 @dataclass(slots=True)
 class Summary:
-    """Counts of a run. `failures`: images that could not be read, and why."""
+    """Counts of a run.
+
+    Args:
+        failures: Images that could not be read, and why.
+        merged: Whether this process, of several, wrote the rows of all.
+    """
 
     images: int = 0
     phrases: int = 0
@@ -184,6 +192,7 @@ class Summary:
     kept: int = 0
     noted: int = 0
     failures: dict[str, str] = field(default_factory=dict)
+    merged: bool = False
     unknown: UnknownWords = field(default_factory=UnknownWords)
 
     def count(self, answer: ImageAnswer) -> None:
@@ -222,8 +231,13 @@ def predict(
     header: Mapping[str, Any] | None = None,
     restart: bool = False,
     max_failures: int = 100,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Summary:
     """Answer the tasks that are not answered yet.
+
+    Of several processes, each answers every n-th image, one by one, and the last one to finish writes the rows of all,
+    in the order of the tasks: for any number of processes above one, the same bytes.
 
     Args:
         inferencer: The model.
@@ -232,26 +246,41 @@ def predict(
         header: Everything that the answers depend on (`header_of`).
         restart: Start over, without the answers that are there.
         max_failures: Stop with an error after more unreadable images than this. Answers so far are kept.
+        rank: Number of this process.
+        world_size: Number of processes.
+
+    Returns:
+        Counts of this process.
     """
+    folder = output.folder
+    if world_size > 1 and (folder is None or restart):
+        raise UsageError("Several processes need --out DIR. Delete DIR yourself instead of --restart.")
     by_name = {task.image: task for task in tasks}
     names = output_names(by_name)
-    folder = output.folder
     summary = Summary()
-    journal: Any = nullcontext()
-    if folder is not None:
-        texts = {task.image: task.texts for task in tasks}
-        journal = Journal(folder / JOURNAL, header=dict(header or {}), tasks=texts, restart=restart)
-    with journal:
+    facts: dict[str, Any] = {"header": dict(header or {}), "tasks": {task.image: task.texts for task in tasks}}
+    with ExitStack() as stack:
+        # The journal, and the images that are in it or in those of other processes
+        journal: Journal | None = None
+        done: Collection[str] = ()
+        if folder is not None and world_size == 1:
+            journal = stack.enter_context(Journal(folder / JOURNAL, **facts, restart=restart))
+            done = journal.done
+        elif folder is not None:
+            shards = Shards(folder / PARTS, **facts, rank=rank, world_size=world_size, merged=folder / JOURNAL)
+            done = shards.answered()
+            journal = stack.enter_context(shards.open(summary.failures))
+
         # An image is done if its rows and files are there
-        done = set() if folder is None else journal.done
         todo: list[Task] = []
-        for task in tasks:
+        for task in tasks[rank::world_size]:
             if task.image in done and all(file.is_file() for file in output.files_of(task, names[task.image])):
                 summary.kept += 1
             else:
                 todo.append((ImageInput(task.image, task.image), task.texts))
 
-        with tqdm(total=len(todo), desc="predict", unit="image", disable=None, dynamic_ncols=True) as bar:
+        hidden = True if rank else None  # one progress bar, of the first process
+        with tqdm(total=len(todo), desc="predict", unit="image", disable=hidden, dynamic_ncols=True) as bar:
 
             def failed(source: ImageInput, error: DataError) -> None:
                 summary.failures[source.name] = str(error)
@@ -260,8 +289,8 @@ def predict(
                 if len(summary.failures) > max_failures:
                     raise DataError(f"Stopped: more than {max_failures} images could not be read (--max-failures).")
 
-            for answer in inferencer.stream(todo, failed=failed):
-                if folder is None:
+            for answer in inferencer.stream(todo, failed=failed, one_by_one=world_size > 1):
+                if journal is None:
                     for phrase in answer:
                         line = f"{answer.name}: \u201c{phrase.text}\u201d: {phrase.in_words}"
                         bar.write(printable(line), file=sys.stdout)
@@ -269,26 +298,43 @@ def predict(
                         bar.write(printable(f"note: {answer.name}: {answer.note}"), file=sys.stderr)
                 else:
                     write_files(answer, output, by_name[answer.name], names[answer.name])
-                    if answer.name not in journal.done:
+                    if answer.name not in done:
                         journal.write(rows_of_answer(answer, by_name[answer.name].ids))
                 summary.count(answer)
                 bar.update()
-        if folder is None:
-            return summary
+        if journal is not None and world_size == 1:
+            write_whole(journal, output, by_name, summary.failures, inferencer.loaded.weights_name)
 
-        # Files for other programs, with all rows of these tasks, and the images that could not be read
-        if "coco" in output.formats:
-            write_coco(folder / "coco.json", (row for row in journal.rows() if row["image"] in by_name), by_name)
-        if "labelstudio" in output.formats:
-            rows = (row for row in journal.rows() if row["image"] in by_name)
-            version = inferencer.loaded.weights_name
-            write_labelstudio(folder / "labelstudio.json", rows, prefix=output.image_prefix, version=version)
-        failures = [json.dumps({"image": image, "error": error}) + "\n" for image, error in summary.failures.items()]
-        if failures:
-            write_atomically(folder / "failures.jsonl", "".join(failures))
-        else:
-            (folder / "failures.jsonl").unlink(missing_ok=True)
+    # The last process of several writes the rows of all
+    if folder is not None and world_size > 1:
+        with shards.all_done() as found:
+            if found is not None:
+                spans, failures = found
+                with Journal(folder / JOURNAL, **facts) as journal:
+                    for image in by_name:
+                        if image in spans and image not in journal.done:
+                            journal.write(list(map(json.loads, lines_of(spans[image]))))
+                    write_whole(journal, output, by_name, failures, inferencer.loaded.weights_name)
+                summary.merged = True
+                shutil.rmtree(folder / PARTS)
     return summary
+
+
+def write_whole(
+    journal: Journal, output: Output, by_name: Mapping[str, ImageTask], failures: Mapping[str, str], version: str
+) -> None:
+    """Write the files for other programs, with all rows of these tasks, and the images that could not be read."""
+    folder = journal.file.parent
+    if "coco" in output.formats:
+        write_coco(folder / "coco.json", (row for row in journal.rows() if row["image"] in by_name), by_name)
+    if "labelstudio" in output.formats:
+        rows = (row for row in journal.rows() if row["image"] in by_name)
+        write_labelstudio(folder / "labelstudio.json", rows, prefix=output.image_prefix, version=version)
+    lines = [json.dumps({"image": image, "error": error}) + "\n" for image, error in failures.items()]
+    if lines:
+        write_atomically(folder / "failures.jsonl", "".join(lines))
+    else:
+        (folder / "failures.jsonl").unlink(missing_ok=True)
 
 
 def write_files(answer: ImageAnswer, output: Output, task: ImageTask, name: str) -> None:
