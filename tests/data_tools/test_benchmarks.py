@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -294,6 +295,13 @@ def test_finecops(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     result = json.loads((tmp_path / "s.json").read_text())
     assert result["metrics"] == {"Acc@0.5": 100, "N-acc": 100, "T-acc": 100, "AUC": 100}
     assert [line["N-acc"] for line in result["by"]["tag:negative_type"]] == [100]
+    # Without probabilities, an answer without a box is a rejection
+    boxes = [{"expression_id": "1", **box}, {"expression_id": "2", "boxes": []}]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, boxes)))
+    capsys.readouterr()
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"N-acc +100.00\n +T-acc +100.00", printed) and "no_target_prob" not in printed
     file.write_text("[]")
     assert main(["data", "import", str(file), "--format", "finecops", "--out", str(tmp_path / "o.jsonl")]) == 1
     assert "it needs the lists images and annotations" in capsys.readouterr().err

@@ -199,7 +199,8 @@ def _notes_of_protocol(protocol: Protocol, rows: Rows, counts: PredictionCounts)
         )
     yield from filter(None, (caution(rows, counts.resized) for caution in protocol.cautions))
     rule = protocol.no_target.rule
-    reads_prob = rule in READ_BY["threshold"] and not protocol.lists_objects  # no object is an answer of its own
+    # No object, or no box, is an answer of its own.
+    reads_prob = rule in READ_BY["threshold"] and not (protocol.lists_objects or protocol.view.boxes)
     unknown = np.count_nonzero(np.isnan(rows.no_target_prob)) if reads_prob else 0
     if unknown:
         subject = "the file has no" if unknown == len(rows) else f"{unknown:,} of {len(rows):,} expressions have no"
