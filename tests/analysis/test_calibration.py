@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from refseg.analysis.calibration import calibration, expected_error, reliability, threshold_curve
 from refseg.evaluation.protocols import get_protocol
 from refseg.evaluation.rows import Row, Rows
-from refseg.evaluation.statistics import auroc, risk_coverage_area
+from refseg.evaluation.statistics import auroc, risk_coverage
 
 
 def rows_of(*answers: tuple) -> Rows:
@@ -97,7 +97,10 @@ def test_calibration() -> None:
 def test_risk_coverage() -> None:
     """The decisions on 0.9 and 0.1 are right and the surest, those on 0.2 (0.8 sure) and 0.6 are wrong: the risks are
     0, 0, 1/3, and 2/4, and their mean is 5/24."""
-    assert calibration(FOUR)["AURC"] == pytest.approx(5 / 24)
+    found = calibration(FOUR)
+    assert found["AURC"] == pytest.approx(5 / 24)
+    curve = [(line["coverage"], pytest.approx(line["risk"])) for line in found["risk_coverage"]]
+    assert curve == [(0.25, 0), (0.5, 0), (0.75, 1 / 3), (1, 1 / 2)]
 
 
 @settings(max_examples=30, deadline=None)
@@ -111,7 +114,7 @@ def test_risk_coverage_by_definition(answers: list[tuple[float, float]]) -> None
             risks = [np.mean([loss for _, loss in order[:k]]) for k in range(1, len(order) + 1)]
             areas.append(np.mean(risks))
     confidence, loss = np.array(answers).T
-    assert risk_coverage_area(confidence, loss) == pytest.approx(np.mean(areas))
+    assert risk_coverage(confidence, loss).mean() == pytest.approx(np.mean(areas))
 
 
 def test_bin_edges() -> None:

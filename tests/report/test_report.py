@@ -234,7 +234,7 @@ def test_numbers_need_their_data(key):
 
 
 def test_no_target_plots_and_table():
-    """There are plots of reliability and of thresholds, and a table of the bins. Without probabilities the page says
+    """There are plots of reliability, risk and thresholds, and a table of the bins. Without probabilities the page says
     so."""
     found = {
         "confusion": {"counts": {"target, accepted": 3}, "rates": {"N-acc": None}, "by_targets": []},
@@ -243,6 +243,7 @@ def test_no_target_plots_and_table():
             "Brier": 0.1,
             "ECE": 0.05,
             "AURC": 0.125,
+            "risk_coverage": [{"coverage": 0.5, "risk": 0.0}, {"coverage": 1.0, "risk": 0.25}],
             "expressions": 4,
             "no_target": 1,
             "reliability": [{"low": 0.0, "high": 0.5, "expressions": 4, "probability": 0.2, "share": 0.25}],
@@ -252,6 +253,7 @@ def test_no_target_plots_and_table():
     page = _parse(render_report(_report(no_target=found)))
     labels = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
     assert any("share: no target from 0.25 to 0.25" in label for label in labels)
+    assert any("risk from 0 to 0.25" in label for label in labels)
     assert any("N-acc from 100 to 0; T-acc from 0 to 100" in label for label in labels)
     assert "0.00 to 0.50" in "".join(page.text)
     bare = render_report(_report(no_target=found | {"calibration": None, "curve": None}))

@@ -12,7 +12,7 @@ import numpy as np
 from refseg.evaluation.breakdowns import confusion
 from refseg.evaluation.protocols import READ_BY, NoTarget, Protocol
 from refseg.evaluation.rows import Rows
-from refseg.evaluation.statistics import auroc, risk_coverage_area
+from refseg.evaluation.statistics import auroc, risk_coverage
 
 GRID = np.linspace(0.0, 1.0, 101)
 Bins = Literal["width", "mass"]
@@ -74,16 +74,18 @@ def threshold_columns(rows: Rows, protocol: Protocol, thresholds: np.ndarray) ->
 
 
 def calibration(rows: Rows, *, num_bins: int = 15) -> dict[str, Any] | None:
-    """Return AUROC and, as fractions, the Brier score, expected calibration errors, and AURC of the no-target
-    probability.
+    """Return AUROC and, as fractions, the Brier score, expected calibration errors, and the risk-coverage curve of the
+    no-target probability with its area, AURC.
 
-    AURC is for the decision "nothing here" at probability 1/2: the loss is whether it is wrong, and the confidence is
-    the probability of the decision.
+    The curve is of the decision "nothing here" at probability 1/2: the loss is whether it is wrong, and the confidence
+    is the probability of the decision.
     """
     known = ~np.isnan(rows.no_target_prob)
     prob, none = rows.no_target_prob[known], ~rows.has_target[known]
     if not len(prob):
         return None
+    risks = risk_coverage(np.maximum(prob, 1 - prob), (prob > 0.5) != none)
+    chosen = np.unique(np.ceil(np.linspace(0.05, 1.0, 20) * len(risks)).astype(int))
     return {
         "expressions": len(prob),
         "without_probability": len(rows) - len(prob),
@@ -92,7 +94,8 @@ def calibration(rows: Rows, *, num_bins: int = 15) -> dict[str, Any] | None:
         "Brier": float(np.mean((prob - none) ** 2)),
         "ECE": expected_error(prob, none, num_bins=num_bins, bins="width"),
         "ECE_equal_mass": expected_error(prob, none, num_bins=num_bins, bins="mass"),
-        "AURC": risk_coverage_area(np.maximum(prob, 1 - prob), (prob > 0.5) != none),
+        "AURC": float(risks.mean()),
+        "risk_coverage": [{"coverage": int(k) / len(risks), "risk": float(risks[k - 1])} for k in chosen.tolist()],
         "reliability": reliability(prob, none, num_bins=num_bins),
     }
 

@@ -130,16 +130,15 @@ def auroc(prob: np.ndarray, positive: np.ndarray) -> float | None:
     return float((ranks - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative))
 
 
-def risk_coverage_area(confidence: np.ndarray, loss: np.ndarray) -> float:
-    """Return the area under the risk-coverage curve (AURC) of N > 0 answers.
+def risk_coverage(confidence: np.ndarray, loss: np.ndarray) -> np.ndarray:
+    """Return (N,): the mean loss of the k answers with the highest confidence, for k = 1 ... N.
 
-    The risk at coverage k / N is the mean loss of the k answers with the highest confidence. The area is the mean risk
-    over k = 1 ... N. Answers with the same confidence have the mean loss of all of them, as in random order.
+    The mean of it is the area under the risk-coverage curve (AURC). Answers with the same confidence have the mean loss
+    of all of them, as in random order.
     """
     _, group = np.unique(-confidence, return_inverse=True)  # the highest confidence first
-    mean_loss = np.bincount(group, weights=loss) / np.bincount(group)
-    sorted_loss = mean_loss[np.sort(group)]
-    return float(np.mean(np.cumsum(sorted_loss) / np.arange(1, len(sorted_loss) + 1)))
+    mean_loss = np.bincount(group, weights=loss) / np.maximum(np.bincount(group), 1)
+    return np.cumsum(mean_loss[np.sort(group)]) / np.arange(1, len(group) + 1)
 
 
 def sum_by_image(terms: Terms, image: np.ndarray) -> np.ndarray:

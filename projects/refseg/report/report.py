@@ -144,6 +144,9 @@ def no_target_section(report: Mapping[str, Any]) -> dict[str, Any]:
         section["facts"] = {name: calibration[name] for name in facts}
         title = "Reliability of \u201cnothing here\u201d"
         section |= _reliability(calibration["reliability"], title=title, share="no target")
+        kept, risks = (tuple(line[name] for line in calibration["risk_coverage"]) for name in ("coverage", "risk"))
+        title = "Share of wrong decisions among the surest ones"
+        section["plots"].append(plot_svg([Curve("risk", kept, risks)], title=title, x_label="share of the decisions"))
         if curve:
             steps = tuple(line["threshold"] for line in curve)
             names = [name for name in curve[0] if name != "threshold"]
