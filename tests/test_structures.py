@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from refseg.analysis.synthetic import dummy_batch
-from refseg.structures import Batch, InstancePrediction, Prediction, SampleMeta, StackedInstances, move
+from refseg.structures import Batch, InstancePrediction, Prediction, SampleMeta, StackedInstances, map_tensors
 
 
 def make_batch() -> Batch:
@@ -43,7 +43,19 @@ def test_move_reaches_every_tensor() -> None:
     assert all(masks.device.type == "meta" for masks in moved.instance_masks + moved.referents)
     assert moved.metas == batch.metas and isinstance(moved.metas[0], SampleMeta)
     assert batch.images.device.type == "cpu"
-    assert move({"a": (1, torch.zeros(1))}, "meta")["a"][1].device.type == "meta"
+    assert map_tensors(torch.neg, {"a": (1, torch.ones(1))}) == {"a": (1, torch.full((1,), -1.0))}
+
+
+def test_data_loaders_pin_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `DataLoader` with `pin_memory=True` pins what has a method of that name. Without a GPU, tensors have none."""
+    from torch.utils.data._utils.pin_memory import pin_memory
+
+    pinned: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor.clone())
+    batch = make_batch()
+    copy = pin_memory({"batch": batch})["batch"]
+    assert isinstance(copy, Batch) and copy.images.equal(batch.images) and copy.metas == batch.metas
+    assert {id(one) for one in pinned} >= {id(batch.images), id(batch.tokens.ids), id(batch.referents[0])}
 
 
 def test_stacked_instances_are_a_sequence() -> None:
@@ -54,4 +66,4 @@ def test_stacked_instances_are_a_sequence() -> None:
     for k, one in enumerate(stacked):
         assert isinstance(one, InstancePrediction) and one.word_attention is None
         assert one.mask_logits.equal(logits[k]) and one.relevance.equal(relevance[k])
-    assert move(Prediction(None, instances=stacked), "meta").instances[1].relevance.device.type == "meta"
+    assert Prediction(None, instances=stacked).to("meta").instances[1].relevance.device.type == "meta"

@@ -6,7 +6,7 @@ Every class has slots, so a misspelled field is an error. `x.to(device)` moves a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,29 +19,35 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-def move(value: Any, device: torch.device | str, *, non_blocking: bool = False) -> Any:
-    """Move every tensor inside lists, tuples, dicts and the classes below. Other values are returned unchanged."""
+def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """Replace every tensor inside lists, tuples, dicts and the classes below. Other values are returned unchanged."""
     if isinstance(value, Tensor):
-        return value.to(device, non_blocking=non_blocking)
+        return function(value)
     if isinstance(value, Movable) and is_dataclass(value):
-        moved = {f.name: move(getattr(value, f.name), device, non_blocking=non_blocking) for f in fields(value)}
-        return replace(value, **moved)
+        return replace(value, **{f.name: map_tensors(function, getattr(value, f.name)) for f in fields(value)})
     if isinstance(value, dict):
-        return {key: move(item, device, non_blocking=non_blocking) for key, item in value.items()}
+        return {key: map_tensors(function, item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        items = [move(item, device, non_blocking=non_blocking) for item in value]
+        items = [map_tensors(function, item) for item in value]
         return items if isinstance(value, list) else tuple(items)
     return value
 
 
 class Movable:
-    """Base of the classes below, with `to(device)`."""
+    """Base of the classes below, with `to(device)` and `pin_memory()`."""
 
     __slots__ = ()
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
         """Return a copy on another device."""
-        return move(self, device, non_blocking=non_blocking)
+        return map_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking), self)
+
+    def pin_memory(self) -> Self:
+        """Return a copy in page-locked memory, from which a GPU copies without waiting.
+
+        A `DataLoader` with `pin_memory=True` calls it.
+        """
+        return map_tensors(Tensor.pin_memory, self)
 
 
 # Samples and batches: the input of models -----------------------------------------------------------------------------

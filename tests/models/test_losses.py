@@ -5,7 +5,7 @@ import torch
 
 from models.referring_checks import padded_images
 from refseg.analysis.synthetic import dummy_batch
-from refseg.models.losses import dice_loss, mask_bce_loss, merged_mask_losses, weighted_bce_loss
+from refseg.models.losses import dice_per_map, mask_bce_loss, merged_dice_loss, merged_mask_losses, weighted_bce_loss
 from refseg.models.losses.functional import corner_points, sample_points
 
 
@@ -27,18 +27,29 @@ def test_bce_by_hand() -> None:
 
 def test_dice_by_hand() -> None:
     """Probabilities 1/2, 3/4 against 1, 0: overlap 1/2, so 1 - (2 * 1/2 + 1) / (5/4 + 1 + 1) = 1 - 8/13. A second map
-    with probabilities 1/2, 1/2 against 0, 0: 1 - 1/2. Their mean."""
+    with probabilities 1/2, 1/2 against 0, 0: 1 - 1/2."""
     logits = torch.tensor([[0.0, math.log(3)], [0.0, 0.0]])
-    loss = dice_loss(logits, torch.tensor([[1, 0], [0, 0]]))
-    assert loss.item() == pytest.approx((5 / 13 + 1 / 2) / 2)
+    assert dice_per_map(logits, torch.tensor([[1, 0], [0, 0]])).tolist() == pytest.approx([5 / 13, 1 / 2])
 
 
-@pytest.mark.parametrize("loss", [mask_bce_loss, dice_loss])
-def test_empty_losses_are_zero_with_a_gradient(loss: object) -> None:
+def test_empty_bce_is_zero_with_a_gradient() -> None:
     logits = torch.zeros(0, 3, 3, requires_grad=True)
-    value = loss(logits, torch.zeros(0, 3, 3))
+    value = mask_bce_loss(logits, torch.zeros(0, 3, 3))
     value.backward()
     assert value.item() == 0 and logits.grad.shape == (0, 3, 3)
+
+
+def test_merged_dice_is_over_expressions_with_a_target() -> None:
+    """Of the two expressions of an image, the last one has no target, so the mean is the first one's dice. Without any
+    target it is 0, with zero gradients."""
+    batch = dummy_batch(shape=(4, 4), expressions_per_image=2)["batch"]
+    logits = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    target = batch.merged_masks()
+    loss = merged_dice_loss(logits, target, batch, None)
+    torch.testing.assert_close(loss, dice_per_map(logits, target)[0])
+    batch.referents[0] = torch.zeros_like(batch.referents[0])
+    (grad,) = torch.autograd.grad(merged_dice_loss(logits, target, batch, None), logits)
+    assert not grad.any() and merged_dice_loss(logits, target, batch, None).item() == 0
 
 
 def test_weighted_bce_is_two_class_cross_entropy() -> None:

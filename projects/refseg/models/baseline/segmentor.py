@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refseg.models.layers import Attention, ResidualBlock, feed_forward, masked_mean
-from refseg.models.losses import covered_share, dice_loss, mask_bce_loss
+from refseg.models.losses import covered_share, mask_bce_loss, merged_dice_loss
 from refseg.models.segmentor import RefSegmentor
 from refseg.registry import MODELS
 from refseg.structures import Batch, Prediction
@@ -163,11 +163,11 @@ class QueryBaseline(RefSegmentor):
 
     def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         target = covered_share(batch.merged_masks(), prediction.mask_logits.shape[-2:])
-        present = ~batch.no_target()
+        absent = batch.no_target().float()
         layers = [*prediction.auxiliary, prediction]
         mask = sum(mask_bce_loss(p.mask_logits, target) for p in layers) / len(layers)
-        dice = sum(dice_loss(p.mask_logits[present], target[present]) for p in layers) / len(layers)
-        no_target = sum(F.binary_cross_entropy_with_logits(p.no_target_logit, (~present).float()) for p in layers)
+        dice = sum(merged_dice_loss(p.mask_logits, target, batch, None) for p in layers) / len(layers)
+        no_target = sum(F.binary_cross_entropy_with_logits(p.no_target_logit, absent) for p in layers)
         return {
             "loss_mask": self.loss_weights["mask"] * mask,
             "loss_dice": self.loss_weights["dice"] * dice,

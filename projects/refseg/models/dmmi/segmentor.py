@@ -136,11 +136,13 @@ def erase_entities(tokens: TextTokens, texts: Sequence[str]) -> TextTokens:
     """
     if tokens.word_of is None:
         raise ValueError("DMMI's image-to-text decoder needs tokens.word_of, which LoadText provides.")
-    ids = tokens.ids.clone()
+    spans = [(1, 0)] * len(tokens.ids)  # first and last word of each text's entity; nothing
     for row, text in dict(zip(tokens.text_of.tolist(), texts, strict=True)).items():
         runs = groupby(enumerate(text.split()), lambda word: is_content_word(word[1]))
         entities = [[number for number, _ in words] for is_content, words in runs if is_content]
         if entities:
-            chosen = torch.tensor(entities[int(torch.randint(len(entities), ()))], device=ids.device)
-            ids[row] = ids[row].masked_fill(torch.isin(tokens.word_of[row], chosen), tokens.pad_id)
-    return replace(tokens, ids=ids)
+            words = entities[int(torch.randint(len(entities), ()))]
+            spans[row] = (words[0], words[-1])
+    first, last = torch.tensor(spans, device=tokens.ids.device)[:, :, None].unbind(1)  # (U, 1) each
+    erased = (tokens.word_of >= first) & (tokens.word_of <= last)
+    return replace(tokens, ids=tokens.ids.masked_fill(erased, tokens.pad_id))

@@ -2,7 +2,6 @@
 
 from refseg.models.losses.functional import (
     covered_share,
-    dice_loss,
     dice_per_map,
     mask_bce_loss,
     merged_dice_loss,
@@ -16,7 +15,6 @@ __all__ = [
     "InstanceWeights",
     "Referents",
     "covered_share",
-    "dice_loss",
     "dice_per_map",
     "instance_losses",
     "mask_bce_loss",

@@ -53,13 +53,6 @@ def weighted_bce_loss(
     return losses / weight.sum().clamp_min(1e-6)
 
 
-def dice_loss(mask_logits: Tensor, target: Tensor, *, smooth: float = 1.0) -> Tensor:
-    """Mean of `dice_per_map`; 0 if there are no maps."""
-    if mask_logits.numel() == 0:
-        return mask_logits.sum()
-    return dice_per_map(mask_logits, target, smooth=smooth).mean()
-
-
 def dice_per_map(mask_logits: Tensor, target: Tensor, *, smooth: float = 1.0) -> Tensor:
     """Mask2Former's dice loss of each map, (E,): 1 - (2 |P G| + s) / (|P| + |G| + s), probabilities not squared."""
     probs = mask_logits.float().sigmoid().flatten(1)
@@ -69,10 +62,13 @@ def dice_per_map(mask_logits: Tensor, target: Tensor, *, smooth: float = 1.0) ->
 
 
 def merged_dice_loss(mask_logits: Tensor, target: Tensor, batch: Batch, valid: Tensor | None) -> Tensor:
-    """Dice of merged masks, (E, h, w) each, over the expressions of the batch that refer to something."""
+    """Mean dice of merged masks, (E, h, w) each, over the expressions of the batch that refer to something; 0 without.
+
+    The others have weight 0. Indexing would make a GPU synchronize.
+    """
     present = ~batch.no_target()
     inside = mask_logits if valid is None else mask_logits.masked_fill(~valid, PADDING_LOGIT)
-    return dice_loss(inside[present], target[present])
+    return (dice_per_map(inside, target) * present).sum() / present.sum().clamp_min(1)
 
 
 def merged_mask_losses(mask_logits: Tensor, masks: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
