@@ -18,14 +18,19 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores. torch re
 from tiny_models import BUILDERS
 from work_dirs import refshapes_images, work_dir  # noqa: F401  (fixtures)
 
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # tests run on the CPU
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]  # of tests that run on both
 
 
-def pytest_configure() -> None:
-    """Import the test modules without garbage collection, which takes seconds and would find nothing."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs, except for `-m gpu`, because all other tests run on the CPU.
+
+    Import the test modules without garbage collection, which takes seconds and would find nothing.
+    """
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     gc.disable()
     if "PYTEST_XDIST_WORKER" not in os.environ:  # before the workers start
         from refseg.compat import write_yapf_cache
@@ -40,7 +45,11 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run slow tests first, so that no worker waits for another one's slow test at the end."""
+    """Skip tests of a GPU if there is none. Run slow tests first, so that no worker waits for one at the end."""
+    for_gpus = [item for item in items if item.get_closest_marker("gpu")]
+    if for_gpus and not importlib.import_module("torch").cuda.is_available():
+        for item in for_gpus:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device; `pytest -m gpu` runs these tests on one"))
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

@@ -1,4 +1,4 @@
-"""Run a function of a test module in several gloo processes."""
+"""Run a function of a test module in several processes of torch.distributed."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def _worker(rank: int, file: str, name: str, world_size: int, port: int, args: tuple[Any, ...]) -> None:
+def _worker(rank: int, file: str, name: str, world_size: int, port: int, backend: str, args: tuple[Any, ...]) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank)}
     os.environ["WORLD_SIZE"] = str(world_size)
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    dist.init_process_group(backend, rank=rank, world_size=world_size)
     spec = importlib.util.spec_from_file_location("distributed_test_module", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -32,12 +32,12 @@ def _worker(rank: int, file: str, name: str, world_size: int, port: int, args: t
     dist.destroy_process_group()
 
 
-def run_distributed(function: Callable, world_size: int, *args: Any) -> None:
+def run_distributed(function: Callable, world_size: int, *args: Any, backend: str = "gloo") -> None:
     """Run `function(rank, world_size, *args)` on every rank, and raise an exception of any of them here.
 
     The ranks are forks of one server without threads. It imports the libraries once, so they start in milliseconds.
     """
     mp.get_context("forkserver").set_forkserver_preload(["refseg.datasets.dataset", "refseg.evaluation.metrics"])
     # Functions are passed by file and name, because pytest's modules cannot be imported in another process.
-    arguments = (function.__code__.co_filename, function.__name__, world_size, free_port(), args)
+    arguments = (function.__code__.co_filename, function.__name__, world_size, free_port(), backend, args)
     mp.start_processes(_worker, arguments, nprocs=world_size, start_method="forkserver")

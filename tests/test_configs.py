@@ -53,10 +53,10 @@ def test_entry_points_name_leaves() -> None:
     "leaf",
     [pytest.param(leaf, marks=[pytest.mark.smoke] * (leaf in ENTRY_POINTS.values()), id=str(leaf)) for leaf in LEAVES],
 )
-def test_leaf_takes_a_step_and_predicts(leaf: Path) -> None:
+def test_leaf_takes_a_step_and_predicts(leaf: Path, device: str = "cpu") -> None:
     cfg = tiny(leaf)
     torch.manual_seed(0)
-    model = build_model(cfg)
+    model = build_model(cfg).to(device)
     batch = dummy_batch(
         shape=(64, 64), num_images=2, expressions_per_image=2, num_words=7, vocab_size=vocabulary_size(model)
     )
@@ -77,6 +77,12 @@ def test_leaf_takes_a_step_and_predicts(leaf: Path) -> None:
     results = model.val_step(batch)
     assert [result.masks.shape for result in results] == [(2, 64, 64)] * 2
     assert all(result.masks.dtype is torch.bool and result.rejected.shape == (2,) for result in results)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("leaf", LEAVES, ids=str)
+def test_leaf_on_a_gpu(leaf: Path) -> None:
+    test_leaf_takes_a_step_and_predicts(leaf, "cuda")
 
 
 def test_leaves_of_a_data_set_share_the_metric_of_the_best_checkpoint() -> None:

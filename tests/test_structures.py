@@ -66,4 +66,6 @@ def test_stacked_instances_are_a_sequence() -> None:
     for k, one in enumerate(stacked):
         assert isinstance(one, InstancePrediction) and one.word_attention is None
         assert one.mask_logits.equal(logits[k]) and one.relevance.equal(relevance[k])
+    listed = torch.compile(lambda both: [one.word_attention for one in both], backend="eager", fullgraph=True)
+    assert len(listed(StackedInstances(logits, relevance, relevance[..., None]))) == 2
     assert Prediction(None, instances=stacked).to("meta").instances[1].relevance.device.type == "meta"

@@ -6,7 +6,7 @@ Every class has slots, so a misspelled field is an error. `x.to(device)` moves a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -299,6 +299,10 @@ class StackedInstances(Movable, Sequence):
     def __getitem__(self, k: int) -> InstancePrediction:  # type: ignore[override]
         words = None if self.word_attention is None else self.word_attention[k]
         return InstancePrediction(self.mask_logits[k], self.relevance[k], words)
+
+    def __iter__(self) -> Iterator[InstancePrediction]:
+        # Sequence's own __iter__ waits for an IndexError, which torch.compile cannot trace
+        return (self[k] for k in range(len(self)))
 
 
 @dataclass(slots=True)

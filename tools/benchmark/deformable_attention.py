@@ -1,11 +1,14 @@
-"""Compare the time of multi-scale deformable attention on this CPU: refseg against mmcv's `grid_sample` function.
+"""Compare the time of multi-scale deformable attention: refseg against mmcv's `grid_sample` function.
 
     python tools/benchmark/deformable_attention.py [--size 480] [--threads 2] [--json result.json]
+    python tools/benchmark/deformable_attention.py --device cuda --dtype bfloat16 --images 8
 
 The shapes are Mask2Former's: levels at strides 8, 16 and 32, one query per pixel, 8 heads of 32 channels, 4 points. The
-two are timed in turns, so that a ratio compares runs of the same minute. Every number is a median. Everything runs
-twice, in separate processes: with the default allocator of the C library, and with one that keeps freed memory (the
-environment variables of TUNED), which makes both faster. The error is the largest difference in float64.
+two are timed in turns, so that a ratio compares runs of the same minute. Every number is a median. On the CPU,
+everything runs twice, in separate processes: with the default allocator of the C library, and with one that keeps freed
+memory (the environment variables of TUNED), which makes both faster. The errors are those of both against mmcv's
+function in float64, as shares of the norm: of the output and of the derivatives. `--dtype` is that of the values; as
+with autocast, refseg gets locations and weights in float32, and mmcv's function gets everything in one dtype.
 """
 
 from __future__ import annotations
@@ -34,6 +37,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=480, help="side of the square image")
     parser.add_argument("--images", type=int, default=1)
     parser.add_argument("--threads", type=int, help="default: PyTorch's choice")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the values")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -71,31 +76,41 @@ def saved_bytes(function: Callable, tensors: list) -> int:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from refseg.ops import (
-        deformable_attention,  # first, so that mmcv.ops can be imported without its compiled extension
+    from refseg.ops import (  # first, so that mmcv.ops can be imported without its compiled extension
+        choose_backend,
+        deformable_attention,
     )
 
     if args.threads:
         torch.set_num_threads(args.threads)
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
+    dtype = getattr(torch, args.dtype)
     shapes = [(args.size // stride, args.size // stride) for stride in STRIDES]
-    spatial_shapes = torch.tensor(shapes)
-    inputs = [tensor.requires_grad_() for tensor in make_inputs(shapes, args.images)]
-    grad = torch.randn(args.images, inputs[0].shape[1], HEADS * CHANNELS)
+    spatial_shapes = torch.tensor(shapes, device=args.device)
+    value, locations, weights = (tensor.to(args.device) for tensor in make_inputs(shapes, args.images))
+    inputs = [tensor.requires_grad_() for tensor in (value.to(dtype), locations, weights)]
+    grad = torch.randn(args.images, value.shape[1], HEADS * CHANNELS).to(inputs[0])
     calls = {
-        "refseg": lambda v, x, w: deformable_attention(v, spatial_shapes, x, w, backend="pytorch"),
-        "grid_sample": lambda v, x, w: multi_scale_deformable_attn_pytorch(v, spatial_shapes, x, w),
+        "refseg": lambda v, x, w: deformable_attention(v, shapes, x, w),
+        "grid_sample": lambda v, x, w: multi_scale_deformable_attn_pytorch(v, spatial_shapes, x.to(v), w.to(v)),
     }
+
+    def wait() -> None:
+        if args.device.startswith("cuda"):
+            torch.cuda.synchronize()
 
     def forward(name: str) -> None:
         with torch.no_grad():
             calls[name](*inputs)
+        wait()
 
     def both(name: str) -> None:
         torch.autograd.grad(calls[name](*inputs), inputs, grad)
+        wait()
 
     result: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    result["backend"] = choose_backend(inputs[0])[0]
     for what, run in (("forward", forward), ("forward_backward", both)):
         functions = {name: lambda run=run, name=name: run(name) for name in calls}
         times = time_in_turns(functions, args.repeats, warm_ups=2, untimed=1)
@@ -104,23 +119,27 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         result[what]["ratio"] = medians["grid_sample"] / medians["refseg"]
     saved = {name: saved_bytes(call, inputs) for name, call in calls.items()}
     result["saved_mb"] = {name: value / 1e6 for name, value in saved.items()}
-    result["float64_error"] = largest_error(calls, inputs, grad)
+    result["error"] = relative_errors(calls, inputs, grad)
     return result
 
 
-def largest_error(calls: dict[str, Callable], inputs: list, grad: Any) -> dict[str, float]:
-    """Return the largest differences of the two in float64: of the output, and of the derivatives."""
+def relative_errors(calls: dict[str, Callable], inputs: list, grad: Any) -> dict[str, dict[str, float]]:
+    """Return the norms of the errors against mmcv's function in float64, as shares of the norms of the right values."""
     import torch
 
+    def run(call: Callable, tensors: list, grad: Any) -> list:
+        out = call(*tensors)
+        return [out, *torch.autograd.grad(out, tensors, grad)]
+
     wide = [tensor.detach().double().requires_grad_() for tensor in inputs]
-    outs = [call(*wide) for call in calls.values()]
-    grads = [torch.autograd.grad(out, wide, grad.double()) for out in outs]
+    right = run(calls["grid_sample"], wide, grad.double())
+    names = ("output", "value", "sampling_locations", "attention_weights")
     return {
-        "output": (outs[0] - outs[1]).abs().max().item(),
-        **{
-            name: (mine - theirs).abs().max().item()
-            for name, mine, theirs in zip(("value", "sampling_locations", "attention_weights"), *grads, strict=True)
-        },
+        name: {
+            what: ((mine.double() - true).norm() / true.norm()).item()
+            for what, mine, true in zip(names, run(call, inputs, grad), right, strict=True)
+        }
+        for name, call in calls.items()
     }
 
 
@@ -130,13 +149,15 @@ def main() -> None:
         print(json.dumps(measure(args)))
         return
     results = {}
-    for allocator, extra in (("default", {}), ("tuned", TUNED)):
+    allocators: dict[str, dict] = {"default": {}, "tuned": TUNED} if args.device == "cpu" else {"default": {}}
+    for allocator, extra in allocators.items():
         environment = {name: value for name, value in os.environ.items() if name not in TUNED} | extra
         command = [sys.executable, *sys.argv, "--worker"]
         output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
         results[allocator] = result = json.loads(output.splitlines()[-1])
         print(
-            f"allocator: {allocator} ({result['threads']} threads, torch {result['torch']}), medians of {args.repeats}"
+            f"{args.device} ({result['backend']}), allocator: {allocator} ({result['threads']} threads, torch "
+            f"{result['torch']}), medians of {args.repeats}"
         )
         for what in ("forward", "forward_backward"):
             row = result[what]
@@ -148,8 +169,8 @@ def main() -> None:
         print(
             f"  {'saved for backward':20} grid_sample {saved['grid_sample']:8.1f} MB   refseg {saved['refseg']:7.1f} MB"
         )
-        errors = ", ".join(f"{name} {error:.1e}" for name, error in result["float64_error"].items())
-        print(f"  error in float64: {errors}")
+        for name, errors in result["error"].items():
+            print(f"  error of {name:11} " + ", ".join(f"{what} {error:.1e}" for what, error in errors.items()))
     write_json(args.json, results)
 
 

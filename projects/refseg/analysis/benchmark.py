@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import statistics
 import time
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -19,6 +20,8 @@ from refseg.inference.loading import find_device
 def benchmark(
     cfg: Config,
     *,
+    model: torch.nn.Module | None = None,
+    modes: Sequence[str] | None = None,
     shape: tuple[int, int] | None = None,
     batch_size: int = 1,
     expressions: int = 1,
@@ -26,11 +29,13 @@ def benchmark(
     warmup: int = 3,
     device: str | None = None,
     amp: bool = False,
-    compiled: bool = False,
+    backend: str | None = None,
 ) -> list[dict[str, Any]]:
     """Time inference (up to masks at the input's size) and a training step with AdamW.
 
     Args:
+        model: The config's model, if it is built already.
+        modes: "inference", "training", or both. None: both, unless the config is for evaluation only.
         shape: (height, width) of the images. None: the input size of the config.
         batch_size: Number of images.
         expressions: Number of expressions per image.
@@ -38,20 +43,67 @@ def benchmark(
         warmup: Number of calls before them.
         device: Name of the device. None: the GPU if there is one.
         amp: Use bfloat16 autocast.
-        compiled: Use `torch.compile`.
+        backend: Backend of `torch.compile`, such as "inductor". None: do not compile.
 
     Returns:
-        A row for "inference", and one for "training" unless the config is for evaluation only.
+        A row for each mode.
     """
     where = find_device(device)
-    if compiled:
+    if backend == "inductor":
         check_compile(where.type)
-    model = build_model(cfg).to(where)
-    shape = shape or input_size(cfg)
+    model = (model or build_model(cfg)).to(where)
     data = dummy_batch(
-        shape=shape, num_images=batch_size, expressions_per_image=expressions, vocab_size=vocabulary_size(model)
+        shape=shape or input_size(cfg),
+        num_images=batch_size,
+        expressions_per_image=expressions,
+        vocab_size=vocabulary_size(model),
     )
-    forward = torch.compile(model) if compiled else model
+    if where.type == "cuda":
+        data["batch"] = data["batch"].pin_memory()
+    calls = make_calls(model, data, amp=amp, backend=backend)
+    rows = []
+    on_gpu = where.type == "cuda"
+    for mode in modes or (("inference", "training") if cfg.get("train_cfg") else ("inference",)):
+        model.train(mode == "training")
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+
+        # Time each call, with the device synchronized around it. Leave out the warm-up calls.
+        times = []
+        for number in range(warmup + iters):
+            if on_gpu:
+                torch.cuda.synchronize()
+            start = time.perf_counter()
+            calls[mode]()
+            if on_gpu:
+                torch.cuda.synchronize()
+            if number >= warmup:
+                times.append(time.perf_counter() - start)
+
+        # Peak memory: of the GPU since the reset, or of the process so far.
+        peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        if on_gpu:
+            peak_mib = torch.cuda.max_memory_allocated() / 2**20
+        median = statistics.median(times)
+        rows.append(
+            {
+                "what": mode,
+                "images_per_s": batch_size / median,
+                "expressions_per_s": batch_size * expressions / median,
+                "latency_ms": 1e3 * median,
+                "latency_ms_min_max": [1e3 * min(times), 1e3 * max(times)],
+                "peak_memory_mib": peak_mib,
+            }
+        )
+    return rows
+
+
+def make_calls(
+    model: torch.nn.Module, data: dict[str, Any], *, amp: bool = False, backend: str | None = None
+) -> dict[str, Callable[[], None]]:
+    """Return functions that do "inference" on a batch, and a "training" step. They do not set the model's mode."""
+    where = next(model.parameters()).device
+    forward = torch.compile(model, backend=backend) if backend else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
 
     def context() -> Any:
@@ -69,39 +121,4 @@ def benchmark(
         model.parse_losses(losses)[0].backward()
         optimizer.step()
 
-    rows = []
-    on_gpu = where.type == "cuda"
-    steps = [("inference", infer, False), ("training", step, True)]
-    for name, function, mode in steps if cfg.get("train_cfg") else steps[:1]:
-        model.train(mode)
-        if on_gpu:
-            torch.cuda.reset_peak_memory_stats()
-
-        # Time each call, with the device synchronized around it. Leave out the warm-up calls.
-        times = []
-        for number in range(warmup + iters):
-            if on_gpu:
-                torch.cuda.synchronize()
-            start = time.perf_counter()
-            function()
-            if on_gpu:
-                torch.cuda.synchronize()
-            if number >= warmup:
-                times.append(time.perf_counter() - start)
-
-        # Peak memory: of the GPU since the reset, or of the process so far.
-        peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-        if on_gpu:
-            peak_mib = torch.cuda.max_memory_allocated() / 2**20
-        median = statistics.median(times)
-        rows.append(
-            {
-                "what": name,
-                "images_per_s": batch_size / median,
-                "expressions_per_s": batch_size * expressions / median,
-                "latency_ms": 1e3 * median,
-                "latency_ms_min_max": [1e3 * min(times), 1e3 * max(times)],
-                "peak_memory_mib": peak_mib,
-            }
-        )
-    return rows
+    return {"inference": infer, "training": step}

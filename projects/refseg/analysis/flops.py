@@ -37,10 +37,17 @@ class _Uncounted(TorchDispatchMode):
         return out
 
 
-def count(cfg: Config, *, shape: tuple[int, int] | None = None, num_words: int | None = None) -> dict[str, Any]:
+def count(
+    cfg: Config,
+    *,
+    model: torch.nn.Module | None = None,
+    shape: tuple[int, int] | None = None,
+    num_words: int | None = None,
+) -> dict[str, Any]:
     """Count the work for one image and one expression.
 
     Args:
+        model: The config's model, if it is built already.
         shape: (height, width) of the image. None: the input size of the config.
         num_words: Length of the expression in tokens. None: the longest that the config's tokenizer allows.
 
@@ -48,7 +55,7 @@ def count(cfg: Config, *, shape: tuple[int, int] | None = None, num_words: int |
         "params", "macs", "flops", the "input", the same by "modules" (two levels), and "not_counted_elements": the
         output elements of operators that have no formula.
     """
-    model = build_model(cfg).eval()
+    model = (model or build_model(cfg)).eval()
     shape, num_words = shape or input_size(cfg), num_words or longest_expression(cfg)
     data = dummy_batch(shape=shape, num_words=num_words, vocab_size=vocabulary_size(model))
     batch = model.data_preprocessor(data, False)["batch"]

@@ -38,7 +38,7 @@ def main(args: argparse.Namespace) -> int:
         warmup=args.warmup,
         device=args.device,
         amp=args.amp,
-        compiled=args.compile,
+        backend="inductor" if args.compile else None,
     )
     if args.json:
         print(json.dumps(rows, indent=2))

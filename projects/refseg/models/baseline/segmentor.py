@@ -128,7 +128,8 @@ class QueryBaseline(RefSegmentor):
         size = feats8.shape[-2:]
         # Self-attention of pixels with learned positions
         content = F.interpolate(batch.pixel_mask[:, None].float(), size=size, mode="nearest")[:, 0] > 0  # (B, h, w)
-        position = self.position(coordinates(content).permute(0, 2, 3, 1)).flatten(1, 2)  # (B, P, C)
+        places = coordinates(content).permute(0, 2, 3, 1).to(feats8.dtype)  # (B, h, w, 2)
+        position = self.position(places).flatten(1, 2)  # (B, P, C)
         memory, valid = feats8.flatten(2).transpose(1, 2) + position, content.flatten(1)
         for layer in self.encoder:
             memory = layer(memory, valid)
