@@ -34,8 +34,7 @@ on_models = pytest.mark.parametrize(
     ("name", "device"), [(TOY, "cpu"), *(pytest.param(name, "cuda", marks=pytest.mark.gpu) for name in METHODS)]
 )
 COMPILED = [  # a decoder with deformable attention and matching, Swin with a fusion, and a multiway transformer
-    pytest.param(name, "cuda", marks=[pytest.mark.gpu, pytest.mark.slow])
-    for name in (TOY, "lavt_swinb", "latentvg_beit3b")
+    pytest.param(name, "cuda", marks=pytest.mark.gpu) for name in (TOY, "lavt_swinb", "latentvg_beit3b")
 ]
 
 
@@ -140,6 +139,7 @@ def test_channels_last(name: str, device: str) -> None:
     assert relative_error(mine[0], right[0]) < 1e-4 and relative_error(mine[1], right[1]) < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "device"), [("baseline_tiny_refshapes", "cpu"), *COMPILED])
 def test_compiled(name: str, device: str) -> None:
     """A compiled model predicts what the model does, and its training step gives gradients."""
