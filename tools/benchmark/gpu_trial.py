@@ -244,7 +244,9 @@ def run_refshapes(trial: Trial) -> None:
     for split in ("train", "val", "test"):
         options[f"{split}_dataloader.dataset.annotations.file"] = str(data / "refshapes.jsonl")
         options[f"{split}_dataloader.dataset.pipeline.2.tokenizer.word_list"] = str(data / "words.txt")
-        if not trial.dry:
+        if trial.dry:
+            options["param_scheduler"] = None  # it is longer than three steps
+        else:
             options |= {f"{split}_dataloader.num_workers": 4, f"{split}_dataloader.pin_memory": True}
     config, start = "instalign_tiny_refshapes", time.monotonic()
     runner = train(config, RunOptions(work_dir=run, cfg_options=options, amp=not trial.dry, resume=True))
