@@ -311,7 +311,7 @@ def test_padded_pixels_have_no_effect_in_the_decoder() -> None:
         pixels = model.pixel_decoder(features, padded=True)
         dirty = pixels._replace(
             levels=[
-                level.masked_fill(~mask[..., None], 9.0)
+                level.masked_fill(~mask.flatten(1)[..., None], 9.0)
                 for level, mask in zip(pixels.levels, pixels.masks, strict=True)
             ]
         )

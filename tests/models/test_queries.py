@@ -7,8 +7,8 @@ from refseg.models.layers import Groups, PixelFeatures, pixel_attn_mask
 
 
 def pixels_with(mask_feats: torch.Tensor, size: tuple[int, int], mask: torch.Tensor | None = None) -> PixelFeatures:
-    valid = torch.ones(len(mask_feats), size[0] * size[1], dtype=torch.bool) if mask is None else mask
-    return PixelFeatures(mask_feats, [], [], [valid], [size], mask is not None)
+    valid = torch.ones(len(mask_feats), *size, dtype=torch.bool) if mask is None else mask
+    return PixelFeatures(mask_feats, [], [], [valid], mask is not None)
 
 
 def test_attention_inside_the_mask_or_everywhere() -> None:
@@ -27,9 +27,9 @@ def test_padding_is_masked() -> None:
     """Nor when the mask lies in the padding alone: then all of the image is read."""
     feats = torch.ones(1, 1, 2, 4)
     feats[..., :2] = -1.0
-    mask = torch.tensor([[True, True, False, False] * 2])
+    mask = torch.tensor([[[True, True, False, False]] * 2])
     attn_mask = pixel_attn_mask(pixels_with(feats, (2, 4), mask), 0, torch.ones(1, 1, 1), Groups([1], "cpu"))
-    assert attn_mask.tolist() == [mask.tolist()]
+    assert attn_mask.tolist() == [mask.flatten(1).tolist()]
 
 
 def test_interpolating_features_equals_interpolating_masks() -> None:

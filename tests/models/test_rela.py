@@ -168,8 +168,8 @@ def small_pixels(*, padded: bool = False, rows: int = 1, scale: float = 1.0) -> 
     for h, w in sizes:
         mask = torch.ones(rows, h, w, dtype=torch.bool)
         mask[..., w // 2 :] = not padded
-        masks.append(mask.flatten(1))
-    return PixelFeatures(torch.randn(rows, 4, 16, 16, generator=draw) * scale, levels, positions, masks, sizes, padded)
+        masks.append(mask)
+    return PixelFeatures(torch.randn(rows, 4, 16, 16, generator=draw) * scale, levels, positions, masks, padded)
 
 
 def small_decoder(**settings: object) -> tuple[RegionDecoder, RegionHeads]:
@@ -186,7 +186,7 @@ def test_padded_pixels_are_masked() -> None:
     clean = small_pixels(padded=True)
     levels = [level.clone() for level in clean.levels]
     for level, mask in zip(levels, clean.masks, strict=True):
-        level[~mask] = 50.0
+        level[~mask.flatten(1)] = 50.0
     mask_feats = clean.mask_feats.clone()
     mask_feats[..., 8:] = -50.0
     groups = Groups([2], "cpu")

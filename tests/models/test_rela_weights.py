@@ -291,8 +291,8 @@ def test_decoder_equals_the_published_one(content: dict) -> None:
     draw = torch.Generator().manual_seed(2)
     sizes = [(2, 3), (4, 6), (8, 12)]
     levels, positions = ([torch.randn(2, h * w, DIM, generator=draw) for h, w in sizes] for _ in range(2))
-    masks = [torch.ones(2, h * w, dtype=torch.bool) for h, w in sizes]
-    pixels = PixelFeatures(torch.randn(2, MASK, 16, 24, generator=draw), levels, positions, masks, sizes, False)
+    masks = [torch.ones(2, h, w, dtype=torch.bool) for h, w in sizes]
+    pixels = PixelFeatures(torch.randn(2, MASK, 16, 24, generator=draw), levels, positions, masks, False)
     words = torch.randn(2, 5, 32, generator=draw)
     with torch.no_grad():
         groups = Groups([1, 1], "cpu")

@@ -6,6 +6,7 @@ Letters: E expressions, L words, (H, W) the input's size.
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,10 +24,12 @@ from refseg.models.segmentor import RefSegmentor
 from refseg.structures import Batch, EncodedFeatures, TextTokens
 
 Function = Callable[[dict[str, Tensor]], dict[str, Tensor]]  # of tensors by name
+Axes = dict[str, dict[int, str]]  # names of dynamic axes, by input and axis
 
 OPSET = 20
 MAX_BYTES = 2_000_000_000  # of an ONNX file with its weights inside, a limit of protobuf
 EXAMPLE = (3, 7)  # E and L while tracing: numbers that no other dimension is likely to have
+EXAMPLE_SIZES = ((4, 5), (5, 7))  # H and W of two images, in units of 32 pixels or more: what depends on a size differs
 torch.export.register_dataclass(EncodedFeatures)  # some models return it from `encode_images`
 
 
@@ -52,12 +55,14 @@ class Graph(nn.Module):
         model: The model.
         function: Maps inputs by name to outputs by name.
         examples: Inputs by name, to trace the function with.
+        axes: Names of the dynamic axes of the inputs that have some.
     """
 
-    def __init__(self, model: RefSegmentor, function: Function, examples: dict[str, Tensor]) -> None:
+    def __init__(self, model: RefSegmentor, function: Function, examples: dict[str, Tensor], axes: Axes) -> None:
         super().__init__()
         self.model, self.function, self.examples = model, function, examples
         self.inputs = tuple(examples)
+        self.axes = (tuple(axes.get(name, {}) for name in self.inputs),)  # of the argument `tensors`
         with exporting(model), torch.no_grad():
             self.outputs = tuple(function(examples))
         self.eval()
@@ -65,34 +70,29 @@ class Graph(nn.Module):
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.function(dict(zip(self.inputs, tensors, strict=True))).values())
 
-    def axes(self, expressions: object, words: object) -> tuple[tuple[dict[int, object], ...]]:
-        """Return the dynamic axes of each input, with `expressions` and `words` for E and L."""
-        dynamic = {0: expressions, 1: words}
-        return (tuple(dynamic if name in ("token_ids", "word_mask") else {} for name in self.inputs),)
-
     def trace(self) -> ExportedProgram:
         """Return the function as a program of `torch.export`, which holds the weights and needs no Python.
 
         Raises:
             UsageError: PyTorch's exporter cannot follow the model.
         """
+        shapes = pytree.tree_map(lambda name: Dim.DYNAMIC, self.axes)
         with exporting(self.model), torch.no_grad():
-            shapes = self.axes(Dim.DYNAMIC, Dim.DYNAMIC)
             return torch.export.export(self, tuple(self.examples.values()), dynamic_shapes=shapes)
 
     def write(self, file: Path) -> None:
         """Write the function as an ONNX file. Errors as in `trace`."""
+        program = self.trace()
         with exporting(self.model), torch.no_grad():
             torch.onnx.export(
-                self,
-                tuple(self.examples.values()),
-                str(file),
+                program,
+                f=str(file),
                 dynamo=True,
                 verbose=False,
                 opset_version=OPSET,
                 input_names=self.inputs,
                 output_names=self.outputs,
-                dynamic_shapes=self.axes("expressions", "words"),
+                dynamic_shapes=self.axes,
                 external_data=False,
             )
 
@@ -100,11 +100,11 @@ class Graph(nn.Module):
 def batch_of(inputs: Mapping[str, Tensor], size: tuple[int, int], *, pad_id: int) -> GraphBatch:
     """Return the batch that the inputs of a graph describe.
 
-    Without an image, its place is taken by zeros: models read its size. Without `pixel_mask`, the image fills the
+    Without an image, its place is taken by zeros of a size: models read it. Without `pixel_mask`, the image fills the
     input. Without words, the batch is for `encode_images` alone.
     """
     image = inputs.get("image", torch.zeros(1, 3, *size))
-    pixel_mask = inputs.get("pixel_mask", torch.ones(1, *size, dtype=torch.bool))
+    pixel_mask = inputs.get("pixel_mask", torch.ones(1, *image.shape[2:], dtype=torch.bool))
     ids = inputs.get("token_ids", torch.zeros(1, 1, dtype=torch.long))
     tokens = TextTokens(
         ids, inputs.get("word_mask", torch.ones_like(ids, dtype=torch.bool)), torch.arange(ids.shape[0]), pad_id=pad_id
@@ -114,50 +114,106 @@ def batch_of(inputs: Mapping[str, Tensor], size: tuple[int, int], *, pad_id: int
     )
 
 
+def whole_steps(inputs: Mapping[str, Tensor], step: tuple[int, int] | None) -> Mapping[str, Tensor]:
+    """Cut images after whole steps: nothing is cut, but the exporter knows then that sizes are multiples of steps."""
+    if step is None:
+        return inputs
+    height, width = (side // one * one for side, one in zip(inputs["image"].shape[2:], step, strict=True))
+    return {
+        **inputs,
+        **{name: inputs[name][..., :height, :width] for name in ("image", "pixel_mask") if name in inputs},
+    }
+
+
 def build_graphs(
-    model: RefSegmentor, *, size: tuple[int, int], padded: bool = False, pad_id: int = 0
+    model: RefSegmentor,
+    *,
+    size: tuple[int, int],
+    step: tuple[int, int] | None = None,
+    padded: bool = False,
+    pad_id: int = 0,
 ) -> dict[str, Graph]:
     """Return the graphs of a model: "image" and "phrases", or "model" alone where words are read with the image.
 
     Args:
         model: A model on the CPU, in evaluation mode.
-        size: (H, W).
-        padded: Whether images can be smaller than that. The graphs then have the input `pixel_mask`.
+        size: (H, W) of all images, unless there is a step.
+        step: H and W of images are any multiples of this pair.
+        padded: Whether images can be smaller than the input. The graphs then have the input `pixel_mask`.
         pad_id: Token id of padding.
 
     Raises:
-        UsageError: The model does not answer.
+        UsageError: The model does not answer, or it encodes images of different sizes differently.
     """
 
+    def images(size: tuple[int, int]) -> dict[str, Tensor]:
+        return {"image": torch.rand(1, 3, *size)} | ({"pixel_mask": torch.ones(1, *size).bool()} if padded else {})
+
     def predict(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        return named_tensors(model.infer(batch_of(inputs, size, pad_id=pad_id)))
+        return named_tensors(model.infer(batch_of(whole_steps(inputs, step), size, pad_id=pad_id)))
 
-    pixels = {"image": torch.rand(1, 3, *size)} | ({"pixel_mask": torch.ones(1, *size).bool()} if padded else {})
     words = {"token_ids": torch.ones(EXAMPLE, dtype=torch.long), "word_mask": torch.ones(EXAMPLE).bool()}
+    axes: Axes = {name: {0: "expressions", 1: "words"} for name in words}
+    another = size
+    if step is not None:
+        units = [math.lcm(side, 32) for side in step]
+        size, another = ((rows * units[0], columns * units[1]) for rows, columns in EXAMPLE_SIZES)
+        axes |= {"image": {2: "height", 3: "width"}, "pixel_mask": {1: "height", 2: "width"}}
+    pixels = images(size)
     if not model.shares_images:
-        return {WHOLE: Graph(model, predict, pixels | words)}
+        return {WHOLE: Graph(model, predict, pixels | words, axes)}
 
-    # What the first graph returns for the second one: the tensors in what `encode_images` returns. The rest of it,
-    # such as the sizes of levels, is constant, because the size of images is.
+    # What the first graph returns for the second one: the tensors in what `encode_images` returns. The rest of it is
+    # constant. The second graph learns the size of images from the shapes of these tensors alone.
     def encode(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        encoded = pytree.tree_leaves(model.encode_images(batch_of(inputs, size, pad_id=pad_id)))
+        encoded = pytree.tree_leaves(model.encode_images(batch_of(whole_steps(inputs, step), size, pad_id=pad_id)))
         tensors = [leaf for leaf in encoded if isinstance(leaf, Tensor)]
         return {f"feature_{number}": tensor for number, tensor in enumerate(tensors)}
 
     def answer(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         features = iter(tensor for name, tensor in inputs.items() if name.startswith("feature_"))
         encoded = pytree.tree_unflatten([next(features) if isinstance(x, Tensor) else x for x in leaves], structure)
-        return named_tensors(model.infer_encoded(batch_of(inputs, size, pad_id=pad_id), encoded))
+        unknown = size if step is None else (0, 0)
+        return named_tensors(model.infer_encoded(batch_of(inputs, unknown, pad_id=pad_id), encoded))
 
-    with torch.no_grad():
-        leaves, structure = pytree.tree_flatten(model.encode_images(batch_of(pixels, size, pad_id=pad_id)))
-        features = encode(pixels)
+    with exporting(model), torch.no_grad():
+        (leaves, structure), (others, _) = (
+            pytree.tree_flatten(model.encode_images(batch_of(images(one), one, pad_id=pad_id)))
+            for one in (size, another)
+        )
+    features: dict[str, Tensor] = {}
+    for leaf, other in zip(leaves, others, strict=True):
+        if isinstance(leaf, Tensor):
+            name = f"feature_{len(features)}"
+            features[name] = leaf
+            sides = enumerate(zip(leaf.shape, other.shape, strict=True))
+            axes[name] = {axis: f"{name}_{axis}" for axis, (side, length) in sides if side != length}
+        elif leaf != other:
+            raise UsageError(f"{type(model).__name__} passes the size of images on as a number ({leaf}).")
     masks = {name: tensor for name, tensor in pixels.items() if name == "pixel_mask"}
-    return {IMAGE: Graph(model, encode, pixels), PHRASES: Graph(model, answer, words | masks | features)}
+    return {IMAGE: Graph(model, encode, pixels, axes), PHRASES: Graph(model, answer, words | masks | features, axes)}
 
 
-def write_graphs(model: RefSegmentor, folder: Path, *, size: tuple[int, int], padded: bool, pad_id: int) -> list[Path]:
-    """Write the graphs of a model into a folder as ONNX, and return their files. Arguments: see `build_graphs`.
+def one_size(model: RefSegmentor) -> str:
+    """Return why the graphs of a model take images of one size only. Empty: they take any."""
+    return next((part.one_size for part in model.modules() if getattr(part, "one_size", "")), "")
+
+
+def write_graphs(
+    model: RefSegmentor, folder: Path, *, size: tuple[int, int], step: tuple[int, int], padded: bool, pad_id: int
+) -> tuple[list[Path], str]:
+    """Write the graphs of a model into a folder as ONNX, for images of all sizes if possible.
+
+    Args:
+        model: See `build_graphs`, as for the other arguments.
+        folder: Where to write.
+        size: The size of images if they can have only one.
+        step: The step of their sizes if they can have several.
+        padded: See `build_graphs`.
+        pad_id: See `build_graphs`.
+
+    Returns:
+        The files, and why images have one size only (empty: they have any).
 
     Raises:
         UsageError: The model is too large, or PyTorch's exporter cannot follow it.
@@ -165,11 +221,20 @@ def write_graphs(model: RefSegmentor, folder: Path, *, size: tuple[int, int], pa
     num_bytes = sum(tensor.nbytes for tensor in model.state_dict().values())
     if num_bytes > MAX_BYTES:
         raise UsageError(f"The model has {num_bytes / 1e9:.1f} GB of weights. An ONNX file holds 2 GB at most.")
-    files = []
-    for name, graph in build_graphs(model, size=size, padded=padded, pad_id=pad_id).items():
-        files.append(folder / f"{name}.onnx")
-        graph.write(files[-1])
-    return files
+
+    def write(step: tuple[int, int] | None) -> list[Path]:
+        graphs = build_graphs(model, size=size, step=step, padded=padded, pad_id=pad_id)
+        for name, graph in graphs.items():
+            graph.write(folder / f"{name}.onnx")
+        return [folder / f"{name}.onnx" for name in graphs]
+
+    reason = one_size(model)
+    if not reason:
+        try:
+            return write(step), ""
+        except UsageError as error:
+            reason = f"For several sizes, {error}"
+    return write(None), reason
 
 
 @contextmanager

@@ -7,8 +7,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from refseg.datasets.tokenizers import save_tokenizer_files
 from refseg.datasets.transforms import Resize
 from refseg.errors import UsageError
 from refseg.export.graphs import quantize, write_graphs
-from refseg.export.parity import bundled_examples, compare, examples_of
+from refseg.export.parity import Example, bundled_examples, compare, examples_of
 from refseg.files import write_atomically
 from refseg.inference.inferencer import ReferringInferencer
 from refseg.inference.inputs import Loading
@@ -89,51 +89,72 @@ def export(
         raise UsageError(f"{out} exists and is not an empty folder. Choose another --out.")
     examples = bundled_examples()[:samples] if data is None else examples_of(data, samples)
     loaded = load_model(model, weights, device="cpu", cfg_options=cfg_options)
-    size, padded = input_of(loaded)
+    size, step, padded = input_of(loaded)
     weights_used = describe_weights(loaded.segmentor, loaded.checkpoint)  # now: a training may replace the file
     loading = Loading(upright=data is None)  # ground truth belongs to images as they are stored
-    original = ReferringInferencer(loaded, loading=loading)
-    pad_id = original.pack(np.zeros((*size, 3), np.uint8), ["?"], name="").pad_id
+    pad_id = ReferringInferencer(loaded).pack(np.zeros((*size, 3), np.uint8), ["?"], name="").pad_id
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
         # Graphs, quantized graphs, and their configs
         folder = Path(scratch, "model")
         folders = {"ONNX": folder} | ({"ONNX int8": folder / INT8} if int8 else {})
         list(folders.values())[-1].mkdir(parents=True)
-        graphs = write_graphs(loaded.segmentor, folder, size=size, padded=padded, pad_id=pad_id)
+        graphs, reason = write_graphs(loaded.segmentor, folder, size=size, step=step, padded=padded, pad_id=pad_id)
         for graph in graphs if int8 else ():
             quantize(graph, folder / INT8 / graph.name)
         for one in folders.values():
-            write_config(loaded, one, size)
-        # Comparison
-        exported = [ReferringInferencer(str(one), device="cpu", loading=loading) for one in folders.values()]
-        baseline, parities = compare(original, exported, examples)
-        rows: dict[str, dict[str, Any]] = {"PyTorch": baseline.summary()}
-        rows |= {name: parity.summary() for name, parity in zip(folders, parities, strict=True)}
+            write_config(loaded, one, size if reason else step)
+        # Comparison, also on images of another size if the graphs take them
+        models = {"PyTorch": loaded} | {name: load_model(str(one), device="cpu") for name, one in folders.items()}
+        rows = compare_models(models, examples, loading)
+        if not reason:
+            height, width = size[0] + 2 * step[0], size[1] + step[1]
+            others = {f"{name} {width} x {height}": resized(one, (height, width)) for name, one in models.items()}
+            rows |= compare_models(others, examples, loading)
         print("\n".join(table_of(rows)))
+        sizes = f"{size[1]} x {size[0]} only. {reason}" if reason else f"multiples of {step[1]} x {step[0]}"
         report = {
             "model": weights_used,
             "samples": data or "the examples that come with refseg",
             "images": len(examples),
+            "image_sizes": sizes,
             "threads": torch.get_num_threads(),
             "limits": asdict(limits),
             "parity": rows,
         }
         write_atomically(folder / REPORT, json.dumps(report, indent=2))
         # Keep what passes
-        if problem := exceeded(rows["ONNX"], limits.logit_difference, limits.iou):
-            raise UsageError(f"The exported model is not kept: {problem}")
-        problem = int8 and exceeded(rows["ONNX int8"], None, limits.int8_iou)
+        quantized = {name: row for name, row in rows.items() if name.startswith("ONNX int8")}
+        exact = {name: row for name, row in rows.items() if name.startswith("ONNX") and name not in quantized}
+        if problem := exceeded(exact, limits.logit_difference, limits.iou):
+            raise UsageError(f"The exported model is not kept. {problem}")
+        problem = exceeded(quantized, None, limits.int8_iou)
         if problem:
             shutil.rmtree(folder / INT8)
         os.replace(folder, out)
     print(f"model: {out} ({', '.join(graph.name for graph in graphs)})")
+    print(f"image sizes: {sizes}")
     if problem:
-        raise UsageError(f"The int8 model is not kept: {problem}")
+        raise UsageError(f"The int8 model is not kept. {problem}")
 
 
-def input_of(loaded: LoadedModel) -> tuple[tuple[int, int], bool]:
-    """Return the input size (H, W) of a model's graphs, and whether images can be smaller than that.
+def compare_models(
+    models: Mapping[str, LoadedModel], examples: Sequence[Example], loading: Loading
+) -> dict[str, dict[str, Any]]:
+    """Return a row of the table for each model: the first one compared with itself, and the others with it."""
+    original, *exported = (ReferringInferencer(one, loading=loading) for one in models.values())
+    baseline, parities = compare(original, exported, examples)
+    return {name: parity.summary() for name, parity in zip(models, (baseline, *parities), strict=True)}
+
+
+def resized(loaded: LoadedModel, size: tuple[int, int]) -> LoadedModel:
+    """Return a model whose pipeline resizes images to another size (H, W)."""
+    return replace(loaded, pipeline=[{**one, "size": size} if one["type"] == "Resize" else one
+                                     for one in loaded.pipeline])  # fmt: skip
+
+
+def input_of(loaded: LoadedModel) -> tuple[tuple[int, int], tuple[int, int], bool]:
+    """Return the size (H, W) of a model's input, the step of such sizes, and whether images can be smaller than that.
 
     Raises:
         UsageError: The model has no graphs, or images have no common size.
@@ -151,14 +172,12 @@ def input_of(loaded: LoadedModel) -> tuple[tuple[int, int], bool]:
         raise UsageError(f"{name} cannot be exported: its data preprocessor is a {type(preprocessor).__name__}.")
     resize = next((one for one in build_transforms(loaded.pipeline) if isinstance(one, Resize)), None)
     if resize is None:
-        raise UsageError(
-            f"{name} cannot be exported: its test pipeline has no Resize, which a graph of one size needs."
-        )
-    padded_size = pad_size(resize.size, preprocessor.size_divisor)
-    return padded_size, resize.mode == "keep" or padded_size != resize.size
+        raise UsageError(f"{name} cannot be exported: its test pipeline has no Resize, which says the size of images.")
+    size, step = (pad_size(one, preprocessor.size_divisor) for one in (resize.size, (1, 1)))
+    return size, step, resize.mode == "keep" or size != resize.size
 
 
-def write_config(loaded: LoadedModel, folder: Path, size: tuple[int, int]) -> None:
+def write_config(loaded: LoadedModel, folder: Path, size_divisor: tuple[int, int]) -> None:
     """Write the config of an exported model and the files of its tokenizer into its folder, which can be moved."""
     cfg = {key: loaded.cfg[key] for key in KEPT if loaded.cfg.get(key)}
     preprocessor = loaded.segmentor.data_preprocessor
@@ -169,7 +188,7 @@ def write_config(loaded: LoadedModel, folder: Path, size: tuple[int, int]) -> No
             type="ReferringDataPreprocessor",
             mean=preprocessor.mean.flatten().tolist(),
             std=preprocessor.std.flatten().tolist(),
-            size_divisor=size,
+            size_divisor=size_divisor,
         ),
         postprocess=asdict(loaded.segmentor.postprocess),
     )
@@ -177,18 +196,27 @@ def write_config(loaded: LoadedModel, folder: Path, size: tuple[int, int]) -> No
     save_tokenizer_files({"pipeline": loaded.pipeline}, folder)
 
 
-def exceeded(row: Mapping[str, Any], logit_difference: float | None, iou: float) -> str:
-    """Return which limits a row of the table exceeds, or an empty string. NaN exceeds all."""
-    if logit_difference is None:
-        return "" if row["mean_iou"] >= iou else f"the masks' mean IoU is {row['mean_iou']:.3f} (limit: {iou})."
-    problems = []
-    if not row["max_logit_difference"] <= logit_difference:
-        problems.append(f"logits differ by up to {row['max_logit_difference']:.2g} (limit: {logit_difference:g})")
-    if not row["min_iou"] >= iou:
-        problems.append(f"a mask has an IoU of {row['min_iou']:.3f} with the original (limit: {iou:g})")
-    if row["changed"]:
-        problems.append(f"{row['changed']} of {row['phrases']} answers changed")
-    return f"{', '.join(problems)}." if problems else ""
+def exceeded(rows: Mapping[str, Mapping[str, Any]], logit_difference: float | None, iou: float) -> str:
+    """Return which limits the first bad row of a table exceeds, or an empty string. NaN exceeds all.
+
+    Without a limit of logits, only the mean IoU counts.
+    """
+    for name, row in rows.items():
+        problems = []
+        if logit_difference is None:
+            if not row["mean_iou"] >= iou:
+                problems.append(f"the masks' mean IoU is {row['mean_iou']:.3f} (limit: {iou})")
+        else:
+            if not row["max_logit_difference"] <= logit_difference:
+                difference = row["max_logit_difference"]
+                problems.append(f"logits differ by up to {difference:.2g} (limit: {logit_difference:g})")
+            if not row["min_iou"] >= iou:
+                problems.append(f"a mask has an IoU of {row['min_iou']:.3f} with the original (limit: {iou:g})")
+            if row["changed"]:
+                problems.append(f"{row['changed']} of {row['phrases']} answers changed")
+        if problems:
+            return f"{name}: {', '.join(problems)}."
+    return ""
 
 
 def table_of(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -129,8 +129,8 @@ class OnnxSegmentor(RefSegmentor):
 
     def _images(self, batch: Batch, graph: Graph) -> list[dict[str, np.ndarray]]:
         """Return the inputs that describe each image, after checking them."""
-        size, wanted = list(batch.images.shape[-2:]), graph.inputs["image"][-2:]
-        if size != wanted:
+        size, wanted = list(batch.images.shape[-2:]), graph.inputs["image"][-2:]  # names where any size will do
+        if any(isinstance(side, int) and side != given for side, given in zip(wanted, size, strict=True)):
             raise ConfigError(
                 f"The graph takes images of {wanted} and got {size}. Keep Resize and size_divisor of the exported "
                 "config, or export a model with another image size."

@@ -30,6 +30,7 @@ class RefSegmentor(BaseModel):
     brings_weights: ClassVar[bool] = False  # True: the model loads published weights itself, from `sources`
     sources: tuple[str, ...] = ()
     unites_instances: bool = False  # True: the merged mask is the union of the instances
+    one_size: ClassVar[str] = ""  # why graphs of the model (`refseg export`) take images of one size only
 
     def __init__(self, *, data_preprocessor: dict | None = None, postprocess: dict | None = None) -> None:
         super().__init__(MODELS.build(data_preprocessor or dict(type="ReferringDataPreprocessor")))

@@ -260,3 +260,13 @@ def test_mistakes_are_named() -> None:
         TimmEncoder(name="resnet18", options=dict(dept=3))
     with pytest.raises(ConfigError, match="which has 3 here"):  # levels of strides 16, 32 and 64
         TimmEncoder(name="levit_128s")
+
+
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(3, 2, 1), (5, 2, 1), (1, 2, 1), (3, 3, 2)])
+def test_padding_by_integers_is_timms(kernel: int, stride: int, dilation: int) -> None:
+    """A kernel of 1 is smaller than its stride, and needs no padding."""
+    conv = timm.layers.Conv2dSame(2, 3, kernel, stride, dilation=dilation)
+    images = [torch.randn(1, 2, height, width) for height, width in ((7, 8), (9, 16), (32, 33))]
+    expected = [conv(image) for image in images]
+    conv.__class__ = timm_encoder.SameConv2d
+    assert all(torch.equal(conv(image), one) for image, one in zip(images, expected, strict=True))

@@ -149,6 +149,7 @@ class QueryBaseline(RefSegmentor):
         token_mask = F.pad(word_mask, (1, 0), value=True)
         # Decode; the query gives the mask embedding, its bias, and the no-target logit
         pixel_valid = valid[batch.image_of]  # (E, P)
+        size = pixel_feats.shape[-2:]
         pixel_feats = pixel_feats.index_select(0, batch.image_of).flatten(2)  # (E, D, 4h4w)
         predictions = []
         for number, layer in enumerate(self.decoder):
@@ -157,7 +158,6 @@ class QueryBaseline(RefSegmentor):
                 head = self.query_head(self.norm_query(tokens[:, 0]))  # (E, D + 2)
                 logits = torch.bmm(head[:, None, 2:], pixel_feats) + head[:, None, 1:2]  # (E, 1, 4h4w)
                 predictions.append((logits, head[:, 0]))
-        size = [-(-s // 2) for s in batch.images.shape[-2:]]
         outputs = [Prediction(logits.unflatten(2, size)[:, 0], no_target) for logits, no_target in predictions]
         outputs[-1].auxiliary = outputs[:-1]
         return outputs[-1]

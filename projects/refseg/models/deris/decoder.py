@@ -210,7 +210,7 @@ class LoopbackDecoder(BaseModule):
         sampled = F.interpolate(mask_feats, size=pixels.sizes[1], mode="bilinear", align_corners=False).flatten(2)
         cells = F.adaptive_avg_pool2d(mask_feats, pixels.sizes[1]).flatten(2).transpose(1, 2)  # (E, P, C)
         if pixels.padded:
-            on_image = of_expressions.masks[1].to(cells.dtype)  # (E, P)
+            on_image = of_expressions.masks[1].flatten(1).to(cells.dtype)  # (E, P)
             cells = cells * (on_image / on_image.mean(1, keepdim=True).clamp_min(1e-6))[..., None]
         query = self.project_queries(self.queries).expand(words.shape[0], -1, -1)  # (E, N, C)
         blocks: list[BlockOutput] = []

@@ -104,6 +104,8 @@ class BEiT3Encoder(BaseModule):
         checkpointing: Recompute layers in the backward pass, which saves memory and costs time.
     """
 
+    one_size = "BEiT-3's table of positions is resized for one image size."
+
     def __init__(
         self,
         *,

@@ -91,6 +91,7 @@ class SwinEncoder(VisionEncoder):
     """
 
     staged = True
+    one_size = "The windows of Swin's attention are laid out for one image size."
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -68,7 +69,7 @@ class TimmEncoder(BackboneEncoder):
         options: dict | None = None,
     ) -> None:
         import timm
-        from timm.layers import to_2tuple
+        from timm.layers import Conv2dSame, to_2tuple
         from timm.models import EfficientNetFeatures, FeatureListNet, MobileNetV3Features
 
         check_name(name)
@@ -100,7 +101,12 @@ class TimmEncoder(BackboneEncoder):
             )
             if checkpointing:
                 model.set_grad_checkpointing(True)
+        for module in model.modules():
+            if type(module) is Conv2dSame:
+                module.__class__ = SameConv2d
         self.name, self.checkpointing, self.staged = name, checkpointing, staged
+        if len(set(strides)) == 1 or self._channels_last:
+            self.one_size = f"{name} is a transformer, whose positions or windows are laid out for one image size."
         # Size of the position tables, of architectures that do not adapt them to the image
         self.fixed_size = None if any_size else to_2tuple(settings.get("img_size", cfg["input_size"][1:]))
         super().__init__(
@@ -167,6 +173,21 @@ class TimmEncoder(BackboneEncoder):
 
     def _flatten(self, x: Tensor) -> tuple[Tensor, Size]:
         return (x.flatten(1, 2), (x.shape[1], x.shape[2])) if self._channels_last else flatten_map(x)
+
+
+class SameConv2d(nn.Conv2d):
+    """timm's `Conv2dSame`, a convolution with TensorFlow's padding, by integers alone.
+
+    timm divides floats, which exporters can hardly follow for images of any size.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        padding: list[int] = []
+        sides = zip(x.shape[2:], self.kernel_size, self.stride, self.dilation, strict=True)
+        for side, kernel, stride, dilation in sides:
+            total = max((-(-side // stride) - 1) * stride + (kernel - 1) * dilation + 1 - side, 0)
+            padding = [total // 2, total - total // 2, *padding]  # the last dimension comes first
+        return F.conv2d(F.pad(x, padding), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
 def check_name(name: str) -> None:

@@ -39,6 +39,8 @@ class TransformersVisionEncoder(BackboneEncoder):
             preprocessor_config.json says, else ImageNet's.
     """
 
+    one_size = "The image encoders of transformers compute with one image size while they are traced."
+
     def __init__(
         self,
         *,

@@ -37,6 +37,7 @@ class VisionEncoder(BaseModule):
         strides: Pixels of the image per pixel of the map, for each stage.
         out_stages: Stages whose maps `forward` returns, in ascending order.
         mean, std: Of the images that the weights expect, per channel, in 0..255. The data preprocessor follows them.
+        one_size: Why a graph of the encoder (`refseg export`) takes images of one size only. Empty: it takes any.
     """
 
     staged: bool = False
@@ -45,6 +46,7 @@ class VisionEncoder(BaseModule):
     out_stages: tuple[int, ...]
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    one_size: str = ""
 
     @property
     def num_stages(self) -> int:

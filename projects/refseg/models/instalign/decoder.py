@@ -188,7 +188,7 @@ class ObjectTextDecoder(BaseModule):
         decoded: list[DecodedQueries] = []
         for number, block in enumerate(self.blocks):
             level = number % len(levels)
-            attn_mask = pixels.masks[level] if pixels.padded else None
+            attn_mask = pixels.masks[level].flatten(1) if pixels.padded else None
             if number >= self.masked_from:
                 attn_mask = pixel_attn_mask(pixels, level, heads.mask_embeddings(query), groups)
             output = block(

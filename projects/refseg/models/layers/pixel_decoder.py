@@ -24,16 +24,20 @@ from refseg.structures import EncodedFeatures
 class PixelFeatures(NamedTuple):
     """Output of the pixel decoder.
 
-    `mask_feats` (B, D, h, w). From coarse to fine: `levels` (B, S_i, C), their `positions` (B, S_i, C), `masks` (B,
-    S_i), True on the image, and `sizes`. `padded`: whether the input has padding.
+    `mask_feats` (B, D, h, w). From coarse to fine: `levels` (B, S_i, C), their `positions` (B, S_i, C), and `masks` (B,
+    h_i, w_i), True on the image. `padded`: whether the input has padding.
     """
 
     mask_feats: Tensor
     levels: list[Tensor]
     positions: list[Tensor]
     masks: list[Tensor]
-    sizes: list[tuple[int, int]]
     padded: bool
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(h_i, w_i) of each level."""
+        return [(mask.shape[-2], mask.shape[-1]) for mask in self.masks]
 
 
 def check_width(name: str, embed_dim: int, num_heads: int) -> None:
@@ -118,8 +122,7 @@ class PixelDecoder(BaseModule):
         embeds = decoder.level_encoding.weight
         query_pos = torch.cat([position + embed for position, embed in zip(positions, embeds, strict=True)], 1)
         # Deformable self-attention over all levels
-        valid = [mask.flatten(1) for mask in masks]
-        padding = ~torch.cat(valid, 1) if padded else None
+        padding = ~torch.cat([mask.flatten(1) for mask in masks], 1) if padded else None
         centers = pixel_centers(sizes, pixels.device)[None, :, None].expand(pixels.shape[0], -1, 3, -1)
         for layer in decoder.encoder.layers:
             pixels = layer(
@@ -133,4 +136,4 @@ class PixelDecoder(BaseModule):
         up = F.interpolate(finest, size=lateral.shape[-2:], mode="bilinear", align_corners=False)
         mask_feats = decoder.mask_feature(decoder.output_convs[0](lateral + up))
         levels = list(pixels.split([height * width for height, width in sizes], 1))
-        return PixelFeatures(mask_feats, levels, positions, valid, sizes, padded)
+        return PixelFeatures(mask_feats, levels, positions, masks, padded)

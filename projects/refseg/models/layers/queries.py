@@ -62,6 +62,6 @@ def pixel_attn_mask(pixels: PixelFeatures, level: int, mask_embeds: Tensor, grou
     inside = torch.bmm(groups.group(mask_embeds), feats.flatten(2)) >= 0  # (B, K N, S)
     if not pixels.padded:
         return inside | ~inside.any(-1, keepdim=True)
-    valid = pixels.masks[level][:, None]
+    valid = pixels.masks[level].flatten(1)[:, None]
     inside &= valid
     return (inside | ~inside.any(-1, keepdim=True)) & valid

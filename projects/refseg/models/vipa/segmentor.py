@@ -46,6 +46,7 @@ class VIPA(RefSegmentor):
         supervision: Kind and weights of the losses (`Supervision`).
     """
 
+    one_size = "The number of pixels that a word retrieves is rounded for one image size."
     config_groups: ClassVar[dict[str, type]] = {
         **RefSegmentor.config_groups,
         "cues": Cues,
