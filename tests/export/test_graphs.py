@@ -24,6 +24,7 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 SIZE, ANOTHER = (64, 96), (128, 160)
 SHORT = {"encoder.text.config.num_hidden_layers": 1}
+TUNED = {"encoder.text.trained_layers": 1}  # of that layer
 CONV = {"encoder.vision": dict(_delete_=True, type="ConvEncoder", dims=(8, 16, 16, 16), depths=(1, 1, 1, 1), stride=4)}
 LITE = dict(_delete_=True, type="TimmEncoder", name="tf_efficientnet_lite0")
 BatchOf = Callable[[tuple[int, int], int], Batch]  # of a size and a number of phrases per image
@@ -95,8 +96,8 @@ def test_early_fusion_has_one_graph_which_masks_padding(tmp_path: Path) -> None:
         ("rela_tiny_refshapes", {**SHORT, "decoder.num_blocks": 1}, True),
         ("cgformer_swinb", {**SHORT, **CONV}, True),
         ("deris_beit3b", {"vision": CONV["encoder.vision"], "decoder.num_blocks": 1}, False),
-        ("dmmi_swinb", {**SHORT, **CONV, "encoder.fused_stages": (3,)}, True),
-        ("lgformer_swinb", {**SHORT, **CONV, "pixel_decoder.num_layers": 1, "prototype.num_layers": 1}, True),
+        ("dmmi_swinb", {**SHORT, **CONV, **TUNED, "encoder.fused_stages": (3,)}, True),
+        ("lgformer_swinb", {**SHORT, **CONV, **TUNED, "pixel_decoder.num_layers": 1, "prototype.num_layers": 1}, True),
         ("vipa/ablations/refshapes_early_fusion", {}, False),
         ("vipa/ablations/refshapes_without_fusion", SHORT, False),
         ("latentvg_beit3b_grefcoco", {}, False),
