@@ -40,7 +40,9 @@ INTRO = """# Model zoo
 
 One row per model. A config of another data set with the same model shares its size. The command
 `python tools/analysis_tools/model_zoo.py` writes this page: parameters, multiply-accumulates (GMAC) for one image of
-the config's size with one phrase, and the CPU seconds of that with one thread ({machine}).
+the config's size with one phrase, and the processor time of that with one thread ({machine}; other jobs
+beside it, which lengthen it a little).
+"The authors'" weights are published for the method, though perhaps not for each of its rows, and were not at hand here.
 Published numbers are of the papers' tables, named in the READMEs of `configs/`. "Ours" are in
 [results](results/refshapes.md). No model was trained on photographs by us, so no row has both. Zero-shot models are in
 [a page of their own](zero_shot.md).
@@ -115,8 +117,9 @@ def row(model: dict[str, Any], sizes: tuple[str, ...]) -> str:
         if numbers:
             (published if result["Source"] == "paper" else ours).append(f"{result['Dataset']}: {numbers}")
     name = model["Name"]
-    weights = SHIPPED.get(name) or WEIGHTS.get(model["In Collection"], "none are published")
-    cells = [f"`{name}`", model["Metadata"]["Training Data"], *sizes, weights]
+    data = model["Metadata"]["Training Data"]
+    theirs = WEIGHTS.get(model["In Collection"]) if published else None
+    cells = [f"`{name}`", data, *sizes, SHIPPED.get(name) or theirs or "none are published"]
     return f"| {' | '.join([*cells, '; '.join(published) or '-', '; '.join(ours) or '-'])} |"
 
 
