@@ -33,7 +33,8 @@ STAND_IN = {
     "data/rrsisd/refs(unc).p": "refcocog/refs(umd).p",
     "data/rrefcocog/refs(umd).p": "rrefcoco/refs(unc).p",
 }
-OTHER_FORMATS = ("jsonl", "saco", "seqtr", "refshapes")
+IMPORTED = ("refsegrs", "risbench")  # by `refseg data import`, which writes JSONL
+OTHER_FORMATS = ("jsonl", "saco", "seqtr", "refshapes", *IMPORTED)
 
 
 def load(name: str) -> Config:
@@ -118,10 +119,10 @@ def data_root(refshapes_tiny: Path, tmp_path_factory: pytest.TempPathFactory) ->
     (root / "saco").mkdir()
     source, saco = str(refshapes_tiny / "refshapes.jsonl"), str(root / "saco" / "saco.json")
     assert main(["data", "export", source, "--to", "sa-co", "--out", saco]) == 0
-    (root / "own").mkdir()
-    (root / "own" / "own.jsonl").write_text(
-        (refshapes_tiny / "refshapes.jsonl").read_text().replace('"images/', f'"{refshapes_tiny}/images/')
-    )
+    rows = (refshapes_tiny / "refshapes.jsonl").read_text().replace('"images/', f'"{refshapes_tiny}/images/')
+    for name in ("own", *IMPORTED):
+        (root / name).mkdir()
+        (root / name / f"{name}.jsonl").write_text(rows)
     return root
 
 

@@ -1,4 +1,4 @@
-# Sourced by dist_train.sh and dist_test.sh: starts tools/VERB.py on torchrun.
+# Sourced by the dist_*.sh scripts: starts tools/VERB.py on torchrun.
 
 # launch VERB CONFIG PROCESSES ARGUMENTS...
 launch() {

@@ -1,4 +1,4 @@
-# Sourced by slurm_train.sh and slurm_test.sh: starts tools/VERB.py on srun, one task per GPU.
+# Sourced by the slurm_*.sh scripts: starts tools/VERB.py on srun, one task per GPU.
 
 # on_slurm PARTITION JOB_NAME VERB ARGUMENTS...
 on_slurm() {

@@ -43,8 +43,8 @@ def process_map(function: Callable, items: Sequence, workers: int, *, chunksize:
         yield pool.map(_call, items, chunksize=chunksize)
     except BrokenProcessPool:
         raise UsageError(
-            "A worker process died (out of memory?). Pass a smaller number of workers. A script must start the work "
-            "below `if __name__ == '__main__':`"
+            "A worker process died (out of memory?). Use fewer workers, or fewer cores (taskset). A script must "
+            "start the work below `if __name__ == '__main__':`"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)

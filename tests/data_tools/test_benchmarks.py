@@ -245,7 +245,7 @@ def test_ref_l4(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert "expression 1 refers to a box without a mask. Score boxes" in capsys.readouterr().err
     assert main(["data", "export", str(tmp_path / "out.jsonl"), "--to", "coco", "--out", str(tmp_path / "c.json")]) == 1
     assert "it is a box without a mask" in capsys.readouterr().err
-    with pytest.raises(DataError, match=r"out.jsonl has boxes without masks"):
+    with pytest.raises(DataError, match=r"out.jsonl: \d+ rows have a box and no mask, the first is"):
         annotations = dict(format="jsonl", file=str(tmp_path / "out.jsonl"))
         ReferringDataset(annotations=annotations, pipeline=[dict(type="PackSample")])
 

@@ -4,7 +4,7 @@ from unittest import mock
 import torch
 
 from refseg.analysis.synthetic import dummy_batch
-from refseg.engine import ProgressBarHook, StepSeedHook, TextTruncationHook
+from refseg.engine import ProgressBarHook, StepSeedHook, TextTruncationHook, TimeLimitHook
 
 
 def draw(seed: int, iteration: int, rank: int) -> float:
@@ -61,3 +61,17 @@ def test_progress_bar_is_shown_on_rank_0_and_terminals() -> None:
     assert always.bars["train"].n == 1
     always.after_train(runner)
     assert not always.bars
+
+
+def test_time_before_an_interruption_counts() -> None:
+    """A run of 90 seconds was interrupted, and continues: it ends at the first validation after 10 seconds more."""
+    hub = SimpleNamespace(runtime_info={"trained_seconds": 90.0}, update_info=lambda *args: None)
+    runner = SimpleNamespace(message_hub=hub, iter=5, max_iters=10, train_loop=SimpleNamespace(stop_training=False))
+    hook = TimeLimitHook(seconds=100)
+    with mock.patch("time.monotonic") as clock:
+        clock.return_value = 1000.0
+        hook.before_train(runner)
+        for seconds, stops in ((9.0, False), (11.0, True)):
+            clock.return_value = 1000.0 + seconds
+            hook.after_val_epoch(runner)
+            assert runner.train_loop.stop_training is stops

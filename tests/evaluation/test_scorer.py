@@ -484,9 +484,8 @@ def test_several_processes_give_the_same_result(tmp_path: Path, monkeypatch: pyt
     assert one.counts["refseg"].duplicate == 6 and one.counts["refseg"].extra == 1 and one.counts["refseg"].absent == 2
 
     monkeypatch.setattr(scorer, "parts_of", lambda path: parts_of(path, 2000))
-    monkeypatch.setattr(scorer, "usable_cores", lambda: 2)
     measured: list[int] = []
-    options = dict(absent_is_nothing=True, allow_partial=True, progress=measured.append)
+    options = dict(absent_is_nothing=True, allow_partial=True, workers=2, progress=measured.append)
     two = scorer.score_file(file, truths, [REFSEG, GRES], **options)
     assert len(parts_of(file, 2000)) >= 8 and sum(measured) == len(answers)
     assert (one.counts, one.suspicions) == (two.counts, two.suspicions) and one.suspicions

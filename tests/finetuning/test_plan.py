@@ -31,6 +31,9 @@ def test_half_of_the_batch_is_as_many_images_per_update() -> None:
     assert (plan.batch_size, plan.accumulation, plan.batch_size * plan.steps) == (4, 4, images)
     assert plan.options()["optim_wrapper.accumulative_counts"] == 4
     assert plan.reasons[-1].startswith("batch of 4 instead")
+    odd = replace(plan, batch_size=7, steps=10, accumulation=1, reasons=[])
+    odd.halve_batch()
+    assert (odd.batch_size, odd.accumulation, odd.steps) == (3, 3, 24)
 
 
 def test_images_are_not_enlarged() -> None:

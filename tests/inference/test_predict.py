@@ -195,12 +195,27 @@ def test_processes_write_the_same_bytes(inferencer: ReferringInferencer, photos:
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "three" / name).read_bytes()
     wanted = [f"{photos}/{name}.png#{k}" for name in "abd" for k in (0, 1)]
     assert [row["expression_id"] for row in rows_of(tmp_path / "two")] == wanted
-    assert len(list((tmp_path / "two" / "masks").rglob("*.png"))) == 6 and not part.parent.exists()
+    assert len(list((tmp_path / "two" / "masks").rglob("*.png"))) == 6
 
     predict(inferencer, tasks, Output(tmp_path / "one"), header={"checkpoint": "x"})
     assert sorted(row["expression_id"] for row in rows_of(tmp_path / "one")) == wanted
-    with pytest.raises(UsageError, match="Several processes need --out DIR"):
-        predict(inferencer, tasks, Output(None), world_size=2)
+
+
+def test_one_process_continues_the_work_of_several(
+    inferencer: ReferringInferencer, photos: Path, tmp_path: Path
+) -> None:
+    """Two of three processes are gone. The image that the third one could not read is repaired before the next run."""
+    tasks, output = tasks_of([str(photos)], TEXTS, None), Output(tmp_path / "out")
+    first = predict(inferencer, tasks, output, rank=2, world_size=3)  # c
+    assert first.failures and not first.merged and not (tmp_path / "out" / JOURNAL).exists()
+    predict(inferencer, tasks[:1], output, rank=0, world_size=3)  # a
+    (photos / "c.png").write_bytes((photos / "a.png").read_bytes())
+    last = predict(inferencer, tasks, output)
+    assert last.merged and (last.kept, last.images) == (1, 3) and not last.failures
+    assert [Path(row["image"]).stem for row in rows_of(tmp_path / "out")[::2]] == ["a", "b", "c", "d"]
+    assert not (tmp_path / "out" / "failures.jsonl").exists()
+    again = predict(inferencer, tasks, output, restart=True)
+    assert (again.kept, again.images) == (0, 4) and not (tmp_path / "out" / PARTS).exists()
 
 
 def test_interrupted_run_continues(tmp_path: Path) -> None:
@@ -296,3 +311,16 @@ def test_command_errors(
     assert main(["predict", str(work_dir(CONFIG)), *arguments]) == 1
     err = capsys.readouterr().err
     assert "refseg predict: error: " in err and says in err and "Traceback" not in err
+
+
+def test_one_of_several_processes_needs_a_folder(
+    work_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    command = ["predict", str(work_dir(CONFIG)), "--image", "x.png", "--text", "x", "--device", "cpu"]
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    assert main([*command, "--launcher", "slurm"]) == 1
+    assert "this is one of 4 processes, by WORLD_SIZE or --launcher, which need --out DIR" in capsys.readouterr().err
+    assert main([*command, "--out", "o", "--restart", "--launcher", "slurm"]) == 1
+    assert "which cannot --restart: delete --out yourself" in capsys.readouterr().err
+    assert main(command) == 1 and "no such image" in capsys.readouterr().err, "a batch script is a single process"

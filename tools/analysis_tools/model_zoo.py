@@ -42,10 +42,11 @@ One row per model. A config of another data set with the same model shares its s
 `python tools/analysis_tools/model_zoo.py` writes this page: parameters, multiply-accumulates (GMAC) for one image of
 the config's size with one phrase, and the processor time of that with one thread ({machine}; other jobs
 beside it, which lengthen it a little).
-"The authors'" weights are published for the method, though perhaps not for each of its rows, and were not at hand here.
+"The authors'" weights are published for the method, though not for each of its rows, and were not at hand here; "-": we
+know of none.
 Published numbers are of the papers' tables, named in the READMEs of `configs/`. "Ours" are in
-[results](results/refshapes.md). No model was trained on photographs by us, so no row has both. Zero-shot models are in
-[a page of their own](zero_shot.md).
+[results](results/refshapes.md). None of these configs was trained on photographs by us, so no row has
+both. Zero-shot models are in [a page of their own](zero_shot.md).
 
 """
 
@@ -118,8 +119,8 @@ def row(model: dict[str, Any], sizes: tuple[str, ...]) -> str:
             (published if result["Source"] == "paper" else ours).append(f"{result['Dataset']}: {numbers}")
     name = model["Name"]
     data = model["Metadata"]["Training Data"]
-    theirs = WEIGHTS.get(model["In Collection"]) if published else None
-    cells = [f"`{name}`", data, *sizes, SHIPPED.get(name) or theirs or "none are published"]
+    theirs = "-" if "RefShapes" in data else WEIGHTS.get(model["In Collection"], "-")
+    cells = [f"`{name}`", data, *sizes, SHIPPED.get(name, theirs)]
     return f"| {' | '.join([*cells, '; '.join(published) or '-', '; '.join(ours) or '-'])} |"
 
 

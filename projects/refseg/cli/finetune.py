@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     lora = "large encoders that stay, and get trained additions of low rank (LoRA): vision, text (default: both)"
     add("--lora", nargs="*", metavar="PART", help=lora)
     negatives = (
-        "share of phrases that are replaced by ones that refer to nothing in the image (default: what the data lack to "
-        "15 percent of such phrases)"
+        "share of the phrases with targets that are replaced by ones that refer to nothing in the image (default: what "
+        "the data lack to 15 percent of such phrases)"
     )
     add("--negatives", type=probability, metavar="SHARE", help=negatives)
     add("--seed", type=int, default=0, help="of the split and the training (default: 0)")

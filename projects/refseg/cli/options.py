@@ -57,7 +57,7 @@ def open_inferencer(args: argparse.Namespace, **options: Any) -> Any:
 
 def add_launcher(parser: Any) -> None:
     """Add the option for a share of the images."""
-    text = "share the images with the other processes of torchrun or srun, as tools/dist_predict.sh does"
+    text = "share the images with the other processes of torchrun (which is noticed without it) or srun"
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help=text)
 
 

@@ -58,6 +58,9 @@ def main(args: argparse.Namespace) -> int:
     """
     start = time.monotonic()
     rank, world_size = share_of_process(args)
+    if world_size > 1 and (args.out is None or args.restart):
+        what = "need --out DIR" if args.out is None else "cannot --restart: delete --out yourself"
+        raise UsageError(f"this is one of {world_size} processes, by WORLD_SIZE or --launcher, which {what}")
     if args.out is None and (args.format or args.show or args.heat or args.restart):
         raise UsageError("--format, --show, --heat and --restart need --out DIR")
     tasks = tasks_of(args.image, args.text, args.jsonl)

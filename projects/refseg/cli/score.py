@@ -32,8 +32,10 @@ from refseg.evaluation.scorer import (
     score_file,
 )
 from refseg.evaluation.suites import suites
+from refseg.processes import usable_cores
 from refseg.terminal import aligned, printable, write_whole
 
+MAX_WORKERS = 8  # each of them has the ids of all expressions
 EXAMPLES = """
 refseg score answers.jsonl --data refcoco:val --protocol lavt,refseg
 refseg score work_dirs/instalign_swinb --suite gres --table gres.md
@@ -133,6 +135,7 @@ def score_with_columns(
             min_score=args.min_score,
             absent_is_nothing=absent,
             allow_partial=args.allow_partial,
+            workers=min(usable_cores(), MAX_WORKERS),
             progress=bar.update,
         )
     return replace(scored, rows={name: with_columns(rows, truths, columns) for name, rows in scored.rows.items()})

@@ -93,9 +93,10 @@ def recognize(source: Path, format: str = "auto") -> tuple[Path, str, Any]:
     """
     if format in ("auto", *COLUMNS) and (files := parquet_files(source)):
         found = format_of_parquet(files[0]) if format == "auto" else format
-        if found is None:
-            raise DataError(f"{files[0]} has the columns of neither PBench nor Ref-L4")
-        return source, found, None
+        if found is not None:
+            return source, found, None
+        if not source.is_dir():
+            raise DataError(f"{files[0]} has the columns of neither PBench nor Ref-L4. --format names the format")
     if source.is_dir():
         if format == "yolo" or (format == "auto" and (list(source.glob("*.yaml")) or list(source.glob("*.yml")))):
             return source, "yolo", None

@@ -57,9 +57,10 @@ def read_pbench(source: Path, images: Path | None, base: Path, skipped: Skipped)
             with open_image(place, encoded) as image:
                 (height, width), ending = (image.height, image.width), str(image.format).lower()
             # The masks of a photograph that is stored on its side may have the size that people see
-            if row["masks"]:
-                height, width = row["masks"][0]["size"]
-            targets = [to_target(mask, (height, width)) for mask in row["masks"]]
+            masks = row["masks"] or []
+            if masks:
+                height, width = masks[0]["size"]
+            targets = [to_target(mask, (height, width)) for mask in masks]
             if not is_text(row["expression"]):
                 raise BadEntry("it has no expression")
         except (DataError, KeyError, OverflowError, TypeError, ValueError) as error:

@@ -22,6 +22,7 @@ from refseg.datasets.selection import (
     image_keys,
     in_splits,
     key_of,
+    num_referents_among,
     of_categories,
     refer_only_to,
 )
@@ -51,9 +52,9 @@ class ReferringDataset(Dataset):
         no_target: 'drop' removes expressions that refer to nothing, such as R-RefCOCO's negatives.
         negative_rate: Probability that an expression is replaced by one of another image, about objects of categories
             that this image does not have. It then refers to nothing. Unlike in DeRIS, the share is constant.
-        hard_negative_rate: Share of expressions that are replaced by ones that the data prove false here: with one word
-            swapped, or else of another image (`refseg.datasets.hard_negatives`). Where nothing can be proved, the
-            expression stays, and others are replaced more often, as far as 200 tried expressions say.
+        hard_negative_rate: Share of the expressions with referents that are replaced by ones that the data prove false
+            here: with one word swapped, or else of another image (`refseg.datasets.hard_negatives`). Where nothing can
+            be proved, the expression stays, and others are replaced more often, as far as 200 tried expressions say.
         crowd_targets: 'exclude' removes crowd regions (COCO's `iscrowd`) from training targets, as ReLA does, and with
             them expressions that refer to nothing else. 'include' keeps them as annotated. Data sets for evaluation,
             whose pipeline packs ground truth, always keep them, because each protocol decides.
@@ -123,11 +124,16 @@ class ReferringDataset(Dataset):
         if pipeline and packs != self.transforms[-1:]:
             raise ConfigError("PackSample must be the last transform of a pipeline, and occur only there")
         trains = bool(packs) and not packs[0].with_ground_truth
-        if trains and not self.store.has_mask.all():
-            raise DataError(f"{_name(annotations)} has boxes without masks, which only evaluation can use, with boxes")
         self.excludes_crowds = crowd_targets == "exclude" and trains
         chosen = self._choose()
         chosen &= ~self._leaks(chosen, exclude_images_of)
+        boxed = np.flatnonzero(chosen & (num_referents_among(self.store, ~self.store.has_mask) > 0))
+        if trains and len(boxed):
+            raise DataError(
+                f"{_name(annotations)}: {len(boxed)} rows have a box and no mask, the first is "
+                f"{self.store.expression_id(int(boxed[0]))}. Training needs masks: leave these rows out, or choose "
+                "another split"
+            )
         self.items = Items(self.store, chosen, sentences, expressions_per_image)
         if not len(self.items):
             raise DataError(f"{_name(annotations)}, split {split}: no expression remains after filtering")
@@ -297,12 +303,12 @@ class ReferringDataset(Dataset):
 
     def _try_hard_negatives(self, most: int) -> list[tuple[str, str]]:
         """Return some phrases, each with a hard negative in its place, or "" if there is none."""
-        rng = np.random.default_rng(0)
+        rng, image_of = np.random.default_rng(0), self.store.image_of_expression
         pairs = []
         for number in rng.permutation(self._donors)[:most].tolist():
             expression = self._with_text(self.store.expression(number))
-            image = int(np.searchsorted(self.store.expression_starts, number, side="right") - 1)
-            pairs.append((expression.text, self._false_text(expression, self._evidence(image), rng)))
+            evidence = self._evidence(int(image_of[number]))
+            pairs.append((expression.text, self._false_text(expression, evidence, rng)))
         return pairs
 
     def _maybe_negative(self, expression: Expression, record: Record, rng: np.random.Generator) -> Expression:

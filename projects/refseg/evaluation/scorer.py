@@ -32,7 +32,7 @@ from refseg.evaluation.protocols import Protocol, View
 from refseg.evaluation.rows import Rows
 from refseg.evaluation.statistics import bootstrap
 from refseg.files import sha256_of
-from refseg.processes import process_map, usable_cores
+from refseg.processes import process_map
 from refseg.records import UNKNOWN, Expression
 
 CACHED_IMAGES = 64
@@ -367,19 +367,22 @@ def score_file(
     min_score: float | None = None,
     absent_is_nothing: bool = False,
     allow_partial: bool = False,
+    workers: int = 1,
     progress: Callable[[int], object] = lambda number: None,
 ) -> ScoreResult:
-    """Score a file of predictions. A large one is read by several processes, with the same result.
+    """Score a file of predictions.
 
     Args:
         min_score: Score below which entries of COCO results are left out of masks.
         absent_is_nothing: Count expressions without a row as answered with "nothing here".
         allow_partial: As for `score_predictions`.
+        workers: Number of processes that may read a large .jsonl file, with the same result. They start the calling
+            script again, so this is for commands.
         progress: Called with each number of rows that were measured.
     """
     views = views_of(protocols)
-    parts = parts_of(path) if os.path.isfile(path) and str(path).endswith(".jsonl") else []
-    workers = min(usable_cores(), len(parts) // PARTS_PER_WORKER)
+    parts = parts_of(path) if workers > 1 and os.path.isfile(path) and str(path).endswith(".jsonl") else []
+    workers = min(workers, len(parts) // PARTS_PER_WORKER)
 
     def blocks() -> Iterator[_Block]:
         seen = np.zeros(len(truths), bool)

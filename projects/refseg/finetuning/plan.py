@@ -72,8 +72,10 @@ class Plan:
         }
 
     def halve_batch(self) -> None:
-        """Use half of the batch and twice the steps, with as many images per update of the weights."""
-        self.batch_size, self.steps, self.accumulation = self.batch_size // 2, 2 * self.steps, 2 * self.accumulation
+        """Use half of the batch, with at least as many images per update of the weights, and in all."""
+        per_update, images = self.batch_size * self.accumulation, self.batch_size * self.steps
+        self.batch_size //= 2
+        self.accumulation, self.steps = -(-per_update // self.batch_size), -(-images // self.batch_size)
         self.reasons.append(
             f"batch of {self.batch_size} instead, {self.steps} steps, {self.accumulation} of them per update: more "
             "images do not fit into the GPU's memory"

@@ -77,8 +77,8 @@ class Request:
         batch_size: Images per step.
         freeze: Encoders that stay as they are: "vision", "text".
         lora: Encoders that stay, and get trained additions of low rank (`refseg.lora`).
-        negatives: Share of training phrases that are replaced by ones that refer to nothing in the image. None: as many
-            as the data lack to `ENOUGH_NEGATIVES`.
+        negatives: Share of training phrases with targets that are replaced by ones that refer to nothing in the image.
+            None: as many as the data lack to `ENOUGH_NEGATIVES` of all.
         seed: Of the split and the training.
         cfg_options: Further changes of the config.
     """
@@ -228,8 +228,8 @@ def prepare(request: Request) -> None:
     cfg = build_config(request, data, plan, facts, with_test="test" in splits)
     rate = cfg.train_dataloader.dataset.hard_negative_rate
     plan.reasons.append(
-        f"hard negatives for {rate:.0%} of the phrases: {facts.negatives:,} of {facts.phrases:,} already refer to "
-        "nothing"
+        f"hard negatives in place of {rate:.0%} of the phrases with targets: {facts.negatives:,} of {facts.phrases:,} "
+        "already refer to nothing"
     )
     plan.reasons += reasons
     print("\n".join(f"plan: {reason}" for reason in plan.reasons), flush=True)
@@ -321,7 +321,8 @@ def build_config(request: Request, data: Path, plan: Plan, facts: Facts, *, with
         encoder[part].frozen = True
     if not encoder:
         cfg.optim_wrapper.paramwise_cfg.pop("encoder_lr_mult", None)
-    lacking = round(max(0.0, ENOUGH_NEGATIVES - facts.negatives / facts.phrases), 3)
+    share = facts.negatives / facts.phrases  # of all; the rate is of those that refer to something
+    lacking = round(max(0.0, ENOUGH_NEGATIVES - share) / (1 - share), 3)
     negatives = lacking if request.negatives is None else request.negatives
     cfg.train_dataloader.dataset.hard_negative_rate = negatives
     if request.seconds is not None:
@@ -416,6 +417,9 @@ def split_words(text: str) -> list[str]:
 def measure(cfg: Config) -> tuple[float, float, list[str]]:
     """Measure a training step and the answers to one image of the val split, in seconds, and say what is trained on."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":  # what an earlier, larger batch took does not count
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = MODELS.build(cfg.model).to(device)
         loaders = {split: cfg[f"{split}_dataloader"].dataset for split in ("train", "val")}
@@ -436,8 +440,10 @@ def measure(cfg: Config) -> tuple[float, float, list[str]]:
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     trained, whole = sum(size for size, grad in sizes if grad), sum(size for size, _ in sizes)
     # On a GPU, keep a tenth of the memory free, besides two numbers per trained one for the optimizer
-    if device == "cuda" and torch.cuda.max_memory_allocated() + 8 * trained > 0.9 * torch.cuda.mem_get_info()[1]:
-        raise torch.OutOfMemoryError
+    if device == "cuda":
+        usable = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+        if torch.cuda.max_memory_allocated() + 8 * trained > 0.9 * usable:
+            raise torch.OutOfMemoryError
     facts = [f"{trained / 1e6:.2f} of {whole / 1e6:.2f} million parameters are trained"]
     if train_set.hard_negative_rate:
         tried = train_set.hard_negatives

@@ -134,6 +134,9 @@ class Shards:
     def open(self, failures: Mapping[str, str]) -> Iterator[Journal]:
         """Open this process's journal. At the end, note the images that it could not read, and why."""
         file = self.folder / f"{self.rank}.failures.json"
+        for other in self.folder.glob("*.failures.json"):  # of an earlier run with more processes
+            if int(other.name.partition(".")[0]) >= self.world_size:
+                other.unlink(missing_ok=True)
         with Journal(
             self.folder / f"{self.rank}.jsonl", header=self.header, tasks=self.tasks, remedy=self.remedy
         ) as journal:
@@ -149,10 +152,12 @@ class Shards:
         """
         with FileLock(self.folder / "merge.lock"):
             done = self.answered()
-            failures: dict[str, str] = {}
+            noted: dict[str, str] = {}
             for file in sorted(self.folder.glob("*.failures.json")):
-                failures |= json.loads(file.read_bytes())
-            yield (done, failures) if all(image in done or image in failures for image in self.tasks) else None
+                noted |= json.loads(file.read_bytes())
+            failures = {image: noted[image] for image in self.tasks if image in noted and image not in done}
+            left = any(image not in done and image not in failures for image in self.tasks)
+            yield None if left else (done, failures)
 
 
 def lines_of(span: Span) -> list[bytes]:

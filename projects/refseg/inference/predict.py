@@ -182,7 +182,7 @@ class Summary:
 
     Args:
         failures: Images that could not be read, and why.
-        merged: Whether this process, of several, wrote the rows of all.
+        merged: Whether this process wrote the rows of several.
     """
 
     images: int = 0
@@ -253,8 +253,6 @@ def predict(
         Counts of this process.
     """
     folder = output.folder
-    if world_size > 1 and (folder is None or restart):
-        raise UsageError("Several processes need --out DIR. Delete DIR yourself instead of --restart.")
     by_name = {task.image: task for task in tasks}
     names = output_names(by_name)
     summary = Summary()
@@ -262,14 +260,20 @@ def predict(
     with ExitStack() as stack:
         # The journal, and the images that are in it or in those of other processes
         journal: Journal | None = None
+        shards: Shards | None = None
         done: Collection[str] = ()
-        if folder is not None and world_size == 1:
-            journal = stack.enter_context(Journal(folder / JOURNAL, **facts, restart=restart))
-            done = journal.done
-        elif folder is not None:
-            shards = Shards(folder / PARTS, **facts, rank=rank, world_size=world_size, merged=folder / JOURNAL)
-            done = shards.answered()
-            journal = stack.enter_context(shards.open(summary.failures))
+        if folder is not None:
+            if restart:
+                shutil.rmtree(folder / PARTS, ignore_errors=True)
+            if world_size > 1 or (folder / PARTS).is_dir():  # from a run of several processes
+                remedy = f"use another --out, or delete {folder} to start over"
+                whose: dict[str, Any] = dict(rank=rank, world_size=world_size, merged=folder / JOURNAL)
+                shards = Shards(folder / PARTS, **facts, remedy=remedy, **whose)
+                done = shards.answered()
+                journal = stack.enter_context(shards.open(summary.failures))
+            else:
+                journal = stack.enter_context(Journal(folder / JOURNAL, **facts, restart=restart))
+                done = journal.done
 
         # An image is done if its rows and files are there
         todo: list[Task] = []
@@ -289,7 +293,7 @@ def predict(
                 if len(summary.failures) > max_failures:
                     raise DataError(f"Stopped: more than {max_failures} images could not be read (--max-failures).")
 
-            for answer in inferencer.stream(todo, failed=failed, one_by_one=world_size > 1):
+            for answer in inferencer.stream(todo, failed=failed, one_by_one=shards is not None):
                 if journal is None:
                     for phrase in answer:
                         line = f"{answer.name}: \u201c{phrase.text}\u201d: {phrase.in_words}"
@@ -302,21 +306,20 @@ def predict(
                         journal.write(rows_of_answer(answer, by_name[answer.name].ids))
                 summary.count(answer)
                 bar.update()
-        if journal is not None and world_size == 1:
+        if journal is not None and shards is None:
             write_whole(journal, output, by_name, summary.failures, inferencer.loaded.weights_name)
 
     # The last process of several writes the rows of all
-    if folder is not None and world_size > 1:
+    if folder is not None and shards is not None:
         with shards.all_done() as found:
             if found is not None:
                 spans, failures = found
-                with Journal(folder / JOURNAL, **facts) as journal:
+                with Journal(folder / JOURNAL, **facts, remedy=shards.remedy) as journal:
                     for image in by_name:
                         if image in spans and image not in journal.done:
                             journal.write(list(map(json.loads, lines_of(spans[image]))))
                     write_whole(journal, output, by_name, failures, inferencer.loaded.weights_name)
                 summary.merged = True
-                shutil.rmtree(folder / PARTS)
     return summary
 
 

@@ -136,6 +136,9 @@ class OnnxSegmentor(RefSegmentor):
                 "config, or export a model with another image size."
             )
         if batch.is_padded and "pixel_mask" not in graph.inputs:
-            raise ConfigError("The graph was made for images that fill its input. Keep the exported config's Resize.")
+            raise ConfigError(
+                "The graph was made for images that fill its input: their sizes must be multiples of size_divisor. "
+                "Keep the exported config's Resize, or change its size to other multiples."
+            )
         images, masks = batch.images.float().cpu().numpy(), batch.pixel_mask.cpu().numpy()
         return [{"image": images[b : b + 1], "pixel_mask": masks[b : b + 1]} for b in range(batch.num_images)]

@@ -135,7 +135,7 @@ class _Content:
             known = new.get(instance_id) if index is None else record.instances[index]
             if known is None:
                 new[instance_id] = instance
-            elif known.segmentation != instance.segmentation:
+            elif (known.segmentation, known.has_mask) != (instance.segmentation, instance.has_mask):
                 raise BadEntry(f"instance_id {instance_id!r} stands for two different masks of {image}")
 
         # Regions that do not count: equal ones are one

@@ -10,7 +10,7 @@ from refseg.datasets.transforms.geometric import RandomCrop, RandomFlip, Resize,
 from refseg.datasets.transforms.image import LoadImage, Photometric
 from refseg.datasets.transforms.packing import PackSample
 from refseg.datasets.transforms.state import TransformState
-from refseg.datasets.transforms.text import LoadText, RawText, TextDrop
+from refseg.datasets.transforms.text import LoadText, RawText
 
 cv2.setNumThreads(0)  # the data loader's workers are the parallelism
 
@@ -24,6 +24,5 @@ __all__ = [
     "RandomFlip",
     "Resize",
     "ScaleJitter",
-    "TextDrop",
     "TransformState",
 ]

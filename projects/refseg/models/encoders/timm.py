@@ -105,8 +105,9 @@ class TimmEncoder(BackboneEncoder):
             if type(module) is Conv2dSame:
                 module.__class__ = SameConv2d
         self.name, self.checkpointing, self.staged = name, checkpointing, staged
-        if len(set(strides)) == 1 or self._channels_last:
-            self.one_size = f"{name} is a transformer, whose positions or windows are laid out for one image size."
+        attends = any("attn" in name or "attention" in name for name, _ in model.named_modules())
+        if attends or len(set(strides)) == 1 or self._channels_last:
+            self.one_size = f"{name} has attention, whose positions or windows are laid out for one image size."
         # Size of the position tables, of architectures that do not adapt them to the image
         self.fixed_size = None if any_size else to_2tuple(settings.get("img_size", cfg["input_size"][1:]))
         super().__init__(
