@@ -73,7 +73,7 @@ def split_by_image(
     """
     if any(not share > 0 for share in shares.values()) or not math.isclose(sum(shares.values()), 1):
         numbers = ", ".join(f"{name} {share:g}" for name, share in shares.items())
-        raise UsageError(f"the shares of splits must be above 0 and add up to 1, not {numbers}. Try --val 0.1 --test 0.1")
+        raise UsageError(f"the shares of splits must be above 0 and add up to 1, not {numbers}. Try --val 0.1")
     keys = [row["image"] for row in rows] if keys is None else keys
     # Rows of each image by number of targets
     counts: dict[str, list[int]] = {}
