@@ -242,7 +242,15 @@ class ScoreResult:
 
 @dataclass(frozen=True)
 class _Measured:
-    """Answers on one view: rows of those that fit, and for all (A,) whether they do, and how they were read."""
+    """The K answers of a block whose expressions are in the data, on one view.
+
+    Args:
+        rows: Of the answers that fit.
+        fits: (K,) which these are.
+        resized: (K,) whose mask was resized to the grid.
+        mask_objects: (K,) whose mask is scored as the only object.
+        misfits: Index of each other answer, and why it does not fit.
+    """
 
     rows: Rows
     fits: np.ndarray
@@ -259,8 +267,8 @@ class _Block:
         ids: Of the expressions, A.
         positions: (A,) in the ground truth; -1 for expressions of other data.
         absent: (A,) whether there was no prediction.
-        views: One per view, of those with a position.
-        suspicious: Signs of mistakes in them.
+        views: The answers with a position, on each view.
+        suspicious: Signs of mistakes in these.
     """
 
     ids: list[str]
@@ -328,7 +336,7 @@ class _ViewRows:
         self.resized = self.mask_objects = 0
 
     def add(self, positions: np.ndarray, new: np.ndarray, measured: _Measured) -> None:
-        """Add the measured answers that are `new` at their positions, (A,) both."""
+        """Add the measured answers that are `new` at their positions, (K,) both."""
         chosen = positions[new & measured.fits]
         self.filled[chosen] = True
         if len(chosen):

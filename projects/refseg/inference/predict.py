@@ -33,7 +33,7 @@ from refseg.weights import describe_weights
 SOME_FAILED = 3  # exit code if some images could not be read, and the others were answered
 FORMATS = ("coco", "labelstudio", "masks")
 JOURNAL = "predictions.jsonl"
-PARTS = "parts"  # folder of the journals of several processes
+PARTS = f"{JOURNAL}.parts"  # folder of the journals of several processes, as `refseg label` names it
 NOT_IN_NAMES = re.compile(r"[^\w.-]+")
 
 
