@@ -75,6 +75,12 @@ def test_repeated_validation_of_a_resumed_run():
     assert training_curves([*first, *second]).metrics == (Curve("gIoU", (20, 30), (7.0, 9.0)),)
 
 
+def test_validations_within_an_epoch():
+    """Their steps are iterations, and stay where they are."""
+    rows = [{"loss": 1.0, "iter": 10, "epoch": 1}, {"gIoU": 7.0, "step": 10}, {"loss": 1.0, "iter": 20, "epoch": 1}]
+    assert training_curves([*rows, {"gIoU": 9.0, "step": 25}]).metrics == (Curve("gIoU", (10, 25), (7.0, 9.0)),)
+
+
 def test_losses_of_single_layers_are_not_drawn():
     """The total loss comes first."""
     names = ["decode.d0.loss_mask", "d1.loss_dice", "loss_mask", "loss", "aux_head.loss"]

@@ -1,9 +1,8 @@
 """Contents of a run's work directory: training curves, config, environment, checkpoints. Nothing in it is executed.
 
 mmengine's `vis_data/scalars.json` holds one JSON object per line. Train rows carry `lr`, losses and `iter`, and `epoch`
-where epochs are counted. Validation rows carry metrics such as `refseg/gIoU`. `step` is the iteration, except on the
-validation rows of a run that counts epochs. There it is the epoch, and the row is placed at that epoch's last logged
-iteration.
+where epochs are counted. Validation rows carry metrics such as `refseg/gIoU`. `step` is the iteration. With mmengine's
+default settings, it is the epoch on validation rows, and the row is placed at that epoch's last logged iteration.
 """
 
 from __future__ import annotations
@@ -129,7 +128,8 @@ def training_curves(rows: Iterable[Mapping]) -> TrainingCurves:
                 last_iterations[row["epoch"]] = iteration
         else:
             step = row.get("step", iteration)
-            step = last_iterations.get(step, step)
+            if step < iteration:  # an epoch
+                step = last_iterations.get(step, step)
         for name, value in row.items():
             group = "other" if is_train and _group(name) == "metric" else _group(name)
             if group and isinstance(value, int | float) and not isinstance(value, bool):

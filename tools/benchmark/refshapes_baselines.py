@@ -1,6 +1,6 @@
 """Score baselines on RefShapes that ignore the image, the phrase, or the order of words.
 
-    python tools/analysis_tools/refshapes_baselines.py data/refshapes_base [--split val] [--targets-only]
+    python tools/benchmark/refshapes_baselines.py data/refshapes_base [--split val] [--targets-only]
 
 - text-blind: the same answer for every phrase of an image (all shapes, the largest, the one nearest the center)
 - image-blind: ridge regression from words and pairs of words to a coarse mask, and to "refers to nothing"
