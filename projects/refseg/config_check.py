@@ -26,8 +26,8 @@ from refseg.datasets.tokenizers import VOCABULARIES
 from refseg.errors import ConfigError
 
 _TOP_LEVEL = {  # keys of a config besides the arguments of mmengine's Runner
-    *("activation_checkpointing", "compile", "efficient_conv_bn_eval", "find_unused_parameters", "model_wrapper_cfg"),
-    *("sync_bn", "wandb", "load_from_partial", "custom_imports", "inputs"),
+    *("compile", "efficient_conv_bn_eval", "find_unused_parameters", "fsdp", "gradient_checkpointing"),
+    *("model_wrapper_cfg", "sync_bn", "wandb", "load_from_partial", "custom_imports", "inputs"),
 }
 _LOADER = {"dataset", "collate_fn", "worker_init_fn", "num_batch_per_epoch", "disable_subprocess_warning"}
 _PLAIN_GROUPS = {

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from refseg.compat import allow_mmengine_checkpoints
 from refseg.errors import CheckpointError
 from refseg.files import sha256_of
+from refseg.large_models import like
 
 WEIGHT_KEYS = ("state_dict", "model", "module", "model_state_dict")  # "module" is DeepSpeed's, the last CGFormer's
 COMPUTED = ("relative_position_index",)  # ends of the names of buffers that follow from a model's sizes
@@ -162,7 +163,8 @@ class _Fit:
     def load(self) -> None:
         """Copy the tensors that fit into the model."""
         try:
-            self.model.load_state_dict({name: self.state[name] for name in self.loaded}, strict=False)
+            values = {name: like(self.state[name], self.expected[name]) for name in self.loaded}
+            self.model.load_state_dict(values, strict=False)
         except RuntimeError as error:  # such as a sparse tensor, or one without storage
             raise CheckpointError(f"{self.path} holds tensors that cannot be copied ({_first_line(error)})") from None
 

@@ -1,6 +1,6 @@
 # InstAlign for RefShapes, trained from random weights, at a small size. Its loss weights differ
 # from the paper's: from random weights the query masks improve late, so the merged mask has to
-# lead. docs/results/refshapes.md lists what was tried.
+# lead. docs/results/instalign.md lists what was tried.
 _base_ = 'conv_bert_tiny.py'
 model = dict(
     type='InstAlign',

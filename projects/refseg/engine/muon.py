@@ -53,7 +53,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
     Args:
         lr: Learning rate of both. A step of Muon has the size of an AdamW step with `muon_lr_ratio` times this rate.
-        muon_lr_ratio: Size of Muon's steps relative to AdamW's; 5 was better than 12 (docs/results/refshapes.md).
+        muon_lr_ratio: Size of Muon's steps relative to AdamW's; 5 was better than 12 (docs/results/instalign.md).
         momentum: Momentum of Muon.
         betas: Decay rates of AdamW.
         eps: Constant of AdamW that avoids division by zero.

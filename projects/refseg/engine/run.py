@@ -18,7 +18,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from refseg.compat import find_shipped_bases, format_configs_once, init_cpu_dist, wrap_on_cpu
-from refseg.config_check import check_config, complete_inputs, dicts_with, merge_options
+from refseg.config_check import accepted_names, check_config, complete_inputs, dicts_with, find_class, merge_options
 from refseg.datasets.tokenizers import with_tokenizer_files
 from refseg.engine import RefRunner, latest_checkpoint
 from refseg.engine.checkpoint import PROCESSOR
@@ -202,6 +202,12 @@ def build_runner(cfg: Config, *, resume_from: Path | None = None) -> RefRunner:
     if number > 1 and not cfg.get("experiment_name"):
         this_run.experiment_name = f"{Path(cfg.filename or 'run').stem}_{number}"
     wrap_on_cpu(this_run)
+
+    # Encoders recompute their blocks themselves.
+    if cfg.get("gradient_checkpointing") is True:
+        for part in dicts_with(this_run.model, "type"):
+            if "checkpointing" in (accepted_names(find_class(part["type"])) or ()):
+                part["checkpointing"] = True
 
     # --auto-scale-lr: mmengine compares the base batch size with a batch that does not count accumulation.
     accumulation = (cfg.get("optim_wrapper") or {}).get("accumulative_counts", 1)

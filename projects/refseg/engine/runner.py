@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
-from mmengine.model import is_model_wrapper
+from mmengine.model import convert_sync_batchnorm, is_model_wrapper
 from mmengine.runner import Runner
 
+from refseg import large_models
 from refseg.engine.hooks import ProgressBarHook
+from refseg.engine.muon import MuonAdamW
 from refseg.engine.screen import ScreenHandler, ScreenHook, show
-from refseg.errors import CheckpointError, UserError, config_errors
+from refseg.errors import CheckpointError, ConfigError, UsageError, UserError, config_errors
 from refseg.lora import restore_adapters
 from refseg.models.published import state_for
 from refseg.weights import load_all, load_initial, origin_of, read_checkpoint, state_dict_of
@@ -44,6 +46,8 @@ class RefRunner(Runner):
 
     def register_hooks(self, *args: Any, **kwargs: Any) -> None:
         super().register_hooks(*args, **kwargs)
+        if self.cfg.get("fsdp"):
+            self.register_hook(self.gather_hook)
         if not any(isinstance(hook, ProgressBarHook) and hook.always for hook in self.hooks):
             self.register_hook(ScreenHook())
 
@@ -53,16 +57,41 @@ class RefRunner(Runner):
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: Any) -> Any:
         """Wrap the model for several processes, unless nothing in it is trained, which torch's wrapper refuses."""
+        if self.cfg.get("gradient_checkpointing"):
+            large_models.recompute(model, self.cfg.gradient_checkpointing)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             return model.to(get_device())
-        return super().wrap_model(model_wrapper_cfg, model)
+        if not self.cfg.get("fsdp"):
+            return super().wrap_model(model_wrapper_cfg, model)
+        if not self.distributed:
+            raise UsageError("fsdp=True needs several processes: bash tools/dist_train.sh CONFIG NUMBER")
+        model = model.to(get_device())
+        if self.cfg.get("sync_bn"):
+            model = convert_sync_batchnorm(model, self.cfg.sync_bn)
+        large_models.shard(model)
+        self.gather_hook = large_models.GatherHook()
+        return model
+
+    def _init_model_weights(self) -> None:
+        """Initialize and synchronize the weights, unless the model is sharded, which has happened before."""
+        if not large_models.is_sharded(self.model):
+            super()._init_model_weights()
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
         with config_errors("optim_wrapper"):
-            return super().build_optim_wrapper(optim_wrapper)
+            built = super().build_optim_wrapper(optim_wrapper)
+        if isinstance(getattr(built, "optimizer", None), MuonAdamW) and large_models.is_sharded(self.model):
+            raise ConfigError("fsdp=True cannot train with MuonAdamW, which needs whole matrices. Use AdamW")
+        return built
 
     def dump_config(self) -> None:
         """Write nothing: `build_runner` writes the config as it was before this run changed it."""
+
+    def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Write a checkpoint in the first process. All processes call this."""
+        if large_models.is_sharded(self.model):
+            self.gather_hook.gather(self.model, self.optim_wrapper.optimizer)
+        super().save_checkpoint(*args, **kwargs)
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load the weights of a checkpoint, or all of it to resume, and return its content."""
@@ -89,6 +118,8 @@ class RefRunner(Runner):
         # Resuming needs all tensors; a new training starts from those that fit.
         if self._resume:
             load_all(model, checkpoint["state_dict"], filename, meta)
+            if large_models.is_sharded(model):
+                large_models.scatter_optimizer_state(checkpoint, self.optim_wrapper.optimizer)
             restore_adapters(model, checkpoint.get("adapters", {}), filename)
             self.logger.info(f"resuming from {filename}")
         else:

@@ -191,10 +191,10 @@ class _EmbeddingBag(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        value, locations, weights = ctx.saved_tensors
+        saved = value, locations, weights = ctx.saved_tensors  # read once: checkpointing recomputes them when read
         by_value, by_location, by_weight = (
             torch.zeros_like(tensor, memory_format=torch.contiguous_format) if needed else None
-            for tensor, needed in zip(ctx.saved_tensors, ctx.needs_input_grad[:3], strict=True)
+            for tensor, needed in zip(saved, ctx.needs_input_grad[:3], strict=True)
         )
         if locations.numel() == 0 or value.numel() == 0:
             return by_value, by_location, by_weight, None

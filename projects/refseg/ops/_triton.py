@@ -152,9 +152,11 @@ class _Triton(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        value, _, _, locations, weights = ctx.saved_tensors
+        saved = value, _, _, locations, weights = (
+            ctx.saved_tensors
+        )  # read once: checkpointing recomputes them when read
         wide = torch.float64 if value.dtype == torch.float64 else torch.float32
         grad_value = torch.zeros_like(value, dtype=wide)
         grad_locations, grad_weights = torch.zeros_like(locations), torch.zeros_like(weights)
-        _launch(_backward, *ctx.saved_tensors, grad.contiguous(), grad_value, grad_locations, grad_weights)
+        _launch(_backward, *saved, grad.contiguous(), grad_value, grad_locations, grad_weights)
         return grad_value.to(value.dtype), None, grad_locations, grad_weights

@@ -76,7 +76,7 @@ def test_layer_matches_its_definition() -> None:
         hidden = F.gelu(ffn.fc1(of("norm2", way)(x)))
         wanted.append(x + ffn.fc2(ffn.norm(hidden)))
     for word_valid in (None, valid[:, None].expand(-1, 2, -1)):
-        got = torch.cat(layer.feed_forward(layer.attend(streams, valid, word_valid)), 1)[0]
+        got = torch.cat(layer(streams, valid, word_valid), 1)[0]
         torch.testing.assert_close(got, torch.stack(wanted))
 
 

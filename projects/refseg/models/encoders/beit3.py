@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -222,21 +223,13 @@ class BEiT3Encoder(BaseModule):
             word_valid: (E, L, T), the same for each word, if words differ.
             between: Called as `between(layer, streams)` after the attention of every layer.
         """
-        for number in range(len(self.layers)):
-            arguments: Any = (number, streams, valid, word_valid, between)
+        for number, layer in enumerate(self.layers):
+            arguments: Any = (streams, valid, word_valid, between and partial(between, number))
             if self.checkpointing and torch.is_grad_enabled():
-                streams = checkpoint(self._run_layer, *arguments, use_reentrant=False)
+                streams = checkpoint(layer, *arguments, use_reentrant=False)
             else:
-                streams = self._run_layer(*arguments)
+                streams = layer(*arguments)
         return self.norm(streams)
-
-    def _run_layer(
-        self, number: int, streams: Streams, valid: Tensor, word_valid: Tensor | None, between: Between | None
-    ) -> Streams:
-        streams = self.layers[number].attend(streams, valid, word_valid)
-        if between is not None:
-            streams = between(number, streams)
-        return self.layers[number].feed_forward(streams)
 
     def levels(self, streams: Streams, batch: Batch, size: tuple[int, int]) -> EncodedFeatures:
         """Make levels of the output of `run`."""

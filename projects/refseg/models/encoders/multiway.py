@@ -65,6 +65,19 @@ class MultiwayLayer(nn.Module):
         self.norm2 = Multiway(lambda: nn.LayerNorm(embed_dim))
         self.ffn = Multiway(lambda: FeedForward(embed_dim, ffn_dim))
 
+    def forward(
+        self,
+        streams: Streams,
+        valid: Tensor,
+        word_valid: Tensor | None = None,
+        between: Callable[[Streams], Streams] | None = None,
+    ) -> Streams:
+        """Run the layer. `between` is called after the attention; the rest is as for `attend`."""
+        streams = self.attend(streams, valid, word_valid)
+        if between is not None:
+            streams = between(streams)
+        return self.feed_forward(streams)
+
     def attend(self, streams: Streams, valid: Tensor, word_valid: Tensor | None = None) -> Streams:
         """Self-attention of all tokens.
 

@@ -48,7 +48,7 @@ class WordSource:
     Args:
         matrix: "attention", the object-text attention of a decoder block, or "dot", the attention of eq. 2 in the last
             block. On RefShapes the former names words that describe the instance and the latter does not
-            (docs/results/refshapes.md). A decoder without object-text attention always returns the latter.
+            (docs/results/instalign.md). A decoder without object-text attention always returns the latter.
         block: The block. The last but one was best on RefShapes' val split.
         heads: Attention heads to average; None for all.
     """
