@@ -72,7 +72,7 @@ class Record:
 def without_crowds(expression: Expression, record: Record) -> Expression:
     """Return the expression without referents that are crowd regions. It may have no referents then."""
     instances = record.instances
-    if not any(instances[index].is_crowd for index in expression.referents):
+    if not [index for index in expression.referents if instances[index].is_crowd]:
         return expression
     return replace(expression, referents=tuple(i for i in expression.referents if not instances[i].is_crowd))
 

@@ -10,6 +10,7 @@ the arrays, each at a multiple of 64 bytes. Nothing in the file is ever executed
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -76,6 +77,8 @@ class RecordStore:
         self.is_crowd = arrays["instance_crowd"]
         self.has_mask = arrays["instance_kind"] != _BOX
         self.num_expressions, self.num_instances = len(self.split_of_expression), len(self.is_crowd)
+        # Single values are read through memory views, which is several times as fast as through numpy.
+        self._views = {name: memoryview(array.reshape(-1)) for name, array in arrays.items()}
 
     def __reduce__(self) -> tuple:
         """Pickle the path for spawned workers, or everything if there is no file."""
@@ -104,8 +107,8 @@ class RecordStore:
 
     def size(self, image: int) -> tuple[int, int]:
         """Return (height, width) of an image."""
-        height, width = self.arrays["image_size"][image].tolist()
-        return height, width
+        sizes = self._views["image_size"]
+        return sizes[2 * image], sizes[2 * image + 1]
 
     def record(self, image: int, expressions: Iterable[int] | None = None) -> Record:
         """Return one image with all its instances, and its expressions with these indices in the store, or all."""
@@ -126,12 +129,12 @@ class RecordStore:
         return Expression(
             expression_id=self.expression_id(index),
             text=self._text("text", index),
-            referents=tuple(self.referents(index).tolist()),
-            split=self.splits[self.split_of_expression[index]],
+            referents=tuple(self._view("referents", index)),
+            split=self.splits[self._views["expression_split"][index]],
             object_id=self._text("object_id", index),
-            sent=self._text("sent", index) if self.arrays["has_sent"][index] else None,
+            sent=self._text("sent", index) if self._views["has_sent"][index] else None,
             tags=json.loads(tags) if tags else {},
-            ignored=tuple(self._entry("ignored", index).tolist()),
+            ignored=tuple(self._view("ignored", index)),
         )
 
     def expression_id(self, index: int) -> str:
@@ -139,30 +142,34 @@ class RecordStore:
         return self._text("expression_id", index)
 
     def _instance(self, index: int, size: tuple[int, int]) -> AnnotatedInstance:
-        kind, rings = self.arrays["instance_kind"][index], self.arrays["instance_rings"]
+        kind, rings = self._views["instance_kind"][index], self._views["instance_rings"]
         segmentation: Segmentation
         if kind == _RLE:
-            segmentation = {"size": list(size), "counts": self._entry("instance_bytes", index).tobytes()}
+            segmentation = {"size": list(size), "counts": bytes(self._view("instance_bytes", index))}
         elif kind == _PATH:
             segmentation = self._text("instance_bytes", index)
         else:
             segmentation = [self._entry("numbers", ring) for ring in range(rings[index], rings[index + 1])]
-        category, box = self.category_of_instance[index], self.arrays["instance_box"][index]
+        category, box = self._views["instance_category"][index], self._views["instance_box"][4 * index : 4 * index + 4]
         return AnnotatedInstance(
             instance_id=self._text("instance_id", index),
             segmentation=segmentation,
             category=self.categories[category] if category >= 0 else None,
-            box=None if np.isnan(box[0]) else tuple(box.tolist()),
-            is_crowd=bool(self.is_crowd[index]),
-            has_mask=bool(kind != _BOX),
+            box=None if math.isnan(box[0]) else tuple(box),
+            is_crowd=self._views["instance_crowd"][index],
+            has_mask=kind != _BOX,
         )
 
     def _entry(self, column: str, index: int) -> np.ndarray:
-        starts = self.arrays[f"{column}.starts"]
+        starts = self._views[f"{column}.starts"]
         return self.arrays[column][starts[index] : starts[index + 1]]
 
+    def _view(self, column: str, index: int) -> memoryview:
+        starts = self._views[f"{column}.starts"]
+        return self._views[column][starts[index] : starts[index + 1]]
+
     def _text(self, column: str, index: int) -> str:
-        return self._entry(column, index).tobytes().decode("utf-8", "surrogatepass")
+        return str(self._view(column, index), "utf-8", "surrogatepass")
 
     def save(self, file: str | Path) -> None:
         """Write the store to a file, which is complete or not there at all."""

@@ -154,7 +154,8 @@ def measure(answer: Answer, truth: Truth, expression: Expression, view: View) ->
         DataError: The view scores masks, but a target is a box.
     """
     record, has_target = truth.record, bool(expression.referents)
-    if view.boxes is None and not all(record.instances[i].has_mask for i in expression.referents):
+    referents = [record.instances[index] for index in expression.referents]
+    if view.boxes is None and [instance for instance in referents if not instance.has_mask]:
         raise DataError(
             f"expression {expression.expression_id} refers to a box without a mask. Score boxes, for example with "
             "--protocol rec"
@@ -205,7 +206,6 @@ def measure(answer: Answer, truth: Truth, expression: Expression, view: View) ->
         target_area = areas.target
     else:
         target_area = int(coco_mask.area(truth.mask(expression, View(crowds=view.crowds), record.size)))
-    categories = {record.instances[i].category for i in expression.referents}
     return Row(
         expression_id=expression.expression_id,
         image_id=record.image_id,
@@ -220,7 +220,7 @@ def measure(answer: Answer, truth: Truth, expression: Expression, view: View) ->
         target_area=target_area,
         image_area=record.size[0] * record.size[1],
         skill=str(expression.tags.get("skill", "")),
-        categories="|".join(sorted(category for category in categories if category)),
+        categories="|".join(sorted({instance.category for instance in referents if instance.category})),
         boxes_matched=matches.matched,
         boxes_predicted=matches.predicted,
         boxes_target=matches.target,

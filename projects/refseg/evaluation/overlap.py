@@ -29,10 +29,10 @@ class MaskAreas(NamedTuple):
 
 def areas_of_rles(predicted: dict, target: dict, ignored: dict | None = None) -> MaskAreas:
     """Count the pixels of two compressed RLEs of the same size without decoding them, outside of an ignored region."""
-    if list(predicted["size"]) != list(target["size"]):
+    if predicted["size"] != target["size"] and tuple(predicted["size"]) != tuple(target["size"]):
         raise ValueError(f"predicted mask of size {predicted['size']}, target of size {target['size']}")
     parts = [coco_mask.merge([predicted, target], intersect=True), predicted, target]
-    areas = coco_mask.area(parts).astype(np.int64)
+    areas = coco_mask.area(parts)  # unsigned; a part of a mask is never larger than the mask
     if ignored is not None:
         areas -= coco_mask.area([coco_mask.merge([part, ignored], intersect=True) for part in parts])
     return MaskAreas(*areas.tolist())

@@ -34,7 +34,7 @@ from refseg.files import open_to_replace
 from refseg.instance import Instance, LazyMask
 
 HEADER = "refseg"
-LINES_AT_ONCE = 256
+LINES_AT_ONCE = 96  # temporary arrays then stay small enough for the allocator to reuse their memory
 T = TypeVar("T")
 Line = tuple[int, bytes, Any]  # number, text, JSON value
 RLE = {"size", "counts"}

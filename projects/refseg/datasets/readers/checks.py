@@ -184,33 +184,49 @@ def sound_rles(counts: Sequence[bytes], pixels: Sequence[int]) -> np.ndarray:
         pixels: Number of pixels of their images.
     """
     sizes = np.array([len(one) for one in counts])
+    limits = np.asarray(pixels, np.int64)
     # An empty string is not sound. One character stands for it, because reduceat needs one
     characters = np.frombuffer(b"".join(one or b"~" for one in counts), np.uint8) - np.uint8(48)
     rle_ends = np.cumsum(np.maximum(sizes, 1))
-    rle_starts = np.concatenate([[0], rle_ends[:-1]])
+    sound = (sizes > 0) & (limits < MAX_RLE_PIXELS)
+    if characters.max() > 63:
+        sound &= ~np.logical_or.reduceat(characters > 63, np.concatenate([[0], rle_ends[:-1]]))
     # Numbers end at characters below 32 and, in damaged RLEs, where the RLE ends
     is_end = characters < 32
     is_end[rle_ends - 1] = True
     last = np.flatnonzero(is_end)
     first = np.concatenate([[0], last[:-1] + 1])
     more = last - first
+    numbers_end = np.searchsorted(last, rle_ends - 1) + 1
+    begin = np.concatenate([[0], numbers_end[:-1]])  # of each RLE, among the numbers
     bad = (more > 5) | (characters[last] > 31)
-    place = np.minimum(np.arange(len(characters)) - first.repeat(more + 1), 5)
-    values = np.add.reduceat((characters & 31).astype(np.int64) << (5 * place), first)
-    values -= (characters[last] & 16).astype(np.int64) << (5 * np.minimum(more, 5) + 1)
-    # From the fourth number on, each is the difference to the one two before: running sums of odd and even places
-    numbers = np.add.reduceat(is_end, rle_starts, dtype=np.int64)  # of each RLE
-    begin = np.cumsum(numbers) - numbers
-    index = np.arange(len(values)) - begin.repeat(numbers)
-    for chosen, lengths in ((index & 1 == 1, numbers // 2), ((index & 1 == 0) & (index > 0), (numbers - 1) // 2)):
-        sums = np.cumsum(values[chosen])
-        before = np.concatenate([[0], sums])[np.cumsum(lengths) - lengths]  # of the earlier RLEs
-        values[chosen] = sums - before.repeat(lengths)
+    if bad.any():
+        sound &= ~np.logical_or.reduceat(bad, begin)
+    # Each character has 5 bits, the lowest first. The highest bit of all is the sign
+    bits = characters & 31
+    values = bits[first].astype(np.int64)
+    for place in range(1, 6):
+        longer = np.flatnonzero(more >= place)
+        values[longer] += bits[first[longer] + place].astype(np.int64) << (5 * place)
+    values -= (bits[last] & 16).astype(np.int64) << (5 * np.minimum(more, 5) + 1)
+    # From the fourth number on, each is the difference to the one two before: running sums of odd and even places. The
+    # first number has a pair of its own, which takes back the sums of the RLE before.
+    numbers = numbers_end - begin
+    pairs_of = (numbers + 2) // 2
+    pair = np.cumsum(pairs_of) - pairs_of
+    place = np.arange(len(values)) + (2 * pair + 1 - begin).repeat(numbers)
+    pairs = np.zeros((int(pairs_of.sum()), 2), np.int64)
+    pairs.reshape(-1)[place] = values
+    heads = pairs[pair, 1]
+    pairs[pair] = 0
+    pairs[pair[1:]] -= np.add.reduceat(pairs, pair)[:-1]
+    np.cumsum(pairs, 0, out=pairs)
+    values = pairs.reshape(-1)[place]
     # Runs fit the image, only the first one may be 0, and they add up to it
-    limits = np.asarray(pixels, np.int64)
-    bad |= (values.view(np.uint64) > limits.repeat(numbers).view(np.uint64)) | ((values == 0) & (index > 0))
-    sound = ~np.logical_or.reduceat(bad, begin) & ~np.logical_or.reduceat(characters > 63, rle_starts)
-    return sound & (np.add.reduceat(values, begin) == limits) & (sizes > 0) & (limits < MAX_RLE_PIXELS)
+    values[begin] = 1
+    sound &= (heads >= 0) & (heads <= limits)
+    sound &= (np.minimum.reduceat(values, begin) > 0) & (np.maximum.reduceat(values, begin) <= limits)
+    return sound & (np.add.reduceat(values, begin) + heads - 1 == limits)
 
 
 def _short(value: Any) -> str:
