@@ -30,7 +30,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,8 +94,7 @@ METHODS = {
 }
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """A training, or with kind "speed" the measurement of a step."""
 
     kind: str  # "speed", "sweep", or "run"
@@ -306,7 +304,7 @@ def do_jobs(jobs: Sequence[Job], results: Results, args: argparse.Namespace) -> 
     def do(number: int, job: Job, digest: str) -> None:
         folder = args.out / f"{job.kind}_{job.method}_{job.seed}_{digest}".replace(" ", "_").replace(",", "")
         folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, __file__, "--worker", json.dumps(asdict(job)), "--data", str(args.data)]
+        command = [sys.executable, __file__, "--worker", json.dumps(job._asdict()), "--data", str(args.data)]
         command += ["--out", str(folder)]
         threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
         paths = os.pathsep.join(filter(None, [str(REPOSITORY / "projects"), os.environ.get("PYTHONPATH")]))
@@ -316,7 +314,7 @@ def do_jobs(jobs: Sequence[Job], results: Results, args: argparse.Namespace) -> 
         if done.returncode:
             raise SystemExit(f"{job.method} failed with exit code {done.returncode}; the end of {log.name} says why")
         row = json.loads((folder / "row.json").read_text(encoding="utf-8"))
-        results.add({**asdict(job), "hash": digest, **row})
+        results.add({**job._asdict(), "hash": digest, **row})
         gone = (time.monotonic() - start) / 60
         print(
             f"{number}/{len(todo)} {job.kind} {job.method}, seed {job.seed}, rate {job.rate:g} ({gone:.0f} min)",
@@ -362,7 +360,7 @@ def run_benchmark(args: argparse.Namespace, results: Results) -> None:
         }
         do_jobs(list(sweep.values()), results, args)
         for name in args.methods:
-            tried = [row for rate in args.rates for row in results.find(**asdict(sweep[name, rate]))]
+            tried = [row for rate in args.rates for row in results.find(**sweep[name, rate]._asdict())]
             rates[name] = max(tried, key=lambda row: row["curve"][-1][1])["rate"]
 
     # Seed by seed, so that every method has numbers early
