@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from refseg.analysis.benchmark import benchmark
+from refseg.analysis.benchmark import benchmark, compare_inference
 from refseg.analysis.flops import count, table
 from refseg.cli import main
 from refseg.engine.run import load_config
@@ -68,6 +68,15 @@ def test_options_and_length_of_the_config(capsys: pytest.CaptureFixture) -> None
     assert [total["input"]["words"] for total in totals] == [24, 7]
     layer = 4 * 96 * 97 + 4 * 96 * 97 + 4 * 96 * 96 + 96 + 4 * 96  # attention, MLP, norms
     assert totals[1]["params"] - totals[0]["params"] == 2 * layer
+
+
+def test_ways_of_inference_side_by_side() -> None:
+    """On a CPU there are four. The memory format changes hardly a pixel, and all latencies are relative to fp32."""
+    rows = compare_inference(load_config(CONFIG), shape=(32, 32), iters=2, warmup=1, device="cpu")
+    assert [row["way"] for row in rows] == ["fp32", "fp32, channels last", "bf16", "bf16, channels last"]
+    assert (rows[0]["speedup"], rows[0]["changed_pixels"]) == (1, 0) and rows[1]["changed_pixels"] < 1
+    for row in rows:
+        assert row["speedup"] == pytest.approx(rows[0]["latency_ms"] / row["latency_ms"])
 
 
 def test_benchmark_rows() -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
-from refseg.analysis.benchmark import benchmark
+from refseg.analysis.benchmark import benchmark, compare_inference
 from refseg.engine.run import load_config
+from refseg.errors import UsageError
 from refseg.inference.loading import find_config
 
 EXAMPLES = """
 refseg benchmark instalign_swinb --batch-size 8 --amp
 refseg benchmark work_dirs/quickstart --device cpu
+refseg benchmark lavt_swinb --compare
 """
 
 
@@ -25,23 +28,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="default: cuda if available")
     parser.add_argument("--amp", action="store_true", help="bf16 autocast")
     parser.add_argument("--compile", action="store_true")
+    ways = "inference only: fp32, bf16, channels last, and on a GPU compiled, side by side"
+    parser.add_argument("--compare", action="store_true", help=ways)
     parser.add_argument("--json", action="store_true")
 
 
 def main(args: argparse.Namespace) -> int:
-    rows = benchmark(
-        load_config(str(find_config(args.model))),
+    if args.compare and (args.amp or args.compile):
+        raise UsageError("--compare measures with and without --amp and --compile. Omit them")
+    cfg = load_config(str(find_config(args.model)))
+    settings: dict[str, Any] = dict(
         shape=args.shape and tuple(args.shape),
         batch_size=args.batch_size,
         expressions=args.expressions,
         iters=args.iters,
         warmup=args.warmup,
         device=args.device,
-        amp=args.amp,
-        backend="inductor" if args.compile else None,
     )
+    if args.compare:
+        rows = compare_inference(cfg, **settings)
+    else:
+        rows = benchmark(cfg, amp=args.amp, backend="inductor" if args.compile else None, **settings)
     if args.json:
         print(json.dumps(rows, indent=2))
+        return 0
+    if args.compare:
+        print(f"{'inference':20} {'latency ms':>10} {'speedup':>8} {'changed pixels':>15}")
+        for row in rows:
+            numbers = f"{row['latency_ms']:10.1f} {row['speedup']:8.2f} {row['changed_pixels']:13.3f} %"
+            print(f"{row['way']:20} {numbers}")
         return 0
     print(f"{'':12} {'images/s':>9} {'expr/s':>9} {'latency ms (min..max)':>26} {'peak MiB':>9}")
     for row in rows:
