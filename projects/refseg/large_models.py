@@ -47,7 +47,7 @@ def recompute(model: nn.Module, names: bool | str | Sequence[str]) -> list[nn.Mo
     Args:
         names: Names of modules. True: all blocks, except in encoders that recompute theirs (`checkpointing`).
     """
-    if names is True:
+    if isinstance(names, bool):
         encoders = [part for part in model.modules() if getattr(part, "checkpointing", False)]
         covered = {inner for encoder in encoders for inner in encoder.modules()}
         parts = [part for part in blocks_of(model) if part not in covered]

@@ -78,7 +78,7 @@ class RecordStore:
         self.has_mask = arrays["instance_kind"] != _BOX
         self.num_expressions, self.num_instances = len(self.split_of_expression), len(self.is_crowd)
         # Single values are read through memory views, which is several times as fast as through numpy.
-        self._views = {name: memoryview(array.reshape(-1)) for name, array in arrays.items()}
+        self._views: dict[str, Any] = {name: array.reshape(-1).data for name, array in arrays.items()}
 
     def __reduce__(self) -> tuple:
         """Pickle the path for spawned workers, or everything if there is no file."""
