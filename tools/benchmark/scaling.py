@@ -3,10 +3,9 @@
     python tools/benchmark/scaling.py [--parts phrases memory scoring] [--iters 5] [--json result.json]
 
 "phrases" is the time per phrase of the tiny models of RefShapes, with 1 to 32 phrases of an image, on the GPU if there
-is one. "memory" is what InstAlign at full size (Swin-B) keeps for the backward pass of one image: the bytes of all
-tensors that autograd saves, parameters left out. It is the same on every device, up to kernels that save something
-else. "scoring" is the time of `refseg score` by rows. Models have random weights; images and phrases are random. Tables
-are printed in Markdown.
+is one. "memory" is what a model keeps for the backward pass of one image: the bytes of all tensors that autograd saves,
+parameters left out. It is the same on every device, up to kernels that save something else. "scoring" is the time of
+`refseg score` by rows. Models have random weights; images and phrases are random. Tables are printed in Markdown.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,6 @@ METHODS = {
     "Latent-VG": "latentvg_tiny_refshapes",
 }
 PHRASES = (1, 2, 4, 8, 16, 32)
-FULL_SIZE = "instalign_swinb"
 SIZES, QUERIES, FEW = (320, 480), (10, 20, 100), (1, 2, 4)
 ROWS = (1_000, 10_000, 100_000)
 
@@ -54,13 +52,18 @@ def by_phrases(args: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def saved_mib(side: int, *, phrases: int = 1, queries: int = 100, recompute: bool = False) -> float:
+def saved_mib(
+    config: str, side: int, *, phrases: int = 1, queries: int | None = None, recompute: bool = False
+) -> float:
     """Return the MiB that autograd keeps of one image's losses."""
+    from refseg import large_models
     from refseg.analysis.synthetic import dummy_batch, vocabulary_size
     from refseg.engine.run import RunOptions, build_model, load_config
 
-    options = {"model.decoder.num_queries": queries, "model.encoder.vision.checkpointing": recompute}
-    model = build_model(load_config(FULL_SIZE, RunOptions(cfg_options=options))).train()
+    options = {"model.decoder.num_queries": queries} if queries else {}
+    model = build_model(load_config(config, RunOptions(cfg_options=options))).train()
+    if recompute:
+        large_models.recompute(model, True)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     storages: dict[int, int] = {}
     held = []  # so that no address is used twice
@@ -81,14 +84,14 @@ def saved_mib(side: int, *, phrases: int = 1, queries: int = 100, recompute: boo
 
 def by_memory(args: argparse.Namespace) -> dict[str, Any]:
     """Return the MiB that are kept, by image size, queries, phrases, and with recomputed blocks."""
-    measure = lru_cache(saved_mib)  # the tables share a point
+    measure = lru_cache(partial(saved_mib, args.config))  # the tables share a point
     found: dict[str, Any] = {
         "image size": {side: measure(side) for side in SIZES},
-        "image size, with blocks of Swin recomputed": {side: measure(side, recompute=True) for side in SIZES},
+        "image size, with all blocks recomputed": {side: measure(side, recompute=True) for side in SIZES},
         "queries": {count: measure(480, queries=count) for count in QUERIES},
         "phrases": {count: measure(480, phrases=count) for count in FEW},
     }
-    print(f"\n{FULL_SIZE}, fp32: MiB kept for the backward pass of one image\n")
+    print(f"\n{args.config}, fp32: MiB kept for the backward pass of one image\n")
     for what, row in found.items():
         print_table([what, *map(str, row)], [["MiB", *row.values()]])
         print()
@@ -136,6 +139,7 @@ PARTS = {"phrases": by_phrases, "memory": by_memory, "scoring": by_rows}
 def main() -> None:
     parser = make_parser(__doc__, repeats=1)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--config", default="instalign_swinb", help="model of the part memory (default: %(default)s)")
     parser.add_argument("--iters", type=int, default=5, help="timed calls (default: %(default)s)")
     args = parser.parse_args()
     write_json(args.json, {name: PARTS[name](args) for name in args.parts})
