@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from refseg.evaluation import statistics
-from refseg.evaluation.statistics import bootstrap, paired_test, sum_by_image
+from refseg.evaluation.statistics import bootstrap, paired_ranking_test, paired_test, sum_by_image
 from refseg.evaluation.terms import Terms, values
 
 
@@ -21,6 +21,19 @@ def simulated(rng: np.random.Generator, images: int, shift: float = 0.0) -> tupl
     denominator = rng.integers(50, 150, len(image))
     share = 0.5 + shift + 0.2 * rng.standard_normal(images)[image] + 0.1 * rng.standard_normal(len(image))
     return {"IoU": (share * denominator, denominator)}, image
+
+
+def test_paired_ranking_by_hand() -> None:
+    """Four images of a phrase each. A ranks one of the four pairs wrong; B none. Equal files do not differ."""
+    none = np.array([True, True, False, False])
+    a, b = np.array([0.9, 0.3, 0.4, 0.1]), np.array([0.9, 0.8, 0.2, 0.1])
+    found = paired_ranking_test(a, b, none, np.arange(4), num=200)
+    assert (found["AUC"].a, found["AUC"].b, found["AUC"].difference) == pytest.approx((75, 100, 25))
+    # A is surest of the first and the last (right), then of the second (wrong), then of the third (right).
+    assert found["AURC"].a == pytest.approx(100 * (0 + 0 + 1 / 3 + 1 / 4) / 4) and found["AURC"].b == 0
+    assert 0.1 < found["AUC"].p_value < 1 and found["AUC"].low <= 25 <= found["AUC"].high
+    same = paired_ranking_test(a, a, none, np.arange(4), num=50)
+    assert all(result.difference == 0 and result.p_value == 1 for result in same.values())
 
 
 def test_sum_by_image() -> None:

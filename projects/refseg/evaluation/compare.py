@@ -12,9 +12,10 @@ from refseg.errors import DataError
 from refseg.evaluation.breakdowns import iter_groups
 from refseg.evaluation.protocols import Protocol
 from refseg.evaluation.rows import Rows
-from refseg.evaluation.statistics import PairedResult, paired_test
+from refseg.evaluation.statistics import PairedResult, paired_ranking_test, paired_test
 
 BY = ("skill", "length", "targets")
+MOST_RANKINGS = 500  # resamples that are ranked anew
 CLEARLY = 0.1  # a difference in worth from which one answer is called better
 
 
@@ -81,11 +82,23 @@ def compare_rows(
         for line, chosen in iter_groups(rows_a, name):
             scores_a, scores_b = protocol.score(rows_a[chosen]), protocol.score(rows_b[chosen])
             lines.append(line | {key: (value, scores_b[key]) for key, value in scores_a.items() if key in scores_b})
+    metrics = paired_test(protocol.terms(rows_a), protocol.terms(rows_b), rows_a.image, num=num, seed=seed)
+    # How well the no-target probabilities rank, where both have one and the protocol reads it
+    known = ~(np.isnan(rows_a.no_target_prob) | np.isnan(rows_b.no_target_prob))
+    if known.any() and "AUC" in protocol.score(rows_a[known]):
+        metrics |= paired_ranking_test(
+            rows_a.no_target_prob[known],
+            rows_b.no_target_prob[known],
+            ~rows_a.has_target[known],
+            rows_a.image[known],
+            num=min(num, MOST_RANKINGS),
+            seed=seed,
+        )
     return Comparison(
         protocol=protocol,
         rows_a=rows_a,
         rows_b=rows_b,
-        metrics=paired_test(protocol.terms(rows_a), protocol.terms(rows_b), rows_a.image, num=num, seed=seed),
+        metrics=metrics,
         breakdowns=breakdowns,
         worth_a=protocol.worth_of(rows_a),
         worth_b=protocol.worth_of(rows_b),

@@ -107,6 +107,52 @@ def paired_test(
     return results
 
 
+def paired_ranking_test(
+    prob_a: np.ndarray,
+    prob_b: np.ndarray,
+    none: np.ndarray,
+    image: np.ndarray,
+    *,
+    num: int = 500,
+    seed: int = 0,
+    level: float = 95.0,
+) -> dict[str, PairedResult]:
+    """Compare two no-target probabilities (R,) of the same expressions by AUC and AURC, as `paired_test` does.
+
+    AURC is the area under the risk-coverage curve (`risk_coverage`) of the decision at 1/2; lower is better. Ranks are
+    no sums, so every resample is ranked anew.
+
+    Args:
+        none: (R,) bool, whether the expression refers to nothing. Both kinds must be there.
+        image: (R,) int code of each row's image.
+    """
+    codes, image = np.unique(image, return_inverse=True)
+
+    def measure(prob: np.ndarray, none: np.ndarray) -> tuple[float, float]:
+        area = auroc(prob, none)
+        risks = risk_coverage(np.maximum(prob, 1 - prob), (prob > 0.5) != none)
+        return (np.nan if area is None else 100.0 * area, 100.0 * float(risks.mean()))
+
+    drawn, swapped = [], []
+    for weights in _resamples(len(codes), num, seed):
+        for counts in weights.astype(np.int64):
+            rows = np.repeat(np.arange(len(none)), counts[image])
+            drawn.append(np.subtract(measure(prob_b[rows], none[rows]), measure(prob_a[rows], none[rows])))
+    for swaps in _swaps(len(codes), num, seed):
+        for swap in swaps.astype(bool):
+            of_row = swap[image]
+            pair = (np.where(of_row, one, other) for one, other in ((prob_a, prob_b), (prob_b, prob_a)))
+            swapped.append(np.subtract(*(measure(prob, none) for prob in pair)))
+    values_a, values_b = measure(prob_a, none), measure(prob_b, none)
+    results = {}
+    for i, name in enumerate(("AUC", "AURC")):
+        observed = values_b[i] - values_a[i]
+        extreme = sum(abs(difference[i]) >= abs(observed) - _SAME for difference in swapped)
+        ends = _ends(np.array([difference[i] for difference in drawn]), level)
+        results[name] = PairedResult(values_a[i], values_b[i], observed, *ends, (1 + extreme) / (1 + num))
+    return results
+
+
 def beats_chance(scores: Mapping[str, Any]) -> bool:
     """Check whether pointing (`refseg.evaluation.alignment`) is more than two standard errors above chance."""
     matched, pointing, chance = (scores[name] for name in ("matched", "pointing", "pointing_chance"))
