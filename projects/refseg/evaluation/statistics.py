@@ -141,8 +141,8 @@ def paired_ranking_test(
     for swaps in _swaps(len(codes), num, seed):
         for swap in swaps.astype(bool):
             of_row = swap[image]
-            pair = (np.where(of_row, one, other) for one, other in ((prob_a, prob_b), (prob_b, prob_a)))
-            swapped.append(np.subtract(*(measure(prob, none) for prob in pair)))
+            first, second = np.where(of_row, prob_b, prob_a), np.where(of_row, prob_a, prob_b)
+            swapped.append(np.subtract(measure(second, none), measure(first, none)))
     values_a, values_b = measure(prob_a, none), measure(prob_b, none)
     results = {}
     for i, name in enumerate(("AUC", "AURC")):
