@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from conftest import load_script
+from conftest import REPOSITORY, load_script
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +97,16 @@ def test_page(tool: ModuleType, tmp_path: Path) -> None:
     tool.write_page(tool.Results(args.results), args)
     assert "LAVT is fast." in args.page.read_text()
     assert json.loads(args.results.read_text().splitlines()[0])["method"] == "InstAlign"
+
+
+def test_references_are_of_the_test_split(tool: ModuleType, refshapes_tiny: Path, tmp_path: Path) -> None:
+    """All shapes of an image are worth more than nothing, and less than knowing all attributes."""
+    results = tool.Results(tmp_path / "results.jsonl")
+    sys.path.insert(0, str(REPOSITORY / "tools" / "benchmark"))
+    try:
+        tool.add_references(results, refshapes_tiny)
+    finally:
+        sys.path.pop(0)
+    worth = {row["method"].split(":")[0]: row["gIoU"] for row in results.rows}
+    assert worth.keys() == {"text-blind", "image-blind", "bag of words, knows all attributes"}
+    assert 0 < worth["text-blind"] < worth["bag of words, knows all attributes"] < 100

@@ -370,6 +370,21 @@ def run_benchmark(args: argparse.Namespace, results: Results) -> None:
     do_jobs(jobs, results, args)
 
 
+def add_references(results: Results, data: Path) -> None:
+    """Score answers on test that ignore the phrase, the image, or the order of words."""
+    import refshapes_baselines as baselines
+
+    rows = baselines.read(data, "test")
+    blind = baselines.ImageBlind(baselines.read(data, "train", baselines.TRAIN_ROWS))
+    answers = {
+        "text-blind: all shapes": [baselines.set_areas(baselines.all_shapes(row), row) for row in rows],
+        "image-blind: words and pairs of words": blind.test(rows)[0],
+        "bag of words, knows all attributes": [baselines.set_areas(baselines.any_word(row), row) for row in rows],
+    }
+    for name, areas in answers.items():
+        results.add({"kind": "reference", "method": name, "gIoU": 100 * baselines.mean_iou(areas)})
+
+
 # Page -----------------------------------------------------------------------------------------------------------------
 
 BEGIN, END = "<!-- findings -->", "<!-- end of findings -->"
@@ -456,21 +471,17 @@ def write_page(results: Results, args: argparse.Namespace) -> None:
                 len(run["scores"]["test"]["iou"]) / run["scores"]["test"]["seconds"] for run in found
             )
             seen, seconds = found[0]["phrases"], statistics.median(run["seconds"] for run in found)
-            numbers = [f"{found[0]['params'] / 1e6:.2f} M", f"{found[0]['macs'] / 1e6:.0f} M", f"{seen:,}"]
-            rows.append(
-                [name, *numbers, f"{seconds:.0f} s", f"{seen / seconds:.0f}", f"{speed:.0f}", f"{found[0]['rate']:g}"]
-            )
-        heads = [
-            "",
-            "parameters",
-            "MACs of a phrase",
-            "phrases seen",
-            "training",
-            "phrases/s",
-            "test, phrases/s",
-            "learning rate x",
-        ]
-        lines += table(heads, rows)
+            numbers = [f"{found[0]['params'] / 1e6:.2f} M", f"{found[0]['macs'] / 1e6:.0f} M", f"{found[0]['steps']:,}"]
+            numbers += [
+                f"{seen:,}",
+                f"{seconds:.0f} s",
+                f"{seen / seconds:.0f}",
+                f"{speed:.0f}",
+                f"{found[0]['rate']:g}",
+            ]
+            rows.append([name, *numbers])
+        costs = "parameters|MACs of a phrase|steps|phrases seen|training and validations|phrases/s|test, phrases/s"
+        lines += table(["", *costs.split("|"), "learning rate x"], rows)
 
         # By skill, number of shapes, and length
         for group, label in (("skill", "skill"), ("tag:objects", "shapes in the image"), ("length", "length")):
@@ -596,6 +607,8 @@ def main() -> None:
         if not (args.data / "refshapes.jsonl").is_file():
             parser.error(f"{args.data} has no RefShapes: refseg data refshapes --preset mini --out {args.data}")
         run_benchmark(args, results)
+        if not results.find(kind="reference"):
+            add_references(results, args.data)
     write_page(results, args)
 
 

@@ -27,7 +27,7 @@ from refseg.refshapes.vocabulary import ADJECTIVES, KIND_NOUNS
 GRID = 16  # side of the coarse masks
 FEATURES = 1500
 TRAIN_ROWS = 20_000  # the first ones; enough for these features
-TUNING_ROWS = 2_000  # of TRAIN_ROWS, held back for the two thresholds
+TUNING_ROWS = 2_000  # of TRAIN_ROWS, held back for the two thresholds; at most a fifth
 THRESHOLDS = np.linspace(0.04, 0.8, 20)
 
 FIELDS = {"color": "colour"}  # attributes under another name in instances.json
@@ -67,7 +67,8 @@ class Row:
 
 
 def read(root: Path, split: str, most: int | None = None, *, targets_only: bool = False) -> list[Row]:
-    table = json.loads((root / "grefcoco/instances.json").read_text(encoding="utf-8"))
+    layout = "ref-zom" if split == "test" else "grefcoco"  # the latter has no test split
+    table = json.loads((root / layout / "instances.json").read_text(encoding="utf-8"))
     shapes = defaultdict(list)
     for entry in table["annotations"]:
         shapes[entry["image_id"]].append({**entry["attributes"], "area": entry["area"]})
@@ -147,7 +148,8 @@ class ImageBlind:
     """Ridge regression from a phrase to a coarse mask and to whether it refers to nothing."""
 
     def __init__(self, rows: list[Row]) -> None:
-        rows, held_back = rows[:-TUNING_ROWS], rows[-TUNING_ROWS:]
+        fitted = len(rows) - min(TUNING_ROWS, len(rows) // 5)
+        rows, held_back = rows[:fitted], rows[fitted:]
         counts = Counter(gram for row in rows for gram in grams(row))
         self.index = {gram: i for i, (gram, _) in enumerate(counts.most_common(FEATURES))}
         x = self.features(rows)  # (E, F)
