@@ -11,7 +11,8 @@ from mmengine.registry import DefaultScope
 
 from distributed import run_distributed
 from refseg.analysis.synthetic import dummy_batch, vocabulary_size
-from refseg.engine.run import RunOptions, build_model, build_runner, load_config, train
+from refseg.engine.nonfinite import GuardedOptimWrapper
+from refseg.engine.run import RunOptions, build_model, build_runner, load_config, test, train
 from refseg.errors import ConfigError, UsageError
 from refseg.large_models import blocks_of, is_sharded, recompute, shard, whole
 
@@ -47,6 +48,8 @@ def test_recomputed_blocks_have_the_same_gradients(config: str) -> None:
     saving.load_state_dict(plain.state_dict())
     assert len(recompute(saving, True)) >= 2
     (loss, expected), (other, found) = losses_and_gradients(plain), losses_and_gradients(saving)
+    for (name, buffer), other_buffer in zip(plain.named_buffers(), saving.buffers(), strict=True):
+        torch.testing.assert_close(other_buffer, buffer, msg=name)  # running statistics are updated once
     assert other == pytest.approx(loss, rel=1e-5) and found.keys() == expected.keys()
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
@@ -63,7 +66,7 @@ def test_recompute_by_name() -> None:
 def test_runner_recomputes(tmp_path: Path, tiny_options: dict) -> None:
     options = RunOptions(work_dir=str(tmp_path), cfg_options=tiny_options | {"gradient_checkpointing": True})
     runner = build_runner(load_config("baseline_tiny_refshapes", options))
-    assert all(hasattr(block.forward, "__wrapped__") for block in blocks_of(runner.model))
+    assert all("forward" in vars(block) for block in blocks_of(runner.model))
 
 
 def check_gradients(rank: int, world_size: int, configs: list[str]) -> None:
@@ -102,12 +105,53 @@ def test_training_is_that_of_ordinary_processes(tmp_path: Path, tiny_options: di
     runs += [(sharded | short, folders[2], False), (plain, folders[2], True)]
     runs += [(plain | short, folders[3], False), (sharded, folders[3], True)]
     run_distributed(train_all, 2, runs)
+    metrics = test(f"{folders[1]}/baseline_tiny_refshapes.py", f"{folders[1]}/epoch_2.pth", RunOptions(folders[1]))
+    assert metrics["refseg/gIoU"] >= 0  # one process, although the config says fsdp=True
     expected, *others = (torch.load(f"{folder}/epoch_2.pth", weights_only=False) for folder in folders)
     for folder, found in zip(folders[1:], others, strict=True):
         assert found["state_dict"].keys() == expected["state_dict"].keys()
         assert found["optimizer"]["state"].keys() == expected["optimizer"]["state"].keys()
+        for number, state in expected["optimizer"]["state"].items():
+            other = found["optimizer"]["state"][number]["exp_avg"]
+            assert type(other) is torch.Tensor
+            torch.testing.assert_close(other, state["exp_avg"], rtol=1e-2, atol=1e-3, msg=f"{folder} {number}")
         for key, value in expected["state_dict"].items():
             torch.testing.assert_close(found["state_dict"][key], value, rtol=1e-3, atol=1e-4, msg=f"{folder} {key}")
+
+
+def clip_and_step(rank: int, world_size: int) -> None:
+    """ReLA has a parameter without a dimension, which is not sharded. Both models take the same steps."""
+    plain, sharded = tiny("rela_swinb"), tiny("rela_swinb")
+    shard(sharded)
+    plain.load_state_dict({name: whole(value) for name, value in sharded.state_dict().items()})
+    assert any(parameter.ndim == 0 for parameter in sharded.parameters())
+    norms = []
+    for model in (plain, sharded):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        wrapper = GuardedOptimWrapper(optimizer, clip_grad=dict(max_norm=0.01))
+        losses_and_gradients(model)
+        wrapper._clip_grad()
+        norms.append(wrapper.message_hub.get_scalar("train/grad_norm").current())
+        optimizer.step()
+    assert norms[1] == pytest.approx(norms[0], rel=1e-3) and norms[0] > 0.01
+    state = sharded.state_dict()
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(whole(state[name]), value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_clipping_counts_all_parts_of_the_gradient() -> None:
+    run_distributed(clip_and_step, 2)
+
+
+def test_encoders_recompute_their_own_blocks(tmp_path: Path, refshapes_tiny: Path) -> None:
+    options: dict = {"gradient_checkpointing": True}
+    for split in ("train", "val", "test"):
+        options[f"{split}_dataloader.dataset.annotations.file"] = str(refshapes_tiny / "refshapes.jsonl")
+        options[f"{split}_dataloader.dataset.pipeline.2.tokenizer.word_list"] = str(refshapes_tiny / "words.txt")
+    runner = build_runner(load_config("lavt/lavt_tiny_refshapes", RunOptions(str(tmp_path), options)))
+    vision = runner.model.encoder.vision
+    assert vision.checkpointing and not any("forward" in vars(part) for part in vision.modules())
+    assert any("forward" in vars(part) for part in runner.model.modules())
 
 
 def test_fsdp_needs_processes(tmp_path: Path, tiny_options: dict) -> None:

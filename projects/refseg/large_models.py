@@ -7,7 +7,8 @@ those of an ordinary training, so either kind of training continues the other's,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from mmengine.dist import broadcast
 from mmengine.hooks import Hook
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from refseg.errors import ConfigError, UsageError
@@ -61,20 +63,36 @@ def recompute(model: nn.Module, names: bool | str | Sequence[str]) -> list[nn.Mo
                     f"gradient_checkpointing: {type(model).__name__} has no module {name!r}. Use True for all blocks"
                 ) from None
     for part in parts:
-        part.forward = _recomputed(part.forward)
+        part.forward = _recomputed(part)
     return parts
 
 
-def _recomputed(forward: Any) -> Any:
+def _recomputed(part: nn.Module) -> Callable[..., Any]:
+    """Return a part's forward with recomputation. It belongs to this part: do not copy the model afterwards."""
+    forward = part.forward
+
     @wraps(forward)
     def run(*args: Any, **kwargs: Any) -> Any:
-        return (
-            checkpoint(forward, *args, use_reentrant=False, **kwargs)
-            if torch.is_grad_enabled()
-            else forward(*args, **kwargs)
-        )
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        contexts = lambda: (nullcontext(), _without_statistics(part))  # noqa: E731
+        return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
     return run
+
+
+@contextmanager
+def _without_statistics(part: nn.Module) -> Iterator[None]:
+    """Keep BatchNorm's running statistics as they are: the first forward pass has updated them."""
+    norms = [module for module in part.modules() if isinstance(module, _BatchNorm) and module.training]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, batches) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, batches
 
 
 # FSDP -----------------------------------------------------------------------------------------------------------------
@@ -124,6 +142,23 @@ def like(value: Any, target: Tensor) -> Any:
 
         return distribute_tensor(value.to(target.device), target.device_mesh, target.placements, src_data_rank=None)
     return value
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale the gradients of a sharded model down to a norm, and return the norm that they had.
+
+    torch's own function refuses sharded and whole gradients together.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    sharded = [gradient.to_local() for gradient in gradients if hasattr(gradient, "to_local")]
+    others = [gradient for gradient in gradients if not hasattr(gradient, "to_local")]
+    square = torch.stack([gradient.square().sum() for gradient in sharded]).sum()
+    torch.distributed.all_reduce(square)
+    norm = torch.stack([square, *(gradient.square().sum() for gradient in others)]).sum().sqrt()
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in (*sharded, *others):
+        gradient.mul_(factor)
+    return norm
 
 
 class GatherHook(Hook):

@@ -31,7 +31,7 @@ def scores(gain: int) -> dict[str, Any]:
 
 def run(method: str, seed: int, gain: int, **changes: Any) -> dict[str, Any]:
     row = dict(kind="run", method=method, seed=seed, rate=1.0, steps=300, budget="43,200 phrases", hash="a")
-    row |= dict(phrases=43200, seconds=100.0, params=1.5e6, macs=50e6, curve=[[150, 10.0], [300, 20.0]])
+    row |= dict(phrases=43200, seconds=100.0, gpu=False, params=1.5e6, macs=50e6, curve=[[150, 10.0], [300, 20.0]])
     row |= dict(
         machine="a CPU", torch="2", revision="abc", scores=dict.fromkeys(("val", "test", "new words"), scores(gain))
     )

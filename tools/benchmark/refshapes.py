@@ -21,15 +21,17 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import platform
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -154,11 +156,11 @@ def run_job(job: Job, folder: Path, data: Path) -> dict[str, Any]:
     cfg.dump(str(folder / "benchmark.py"))
     if job.kind == "speed":
         return {"step_seconds": seconds_of_step(cfg, folder)}
-    start = time.monotonic()
+    start, continued = time.monotonic(), latest_checkpoint(folder) is not None
     options = RunOptions(work_dir=str(folder), resume=True)
     runner = train(str(folder / "benchmark.py"), options)
     numbers: dict[str, Any] = {
-        "seconds": time.monotonic() - start,
+        "seconds": None if continued else time.monotonic() - start,
         "phrases": job.steps * BATCH * METHODS[job.method].phrases,
     }
     numbers["curve"] = learning_curve(folder)
@@ -257,7 +259,7 @@ class Results:
     """The lines of the results file. Lines are only ever appended."""
 
     def __init__(self, file: Path) -> None:
-        self.file = file
+        self.file, self.lock = file, threading.Lock()
         lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
         self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
 
@@ -265,10 +267,10 @@ class Results:
         return [row for row in self.rows if all(row.get(key) == value for key, value in wanted.items())]
 
     def add(self, row: dict[str, Any]) -> None:
-        self.rows.append(row)
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.file, "a", encoding="utf-8") as lines:
-            lines.write(json.dumps(row) + "\n")
+        with self.lock, open(self.file, "ab", buffering=0) as lines:
+            self.rows.append(row)
+            lines.write(json.dumps(row).encode() + b"\n")  # in one call, so that other processes may append, too
 
 
 def identity(cfg: Any) -> str:
@@ -295,10 +297,8 @@ def do_jobs(jobs: Sequence[Job], results: Results, args: argparse.Namespace) -> 
     """Do the jobs that have no line in the results yet, `args.jobs` of them side by side."""
     todo = []
     for job in jobs:
-        digest = identity(make_config(job, args.data))
-        wanted = {"kind": job.kind, "method": job.method, "seed": job.seed, "steps": job.steps, "hash": digest}
-        if not results.find(**wanted):
-            todo.append((job, digest))
+        if done_row(job, results, args.data) is None:
+            todo.append((job, identity(make_config(job, args.data))))
     start = time.monotonic()
 
     def do(number: int, job: Job, digest: str) -> None:
@@ -323,8 +323,19 @@ def do_jobs(jobs: Sequence[Job], results: Results, args: argparse.Namespace) -> 
 
     with ThreadPoolExecutor(args.jobs) as pool:
         tasks = [pool.submit(do, number, job, digest) for number, (job, digest) in enumerate(todo, 1)]
-        for task in tasks:
-            task.result()
+        try:
+            for task in as_completed(tasks):
+                task.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def done_row(job: Job, results: Results, data: Path) -> dict[str, Any] | None:
+    """Return the line of a finished job with today's config, if there is one."""
+    digest = identity(make_config(job, data))
+    found = results.find(kind=job.kind, method=job.method, seed=job.seed, steps=job.steps, hash=digest)
+    return found[-1] if found else None
 
 
 def steps_of(name: str, args: argparse.Namespace, results: Results) -> int:
@@ -360,7 +371,7 @@ def run_benchmark(args: argparse.Namespace, results: Results) -> None:
         }
         do_jobs(list(sweep.values()), results, args)
         for name in args.methods:
-            tried = [row for rate in args.rates for row in results.find(**sweep[name, rate]._asdict())]
+            tried = [row for rate in args.rates if (row := done_row(sweep[name, rate], results, args.data))]
             rates[name] = max(tried, key=lambda row: row["curve"][-1][1])["rate"]
 
     # Seed by seed, so that every method has numbers early
@@ -412,9 +423,9 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def newest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows whose config is that of the last row, by seed."""
-    rows = [row for row in rows if row["hash"] == rows[-1]["hash"]]
-    return sorted(rows, key=lambda row: row["seed"])
+    """Return the rows whose config is that of the last row, one for each seed."""
+    by_seed = {row["seed"]: row for row in rows if row["hash"] == rows[-1]["hash"]}
+    return [by_seed[seed] for seed in sorted(by_seed)]
 
 
 def paired(ablation: dict[str, Any], method: dict[str, Any]) -> str:
@@ -424,7 +435,7 @@ def paired(ablation: dict[str, Any], method: dict[str, Any]) -> str:
     from refseg.evaluation.statistics import paired_test
 
     terms = [{"gIoU": (np.array(run["scores"]["test"]["iou"]) / 1000, 1.0)} for run in (ablation, method)]
-    image = np.arange(len(terms[0]["gIoU"][0])) // 6
+    image = np.arange(len(terms[0]["gIoU"][0])) // 6  # mini has 6 phrases of each image, in the order of images
     result = paired_test(*terms, image)["gIoU"]
     return f"{result.difference:+.1f} ({result.p_value:.2g})"
 
@@ -449,7 +460,8 @@ def write_page(results: Results, args: argparse.Namespace) -> None:
         }
         main = {name: rows for name, rows in runs.items() if not METHODS[name].ablates or name == "Mask2Former"}
         test = {name: [row["scores"]["test"] for row in rows] for name, rows in main.items()}
-        what = "phrases seen" if "phrases" in budget else "training time of one core"
+        gpu = next(iter(main.values()))[0]["gpu"]
+        what = "phrases seen" if "phrases" in budget else f"training time{'' if gpu else ' of one core'}"
         lines += [f"## {budget}: equal {what}", "", f"    python tools/benchmark/refshapes.py --{option_of(budget)}"]
 
         # Scores on test
@@ -470,7 +482,8 @@ def write_page(results: Results, args: argparse.Namespace) -> None:
             speed = statistics.median(
                 len(run["scores"]["test"]["iou"]) / run["scores"]["test"]["seconds"] for run in found
             )
-            seen, seconds = found[0]["phrases"], statistics.median(run["seconds"] for run in found)
+            seen, known = found[0]["phrases"], [run["seconds"] for run in found if run["seconds"]]
+            seconds = statistics.median(known) if known else math.nan  # of trainings that were not interrupted
             numbers = [f"{found[0]['params'] / 1e6:.2f} M", f"{found[0]['macs'] / 1e6:.0f} M", f"{found[0]['steps']:,}"]
             numbers += [
                 f"{seen:,}",

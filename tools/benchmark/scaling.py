@@ -139,7 +139,9 @@ PARTS = {"phrases": by_phrases, "memory": by_memory, "scoring": by_rows}
 def main() -> None:
     parser = make_parser(__doc__, repeats=1)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--config", default="instalign_swinb", help="model of the part memory (default: %(default)s)")
+    parser.add_argument(
+        "--config", default="instalign_tiny_refshapes", help="model of the part memory (default: %(default)s)"
+    )
     parser.add_argument("--iters", type=int, default=5, help="timed calls (default: %(default)s)")
     args = parser.parse_args()
     write_json(args.json, {name: PARTS[name](args) for name in args.parts})

@@ -12,7 +12,7 @@ from refseg.cli.score import score_with_columns
 from refseg.datasets.targets import data_root
 from refseg.errors import UsageError
 from refseg.evaluation.breakdowns import tag_columns
-from refseg.evaluation.compare import BY, Comparison, compare_rows
+from refseg.evaluation.compare import BY, MOST_RANKINGS, Comparison, compare_rows
 from refseg.evaluation.notes import notes_of
 from refseg.evaluation.scorer import answers_of, describe_predictions, open_data
 from refseg.report.compare_page import (
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--names", metavar="A,B", help="their names in the output (default: the names of the files)")
     add("--html", metavar="FILE", help="also write a page with pictures of the largest disagreements")
     add("--cases", type=at_least(0), default=60, metavar="N", help="most pictures on the page (default: 60)")
-    resamples = "image resamples for intervals and p-values (default: 10000)"
+    resamples = "image resamples for intervals and p-values (default: 10000; AUC and AURC: at most 500)"
     add("--resamples", type=at_least(1), default=10_000, metavar="N", help=resamples)
     add("--seed", type=at_least(0), default=0, metavar="N", help="seed of the resamples (default: 0)")
 
@@ -85,6 +85,7 @@ def main(args: argparse.Namespace) -> int:
         content = to_json(comparison, names)
         content |= {"data": data.describe(), "predictions": files, "notes": notes}
         content["resampling"] = {"level": 95.0, "resamples": args.resamples, "seed": args.seed, "of": "images"}
+        content["resampling"]["of_rankings"] = min(args.resamples, MOST_RANKINGS)  # AUC and AURC
         write_whole(args.json, json.dumps(content, indent=2, allow_nan=False) + "\n")
     return 0
 

@@ -14,8 +14,10 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
-from refseg.errors import NonFiniteLossError
+from refseg.errors import ConfigError, NonFiniteLossError
+from refseg.large_models import clip_gradients
 from refseg.registry import HOOKS, OPTIM_WRAPPERS
 
 
@@ -44,6 +46,19 @@ class _Guard:
         if self.should_update():  # type: ignore[attr-defined]
             # With accumulation, the other micro-batches of this step are dropped too: their scale counts this one.
             self.zero_grad(**(zero_kwargs or {}))  # type: ignore[attr-defined]
+
+    def _clip_grad(self) -> None:
+        """Clip as mmengine does, or, if the model is sharded, over all processes."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]  # type: ignore[attr-defined]
+        sharded = any(hasattr(parameter, "full_tensor") for parameter in parameters)
+        if not sharded or self.clip_func is not clip_grad_norm_:  # type: ignore[attr-defined]
+            super()._clip_grad()  # type: ignore[misc]
+            return
+        settings = dict(self.clip_grad_kwargs)  # type: ignore[attr-defined]
+        if settings.pop("norm_type", 2) != 2:
+            raise ConfigError("fsdp=True clips the 2-norm of the gradient. Remove clip_grad.norm_type")
+        norm = clip_gradients(parameters, settings["max_norm"])
+        self.message_hub.update_scalar(f"train/{self.grad_name}", float(norm))  # type: ignore[attr-defined]
 
 
 @OPTIM_WRAPPERS.register_module()

@@ -206,7 +206,8 @@ def build_runner(cfg: Config, *, resume_from: Path | None = None) -> RefRunner:
     # Encoders recompute their blocks themselves.
     if cfg.get("gradient_checkpointing") is True:
         for part in dicts_with(this_run.model, "type"):
-            if "checkpointing" in (accepted_names(find_class(part["type"])) or ()):
+            encoder = find_class(part["type"])
+            if encoder is not None and "checkpointing" in (accepted_names(encoder) or ()):
                 part["checkpointing"] = True
 
     # --auto-scale-lr: mmengine compares the base batch size with a batch that does not count accumulation.
@@ -327,7 +328,7 @@ def test(
     training = ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "load_from")
     for key in (*training, "val_dataloader", "val_cfg", "val_evaluator"):
         cfg[key] = None
-    cfg.resume = False
+    cfg.resume = cfg.fsdp = False
     if checkpoint is not None:
         cfg.model = without_weights(with_processor(cfg.model, Path(checkpoint).parent))
     cfg.custom_hooks = [

@@ -18,7 +18,7 @@ from refseg.engine.hooks import ProgressBarHook
 from refseg.engine.muon import MuonAdamW
 from refseg.engine.screen import ScreenHandler, ScreenHook, show
 from refseg.errors import CheckpointError, ConfigError, UsageError, UserError, config_errors
-from refseg.lora import restore_adapters
+from refseg.lora import adapters_of, restore_adapters
 from refseg.models.published import state_for
 from refseg.weights import load_all, load_initial, origin_of, read_checkpoint, state_dict_of
 
@@ -46,7 +46,7 @@ class RefRunner(Runner):
 
     def register_hooks(self, *args: Any, **kwargs: Any) -> None:
         super().register_hooks(*args, **kwargs)
-        if self.cfg.get("fsdp"):
+        if large_models.is_sharded(self.model):
             self.register_hook(self.gather_hook)
         if not any(isinstance(hook, ProgressBarHook) and hook.always for hook in self.hooks):
             self.register_hook(ScreenHook())
@@ -65,6 +65,8 @@ class RefRunner(Runner):
             return super().wrap_model(model_wrapper_cfg, model)
         if not self.distributed:
             raise UsageError("fsdp=True needs several processes: bash tools/dist_train.sh CONFIG NUMBER")
+        if adapters_of(model):
+            raise ConfigError("fsdp=True cannot train LoRA's additions, which are small. Omit one of the two")
         model = model.to(get_device())
         if self.cfg.get("sync_bn"):
             model = convert_sync_batchnorm(model, self.cfg.sync_bn)
