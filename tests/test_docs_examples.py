@@ -98,6 +98,7 @@ MESSAGES_OF_LIBRARIES = {
     "CUDA out of memory",
     "Expected to have finished reduction in the prior iteration",
     "Address already in use",
+    "Gloo connectFullMesh failed ... remote=[127.0.0.1]",
 }
 
 

@@ -12,7 +12,8 @@ from mmengine.registry import DefaultScope
 from distributed import run_distributed
 from refseg.analysis.synthetic import dummy_batch, vocabulary_size
 from refseg.engine.nonfinite import GuardedOptimWrapper
-from refseg.engine.run import RunOptions, build_model, build_runner, load_config, test, train
+from refseg.engine.run import RunOptions, build_model, build_runner, load_config, train
+from refseg.engine.run import test as evaluate
 from refseg.errors import ConfigError, UsageError
 from refseg.large_models import blocks_of, is_sharded, recompute, shard, whole
 
@@ -105,7 +106,7 @@ def test_training_is_that_of_ordinary_processes(tmp_path: Path, tiny_options: di
     runs += [(sharded | short, folders[2], False), (plain, folders[2], True)]
     runs += [(plain | short, folders[3], False), (sharded, folders[3], True)]
     run_distributed(train_all, 2, runs)
-    metrics = test(f"{folders[1]}/baseline_tiny_refshapes.py", f"{folders[1]}/epoch_2.pth", RunOptions(folders[1]))
+    metrics = evaluate(f"{folders[1]}/baseline_tiny_refshapes.py", f"{folders[1]}/epoch_2.pth", RunOptions(folders[1]))
     assert metrics["refseg/gIoU"] >= 0  # one process, although the config says fsdp=True
     expected, *others = (torch.load(f"{folder}/epoch_2.pth", weights_only=False) for folder in folders)
     for folder, found in zip(folders[1:], others, strict=True):

@@ -280,7 +280,7 @@ def test_padded_words_are_read_as_published(content: dict) -> None:
         all_words, real_words = (plain.decode(pixels, some)[0] for some in (words, words[:, :5]))
     all_words, real_words = (channels[:, 1] - channels[:, 0] for channels in (all_words, real_words))
     torch.testing.assert_close(logits, all_words, atol=1e-3, rtol=1e-4)
-    assert (logits - real_words).abs().max() > 20 * (logits - all_words).abs().max()
+    assert (logits - real_words).abs().max() > 5 * (logits - all_words).abs().max()  # the latter is rounding
 
 
 def test_decoder_equals_the_published_one(content: dict) -> None:
