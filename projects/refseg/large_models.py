@@ -71,11 +71,13 @@ def _recomputed(part: nn.Module) -> Callable[..., Any]:
     """Return a part's forward with recomputation. It belongs to this part: do not copy the model afterwards."""
     forward = part.forward
 
+    def contexts() -> tuple[Any, Any]:
+        return nullcontext(), _without_statistics(part)  # of the first pass, and of its repetition
+
     @wraps(forward)
     def run(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
-        contexts = lambda: (nullcontext(), _without_statistics(part))  # noqa: E731
         return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
     return run

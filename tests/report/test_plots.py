@@ -176,7 +176,7 @@ def test_colors_and_ids_fit_any_page():
 
 
 def test_lines_without_a_style_are_counted():
-    text = plot_svg([Curve(f"line {number}", (1, 2), (1.0, 2.0)) for number in range(9)], title="t")
+    text = plot_svg([Curve(f"line {number}", (1, 2), (1.0, 2.0)) for number in range(10)], title="t")
     assert "and 3 more, not drawn" in text
 
 

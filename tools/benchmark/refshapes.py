@@ -92,7 +92,7 @@ METHODS = {
     "VIPA, words instead of VE": Method(
         "vipa/ablations/refshapes_early_fusion_language", 6, _VIPA, "VIPA", "+2.75 oIoU (Table V)"
     ),
-    "Latent-VG, plain BEiT-3": Method("latentvg/ablations/refshapes_baseline", 6, {}, "Latent-VG", "see docs"),
+    "Latent-VG, plain BEiT-3": Method("latentvg/ablations/refshapes_baseline", 6, {}, "Latent-VG", "-"),
 }
 
 

@@ -19,8 +19,8 @@ from matplotlib.lines import Line2D
 from refseg.report.page import printable
 
 # A line's color is the CSS variable --line-N. The style sheet sets it for dark pages; elsewhere the value here holds.
-LINE_COLORS = ("#0072b2", "#c24e00", "#00795a", "#a8457f", "#5b5b5b", "#7a5c00")
-_DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (7, 2)), (0, (2, 1)))
+LINE_COLORS = ("#0072b2", "#c24e00", "#00795a", "#a8457f", "#5b5b5b", "#7a5c00", "#6a3fb5")
+_DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (7, 2)), (0, (2, 1)), (0, (9, 2, 2, 2)))
 _INK = "#010203"  # stands for the color of the page's text
 _MAX_POINTS = 400  # per line
 _MAX_TOOLTIPS = 40  # points per line that show their value under the pointer
