@@ -92,6 +92,19 @@ METHODS = {
     "VIPA, words instead of VE": Method(
         "vipa/ablations/refshapes_early_fusion_language", 6, _VIPA, "VIPA", "+2.75 oIoU (Table V)"
     ),
+    "VIPA, scale and bias in eq. 4": Method(
+        "vipa/ablations/refshapes_early_fusion", 6, {**_VIPA, "model.supervision.scale_bias": True}, "VIPA", "-"
+    ),
+    "VIPA, centered pixels in eq. 5": Method(
+        "vipa/ablations/refshapes_early_fusion", 6, {**_VIPA, "model.generator.centered": True}, "VIPA", "-"
+    ),
+    "VIPA, both keys": Method(
+        "vipa/ablations/refshapes_early_fusion",
+        6,
+        {**_VIPA, "model.supervision.scale_bias": True, "model.generator.centered": True},
+        "VIPA",
+        "-",
+    ),
     "Latent-VG, plain BEiT-3": Method("latentvg/ablations/refshapes_baseline", 6, {}, "Latent-VG", "-"),
 }
 
