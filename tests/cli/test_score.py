@@ -283,9 +283,15 @@ def test_breakdowns_by_any_tag(files: Path, capsys: pytest.CaptureFixture) -> No
     for line, value in zip(lines, ("old", "old", 3, True, None), strict=False):
         line["tags"] = {} if value is None else {"film": value}
     Path("data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    table = score("--by", "tag:film,length")["by"]["tag:film"]
+    result = score("--by", "tag:film,length")
+    table = result["by"]["tag:film"]
     assert [(line["tag:film"], line["expressions"]) for line in table] == [("3", 1), ("old", 2), ("true", 1)]
-    assert "by tag:film" in capsys.readouterr().out
+    # Groups have the same weight in the mean, whatever their size. Lengths have no mean
+    mean = result["mean_of_groups"]["tag:film"]["gIoU"]
+    assert mean == pytest.approx(sum(line["gIoU"] for line in table) / 3) and mean != result["metrics"]["gIoU"]
+    assert result["mean_of_groups"].keys() == {"tag:film"}
+    printed = capsys.readouterr().out
+    assert "by tag:film" in printed and printed.count("mean of 3 groups") == 1
 
 
 def test_min_score(files: Path) -> None:

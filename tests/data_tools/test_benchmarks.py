@@ -217,7 +217,7 @@ def test_ref_l4(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     box = {"bbox": [2.0, 2.0, 4.0, 5.0], "bbox_id": "o365_1", "ori_category_id": "o365_64", "image_id": "o365_9"}
     row = {"id": 1, "caption": "a cup", **box, "height": 400, "width": 500, "file_name": "a.jpg", "is_rewrite": True}
     row |= {"split": "val"}
-    wide = {**row, "id": 2, "bbox": [0.5, 0.5, 256.0, 256.0], "is_rewrite": False}
+    wide = {**row, "id": 2, "bbox": [0.5, 0.5, 256.0, 256.0], "is_rewrite": False, "ori_category_id": "refcoco_62"}
     bad = [{**row, "id": 3, "caption": ""}, {**row, "id": 4, "bbox": [1.0, 1.0, 0.0, 5.0]}]
     write_parquet(tmp_path / "ref-l4-val.parquet", [row, wide, *bad])
     (tmp_path / "images").mkdir()
@@ -226,8 +226,9 @@ def test_ref_l4(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert (first["text"], first["image"], first["split"], first["targets"]) == (
         "a cup", "images/a.jpg", "val", [{"box": [2.0, 2.0, 4.0, 5.0]}],
     )  # fmt: skip
-    assert first["tags"] == {"size": "small", "category": "o365_64", "rewritten": True}
-    assert second["tags"]["size"] == "medium" and second["targets"] == [{"box": [0.5, 0.5, 256.0, 256.0]}]
+    assert first["tags"] == {"size": "small", "category": "o365_64", "class": "o365_64", "rewritten": True}
+    assert second["tags"] == {"size": "medium", "category": "refcoco_62", "class": "o365_3", "rewritten": False}
+    assert second["targets"] == [{"box": [0.5, 0.5, 256.0, 256.0]}]
     assert "2 rows that cannot be used" in capsys.readouterr().out
     assert main(["data", "check", str(tmp_path / "out.jsonl")]) == 0
 

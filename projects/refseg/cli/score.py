@@ -158,7 +158,9 @@ def report_lines(data: Data, predictions: dict[str, Any], results: Sequence[dict
         for name, groups in result.get("by", {}).items():
             heads = ["expressions", *result["metrics"]]
             table = [[f"by {name}", *heads, ""]]
-            table += [[str(group[name]), *(_cell(group.get(head)) for head in heads), ""] for group in groups]
+            mean = result["mean_of_groups"].get(name)
+            rest = [{name: f"mean of {len(groups)} groups", **mean}] if mean else []
+            table += [[str(group[name]), *(_cell(group.get(head)) for head in heads), ""] for group in [*groups, *rest]]
             table = aligned(table) if groups else [f"by {name}: no expression has this property"]
             lines += ["", *(f"  {line}" for line in table)]
     lines += ["", *no_target_lines(results[0]["no_target"])] if "no_target" in results[0] else []

@@ -26,6 +26,7 @@ from refseg.errors import CheckpointError, ConfigError, UsageError, UserError
 from refseg.files import write_atomically
 from refseg.json_config import name_of_config, read_json_config
 from refseg.paths import resolve_config
+from refseg.processes import keep_freed_memory
 from refseg.registry import METRICS, MODELS, SCOPE
 from refseg.weights import describe_weights, generator_versions, load_weights, origin_of, weights_file
 
@@ -192,6 +193,8 @@ def build_runner(cfg: Config, *, resume_from: Path | None = None) -> RefRunner:
         resume_from: The checkpoint that the training continues from.
     """
     format_configs_once()
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     dist_cfg = (cfg.get("env_cfg") or {}).get("dist_cfg") or {}
     init_cpu_dist(cfg.launcher, dist_cfg.get("timeout"))
     this_run = deepcopy(cfg)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -130,6 +130,12 @@ def breakdown(rows: Rows, protocol: Protocol, by: str, *, resamples: int | None 
                 line["interval"] = {"of": name, "ends": list(intervals[name])}
         lines.append(line)
     return lines
+
+
+def mean_of_groups(lines: Sequence[dict[str, Any]], metrics: Iterable[str]) -> dict[str, float]:
+    """Return the mean of each metric over the lines of a breakdown that have it, each group with the same weight."""
+    values = {name: [line[name] for line in lines if line.get(name) is not None] for name in metrics}
+    return {name: float(np.mean(of_groups)) for name, of_groups in values.items() if of_groups}
 
 
 def confusion(rows: Rows, rejected: np.ndarray) -> dict[str, Any]:

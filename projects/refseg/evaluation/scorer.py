@@ -22,7 +22,7 @@ from refseg.datasets.selection import in_splits
 from refseg.datasets.store import RecordStore
 from refseg.datasets.targets import Target, parse_target
 from refseg.errors import DataError, UsageError
-from refseg.evaluation.breakdowns import breakdown
+from refseg.evaluation.breakdowns import TAG, breakdown, mean_of_groups
 from refseg.evaluation.measure import MisfitError, Truth, measure
 from refseg.evaluation.notes import MAX_IDS, IdList, SuspiciousFields
 from refseg.evaluation.other_formats import SUFFIXES, entries_below, is_coco_results, open_predictions
@@ -539,4 +539,9 @@ def result_of(
         result["bootstrap"] = {"level": LEVEL, "resamples": resamples, "seed": SEED, "of": "images"}
     if groups:
         result["by"] = {group: breakdown(rows, protocol, group, resamples=resamples) for group in groups}
+        result["mean_of_groups"] = {
+            group: mean_of_groups(lines, result["metrics"])
+            for group, lines in result["by"].items()
+            if group.startswith(TAG)
+        }
     return result
