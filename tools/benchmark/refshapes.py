@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import os
 import platform
 import statistics
@@ -496,15 +495,10 @@ def write_page(results: Results, args: argparse.Namespace) -> None:
                 len(run["scores"]["test"]["iou"]) / run["scores"]["test"]["seconds"] for run in found
             )
             seen, known = found[0]["phrases"], [run["seconds"] for run in found if run["seconds"]]
-            seconds = statistics.median(known) if known else math.nan  # of trainings that were not interrupted
+            seconds = statistics.median(known) if known else None  # of trainings that were not interrupted
             numbers = [f"{found[0]['params'] / 1e6:.2f} M", f"{found[0]['macs'] / 1e6:.0f} M", f"{found[0]['steps']:,}"]
-            numbers += [
-                f"{seen:,}",
-                f"{seconds:.0f} s",
-                f"{seen / seconds:.0f}",
-                f"{speed:.0f}",
-                f"{found[0]['rate']:g}",
-            ]
+            times = ["-", "-"] if seconds is None else [f"{seconds:.0f} s", f"{seen / seconds:.0f}"]
+            numbers += [f"{seen:,}", *times, f"{speed:.0f}", f"{found[0]['rate']:g}"]
             rows.append([name, *numbers])
         costs = "parameters|MACs of a phrase|steps|phrases seen|training and validations|phrases/s|test, phrases/s"
         lines += table(["", *costs.split("|"), "learning rate x"], rows)

@@ -19,8 +19,8 @@ from refseg.paths import path_to
 
 COLUMNS = {"pbench": {"image", "expression", "masks"}, "ref-l4": {"file_name", "caption", "bbox"}}
 SMALL, LARGE = 128, 256  # Ref-L4's limits of the root of a box's area
-# Objects365's class of each class of COCO, by number, where Ref-L4's evaluation joins them. A few are off by one (16, the
-# birds, join the buses), which is part of its numbers. COCO's sports balls (37) stay a class of their own there.
+# Objects365's class of each class of COCO, by number, as Ref-L4's evaluation joins them. It also joins unlike ones: for
+# example, birds (16) and buses (6). COCO's sports balls (37) stay a class of their own.
 # fmt: off
 OBJECTS365_OF_COCO = {
     1: 1, 2: 47, 3: 6, 4: 59, 5: 115, 6: 56, 7: 117, 8: 66, 9: 22, 10: 41, 11: 177, 13: 128, 14: 250, 15: 25, 16: 56,
