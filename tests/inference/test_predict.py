@@ -14,6 +14,7 @@ from PIL import Image
 
 from refseg.cli import main
 from refseg.datasets.masks import decode
+from refseg.datasets.readers.jsonl import read_jsonl
 from refseg.errors import DataError, UsageError
 from refseg.evaluation.prediction_file import read_header, read_predictions
 from refseg.inference.inferencer import ReferringInferencer
@@ -74,8 +75,18 @@ def test_tasks_from_jsonl(tmp_path: Path) -> None:
         '{"image": "./a.png", "text": "w"}\n'
     )
     a, b = tasks_of([], [], str(tmp_path / "list.jsonl"))
-    assert a == ImageTask(f"{tmp_path}/a.png", ("x", "y", "w"), tuple(f"{tmp_path}/a.png#{k}" for k in range(3)))
+    assert a == ImageTask(f"{tmp_path}/a.png", ("x", "y", "w"), ("a.png:0", "a.png:1", "./a.png:0"))
     assert b == ImageTask(f"{tmp_path.parent}/b.png", ("z",), ("7",))
+
+
+def test_tasks_have_the_ids_of_the_data_set(tmp_path: Path) -> None:
+    row = {"size": [4, 6], "text": "x", "targets": None}
+    rows = [{"image": "a.png", **row}, {"image": "photos/b.png", **row}, {"image": "a.png", "expression_id": 9, **row}]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, [*rows, rows[0]])))
+    tasks = tasks_of([], [], str(tmp_path / "own.jsonl"))
+    records = read_jsonl(file=tmp_path / "own.jsonl").records
+    assert [list(task.ids) for task in tasks] == [[one.expression_id for one in of.expressions] for of in records]
+    assert tasks[0].ids == ("a.png:0", "9", "a.png:2")
 
 
 @pytest.mark.parametrize(

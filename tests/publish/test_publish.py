@@ -12,6 +12,7 @@ import yaml
 from refseg.cli import main
 from refseg.engine.run import load_config
 from refseg.evaluation.scorer import open_data
+from refseg.inference import hub
 from refseg.publish.run import shared_images
 from work_dirs import WorkDir
 
@@ -30,9 +31,9 @@ def test_publish_and_add_scores(
     assert "half: " in capsys.readouterr().out and {f.name for f in Path("half").iterdir()} >= {"words.txt"}
 
     options = [f"test_dataloader.dataset.annotations.file={data}", "visualizer.vis_backends=[]"]
-    assert main(["test", "half", "--predictions", "p.jsonl", "--cfg-options", *options]) == 0
+    assert main(["test", "half", "--split", "test", "--predictions", "p.jsonl", "--cfg-options", *options]) == 0
     scores = ["--predictions", "p.jsonl", "--data", f"{data}:test"]
-    assert main(["publish", "half", "--out", "half", "--license", "mit", *scores]) == 0
+    assert main(["publish", "half", "--out", "half", *scores]) == 0  # the license stays
     card = Path("half/README.md").read_text()
     assert re.search(r"\| refshapes.jsonl:test \| refseg \| gIoU \| \d+\.\d\d \| \d+\.\d\d to \d+\.\d\d \|", card)
     assert "7 images, 42 phrases. Training images among them: unknown (the training data" in card
@@ -40,6 +41,12 @@ def test_publish_and_add_scores(
     header = yaml.safe_load(card.split("---")[1])
     assert header["license"] == "mit" and header["library_name"] == "refseg"
     assert {"gIoU"} <= {one["type"] for one in header["model-index"][0]["results"][0]["metrics"]}
+
+    # An upload of the folder leaves it as it is
+    uploaded: list[Path] = []
+    monkeypatch.setattr(hub, "push_folder", lambda folder, name, **_: uploaded.append(folder) or "address")
+    assert main(["publish", "half", "--out", "half", "--push", "me/half"]) == 0
+    assert [folder.name for folder in uploaded] == ["half"] and Path("half/README.md").read_text() == card
 
     # The work directory has 32 bits per number: the predictions are not of its weights
     capsys.readouterr()

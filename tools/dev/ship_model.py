@@ -74,8 +74,8 @@ def ship(work_dir: Path, out: Path, *, data: Path | None = None, command: str | 
         results, skills, alignment = score(shipped, data, preset)
         if alignment:
             write_atomically(folder / ALIGNMENT, json.dumps(alignment, indent=1) + "\n")
-        facts = facts_of(shipped, folder / WEIGHTS, license="Apache-2.0, as refseg. The data is generated: it has no "
-                                                            "other owner")  # fmt: skip
+        facts = facts_of(shipped, folder / WEIGHTS)
+        facts["license"] = "Apache-2.0, as refseg. The data is generated: it has no other owner"
         facts["checkpoint"] = f"{training.chosen}, by gIoU on split val"
         facts["processes"] = training.processes
         write_atomically(folder / CARD, shapes_card(training, preset, facts, results, skills, command))

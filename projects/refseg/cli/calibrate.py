@@ -25,7 +25,7 @@ from refseg.evaluation.scorer import Data, answers_of, describe_predictions, ope
 from refseg.terminal import aligned, open_output, printable, write_whole
 
 EXAMPLES = """
-refseg test work_dirs/quickstart --predictions val.jsonl --cfg-options test_dataloader.dataset.split=val
+refseg test work_dirs/quickstart --split val --predictions val.jsonl
 refseg calibrate val.jsonl --data data/refshapes_mini/refshapes.jsonl:val --apply work_dirs/quickstart
 refseg calibrate val.jsonl --data grefcoco:val --protocol gres --min-t-acc 97 --plot curve.png
 """

@@ -32,7 +32,7 @@ def add_cfg_options(parser: Any) -> None:
 def add_model_options(parser: Any) -> None:
     """Add --cfg-options and --allow-download, which `refseg.cli.main` applies."""
     add_cfg_options(parser)
-    parser.add_argument("--allow-download", action="store_true", help="allow text encoders to come from the hub")
+    parser.add_argument("--allow-download", action="store_true", help="allow downloads from the hub: models, encoders")
 
 
 def open_inferencer(args: argparse.Namespace, **options: Any) -> Any:

@@ -44,6 +44,7 @@ def main(args: argparse.Namespace) -> int:
     from refseg.weights import describe_weights
 
     kinds = list(KINDS) if args.kinds is None else names_in(args.kinds)
+    kinds = ["color" if kind == "colour" else kind for kind in kinds]  # its old spelling
     for kind in kinds:
         if kind not in KINDS:
             raise UsageError(f"--kinds: unknown kind {kind!r}. Valid kinds: {', '.join(KINDS)}")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from refseg.cli.options import MODEL, WEIGHTS, add_run_options, run_options
+from refseg.cli.options import MODEL, WEIGHTS, add_run_options, names_in, run_options
 
 EXAMPLES = """
 refseg test work_dirs/quickstart
 refseg test work_dirs/quickstart/epoch_3.pth --predictions answers.jsonl
-refseg test instalign_swinb weights.pth --cfg-options test_dataloader.dataset.split=testA
+refseg test instalign_swinb weights.pth --split val
 """
 
 
@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help=MODEL)
     parser.add_argument("weights", nargs="?", help=WEIGHTS)
     add_run_options(parser)
+    parser.add_argument("--split", help="split of the data, or several: val,test (default: the config's)")
     parser.add_argument("--out", help="write the metrics to this JSON file")
     parser.add_argument(
         "--predictions", help="write the predictions to this file (.jsonl, .jsonl.gz, or .json: COCO results)"
@@ -28,6 +29,8 @@ def main(args: argparse.Namespace) -> int:
     from refseg.inference.loading import find_model
 
     config, checkpoint = find_model(args.model, args.weights)
+    if args.split:
+        args.cfg_options = {**args.cfg_options, "test_dataloader.dataset.split": names_in(args.split)}
     weights = None if checkpoint is None else str(checkpoint)  # None: the model brings its own
     test(
         str(config),

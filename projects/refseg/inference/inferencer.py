@@ -228,13 +228,13 @@ class ReferringInferencer:
         name = f"{model}@{revision}" if revision else str(model)
         return cls(hub.hub_folder(name, allow_download=allow_download), **options)
 
-    def save_pretrained(self, folder: str | Path, *, half: bool = False, license: str = "unknown") -> Path:
+    def save_pretrained(self, folder: str | Path, *, half: bool = False, license: str | None = None) -> Path:
         """Write a model folder with config.json, model.safetensors, tokenizer, and model card.
 
         Args:
             folder: Folder to write. It must not exist, be empty, or be a model folder, which is replaced.
             half: Write 16 bits per number.
-            license: License of the weights, for the card.
+            license: License of the weights, for the card. None: the one that a model folder has, or "unknown".
 
         Returns:
             The path of the card.
@@ -250,7 +250,7 @@ class ReferringInferencer:
         commit_message: str = "Upload a refseg model",
         token: str | None = None,
         half: bool = False,
-        license: str = "unknown",
+        license: str | None = None,
     ) -> str:
         """Write a model folder and upload it to the hub.
 
@@ -261,7 +261,7 @@ class ReferringInferencer:
             commit_message: Message of the commit.
             token: Token of the user. The default is the one of `hf auth login`.
             half: Write 16 bits per number.
-            license: License of the weights, for the card.
+            license: License of the weights, for the card. None: the one that a model folder has, or "unknown".
 
         Returns:
             The address of the commit.

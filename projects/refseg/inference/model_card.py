@@ -42,13 +42,12 @@ class Result:
     shared_images: str = UNKNOWN
 
 
-def facts_of(loaded: LoadedModel, weights: Path, *, license: str) -> dict[str, str]:
+def facts_of(loaded: LoadedModel, weights: Path) -> dict[str, str]:
     """Return the facts about a model that its card lists, by name.
 
     Args:
         loaded: The model.
         weights: Its file in the model folder.
-        license: License of the weights.
     """
     content = read_checkpoint(weights)
     meta = content.get("meta") or {}
@@ -66,7 +65,7 @@ def facts_of(loaded: LoadedModel, weights: Path, *, license: str) -> dict[str, s
         "started from": str(meta.get("start", UNKNOWN)),
         "pretrained encoders": "; ".join(encoders_of(loaded.cfg.model)) or "none are named in the config",
         "checkpoint": str(meta.get("checkpoint", UNKNOWN)),
-        "license": license,
+        "license": str(meta.get("license", UNKNOWN)),
         f"SHA-256 of `{weights.name}`": f"`{sha256_of(weights)}`",
         "written by": f"refseg {__version__}",
     }
@@ -123,11 +122,11 @@ def _license_of(name: str, part: Mapping[str, Any]) -> str:
     return UNKNOWN
 
 
-def model_card(title: str, facts: Mapping[str, str], results: Sequence[Result] = (), *, license: str = UNKNOWN) -> str:
+def model_card(title: str, facts: Mapping[str, str], results: Sequence[Result] = ()) -> str:
     """Return a model card in Markdown, with the metadata that the hub reads."""
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     return f"""---
-{_metadata(title, results, license)}
+{_metadata(title, results, facts["license"])}
 ---
 
 # {title}

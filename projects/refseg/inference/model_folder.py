@@ -26,7 +26,7 @@ from refseg.shipped import WEIGHTS
 from refseg.weights import METADATA, read_checkpoint, state_dict_of
 
 CARD = "README.md"
-_META = ("seed", "epoch", "iter", "dataset_meta", "config", "start", "checkpoint")  # facts for the card
+_META = ("seed", "epoch", "iter", "dataset_meta", "config", "start", "checkpoint", "license")  # facts for the card
 
 
 def save_model(
@@ -34,7 +34,7 @@ def save_model(
     out: str | Path,
     *,
     half: bool = False,
-    license: str = "unknown",
+    license: str | None = None,
     results: Sequence[Result] = (),
 ) -> Path:
     """Write the folder of a model, and return the path of its card. If it fails, a folder that is there stays.
@@ -43,20 +43,19 @@ def save_model(
         loaded: The model.
         out: Folder to write. It must not exist, be empty, or be a model folder, which is replaced.
         half: Write 16 bits per number. A file with 16 bits keeps them in any case.
-        license: License of the weights.
+        license: License of the weights. None: that of the model folder that the model is from, or unknown.
         results: Scores for the card.
     """
     out = Path(out)
     if out.exists() and not (out / CONFIG).is_file() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty and not a model folder. Choose another folder")
     with folder_to_replace(out) as folder:
-        write_model(loaded, folder, half=half)
-        facts = facts_of(loaded, folder / WEIGHTS, license=license)
-        write_atomically(folder / CARD, model_card(out.name, facts, results, license=license))
+        write_model(loaded, folder, half=half, license=license)
+        write_atomically(folder / CARD, model_card(out.name, facts_of(loaded, folder / WEIGHTS), results))
     return out / CARD
 
 
-def write_model(loaded: LoadedModel, folder: Path, *, half: bool = False) -> None:
+def write_model(loaded: LoadedModel, folder: Path, *, half: bool = False, license: str | None = None) -> None:
     """Write config, weights, and tokenizer of a model into an empty folder."""
     if loaded.checkpoint is None:
         raise UsageError(
@@ -66,7 +65,7 @@ def write_model(loaded: LoadedModel, folder: Path, *, half: bool = False) -> Non
     write_json_config(loaded.cfg, folder / CONFIG)
     content = read_checkpoint(loaded.checkpoint)
     half = half or any(value.dtype == torch.float16 for value in state_dict_of(content, loaded.checkpoint).values())
-    meta = slim_meta(loaded, content.get("meta"))
+    meta = slim_meta(loaded, content.get("meta")) | ({"license": license} if license else {})
     write_weights(loaded.segmentor.state_dict(), folder / WEIGHTS, half=half, meta=meta)
     save_tokenizer_files(loaded.pipeline, folder)
     if (loaded.checkpoint.parent / PROCESSOR).is_dir():

@@ -66,13 +66,15 @@ def tasks_of(images: Iterable[str], texts: Iterable[str], jsonl: str | None) -> 
 def read_jsonl(file: str) -> Iterable[tuple[str, str, str | None]]:
     """Yield image, phrase and id from lines {"image", "texts"} or {"image", "text", "expression_id"}.
 
-    Other keys are ignored, so that the file of a data set works too. Paths are relative to the file.
+    Other keys are ignored, so that the file of a data set works too. Paths are relative to the file. Phrases without an
+    id get that of `refseg.datasets.readers.jsonl`.
     """
     folder = Path(file).parent
     try:
         lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read ({error})") from None
+    count: Counter[str] = Counter()  # phrases of each image so far
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -86,7 +88,9 @@ def read_jsonl(file: str) -> Iterable[tuple[str, str, str | None]]:
             raise DataError(f"{place}'image' must be a path, together with exactly one of 'text' or 'texts'.")
         name = image if is_url(image) else os.path.normpath(folder / image)
         for text in check_phrases([row["text"]] if "text" in row else row["texts"], place):
-            yield name, text, None if row.get("expression_id") is None else str(row["expression_id"])
+            expression_id = f"{image}:{count[image]}" if row.get("expression_id") is None else str(row["expression_id"])
+            count[image] += 1
+            yield name, text, expression_id
 
 
 def _merged(rows: Iterable[tuple[str, str, str | None]]) -> list[ImageTask]:

@@ -38,10 +38,10 @@ def test_is_right_and_iou_of() -> None:
 
 def test_same_truth() -> None:
     """Truths with IoU 3/4 make a pair. Equal or empty truths do not. An unknown truth does."""
-    pairs = {truth: Pair("colour", "e", "a", "b", rle(0, 1, 2), rle(*truth)) for truth in ((0, 1, 2, 3), (0, 1, 2), ())}
+    pairs = {truth: Pair("color", "e", "a", "b", rle(0, 1, 2), rle(*truth)) for truth in ((0, 1, 2, 3), (0, 1, 2), ())}
     assert [pair.same_truth for pair in pairs.values()] == [False, True, False]
-    assert Pair("colour", "e", "a", "b", rle(), rle()).same_truth
-    assert not Pair("colour", "e", "a", "b", rle(0), None).same_truth
+    assert Pair("color", "e", "a", "b", rle(), rle()).same_truth
+    assert not Pair("color", "e", "a", "b", rle(0), None).same_truth
 
 
 def outcome(kind: str, image: int, right: bool, changed: bool | None, iou: float) -> Outcome:
@@ -51,17 +51,17 @@ def outcome(kind: str, image: int, right: bool, changed: bool | None, iou: float
 def test_summarize() -> None:
     """Color: 2 of 3 right, 1 of 2 known changed right, 1 of 2 both right, 1 of 3 the same. Absent: nothing known."""
     found = [
-        outcome("colour", 0, True, True, 0.0),
-        outcome("colour", 0, True, None, 0.3),
-        outcome("colour", 1, False, False, 0.9),
+        outcome("color", 0, True, True, 0.0),
+        outcome("color", 0, True, None, 0.3),
+        outcome("color", 1, False, False, 0.9),
         outcome("absent", 1, True, None, 1.0),
     ]
-    colour, absent, every = summarize(found, resamples=50)
-    assert [colour["kind"], absent["kind"], every["kind"]] == ["colour", "absent", "all"]
-    assert list(colour["metrics"].values()) == pytest.approx([200 / 3, 50, 50, 100 / 3, 40])
-    assert (colour["pairs"], colour["known"], absent["known"], every["pairs"]) == (3, 2, 0, 4)
+    color, absent, every = summarize(found, resamples=50)
+    assert [color["kind"], absent["kind"], every["kind"]] == ["color", "absent", "all"]
+    assert list(color["metrics"].values()) == pytest.approx([200 / 3, 50, 50, 100 / 3, 40])
+    assert (color["pairs"], color["known"], absent["known"], every["pairs"]) == (3, 2, 0, 4)
     assert absent["metrics"]["changed right"] is None and "changed right" not in absent["intervals"]
-    assert colour["intervals"]["right"] == [0.0, 100.0], "two images, with 2 of 2 and 0 of 1"
+    assert color["intervals"]["right"] == [0.0, 100.0], "two images, with 2 of 2 and 0 of 1"
 
 
 class Fake:
@@ -114,8 +114,8 @@ def test_perfect_and_constant_models(tiny_config: Path, refshapes_tiny: Path) ->
     for line in found["probes"]:
         assert [line["metrics"][name] for name in METRICS[:4]] == [100, 100, 100, 0]
     everything = coco_mask.encode(np.ones((96, 96), np.uint8, order="F"))
-    deaf = probe_data(loaded(Fake(lambda *_: everything)), data, kinds=["colour"], most_images=2, resamples=20)
-    assert deaf["images"] == 2 and [line["kind"] for line in deaf["probes"]] == ["colour", "all"]
+    deaf = probe_data(loaded(Fake(lambda *_: everything)), data, kinds=["color"], most_images=2, resamples=20)
+    assert deaf["images"] == 2 and [line["kind"] for line in deaf["probes"]] == ["color", "all"]
     assert deaf["probes"][0]["metrics"]["same answer"] == 100 and deaf["probes"][0]["metrics"]["both right"] == 0
     by_rule = probe_data(loaded(Fake(lambda *_: everything)), data, use_rules=True, resamples=20)
     assert by_rule["by"] == "rules on words" and by_rule["probes"][-1]["known"] < by_rule["probes"][-1]["pairs"]
@@ -143,7 +143,7 @@ def test_command_and_report(
     assert "is not a file of `refseg probe --json`" in capsys.readouterr().err
     layout = [*call[:-1], f"{refshapes_tiny / 'refcoco'}:val", "--images", "1", "--resamples", "20"]
     assert main(layout) == 0 and "1 images, by rules" in capsys.readouterr().out, "images of a layout lie beside it"
-    assert main([*call, "--kinds", "color"]) == 1 and "unknown kind 'color'" in capsys.readouterr().err
+    assert main([*call, "--kinds", "shade"]) == 1 and "unknown kind 'shade'" in capsys.readouterr().err
     assert main([*call[:2], str(tmp_path / "no.pth"), *call[3:]]) == 1
     assert "no such checkpoint" in capsys.readouterr().err
     assert main([call[0], str(tmp_path / "work"), *call[3:]]) == 1 and "no checkpoint in" in capsys.readouterr().err

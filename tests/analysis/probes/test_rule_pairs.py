@@ -42,11 +42,11 @@ def test_rules_accept_any_text(text: str, seed: int) -> None:
 
 
 def test_colors_differ_by_seed_and_are_new() -> None:
-    found = {change_text("colour", "Red car beside the blue van", seed) for seed in range(30)}
+    found = {change_text("color", "Red car beside the blue van", seed) for seed in range(30)}
     assert len(found) == 9 and not any(text.startswith(("red", "Red", "blue")) for text in found)
     assert all(text.endswith("car beside the blue van") for text in found)
-    assert "gray" not in {change_text("colour", "grey cat", seed).split()[0] for seed in range(30)}
-    assert change_text("colour", "the cat", 3) == "the cat"
+    assert "gray" not in {change_text("color", "grey cat", seed).split()[0] for seed in range(30)}
+    assert change_text("color", "the cat", 3) == "the cat"
 
 
 def test_name_absent() -> None:

@@ -68,14 +68,14 @@ def test_changed_meaning() -> None:
     """The scene has a red star, a blue star and a red circle, from left to right."""
     scene = _scene(("star", "red", 10), ("star", "blue", 48), ("circle", "red", 86))
     assert _change(Most(STAR, "left"), "left-right", scene) == {(1,)}
-    assert _change(Match("star", "red"), "colour", scene) == {(1,)}
+    assert _change(Match("star", "red"), "color", scene) == {(1,)}
     assert _change(Match("star", "red"), "negation", scene) == {(1,), (2,)}, "a star not red, a red thing not a star"
     assert _change(Match("star", without=("color", "red")), "negation", scene) == {(0,)}
     assert _change(Match("star"), "number", scene, None) == {(0,), (1,)}, "the leftmost, the rightmost"
     assert _change(Most(STAR, "left"), "number", scene) == {(0, 1)}
     assert _change(Match("circle", "red"), "absent", scene) == {()}
     assert _change(Most(STAR, "left"), "above-below", scene) == set()
-    assert _change(Match("star", "red"), "colour", scene, allows=lambda _: False) == set()
+    assert _change(Match("star", "red"), "color", scene, allows=lambda _: False) == set()
 
 
 def test_change_number_drops_a_phrase() -> None:

@@ -21,7 +21,7 @@ from refseg.report.examples import RIGHT_IOU
 KINDS = {
     "left-right": "left and right change places",
     "above-below": "top and bottom, above and below change places",
-    "colour": "another color",
+    "color": "another color",
     "number": "one or all, another rank, fewer phrases",
     "negation": "with and without a \u201cnot\u201d",
     "absent": "something that the image does not show",

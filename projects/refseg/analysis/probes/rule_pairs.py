@@ -58,7 +58,7 @@ def change_text(kind: str, text: str, seed: int) -> str:
         return swap(text, SWAPS[kind])
     if kind == "number":
         return swap(text, ORDINALS)
-    if kind == "colour":
+    if kind == "color":
         # The first color becomes one that the phrase does not have.
         words = re.findall(r"[^\W\d_]+", text.lower())
         color = next((word for word in words if word in COLORS), None)

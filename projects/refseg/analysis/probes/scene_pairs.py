@@ -129,7 +129,7 @@ def change_to_absent(expression: Meaning, scene: Scene, stream: Stream) -> Meani
 PROPOSALS: dict[str, Propose] = {
     "left-right": change_sides(("left", "right")),
     "above-below": change_sides(("top", "bottom")),
-    "colour": change_color,
+    "color": change_color,
     "number": change_number,
     "negation": change_negation,
     "absent": change_to_absent,
