@@ -36,7 +36,7 @@ def write_whole(path: str | Path, content: str) -> None:
 
 def aligned(rows: Sequence[Sequence[str]], *, right: bool = True) -> list[str]:
     """Return lines with aligned columns. All but the first and the last column hold right-aligned numbers."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) if rows else 0)]
     lines = []
     for row in rows:
         last = len(row) - 1

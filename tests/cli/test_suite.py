@@ -86,6 +86,9 @@ def test_model_predicts_what_is_missing(
     first = capsys.readouterr().out.splitlines()[-3:]
     assert main(command) == 0
     assert file.stat().st_mtime_ns == before and capsys.readouterr().out.splitlines()[-3:] == first
+    # Other weights do not get the scores of these
+    file.write_text(file.read_text().replace('"sha256":"', '"sha256":"0', 1))
+    assert main(command) == 1 and "has the predictions of" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -94,6 +97,8 @@ def test_model_predicts_what_is_missing(
         (["--suite", "gress"], "did you mean gres?"),
         (["--suite", "gres", "--table", "t.pdf"], "--table t.pdf: the suffix must be one of .md"),
         (["--suite", "gres", "--data-root", "nowhere"], "no part of suite gres could be scored"),
+        (["--suite", "gres", "--no-target-threshold", "0.3"], "--no-target-threshold does not go with --suite"),
+        (["--data", "x.jsonl", "--table", "t.md"], "--table goes with --suite"),
         ([], "--data is missing"),
     ],
 )

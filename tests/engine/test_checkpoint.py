@@ -103,6 +103,20 @@ def test_best_checkpoint_has_the_highest_named_metric(tmp_path: Path) -> None:
     assert saved == ["best_lavt_mIoU_epoch_1.pth", "best_lavt_mIoU_epoch_3.pth"]
 
 
+def test_second_best_checkpoint_of_an_epoch_stays(tmp_path: Path) -> None:
+    """Validations within an epoch give files of one name. A file with another name is removed."""
+    hook = SafeCheckpointHook(save_best="lavt/mIoU", rule="greater")
+    runner = runner_with_metrics(tmp_path, ReferringMetric(protocols=["lavt"]))
+    runner.message_hub.get_info = runner.message_hub.runtime_info.get
+    runner.message_hub.update_info = runner.message_hub.runtime_info.__setitem__
+    runner.save_checkpoint.side_effect = lambda folder, filename, **_: Path(folder, filename).touch()
+    hook.before_train(runner)
+    for epoch, miou in ((1, 41.0), (1, 42.0), (2, 43.0)):
+        runner.epoch = epoch
+        hook.after_val_epoch(runner, {"lavt/mIoU": miou})
+        assert [file.name for file in tmp_path.glob("best_*")] == [f"best_lavt_mIoU_epoch_{epoch}.pth"]
+
+
 def check_that_buffers_are_broadcast(rank: int, world_size: int) -> None:
     """Run on every rank: each starts with other buffers, and ends with those of rank 0."""
     model = torch.nn.BatchNorm1d(2)

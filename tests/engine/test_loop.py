@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.hooks import Hook
 from torch.utils.data import DataLoader, Dataset
 
 from refseg.datasets.samplers import EpochSampler, SampleKey
@@ -67,16 +68,36 @@ def test_resuming_a_finished_run_trains_no_step(whole: Path, tiny_options: dict)
 
 
 def test_max_iters_ends_in_the_middle_of_an_epoch(tmp_path: Path, tiny_options: dict) -> None:
+    """Also when it was killed in the last validation, which is then repeated."""
     options = tiny_options | {"train_cfg.max_epochs": None, "train_cfg.max_iters": 8, "train_cfg.val_interval_iters": 4}
-    runner = train(CONFIG, RunOptions(work_dir=str(tmp_path), cfg_options=options))
+    options |= {"default_hooks.checkpoint.by_epoch": False, "default_hooks.checkpoint.interval": 8}
+    runner = train(CONFIG, RunOptions(work_dir=str(tmp_path / "whole"), cfg_options=options))
     assert runner.iter == 8 and runner.max_iters == 8
-    validated = [
-        json.loads(line)["step"]
-        for file in tmp_path.glob("*/vis_data/scalars.json")
-        for line in file.read_text().splitlines()
-        if "gIoU" in line
-    ]
-    assert len(validated) == 3, "after steps 4, 6 (the epoch) and 8 (the end)"
+    assert len(validations(tmp_path / "whole")) == 3, "after steps 4, 6 (the epoch) and 8 (the end)"
+
+    last = str(tmp_path / "whole" / "iter_8.pth")
+    options["train_cfg.val_interval_iters"] = None
+    train(CONFIG, RunOptions(work_dir=str(tmp_path / "again"), cfg_options=options, resume=last))
+    assert len(validations(tmp_path / "again")) == 1
+
+
+def validations(work_dir: Path) -> list[str]:
+    files = work_dir.glob("*/vis_data/scalars.json")
+    return [line for file in files for line in file.read_text().splitlines() if "gIoU" in line]
+
+
+def test_a_validation_can_end_the_training(tmp_path: Path, tiny_options: dict) -> None:
+    """No step follows it, and it is not repeated."""
+
+    class Stop(Hook):
+        def after_val_epoch(self, runner: Any, metrics: Any = None) -> None:
+            runner.train_loop.stop_training = True
+
+    options = tiny_options | {"train_cfg.val_interval_iters": 2}
+    runner = build_runner(load_config(CONFIG, RunOptions(work_dir=str(tmp_path), cfg_options=options)))
+    runner.register_hook(Stop())
+    runner.train()
+    assert runner.iter == 2 and len(validations(tmp_path)) == 1
 
 
 def test_max_epochs_and_max_iters_exclude_each_other(tmp_path: Path, tiny_options: dict) -> None:

@@ -1,3 +1,4 @@
+import math
 from types import SimpleNamespace
 from unittest import mock
 
@@ -10,7 +11,7 @@ from distributed import run_distributed
 from refseg.analysis.synthetic import dummy_batch
 from refseg.engine import GuardedOptimWrapper, NonFiniteLossHook
 from refseg.engine.nonfinite import describe_batch
-from refseg.errors import NonFiniteLossError
+from refseg.errors import ConfigError, NonFiniteLossError
 
 
 def wrapper(weight: torch.nn.Parameter, **kwargs: object) -> GuardedOptimWrapper:
@@ -30,11 +31,11 @@ def test_non_finite_loss_does_not_change_the_weights(bad: float) -> None:
 
 
 def test_non_finite_loss_drops_the_whole_accumulated_step() -> None:
-    """A step has two micro-batches, each of which counts half. Good and bad: no step. Good and good: -1."""
+    """A step has two micro-batches, each of which counts half. One is bad: no step. Both are good: -1."""
     weight = torch.nn.Parameter(torch.zeros(()))
     optim = wrapper(weight, accumulative_counts=2)
-    for loss in (weight * 1, weight * float("nan")):
-        optim.update_params(loss)
+    for factor in (1, math.nan, math.nan, 1):
+        optim.update_params(weight * factor)
     assert weight.item() == 0
     for loss in (weight * 1, weight * 1):
         optim.update_params(loss)
@@ -72,9 +73,9 @@ def test_run_never_stops_without_a_limit() -> None:
 
 def test_hook_refuses_an_unguarded_wrapper() -> None:
     plain = OptimWrapper(torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0))
-    with pytest.raises(TypeError, match="GuardedOptimWrapper"):
+    with pytest.raises(ConfigError, match="GuardedOptimWrapper"):
         NonFiniteLossHook().before_train(SimpleNamespace(optim_wrapper=plain))
-    with pytest.raises(ValueError, match="max_in_a_row"):
+    with pytest.raises(ConfigError, match="max_in_a_row"):
         NonFiniteLossHook(max_in_a_row=0)
 
 

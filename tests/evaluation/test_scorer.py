@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -486,7 +487,9 @@ def test_several_processes_give_the_same_result(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(scorer, "parts_of", lambda path: parts_of(path, 2000))
     measured: list[int] = []
     options = dict(absent_is_nothing=True, allow_partial=True, workers=2, progress=measured.append)
-    two = scorer.score_file(file, truths, [REFSEG, GRES], **options)
+    with mock.patch.object(scorer, "process_map", wraps=scorer.process_map) as processes:
+        two = scorer.score_file(file, truths, [REFSEG, GRES], **options)
+    assert processes.call_args.args[2] == 2
     assert len(parts_of(file, 2000)) >= 8 and sum(measured) == len(answers)
     assert (one.counts, one.suspicions) == (two.counts, two.suspicions) and one.suspicions
     for name in ("refseg", "gres"):

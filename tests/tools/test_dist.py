@@ -108,6 +108,7 @@ def test_wrong_arguments_print_the_usage() -> None:
         ("dist_train.sh", ["c"]),
         ("dist_test.sh", ["c", "k"]),
         ("dist_predict.sh", ["m"]),
+        ("dist_finetune.sh", ["d"]),
         ("slurm_train.sh", []),
         ("slurm_test.sh", []),
         ("slurm_predict.sh", []),

@@ -472,7 +472,7 @@ def write_page(results: Results, args: argparse.Namespace) -> None:
         }
         main = {name: rows for name, rows in runs.items() if not METHODS[name].ablates or name == "Mask2Former"}
         test = {name: [row["scores"]["test"] for row in rows] for name, rows in main.items()}
-        gpu = next(iter(main.values()))[0]["gpu"]
+        gpu = next(iter(runs.values()))[0]["gpu"]
         what = "phrases seen" if "phrases" in budget else f"training time{'' if gpu else ' of one core'}"
         lines += [f"## {budget}: equal {what}", "", f"    python tools/benchmark/refshapes.py --{option_of(budget)}"]
 

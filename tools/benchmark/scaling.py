@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import make_parser, write_json
+from common import write_json
 
 METHODS = {
     "InstAlign": "instalign_tiny_refshapes",
@@ -137,7 +137,8 @@ PARTS = {"phrases": by_phrases, "memory": by_memory, "scoring": by_rows}
 
 
 def main() -> None:
-    parser = make_parser(__doc__, repeats=1)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument(
         "--config", default="instalign_tiny_refshapes", help="model of the part memory (default: %(default)s)"

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from common import make_parser, time_in_turns
+from common import make_parser, time_in_turns, write_json
 from pycocotools import mask as coco_mask
 
 from refseg.datasets.readers.jsonl import read_jsonl
@@ -159,8 +159,7 @@ def main() -> None:
             for name in args.protocols.split():
                 print(f"  refseg score, {name}: {result[f'{name}_s']:.1f} s, peak {result[f'{name}_mib']:.0f} MiB")
     result["own_peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(args.json, result)
 
 
 if __name__ == "__main__":

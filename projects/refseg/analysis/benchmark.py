@@ -53,12 +53,7 @@ def benchmark(
     if backend == "inductor":
         check_compile(where.type)
     model = (model or build_model(cfg)).to(where)
-    data = dummy_batch(
-        shape=shape or input_size(cfg),
-        num_images=batch_size,
-        expressions_per_image=expressions,
-        vocab_size=vocabulary_size(model),
-    )
+    data = make_batch(cfg, model, shape, batch_size, expressions)
     if where.type == "cuda":
         data["batch"] = data["batch"].pin_memory()
     calls = make_calls(model, data, amp=amp, backend=backend)
@@ -67,24 +62,24 @@ def benchmark(
     for mode in modes or (("inference", "training") if cfg.get("train_cfg") else ("inference",)):
         model.train(mode == "training")
         if on_gpu:
-            torch.cuda.reset_peak_memory_stats()
+            torch.cuda.reset_peak_memory_stats(where)
 
         # Time each call, with the device synchronized around it. Leave out the warm-up calls.
         times = []
         for number in range(warmup + iters):
             if on_gpu:
-                torch.cuda.synchronize()
+                torch.cuda.synchronize(where)
             start = time.perf_counter()
             calls[mode]()
             if on_gpu:
-                torch.cuda.synchronize()
+                torch.cuda.synchronize(where)
             if number >= warmup:
                 times.append(time.perf_counter() - start)
 
         # Peak memory: of the GPU since the reset, or of the process so far.
         peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
         if on_gpu:
-            peak_mib = torch.cuda.max_memory_allocated() / 2**20
+            peak_mib = torch.cuda.max_memory_allocated(where) / 2**20
         median = statistics.median(times)
         rows.append(
             {
@@ -120,12 +115,7 @@ def compare_inference(
     where = find_device(device)
     model = build_model(cfg).to(where).eval()
     channels_last = deepcopy(model).to(memory_format=torch.channels_last)
-    data = dummy_batch(
-        shape=shape or input_size(cfg),
-        num_images=batch_size,
-        expressions_per_image=expressions,
-        vocab_size=vocabulary_size(model),
-    )
+    data = make_batch(cfg, model, shape, batch_size, expressions)
     ways: dict[str, dict[str, Any]] = {
         "fp32": dict(model=model),
         "fp32, channels last": dict(model=channels_last),
@@ -142,7 +132,7 @@ def compare_inference(
             start = time.perf_counter()
             masks[name] = call()
             if where.type == "cuda":
-                torch.cuda.synchronize()
+                torch.cuda.synchronize(where)
             if number >= warmup:
                 times[name].append(time.perf_counter() - start)
     medians = {name: statistics.median(values) for name, values in times.items()}
@@ -160,6 +150,17 @@ def compare_inference(
 def share_of_changes(masks: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> float:
     changed = sum(int((a != b).sum()) for a, b in zip(masks, others, strict=True))
     return changed / sum(mask.numel() for mask in masks)
+
+
+def make_batch(
+    cfg: Config, model: torch.nn.Module, shape: tuple[int, int] | None, batch_size: int, expressions: int
+) -> dict[str, Any]:
+    return dummy_batch(
+        shape=shape or input_size(cfg),
+        num_images=batch_size,
+        expressions_per_image=expressions,
+        vocab_size=vocabulary_size(model),
+    )
 
 
 def make_calls(

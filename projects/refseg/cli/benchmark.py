@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from refseg.analysis.benchmark import benchmark, compare_inference
+from refseg.cli.options import at_least
 from refseg.engine.run import load_config
 from refseg.errors import UsageError
 from refseg.inference.loading import find_config
@@ -21,10 +22,10 @@ refseg benchmark lavt_swinb --compare
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="config, checkpoint, or work directory")
     parser.add_argument("--shape", nargs=2, type=int, metavar=("H", "W"), help="default: the config's test size")
-    parser.add_argument("--batch-size", type=int, default=1, help="images per step")
-    parser.add_argument("--expressions", type=int, default=1, help="expressions per image")
-    parser.add_argument("--iters", type=int, default=10)
-    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--batch-size", type=at_least(1), default=1, help="images per step")
+    parser.add_argument("--expressions", type=at_least(1), default=1, help="expressions per image")
+    parser.add_argument("--iters", type=at_least(1), default=10)
+    parser.add_argument("--warmup", type=at_least(0), default=3)
     parser.add_argument("--device", help="default: cuda if available")
     parser.add_argument("--amp", action="store_true", help="bf16 autocast")
     parser.add_argument("--compile", action="store_true")

@@ -15,6 +15,7 @@ from refseg.evaluation.breakdowns import tag_columns
 from refseg.evaluation.compare import BY, MOST_RANKINGS, Comparison, compare_rows
 from refseg.evaluation.notes import notes_of
 from refseg.evaluation.scorer import answers_of, describe_predictions, open_data
+from refseg.evaluation.statistics import LEVEL
 from refseg.report.compare_page import (
     COLUMNS,
     disagreement_cards,
@@ -84,7 +85,7 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         content = to_json(comparison, names)
         content |= {"data": data.describe(), "predictions": files, "notes": notes}
-        content["resampling"] = {"level": 95.0, "resamples": args.resamples, "seed": args.seed, "of": "images"}
+        content["resampling"] = {"level": LEVEL, "resamples": args.resamples, "seed": args.seed, "of": "images"}
         content["resampling"]["of_rankings"] = min(args.resamples, MOST_RANKINGS)  # AUC and AURC
         write_whole(args.json, json.dumps(content, indent=2, allow_nan=False) + "\n")
     return 0

@@ -169,6 +169,8 @@ def add_data_root(parser: argparse.ArgumentParser) -> None:
 def scoring_options(args: argparse.Namespace, *files: str) -> tuple[list[Protocol], list[str]]:
     """Return the protocols and breakdowns that the arguments describe. Mistakes are errors before any work is done.
 
+    `args.absent_is_nothing` becomes true for protocols that list objects: their files have no row for "nothing here".
+
     Args:
         args: values of `add_scoring_options`.
         files: files of predictions.
@@ -183,6 +185,7 @@ def scoring_options(args: argparse.Namespace, *files: str) -> tuple[list[Protoco
             if key in changes and rule not in READ_BY[key] and protocol.no_target.rule != "none":
                 raise UsageError(f"{option} needs --no-target-rule {READ_BY[key][0]}. {protocol.name} uses {rule}")
     protocols = [protocol.with_no_target(**changes) for protocol in protocols]
+    args.absent_is_nothing = args.absent_is_nothing or all(protocol.lists_objects for protocol in protocols)
     # Breakdowns
     groups = names_in(args.by) if args.by else []
     for group in groups:

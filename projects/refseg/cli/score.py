@@ -64,6 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     if args.suite:
         return suite.main(args)
+    if args.table or args.out:
+        option = "--table" if args.table else "--out"
+        raise UsageError(f"{option} goes with --suite. --json writes the results of one set")
     if args.data is None:
         raise UsageError("--data is missing. Pass SET:SPLIT, for example grefcoco:val or my.jsonl:test")
     protocols, groups = scoring_options(args, args.predictions)
@@ -126,14 +129,13 @@ def score_with_columns(
         args: values of `add_scoring_options`.
         columns: more columns for the rows, each with a value per expression.
     """
-    absent = args.absent_is_nothing or all(protocol.lists_objects for protocol in protocols)
     with tqdm(total=len(truths), unit=" rows", desc="scoring", mininterval=0.5, dynamic_ncols=True) as bar:
         scored = score_file(
             path,
             truths,
             protocols,
             min_score=args.min_score,
-            absent_is_nothing=absent,
+            absent_is_nothing=args.absent_is_nothing,
             allow_partial=args.allow_partial,
             workers=min(usable_cores(), MAX_WORKERS),
             progress=bar.update,

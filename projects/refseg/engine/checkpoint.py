@@ -60,8 +60,12 @@ class SafeCheckpointHook(CheckpointHook):
             yield
         finally:
             backend.remove = remove
+        # A new best checkpoint of the same epoch has the name of the old one, and stays.
+        named = {getattr(self, "last_ckpt", None), getattr(self, "best_ckpt_path", None)}
+        named |= set(getattr(self, "best_ckpt_path_dict", {}).values())
         for path in paths:
-            remove(path)
+            if path not in named:
+                remove(path)
 
     def before_train(self, runner: Any) -> None:
         """Resolve and check the metric of the best checkpoint, and remove the temporary files of killed writes."""

@@ -55,7 +55,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         max_worker_restarts: int = 0,
     ) -> None:
         if (max_epochs is None) == (max_iters is None):
-            raise ValueError("train_cfg needs either max_epochs or max_iters (and not both)")
+            raise ConfigError("train_cfg needs either max_epochs or max_iters. Set the other one to None")
         super().__init__(runner, dataloader, max_epochs=max_epochs or 1, val_begin=val_begin, val_interval=val_interval)
         if not isinstance(max_worker_restarts, int) or max_worker_restarts < 0:
             raise ConfigError(
@@ -64,10 +64,11 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         self.val_interval_iters = val_interval_iters
         self.max_worker_restarts = max_worker_restarts
         self.worker_restarts = 0
+        self._validated_at = -1  # the last step that was validated in this process
         if getattr(self.dataloader, "num_workers", 0) and not self.dataloader.timeout:
             self.dataloader.timeout = HANGING_S
         if len(self.dataloader) == 0:
-            raise ValueError("the training data loader is empty: fewer samples than one batch with drop_last?")
+            raise ConfigError("the training data loader is empty: fewer samples than one batch with drop_last?")
         if max_iters is not None:
             self._max_iters = int(max_iters)
             self._max_epochs = math.ceil(self._max_iters / len(self.dataloader))
@@ -77,7 +78,8 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         runner.call_hook("before_train")
         epoch_length = len(self.dataloader)
         if self._iter:  # resumed; a checkpoint from the end of an epoch already counts that epoch
-            self._epoch = self._iter // epoch_length
+            at_end = self._iter >= self._max_iters  # which may be in the middle of an epoch
+            self._epoch = math.ceil(self._iter / epoch_length) if at_end else self._iter // epoch_length
             self._validate_if_due()
         while self._iter < self._max_iters and not self.stop_training:
             self.run_epoch(start=self._iter % epoch_length)
@@ -90,10 +92,10 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         for index, data_batch in self._batches(start):
             runner.model.train()
             self.run_iter(index, data_batch)
+            if index + 1 < len(self.dataloader) and self._iter < self._max_iters:
+                self._validate_if_due()
             if self.stop_training or self._iter >= self._max_iters:
                 break
-            if index + 1 < len(self.dataloader):
-                self._validate_if_due()
         self._start_loader_at(0)
         runner.call_hook("after_train_epoch")
         self._epoch += 1
@@ -150,8 +152,9 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         epoch_ended = last or self._iter % len(self.dataloader) == 0
         by_epoch = epoch_ended and self._epoch >= self.val_begin and (last or self._epoch % self.val_interval == 0)
         by_iter = self.val_interval_iters is not None and self._iter % self.val_interval_iters == 0
-        if self.runner.val_loop is None or not (by_epoch or by_iter):
+        if self.runner.val_loop is None or not (by_epoch or by_iter) or self._validated_at == self._iter:
             return
+        self._validated_at = self._iter
         try:
             self.runner.val_loop.run()
         except Exception as error:

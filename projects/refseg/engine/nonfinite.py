@@ -33,19 +33,24 @@ class _Guard:
 
     skipped_in_a_row = 0
     skipped_total = 0
+    _dropped = False  # whether a loss of this step, which may accumulate several, was not finite
     _inner_count: int  # of OptimWrapper
 
     def update_params(self, loss: Tensor, step_kwargs: dict | None = None, zero_kwargs: dict | None = None) -> None:
         if finite_everywhere(loss):
             self.skipped_in_a_row = 0
-            super().update_params(loss, step_kwargs, zero_kwargs)  # type: ignore[misc]
-            return
-        self.skipped_in_a_row += 1
-        self.skipped_total += 1
+            if not self._dropped:
+                super().update_params(loss, step_kwargs, zero_kwargs)  # type: ignore[misc]
+                return
+        else:
+            self.skipped_in_a_row += 1
+            self.skipped_total += 1
+            self._dropped = True
+        # With accumulation, the other micro-batches of this step are dropped too: their scale counts this one.
         self._inner_count += 1
         if self.should_update():  # type: ignore[attr-defined]
-            # With accumulation, the other micro-batches of this step are dropped too: their scale counts this one.
             self.zero_grad(**(zero_kwargs or {}))  # type: ignore[attr-defined]
+            self._dropped = False
 
     def _clip_grad(self) -> None:
         """Clip as mmengine does, or, if the model is sharded, over all processes."""
@@ -79,13 +84,13 @@ class NonFiniteLossHook(Hook):
 
     def __init__(self, max_in_a_row: int | None = 5) -> None:
         if max_in_a_row is not None and max_in_a_row < 1:
-            raise ValueError("NonFiniteLossHook.max_in_a_row must be at least 1, or None to never stop")
+            raise ConfigError("NonFiniteLossHook.max_in_a_row must be at least 1, or None to never stop")
         self.max_in_a_row = max_in_a_row
         self.seen = 0
 
     def before_train(self, runner: Any) -> None:
         if not isinstance(runner.optim_wrapper, _Guard):
-            raise TypeError(
+            raise ConfigError(
                 "NonFiniteLossHook needs optim_wrapper.type 'GuardedOptimWrapper' or 'GuardedAmpOptimWrapper', "
                 f"not {type(runner.optim_wrapper).__name__}"
             )

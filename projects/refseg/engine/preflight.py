@@ -18,7 +18,7 @@ from refseg.datasets.images import read_image
 from refseg.datasets.selection import in_splits
 from refseg.datasets.tokenizers import TextTokenizer
 from refseg.engine.run import input_size
-from refseg.errors import CheckpointError, ConfigError, DataError, UserError, sentence
+from refseg.errors import CheckpointError, ConfigError, DataError, UsageError, UserError, sentence
 from refseg.known_models import find_weights_of, require_weights
 from refseg.models.encoders.swin import swin_arch
 from refseg.models.encoders.text import text_config
@@ -151,7 +151,10 @@ def check_data(dataset: Mapping) -> str:
 
 def memory_check(cfg: Config, batch_size: int) -> Check:
     """Compare the estimate of a training step with the GPU's memory, if there is one."""
-    parts = estimate_memory(cfg, batch_size)
+    try:
+        parts = estimate_memory(cfg, batch_size)
+    except UsageError:  # the size of images is not known
+        parts = None
     if parts is None:
         return Check("memory", OK, "not estimated for this encoder; `refseg benchmark CONFIG` measures it")
     total = sum(parts.values())

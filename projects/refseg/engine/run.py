@@ -25,7 +25,7 @@ from refseg.engine.checkpoint import PROCESSOR
 from refseg.errors import CheckpointError, ConfigError, UsageError, UserError
 from refseg.files import write_atomically
 from refseg.json_config import name_of_config, read_json_config
-from refseg.paths import resolve_config
+from refseg.paths import data_path, resolve_config
 from refseg.processes import keep_freed_memory
 from refseg.registry import METRICS, MODELS, SCOPE
 from refseg.weights import describe_weights, generator_versions, load_weights, origin_of, weights_file
@@ -132,7 +132,7 @@ def input_size(cfg: Config) -> tuple[int, int]:
     """Return the (height, width) of the config's test pipeline."""
     loader = cfg.get("test_dataloader") or cfg.get("val_dataloader") or cfg.get("train_dataloader")
     for transform in (loader or {}).get("dataset", {}).get("pipeline", []):
-        if transform["type"] == "Resize":
+        if str(transform["type"]).rpartition(".")[2] == "Resize":
             return tuple(transform["size"])
     raise UsageError("the pipeline of this config has no Resize, so the input size is unknown. Pass --shape H W")
 
@@ -249,12 +249,17 @@ def train(config: str, options: RunOptions | None = None) -> Runner:
             "thresholds (`refseg calibrate`), or let it label images for another model (`refseg label`)."
         )
     resume_from = take_resume(cfg, options.resume if options else False)
-    if resume_from is None and cfg.get("load_from") and not weights_file(cfg.load_from).is_file():
-        raise CheckpointError(f"load_from: no such checkpoint: {cfg.load_from}")
+    needed = cfg.copy()
+    if resume_from is not None:  # all weights come from the checkpoint
+        needed.load_from, needed.model = None, without_weights(cfg.model, resume=True)
+    elif cfg.get("load_from"):
+        cfg.load_from = str(data_path(cfg.load_from))
+        if not weights_file(cfg.load_from).is_file():
+            raise CheckpointError(f"load_from: no such checkpoint: {cfg.load_from}")
     if int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0) == 0:
         from refseg.engine.preflight import require_preflight
 
-        require_preflight(cfg)
+        require_preflight(needed)
     runner = build_runner(cfg, resume_from=resume_from)
     runner.batch_line, agrees = batch_report(cfg, runner.world_size)
     if not agrees:
@@ -335,7 +340,7 @@ def test(
     if checkpoint is not None:
         cfg.model = without_weights(with_processor(cfg.model, Path(checkpoint).parent))
     cfg.custom_hooks = [
-        hook for hook in cfg.get("custom_hooks", []) if hook["type"] in ("TextTruncationHook", "ProgressBarHook")
+        hook for hook in cfg.get("custom_hooks") or [] if hook["type"] in ("TextTruncationHook", "ProgressBarHook")
     ]
     beside = Path(checkpoint or resolve_config(config)).parent
     cfg.test_dataloader = with_tokenizer_files(beside, cfg.test_dataloader)

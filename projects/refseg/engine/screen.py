@@ -78,7 +78,7 @@ class ScreenHook(Hook):
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         last = runner.iter + 1 == runner.max_iters
-        if not (self.every_n_inner_iters(batch_idx, self.interval) or last) or runner.rank != 0:
+        if not (self.every_n_train_iters(runner, self.interval) or last) or runner.rank != 0:
             return
         scalars = {
             name.removeprefix("train/"): history.mean(self.interval)

@@ -30,7 +30,7 @@ from refseg.evaluation.overlap import union_rle
 from refseg.evaluation.prediction_file import Answer, Part, in_blocks, parts_of, read_header, read_predictions
 from refseg.evaluation.protocols import Protocol, View
 from refseg.evaluation.rows import Rows
-from refseg.evaluation.statistics import bootstrap
+from refseg.evaluation.statistics import LEVEL, bootstrap
 from refseg.files import sha256_of
 from refseg.processes import process_map
 from refseg.records import UNKNOWN, Expression
@@ -38,7 +38,7 @@ from refseg.records import UNKNOWN, Expression
 CACHED_IMAGES = 64
 BLOCK = 256  # answers that are measured and counted together
 PARTS_PER_WORKER = 4  # so that a new process is worth its start of about a second
-LEVEL, SEED = 95.0, 0  # of bootstrap intervals
+SEED = 0  # of bootstrap intervals
 
 
 # Ground truth ---------------------------------------------------------------------------------------------------------
@@ -534,7 +534,7 @@ def result_of(
         "counts": asdict(counts),
     }
     if resamples:
-        intervals = bootstrap(protocol.terms(rows), rows.image, num=resamples, seed=SEED, level=LEVEL)
+        intervals = bootstrap(protocol.terms(rows), rows.image, num=resamples, seed=SEED)
         result["intervals"] = {name: list(ends) for name, ends in intervals.items()}
         result["bootstrap"] = {"level": LEVEL, "resamples": resamples, "seed": SEED, "of": "images"}
     if groups:

@@ -18,6 +18,7 @@ import numpy as np
 from refseg.evaluation.terms import Terms, columns_of, percent, values
 
 _WEIGHTS_AT_ONCE = 2**22  # numbers of a chunk's (S, I) weights: 32 MiB
+LEVEL = 95.0  # coverage of all intervals, in percent
 _SAME = 1e-9  # points; smaller differences are rounding errors
 
 
@@ -36,7 +37,7 @@ class PairedResult(NamedTuple):
 
 
 def bootstrap(
-    terms: Terms, image: np.ndarray, *, num: int = 1000, seed: int = 0, level: float = 95.0
+    terms: Terms, image: np.ndarray, *, num: int = 1000, seed: int = 0, level: float = LEVEL
 ) -> dict[str, tuple[float, float]]:
     """Return percentile intervals of metrics, in percent.
 
@@ -65,7 +66,6 @@ def paired_test(
     *,
     num: int = 10_000,
     seed: int = 0,
-    level: float = 95.0,
 ) -> dict[str, PairedResult]:
     """Compare B with A on the same rows, for metrics that both have.
 
@@ -102,7 +102,7 @@ def paired_test(
         by_chance = by_chance[~np.isnan(by_chance)]
         extreme = int(np.count_nonzero(np.abs(by_chance) >= abs(observed) - _SAME))
         p_value = (1 + extreme) / (1 + len(by_chance))
-        ends = _ends(column, level)
+        ends = _ends(column, LEVEL)
         results[name] = PairedResult(values_a[name], values_b[name], float(observed), *ends, p_value)
     return results
 
@@ -115,7 +115,6 @@ def paired_ranking_test(
     *,
     num: int = 500,
     seed: int = 0,
-    level: float = 95.0,
 ) -> dict[str, PairedResult]:
     """Compare two no-target probabilities (R,) of the same expressions by AUC and AURC, as `paired_test` does.
 
@@ -148,7 +147,7 @@ def paired_ranking_test(
     for i, name in enumerate(("AUC", "AURC")):
         observed = values_b[i] - values_a[i]
         extreme = sum(abs(difference[i]) >= abs(observed) - _SAME for difference in swapped)
-        ends = _ends(np.array([difference[i] for difference in drawn]), level)
+        ends = _ends(np.array([difference[i] for difference in drawn]), LEVEL)
         results[name] = PairedResult(values_a[i], values_b[i], observed, *ends, (1 + extreme) / (1 + num))
     return results
 

@@ -23,7 +23,8 @@ from refseg.visualization.overlay import (
 )
 
 COLORS: tuple[Color, Color] = (ORANGE, PURPLE)  # of A's and B's outlines
-COLUMNS = frozenset({"metric", "difference", "95 % interval", "p"})  # of `metric_lines`, beside the two names
+# Titles of columns and facts that stand beside the two names
+COLUMNS = frozenset({"metric", "difference", "95 % interval", "p", "data", "protocol", "expressions"})
 
 
 def render_comparison(
