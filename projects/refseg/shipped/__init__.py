@@ -55,7 +55,7 @@ def shipped_model(name: object) -> Path | None:
     if not (folder / WEIGHTS).is_file():
         raise CheckpointError(
             f"this copy of refseg has no weights for the model {REFSHAPES} ({folder / WEIGHTS} is missing). Train a "
-            "small model with `refseg quickstart` (about 8 minutes) and pass work_dirs/quickstart"
+            "small model with `refseg quickstart` (8 to 13 minutes on two cores) and pass work_dirs/quickstart"
         )
     return folder
 
