@@ -72,6 +72,18 @@ def test_official_numbers(tmp_path: Path) -> None:
     assert {name: found[name] for name in golden} == pytest.approx(golden, abs=5e-4)
 
 
+def test_pairs_without_an_entry_in_comparisons_and_reports(tmp_path: Path) -> None:
+    """They are answered with "nothing here", as for `refseg score`. The second file differs in one of them."""
+    truth = write_truth(tmp_path / "t.json", TARGETS)
+    files = [write_predictions(tmp_path / "a.json", PREDICTED)]
+    files.append(write_predictions(tmp_path / "b.json", [*PREDICTED[:2], TARGETS[2], *PREDICTED[3:]]))
+    options = ["--data", str(truth), "--protocol", "saco", "--resamples", "20", "--json", str(tmp_path / "out.json")]
+    assert main(["compare", *map(str, files), *options, "--html", str(tmp_path / "c.html")]) == 0
+    cgf1 = json.loads((tmp_path / "out.json").read_text())["metrics"]["cgF1"]
+    assert cgf1["a"] == pytest.approx(13.635, abs=5e-4) and cgf1["b"] > cgf1["a"]
+    assert main(["report", str(tmp_path), "--predictions", str(files[0]), *options]) == 0
+
+
 def test_scores_below_half_and_rejections(tmp_path: Path) -> None:
     """Instances below 0.5 are no answer, and neither are those of a phrase that the model rejects."""
     truth = write_truth(tmp_path / "t.json", TARGETS)
