@@ -14,7 +14,6 @@ from refseg.evaluation.protocols import get_protocol
 from refseg.evaluation.scorer import open_data, score_file
 from refseg.evaluation.suites import get_suite, table_rows, to_json, to_latex, to_markdown, to_text
 from refseg.files import sha256_of
-from refseg.inference.loading import find_model
 from refseg.terminal import write_whole
 
 FORMATS = {".md": to_markdown, ".tex": to_latex, ".txt": to_text}
@@ -35,7 +34,7 @@ def main(args: argparse.Namespace) -> int:
     is_folder = source.is_dir() and not list(source.glob("*.py")) and any(source.glob("*.jsonl"))
     name = f"{source.parent.name}_{source.stem}" if source.is_file() else source.name
     folder = source if is_folder else Path(args.out or f"work_dirs/suites/{name}")
-    weights = None if is_folder else find_model(args.predictions)[1]
+    weights = None if is_folder else weights_of(args.predictions)
     found: dict[tuple[str, str, str], float] = {}
     with data_root(args.data_root):
         for data, protocols in suite.data.items():
@@ -67,6 +66,12 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
+def weights_of(model: str) -> Path | None:
+    from refseg.inference.loading import find_model  # which imports torch
+
+    return find_model(model)[1]
+
+
 def check_weights(file: Path, weights: Path | None) -> None:
     """Refuse predictions that other weights made. Files of other programs do not say what made them."""
     made_by = read_header(file).get("checkpoint")
@@ -79,6 +84,7 @@ def check_weights(file: Path, weights: Path | None) -> None:
 def predict(model: str, data: str, file: Path) -> None:
     """Write the predictions of a model for SET:SPLIT."""
     from refseg.engine.run import RunOptions, test
+    from refseg.inference.loading import find_model
 
     config, checkpoint = find_model(model)
     name, _, split = data.partition(":")
