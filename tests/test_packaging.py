@@ -126,3 +126,10 @@ def test_make_lists_its_targets_by_default() -> None:
 def test_importing_refseg_is_light() -> None:
     program = "import sys, refseg; print(sorted({'torch', 'mmengine', 'mmcv', 'numpy'} & set(sys.modules)))"
     assert run(sys.executable, "-c", program, cwd=REPO, PYTHONPATH=str(REPO / "projects")).strip() == "[]"
+
+
+def test_commands_without_a_model_start_without_torch() -> None:
+    program = "import sys, refseg.cli.{}; print('torch' in sys.modules)"
+    for verb in ("score", "compare", "report", "data"):
+        found = run(sys.executable, "-c", program.format(verb), cwd=REPO, PYTHONPATH=str(REPO / "projects"))
+        assert found.strip() == "False", verb

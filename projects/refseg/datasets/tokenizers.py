@@ -18,7 +18,6 @@ from typing import Any
 from refseg.errors import ConfigError, DataError
 from refseg.files import write_atomically
 from refseg.paths import data_path
-from refseg.pretrained import load_pretrained
 
 WORD = re.compile(r"\S+")  # matches what `str.split` returns
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
@@ -154,6 +153,8 @@ class TextTokenizer:
             self.tokenizer = sentencepiece_tokenizer(sentencepiece)
         else:
             from transformers import AutoTokenizer
+
+            from refseg.pretrained import load_pretrained  # which imports torch
 
             self.tokenizer = load_pretrained(AutoTokenizer, pretrained, use_fast=True, trust_remote_code=False)
             if not self.tokenizer.is_fast:
