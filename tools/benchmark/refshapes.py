@@ -426,7 +426,8 @@ protocol `refseg`. Tables have the mean over seeds, and the range.
 
 
 def mean_range(values: Sequence[float]) -> str:
-    extent = f" ({min(values):.1f}-{max(values):.1f})" if len(values) > 1 else ""
+    between = " to " if min(values) < 0 else "-"
+    extent = f" ({min(values):.1f}{between}{max(values):.1f})" if len(values) > 1 else ""
     return f"{statistics.mean(values):.1f}{extent}"
 
 
@@ -548,9 +549,9 @@ def write_page(results: Results, args: argparse.Namespace) -> None:
             lines += [
                 "### The central ablations",
                 "",
-                "Difference in gIoU on test, seed by seed, with the p-value of a paired",
+                "Difference in gIoU on test, seed by seed, with the p-value of a paired test over images. It compares",
+                "two trained networks, and knows nothing of other seeds.",
             ]
-            lines += ["test over images. It compares two trained networks, and knows nothing of other seeds."]
             lines += table(["", "mean", "of each seed (p)", "in the paper"], rows)
 
         # Learning rates
