@@ -103,6 +103,10 @@ def in_process(function: Callable, *args: Any, method: str) -> Any:
     queue = context.Queue()
     process = context.Process(target=_answer, args=(queue, function, *args))
     process.start()
+    while queue.empty():
+        process.join(timeout=0.05)
+        if process.exitcode:
+            raise SystemExit(f"the process that measures {function.__name__} died (exit code {process.exitcode})")
     result = queue.get()
     process.join()
     return result
