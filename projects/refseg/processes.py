@@ -25,7 +25,7 @@ def keep_freed_memory() -> None:
     """Let glibc keep the memory that a training step on the CPU frees, for the next step.
 
     By default, glibc returns each large array to the system, which clears all pages again for the next one. This took a
-    fifth of a step of InstAlign's small model (docs/troubleshooting.md). Other C libraries are left alone.
+    fifth of a step with large arrays (docs/troubleshooting.md). Other C libraries are left alone.
     """
     if not sys.platform.startswith("linux"):
         return
