@@ -98,6 +98,7 @@ def test_model_predicts_what_is_missing(
         (["--suite", "gres", "--table", "t.pdf"], "--table t.pdf: the suffix must be one of .md"),
         (["--suite", "gres", "--data-root", "nowhere"], "no part of suite gres could be scored"),
         (["--suite", "gres", "--no-target-threshold", "0.3"], "--no-target-threshold does not go with --suite"),
+        (["--suite", "gres", "--protocol", "gres"], "--protocol does not go with --suite"),
         (["--data", "x.jsonl", "--table", "t.md"], "--table goes with --suite"),
         ([], "--data is missing"),
     ],

@@ -25,6 +25,7 @@ def main(args: argparse.Namespace) -> int:
     unread = ("data", "json", "by", "ci", "annotators", "calibration", "alignment", "min_score", "no_target_rule",
               "no_target_threshold", "min_area", "absent_is_nothing", "drop_no_target", "allow_partial")  # fmt: skip
     given = [name.replace("_", "-") for name in unread if getattr(args, name) not in (None, False, "", [])]
+    given += ["protocol"] * (args.protocol != "refseg")  # its default
     if given:
         raise UsageError(f"--{given[0]} does not go with --suite, whose tables have data and protocols of their own")
     target = Path(args.table) if args.table else None
